@@ -1,0 +1,145 @@
+"""Columns of a window, read from Arrow once so that rows can be gathered without touching them one by one.
+
+Legend: ``N`` rows, ``T`` steps of all rows, ``D`` numbers in one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Rows of their own lengths: one flat buffer, and where each row begins in it.
+
+    The buffer has room for one longest row on both sides, so that a window of any width over any row lies inside it.
+
+    Attributes:
+        values: ``(T + 2 * longest, D)``.
+        starts: ``int64 (N,)``, first step of each row in ``values``.
+        lengths: ``int64 (N,)``, steps of each row.
+        shape: Shape of one step, ``()`` for tokens; ``D`` numbers.
+    """
+
+    values: Array
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Rows of one shape, ``(N, ...)``."""
+
+    values: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """Rows that no tensor holds: strings, nested or missing values."""
+
+    values: pa.ChunkedArray
+
+
+Column: TypeAlias = Ragged | Dense | Objects
+
+
+def read_column(name: str, values: pa.ChunkedArray) -> Column:
+    """Read a column of Arrow in the form its type calls for.
+
+    Raises:
+        ValueError: A column of numbers has missing values.
+    """
+    values = _plain(values)
+    kind = values.type
+    if _is_list(kind) and (step := _step_of(kind.value_type)) is not None:
+        _refuse_nulls(name, values)
+        return _read_ragged(name, values, *step)
+    if (step := _step_of(kind)) is not None:
+        if not values.null_count:
+            return Dense(_read_dense(name, values, *step))
+        _refuse_nulls(name, values)
+    return Objects(values)
+
+
+def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column without dictionary and extension types."""
+    kind = values.type
+    if isinstance(kind, pa.ExtensionType):
+        return pa.chunked_array([chunk.storage for chunk in values.chunks], type=kind.storage_type)
+    return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
+    """Return the number type and the shape of a value that fits a tensor, ``None`` for one that does not."""
+    shape: list[int] = []
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return (kind, tuple(shape)) if is_number else None
+
+
+def _refuse_nulls(name: str, values: pa.ChunkedArray) -> None:
+    if values.null_count:
+        row = int(np.flatnonzero(values.is_null().to_numpy())[0])
+        raise MissingValueError(
+            f"column {name!r} must have a value in every record, got none; fill it in a Map or leave the column out", row
+        )
+
+
+class MissingValueError(ValueError):
+    """A record has no value in a column of numbers; ``row`` is its row in the window."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Ragged:
+    """Copy the chunks behind each other, one pass over the values."""
+    lengths = np.concatenate([np.diff(_numbers(chunk.offsets)) for chunk in values.chunks] or [np.empty(0)]).astype(np.int64)
+    room = int(lengths.max(initial=0))
+    width = int(np.prod(shape, dtype=np.int64))
+    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_dtype(kind))
+    at = room
+    for chunk in values.chunks:
+        steps = _flat_numbers(name, chunk.flatten()).reshape(-1, width)
+        flat[at : at + len(steps)] = steps
+        at += len(steps)
+    return Ragged(flat, np.cumsum(lengths) - lengths + room, lengths, shape)
+
+
+def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Array:
+    parts = [_flat_numbers(name, chunk) for chunk in values.chunks] or [np.empty(0, dtype=_dtype(kind))]
+    return np.concatenate(parts).reshape(-1, *shape)
+
+
+def _flat_numbers(name: str, values: pa.Array) -> Array:
+    """Return the numbers inside an array of fixed-size lists, flat."""
+    while pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    if values.null_count:
+        raise ValueError(
+            f"column {name!r} must have no missing value inside a sequence, got {values.null_count}; fill them in a Map"
+        )
+    return _numbers(values)
+
+
+def _numbers(values: pa.Array) -> Array:
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _dtype(kind: pa.DataType) -> np.dtype[Any]:
+    return np.dtype(kind.to_pandas_dtype())

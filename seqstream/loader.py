@@ -1,0 +1,264 @@
+"""The one moving part: epochs, threads, state."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import torch
+
+from seqstream.ahead import Ahead, Switch
+from seqstream.batch import Batch
+from seqstream.collating import Padding
+from seqstream.device import Transfer
+from seqstream.pipeline import Made, Pipeline, parse_stages
+from seqstream.planning.specs import BatchSpec
+from seqstream.sources.protocol import Json, Source
+from seqstream.stages import Filter, Map
+from seqstream.state import Position, check_form, check_same, compact
+from seqstream.stats import Stats
+from seqstream.tokenizing import Tokenize
+from seqstream.window import WindowStart
+
+
+class Loader(Iterable[Batch]):
+    """Batches from a source, through stages, in an order that can be resumed.
+
+    Iterating gives one epoch; iterate again for the next, in a new order. The same seed gives the same batches, whatever ``prefetch``.
+
+    Args:
+        source: Where records come from.
+        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket` or `InOrder`.
+        seed: Another seed, another order.
+        shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source order, and
+            batches of a `Bucket` longest first; `restore_order` undoes that.
+        epochs: How many epochs one iteration runs over, with no pause between them; ``None`` for no end.
+        prefetch: How many batches are made ahead of the consumer. More smooth out uneven steps and hold more memory. With 0 all is done
+            in the consumer's thread.
+        device: Where the tensors of a batch go.
+        pin_memory: Pass batches through page-locked memory; by default only on the way to CUDA.
+        on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it randomness
+            that is the same at every resume.
+        pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
+        padding_side: Where padding goes: ``"right"`` or ``"left"``.
+        progress: Show a progress bar.
+
+    Raises:
+        TypeError: A stage is none, or the source is none.
+        ValueError: No batch spec ends the stages, or an option has no such value.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *stages: Map | Filter | Tokenize | BatchSpec,
+        seed: int = 0,
+        shuffle: bool = True,
+        epochs: int | None = 1,
+        prefetch: int = 2,
+        device: torch.device | str | None = None,
+        pin_memory: bool | None = None,
+        on_batch: Callable[[Batch], Batch] | None = None,
+        pad_values: Mapping[str, float] | None = None,
+        padding_side: str = "right",
+        progress: bool = False,
+    ) -> None:
+        if padding_side not in ("right", "left"):
+            raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
+        if prefetch < 0:
+            raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
+        data_stages, spec = parse_stages(source, stages)
+        self.source = source
+        self.stages = stages
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epochs = epochs
+        self.prefetch = prefetch
+        self.progress = progress
+        transfer = Transfer(None if device is None else torch.device(device), pin_memory)
+        own_values = {column: value for stage in data_stages if isinstance(stage, Tokenize) for column, value in stage.pad_values().items()}
+        padding = Padding({**own_values, **(pad_values or {})}, padding_side)
+        self._pipeline = Pipeline(
+            source, data_stages, spec, seed=seed, shuffle=shuffle, padding=padding, on_batch=on_batch, transfer=transfer
+        )
+        self._fingerprint: Json = None
+        self._position = self._beginning(0)
+        self._moved = False
+        self._loaded = False
+        self._stats = Stats()
+        self._iteration: weakref.ref[Iteration] | None = None
+
+    def _beginning(self, epoch: int) -> Position:
+        until = None if self.epochs is None else epoch + self.epochs
+        return Position(epoch, until, WindowStart(blocks=0))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to, or the one that is under way."""
+        return self._position.epoch
+
+    @property
+    def stats(self) -> Stats:
+        """What was handed out so far, and what it cost."""
+        return self._stats
+
+    def __iter__(self) -> Iteration:
+        """Begin an epoch, or continue at a loaded state once."""
+        if self._iteration is not None and (older := self._iteration()) is not None:
+            older.close("a newer one has begun on this loader; use one iterator at a time")
+        if self._moved and not self._loaded:
+            self._position = self._beginning(self._position.epoch + 1)
+        self._moved = self._loaded = False
+        iteration = Iteration(self, self._position)
+        self._iteration = weakref.ref(iteration)
+        return iteration
+
+    def state_dict(self) -> dict[str, Json]:
+        """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered."""
+        return self._state(self._position)
+
+    def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
+        """Go on where a state was saved: the next iteration continues with exactly the next batch.
+
+        Args:
+            state: What `state_dict` or `Batch.state` returned.
+            strict: Refuse a state saved with other stages. Otherwise only source, seed and order must agree: the window under way
+                begins again with these stages, and the rows of it that were served before are counted in ``stats.repeated_rows``.
+
+        Raises:
+            ValueError: The state is for other data, another tokenizer, seed or batch spec; the message names each.
+        """
+        check_form(state)
+        same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
+        position = Position.from_json(copy.deepcopy(dict(state)))
+        if same:
+            self._pipeline.use_engines(state["engine"])
+        else:
+            self._stats = self._stats.plus(repeated_rows=position.rows + position.window.skip)
+            position = Position(position.epoch, position.until, WindowStart(position.window.place, blocks=0))
+        if self.epochs is None or position.until is None:
+            until = None if self.epochs is None else position.epoch + self.epochs
+            position = Position(position.epoch, until, position.window, position.rows)
+        self._stop_iteration("a state was loaded since")
+        self._position, self._loaded, self._moved = position, True, False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; the position in the one under way is dropped. Does nothing at that beginning."""
+        if epoch < 0:
+            raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        self._stop_iteration("set_epoch was called since")
+        self._position, self._loaded, self._moved = self._beginning(epoch), False, False
+
+    def estimate_steps(self) -> int | None:
+        """Estimate how many batches an epoch has, from the first blocks of the data; ``None`` where the source cannot know.
+
+        A one-shot generator would be used up by looking, so ``None`` as well.
+        """
+        return self._pipeline.estimate_steps()
+
+    def _state(self, position: Position) -> dict[str, Json]:
+        return position.to_json(fingerprint=self._own_fingerprint(), seed=self.seed, engine=self._pipeline.engines or {})
+
+    def _own_fingerprint(self) -> Json:
+        if self._fingerprint is None:
+            self._fingerprint = compact(self._pipeline.fingerprint())
+        return self._fingerprint
+
+    def _stop_iteration(self, reason: str) -> None:
+        if self._iteration is not None and (iteration := self._iteration()) is not None:
+            iteration.close(reason)
+
+    def _took(self, made: Made, waited: float, elapsed: float) -> None:
+        """Move on past a batch."""
+        self._position, self._moved = made.position, True
+        if (batch := made.batch) is not None:
+            self._stats = self._stats.plus(
+                batches=1,
+                rows=batch.num_rows,
+                tokens=batch.num_tokens,
+                slots=batch.num_slots,
+                seconds=elapsed,
+                seconds_waited=waited,
+                **made.counts,
+            )
+
+    def _ended(self, made: Made) -> None:
+        """Move on past the end of an iteration."""
+        self._stats = self._stats.plus(**made.counts)
+        self._position, self._moved = self._beginning(made.position.epoch + 1), False
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(
+            "a seqstream.Loader has no len() and cannot be wrapped in torch.utils.data.DataLoader, it makes batches itself; "
+            "iterate over it directly, and ask estimate_steps() for the number of batches"
+        )
+
+    def __repr__(self) -> str:
+        parts = [repr(part) for part in (self.source, *self.stages)]
+        return "Loader(\n" + "".join(f"    {part},\n" for part in parts) + f"    seed={self.seed}, shuffle={self.shuffle},\n)"
+
+
+class Iteration(Iterator[Batch]):
+    """One run over the epochs of a loader, from a position to the end; `Loader.__iter__` makes it."""
+
+    def __init__(self, loader: Loader, position: Position) -> None:
+        self._loader = loader
+        self._pid = os.getpid()
+        self._over: str | None = None
+        self._switch = Switch()
+        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch)
+        self._bar = _progress_bar(loader) if loader.progress else None
+        self._finalizer = weakref.finalize(self, self._switch.turn_off)
+        self._answered: float | None = None
+
+    def __iter__(self) -> Iteration:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._over is not None:
+            if self._over:
+                raise RuntimeError(f"this iterator cannot go on, {self._over}; call iter(loader) again")
+            raise StopIteration
+        if os.getpid() != self._pid:
+            raise RuntimeError("this iterator cannot go on in a forked process; call iter(loader) there")
+        asked = time.perf_counter()
+        try:
+            made = next(self._made)
+        except BaseException:
+            self.close("it was interrupted or has raised")
+            raise
+        if made.batch is None:
+            self._loader._ended(made)
+            self.close("")
+            raise StopIteration
+        batch = self._loader._pipeline.transfer.receive(made.batch, made.event)
+        answered = time.perf_counter()
+        self._loader._took(made, answered - asked, answered - (self._answered or asked))
+        self._answered = answered
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{self._loader.stats.waste:.2%} padding", refresh=False)
+            self._bar.update()
+        return batch
+
+    def close(self, reason: str = "it was closed") -> None:
+        """End the threads; a later request for a batch raises, giving the reason."""
+        if self._over is None:
+            self._over = reason
+            self._finalizer()
+            if self._bar is not None:
+                self._bar.close()
+
+
+def _progress_bar(loader: Loader) -> Any:
+    from tqdm.auto import tqdm
+
+    steps = loader.estimate_steps()
+    if steps is not None and loader.epochs is not None:
+        steps *= loader.epochs
+    return tqdm(total=steps, unit=" batches", dynamic_ncols=True)

@@ -1,0 +1,50 @@
+"""Predictions back in the order of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+from seqstream.batch import Batch
+
+Value = TypeVar("Value")
+
+
+def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]]) -> Iterator[tuple[int, int, Value]]:
+    """Yield what was computed for each row, in source order, holding one window at a time.
+
+    For a loader with ``shuffle=False``: its windows come in source order, and this sorts the rows of each. Rows made up or
+    repeated (weight 0) are left out.
+
+    Args:
+        predictions: For each batch, the batch and one value a row: a sequence of B, or a tensor ``(B, ...)``.
+
+    Yields:
+        ``(row id, piece, value)``, ascending. ``source.locate(row_id)`` says where the row came from.
+
+    Raises:
+        ValueError: There is not one value a row, or a window comes after one that follows it in the source.
+
+    Example:
+        >>> for row_id, piece, score in ss.restore_order((batch, model(batch)) for batch in loader):
+        ...     print(source.locate(row_id), score.item())
+    """
+    window: int | None = None
+    held: list[tuple[int, int, Value]] = []
+    last = (-1, -1)
+    for batch, values in predictions:
+        if batch.window != window:
+            yield from held
+            last = held[-1][:2] if held else last
+            window, held = batch.window, []
+        if len(values) != batch.num_rows:
+            raise ValueError(f"predictions must have one value a row, got {len(values)} for {batch.num_rows} rows")
+        real = (batch.weights > 0).tolist()
+        rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), values, strict=True)
+        held += [row for row, is_real in zip(rows, real, strict=True) if is_real]
+        held.sort(key=lambda row: row[:2])
+        if held and held[0][:2] <= last:
+            raise ValueError("batches must come in source order, window by window; make the loader with shuffle=False")
+    yield from held

@@ -1,0 +1,141 @@
+"""What a source is: shards that can be opened one by one and read in blocks.
+
+A source is a frozen description. It holds no position: to go on where a shard was left, it is read again with the state
+that came with the last block.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.order import hash_index
+
+Json: TypeAlias = Any
+"""What ``json.dumps`` takes: dicts with string keys, lists, strings, numbers, booleans, ``None``."""
+
+Block: TypeAlias = tuple[pa.Table, Json]
+"""A table of records and the state after it; ``None`` when the shard ends with it."""
+
+RECORD = "record"
+"""An optional column of a block: the number of each record in its shard, where they are not consecutive."""
+
+RECORD_BITS = 32
+"""A row id is ``shard << 32 | record``."""
+
+
+class Source(abc.ABC):
+    """Records in shards; subclass it to read anything.
+
+    Two members are needed: `num_shards` and `read`. A shard is what can be opened by itself: a range of bytes, a row
+    group, a compressed file. Many small shards mix best; a shard of one block costs no state.
+    """
+
+    @property
+    @abc.abstractmethod
+    def num_shards(self) -> int:
+        """Number of shards; the loader visits each once an epoch, in an order of its own."""
+
+    @abc.abstractmethod
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        """Yield the blocks of a shard, front to back, each with the state after it.
+
+        Args:
+            shard: Which shard, ``0 <= shard < num_shards``.
+            state: ``None`` to begin, else the state that came with some block of this shard: go on after that block.
+
+        Yields:
+            ``(table, state_after)``. Columns are named fields; ``state_after`` is JSON, and ``None`` says that the shard
+            is finished, so that it need not be opened again. A block of about 256 KiB mixes and overlaps well.
+        """
+
+    def fingerprint(self) -> Json:
+        """Say which data this is, so that a state saved for other data is refused.
+
+        The same on every machine and in every process: no times, no addresses. The default takes the class and its fields.
+        """
+        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        shown = {field.name: repr(getattr(self, field.name)) for field in fields if field.repr}
+        return {"kind": type(self).__name__, "num_shards": self.num_shards, **shown}
+
+    def locate(self, row_id: int) -> str:
+        """Name the place of a record, as an error message would: the file and the line where there are such."""
+        shard, record = split_row_id(row_id)
+        return f"record {record} of shard {shard}"
+
+    def approx_blocks(self) -> float | None:
+        """Estimate how many blocks an epoch has, or ``None`` where nobody can know."""
+        return float(self.num_shards)
+
+    def split(self, *, valid: float = 0.05, seed: int = 0) -> tuple[Split, Split]:
+        """Split into a training and a validation source, by a hash of the row id.
+
+        Every record is in exactly one of the two, and always in the same one for the same ``seed``.
+
+        Args:
+            valid: Share of the records that the second source gets, ``0 < valid < 1``.
+            seed: Another seed, another choice.
+        """
+        return Split(self, valid, seed, held_out=False), Split(self, valid, seed, held_out=True)
+
+
+def split_row_id(row_id: int) -> tuple[int, int]:
+    """Return the shard and the record of a row id."""
+    return row_id >> RECORD_BITS, row_id & ((1 << RECORD_BITS) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Source):
+    """One part of a source, made by `Source.split`."""
+
+    source: Source
+    valid: float
+    seed: int
+    held_out: bool
+
+    def __post_init__(self) -> None:
+        if not 0 < self.valid < 1:
+            raise ValueError(f"valid must be a share between 0 and 1, got {self.valid}")
+
+    @property
+    def num_shards(self) -> int:
+        return self.source.num_shards
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        first, inner = state or (0, None)
+        for table, after in self.source.read(shard, inner):
+            records = record_numbers(table, first)
+            first += len(table)
+            kept = np.flatnonzero(self._keep(shard, records))
+            table = drop_record_numbers(table).take(kept).append_column(RECORD, pa.array(records[kept]))
+            yield table, None if after is None else [first, after]
+
+    def _keep(self, shard: int, records: np.ndarray) -> np.ndarray:
+        held_out = hash_index(records + (shard << RECORD_BITS), self.seed, "split") < np.uint64(self.valid * 2**64)
+        return held_out if self.held_out else ~held_out
+
+    def fingerprint(self) -> Json:
+        return {"source": self.source.fingerprint(), "valid": self.valid, "seed": self.seed, "held_out": self.held_out}
+
+    def locate(self, row_id: int) -> str:
+        return self.source.locate(row_id)
+
+    def approx_blocks(self) -> float | None:
+        return self.source.approx_blocks()
+
+
+def record_numbers(table: pa.Table, first: int) -> np.ndarray:
+    """Return the numbers of a block's records in their shard, ``int64 (rows,)``: given by the source, or consecutive."""
+    if RECORD in table.column_names:
+        return table.column(RECORD).to_numpy()
+    return np.arange(first, first + len(table), dtype=np.int64)
+
+
+def drop_record_numbers(table: pa.Table) -> pa.Table:
+    """Return the table without the source's own record numbers."""
+    return table.drop_columns([RECORD]) if RECORD in table.column_names else table

@@ -1,0 +1,144 @@
+"""The state of a loader: where it is, and what it must be to go on from there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from seqstream.reading import Place
+from seqstream.sources.protocol import Json
+from seqstream.window import WindowStart
+
+VERSION = 1
+
+_KEYS = {
+    "version",
+    "fingerprint",
+    "seed",
+    "epoch",
+    "until",
+    "position",
+    "blocks",
+    "skip",
+    "group",
+    "served",
+    "rows",
+    "engine",
+    "source",
+}
+
+_LONGEST = 160
+"""Longer entries of a fingerprint are replaced by a hash, so that a state stays small whatever the source says of itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run is: the epoch, the one before which it ends, and the window.
+
+    Attributes:
+        epoch: Epoch under way.
+        until: The iteration ends before this epoch; ``None`` if it has no end.
+        window: Where the window under way begins; its ``blocks`` is 0 as long as nobody knows how large it should be.
+        rows: Rows of the window that were served.
+    """
+
+    epoch: int
+    until: int | None
+    window: WindowStart
+    rows: int = 0
+
+    def to_json(self, **others: Json) -> dict[str, Json]:
+        """Return the state, completed by what does not move."""
+        window = self.window
+        return {
+            "version": VERSION,
+            **others,
+            "epoch": self.epoch,
+            "until": self.until,
+            "position": window.place.position,
+            "blocks": window.blocks,
+            "skip": window.skip,
+            "group": 1,
+            "served": window.served,
+            "rows": self.rows,
+            "source": window.place.source_json(),
+        }
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Json]) -> Position:
+        place = Place.from_json(state["position"], state["source"])
+        window = WindowStart(place, state["blocks"], state["skip"], state["served"])
+        return cls(state["epoch"], state["until"], window, state["rows"])
+
+
+def check_form(state: Mapping[str, Json]) -> None:
+    """Refuse what is no state of a loader of this version.
+
+    Raises:
+        TypeError: It is not a mapping.
+        ValueError: It lacks keys, or is of another version.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be the dict that state_dict() returned, got {type(state).__name__}")
+    if state.get("version") != VERSION and "version" in state:
+        raise ValueError(
+            f"state must be of version {VERSION}, got {state['version']}; load it with the seqstream that saved it"
+        )
+    if missing := sorted(_KEYS - set(state)):
+        raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")
+
+
+def compact(fingerprint: Json) -> Json:
+    """Return a fingerprint with long entries hashed, as it comes back from JSON."""
+    if isinstance(fingerprint, Mapping):
+        return {str(name): compact(value) for name, value in fingerprint.items()}
+    text = json.dumps(fingerprint, sort_keys=True, default=str)
+    if len(text) > _LONGEST:
+        return f"{text[:24]}… ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return json.loads(text)
+
+
+def differences(saved: Json, own: Json, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what two fingerprints disagree on: the name of the entry, the saved one, and the loader's own."""
+    if isinstance(saved, Mapping) and isinstance(own, Mapping):
+        for entry in dict.fromkeys((*saved, *own)):
+            yield from differences(saved.get(entry), own.get(entry), f"{name}.{entry}" if name else str(entry))
+    elif saved != own:
+        yield name, saved, own
+
+
+def check_same(state: Mapping[str, Json], fingerprint: Json, seed: int, *, strict: bool) -> bool:
+    """Refuse a state that was saved by a loader of other data, tokenizer, order or batches.
+
+    Args:
+        state: What was saved.
+        fingerprint: The loader's own.
+        seed: The loader's own.
+        strict: Whether all must agree, or the source and the seed only.
+
+    Returns:
+        Whether all agrees.
+
+    Raises:
+        ValueError: It names each entry that differs, with both values.
+    """
+    found = list(differences({"seed": state["seed"], **state["fingerprint"]}, {"seed": seed, **fingerprint}))
+    refused = [entry for entry in found if strict or entry[0].split(".")[0] in ("seed", "source", "shuffle")]
+    if refused:
+        listed = "; ".join(
+            f"state was saved for {name} {_shown(saved)}, this loader has {_shown(own)}" for name, saved, own in refused
+        )
+        advice = "build the loader as it was, or start anew"
+        if strict and len(refused) == len(
+            [entry for entry in found if entry[0].split(".")[0] not in ("seed", "source", "shuffle")]
+        ):
+            advice += ", or load with strict=False to begin the window under way again with these stages"
+        raise ValueError(f"{listed}; {advice}")
+    return not found
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)

@@ -1,0 +1,62 @@
+"""What a loader has handed out so far, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Counts since the loader was made.
+
+    Attributes:
+        batches: Batches handed out.
+        rows: Rows in them.
+        tokens: Real tokens in them, or steps of other sequences.
+        slots: Tokens and padding.
+        truncated: Records shortened to ``max_length``.
+        split: Records cut into pieces.
+        dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``.
+        empty: Records left out because they gave no token of their own.
+        repeated_rows: Rows that come a second time since a state was loaded with ``strict=False``.
+        seconds: Time from the first request for a batch to the last answer.
+        seconds_waited: Time in which the consumer waited for batches; the rest was its own.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    tokens: int = 0
+    slots: int = 0
+    truncated: int = 0
+    split: int = 0
+    dropped: int = 0
+    empty: int = 0
+    repeated_rows: int = 0
+    seconds: float = 0.0
+    seconds_waited: float = 0.0
+
+    @property
+    def waste(self) -> float:
+        """Share of the slots that are padding, 0 to 1."""
+        return 1 - self.tokens / self.slots if self.slots else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens a second, the consumer's own time included."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def plus(self, **more: float) -> Stats:
+        """Return the stats with some counts raised."""
+        return dataclasses.replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
+
+    def __str__(self) -> str:
+        left_out = ", ".join(
+            f"{getattr(self, name):,} {name.replace('_', ' ')}"
+            for name in ("truncated", "split", "dropped", "empty", "repeated_rows")
+            if getattr(self, name)
+        )
+        return (
+            f"{self.batches:,} batches, {self.rows:,} rows, {self.tokens:,} tokens, {self.waste:.2%} padding, "
+            f"{self.tokens_per_second:,.0f} tokens/s, waited {self.seconds_waited:.2f} of {self.seconds:.2f} s"
+            + (f"; {left_out}" if left_out else "")
+        )

@@ -1,0 +1,319 @@
+"""Blocks -> windows: how many blocks are planned together, and what is known of their rows.
+
+A window is the unit of planning and of state. Its start says all that is needed to make it again; the start of the next follows from
+this window alone, so a resumed run makes the same windows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqstream.columns import Column, MissingValueError, Ragged, read_column
+from seqstream.planning.specs import BatchSpec, Plan
+from seqstream.reading import Place, ReadBlock
+from seqstream.stages import PIECE, ROW_ID, Counts, OpenStage, RecordError
+
+MAX_BYTES = 512 << 20
+"""A window stops growing at this many bytes of records as read."""
+
+GROUP_BYTES = 2 << 20
+"""Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowStart:
+    """Where a window begins, and how much of it was served.
+
+    Attributes:
+        place: Where its first block begins.
+        blocks: How many blocks it holds; as long as nothing of it was served, how many it should hold, before the end of the
+            epoch is taken into account.
+        skip: Rows of its first blocks that belong to the window before.
+        served: Batches of it that were handed out.
+    """
+
+    place: Place = Place()
+    blocks: int = 1
+    skip: int = 0
+    served: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Rows that are planned together.
+
+    Attributes:
+        start: Where it begins, with the number of blocks it has.
+        following: Where the next begins; ``None`` if the epoch ends with this one.
+        columns: Columns of its rows.
+        sequence: Name of the column that lengths are those of; ``None`` if no column has rows of different lengths.
+        lengths: ``int64 (N,)``, by which rows were planned.
+        row_ids: ``int64 (N,)``.
+        pieces: ``int64 (N,)``.
+        plan: Which rows go together.
+        counts: What became of records that were changed or left out.
+    """
+
+    start: WindowStart
+    following: WindowStart | None
+    columns: dict[str, Column]
+    sequence: str | None
+    lengths: npt.NDArray[np.int64]
+    row_ids: npt.NDArray[np.int64]
+    pieces: npt.NDArray[np.int64]
+    plan: Plan
+    counts: Counts
+
+    @property
+    def number(self) -> int:
+        """The row id of its first row, which no other window of the epoch has; -1 if it has none."""
+        return int(self.row_ids[0]) if len(self.row_ids) else -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How blocks become windows: everything that does not move.
+
+    Attributes:
+        stages: Opened stages, in order.
+        spec: How rows are cut into batches.
+        key: What the order of rows and batches depends on.
+        shuffle: Whether rows and batches are mixed at all.
+        locate: Names the place of a row id in the data, for errors.
+        guard: Called between steps that take time; raises to stop.
+        max_bytes: A window stops growing at this many bytes of records as read.
+    """
+
+    stages: tuple[OpenStage, ...]
+    spec: BatchSpec
+    key: tuple[object, ...]
+    shuffle: bool = True
+    locate: Callable[[int], str] = str
+    guard: Callable[[], None] = lambda: None
+    max_bytes: int = MAX_BYTES
+
+
+@dataclasses.dataclass
+class _Entry:
+    """A block in the buffer: as read, and once it was needed also tokenised."""
+
+    read: ReadBlock
+    num_bytes: int
+    table: pa.Table | None = None
+    counts: Counts = dataclasses.field(default_factory=dict)
+
+
+def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
+    """Yield the windows of an epoch from a start on.
+
+    Args:
+        blocks: The blocks from ``start.place`` on.
+        start: Where to begin, as the ``following`` of the window before says.
+        recipe: What to do with them.
+    """
+    source = iter(blocks)
+    entries: deque[_Entry] = deque()
+    while True:
+        num_blocks, at_end = _choose_size(entries, source, start, recipe)
+        if not num_blocks:
+            return
+        taken = [entries.popleft() for _ in range(num_blocks)]
+        _process(taken, recipe)
+        window, num_left = _build(taken, dataclasses.replace(start, blocks=num_blocks), recipe, last=at_end)
+        yield window
+        if window.following is None:
+            return
+        entries.extendleft(reversed(taken[len(taken) - num_left :]))
+        start = window.following
+
+
+def _choose_size(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStart, recipe: Recipe) -> tuple[int, bool]:
+    """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
+    size = _fill(entries, source, start.blocks, recipe, recipe.max_bytes if not start.served else None)
+    if start.served and size < start.blocks:
+        raise ValueError(
+            f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
+        )
+    if not start.served:
+        at_hand = _fill(entries, source, 2 * size, recipe, 2 * recipe.max_bytes)
+        size = level(size, at_hand)
+    ended = _fill(entries, source, size + 1, recipe, None) <= size
+    return size, ended
+
+
+def level(size: int, remaining: int) -> int:
+    """Return how many blocks to take, so that none of the last windows is tiny.
+
+    Args:
+        size: How many were wanted.
+        remaining: How many there are, counted up to ``2 * size``.
+
+    Returns:
+        ``size``; half of what remains where that is less than two windows; all of it where it is one.
+    """
+    if size < remaining < 2 * size:
+        return -(-remaining // 2)
+    return min(size, remaining)
+
+
+def next_size(blocks: int, num_batches: float, window_batches: int, world_size: int = 1) -> int:
+    """Return how many blocks the next window should hold: as many as fill it, but at most twice those of this one.
+
+    Args:
+        blocks: Blocks of this window.
+        num_batches: About how many batches they made.
+        window_batches: How many batches of each rank a full window holds.
+        world_size: Number of ranks.
+    """
+    wanted = blocks * window_batches * world_size / num_batches if num_batches else 2 * blocks
+    return max(1, min(round(wanted), 2 * blocks))
+
+
+def _fill(entries: deque[_Entry], source: Iterator[ReadBlock], num: int, recipe: Recipe, max_bytes: int | None) -> int:
+    """Read on until ``num`` blocks or ``max_bytes`` are at hand; return how many there are within both, at least one."""
+    total = 0
+    for count in itertools.count():
+        if count == num:
+            return count
+        if count == len(entries):
+            recipe.guard()
+            block = next(source, None)
+            if block is None:
+                return count
+            entries.append(_Entry(block, block.table.nbytes))
+        total += entries[count].num_bytes
+        if max_bytes is not None and count and total > max_bytes:
+            return count
+    raise AssertionError("unreachable")
+
+
+def _process(entries: list[_Entry], recipe: Recipe) -> None:
+    """Run the stages over the blocks that have not been, several at a time."""
+    todo = [entry for entry in entries if entry.table is None]
+    while todo:
+        recipe.guard()
+        sizes = itertools.accumulate(entry.num_bytes for entry in todo)
+        group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
+        del todo[: len(group)]
+        with placed(_row_ids(group), recipe.locate):
+            tables, counts = run_stages([entry.read.table for entry in group], recipe.stages)
+        for entry, table in zip(group, tables, strict=True):
+            entry.table = table
+        group[0].counts = counts
+
+
+def _row_ids(entries: list[_Entry]) -> pa.ChunkedArray:
+    return pa.concat_tables([entry.read.table.select([ROW_ID]) for entry in entries]).column(ROW_ID)
+
+
+def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...]) -> tuple[list[pa.Table], Counts]:
+    """Return the tables after all stages, without rows of no length, and what was counted on the way."""
+    total: Counter[str] = Counter()
+    for stage in stages:
+        tables, counts = stage(tables)
+        total.update(counts)
+    kept = [_drop_empty(table) for table in tables]
+    total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
+    return kept, {name: count for name, count in total.items() if count}
+
+
+@contextlib.contextmanager
+def placed(row_ids: pa.ChunkedArray, locate: Callable[[int], str]) -> Iterator[None]:
+    """Add to an error the place in the data: of the record that is to blame, or of the records it was one of."""
+    try:
+        yield
+    except RecordError as error:
+        if error.row_id is not None:
+            error.add_note(f"while reading {locate(error.row_id)}")
+        raise
+    except Exception as error:
+        if len(row_ids):
+            first, last = locate(row_ids[0].as_py()), locate(row_ids[-1].as_py())
+            error.add_note(f"while working on the {len(row_ids):,} records from {first} to {last}")
+        raise
+
+
+def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: bool) -> tuple[Window, int]:
+    """Plan the rows of some blocks; return the window, and how many of its last blocks the next begins with."""
+    table = pa.concat_tables([entry.table for entry in entries], promote_options="permissive")
+    num_rows = len(table) - start.skip
+    num_planned = recipe.spec.num_planned(num_rows, last=last)
+    table = table.slice(start.skip, num_planned)
+    row_ids = table.column(ROW_ID)
+    with placed(row_ids, recipe.locate):
+        columns, sequence, lengths = read_columns(table)
+        key = (*recipe.key, row_ids[0].as_py() if num_planned else None)
+        plan = _plan(lengths, row_ids, recipe, key)
+    counts = Counter[str]()
+    for entry in entries:
+        counts.update(entry.counts)
+        entry.counts = {}
+    num_left = 0
+    following = None
+    if last:
+        counts["dropped"] += num_rows - num_planned
+    else:
+        num_batches = recipe.spec.num_batches(num_planned, int(lengths.sum()))
+        size = next_size(len(entries), num_batches, recipe.spec.window_batches)
+        num_left, following = _follow(entries, num_rows - num_planned, size)
+    pieces = table.column(PIECE).to_numpy() if PIECE in table.column_names else np.zeros(num_planned)
+    window = Window(start, following, columns, sequence, lengths, row_ids.to_numpy(), pieces.astype(np.int64), plan, +counts)
+    return window, num_left
+
+
+def _follow(entries: list[_Entry], rows_left: int, size: int) -> tuple[int, WindowStart]:
+    """Return how many of the last blocks hold the rows left over, and where the next window begins."""
+    num_left = rows = 0
+    while rows < rows_left:
+        num_left += 1
+        rows += len(entries[-num_left].table)
+    place = entries[-num_left].read.before if num_left else entries[-1].read.after
+    return num_left, WindowStart(place, size, skip=rows - rows_left)
+
+
+def read_columns(table: pa.Table) -> tuple[dict[str, Column], str | None, npt.NDArray[np.int64]]:
+    """Return the columns of the rows, the one that is the sequence, and the lengths to plan by: of the longest column."""
+    try:
+        columns = {name: read_column(name, table.column(name)) for name in table.column_names if name not in (ROW_ID, PIECE)}
+    except MissingValueError as error:
+        raise RecordError(str(error), row_id=table.column(ROW_ID)[error.row].as_py()) from None
+    lengths = [column.lengths for column in columns.values() if isinstance(column, Ragged)]
+    longest = np.maximum.reduce(lengths) if lengths else np.ones(len(table), dtype=np.int64)
+    return columns, sequence_column(table.schema), longest
+
+
+def _plan(lengths: npt.NDArray[np.int64], row_ids: pa.ChunkedArray, recipe: Recipe, key: tuple[object, ...]) -> Plan:
+    try:
+        return recipe.spec.plan(lengths, key=key if recipe.shuffle else None)
+    except ValueError as error:
+        if len(lengths):
+            raise RecordError(str(error), row_id=row_ids[int(lengths.argmax())].as_py()) from None
+        raise
+
+
+def _drop_empty(table: pa.Table) -> pa.Table:
+    name = sequence_column(table.schema)
+    if name is None or not len(table):
+        return table
+    lengths = pc.list_value_length(table.column(name))
+    if pc.min(lengths).as_py() != 0:
+        return table
+    return table.filter(pc.not_equal(lengths, 0))
+
+
+def sequence_column(schema: pa.Schema) -> str | None:
+    """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of lists."""
+    ragged = [field.name for field in schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
+    for name in ("input_ids", "features"):
+        if name in ragged:
+            return name
+    return ragged[0] if ragged else None
