@@ -1,1 +1,53 @@
-"""Batches of similar lengths from text files, Hugging Face data sets and generators."""
+"""Batches of similar lengths from text files, Hugging Face data sets and streams, and Python generators.
+
+Read in the order of the data: a source gives records in blocks, `Tokenize` turns text into ids, `Bucket` says how the rows of a window
+become batches, and a `Loader` puts them together:
+
+    loader = ss.Loader(
+        ss.TextFiles("corpus/*.txt"),
+        ss.Tokenize("tokenizer.json", max_length=1024),
+        ss.Bucket(max_tokens=16_384),
+    )
+    for batch in loader:
+        logits = model(batch.input_ids, batch.lengths)
+
+`Map` and `Filter` run functions of yours on the way, before or after tokenising. `iterable` brings a generator to PyTorch's own
+``DataLoader``, `restore_order` brings predictions back in the order of the source.
+"""
+
+from seqstream.batch import Batch
+from seqstream.iterable import iterable
+from seqstream.labels import CausalLabels
+from seqstream.loader import Loader
+from seqstream.planning.specs import Bucket, InOrder
+from seqstream.restoring import restore_order
+from seqstream.sources.generator import Generator
+from seqstream.sources.huggingface import HFDataset
+from seqstream.sources.json_lines import JsonLines
+from seqstream.sources.protocol import Source
+from seqstream.sources.tabular import Csv, Parquet
+from seqstream.sources.text import TextFiles
+from seqstream.stages import Filter, Map
+from seqstream.stats import Stats
+from seqstream.tokenizing import Tokenize
+
+__all__ = [
+    "Batch",
+    "Bucket",
+    "CausalLabels",
+    "Csv",
+    "Filter",
+    "Generator",
+    "HFDataset",
+    "InOrder",
+    "JsonLines",
+    "Loader",
+    "Map",
+    "Parquet",
+    "Source",
+    "Stats",
+    "TextFiles",
+    "Tokenize",
+    "iterable",
+    "restore_order",
+]

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-JOIN_SECONDS = 10.0
+JOIN_SECONDS = 3.0
 """How long `Switch.turn_off` waits for its threads; only a user's function that blocks can take longer."""
 
 
@@ -33,8 +33,8 @@ class Switch:
         thread = threading.Thread(target=target, name=name, daemon=True)
         with self.changed:
             self.check()
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def check(self) -> None:
         """Raise `SwitchedOffError` if the switch is off."""
@@ -42,12 +42,12 @@ class Switch:
             raise SwitchedOffError
 
     def turn_off(self) -> None:
-        """End all threads and wait for them."""
+        """End all threads and wait for them, unless called in one of them, where garbage collection may come at any time."""
         with self.changed:
             self.is_off = True
             self.changed.notify_all()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
                 thread.join(JOIN_SECONDS)
 
 
@@ -95,7 +95,7 @@ class Ahead(Generic[Item]):
                     self._switch.changed.notify_all()
                 del item
             return
-        except BaseException as error:  # whatever it is, it belongs to the consumer
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
             end = error
         with self._switch.changed:
             self._end = end

@@ -38,14 +38,15 @@ class Batch(Mapping[str, Any]):
 
     Attributes:
         columns: Every column by name: padded ``(B, L)`` or ``(B, L, ...)``, stacked ``(B, ...)``, or a list of B objects.
-        lengths: ``int64 (B,)``, real steps of each row, always on the CPU, where `torch.nn.utils.rnn.pack_padded_sequence` wants
-            them. Longest first, unless batched by `InOrder`.
+        lengths: ``int64 (B,)``, real steps of each row, always on the CPU, where `torch.nn.utils.rnn.pack_padded_sequence`
+            wants them. Longest first, unless batched by `InOrder`, or planned by another column that is longer.
         device_lengths: The same on the device of the other tensors.
         mask: ``bool (B, L)``, true on real steps.
         row_ids: ``int64 (B,)`` on the CPU, ``shard << 32 | record``: unique, ascending in source order.
         pieces: ``int64 (B,)`` on the CPU, the number of the piece where a long record was split, else 0.
         weights: ``float32 (B,)``, 0 for rows made up or repeated, else 1.
-        column_lengths: ``int64 (B,)`` on the CPU for each padded column whose rows have lengths of their own.
+        column_lengths: ``int64 (B,)`` on the CPU for each padded column; most have the same ``lengths``.
+        padding_side: Where padding is, ``"right"`` or ``"left"``.
         num_tokens: Real steps in all rows.
         seed: A number of this batch alone, the same whenever it is made again; see `generator`.
         window: Tells the windows of an epoch apart; rows of one window are neighbours in source order.
@@ -60,6 +61,7 @@ class Batch(Mapping[str, Any]):
     pieces: Tensor
     weights: Tensor
     column_lengths: dict[str, Tensor]
+    padding_side: str
     num_tokens: int
     seed: int
     window: int
@@ -74,7 +76,8 @@ class Batch(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name == "attention_mask":
-            return self.mask.long()
+            mask = self.columns.get(name, self.mask)
+            return mask if mask.is_floating_point() else mask.long()
         for column, known_as in RENAMED.items():
             if name == known_as and name not in self.columns and column in self.columns:
                 return self.columns[column]

@@ -39,14 +39,15 @@ def pad_rows(column: Ragged, rows: Rows, width: int, value: float, side: str = "
         side: Where padding goes, ``"right"`` or ``"left"``.
 
     Returns:
-        ``(B, L, *shape of a step)``. Integers come as int64, bytes and booleans as they are, float64 as torch's default.
+        ``(B, L, *shape of a step)``. Integers come as int64, bytes and booleans as they are if they can hold ``value``,
+        float64 as torch's default.
     """
     lengths, starts = column.lengths[rows], column.starts[rows]
     longest = int(lengths.max(initial=0))
     if side == "left":
         starts = starts + lengths - longest
     read = _sliding(column.values, longest)[starts]
-    out = read.astype(_batch_dtype(read.dtype), copy=False).reshape(len(rows), longest, *column.shape)
+    out = read.astype(_batch_dtype(read.dtype, value), copy=False).reshape(len(rows), longest, *column.shape)
     if (shortest := int(lengths.min(initial=longest))) < longest:
         tail = slice(shortest, longest) if side == "right" else slice(0, longest - shortest)
         out[:, tail][~real_steps(lengths, longest, side)[:, tail]] = value
@@ -59,8 +60,14 @@ def pad_rows(column: Ragged, rows: Rows, width: int, value: float, side: str = "
 
 def real_steps(lengths: Rows, width: int, side: str = "right") -> npt.NDArray[np.bool_]:
     """Return the mask of a padded batch, ``bool (B, L)``, true on real steps."""
-    places = np.arange(width) if side == "right" else np.arange(width)[::-1]
-    mask: npt.NDArray[np.bool_] = places < lengths[:, None]
+    mask = np.ones((len(lengths), width), dtype=np.bool_)
+    shortest = int(lengths.min(initial=width))
+    if shortest < width:
+        tail = np.arange(shortest, width) < lengths[:, None]
+        if side == "right":
+            mask[:, shortest:] = tail
+        else:
+            mask[:, : width - shortest] = tail[:, ::-1]
     return mask
 
 
@@ -85,9 +92,12 @@ def _sliding(values: Array, width: int) -> Array:
     return np.lib.stride_tricks.as_strided(values, (steps - width + 1, width * size), strides, writeable=False)
 
 
-def _batch_dtype(kind: np.dtype[Any]) -> np.dtype[Any]:
-    if kind.kind in "iu" and kind.itemsize > 1:
-        return np.dtype(np.int64)
+def _batch_dtype(kind: np.dtype[Any], padding: float) -> np.dtype[Any]:
+    if kind.kind in "iu":
+        fits = np.iinfo(kind).min <= padding <= np.iinfo(kind).max
+        return kind if kind.itemsize == 1 and fits else np.dtype(np.int64)
+    if kind.kind == "b":
+        return kind if padding in (0, 1) else np.dtype(np.int64)
     return _default_float() if kind == np.float64 else kind
 
 
@@ -132,7 +142,8 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
     if window.sequence is not None:
         sequence = window.columns[window.sequence]
         if isinstance(sequence, Ragged) and not np.array_equal(own := sequence.lengths[rows], lengths):
-            lengths, width = own, int(own.max(initial=0))
+            lengths, width = own, window.plan.rounded(own)
+    cpu_lengths = torch.from_numpy(lengths)
     columns: dict[str, Any] = {}
     column_lengths: dict[str, torch.Tensor] = {}
     for name, column in window.columns.items():
@@ -141,10 +152,9 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
             continue
         own = column.lengths[rows]
         aligned = np.array_equal(own, lengths)
-        if not aligned:
-            column_lengths[name] = torch.from_numpy(own)
-        columns[name] = pad_rows(column, rows, width if aligned else int(own.max(initial=0)), padding.value(name), padding.side)
-    cpu_lengths = torch.from_numpy(lengths)
+        column_lengths[name] = cpu_lengths if aligned else torch.from_numpy(own)
+        own_width = width if aligned else window.plan.rounded(own)
+        columns[name] = pad_rows(column, rows, own_width, padding.value(name), padding.side)
     return Batch(
         columns=columns,
         lengths=cpu_lengths,
@@ -154,6 +164,7 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         pieces=torch.from_numpy(window.pieces[rows]),
         weights=torch.ones(len(rows)),
         column_lengths=column_lengths,
+        padding_side=padding.side,
         num_tokens=int(lengths.sum()),
         seed=seed,
         window=window.number,

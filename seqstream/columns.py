@@ -59,7 +59,7 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
     """
     values = _plain(values)
     kind = values.type
-    if _is_list(kind) and (step := _step_of(kind.value_type)) is not None:
+    if is_list(kind) and (step := _step_of(kind.value_type)) is not None:
         _refuse_nulls(name, values)
         return _read_ragged(name, values, *step)
     if (step := _step_of(kind)) is not None:
@@ -77,8 +77,14 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether rows of a type have lengths of their own."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def holds_steps(kind: pa.DataType) -> bool:
+    """Tell whether a column of a type is `Ragged`, or would be if not all its rows were empty."""
+    return is_list(kind) and (pa.types.is_null(kind.value_type) or _step_of(kind.value_type) is not None)
 
 
 def _step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
@@ -128,13 +134,14 @@ def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tu
 
 def _flat_numbers(name: str, values: pa.Array) -> Array:
     """Return the numbers inside an array of fixed-size lists, flat."""
-    while pa.types.is_fixed_size_list(values.type):
+    while True:
+        if values.null_count:  # of lists too: flatten() would leave them out, and move what follows
+            raise ValueError(
+                f"column {name!r} must have no missing value inside a sequence, got {values.null_count}; fill them in a Map"
+            )
+        if not pa.types.is_fixed_size_list(values.type):
+            return _numbers(values)
         values = values.flatten()
-    if values.null_count:
-        raise ValueError(
-            f"column {name!r} must have no missing value inside a sequence, got {values.null_count}; fill them in a Map"
-        )
-    return _numbers(values)
 
 
 def _numbers(values: pa.Array) -> Array:
@@ -142,4 +149,5 @@ def _numbers(values: pa.Array) -> Array:
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
-    return np.dtype(kind.to_pandas_dtype())
+    numbers: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    return numbers

@@ -11,7 +11,7 @@ from seqstream.batch import Batch
 
 @dataclasses.dataclass
 class Transfer:
-    """Copies batches to a device; to a CUDA device from pinned memory on a stream of its own, so that it overlaps with training.
+    """Copies batches to a device; to CUDA from pinned memory on a stream of its own, so that it overlaps with training.
 
     Args:
         device: Where the tensors go; ``None`` leaves them.
@@ -35,7 +35,7 @@ class Transfer:
         if not self.is_cuda:
             return batch.to(self.device), None
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch does not type it
         with torch.cuda.stream(self._stream):
             moved = batch.to(self.device, non_blocking=True)
             return moved, self._stream.record_event()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 _MASK = (1 << 64) - 1
-_ROUNDS = 4
+_ROUNDS = 6  # with 4, some of five shards came first a third more often than others
 
 
 def key_of(*parts: object) -> int:
@@ -34,7 +34,8 @@ def hash_index(index: npt.NDArray[np.int64], *key: object) -> npt.NDArray[np.uin
         return mixed
 
 
-def _mix(value: int) -> int:
+def mix(value: int) -> int:
+    """Return 64 even bits that depend on every bit of a number of 64 (the same finaliser)."""
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
     return value ^ (value >> 31)
@@ -67,7 +68,7 @@ class Permutation:
         low_bits = (1 << self._half) - 1
         left, right = value >> self._half, value & low_bits
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ key) & low_bits)
+            left, right = right, left ^ (mix(right ^ key) & low_bits)
         return left << self._half | right
 
 

@@ -1,7 +1,7 @@
 """Blocks of an epoch in their order: which shard is next, which are open, and where in them we are.
 
-Shards of many blocks are read in turn, several at a time, so that one file never fills a window; a shard of one block is opened,
-read and forgotten. A `Place` says all of that in a few numbers and is enough to go on.
+Shards of many blocks are read in turn, several at a time, so that one file never fills a window; a shard of one block is
+opened, read and forgotten. A `Place` says all of that in a few numbers and is enough to go on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream.order import Permutation
@@ -98,12 +99,11 @@ def read_blocks(source: Source, order: Permutation | range, start: Place, num_op
 
 def _with_row_ids(table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
     """Return the table with row ids, and the number of the record after its last."""
-    records = record_numbers(table, shard.records)
+    records = record_numbers(table, shard.records).astype(np.int64, copy=False)
     following = int(records[-1]) + 1 if len(records) else shard.records
     table = drop_record_numbers(table)
-    taken = {ROW_ID, PIECE} & set(table.column_names)
-    if taken:
+    if taken := [name for name in (ROW_ID, PIECE) if name in table.column_names]:
         raise ValueError(
-            f"column {taken.pop()!r} cannot come from a source; the loader numbers records itself, so rename the column"
+            f"column {taken[0]!r} cannot come from a source; the loader numbers records itself, so rename the column"
         )
     return table.append_column(ROW_ID, pa.array(records + (shard.shard << RECORD_BITS))), following

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -25,26 +26,25 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
         ``(row id, piece, value)``, ascending. ``source.locate(row_id)`` says where the row came from.
 
     Raises:
-        ValueError: There is not one value a row, or a window comes after one that follows it in the source.
+        ValueError: There is not one value a row, a row comes twice, or a window after one that follows it in the source.
 
     Example:
         >>> for row_id, piece, score in ss.restore_order((batch, model(batch)) for batch in loader):
         ...     print(source.locate(row_id), score.item())
     """
-    window: int | None = None
-    held: list[tuple[int, int, Value]] = []
     last = (-1, -1)
-    for batch, values in predictions:
-        if batch.window != window:
-            yield from held
-            last = held[-1][:2] if held else last
-            window, held = batch.window, []
-        if len(values) != batch.num_rows:
-            raise ValueError(f"predictions must have one value a row, got {len(values)} for {batch.num_rows} rows")
-        real = (batch.weights > 0).tolist()
-        rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), values, strict=True)
-        held += [row for row, is_real in zip(rows, real, strict=True) if is_real]
+    for _, window in itertools.groupby(predictions, key=lambda prediction: prediction[0].window):
+        held = [row for batch, values in window for row in _real_rows(batch, values)]
         held.sort(key=lambda row: row[:2])
-        if held and held[0][:2] <= last:
-            raise ValueError("batches must come in source order, window by window; make the loader with shuffle=False")
-    yield from held
+        for row in held:
+            if row[:2] <= last:
+                raise ValueError("batches must come in source order, window by window; make the loader with shuffle=False")
+            last = row[:2]
+            yield row
+
+
+def _real_rows(batch: Batch, values: Sequence[Value] | Tensor) -> list[tuple[int, int, Value]]:
+    if len(values) != batch.num_rows:
+        raise ValueError(f"predictions must have one value a row, got {len(values)} for {batch.num_rows} rows")
+    rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), values, strict=True)
+    return [row for row, weight in zip(rows, batch.weights.tolist(), strict=True) if weight > 0]

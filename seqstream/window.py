@@ -1,7 +1,7 @@
 """Blocks -> windows: how many blocks are planned together, and what is known of their rows.
 
-A window is the unit of planning and of state. Its start says all that is needed to make it again; the start of the next follows from
-this window alone, so a resumed run makes the same windows.
+A window is the unit of planning and of state. Its start says all that is needed to make it again; the start of the next
+follows from this window alone, so a resumed run makes the same windows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seqstream.columns import Column, MissingValueError, Ragged, read_column
+from seqstream.columns import Column, MissingValueError, Ragged, holds_steps, read_column
 from seqstream.planning.specs import BatchSpec, Plan
 from seqstream.reading import Place, ReadBlock
 from seqstream.stages import PIECE, ROW_ID, Counts, OpenStage, RecordError
@@ -41,7 +41,7 @@ class WindowStart:
         served: Batches of it that were handed out.
     """
 
-    place: Place = Place()
+    place: Place = dataclasses.field(default_factory=Place)
     blocks: int = 1
     skip: int = 0
     served: int = 0
@@ -104,12 +104,11 @@ class Recipe:
 
 @dataclasses.dataclass
 class _Entry:
-    """A block in the buffer: as read, and once it was needed also tokenised."""
+    """A block in the buffer: as read, and once it was needed as the stages made it; then it has counts."""
 
-    read: ReadBlock
+    block: ReadBlock
     num_bytes: int
-    table: pa.Table | None = None
-    counts: Counts = dataclasses.field(default_factory=dict)
+    counts: Counts | None = None
 
 
 def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
@@ -123,17 +122,35 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
     source = iter(blocks)
     entries: deque[_Entry] = deque()
     while True:
-        num_blocks, at_end = _choose_size(entries, source, start, recipe)
-        if not num_blocks:
+        taken, at_end = _take(entries, source, start, recipe)
+        if not taken:
             return
-        taken = [entries.popleft() for _ in range(num_blocks)]
-        _process(taken, recipe)
-        window, num_left = _build(taken, dataclasses.replace(start, blocks=num_blocks), recipe, last=at_end)
-        yield window
-        if window.following is None:
-            return
+        window, num_left = _build(taken, dataclasses.replace(start, blocks=len(taken)), recipe, last=at_end)
         entries.extendleft(reversed(taken[len(taken) - num_left :]))
-        start = window.following
+        following = window.following
+        del taken
+        yield window
+        del window
+        if following is None:
+            return
+        start = following
+
+
+def _take(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStart, recipe: Recipe) -> tuple[list[_Entry], bool]:
+    """Take the blocks of a window from the buffer, processed; return them, and whether the epoch ends with them.
+
+    There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
+    """
+    size, ended = _choose_size(entries, source, start, recipe)
+    taken = [entries.popleft() for _ in range(size)]
+    _process(taken, recipe)
+    num_rows = _num_rows(taken) - start.skip
+    while num_rows > 0 and not ended and not recipe.spec.num_planned(num_rows, last=False):
+        taken.append(entries.popleft())
+        _process(taken[-1:], recipe)
+        num_rows += _num_rows(taken[-1:])
+        ended = not _fill(entries, source, 1, recipe, None)
+    return taken, ended
 
 
 def _choose_size(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStart, recipe: Recipe) -> tuple[int, bool]:
@@ -198,21 +215,30 @@ def _fill(entries: deque[_Entry], source: Iterator[ReadBlock], num: int, recipe:
 
 def _process(entries: list[_Entry], recipe: Recipe) -> None:
     """Run the stages over the blocks that have not been, several at a time."""
-    todo = [entry for entry in entries if entry.table is None]
+    todo = [entry for entry in entries if entry.counts is None]
     while todo:
         recipe.guard()
         sizes = itertools.accumulate(entry.num_bytes for entry in todo)
         group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
         del todo[: len(group)]
         with placed(_row_ids(group), recipe.locate):
-            tables, counts = run_stages([entry.read.table for entry in group], recipe.stages)
+            tables, counts = run_stages([entry.block.table for entry in group], recipe.stages)
         for entry, table in zip(group, tables, strict=True):
-            entry.table = table
+            entry.block, entry.counts = dataclasses.replace(entry.block, table=table), {}
         group[0].counts = counts
 
 
 def _row_ids(entries: list[_Entry]) -> pa.ChunkedArray:
-    return pa.concat_tables([entry.read.table.select([ROW_ID]) for entry in entries]).column(ROW_ID)
+    return pa.concat_tables([entry.block.table.select([ROW_ID]) for entry in entries]).column(ROW_ID)
+
+
+def _num_rows(entries: list[_Entry]) -> int:
+    return sum(len(entry.block.table) for entry in entries)
+
+
+def _concat(entries: list[_Entry], recipe: Recipe) -> pa.Table:
+    with placed(_row_ids(entries), recipe.locate):
+        return pa.concat_tables([entry.block.table for entry in entries], promote_options="permissive")
 
 
 def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...]) -> tuple[list[pa.Table], Counts]:
@@ -244,10 +270,9 @@ def placed(row_ids: pa.ChunkedArray, locate: Callable[[int], str]) -> Iterator[N
 
 def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: bool) -> tuple[Window, int]:
     """Plan the rows of some blocks; return the window, and how many of its last blocks the next begins with."""
-    table = pa.concat_tables([entry.table for entry in entries], promote_options="permissive")
-    num_rows = len(table) - start.skip
+    num_rows = _num_rows(entries) - start.skip
     num_planned = recipe.spec.num_planned(num_rows, last=last)
-    table = table.slice(start.skip, num_planned)
+    table = _concat(entries, recipe).slice(start.skip, num_planned)
     row_ids = table.column(ROW_ID)
     with placed(row_ids, recipe.locate):
         columns, sequence, lengths = read_columns(table)
@@ -255,7 +280,7 @@ def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: b
         plan = _plan(lengths, row_ids, recipe, key)
     counts = Counter[str]()
     for entry in entries:
-        counts.update(entry.counts)
+        counts.update(entry.counts or {})
         entry.counts = {}
     num_left = 0
     following = None
@@ -275,8 +300,8 @@ def _follow(entries: list[_Entry], rows_left: int, size: int) -> tuple[int, Wind
     num_left = rows = 0
     while rows < rows_left:
         num_left += 1
-        rows += len(entries[-num_left].table)
-    place = entries[-num_left].read.before if num_left else entries[-1].read.after
+        rows += len(entries[-num_left].block.table)
+    place = entries[-num_left].block.before if num_left else entries[-1].block.after
     return num_left, WindowStart(place, size, skip=rows - rows_left)
 
 
@@ -307,12 +332,12 @@ def _drop_empty(table: pa.Table) -> pa.Table:
     lengths = pc.list_value_length(table.column(name))
     if pc.min(lengths).as_py() != 0:
         return table
-    return table.filter(pc.not_equal(lengths, 0))
+    return table.filter(pc.fill_null(pc.not_equal(lengths, 0), True))  # a missing one is an error later, with its place
 
 
 def sequence_column(schema: pa.Schema) -> str | None:
-    """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of lists."""
-    ragged = [field.name for field in schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
+    """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of sequences."""
+    ragged = [field.name for field in schema if holds_steps(field.type)]
     for name in ("input_ids", "features"):
         if name in ragged:
             return name

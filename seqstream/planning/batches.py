@@ -52,7 +52,7 @@ def plan_batches(
     most = max(len(greedy) - 1, int(_MORE_BATCHES * (len(greedy) - 1)))
     cost = step_cost * max_tokens
     while len(cuts := _cheapest(lengths, rows, places, cost)) - 1 > most:
-        cost *= 2
+        cost = max(2 * cost, 1)
     return cuts
 
 
@@ -64,7 +64,8 @@ def fitting_rows(lengths: Lengths, max_tokens: int | None, max_rows: int | None)
         return np.full(len(lengths), max_rows, dtype=np.int64)
     if len(lengths) and lengths[0] > max_tokens:
         raise ValueError(
-            f"sequence of {lengths[0]:,} tokens cannot fit max_tokens={max_tokens}; raise max_tokens or set Tokenize(max_length=...)"
+            f"sequence of {lengths[0]:,} tokens cannot fit max_tokens={max_tokens}; "
+            "raise max_tokens or set Tokenize(max_length=...)"
         )
     rows: Lengths = max_tokens // lengths
     return rows if max_rows is None else np.minimum(rows, max_rows)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.order import key_of
+from seqstream.order import hash_index, mix
 from seqstream.planning.batches import Lengths
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
+
+_EVEN = 6
+"""Near simple fractions such as 3/5 there are strides whose stretches are clumps of neighbours; those are passed over."""
 
 
 def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> npt.NDArray[np.int64]:
@@ -36,16 +40,37 @@ def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> npt.NDArr
         return order
     starts = np.flatnonzero(np.diff(drop[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
-    strides, offsets = zip(*(_stride(size, number, key_of(*key)) for number, size in enumerate(sizes.tolist())), strict=True)
+    strides, offsets = zip(
+        *(_stride(*run) for run in zip(sizes.tolist(), _run_keys(len(sizes), key), strict=True)), strict=True
+    )
     begin, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
     place = (np.arange(len(order)) - begin) * np.repeat(strides, sizes) + np.repeat(offsets, sizes)
-    return order[begin + place % size]
+    mixed: npt.NDArray[np.int64] = order[begin + place % size]
+    return mixed
 
 
-def _stride(size: int, number: int, key: int) -> tuple[int, int]:
+def _run_keys(num_runs: int, key: tuple[object, ...]) -> list[int]:
+    keys: list[int] = hash_index(np.arange(num_runs), *key, "ties").tolist()
+    return keys
+
+
+def _stride(size: int, key: int) -> tuple[int, int]:
     """Return a stride coprime to ``size``, near its golden ratio, and an offset, both depending on the key."""
-    random = (key ^ number * 0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9 % (1 << 64)
-    stride = max(1, round(size * (_GOLDEN + ((random >> 32) / (1 << 32) - 0.5) / 16)))
-    while math.gcd(stride, size) > 1:
-        stride += 1
+    for attempt in itertools.count():
+        random = mix(key + attempt)
+        stride = max(1, round(size * (_GOLDEN + ((random >> 32) / (1 << 32) - 0.5) / 16)))
+        while math.gcd(stride, size) > 1:
+            stride += 1
+        if _unevenness(stride, size) <= _EVEN + attempt:
+            break
     return stride, random % size
+
+
+def _unevenness(stride: int, size: int) -> int:
+    """Return the largest quotient in Euclid's algorithm; the gaps that a stretch leaves are about so many times the mean."""
+    largest = 0
+    while stride:
+        quotient, rest = divmod(size, stride)
+        largest = max(largest, quotient)
+        size, stride = stride, rest
+    return largest

@@ -23,12 +23,14 @@ class Plan:
         cuts: ``int64 (K + 1,)``: batch ``k`` holds ``order[cuts[k]:cuts[k + 1]]``.
         widths: ``int64 (K,)``, padded length of each batch.
         turns: ``int64 (K,)``, the order in which batches are served.
+        multiple_of: Padded lengths are rounded up to a multiple of it.
     """
 
     order: npt.NDArray[np.int64]
     cuts: Cuts
     widths: Lengths
     turns: npt.NDArray[np.int64]
+    multiple_of: int = 1
 
     def __len__(self) -> int:
         return len(self.turns)
@@ -41,6 +43,10 @@ class Plan:
     def width(self, turn: int) -> int:
         """Return the padded length of the batch that is served ``turn``-th."""
         return int(self.widths[self.turns[turn]])
+
+    def rounded(self, lengths: Lengths) -> int:
+        """Return the padded length of rows by another column than the one that was planned by."""
+        return -(-int(lengths.max(initial=0)) // self.multiple_of) * self.multiple_of
 
 
 class BatchSpec(Protocol):
@@ -101,7 +107,7 @@ class Bucket:
         order = longest_first(lengths, key)
         padded = -(-lengths[order] // self.multiple_of) * self.multiple_of
         cuts = plan_batches(padded, max_tokens=self.max_tokens, max_rows=self.batch_size)
-        return Plan(order, cuts, padded[cuts[:-1]], _turns(len(cuts) - 1, key))
+        return Plan(order, cuts, padded[cuts[:-1]], _turns(len(cuts) - 1, key), self.multiple_of)
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         by_tokens = num_tokens / self.max_tokens if self.max_tokens else 0.0
@@ -115,7 +121,8 @@ class Bucket:
 class InOrder:
     """Batches of consecutive rows, padded: what one gets without bucketing, to compare with and to evaluate with.
 
-    With ``shuffle=True`` the rows of a window are shuffled first, so batches are random; without, rows come as the source has them.
+    With ``shuffle=True`` the rows of a window are shuffled first, so batches are random; without, rows come as the source has
+    them.
 
     Args:
         batch_size: Number of rows of a batch; the last of an epoch may have fewer.

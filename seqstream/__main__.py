@@ -1,0 +1,5 @@
+"""The command line as ``python -m seqstream``."""
+
+from seqstream.cli import app
+
+app(prog_name="seqstream")

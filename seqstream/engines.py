@@ -1,0 +1,254 @@
+"""Choosing the engine that turns texts into ids, and proving it: the fastest counts only if its ids are the tokenizer's own.
+
+An engine is built when it is first used, and again in a forked child: none can be pickled, and threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+import warnings
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from seqstream.blueprints import Blueprint
+from seqstream.functions import flatten
+from seqstream.pieces import TokenRows
+from seqstream.probes import first_texts, hostile_texts
+
+EngineName: TypeAlias = Literal["auto", "tokenizers", "fastokens", "nanotoken"]
+Encode: TypeAlias = Callable[[list[str]], TokenRows]
+
+REFERENCE = "tokenizers"
+FUNCTION = "function"
+"""The engine of a user's own function: there is no other."""
+
+_FASTEST = {"BPE": "fastokens", "WordPiece": "nanotoken"}
+_SHOWN_CHARS = 60
+_logger = logging.getLogger("seqstream")
+
+
+class EngineWarning(UserWarning):
+    """A fast engine gave other ids than the tokenizer itself, and is not used."""
+
+
+class EngineError(ValueError):
+    """An engine cannot take a tokenizer."""
+
+
+class Engine:
+    """Encodes texts, with one engine and one tokenizer; may be pickled and forked."""
+
+    def __init__(self, blueprint: Blueprint, name: str) -> None:
+        self.blueprint = blueprint
+        self.name = name
+        self._encode: Encode | None = None
+        self._pid = 0
+
+    def __call__(self, texts: list[str]) -> TokenRows:
+        """Return the ids of each text: padding and truncation off, special tokens as the blueprint says."""
+        if self._encode is None or self._pid != os.getpid():
+            self._encode, self._pid = self._build(), os.getpid()
+        return self._encode(texts)
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[Blueprint, str]]:
+        return Engine, (self.blueprint, self.name)
+
+    def _build(self) -> Encode:
+        if not is_installed(self.name):
+            raise ModuleNotFoundError(f"engine {self.name} is not installed; pip install 'seqstream[fast]'", name=self.name)
+        try:
+            return _BUILDERS[self.name](self.blueprint)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            remedy = f"use engine='{REFERENCE}' or 'auto'"
+            raise EngineError(f"engine {self.name} cannot take tokenizer {self.blueprint}: {error}; {remedy}") from error
+
+
+def is_installed(name: str) -> bool:
+    """Say whether an engine can be imported, without importing it."""
+    return name == FUNCTION or importlib.util.find_spec(name) is not None
+
+
+def choose_engine(blueprint: Blueprint, wanted: str, texts: Iterable[str | None]) -> Engine:
+    """Return the fastest engine whose ids are equal to those of `tokenizers`, or the wanted one if they are.
+
+    Every engine but `tokenizers` itself is compared on a fixed set of hostile texts and on the first of ``texts``.
+
+    Raises:
+        ValueError: The wanted engine gives other ids, or cannot take the tokenizer.
+        ModuleNotFoundError: The wanted engine is not installed.
+
+    Warns:
+        EngineWarning: The fastest engine gives other ids, so `tokenizers` is used.
+    """
+    if blueprint.is_function:
+        return Engine(blueprint, FUNCTION)
+    reference = Engine(blueprint, REFERENCE)
+    name = _FASTEST.get(blueprint.kind, REFERENCE) if wanted == "auto" else wanted
+    if name == REFERENCE:
+        return reference
+    if wanted == "auto" and not is_installed(name):
+        _advise(name)
+        return reference
+    engine = Engine(blueprint, name)
+    try:
+        difference = find_difference(engine, reference, [*hostile_texts(blueprint.added_tokens), *first_texts(texts)])
+    except EngineError as error:
+        if wanted != "auto":
+            raise
+        _logger.warning("%s is used, which is slower: %s", REFERENCE, error)
+        return reference
+    if difference is None:
+        return engine
+    if wanted != "auto":
+        raise EngineError(f"{difference}; use engine='{REFERENCE}' or 'auto'")
+    warnings.warn(f"{difference}; {REFERENCE} is used, which is slower and exact", EngineWarning, stacklevel=2)
+    return reference
+
+
+@functools.cache
+def _advise(name: str) -> None:
+    """Say once per process what to install: a line of log, since nothing is wrong that ``-W error`` should stop."""
+    _logger.warning("tokenising is 8 to 47 times faster with engine %s: pip install 'seqstream[fast]'", name)
+
+
+def find_difference(engine: Engine, reference: Engine, texts: list[str]) -> str | None:
+    """Describe the first text to which two engines give other ids, or return ``None``.
+
+    Raises:
+        EngineError: The engine cannot take the tokenizer, or raises on one of the texts.
+    """
+    expected, actual = reference(texts), _attempt(engine, texts)
+    if np.array_equal(expected.offsets, actual.offsets) and np.array_equal(expected.ids, actual.ids):
+        return None
+    for row, text in enumerate(texts):
+        ours, theirs = _row(expected, row), _row(actual, row)
+        if ours != theirs:
+            names = f"engine {engine.name} gives other ids than {reference.name}"
+            at = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+            shown = f"from id {at} on {_excerpt(theirs, at)} where {reference.name} gives {_excerpt(ours, at)}"
+            return f"{names} for {_text_at(reference.blueprint, text, at)!r}: {shown}"
+    return f"engine {engine.name} returned {len(actual):,} rows for {len(texts):,} texts"
+
+
+def _attempt(engine: Engine, texts: list[str]) -> TokenRows:
+    try:
+        return engine(texts)
+    except (KeyboardInterrupt, SystemExit, EngineError, ModuleNotFoundError):
+        raise
+    except BaseException as error:  # a panic in Rust is no Exception
+        remedy = f"use engine='{REFERENCE}' or 'auto'"
+        raise EngineError(f"engine {engine.name} cannot encode all texts: {error}; {remedy}") from error
+
+
+def _row(rows: TokenRows, row: int) -> list[int]:
+    ids: list[int] = rows.ids[rows.offsets[row] : rows.offsets[row + 1]].tolist() if row < len(rows) else []
+    return ids
+
+
+def _excerpt(ids: list[int], at: int) -> str:
+    return f"[{', '.join(map(str, ids[at : at + 8]))}{', …' if len(ids) > at + 8 else ''}]"
+
+
+def _text_at(blueprint: Blueprint, text: str, at: int) -> str:
+    """Return the text around the token where ids begin to differ."""
+    if len(text) <= _SHOWN_CHARS:
+        return text
+    spans = blueprint.build().encode(text, add_special_tokens=blueprint.special_tokens).offsets
+    begin = max(0, spans[min(at, len(spans) - 1)][0] - 20) if spans else 0
+    return f"{'…' if begin else ''}{text[begin : begin + _SHOWN_CHARS]}…"
+
+
+def _build_tokenizers(blueprint: Blueprint) -> Encode:
+    _quiet_forks()
+    encode_batch, special = blueprint.build().encode_batch_fast, blueprint.special_tokens
+
+    def encode(texts: list[str]) -> TokenRows:
+        flat = array("i")  # fromlist: 42-53 ns an id, against 63-159 for arrays joined and 52-102 for a chain
+        encodings = encode_batch(texts, add_special_tokens=special)
+        for encoding in encodings:
+            flat.fromlist(encoding.ids)
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, encodings), np.int64, len(texts)), out=offsets[1:])
+        return TokenRows(np.frombuffer(flat, np.int32) if flat else np.zeros(0, np.int32), offsets)
+
+    return encode
+
+
+def _build_fastokens(blueprint: Blueprint) -> Encode:
+    import fastokens
+
+    encode_batch_flat = fastokens.Tokenizer.from_json_str(blueprint.json).encode_batch_flat
+    special, split = blueprint.special_tokens, blueprint.split_special_tokens
+
+    def encode(texts: list[str]) -> TokenRows:
+        ids, offsets = encode_batch_flat(texts, special, split)
+        return TokenRows(np.frombuffer(ids, np.int32), np.frombuffer(offsets, np.int64))
+
+    return encode
+
+
+def _build_nanotoken(blueprint: Blueprint) -> Encode:
+    import nanotoken
+
+    if blueprint.split_special_tokens:
+        raise ValueError("it cannot take special tokens for ordinary text")
+    encode_batch, special = nanotoken.Tokenizer.from_json(blueprint.json).encode_batch, blueprint.special_tokens
+
+    def encode(texts: list[str]) -> TokenRows:
+        rows = encode_batch(texts, add_special_tokens=special)
+        return TokenRows(rows.ids.view(np.int32), rows.offsets)
+
+    return encode
+
+
+def _build_function(blueprint: Blueprint) -> Encode:
+    name, function = blueprint.name, blueprint.function
+
+    def encode(texts: list[str]) -> TokenRows:
+        try:
+            rows = function(texts)
+        except Exception as error:
+            error.add_note(f"in the tokenizer {name}")
+            raise
+        return flatten(name, rows, len(texts))
+
+    return encode
+
+
+_BUILDERS: dict[str, Callable[[Blueprint], Encode]] = {
+    REFERENCE: _build_tokenizers,
+    "fastokens": _build_fastokens,
+    "nanotoken": _build_nanotoken,
+    FUNCTION: _build_function,
+}
+ENGINES: tuple[str, ...] = get_args(EngineName)
+
+
+@functools.cache
+def _quiet_forks() -> None:
+    """Let a forked child of a process that has used `tokenizers` encode on one thread, without its warning.
+
+    `tokenizers` reads ``TOKENIZERS_PARALLELISM`` inside of ``fork``: it is set just before, and unset in the parent just after.
+    """
+    if not hasattr(os, "register_at_fork"):
+        return
+    ours: list[bool] = []
+
+    def before() -> None:
+        ours.append("TOKENIZERS_PARALLELISM" not in os.environ)
+        if ours[-1]:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    def after_in_parent() -> None:
+        if ours.pop():
+            del os.environ["TOKENIZERS_PARALLELISM"]
+
+    os.register_at_fork(before=before, after_in_parent=after_in_parent)

@@ -1,0 +1,66 @@
+"""What a model gets: the first batches of a loader, with some of their rows decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+from tokenizers import Tokenizer
+
+from seqstream.batch import Batch
+from seqstream.blueprints import read_tokenizer
+from seqstream.loader import Loader
+from seqstream.planning.specs import Bucket
+from seqstream.sources.files import spread
+from seqstream.sources.protocol import Source
+from seqstream.tokenizing import Tokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewRow:
+    """One row of a batch: its real tokens, its place in the data, and its ids decoded, special tokens included."""
+
+    tokens: int
+    place: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """One batch: its size in rows and padded tokens, and some of its rows, longest first."""
+
+    rows: int
+    width: int
+    tokens: int
+    shown: tuple[PreviewRow, ...]
+
+    @property
+    def waste(self) -> float:
+        """Share of the slots that are padding, 0 to 1."""
+        return 1 - self.tokens / (self.rows * self.width)
+
+
+def take_previews(
+    source: Source, tokenize: Tokenize, spec: Bucket, *, num_batches: int, num_rows: int, seed: int = 0
+) -> Iterator[Preview]:
+    """Yield the first batches of a loader, with up to ``num_rows`` rows of each, from its longest to its shortest.
+
+    Args:
+        source: Where records come from.
+        tokenize: How they are tokenised, with one tokenizer that can be decoded.
+        spec: How they are batched.
+        num_batches: How many batches.
+        num_rows: How many rows of each are decoded.
+        seed: Another seed, another order.
+    """
+    tokenizer = read_tokenizer(tokenize.tokenizer, special_tokens=True).build()
+    for batch in itertools.islice(Loader(source, tokenize, spec, seed=seed), num_batches):
+        shown = tuple(_decode(batch, row, source, tokenizer) for row in spread(batch.num_rows, num_rows))
+        yield Preview(batch.num_rows, batch.mask.shape[1], batch.num_tokens, shown)
+
+
+def _decode(batch: Batch, row: int, source: Source, tokenizer: Tokenizer) -> PreviewRow:
+    length = int(batch.lengths[row])
+    text = tokenizer.decode(batch.input_ids[row, :length].tolist(), skip_special_tokens=False)
+    return PreviewRow(length, source.locate(int(batch.row_ids[row])), text)

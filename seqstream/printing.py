@@ -1,0 +1,127 @@
+"""Reports and previews as text for a terminal or a file, of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seqstream.planning.specs import Bucket
+from seqstream.preview import Preview
+from seqstream.report import Bin, Distribution, Report, Setting
+
+_MAX_BAR = 20
+_LABELS_WIDTH = 38
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print a report."""
+    is_unicode = console.encoding.startswith("utf")
+    bar = ("█" if is_unicode else "#") * max(0, min(_MAX_BAR, (console.width - _LABELS_WIDTH) // 2))
+    console.print(_counts(report))
+    console.print(_heading("Tokens of a row"))
+    console.print(_lengths(report.distribution))
+    console.print(_histogram(merge_bins(report.distribution.bins, report.max_length), bar))
+    console.print(_heading("An epoch of batches"))
+    console.print(_settings(report.settings, report.best, "◀" if is_unicode else "<"))
+    tokens = _short(report.measured_tokens)
+    console.print(Text(f"tokens/s: real tokens from a loader, all its work included, measured on {tokens} tokens", style="dim"))
+    best = f"max_tokens={report.best.max_tokens:,}, window_batches={report.best.spec.window_batches:,}"
+    console.print(_heading(f"Recommended: {best}"))
+    console.print(Text(f"{report.reason[0].upper()}{report.reason[1:]}.\n"))
+    console.print(Text(report.code, style="cyan"), soft_wrap=True)  # lines to be pasted are not broken
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _counts(report: Report) -> Text:
+    survey = report.survey
+    parts = [f"{survey.records:,} records", f"{report.distribution.rows:,} rows", f"{survey.tokens:,} tokens"]
+    parts += [f"{survey.empty:,} empty"] if survey.empty else []
+    parts += [f"{report.truncated:,} rows cut to {report.max_length:,}"] if report.truncated else []
+    how = f"tokenised by {survey.engine} at {_short(survey.tokens / survey.seconds)} tokens/s"
+    read = "" if survey.is_whole else "the first "
+    return Text(f"{read}{', '.join(parts)}; {how}")
+
+
+def _lengths(found: Distribution) -> Text:
+    percentiles = "".join(f"  p{name} {value:,}" for name, value in found.percentiles.items())
+    longer = ", ".join(f"{share:.1%} than {limit:,}" for limit, share in found.over.items())
+    return Text(f"mean {found.mean:,.1f}{percentiles}  max {found.longest:,}" + (f"\nlonger: {longer}" if longer else ""))
+
+
+def _histogram(bins: Sequence[Bin], bar: str) -> Table:
+    rows, tokens = sum(each.rows for each in bins), sum(each.tokens for each in bins)
+    table = _table("tokens", "rows", "", "of all tokens", "")
+    for column in (2, 4):
+        table.columns[column].justify = "left"
+    for each in bins:
+        label = f"{each.low:,}" if each.low == each.high else f"{each.low:,}-{each.high:,}"
+        shares = each.rows / rows, each.tokens / tokens
+        table.add_row(label, *(cell for share in shares for cell in (f"{share:.1%}", bar[: round(share * len(bar))])))
+    return table
+
+
+def merge_bins(bins: Sequence[Bin], limit: int) -> list[Bin]:
+    """Return the bins with all that lie over a limit made into one."""
+    kept = [each for each in bins if each.low <= limit]
+    over = bins[len(kept) :]
+    merged = Bin(over[0].low, over[-1].high, sum(e.rows for e in over), sum(e.tokens for e in over)) if over else None
+    return [*kept, merged] if merged else kept
+
+
+def _settings(settings: Sequence[Setting], best: Setting, mark: str) -> Table:
+    table = _table("max_tokens", "window", "batches", "rows", "padding", "tokens/s", "")
+    previous = None
+    for setting in settings:
+        budget = "" if setting.max_tokens == previous else f"{setting.max_tokens:,}"
+        previous = setting.max_tokens
+        is_bucket = isinstance(setting.spec, Bucket)
+        window = f"{setting.spec.window_batches:,}" if is_bucket else "random"
+        speed = "" if setting.tokens_per_second is None else f"{_short(setting.tokens_per_second)}"
+        cells = [budget, window, f"{setting.batches:,}", f"{setting.rows:,.1f}", f"{setting.waste:.2%}", speed]
+        style = "bold green" if setting is best else "" if is_bucket else "dim"
+        table.add_row(*cells, mark if setting is best else "", style=style)
+    return table
+
+
+def print_preview(preview: Preview, number: int, console: Console) -> None:
+    """Print a batch: its size on one line, then a line for each row that is shown, cut to the terminal's width."""
+    size = f"{preview.rows:,} rows x {preview.width:,} = {preview.rows * preview.width:,} slots"
+    console.print(Text(f"Batch {number}: {size}, {preview.tokens:,} tokens, {preview.waste:.2%} padding", style="bold"))
+    places = [_cut_left(row.place, console.width // 3) for row in preview.shown]
+    width = max(map(len, places))
+    for row, place in zip(preview.shown, places, strict=True):
+        line = Text(f"{row.tokens:>7,}  ")
+        line.append(place.ljust(width), style="dim").append(f"  {_one_line(row.text[: console.width])}")
+        console.print(line, no_wrap=True, overflow="ellipsis")
+    if preview.rows > len(preview.shown):
+        console.print(Text(f"         and {preview.rows - len(preview.shown):,} more rows", style="dim"))
+
+
+def _cut_left(text: str, width: int) -> str:
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+
+
+def _short(number: float) -> str:
+    """Return a number with two or three digits, as 3.4M or 560k."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.{1 if number < 10 * unit else 0}f}{name}"
+    return f"{number:.0f}"
+
+
+def _one_line(text: str) -> str:
+    r"""Return the text with what is no visible character escaped: a line break as ``\n``, an escape as ``\x1b``."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,287 @@
+"""What a corpus would be in batches: many budgets and windows planned from its lengths, and one recommended.
+
+Everything here returns data; `seqstream.cli` prints it. Legend: ``N`` rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from seqstream.measuring import Survey, measure_speed, take_sample, take_survey
+from seqstream.planning.specs import Bucket, InOrder
+from seqstream.snippets import write_loader
+from seqstream.sources.protocol import Json, Source
+from seqstream.tokenizing import Tokenize
+from seqstream.window import MAX_BYTES
+
+Lengths: TypeAlias = npt.NDArray[np.int64]
+OnProgress: TypeAlias = Callable[[str, float, float | None], None]
+"""Told what is done, how much of it so far, and of how much where that is known."""
+
+PERCENTILES = (50, 90, 95, 99)
+LIMITS = (128, 256, 512, 1024, 2048, 4096)
+
+ENOUGH_ROWS = 32
+"""Rows that batches of a recommended budget hold on average: what many trainings begin with."""
+
+NEAR_LEAST = 0.005
+"""A larger window that saves no more than this share of the slots is not worth its memory."""
+
+_MEASURED_TOKENS = 2_000_000
+_MEASURED_SECONDS = 1.0
+"""Speed is measured on so many tokens, on fewer where tokenising them would take longer than this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """Rows of ``low`` to ``high`` tokens, both included, and how many tokens they have."""
+
+    low: int
+    high: int
+    rows: int
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """How long rows are.
+
+    Attributes:
+        rows: Number of rows.
+        tokens: Tokens of all of them.
+        mean: Tokens of a row.
+        percentiles: For 50, 90, ...: that many per cent of the rows are no longer.
+        longest: Tokens of the longest row.
+        over: Share of the rows that are longer, for limits below the longest.
+        bins: Rows by length, each bin twice as wide as the one before.
+    """
+
+    rows: int
+    tokens: int
+    mean: float
+    percentiles: dict[int, int]
+    longest: int
+    over: dict[int, float]
+    bins: tuple[Bin, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way of batching, and what it makes of a corpus in an epoch.
+
+    Attributes:
+        spec: The way of batching.
+        max_tokens: Its budget; for random rows the budget of the batches that have as many rows.
+        batches: Number of batches.
+        rows: Rows of a batch, on average.
+        waste: Share of the slots that are padding, 0 to 1.
+        tokens_per_second: Real tokens a second that a loader gave out, where that was measured.
+    """
+
+    spec: Bucket | InOrder
+    max_tokens: int
+    batches: int
+    rows: float
+    waste: float
+    tokens_per_second: float | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as JSON, with the kind and the arguments of ``spec``."""
+        return {**dataclasses.asdict(self), "spec": self.spec.fingerprint()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that is to be said.
+
+    Attributes:
+        survey: Lengths of rows, and what became of records.
+        distribution: How long rows are.
+        max_length: Longer rows are cut to so many tokens in all settings.
+        truncated: How many are.
+        settings: Ways of batching, by budget: random rows, then buckets, the window growing.
+        measured_tokens: On how many tokens each was measured.
+        best: The setting to begin with.
+        reason: Why.
+        code: A loader with this setting, in Python.
+    """
+
+    survey: Survey
+    distribution: Distribution
+    max_length: int
+    truncated: int
+    settings: tuple[Setting, ...]
+    measured_tokens: int
+    best: Setting
+    reason: str
+    code: str
+
+    def to_json(self) -> dict[str, Json]:
+        """Return all but the lengths themselves, as JSON."""
+        return {
+            "records": self.survey.records,
+            "empty": self.survey.empty,
+            "is_whole": self.survey.is_whole,
+            "engine": self.survey.engine,
+            "max_length": self.max_length,
+            "truncated": self.truncated,
+            "lengths": dataclasses.asdict(self.distribution),
+            "settings": [setting.to_json() for setting in self.settings],
+            "measured_tokens": self.measured_tokens,
+            "recommended": {**self.best.to_json(), "reason": self.reason, "code": self.code},
+        }
+
+
+def make_report(
+    source: Source,
+    tokenize: Tokenize,
+    budgets: Sequence[int],
+    windows: Sequence[int],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    on_progress: OnProgress = lambda *_: None,
+) -> Report:
+    """Read a corpus once, plan it in many ways, and measure each of them on a part of it.
+
+    Args:
+        source: The corpus.
+        tokenize: How it is tokenised. Without ``max_length`` rows are cut to the smallest budget.
+        budgets: Values of ``Bucket(max_tokens=...)``.
+        windows: Values of ``Bucket(window_batches=...)``.
+        seed: Another seed, another order.
+        limit: Read no more than about so many tokens.
+        on_progress: Called now and then.
+
+    Raises:
+        ValueError: ``max_length`` is larger than a budget, or the corpus has no rows.
+    """
+    max_length = tokenize.max_length or min(budgets)
+    if max_length > min(budgets):
+        raise ValueError(f"budgets must be at least max_length={max_length}, got {min(budgets)}; lower max_length")
+    total, done = source.approx_blocks(), 0
+
+    def on_blocks(num_blocks: int) -> None:
+        nonlocal done
+        done += num_blocks
+        on_progress("tokenising", done, total)
+
+    survey = take_survey(source, dataclasses.replace(tokenize, max_length=None), seed=seed, limit=limit, on_blocks=on_blocks)
+    tokenize = dataclasses.replace(tokenize, max_length=max_length)
+    lengths = np.minimum(survey.lengths, max_length).astype(np.int64)
+    settings = compare(lengths, budgets, windows, bytes_per_token=survey.num_bytes / survey.tokens)
+    wanted = min(_MEASURED_TOKENS, survey.tokens / survey.seconds * _MEASURED_SECONDS)
+    sample = take_sample(source, wanted * survey.num_bytes / survey.tokens, seed=seed)
+    measured = []
+    for number, setting in enumerate(settings):
+        on_progress("measuring", number, len(settings))
+        speed = measure_speed(sample, tokenize, setting.spec, survey.engine, seed=seed)
+        measured.append(dataclasses.replace(setting, tokens_per_second=speed.tokens / speed.seconds))
+    best, reason = recommend(measured)
+    return Report(
+        survey,
+        describe(survey.lengths, sorted({*LIMITS, max_length})),
+        max_length,
+        int(np.count_nonzero(survey.lengths > max_length)),
+        tuple(measured),
+        speed.tokens,
+        best,
+        reason,
+        write_loader(source, tokenize, best.spec),
+    )
+
+
+def describe(lengths: npt.NDArray[np.integer], limits: Sequence[int] = LIMITS) -> Distribution:
+    """Summarise lengths, ``(N,)`` with at least one row, all positive."""
+    total = int(lengths.sum(dtype=np.int64))
+    exponents = np.frexp(lengths - 0.5)[1]  # 1 -> 0, 2 -> 1, 3 and 4 -> 2, ...: a power of two ends a bin
+    rows, tokens = np.bincount(exponents), np.bincount(exponents, lengths)
+    bins = (Bin(2**e // 2 + 1 if e else 1, 2**e, int(rows[e]), int(tokens[e])) for e in range(exponents.min(), len(rows)))
+    return Distribution(
+        rows=len(lengths),
+        tokens=total,
+        mean=total / len(lengths),
+        percentiles={each: int(np.percentile(lengths, each, method="higher")) for each in PERCENTILES},
+        longest=int(lengths.max()),
+        over={limit: float(np.count_nonzero(lengths > limit) / len(lengths)) for limit in limits if limit < lengths.max()},
+        bins=tuple(bins),
+    )
+
+
+def compare(lengths: Lengths, budgets: Sequence[int], windows: Sequence[int], *, bytes_per_token: float = 0.0) -> list[Setting]:
+    """Plan a corpus with every budget and window, and with random rows in batches of the same mean size.
+
+    Of the windows that hold the whole corpus only the smallest is planned: larger ones would be the same.
+
+    Args:
+        lengths: ``int64 (N,)``, tokens of each row in the order of an epoch, none over a budget.
+        budgets: Values of ``Bucket(max_tokens=...)``.
+        windows: Values of ``Bucket(window_batches=...)``.
+        bytes_per_token: Bytes of records in memory for a token, which limit a window as they limit a loader's.
+    """
+    settings = []
+    total = int(lengths.sum())
+    for budget in sorted(set(budgets)):
+        buckets = [Bucket(budget, window_batches=window) for window in sorted(set(windows))]
+        larger = sum(1 for bucket in buckets if budget * bucket.window_batches >= total)
+        planned = [plan_epoch(lengths, bucket, bytes_per_token) for bucket in buckets[: len(buckets) - max(larger - 1, 0)]]
+        random = InOrder(max(1, round(planned[-1].rows)))
+        settings += [dataclasses.replace(plan_epoch(lengths, random, bytes_per_token), max_tokens=budget), *planned]
+    return settings
+
+
+def plan_epoch(lengths: Lengths, spec: Bucket | InOrder, bytes_per_token: float = 0.0) -> Setting:
+    """Plan an epoch of full windows, as a loader does that shuffles.
+
+    Args:
+        lengths: ``int64 (N,)``, tokens of each row in the order of an epoch, none over the budget.
+        spec: The way of batching.
+        bytes_per_token: As `compare` says.
+    """
+    budget = spec.max_tokens if isinstance(spec, Bucket) else None
+    batch_tokens = budget or lengths.mean() * (spec.batch_size or 1)
+    window_tokens = min(batch_tokens * spec.window_batches, MAX_BYTES / bytes_per_token if bytes_per_token else math.inf)
+    batches = slots = 0
+    for number, rows in enumerate(np.split(lengths, cut_windows(lengths, window_tokens))):
+        plan = spec.plan(rows, key=(number,))
+        batches += len(plan)
+        slots += int(np.dot(np.diff(plan.cuts), plan.widths))
+    return Setting(spec, budget or 0, batches, len(lengths) / batches, 1 - int(lengths.sum()) / slots)
+
+
+def cut_windows(lengths: Lengths, window_tokens: float) -> npt.NDArray[np.int64]:
+    """Return the rows at which all windows but the first begin; each has so many tokens, the last two share the rest."""
+    ends = np.cumsum(lengths)
+    num_full = max(0, math.ceil(ends[-1] / window_tokens) - 2)
+    left = ends[-1] - num_full * window_tokens
+    marks = window_tokens * np.arange(1, num_full + 1)
+    if left > window_tokens:
+        marks = np.append(marks, ends[-1] - left / 2)
+    return np.unique(np.searchsorted(ends, marks, side="left") + 1)
+
+
+def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:
+    """Choose a setting, and say why.
+
+    The budget is the smallest whose batches hold `ENOUGH_ROWS` rows on average, else the largest; the window is the smallest
+    that wastes at most `NEAR_LEAST` more than the best.
+    """
+    buckets = [setting for setting in settings if isinstance(setting.spec, Bucket)]
+    enough = [setting.max_tokens for setting in buckets if setting.rows >= ENOUGH_ROWS]
+    budget = min(enough) if enough else max(setting.max_tokens for setting in buckets)
+    at_budget = [setting for setting in buckets if setting.max_tokens == budget]
+    least = min(setting.waste for setting in at_budget)
+    best = next(setting for setting in at_budget if setting.waste <= least + NEAR_LEAST)
+    random = next(setting for setting in settings if setting.max_tokens == budget and setting not in buckets)
+    why = f"smallest budget with {ENOUGH_ROWS} rows a batch or more" if enough else "largest budget, for more rows a batch"
+    saved = (1 - best.waste) / (1 - random.waste)
+    return best, (
+        f"{why} ({best.rows:.0f}), and the smallest window within {NEAR_LEAST:.1%} of the least padding; "
+        f"random batches as large compute {saved:.1f} times the slots"
+    )

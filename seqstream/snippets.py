@@ -1,0 +1,54 @@
+"""A loader as Python, to be pasted."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqstream.planning.specs import Bucket, InOrder
+from seqstream.sources.protocol import Source
+from seqstream.tokenizing import Tokenize
+
+_UNNAMED = ("paths", "tokenizer")
+
+
+def write_loader(source: Source, tokenize: Tokenize, spec: Bucket | InOrder) -> str:
+    """Write the Python that makes a loader of these; what is no plain value stays a name."""
+    stages = "".join(f"    ss.{write_call(part)},\n" for part in (source, tokenize, spec))
+    return f"import seqstream as ss\n\nloader = ss.Loader(\n{stages})"
+
+
+def write_call(spec: Any) -> str:
+    """Write the call that makes a spec, without what it has by default."""
+    fields = [field for field in dataclasses.fields(spec) if field.init]
+    shown = [(field.name, _literal(field.name, getattr(spec, field.name)), field.default) for field in fields]
+    given = [text if name in _UNNAMED else f"{name}={text}" for name, text, default in shown if text != _literal(name, default)]
+    return f"{type(spec).__name__}({', '.join(given)})"
+
+
+def _literal(name: str, value: Any) -> str:
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int):
+        return f"{value:_}"
+    if isinstance(value, str | os.PathLike):
+        return json.dumps(os.fspath(value), ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        whole = as_glob(value) if name == "paths" else None
+        return _literal(name, whole) if whole else f"[{', '.join(_literal(name, each) for each in value)}]"
+    return name
+
+
+def as_glob(paths: Sequence[str]) -> str | None:
+    """Return the one path, or the glob ``folder/*.suffix`` that stands for exactly these paths in this order, if it does."""
+    if len(paths) == 1:
+        return paths[0]
+    folder = Path(paths[0]).parent
+    pattern = "*" + "".join(Path(paths[0]).suffixes)
+    found = sorted(str(path) for path in folder.glob(pattern) if not path.name.startswith("."))
+    return str(Path(glob.escape(str(folder))) / pattern) if found == [str(Path(path)) for path in paths] else None

@@ -1,0 +1,229 @@
+"""Hugging Face data sets and streams, read as Arrow tables."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from seqstream.sources.files import spread
+from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.sequential import blocks, conform, plain_schema
+
+if TYPE_CHECKING:
+    import datasets
+
+_SAMPLED_ROWS = 16
+_HEAD_ROWS = 64
+_READ_ROWS = 64
+_APART = {
+    "ExamplesIterable",
+    "ArrowExamplesIterable",
+    "RebatchedArrowExamplesIterable",
+    "SelectColumnsIterable",
+    "FormattedExamplesIterable",
+    "VerticallyConcatenatedMultiSourcesExamplesIterable",
+}
+"""Steps of a stream that treat each shard by itself."""
+
+_RENAME = "use dataset.rename_column or dataset.remove_columns"
+_DECLARE = "say what the columns hold with dataset.cast(features)"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class HFDataset(Source):
+    """Records of a ``datasets.Dataset`` or ``datasets.IterableDataset``: one split, all its columns.
+
+    A data set is read in ranges of rows of about ``block_bytes``, each a shard, so it is shuffled as a whole; indices
+    made by ``select`` or ``shuffle`` are followed. A stream is read shard by shard, front to back; going on in the middle of
+    a shard runs the stream's own ``map`` and ``filter`` again over what comes before. Steps that depend on what other shards
+    hold (``take``, ``skip``, ``interleave_datasets``, ``map(with_indices=True)``) make the stream one shard.
+
+    Formats (``with_format``) are ignored: columns come as they are stored. A stream without features takes its types from its
+    first 64 rows. A stream that is random without a seed, or in its ``map``, cannot be resumed.
+
+    Args:
+        dataset: What ``load_dataset(..., split=...)`` gives, with or without ``streaming=True``.
+        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost less each.
+
+    Raises:
+        TypeError: ``dataset`` is something else, or has several splits.
+        ValueError: A stream shuffles, repeats without end or is divided among nodes: the loader does that.
+    """
+
+    dataset: datasets.Dataset | datasets.IterableDataset
+    block_bytes: int = dataclasses.field(default=262_144, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.block_bytes < 1:
+            raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
+        _check_kind(self.dataset)
+        if self._streams:
+            _check_stream(self.dataset)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(self.dataset.column_names or ["columns unknown"])
+        size = f"{self.num_shards} shards" if self._streams else f"{len(self.dataset):,} rows"
+        return f"HFDataset({type(self.dataset).__name__} of {columns}; {size})"
+
+    @property
+    def num_shards(self) -> int:
+        if self._streams:
+            count: int = self.dataset.num_shards if _shards_apart(self.dataset._ex_iterable) else 1
+            return count
+        return -(-len(self.dataset) // self._rows_per_shard)
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        if not self._streams:
+            first = shard * self._rows_per_shard
+            yield self._rows(range(first, min(first + self._rows_per_shard, len(self.dataset)))), None
+            return
+        tables = (conform(table, self._schema, _DECLARE) for table in self._stream_tables(shard))
+        try:
+            yield from blocks(tables, state, self.block_bytes)
+        except Exception as error:
+            error.add_note(f"while reading shard {shard} of the stream")
+            raise
+
+    def fingerprint(self) -> Json:
+        sample = self._head if self._streams else self._rows(spread(len(self.dataset), _SAMPLED_ROWS))
+        return {
+            "kind": "HFDataset",
+            "stream": self._streams,
+            "rows": None if self._streams else len(self.dataset),
+            "num_shards": self.num_shards,
+            "columns": {field.name: str(field.type) for field in self._schema},
+            "sample": hashlib.blake2b(repr(sample.to_pydict()).encode(), digest_size=16).hexdigest(),
+        }
+
+    def locate(self, row_id: int) -> str:
+        shard, record = split_row_id(row_id)
+        if self._streams:
+            return f"record {record} of shard {shard} of the stream"
+        return f"row {shard * self._rows_per_shard + record} of the data set"
+
+    def approx_blocks(self) -> float | None:
+        return None if self._streams else float(self.num_shards)
+
+    @functools.cached_property
+    def _streams(self) -> bool:
+        import datasets
+
+        return isinstance(self.dataset, datasets.IterableDataset)
+
+    @functools.cached_property
+    def _rows_per_shard(self) -> int:
+        stored = self.dataset.data
+        rows: int = max(1, self.block_bytes * len(stored) // max(stored.nbytes, 1))
+        return rows
+
+    @functools.cached_property
+    def _schema(self) -> pa.Schema:
+        features = self.dataset.features
+        return plain_schema(features.arrow_schema if features is not None else self._raw_head.schema, _RENAME)
+
+    @functools.cached_property
+    def _raw_head(self) -> pa.Table:
+        """The first rows of a stream's first shard, as the stream gives them."""
+        for table in self._stream_tables(0, rows=_HEAD_ROWS):
+            return table
+        return pa.table({})
+
+    @property
+    def _head(self) -> pa.Table:
+        return conform(self._raw_head, self._schema, _DECLARE).slice(0, _SAMPLED_ROWS)
+
+    def _rows(self, rows: range | list[int]) -> pa.Table:
+        key = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        return conform(self.dataset.with_format("arrow")[key].combine_chunks(), self._schema, _DECLARE)
+
+    def _stream_tables(self, shard: int, rows: int = _READ_ROWS) -> Iterator[pa.Table]:
+        """Yield a shard's records as the stream gives them, ``rows`` at once."""
+        stream = self.dataset.shard(self.num_shards, shard)
+        stream._ex_iterable = _own_copy(stream._ex_iterable)
+        if stream._ex_iterable.iter_arrow is not None:
+            yield from stream.with_format("arrow").iter(rows)
+            return
+        # Records that are Python objects are not left to with_format("arrow"): it makes a table of each record, and fails
+        # where a value is None in one and not in the next.
+        schema = None if self.dataset.features is None else self.dataset.features.arrow_schema
+        for batch in stream.with_format(None).iter(rows):
+            yield _to_table(batch, schema)
+
+
+def _check_kind(dataset: object) -> None:
+    import datasets
+
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        splits = ", ".join(map(repr, dataset))
+        first = next(iter(dataset), "train")
+        raise TypeError(f"dataset must be one split, got {type(dataset).__name__} with {splits}; pass dataset[{first!r}]")
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        raise TypeError(f"dataset must be a datasets.Dataset or datasets.IterableDataset, got {type(dataset).__name__}")
+
+
+def _check_stream(dataset: datasets.IterableDataset) -> None:
+    if dataset._distributed is not None:
+        raise ValueError(
+            "dataset cannot be divided by split_dataset_by_node; pass all of it, the loader divides it among the ranks"
+        )
+    for step in _walk(dataset._ex_iterable):
+        if "BufferShuffledExamplesIterable" in _kinds(step):
+            raise ValueError(
+                "dataset cannot have a shuffle buffer, which is lost on resume; the loader shuffles, remove .shuffle()"
+            )
+        if "RepeatExamplesIterable" in _kinds(step) and step.num_times is None:
+            raise ValueError("dataset cannot repeat without end; remove .repeat() and set Loader(epochs=None)")
+
+
+def _children(step: Any) -> list[Any]:
+    return [step.ex_iterable] if hasattr(step, "ex_iterable") else list(getattr(step, "ex_iterables", ()))
+
+
+def _walk(step: Any) -> Iterator[Any]:
+    yield step
+    for child in _children(step):
+        yield from _walk(child)
+
+
+def _shards_apart(step: Any) -> bool:
+    """Say whether the shards, read one by one, hold just what the stream read whole would."""
+    kinds = _kinds(step)
+    if "MappedExamplesIterable" in kinds:  # filtered ones, too
+        apart = not step.with_indices and not step.drop_last_batch and (step.batch_size or 0) > 0
+    else:
+        apart = not _APART.isdisjoint(kinds)
+    return apart and all(map(_shards_apart, _children(step)))
+
+
+def _kinds(step: Any) -> set[str]:
+    """Return the names of a step's classes: not every version of the package has each of them."""
+    return {kind.__name__ for kind in type(step).__mro__}
+
+
+def _own_copy(step: Any) -> Any:
+    """Copy the steps of a stream, not their data: steps keep their position in themselves, and two readers would share it."""
+    own = copy.copy(step)
+    if hasattr(own, "ex_iterable"):
+        own.ex_iterable = _own_copy(own.ex_iterable)
+    elif hasattr(own, "ex_iterables"):
+        own.ex_iterables = [_own_copy(child) for child in own.ex_iterables]
+    return own
+
+
+def _to_table(batch: dict[str, list[Any]], schema: pa.Schema | None) -> pa.Table:
+    from datasets.features.features import cast_to_python_objects
+
+    columns = {}
+    for name, values in cast_to_python_objects(batch, only_1d_for_numpy=True).items():
+        kind = None if schema is None or name not in schema.names else schema.field(name).type
+        try:
+            columns[name] = pa.array(values, None if isinstance(kind, pa.BaseExtensionType) else kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"column '{name}' must hold one kind of value: {error}; {_DECLARE}") from error
+    return pa.table(columns)

@@ -1,0 +1,247 @@
+"""Items of a generator made into columns: the first item says what all are, and each block is one concatenation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from seqstream.sources.sequential import RESERVED
+
+Array: TypeAlias = npt.NDArray[Any]
+Value: TypeAlias = str | Array
+
+_ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
+_FIELD = "a str, a number, a sequence of numbers, or a tensor or array"
+_RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}
+"""Kinds of numbers; each may stand where one of a higher rank is wanted."""
+
+
+class UnfitError(Exception):
+    """What an item has instead of what it must have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What all items have in one column.
+
+    Attributes:
+        dtype: Type of the numbers, ``None`` for text.
+        shape: Shape of one step of a sequence, ``None`` for a single number.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int, ...] | None
+
+    def value(self, given: Any) -> Value:
+        """Return what an item has in this column.
+
+        Raises:
+            UnfitError: It is not what the first item has.
+        """
+        value = _as_value(given)
+        if not self._accepts(value):
+            raise UnfitError(_described(value))
+        return value
+
+    def _accepts(self, value: Value) -> bool:
+        if isinstance(value, str) or self.dtype is None:
+            return isinstance(value, str) and self.dtype is None
+        if value.shape == (0,):
+            return self.shape is not None
+        if _RANKS[value.dtype.kind] > _RANKS[self.dtype.kind]:
+            return False
+        return self.shape == (value.shape[1:] if value.ndim else None)
+
+    def column(self, values: Sequence[Any], first: int, source: str) -> pa.Array:
+        """Join the values of a block, whose first item is number ``first``, into a column.
+
+        Raises:
+            ValueError: A whole number does not fit the column's type.
+        """
+        if self.dtype is None:
+            return pa.array(values, pa.string())
+        column = pa.array(self._joined(values, self.dtype, first, source).reshape(-1))
+        if self.shape is None:
+            return column
+        for size in reversed(self.shape):
+            column = pa.FixedSizeListArray.from_arrays(column, size)
+        offsets = np.zeros(len(values) + 1, np.int32)
+        np.cumsum([len(value) for value in values], out=offsets[1:])
+        return pa.ListArray.from_arrays(offsets, column)
+
+    def _joined(self, values: Sequence[Array], dtype: np.dtype[Any], first: int, source: str) -> Array:
+        rows = [value.reshape(-1, *self.shape) if self.shape else value.reshape(-1) for value in values]
+        try:
+            if len({row.dtype for row in rows}) == 1:
+                return _narrowed(np.concatenate(rows), dtype)
+            return np.concatenate([_narrowed(row, dtype) for row in rows])
+        except OverflowError:
+            number, value = next((number, bad) for number, row in enumerate(rows, first) for bad in _outside(row, dtype))
+            raise ValueError(f"{self.name} of item {number} of {source} must fit {dtype}, got {value}") from None
+
+    def __str__(self) -> str:
+        if self.dtype is None:
+            return "a str"
+        if self.shape is None:
+            return f"one {self.dtype}"
+        return f"{self.dtype} of shape ({', '.join(['length', *map(str, self.shape)])}{'' if self.shape else ','})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What all items of a source are.
+
+    Attributes:
+        fields: Their columns.
+        named: Whether items are dicts.
+        source: What the items come from, for messages.
+    """
+
+    fields: tuple[Field, ...]
+    named: bool
+    source: str
+
+    @functools.cached_property
+    def _names(self) -> set[str]:
+        return {field.name for field in self.fields}
+
+    @functools.cached_property
+    def _is_text(self) -> bool:
+        return not self.named and self.fields[0].dtype is None
+
+    def values(self, item: Any, number: int) -> list[Value]:
+        """Return what an item has in each column.
+
+        Raises:
+            ValueError: The item is of another kind than the first.
+        """
+        if self._is_text and type(item) is str:
+            return [item]
+        if isinstance(item, Mapping) != self.named or (self.named and item.keys() != self._names):
+            raise ValueError(f"item {number} of {self.source} must be {self} like item 0, got {_shown(item)}")
+        values = []
+        for field in self.fields:
+            try:
+                values.append(field.value(item[field.name] if self.named else item))
+            except UnfitError as error:
+                where = f"field '{field.name}' of item {number}" if self.named else f"item {number}"
+                raise ValueError(f"{where} of {self.source} must be {field} like item 0, got {error}") from error.__cause__
+        return values
+
+    def table(self, block: list[list[Value]], first: int) -> pa.Table:
+        """Join the values of consecutive items, from number ``first`` on."""
+        columns = zip(self.fields, zip(*block, strict=True), strict=True)
+        return pa.table({field.name: field.column(values, first, self.source) for field, values in columns})
+
+    def __str__(self) -> str:
+        return f"a dict with {', '.join(repr(field.name) for field in self.fields)}" if self.named else str(self.fields[0])
+
+
+def layout_of(item: Any, source: str) -> Layout:
+    """Return what all items are, from the first one.
+
+    Raises:
+        ValueError: An item like this has no place in a table.
+    """
+    where = f"item 0 of {source}"
+    if isinstance(item, Mapping):
+        if not item or not all(isinstance(name, str) for name in item):
+            raise ValueError(f"{where} must be a dict of named fields, got {dict(item)!r:.80}")
+        for name in item:
+            if name in RESERVED:
+                raise ValueError(f"{where} cannot have a field '{name}', which the loader makes itself; choose another name")
+        named = [_field_of(name, value, f"field '{name}' of {where}", _FIELD) for name, value in item.items()]
+        return Layout(tuple(named), True, source)
+    value = _first_value(item, where, _ITEM)
+    if not isinstance(value, str) and (value.ndim == 0 or value.dtype == bool):
+        raise ValueError(f"{where} must be {_ITEM}, got {_described(value)}; give it a name in a dict")
+    name = "text" if isinstance(value, str) else "input_ids" if value.ndim == 1 and value.dtype.kind in "iu" else "features"
+    return Layout((_field_of(name, item, where, _ITEM),), False, source)
+
+
+def size_of(values: list[Value]) -> int:
+    """Return about how many bytes an item's values have."""
+    size = 0
+    for value in values:
+        size += len(value) if isinstance(value, str) else value.nbytes
+    return size
+
+
+def _as_value(given: Any) -> Value:
+    """Return a ``str`` as it is, anything else as an array of its own: a generator may fill the same buffer again."""
+    if isinstance(given, str):
+        return str(given)
+    try:
+        array = _copied(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UnfitError(f"{_shown(given)}: {error}") from error
+    if array.dtype.kind not in _RANKS:
+        raise UnfitError(_shown(given))
+    return array
+
+
+def _first_value(given: Any, where: str, rule: str) -> Value:
+    try:
+        return _as_value(given)
+    except UnfitError as error:
+        raise ValueError(f"{where} must be {rule}, got {error}") from error.__cause__
+
+
+def _copied(given: Any) -> Array:
+    if isinstance(given, list | tuple):
+        if not given:
+            return np.empty(0, np.int32)
+        if isinstance(given[0], torch.Tensor):
+            given = torch.stack(tuple(given))
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+    return np.array(given)
+
+
+def _field_of(name: str, given: Any, where: str, rule: str) -> Field:
+    value = _first_value(given, where, rule)
+    if isinstance(value, str):
+        return Field(name, None, None)
+    if value.ndim == 0:
+        return Field(name, value.dtype, None)
+    dtype = value.dtype
+    if dtype.kind == "f" and dtype.itemsize > np.dtype(np.float32).itemsize:
+        dtype = np.dtype(np.float32)
+    elif dtype.kind in "iu" and value.ndim == 1:
+        dtype = np.dtype(np.int32)
+    return Field(name, dtype, value.shape[1:])
+
+
+def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
+    if _outside(values, dtype):
+        raise OverflowError
+    return values.astype(dtype, copy=False)
+
+
+def _outside(values: Array, dtype: np.dtype[Any]) -> list[int]:
+    """Return the smallest and the largest whole number if they do not fit the type."""
+    if dtype.kind not in "iu" or not values.size or np.can_cast(values.dtype, dtype, "safe"):
+        return []
+    limits = np.iinfo(dtype)
+    return [value for value in (int(values.min()), int(values.max())) if not limits.min <= value <= limits.max]
+
+
+def _described(value: Value) -> str:
+    return "a str" if isinstance(value, str) else f"{value.dtype} of shape {value.shape}"
+
+
+def _shown(given: Any) -> str:
+    if isinstance(given, Mapping):
+        return f"a dict with {', '.join(map(repr, given))}"
+    if isinstance(given, list | tuple) and given:
+        return f"a {type(given).__name__} of {', '.join(sorted({type(part).__name__ for part in given}))}"
+    return "None" if given is None else f"{type(given).__name__}"

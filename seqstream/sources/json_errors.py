@@ -1,0 +1,149 @@
+"""Finding the line of JSON that is at fault, and saying why: slowly, for it happens once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from seqstream.sources.corpus import place
+from seqstream.sources.json_parsing import MAX_DEPTH, Types, depth_of, parse_objects, rounded_number
+from seqstream.sources.pieces import Piece
+from seqstream.sources.rules import NONBLANK_LINES
+
+_SHOWN = 60
+_NO_OBJECT = "line must be a JSON object, got {}; write one object a line, with nothing around them"
+_KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
+
+
+def line_error(pieces: list[Piece], problem_of: Callable[[bytes], str | None]) -> ValueError | None:
+    """Return an error with the place of the first line that has a problem; ``None`` if none has."""
+    for piece in pieces:
+        for offset, line in _lines(piece):
+            problem = problem_of(line)
+            if problem:
+                return ValueError(f"{place(piece.file, offset)}: {problem}")
+    return None
+
+
+class TypeCheck:
+    """Looks for the line that is no object or whose values do not fit, one line after the other."""
+
+    def __init__(self, types: Types) -> None:
+        self._types = types
+
+    def __call__(self, line: bytes) -> str | None:
+        """Return what is wrong with a line, ``None`` if nothing is."""
+        problem, record = _load(line)
+        if problem:
+            return problem
+        try:
+            table = parse_objects(line, self._types)
+        except (pa.ArrowException, RecursionError) as error:
+            misfits = (self._misfit(name, value) for name, value in record.items())
+            return next((misfit for misfit in misfits if misfit), f"line must be JSON that Arrow takes, got {_reason(error)}")
+        for field in table.schema:
+            if not self._types.merge(pa.schema([field])):
+                return _conflict(
+                    field.name, record[field.name], self._types.seen.field(field.name).type, "as in the records before"
+                )
+        self._types = self._types.merge(table.schema) or self._types
+        return None
+
+    def _misfit(self, name: str, value: object) -> str | None:
+        known = self._types.known
+        index = known.get_field_index(name)
+        if index < 0 and not self._types.others:
+            return None
+        types = Types(pa.schema([known.field(index)] if index >= 0 else []), pa.schema([]), self._types.typed)
+        try:
+            parse_objects(json.dumps({name: value}).encode(), types)
+        except (pa.ArrowException, RecursionError) as error:
+            if index < 0:
+                return f"field {name!r} must be JSON that Arrow takes, got {_show(value)}: {_reason(error)}"
+            source = "as schema says" if name in self._types.typed else "as in the first records"
+            return _conflict(name, value, known.field(index).type, source)
+        return None
+
+
+def rounding_problem(line: bytes, schema: pa.Schema, typed: frozenset[str]) -> str | None:
+    """Return which whole number of a line a float of the schema cannot hold, ``None`` if there is none."""
+    problem, record = _load(line)
+    for field in () if problem else schema:
+        number = None if field.name in typed else rounded_number(record.get(field.name), field.type)
+        if number is not None:
+            return f"field {field.name!r} cannot hold {number} exactly as {field.type}; {_rounding_remedy(field.name, number)}"
+    return problem
+
+
+def _rounding_remedy(name: str, number: int) -> str:
+    # A number that fits 64 bits became a float because of a fraction beside it.
+    exact = (
+        "pa.decimal128(38, 10)" if abs(number) < 1 << 63 else "pa.uint64()" if 0 < number < 1 << 64 else "pa.decimal128(38, 0)"
+    )
+    return f"pass schema={{{name!r}: {exact}}}, or pa.float64() to take the nearest float"
+
+
+def _load(line: bytes) -> tuple[str | None, dict[str, Any]]:
+    """Return what makes a line no object, if anything, and the object."""
+    depth = depth_of(line)
+    if depth > MAX_DEPTH:
+        return f"line must nest at most {MAX_DEPTH} deep, got {depth:,}", {}
+    try:
+        record = json.loads(line, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        if line.lstrip().startswith(b"["):
+            return _NO_OBJECT.format("an array"), {}
+        return f"line must be a JSON object, got invalid JSON at column {error.colno}: {error.msg}", {}
+    except KeyError as error:
+        return f"line must name each field once, got {error} twice", {}
+    if not isinstance(record, dict):
+        return _NO_OBJECT.format(_KINDS[type(record)]), {}
+    return None, record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in record:
+            raise KeyError(name)
+        record[name] = value
+    return record
+
+
+def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
+    for offset in map(int, piece.starts(NONBLANK_LINES)):
+        start = offset - piece.offset
+        end = piece.data.find(b"\n", start)
+        line = piece.data[start : end if end >= 0 else len(piece.data)]
+        yield offset, line.decode("utf-8", "replace").encode()
+
+
+def _conflict(name: str, value: object, expected: pa.DataType, source: str) -> str:
+    return f"field {name!r} must be {expected} {source}, got {_show(value)}; {_remedy(name, value, expected)}"
+
+
+def _remedy(name: str, value: object, expected: pa.DataType) -> str:
+    empty = pa.schema([])
+    with contextlib.suppress(pa.ArrowException):
+        found = parse_objects(json.dumps({name: value}).encode(), Types(empty, empty)).schema
+        both = Types(empty, pa.schema([(name, expected)])).merge(found)
+        if both and both.seen.field(name).type == pa.float64():
+            return f"pass schema={{{name!r}: pa.float64()}}"
+        if both and both.seen.field(name).type != expected:
+            return f"pass schema={{{name!r}: ...}} with the type {both.seen.field(name).type}"
+    return "make its values alike, or leave the field out with columns=[...]"
+
+
+def _reason(error: Exception) -> str:
+    # It is the only row that Arrow was given.
+    return str(error).removesuffix(" in row 0")
+
+
+def _show(value: object) -> str:
+    # A surrogate on its own cannot be printed.
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

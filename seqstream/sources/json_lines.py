@@ -1,0 +1,168 @@
+"""JSON lines: an object a line, its fields as columns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.sources.corpus import Corpus, make_limits
+from seqstream.sources.decoding import Errors, check_errors, check_lengths, join_text
+from seqstream.sources.files import Paths, find_files, normalize_paths, spread
+from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
+from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
+from seqstream.sources.pieces import Piece
+from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.rules import newlines
+
+_SAMPLED_SHARDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLines(Source):
+    """Files of JSON objects, one a line; blank lines are no records.
+
+    Read like `TextFiles`: plain files in byte ranges, compressed ones from the front. Types are inferred once, from at most 8
+    blocks spread over the files, and hold for all: a value that does not fit is an error. Strings that look like times stay
+    strings. A field that first comes later is kept, with a type of its own.
+
+    Args:
+        paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
+        columns: Fields to read, all if ``None``. Fewer are quicker.
+        schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``.
+        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads.
+        errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
+        max_record_bytes: A longer line is an error.
+
+    Raises:
+        FileNotFoundError: A path or glob names no file.
+        IsADirectoryError: A path is a directory.
+        PermissionError: A file may not be read.
+    """
+
+    paths: Paths
+    _: dataclasses.KW_ONLY
+    columns: Sequence[str] | None = None
+    schema: Mapping[str, pa.DataType] | None = None
+    block_bytes: int = 262_144
+    errors: Errors = "strict"
+    max_record_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        check_errors(self.errors)
+        if isinstance(self.columns, str):
+            raise TypeError(f"columns must be a list of names, got {self.columns!r}")
+        for name, kind in (self.schema or {}).items():
+            if not isinstance(kind, pa.DataType):
+                raise TypeError(f"schema must give an Arrow type for each field, got {kind!r} for {name!r}")
+        object.__setattr__(self, "paths", normalize_paths(self.paths))
+        # Now, so that a missing file is an error where it is named.
+        _ = self._corpus
+
+    @functools.cached_property
+    def _corpus(self) -> Corpus:
+        limits = make_limits(self.block_bytes, self.max_record_bytes)
+        return Corpus(find_files(normalize_paths(self.paths)), "json", limits)
+
+    @property
+    def num_shards(self) -> int:
+        return self._corpus.num_shards
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        for pieces, after in self._corpus.blocks(shard, state):
+            text = join_text(pieces, "json", self.errors)
+            check_lengths(np.diff(newlines(text), prepend=-1) - 1, pieces, "line", self.max_record_bytes)
+            yield self._table(text, pieces) if text.strip() else self._base.empty_table(), after
+
+    def _table(self, text: bytes, pieces: list[Piece]) -> pa.Table:
+        table, self._met[0] = read_objects(text, pieces, self._met[0])
+        return table
+
+    def fingerprint(self) -> Json:
+        # Not errors, schema and max_record_bytes: who meets a bad record changes these and goes on from the last state.
+        columns = None if self.columns is None else list(self.columns)
+        return {"kind": "JsonLines", "columns": columns, "block_bytes": self.block_bytes, "files": self._files}
+
+    @functools.cached_property
+    def _files(self) -> Json:
+        return self._corpus.fingerprint()
+
+    def locate(self, row_id: int) -> str:
+        return self._corpus.locate(*split_row_id(row_id))
+
+    def approx_blocks(self) -> float:
+        return self._corpus.approx_blocks()
+
+    @property
+    def _typed(self) -> frozenset[str]:
+        return frozenset(self.schema or {})
+
+    @functools.cached_property
+    def _base(self) -> pa.Schema:
+        """Types of all fields, or of the columns asked for, before the first block is read."""
+        given = pa.schema(list((self.schema or {}).items()))
+        if self.columns is not None and self._typed.issuperset(self.columns):
+            return _select(given, self.columns)
+        pieces = self._sample()
+        if not pieces:
+            return given if self.columns is None else _select(given, self._typed.intersection(self.columns))
+        table, _ = read_objects(join_text(pieces, "json", self.errors), pieces, Types(given, given, self._typed))
+        return table.schema if self.columns is None else _select(table.schema, self.columns)
+
+    @functools.cached_property
+    def _met(self) -> list[Types]:
+        """The types of all fields met by this object, as one item: only for an early and clear error where they conflict."""
+        columns = None if self.columns is None else tuple(self._base.names)
+        return [Types(known_types(self._base), self._base, self._typed, columns)]
+
+    def _sample(self) -> list[Piece]:
+        """Return the first blocks of a few shards, or the first block of all that holds an object."""
+        sample = [piece for shard in spread(self.num_shards, _SAMPLED_SHARDS) for piece in self._first_with_objects([shard])]
+        return sample or self._first_with_objects(range(self.num_shards))
+
+    def _first_with_objects(self, shards: Sequence[int]) -> list[Piece]:
+        for shard in shards:
+            with contextlib.closing(self._corpus.blocks(shard, None)) as blocks:
+                for pieces, _ in blocks:
+                    if join_text(pieces, "json", self.errors).strip():
+                        return pieces
+        return []
+
+
+def read_objects(text: bytes, pieces: list[Piece], types: Types) -> tuple[pa.Table, Types]:
+    """Parse the objects of some pieces; also return the types of all fields met so far.
+
+    Raises:
+        ValueError: A line is no object, or a value does not fit, with its file and line.
+    """
+    try:
+        if not is_shallow(text):
+            raise pa.ArrowInvalid("an object is nested too deeply")
+        table = parse_objects(text, types)
+        merged = types.merge(table.schema)
+        if merged is None or len(table) != count_objects(text):
+            raise pa.ArrowInvalid("objects and lines differ")
+    except (pa.ArrowException, RecursionError) as error:
+        raise line_error(pieces, TypeCheck(types)) or _unreadable(pieces, error) from error
+    if any(has_large_floats(table.column(field.name)) for field in table.schema if field.name not in types.typed):
+        rounded = line_error(pieces, lambda line: rounding_problem(line, table.schema, types.typed))
+        if rounded:
+            raise rounded
+    return table, merged
+
+
+def _unreadable(pieces: list[Piece], error: Exception) -> ValueError:
+    return ValueError(f"{pieces[0].file.name}, from byte {pieces[0].offset:,} on: lines must be JSON objects, got {error}")
+
+
+def _select(schema: pa.Schema, columns: Iterable[str]) -> pa.Schema:
+    for name in columns:
+        if name not in schema.names:
+            fields = ", ".join(schema.names) or "none"
+            remedy = "give a field that comes later its type in schema={...}"
+            raise ValueError(f"columns must name fields of the records, got {name!r}; there are {fields}, {remedy}")
+    return pa.schema([schema.field(name) for name in columns])

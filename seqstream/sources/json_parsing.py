@@ -1,0 +1,181 @@
+"""Lines of JSON objects to Arrow tables whose types do not change from block to block."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqstream.sources.rules import newlines
+
+_OPEN, _CLOSE = ord("{"), ord("}")
+_WHITESPACE = b" \t\r"
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+MAX_DEPTH = 250
+"""Arrow goes down a nested value by recursion, and some thousands of levels end the process."""
+
+
+def count_objects(text: bytes) -> int | None:
+    r"""Return how many lines hold an object, by their first and last bytes; ``None`` if one holds something else.
+
+    If each line begins with ``{`` and ends with ``}`` and the parser finds as many objects as lines, then each line is one
+    object: what ends with ``}`` cannot be continued by ``{``. The parser alone would take two objects on a line, or one on two.
+    """
+    ends = newlines(text)
+    starts = np.append(0, ends + 1)[:-1]
+    letters = np.frombuffer(text, np.uint8)
+    is_object = (letters[starts] == _OPEN) & (letters[ends - 1] == _CLOSE) & (ends - starts > 1)
+    count = int(is_object.sum())
+    for index in np.flatnonzero(~is_object & (ends > starts)):
+        line = text[starts[index] : ends[index]].strip(_WHITESPACE)
+        if line and not (line.startswith(b"{") and line.endswith(b"}")):
+            return None
+        count += bool(line)
+    return count
+
+
+def is_shallow(text: bytes) -> bool:
+    """Return whether no line nests deeper than `MAX_DEPTH`."""
+    letters, ends = np.frombuffer(text, np.uint8), newlines(text)
+    opens = np.flatnonzero((letters == _OPEN) | (letters == ord("[")))
+    many = np.flatnonzero(np.diff(np.searchsorted(opens, ends), prepend=0) > MAX_DEPTH)
+    return all(depth_of(text[ends[index - 1] + 1 if index else 0 : ends[index]]) <= MAX_DEPTH for index in many)
+
+
+def depth_of(line: bytes) -> int:
+    """Return how deep a line nests."""
+    letters = np.frombuffer(_STRING.sub(b"", line), np.uint8)
+    opens = ((letters == ord("[")) | (letters == _OPEN)).astype(np.int64)
+    closes = (letters == ord("]")) | (letters == _CLOSE)
+    return int(np.cumsum(opens - closes).max(initial=0))
+
+
+@dataclass(frozen=True)
+class Types:
+    """What is known of the fields before a block is read."""
+
+    known: pa.Schema
+    """Types that values must fit."""
+    seen: pa.Schema
+    """Types of all fields met so far, those still open among them."""
+    typed: frozenset[str] = frozenset()
+    """Fields whose type the user gave; in all others what looks like a time is a string."""
+    columns: tuple[str, ...] | None = None
+    """Fields that are kept, all if ``None``."""
+
+    @property
+    def others(self) -> bool:
+        """Whether fields that are not known must be read: all are kept, or one that is kept has a type that is still open."""
+        return self.columns is None or not all(map(is_complete, self.known.types)) or len(self.known) < len(self.columns)
+
+    def merge(self, schema: pa.Schema) -> Types | None:
+        """Return these types with those of a block; ``None`` if tables of both cannot be concatenated."""
+        try:
+            return dataclasses.replace(self, seen=pa.unify_schemas([self.seen, schema], promote_options="permissive"))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return None
+
+
+def parse_objects(text: bytes, types: Types) -> pa.Table:
+    """Parse one or more objects, with whitespace between them, into a table.
+
+    Raises:
+        pa.ArrowInvalid: Text is not JSON, or a value does not fit its type.
+    """
+    table = _parse(text, types.known, types.others)
+    kinds = [field.type if field.name in types.typed else _without_times(field.type) for field in table.schema]
+    plain = pa.schema(list(zip(table.schema.names, kinds, strict=True)))
+    if plain != table.schema:
+        table = _parse(text, known_types(plain), types.others)
+    if types.columns is None:
+        return table
+    for name in types.columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), types.seen.field(name).type))
+    return table.select(types.columns)
+
+
+def known_types(schema: pa.Schema) -> pa.Schema:
+    """Return the schema without what was only seen as null or as an empty list, so that later values give it a type."""
+    known = {field.name: _known(field.type) for field in schema}
+    return pa.schema([(name, kind) for name, kind in known.items() if kind is not None])
+
+
+def is_complete(kind: pa.DataType) -> bool:
+    """Return whether no later value can add to a type: it is neither null nor made of fields."""
+    if pa.types.is_list(kind):
+        return is_complete(kind.value_type)
+    return not pa.types.is_null(kind) and not pa.types.is_struct(kind)
+
+
+def has_large_floats(array: pa.ChunkedArray) -> bool:
+    """Return whether an array holds floats so large that whole numbers were rounded, at any depth."""
+    return any(
+        pc.any(pc.greater_equal(pc.abs(leaf), 2.0**53)).as_py() for chunk in array.chunks for leaf in _float_leaves(chunk)
+    )
+
+
+def rounded_number(value: object, kind: pa.DataType) -> int | None:
+    """Return a whole number in a value that its type, a float at some depth, cannot hold exactly."""
+    if pa.types.is_floating(kind) and isinstance(value, int):
+        return value if _is_rounded(value) else None
+    inner: Iterator[tuple[object, pa.DataType]] = iter(())
+    if pa.types.is_list(kind) and isinstance(value, list):
+        inner = ((each, kind.value_type) for each in value)
+    elif pa.types.is_struct(kind) and isinstance(value, dict):
+        inner = ((value.get(field.name), field.type) for field in kind)
+    return next((found for each in inner if (found := rounded_number(*each)) is not None), None)
+
+
+def _parse(text: bytes, schema: pa.Schema, others: bool) -> pa.Table:
+    from pyarrow import json
+
+    return json.read_json(
+        pa.BufferReader(text),
+        read_options=json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+        parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer" if others else "ignore"),
+    )
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_times(field.type)) for field in kind])
+    return kind
+
+
+def _known(kind: pa.DataType) -> pa.DataType | None:
+    if pa.types.is_null(kind):
+        return None
+    if pa.types.is_list(kind):
+        value = _known(kind.value_type)
+        return None if value is None else pa.list_(value)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(known) for field in kind if (known := _known(field.type)) is not None])
+    return kind
+
+
+def _float_leaves(array: pa.Array) -> Iterator[pa.Array]:
+    if pa.types.is_floating(array.type):
+        yield array
+    elif pa.types.is_list(array.type):
+        yield from _float_leaves(array.flatten())
+    elif pa.types.is_struct(array.type):
+        for leaf in array.flatten():
+            yield from _float_leaves(leaf)
+
+
+def _is_rounded(value: int) -> bool:
+    try:
+        return int(float(value)) != value
+    except OverflowError:
+        return True

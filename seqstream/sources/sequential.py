@@ -1,0 +1,129 @@
+"""Shards of many blocks: tables of any size made into blocks, the number of records read being the state.
+
+Where blocks end depends on the tables alone, never on where reading began. So a resumed shard reads again from its start,
+passes over whole blocks, and goes on with the very ones that an unbroken run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+
+from seqstream.sources.protocol import Block, Json
+
+RESERVED = ("row_id", "piece", "record")
+"""Names of columns that the loader makes itself."""
+
+
+def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterator[Block]:
+    """Regroup tables into blocks of about ``block_bytes`` and yield those after ``state``, each with the state after it.
+
+    Raises:
+        ValueError: No block ends at ``state``, so the data is not what it was when the state was saved.
+    """
+    resumed, read = int(state or 0), 0
+    held: tuple[pa.Table, int] | None = None
+    for table in regroup(tables, block_bytes):
+        first, read = read, read + len(table)
+        if first < resumed < read:
+            break
+        if read > resumed:
+            if held is not None:
+                yield held
+            held = (table, read)
+    if held is not None:
+        yield held[0], None
+    elif read != resumed:
+        raise ValueError(
+            f"state was saved after {resumed} records, where no block ends now; the data has changed since, start anew"
+        )
+
+
+def regroup(tables: Iterable[pa.Table], block_bytes: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of half to about one and a half times ``block_bytes``, large ones cut, small ones joined.
+
+    A row larger than that is a table by itself; tables without rows disappear; each column is one contiguous array.
+    """
+    held: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        pieces = max(1, min(len(table), -(-table.nbytes // block_bytes)))
+        for piece in range(pieces):
+            first, end = len(table) * piece // pieces, len(table) * (piece + 1) // pieces
+            held.append(table.slice(first, end - first))
+            size += held[-1].nbytes
+            if 2 * size >= block_bytes:
+                yield pa.concat_tables(held).combine_chunks()
+                held, size = [], 0
+    if any(len(table) for table in held):
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
+    """Return the table's columns in the order and the types of ``schema``, without metadata; absent ones hold nulls.
+
+    Raises:
+        ValueError: A column cannot be cast, or is not in the schema; the message names it and the ``remedy``.
+    """
+    for name in table.column_names:
+        if name not in schema.names:
+            raise ValueError(f"column '{name}' cannot come late, the first records have {_listed(schema.names)}; {remedy}")
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(len(table), field.type))
+            continue
+        try:
+            columns.append(_plain(table.column(field.name)).cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            found = table.schema.field(field.name).type
+            raise ValueError(f"column '{field.name}' must hold {field.type}, got {found}: {error}; {remedy}") from error
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
+    """Return a schema with the types that batches are made of: no dictionaries, no extensions, 32-bit offsets.
+
+    Raises:
+        ValueError: A column has a name that the loader needs, or the name of another one.
+    """
+    names = list(schema.names)
+    for name in names:
+        if name in RESERVED:
+            raise ValueError(f"column '{name}' cannot have that name, which the loader uses itself; {remedy}")
+        if names.count(name) > 1:
+            raise ValueError(f"column '{name}' must appear once, got {names.count(name)} columns of that name; {remedy}")
+    return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
+
+
+def missing_columns(parameter: str, wanted: Sequence[str], present: Sequence[str]) -> str | None:
+    """Say which columns that a parameter names are not there, or return ``None``."""
+    missing = [name for name in wanted if name not in present]
+    return f"{parameter} must be among {_listed(present)}, got {_listed(missing)}" if missing else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    return column.cast(_plain_type(column.type))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain_type(kind.value_type), kind.list_size)
+    if pa.types.is_nested(kind) and hasattr(kind, "value_type"):
+        return pa.list_(_plain_type(kind.value_type))
+    return kind

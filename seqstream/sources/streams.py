@@ -1,0 +1,109 @@
+"""Files read from the front: compressed ones, and those whose size nobody tells."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from seqstream.sources.files import UNKNOWN, File, check_unchanged, vanished
+
+_CHUNK_BYTES = 1 << 18
+# A block of zstd is at least 4 bytes and at most 128 KiB of text: even a file of one repeated letter stays bounded.
+_ZSTD_CHUNK_BYTES = 1 << 12
+
+
+def open_chunks(file: File, offset: int = 0) -> Generator[bytes, None, None]:
+    """Yield the uncompressed bytes of a file from an offset to its end, in chunks of bounded size, none of them empty.
+
+    A compressed file is decompressed from its front: there is no other way in.
+
+    Raises:
+        RuntimeError: The file changed or vanished since it was found.
+        ValueError: Compressed data end too early, are damaged, or hold several files.
+    """
+    with _open(file) as raw:
+        _check(file, raw)
+        if file.compression is not None:
+            yield from _skip(_decompress(file, raw), offset)
+        elif file.size == UNKNOWN:
+            yield from _skip(iter(lambda: raw.read(_CHUNK_BYTES), b""), offset)
+        else:
+            raw.seek(offset)
+            yield from iter(lambda: raw.read(_CHUNK_BYTES), b"")
+        _check(file, raw)
+
+
+def _open(file: File) -> Any:
+    try:
+        if file.system is None:
+            return open(file.path, "rb")
+        return file.system.open(file.path, "rb")
+    except FileNotFoundError as error:
+        raise vanished(file) from error
+
+
+def _check(file: File, raw: Any) -> None:
+    if file.system is None:
+        check_unchanged(file, raw.fileno())
+
+
+def _skip(chunks: Iterator[bytes], offset: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        if len(chunk) > offset:
+            yield chunk[offset:]
+        offset = max(0, offset - len(chunk))
+
+
+def _decompress(file: File, raw: Any) -> Iterator[bytes]:
+    if file.compression == "zip":
+        _check_single(file, raw)
+    done = 0
+    try:
+        for chunk in _chunks_of(file, raw):
+            done += len(chunk)
+            if chunk:
+                yield chunk
+    # Each decompressor has errors of its own.
+    except Exception as error:
+        raise ValueError(
+            f"{file.name} cannot be decompressed past byte {done:,} of its text: {error}; "
+            "it is truncated or damaged, write it anew or leave it out"
+        ) from error
+
+
+def _chunks_of(file: File, raw: Any) -> Iterator[bytes]:
+    from fsspec.compression import compr
+
+    if file.size == 0:
+        raise EOFError("compressed file is empty")
+    opener = compr[file.compression]
+    if file.compression == "zstd" and opener.__name__ != "ZstdFile":
+        yield from _zstd_chunks(raw)
+        return
+    with opener(raw, mode="rb") as text:
+        yield from iter(lambda: text.read(_CHUNK_BYTES), b"")
+
+
+def _check_single(file: File, raw: Any) -> None:
+    try:
+        members = zipfile.ZipFile(raw).namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{file.name} cannot be decompressed: {error}; it is truncated or damaged") from error
+    if len(members) != 1:
+        raise ValueError(f"{file.name} must hold one file, got {len(members)}; pass zip://*::{file.name} to read them all")
+
+
+def _zstd_chunks(raw: Any) -> Iterator[bytes]:
+    """Yield the text of all frames: the reader of `zstandard` ends silently after the first, and where a file is cut off."""
+    import zstandard
+
+    frame = None
+    rest = b""
+    while rest := rest or raw.read(_ZSTD_CHUNK_BYTES):
+        frame = frame or zstandard.ZstdDecompressor().decompressobj()
+        yield frame.decompress(rest)
+        rest = frame.unused_data
+        frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("compressed file ended inside a frame")

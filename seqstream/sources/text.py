@@ -1,0 +1,118 @@
+"""Plain text: a record is a line, a paragraph or a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import pyarrow as pa
+
+from seqstream.sources.aligned import Aligned
+from seqstream.sources.corpus import Corpus, make_limits
+from seqstream.sources.decoding import Errors, check_errors, decode_records
+from seqstream.sources.files import Paths, find_files, normalize_paths
+from seqstream.sources.protocol import Block, Json, Source, split_row_id
+
+Unit = Literal["line", "paragraph", "file"]
+
+_RESERVED = ("piece", "record", "row_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(Source):
+    r"""Plain or compressed text files; a record is a line, a paragraph or a whole file.
+
+    Plain files are read in byte ranges of all of them laid end to end, so that many small files and one huge file both start at
+    once and mix well; a compressed file is read from its front, and so are aligned files. No record goes over a file's end.
+
+    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are parted by empty lines;
+    within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
+
+    Args:
+        paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these; or, for files aligned
+            line by line, a dict of these, ``{"source": "train.de", "target": "train.fr"}``: a column for each key.
+        unit: What a record is: ``"line"``, ``"paragraph"`` or ``"file"``.
+        field: Name of the column of text.
+        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads.
+        errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
+        max_record_bytes: A longer record is an error.
+
+    Raises:
+        FileNotFoundError: A path or glob names no file.
+        IsADirectoryError: A path is a directory.
+        PermissionError: A file may not be read.
+    """
+
+    paths: Paths | Mapping[str, Paths]
+    _: dataclasses.KW_ONLY
+    unit: Unit = "line"
+    field: str = "text"
+    block_bytes: int = 262_144
+    errors: Errors = "strict"
+    max_record_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("line", "paragraph", "file"):
+            raise ValueError(f"unit must be 'line', 'paragraph' or 'file', got {self.unit!r}")
+        check_errors(self.errors)
+        object.__setattr__(self, "paths", _normalize(self.paths, self.unit))
+        for name in self._fields:
+            if name in _RESERVED:
+                raise ValueError(f"field must be none of the reserved {', '.join(_RESERVED)}, got {name!r}")
+        # Now, so that a missing file is an error where it is named.
+        _ = self._corpus
+
+    @functools.cached_property
+    def _corpus(self) -> Corpus | Aligned:
+        limits = make_limits(self.block_bytes, self.max_record_bytes)
+        if not isinstance(self.paths, Mapping):
+            return Corpus(find_files(normalize_paths(self.paths)), self.unit, limits)
+        return Aligned({name: find_files(normalize_paths(paths)) for name, paths in self.paths.items()}, limits)
+
+    @property
+    def _fields(self) -> list[str]:
+        return list(self.paths) if isinstance(self.paths, Mapping) else [self.field]
+
+    @property
+    def num_shards(self) -> int:
+        return self._corpus.num_shards
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        fields = self._fields
+        for pieces, after in self._corpus.blocks(shard, state):
+            # Aligned files give one piece for each column.
+            columns = [pieces] if isinstance(self._corpus, Corpus) else [[piece] for piece in pieces]
+            arrays = [decode_records(column, self.unit, self.errors, self.max_record_bytes) for column in columns]
+            yield pa.table(arrays, names=fields), after
+
+    def fingerprint(self) -> Json:
+        # Not errors and max_record_bytes: who meets a bad record changes these and goes on from the last state.
+        return {
+            "kind": "TextFiles",
+            "unit": self.unit,
+            "fields": self._fields,
+            "block_bytes": self.block_bytes,
+            "files": self._files,
+        }
+
+    @functools.cached_property
+    def _files(self) -> Json:
+        return self._corpus.fingerprint()
+
+    def locate(self, row_id: int) -> str:
+        return self._corpus.locate(*split_row_id(row_id))
+
+    def approx_blocks(self) -> float:
+        return self._corpus.approx_blocks()
+
+
+def _normalize(paths: Paths | Mapping[str, Paths], unit: Unit) -> Paths | Mapping[str, Paths]:
+    if not isinstance(paths, Mapping):
+        return normalize_paths(paths)
+    if not paths:
+        raise ValueError("paths must name at least one file, got {}")
+    if unit != "line":
+        raise ValueError(f"unit must be 'line' for aligned files, got {unit!r}")
+    return {name: normalize_paths(each) for name, each in paths.items()}

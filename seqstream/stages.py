@@ -1,0 +1,177 @@
+"""What a stage is, and the two that run a user's function: `Map` and `Filter`.
+
+A stage is a frozen description. Opened, it is a function on the tables of consecutive blocks; it holds no position.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.sources.protocol import RECORD, Json
+
+ROW_ID = "row_id"
+"""The column by which a row is known from source to batch."""
+
+PIECE = "piece"
+"""The column that numbers the pieces of a record which ``Tokenize(overflow="split")`` has cut."""
+
+RESERVED = (ROW_ID, PIECE, RECORD)
+"""Columns that belong to the loader: users' functions neither see nor set them."""
+
+Counts: TypeAlias = dict[str, int]
+"""Records by what befell them: ``dropped``, ``empty`` (dropped as well), ``truncated``, ``split``; absent means none."""
+
+OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
+"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
+
+
+class RecordError(ValueError):
+    """One record is to blame: ``row_id`` says which, so that the loader can add its place."""
+
+    def __init__(self, message: str, row_id: int | None) -> None:
+        super().__init__(message)
+        self.row_id = row_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.row_id)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Map:
+    """Apply a function to the records of each block.
+
+    Every record stays: the function returns as many rows as it was given, in the same order.
+
+    Args:
+        fn: Takes a ``pa.Table``, returns a ``pa.Table``, a ``pa.RecordBatch`` or a dict of columns. Its result replaces all
+            columns. It is never called with a table of no rows, and may be called from another thread.
+    """
+
+    fn: Callable[[pa.Table], Any]
+
+    def __post_init__(self) -> None:
+        _check_callable("Map", self.fn)
+
+    def __repr__(self) -> str:
+        return f"Map({function_name(self.fn)})"
+
+    def fingerprint(self) -> Json:
+        """Say which function this is, by its name: its code may be mended without making saved states useless."""
+        return {"kind": "Map", "fn": function_name(self.fn)}
+
+    def open(self) -> OpenStage:
+        """Return the function that maps tables; it raises what the user's function raises, with a note of its name."""
+        return lambda tables: ([self._apply(table) for table in tables], {})
+
+    def _apply(self, table: pa.Table) -> pa.Table:
+        hidden, shown = _part(table)
+        if not len(table):
+            return hidden
+        result = _as_table(self, _call(self, shown))
+        if len(result) != len(table):
+            raise ValueError(
+                f"{self} must return {len(table):,} rows as it was given, got {len(result):,}; drop rows with Filter"
+            )
+        taken = [name for name in result.column_names if name in RESERVED]
+        if taken:
+            raise ValueError(f"{self} cannot return a column named {taken[0]}, which is the loader's own; use another name")
+        for name in hidden.column_names:
+            result = result.append_column(name, hidden.column(name))
+        return result
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Filter:
+    """Keep the records for which a function says so; the others are counted as dropped.
+
+    Args:
+        fn: Takes a ``pa.Table``, returns a mask of booleans with one value per row, true to keep it: an Arrow array, a numpy
+            array or a list. It is never called with a table of no rows, and may be called from another thread.
+    """
+
+    fn: Callable[[pa.Table], Any]
+
+    def __post_init__(self) -> None:
+        _check_callable("Filter", self.fn)
+
+    def __repr__(self) -> str:
+        return f"Filter({function_name(self.fn)})"
+
+    def fingerprint(self) -> Json:
+        """Say which function this is, by its name: its code may be mended without making saved states useless."""
+        return {"kind": "Filter", "fn": function_name(self.fn)}
+
+    def open(self) -> OpenStage:
+        """Return the function that filters tables; it raises what the user's function raises, with a note of its name."""
+
+        def run(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+            kept = [self._apply(table) for table in tables]
+            dropped = sum(map(len, tables)) - sum(map(len, kept))
+            return kept, {"dropped": dropped} if dropped else {}
+
+        return run
+
+    def _apply(self, table: pa.Table) -> pa.Table:
+        if not len(table):
+            return table
+        mask = _as_mask(self, _call(self, _part(table)[1]))
+        if len(mask) != len(table):
+            raise ValueError(f"{self} must return a mask of {len(table):,} values, one per row, got {len(mask):,}")
+        if mask.null_count:
+            raise ValueError(f"{self} must return true or false for each row, got {mask.null_count:,} nulls; use fill_null")
+        return table if mask.false_count == 0 else table.filter(mask)
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """Return the module and name of a function, the same in every process."""
+    if isinstance(fn, functools.partial):
+        return function_name(fn.func)
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _check_callable(stage: str, fn: object) -> None:
+    if not callable(fn):
+        raise TypeError(f"{stage} must be given a function of a pyarrow.Table, got {type(fn).__name__}")
+
+
+def _part(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the columns of the loader and those of the user."""
+    hidden = [name for name in table.column_names if name in RESERVED]
+    return table.select(hidden), table.drop_columns(hidden)
+
+
+def _call(stage: Map | Filter, table: pa.Table) -> object:
+    """Run a user's function, and make of lists and dicts what Arrow makes of them."""
+    try:
+        result = stage.fn(table)
+        if isinstance(result, dict):
+            return pa.table(result)
+        return pa.array(result) if isinstance(result, (list, tuple, np.ndarray)) else result
+    except Exception as error:
+        error.add_note(f"in {stage}")
+        raise
+
+
+def _as_table(stage: Map, result: object) -> pa.Table:
+    if isinstance(result, pa.RecordBatch):
+        return pa.Table.from_batches([result])
+    if not isinstance(result, pa.Table):
+        expected = "a pyarrow.Table, a pyarrow.RecordBatch or a dict of columns"
+        raise TypeError(f"{stage} must return {expected}, got {type(result).__name__}")
+    return result
+
+
+def _as_mask(stage: Filter, result: object) -> pa.BooleanArray:
+    mask = result.combine_chunks() if isinstance(result, pa.ChunkedArray) else result
+    if not isinstance(mask, pa.Array):
+        raise TypeError(f"{stage} must return a mask of booleans, one per row, got {type(result).__name__}")
+    if not pa.types.is_boolean(mask.type):
+        raise TypeError(f"{stage} must return a mask of booleans, got values of type {mask.type}")
+    return mask
