@@ -10,7 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -62,13 +62,13 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "c
 _COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
 
 _EPILOG = """
-[bold]Examples[/bold]
+Examples:
 
-seqstream report corpus/*.txt --tokenizer tokenizer.json --max-length 1024
+- `seqstream report corpus/*.txt --tokenizer tokenizer.json --max-length 1024`
 
-seqstream report train.jsonl -t tokenizer.json --field review --json > report.json
+- `seqstream report train.jsonl -t tokenizer.json --field review --json`
 
-seqstream batches corpus/*.txt -t tokenizer.json --max-tokens 4096 --num 2
+- `seqstream batches corpus/*.txt -t tokenizer.json --max-tokens 4096 --num 2`
 """
 
 app = typer.Typer(
@@ -77,12 +77,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILES...", help="Files, globs or URLs, all of one format; .gz and the like too.")
+    list[str], typer.Argument(metavar="FILES", help="Files, globs or URLs, all of one format; .gz and the like too.")
 ]
 TokenizerPath = Annotated[
     str, typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or a directory that holds one.")
@@ -120,8 +120,8 @@ def main(
 ) -> None:
     """Batches of similar lengths from text, tokenised on the fly.
 
-    [bold]report[/bold] tells how much padding a corpus would cost, and which budget and window to train with;
-    [bold]batches[/bold] shows what a model would get.
+    **report** tells how much padding a corpus would cost, and which budget and window to train with. **batches** shows what a
+    model would get.
     """
 
 
@@ -147,9 +147,9 @@ def report(
     with a loader on up to 2 million tokens: real tokens a second, with reading, tokenising, planning and padding.
     """
     compared = {"budgets": _numbers("--budgets", budgets), "windows": _numbers("--windows", windows)}
-    with _one_line_errors():
+    with one_line_errors():
         source = open_source(files, format, unit, field)
-        stage = Tokenize(tokenizer, field=field, max_length=max_length, engine=engine.value)
+        stage = Tokenize(_check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)
         with _progress() as on_progress:
             made = make_report(source, stage, **compared, seed=seed, limit=limit, on_progress=on_progress)
         if as_json:
@@ -178,9 +178,9 @@ def batches(
 
     The first window of an epoch is small so that training begins at once; later batches pad less.
     """
-    with _one_line_errors():
+    with one_line_errors():
         source = open_source(files, format, unit, field)
-        stage = Tokenize(tokenizer, field=field, max_length=max_length or max_tokens, engine=engine.value)
+        stage = Tokenize(_check_tokenizer(tokenizer), field=field, max_length=max_length or max_tokens, engine=engine.value)
         spec = Bucket(max_tokens=max_tokens, window_batches=window_batches)
         previews = take_previews(source, stage, spec, num_batches=num, num_rows=rows, seed=seed)
         for number, preview in enumerate(previews, 1):
@@ -212,6 +212,13 @@ def open_source(files: list[str], kind: Format | None, unit: Unit, field: str) -
             return TextFiles(files, unit=unit.value, field=field)
 
 
+def _check_tokenizer(path: str) -> str:
+    if not Path(path).exists():
+        remedy = "names on the Hub are not looked up, so download its tokenizer.json"
+        raise FileNotFoundError(f"tokenizer must be a tokenizer.json or a directory that holds one, got {path}; {remedy}")
+    return path
+
+
 def _suffix(file: str) -> str:
     suffixes = [suffix.lower() for suffix in PurePath(file).suffixes]
     if suffixes and suffixes[-1] in _COMPRESSIONS:
@@ -234,7 +241,7 @@ def _progress() -> Iterator[OnProgress]:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Print errors, warnings and Ctrl-C as one line each, on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -72,7 +72,7 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column without dictionary and extension types."""
     kind = values.type
-    if isinstance(kind, pa.ExtensionType):
+    if isinstance(kind, pa.BaseExtensionType):
         return pa.chunked_array([chunk.storage for chunk in values.chunks], type=kind.storage_type)
     return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
 

@@ -79,6 +79,8 @@ class Pipeline:
         self._on_batch = on_batch
         self._opened: tuple[OpenStage, ...] | None = None
         self._batches_per_block: float | None = None
+        keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
+        self._fill = int(padding.value("input_ids")) if keeps_empty else None
 
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
@@ -109,7 +111,7 @@ class Pipeline:
             return None
         blocks = list(itertools.islice(self._blocks(0, Place()), _SAMPLED_BLOCKS + 1))
         stages = self._open(blocks)
-        tables = pa.concat_tables(run_stages([block.table for block in blocks], stages)[0], promote_options="permissive")
+        tables = pa.concat_tables(run_stages([block.table for block in blocks], stages, self._fill)[0], promote_options="permissive")
         if len(blocks) <= _SAMPLED_BLOCKS:
             total = len(blocks)
         lengths = read_columns(tables)[2]
@@ -150,7 +152,8 @@ class Pipeline:
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         blocks, first = _peek(self._blocks(start.epoch, begin.place))
         stages = self._open(first)
-        recipe = Recipe(stages, self.spec, (self.seed, start.epoch), self.shuffle, self.source.locate, guard)
+        key = (self.seed, start.epoch)
+        recipe = Recipe(stages, self.spec, key, self.shuffle, self.source.locate, guard, fill=self._fill)
         if not begin.blocks:
             begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, recipe))
         num_batches = 0

@@ -13,7 +13,8 @@ from seqstream.preview import Preview
 from seqstream.report import Bin, Distribution, Report, Setting
 
 _MAX_BAR = 20
-_LABELS_WIDTH = 38
+_LABELS_WIDTH = 40
+_WIDE = 60
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -25,8 +26,9 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_lengths(report.distribution))
     console.print(_histogram(merge_bins(report.distribution.bins, report.max_length), bar))
     console.print(_heading("An epoch of batches"))
-    console.print(_settings(report.settings, report.best, "◀" if is_unicode else "<"))
+    console.print(_settings(report.settings, report.best, "◀" if is_unicode else "<", gap=2 if console.width >= _WIDE else 1))
     tokens = _short(report.measured_tokens)
+    console.print(Text("random: shuffled rows in batches as large, with no regard to length", style="dim"))
     console.print(Text(f"tokens/s: real tokens from a loader, all its work included, measured on {tokens} tokens", style="dim"))
     best = f"max_tokens={report.best.max_tokens:,}, window_batches={report.best.spec.window_batches:,}"
     console.print(_heading(f"Recommended: {best}"))
@@ -50,8 +52,10 @@ def _counts(report: Report) -> Text:
 
 def _lengths(found: Distribution) -> Text:
     percentiles = "".join(f"  p{name} {value:,}" for name, value in found.percentiles.items())
-    longer = ", ".join(f"{share:.1%} than {limit:,}" for limit, share in found.over.items())
-    return Text(f"mean {found.mean:,.1f}{percentiles}  max {found.longest:,}" + (f"\nlonger: {longer}" if longer else ""))
+    longer = ", ".join(f"{limit:,}: {share:.1%}" for limit, share in found.over.items())
+    return Text(
+        f"mean {found.mean:,.1f}{percentiles}  max {found.longest:,}" + (f"\nlonger than {longer}" if longer else "") + "\n"
+    )
 
 
 def _histogram(bins: Sequence[Bin], bar: str) -> Table:
@@ -74,8 +78,8 @@ def merge_bins(bins: Sequence[Bin], limit: int) -> list[Bin]:
     return [*kept, merged] if merged else kept
 
 
-def _settings(settings: Sequence[Setting], best: Setting, mark: str) -> Table:
-    table = _table("max_tokens", "window", "batches", "rows", "padding", "tokens/s", "")
+def _settings(settings: Sequence[Setting], best: Setting, mark: str, gap: int) -> Table:
+    table = _table("max_tokens", "window", "batches", "rows", "padding", "tokens/s", "", gap=gap)
     previous = None
     for setting in settings:
         budget = "" if setting.max_tokens == previous else f"{setting.max_tokens:,}"
@@ -83,7 +87,14 @@ def _settings(settings: Sequence[Setting], best: Setting, mark: str) -> Table:
         is_bucket = isinstance(setting.spec, Bucket)
         window = f"{setting.spec.window_batches:,}" if is_bucket else "random"
         speed = "" if setting.tokens_per_second is None else f"{_short(setting.tokens_per_second)}"
-        cells = [budget, window, f"{setting.batches:,}", f"{setting.rows:,.1f}", f"{setting.waste:.2%}", speed]
+        cells = [
+            budget,
+            window,
+            f"{setting.batches:,}",
+            f"{setting.rows:,.{int(setting.rows < 10)}f}",
+            f"{setting.waste:.2%}",
+            speed,
+        ]
         style = "bold green" if setting is best else "" if is_bucket else "dim"
         table.add_row(*cells, mark if setting is best else "", style=style)
     return table
@@ -120,8 +131,8 @@ def _one_line(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+def _table(*names: str, gap: int = 2) -> Table:
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     return table

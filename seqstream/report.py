@@ -27,8 +27,8 @@ OnProgress: TypeAlias = Callable[[str, float, float | None], None]
 PERCENTILES = (50, 90, 95, 99)
 LIMITS = (128, 256, 512, 1024, 2048, 4096)
 
-ENOUGH_ROWS = 32
-"""Rows that batches of a recommended budget hold on average: what many trainings begin with."""
+ENOUGH_ROWS = 16
+"""Rows that batches of a recommended budget hold on average: fewer make steps uneven."""
 
 NEAR_LEAST = 0.005
 """A larger window that saves no more than this share of the slots is not worth its memory."""
@@ -175,7 +175,7 @@ def make_report(
     survey = take_survey(source, dataclasses.replace(tokenize, max_length=None), seed=seed, limit=limit, on_blocks=on_blocks)
     tokenize = dataclasses.replace(tokenize, max_length=max_length)
     lengths = np.minimum(survey.lengths, max_length).astype(np.int64)
-    settings = compare(lengths, budgets, windows, bytes_per_token=survey.num_bytes / survey.tokens)
+    settings = compare(lengths, budgets, windows, bytes_per_token=survey.num_bytes / lengths.sum())
     wanted = min(_MEASURED_TOKENS, survey.tokens / survey.seconds * _MEASURED_SECONDS)
     sample = take_sample(source, wanted * survey.num_bytes / survey.tokens, seed=seed)
     measured = []
@@ -263,7 +263,8 @@ def cut_windows(lengths: Lengths, window_tokens: float) -> npt.NDArray[np.int64]
     marks = window_tokens * np.arange(1, num_full + 1)
     if left > window_tokens:
         marks = np.append(marks, ends[-1] - left / 2)
-    return np.unique(np.searchsorted(ends, marks, side="left") + 1)
+    cuts = np.unique(np.searchsorted(ends, marks) + 1)
+    return cuts[cuts < len(lengths)]
 
 
 def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:
@@ -282,6 +283,6 @@ def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:
     why = f"smallest budget with {ENOUGH_ROWS} rows a batch or more" if enough else "largest budget, for more rows a batch"
     saved = (1 - best.waste) / (1 - random.waste)
     return best, (
-        f"{why} ({best.rows:.0f}), and the smallest window within {NEAR_LEAST:.1%} of the least padding; "
+        f"{why} ({best.rows:,.0f}), and the smallest window within {NEAR_LEAST:.1%} of the least padding; "
         f"random batches as large compute {saved:.1f} times the slots"
     )

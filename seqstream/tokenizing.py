@@ -37,7 +37,8 @@ class Tokenize:
         overflow: What becomes of longer ones: ``"truncate"`` drops the end, or the beginning if the tokenizer's
             ``truncation_side`` says so; ``"split"`` makes pieces of it, every token kept, special tokens around each, other
             columns repeated, numbered in a column ``piece``; ``"drop"`` drops the record; ``"error"`` raises.
-        empty: Whether records that give no token of their own, special tokens aside, are dropped or kept.
+        empty: Whether records that give no token of their own, special tokens aside, are dropped or kept; the loader
+            gives a row of no token at all one padding token.
         special_tokens: Whether the special tokens that the tokenizer puts around a text are put there.
         engine: What computes the ids. ``"auto"`` is the fastest one installed that proves to give the same ids.
 

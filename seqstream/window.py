@@ -91,6 +91,7 @@ class Recipe:
         locate: Names the place of a row id in the data, for errors.
         guard: Called between steps that take time; raises to stop.
         max_bytes: A window stops growing at this many bytes of records as read.
+        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
     """
 
     stages: tuple[OpenStage, ...]
@@ -100,6 +101,7 @@ class Recipe:
     locate: Callable[[int], str] = str
     guard: Callable[[], None] = lambda: None
     max_bytes: int = MAX_BYTES
+    fill: int | None = None
 
 
 @dataclasses.dataclass
@@ -241,13 +243,19 @@ def _concat(entries: list[_Entry], recipe: Recipe) -> pa.Table:
         return pa.concat_tables([entry.block.table for entry in entries], promote_options="permissive")
 
 
-def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...]) -> tuple[list[pa.Table], Counts]:
-    """Return the tables after all stages, without rows of no length, and what was counted on the way."""
+def run_stages(
+    tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None
+) -> tuple[list[pa.Table], Counts]:
+    """Return the tables after all stages, without rows of no length, and what was counted on the way.
+
+    A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention give NaN: it is dropped, or
+    filled with one token.
+    """
     total: Counter[str] = Counter()
     for stage in stages:
         tables, counts = stage(tables)
         total.update(counts)
-    kept = [_drop_empty(table) for table in tables]
+    kept = [_without_empty(table, fill) for table in tables]
     total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
     return kept, {name: count for name, count in total.items() if count}
 
@@ -325,14 +333,20 @@ def _plan(lengths: npt.NDArray[np.int64], row_ids: pa.ChunkedArray, recipe: Reci
         raise
 
 
-def _drop_empty(table: pa.Table) -> pa.Table:
+def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
     name = sequence_column(table.schema)
     if name is None or not len(table):
         return table
-    lengths = pc.list_value_length(table.column(name))
-    if pc.min(lengths).as_py() != 0:
+    lengths = pc.list_value_length(table.column(name)).to_numpy()
+    if lengths.min() > 0:
         return table
-    return table.filter(pc.fill_null(pc.not_equal(lengths, 0), True))  # a missing one is an error later, with its place
+    if fill is None:
+        return table.filter(pa.array(lengths > 0))
+    begins = np.cumsum(lengths) - lengths
+    ids = np.insert(table.column(name).combine_chunks().flatten().to_numpy(), begins[lengths == 0], fill)
+    offsets = np.append(0, np.cumsum(np.maximum(lengths, 1))).astype(np.int32)
+    filled = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+    return table.set_column(table.schema.get_field_index(name), name, filled)
 
 
 def sequence_column(schema: pa.Schema) -> str | None:

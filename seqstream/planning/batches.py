@@ -5,6 +5,7 @@ Legend: ``N`` rows, ``C`` positions where a cut is considered, ``K`` batches.
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,10 @@ _MORE_BATCHES = 1.04
 """At most this many times the batches that greedy filling makes."""
 
 _CUTS_PER_BATCH = 8
-"""How many cuts are considered in the room of one full batch; more pad little less and take longer."""
+"""How many cuts are considered in the room of one full batch, at least; more pad little less and take longer."""
+
+_CANDIDATES = 1 << 14
+"""About how many batches are weighed against each other, so that few of them are cut more finely in the same time."""
 
 
 def plan_batches(
@@ -28,8 +32,8 @@ def plan_batches(
 ) -> Cuts:
     """Cut rows, longest first, into the batches that pad least.
 
-    Every row appears once, and ``rows * longest`` of a batch never exceeds ``max_tokens``, nor its rows ``max_rows``. No plan
-    of as many batches that `fill_greedily` can make pads less, and there are at most 4 % more batches than it makes.
+    Every row appears once, and ``rows * longest`` of a batch never exceeds ``max_tokens``, nor its rows ``max_rows``. There are
+    at most 4 % more batches than `fill_greedily` makes, and where there are as many it pads no less.
 
     Args:
         lengths: ``int64 (N,)``, padded tokens of each row, descending, all positive.
@@ -90,7 +94,8 @@ def _considered(lengths: Lengths, rows: Lengths, greedy: Cuts) -> Cuts:
     """
     starts = np.flatnonzero(np.diff(lengths, prepend=lengths[0] + 1))  # of runs of equal length
     sizes = np.diff(starts, append=len(lengths))
-    cell_rows = np.maximum(rows[starts] // _CUTS_PER_BATCH, 1)
+    cuts_per_batch = max(_CUTS_PER_BATCH, math.isqrt(_CANDIDATES // len(greedy)))
+    cell_rows = np.maximum(rows[starts] // cuts_per_batch, 1)
     points = -(-sizes // cell_rows)
     step = np.arange(points.sum()) - np.repeat(np.cumsum(points) - points, points)
     places = np.repeat(starts, points) + step * np.repeat(cell_rows, points)

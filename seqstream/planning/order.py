@@ -58,7 +58,7 @@ def _stride(size: int, key: int) -> tuple[int, int]:
     """Return a stride coprime to ``size``, near its golden ratio, and an offset, both depending on the key."""
     for attempt in itertools.count():
         random = mix(key + attempt)
-        stride = max(1, round(size * (_GOLDEN + ((random >> 32) / (1 << 32) - 0.5) / 16)))
+        stride = max(1, round(size * (_GOLDEN + ((random >> 32) / (1 << 32) - 0.5) / 4)))
         while math.gcd(stride, size) > 1:
             stride += 1
         if _unevenness(stride, size) <= _EVEN + attempt:

@@ -133,10 +133,9 @@ def find_files(paths: str | PathList) -> FileTable:
 
 
 def spread(size: int, count: int) -> list[int]:
-    """Return at most ``count`` positions spread evenly over ``range(size)``, the first and last among them."""
-    return sorted(
-        {index * (size - 1) // max(count - 1, 1) for index in range(min(count, size))} | ({size - 1} if size else set())
-    )
+    """Return at most ``count`` positions spread evenly over ``range(size)``, from the first to the last."""
+    count = min(size, count)
+    return [index * (size - 1) // max(count - 1, 1) for index in range(count)]
 
 
 def read_bytes(file: File, start: int, stop: int) -> bytes:

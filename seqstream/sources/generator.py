@@ -78,7 +78,7 @@ class Generator(Source):
             yield layout.table(block, number + 1 - len(block)), None
 
     def fingerprint(self) -> Json:
-        return {"kind": "Generator", "name": self._items.name, "items": self._items.count}
+        return {"kind": "Generator", "name": self._items.name, "items": self._items.count, "block_bytes": self.block_bytes}
 
     def locate(self, row_id: int) -> str:
         return f"item {split_row_id(row_id)[1]} of {self._items.name}"

@@ -97,6 +97,7 @@ class HFDataset(Source):
             "stream": self._streams,
             "rows": None if self._streams else len(self.dataset),
             "num_shards": self.num_shards,
+            "block_bytes": self.block_bytes,
             "columns": {field.name: str(field.type) for field in self._schema},
             "sample": hashlib.blake2b(repr(sample.to_pydict()).encode(), digest_size=16).hexdigest(),
         }
@@ -129,9 +130,11 @@ class HFDataset(Source):
 
     @functools.cached_property
     def _raw_head(self) -> pa.Table:
-        """The first rows of a stream's first shard, as the stream gives them."""
-        for table in self._stream_tables(0, rows=_HEAD_ROWS):
-            return table
+        """The first rows of a stream, as the stream gives them; a filter may leave nothing of the first shards."""
+        for shard in range(self.num_shards):
+            for table in self._stream_tables(shard, rows=_HEAD_ROWS):
+                if len(table):
+                    return table
         return pa.table({})
 
     @property

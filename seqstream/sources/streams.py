@@ -82,7 +82,9 @@ def _chunks_of(file: File, raw: Any) -> Iterator[bytes]:
         yield from _zstd_chunks(raw)
         return
     with opener(raw, mode="rb") as text:
-        yield from iter(lambda: text.read(_CHUNK_BYTES), b"")
+        # What there is, where read would hold it back to raise for what comes after.
+        read = getattr(text, "read1", text.read)
+        yield from iter(lambda: read(_CHUNK_BYTES), b"")
 
 
 def _check_single(file: File, raw: Any) -> None:

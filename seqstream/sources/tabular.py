@@ -52,7 +52,7 @@ class Csv(Source):
     delimiter: str = ","
     quote: str | None = '"'
     block_bytes: int = 262_144
-    max_record_bytes: int = 4 << 20
+    max_record_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
         _check_sizes(block_bytes=self.block_bytes, max_record_bytes=self.max_record_bytes)
