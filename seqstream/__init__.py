@@ -1,7 +1,7 @@
 """Batches of similar lengths from text files, Hugging Face data sets and streams, and Python generators.
 
-Read in the order of the data: a source gives records in blocks, `Tokenize` turns text into ids, `Bucket` says how the rows of a window
-become batches, and a `Loader` puts them together:
+Read in the order of the data: a source gives records in blocks, `Tokenize` turns text into ids, `Bucket` says how the rows
+of a window become batches, and a `Loader` puts them together:
 
     loader = ss.Loader(
         ss.TextFiles("corpus/*.txt"),
@@ -11,8 +11,8 @@ become batches, and a `Loader` puts them together:
     for batch in loader:
         logits = model(batch.input_ids, batch.lengths)
 
-`Map` and `Filter` run functions of yours on the way, before or after tokenising. `iterable` brings a generator to PyTorch's own
-``DataLoader``, `restore_order` brings predictions back in the order of the source.
+`Map` and `Filter` run functions of yours on the way, before or after tokenising. `iterable` brings a generator to PyTorch's
+own ``DataLoader``, `restore_order` brings predictions back in the order of the source.
 """
 
 from seqstream.batch import Batch

@@ -17,7 +17,8 @@ from seqstream import pieces
 from seqstream.engines import Engine
 from seqstream.functions import RowError
 from seqstream.pieces import Ids, Index, TokenRows
-from seqstream.stages import PIECE, RESERVED, ROW_ID, Counts, RecordError
+from seqstream.sources.protocol import PIECE, RESERVED, ROW_ID
+from seqstream.stages import Counts, RecordError
 
 
 @dataclasses.dataclass(frozen=True)

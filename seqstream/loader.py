@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from seqstream.ahead import Ahead, Switch
+from seqstream.ahead import Switch
 from seqstream.batch import Batch
 from seqstream.collating import Padding
 from seqstream.device import Transfer
@@ -28,21 +28,23 @@ from seqstream.window import WindowStart
 class Loader(Iterable[Batch]):
     """Batches from a source, through stages, in an order that can be resumed.
 
-    Iterating gives one epoch; iterate again for the next, in a new order. The same seed gives the same batches, whatever ``prefetch``.
+    Iterating gives one epoch; iterate again for the next, in a new order. The same seed gives the same batches, whatever
+    ``prefetch`` is.
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket` or `InOrder`.
+        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket` or
+            `InOrder`.
         seed: Another seed, another order.
-        shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source order, and
-            batches of a `Bucket` longest first; `restore_order` undoes that.
+        shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
+            order, and batches of a `Bucket` longest first; `restore_order` undoes that.
         epochs: How many epochs one iteration runs over, with no pause between them; ``None`` for no end.
-        prefetch: How many batches are made ahead of the consumer. More smooth out uneven steps and hold more memory. With 0 all is done
-            in the consumer's thread.
+        prefetch: How many batches are made ahead of the consumer. More smooth out uneven steps and hold more memory. With 0
+            all is done in the consumer's thread.
         device: Where the tensors of a batch go.
         pin_memory: Pass batches through page-locked memory; by default only on the way to CUDA.
-        on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it randomness
-            that is the same at every resume.
+        on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it
+            randomness that is the same at every resume.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
         padding_side: Where padding goes: ``"right"`` or ``"left"``.
         progress: Show a progress bar.
@@ -82,7 +84,12 @@ class Loader(Iterable[Batch]):
         self.prefetch = prefetch
         self.progress = progress
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
-        own_values = {column: value for stage in data_stages if isinstance(stage, Tokenize) for column, value in stage.pad_values().items()}
+        own_values = {
+            column: value
+            for stage in data_stages
+            if isinstance(stage, Tokenize)
+            for column, value in stage.pad_values().items()
+        }
         padding = Padding({**own_values, **(pad_values or {})}, padding_side)
         self._pipeline = Pipeline(
             source, data_stages, spec, seed=seed, shuffle=shuffle, padding=padding, on_batch=on_batch, transfer=transfer
@@ -128,8 +135,9 @@ class Loader(Iterable[Batch]):
 
         Args:
             state: What `state_dict` or `Batch.state` returned.
-            strict: Refuse a state saved with other stages. Otherwise only source, seed and order must agree: the window under way
-                begins again with these stages, and the rows of it that were served before are counted in ``stats.repeated_rows``.
+            strict: Refuse a state saved with other stages. Otherwise only source, seed and order must agree: the window
+                under way begins again with these stages, and those of its rows that were served before are counted in
+                ``stats.repeated_rows``.
 
         Raises:
             ValueError: The state is for other data, another tokenizer, seed or batch spec; the message names each.

@@ -20,16 +20,19 @@ from seqstream.loader import Loader
 from seqstream.order import Permutation
 from seqstream.planning.specs import Bucket, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
-from seqstream.stages import ROW_ID
+from seqstream.sources.protocol import ROW_ID, Block, Json, Source, split_row_id
 from seqstream.tokenizing import Tokenize
 from seqstream.window import GROUP_BYTES, placed, run_stages
 
 OnBlocks: TypeAlias = Callable[[int], None]
-"""Told how many blocks were read since it was last told."""
+"""Told how many blocks were read so far."""
 
 EPOCH = 1
 """The epoch that is measured: the first whose windows are all full."""
+
+_MEASURED_TOKENS = 2_000_000
+_MEASURED_SECONDS = 1.0
+"""Speed is measured on so many tokens, on fewer where tokenising them takes longer than this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +79,7 @@ def take_survey(
         ValueError: No record gives a row.
     """
     blocks = _epoch(source, seed)
-    first = next((block for block in blocks if len(block.table)), None)
-    if first is None:
-        raise ValueError("source must have at least one record, got none; look at the paths and what is in them")
+    first = _find_records(blocks)
     engines = tokenize.choose_engines(first.table)
     stage = tokenize.open(engines)
     (column,) = tokenize.columns
@@ -91,8 +92,9 @@ def take_survey(
         lengths += [pc.list_value_length(table.column(column)).to_numpy() for table in rows]
         tokens = sum(int(part.sum(dtype=np.int64)) for part in lengths[-len(rows) :])
         total.update(counts)
-        total.update(records=sum(map(len, group)), bytes=sum(table.nbytes for table in group), tokens=tokens)
-        on_blocks(len(group))
+        num_bytes = sum(table.nbytes for table in group)
+        total.update(records=sum(map(len, group)), bytes=num_bytes, tokens=tokens, blocks=len(group))
+        on_blocks(total["blocks"])
         if limit is not None and total["tokens"] >= limit:
             break
     seconds = time.perf_counter() - begun
@@ -104,6 +106,13 @@ def take_survey(
 
 def _epoch(source: Source, seed: int) -> Iterator[ReadBlock]:
     return read_blocks(source, Permutation(source.num_shards, seed, EPOCH, "shards"), Place())
+
+
+def _find_records(blocks: Iterator[ReadBlock]) -> ReadBlock:
+    for block in blocks:
+        if len(block.table):
+            return block
+    raise ValueError("source must have at least one record, got none; look at the paths and what is in them")
 
 
 def _groups(first: ReadBlock, blocks: Iterable[ReadBlock]) -> Iterator[list[pa.Table]]:
@@ -146,6 +155,12 @@ class Sample(Source):
     def locate(self, row_id: int) -> str:
         shard, record = split_row_id(row_id)
         return self.source.locate((self.parts[shard][0] << 32) + record)
+
+
+def num_measured_bytes(survey: Survey) -> float:
+    """Return how many bytes of a corpus speed is measured on: few enough that a run takes about a second."""
+    tokens = min(_MEASURED_TOKENS, survey.tokens / survey.seconds * _MEASURED_SECONDS)
+    return tokens * survey.num_bytes / survey.tokens
 
 
 def take_sample(source: Source, num_bytes: float, *, seed: int = 0) -> Sample:

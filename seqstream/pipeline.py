@@ -19,9 +19,9 @@ from seqstream.collating import Padding, collate
 from seqstream.device import Transfer
 from seqstream.order import Permutation, key_of
 from seqstream.planning.specs import BatchSpec, Bucket, InOrder
-from seqstream.reading import OPEN_SHARDS, Place, ReadBlock, read_blocks
-from seqstream.sources.protocol import Json, Source
-from seqstream.stages import ROW_ID, Counts, Filter, Map, OpenStage
+from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.sources.protocol import ROW_ID, Json, Source
+from seqstream.stages import Counts, Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.window import Recipe, Window, WindowStart, placed, read_columns, read_windows, run_stages
@@ -111,7 +111,9 @@ class Pipeline:
             return None
         blocks = list(itertools.islice(self._blocks(0, Place()), _SAMPLED_BLOCKS + 1))
         stages = self._open(blocks)
-        tables = pa.concat_tables(run_stages([block.table for block in blocks], stages, self._fill)[0], promote_options="permissive")
+        tables = pa.concat_tables(
+            run_stages([block.table for block in blocks], stages, self._fill)[0], promote_options="permissive"
+        )
         if len(blocks) <= _SAMPLED_BLOCKS:
             total = len(blocks)
         lengths = read_columns(tables)[2]
@@ -137,7 +139,9 @@ class Pipeline:
             return batch
         result = self._on_batch(batch)
         if not isinstance(result, Batch):
-            raise TypeError(f"on_batch must return a Batch, got {type(result).__name__}; end it with return batch.with_columns(...)")
+            raise TypeError(
+                f"on_batch must return a Batch, got {type(result).__name__}; end it with return batch.with_columns(...)"
+            )
         return result
 
     def _windows(self, start: Position, guard: Callable[[], None]) -> Iterator[tuple[Position, Window]]:
@@ -196,11 +200,13 @@ class Pipeline:
         return self._opened
 
     def _first_size(self, epoch: int, recipe: Recipe) -> int:
-        """Return how many blocks the first window of an epoch should hold: one in epoch 0, to begin at once, later a full window."""
+        """Return the blocks of the first window of an epoch: one in epoch 0, to begin at once, later enough to fill it."""
         if epoch == 0:
             return 1
         if self._batches_per_block is None:
-            for window in read_windows(self._blocks(0, Place()), WindowStart(blocks=1), dataclasses.replace(recipe, key=(self.seed, 0))):
+            for window in read_windows(
+                self._blocks(0, Place()), WindowStart(blocks=1), dataclasses.replace(recipe, key=(self.seed, 0))
+            ):
                 if self._learn_density(window):
                     break
         return max(1, round(self.spec.window_batches / (self._batches_per_block or 1)))
@@ -235,7 +241,7 @@ def _peek(blocks: Iterator[ReadBlock]) -> tuple[Iterator[ReadBlock], list[ReadBl
 @functools.cache
 def _warn_once_of_one_shard() -> None:
     warnings.warn(
-        "the source is one shard, so shuffle=True mixes rows within windows only; give it several files, or raise window_batches",
+        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_batches, or make several files",
         stacklevel=2,
     )
 
@@ -264,16 +270,19 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
     *data_stages, spec = stages or (None,)
     if not isinstance(spec, Bucket | InOrder):
         raise ValueError(f"stages must end with Bucket or InOrder, which says how rows become batches, got {spec!r}")
+    known = tuple(stage for stage in data_stages if isinstance(stage, Map | Filter | Tokenize))
     for stage in data_stages:
-        if not isinstance(stage, Map | Filter | Tokenize):
+        if stage not in known:
             raise TypeError(f"stages must be Map, Filter or Tokenize before the last, got {stage!r}")
-    tokenizers = [stage for stage in data_stages if isinstance(stage, Tokenize)]
+    tokenizers = [stage for stage in known if isinstance(stage, Tokenize)]
     if len(tokenizers) > 1:
-        raise ValueError(f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})")
+        raise ValueError(
+            f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})"
+        )
     if tokenizers and tokenizers[0].max_length is None and isinstance(spec, Bucket) and spec.max_tokens is not None:
         warnings.warn(
             f"Tokenize has no max_length, and a record of more than max_tokens={spec.max_tokens} tokens will stop the run; "
             f"set Tokenize(max_length=...)",
             stacklevel=3,
         )
-    return tuple(data_stages), spec
+    return known, spec

@@ -45,9 +45,8 @@ def _counts(report: Report) -> Text:
     parts = [f"{survey.records:,} records", f"{report.distribution.rows:,} rows", f"{survey.tokens:,} tokens"]
     parts += [f"{survey.empty:,} empty"] if survey.empty else []
     parts += [f"{report.truncated:,} rows cut to {report.max_length:,}"] if report.truncated else []
-    how = f"tokenised by {survey.engine} at {_short(survey.tokens / survey.seconds)} tokens/s"
     read = "" if survey.is_whole else "the first "
-    return Text(f"{read}{', '.join(parts)}; {how}")
+    return Text(f"{read}{', '.join(parts)}\ntokenised by {survey.engine} at {_short(survey.tokens / survey.seconds)} tokens/s")
 
 
 def _lengths(found: Distribution) -> Text:

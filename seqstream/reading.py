@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.order import Permutation
-from seqstream.sources.protocol import RECORD_BITS, Block, Json, Source, drop_record_numbers, record_numbers
-from seqstream.stages import PIECE, ROW_ID
+from seqstream.sources.protocol import PIECE, RECORD_BITS, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
 
 OPEN_SHARDS = 8
 """How many shards of many blocks are read in turn when the loader shuffles."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.measuring import Survey, measure_speed, take_sample, take_survey
+from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.specs import Bucket, InOrder
 from seqstream.snippets import write_loader
 from seqstream.sources.protocol import Json, Source
@@ -32,10 +32,6 @@ ENOUGH_ROWS = 16
 
 NEAR_LEAST = 0.005
 """A larger window that saves no more than this share of the slots is not worth its memory."""
-
-_MEASURED_TOKENS = 2_000_000
-_MEASURED_SECONDS = 1.0
-"""Speed is measured on so many tokens, on fewer where tokenising them would take longer than this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +100,6 @@ class Report:
         survey: Lengths of rows, and what became of records.
         distribution: How long rows are.
         max_length: Longer rows are cut to so many tokens in all settings.
-        truncated: How many are.
         settings: Ways of batching, by budget: random rows, then buckets, the window growing.
         measured_tokens: On how many tokens each was measured.
         best: The setting to begin with.
@@ -115,12 +110,16 @@ class Report:
     survey: Survey
     distribution: Distribution
     max_length: int
-    truncated: int
     settings: tuple[Setting, ...]
     measured_tokens: int
     best: Setting
     reason: str
     code: str
+
+    @property
+    def truncated(self) -> int:
+        """How many rows are cut."""
+        return int(np.count_nonzero(self.survey.lengths > self.max_length))
 
     def to_json(self) -> dict[str, Json]:
         """Return all but the lengths themselves, as JSON."""
@@ -165,36 +164,20 @@ def make_report(
     max_length = tokenize.max_length or min(budgets)
     if max_length > min(budgets):
         raise ValueError(f"budgets must be at least max_length={max_length}, got {min(budgets)}; lower max_length")
-    total, done = source.approx_blocks(), 0
-
-    def on_blocks(num_blocks: int) -> None:
-        nonlocal done
-        done += num_blocks
-        on_progress("tokenising", done, total)
-
-    survey = take_survey(source, dataclasses.replace(tokenize, max_length=None), seed=seed, limit=limit, on_blocks=on_blocks)
-    tokenize = dataclasses.replace(tokenize, max_length=max_length)
-    lengths = np.minimum(survey.lengths, max_length).astype(np.int64)
-    settings = compare(lengths, budgets, windows, bytes_per_token=survey.num_bytes / lengths.sum())
-    wanted = min(_MEASURED_TOKENS, survey.tokens / survey.seconds * _MEASURED_SECONDS)
-    sample = take_sample(source, wanted * survey.num_bytes / survey.tokens, seed=seed)
+    total = source.approx_blocks()
+    whole, tokenize = (dataclasses.replace(tokenize, max_length=length) for length in (None, max_length))
+    survey = take_survey(source, whole, seed=seed, limit=limit, on_blocks=lambda done: on_progress("tokenising", done, total))
+    planned = compare(survey, max_length, budgets, windows, on_progress=on_progress)
+    sample = take_sample(source, num_measured_bytes(survey), seed=seed)
     measured = []
-    for number, setting in enumerate(settings):
-        on_progress("measuring", number, len(settings))
+    for number, setting in enumerate(planned):
+        on_progress("measuring", number, len(planned))
         speed = measure_speed(sample, tokenize, setting.spec, survey.engine, seed=seed)
         measured.append(dataclasses.replace(setting, tokens_per_second=speed.tokens / speed.seconds))
     best, reason = recommend(measured)
-    return Report(
-        survey,
-        describe(survey.lengths, sorted({*LIMITS, max_length})),
-        max_length,
-        int(np.count_nonzero(survey.lengths > max_length)),
-        tuple(measured),
-        speed.tokens,
-        best,
-        reason,
-        write_loader(source, tokenize, best.spec),
-    )
+    found = describe(survey.lengths, sorted({*LIMITS, max_length}))
+    code = write_loader(source, tokenize, best.spec)
+    return Report(survey, found, max_length, tuple(measured), speed.tokens, best, reason, code)
 
 
 def describe(lengths: npt.NDArray[np.integer], limits: Sequence[int] = LIMITS) -> Distribution:
@@ -214,23 +197,34 @@ def describe(lengths: npt.NDArray[np.integer], limits: Sequence[int] = LIMITS) -
     )
 
 
-def compare(lengths: Lengths, budgets: Sequence[int], windows: Sequence[int], *, bytes_per_token: float = 0.0) -> list[Setting]:
+def compare(
+    survey: Survey,
+    max_length: int,
+    budgets: Sequence[int],
+    windows: Sequence[int],
+    *,
+    on_progress: OnProgress = lambda *_: None,
+) -> list[Setting]:
     """Plan a corpus with every budget and window, and with random rows in batches of the same mean size.
 
     Of the windows that hold the whole corpus only the smallest is planned: larger ones would be the same.
 
     Args:
-        lengths: ``int64 (N,)``, tokens of each row in the order of an epoch, none over a budget.
+        survey: Lengths of the corpus.
+        max_length: Longer rows are cut to so many tokens; at most the smallest budget.
         budgets: Values of ``Bucket(max_tokens=...)``.
         windows: Values of ``Bucket(window_batches=...)``.
-        bytes_per_token: Bytes of records in memory for a token, which limit a window as they limit a loader's.
+        on_progress: Called before each budget.
     """
-    settings = []
+    lengths = np.minimum(survey.lengths, max_length).astype(np.int64)
     total = int(lengths.sum())
-    for budget in sorted(set(budgets)):
+    bytes_per_token = survey.num_bytes / total
+    settings = []
+    for number, budget in enumerate(sorted(set(budgets))):
+        on_progress("planning", number, len(set(budgets)))
         buckets = [Bucket(budget, window_batches=window) for window in sorted(set(windows))]
-        larger = sum(1 for bucket in buckets if budget * bucket.window_batches >= total)
-        planned = [plan_epoch(lengths, bucket, bytes_per_token) for bucket in buckets[: len(buckets) - max(larger - 1, 0)]]
+        num_smaller = sum(1 for bucket in buckets if budget * bucket.window_batches < total)
+        planned = [plan_epoch(lengths, bucket, bytes_per_token) for bucket in buckets[: num_smaller + 1]]
         random = InOrder(max(1, round(planned[-1].rows)))
         settings += [dataclasses.replace(plan_epoch(lengths, random, bytes_per_token), max_tokens=budget), *planned]
     return settings
@@ -242,7 +236,7 @@ def plan_epoch(lengths: Lengths, spec: Bucket | InOrder, bytes_per_token: float 
     Args:
         lengths: ``int64 (N,)``, tokens of each row in the order of an epoch, none over the budget.
         spec: The way of batching.
-        bytes_per_token: As `compare` says.
+        bytes_per_token: Bytes of records in memory for a token, which limit a window as they limit a loader's.
     """
     budget = spec.max_tokens if isinstance(spec, Bucket) else None
     batch_tokens = budget or lengths.mean() * (spec.batch_size or 1)

@@ -13,16 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from seqstream.sources.protocol import RECORD, Json
-
-ROW_ID = "row_id"
-"""The column by which a row is known from source to batch."""
-
-PIECE = "piece"
-"""The column that numbers the pieces of a record which ``Tokenize(overflow="split")`` has cut."""
-
-RESERVED = (ROW_ID, PIECE, RECORD)
-"""Columns that belong to the loader: users' functions neither see nor set them."""
+from seqstream.sources.protocol import RESERVED, Json
 
 Counts: TypeAlias = dict[str, int]
 """Records by what befell them: ``dropped``, ``empty`` (dropped as well), ``truncated``, ``split``; absent means none."""

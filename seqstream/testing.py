@@ -1,7 +1,7 @@
 """The laws of a loader as checks, for our tests and for sources and stages of your own.
 
-Each takes a function that makes a loader anew, as a new process would: ``make(**options)`` passes options on to `Loader`. A check raises
-`AssertionError` that says what was expected and where it failed.
+Each takes a function that makes a loader anew, as a new process would: ``make(**options)`` passes options on to `Loader`. A
+check raises `AssertionError` that says what was expected and where it failed.
 
     from seqstream import testing
 
@@ -23,8 +23,7 @@ from seqstream.batch import Batch
 from seqstream.loader import Loader
 from seqstream.planning.specs import Bucket
 from seqstream.reading import Place, read_blocks
-from seqstream.sources.protocol import Json, Source
-from seqstream.stages import ROW_ID
+from seqstream.sources.protocol import ROW_ID, Json, Source
 
 Row: TypeAlias = tuple[int, int]
 """Row id and piece."""
@@ -56,7 +55,9 @@ def check_source(source: Source) -> None:
         seen += len(block.table)
         saved = json.loads(json.dumps([block.after.position, block.after.source_json()]))
         rest = _row_ids(source, Place.from_json(*saved))
-        _expect(rest == whole[seen:], f"reading on after {seen} records must give the other {len(whole) - seen}, got {len(rest)}")
+        _expect(
+            rest == whole[seen:], f"reading on after {seen} records must give the other {len(whole) - seen}, got {len(rest)}"
+        )
     for row_id in whole[:: max(1, len(whole) // 5)]:
         _expect(bool(source.locate(row_id)), f"locate({row_id}) must name a place")
 
@@ -101,7 +102,7 @@ def check_budget(make: MakeLoader) -> None:
 
 
 def check_same_stream(make: MakeLoader) -> None:
-    """Check law 3: the same seed gives the same batches with any ``prefetch``; another epoch, and ``set_epoch``, another order."""
+    """Check law 3: the same seed gives the same batches, with any ``prefetch`` and after `set_epoch`; another epoch, others."""
     loader = make()
     first, second = list(loader), list(loader)
     for prefetch in (0, 1, 5):
@@ -117,7 +118,7 @@ def check_same_stream(make: MakeLoader) -> None:
 
 
 def check_resume(make: MakeLoader) -> None:
-    """Check law 4: a state saved after any batch, by a loader that was itself resumed, gives exactly the batches that follow."""
+    """Check law 4: a state saved after any batch, by a loader itself resumed, gives exactly the batches that follow."""
     loader = make()
     events = [*_events(loader, 2)]
     state = make().state_dict()
@@ -209,13 +210,21 @@ def _expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
     if expected is None or got is None:
         _expect(expected is got, f"{what} must be {'the end of an epoch' if expected is None else 'a batch'}, got the other")
         return
-    _expect(torch.equal(expected.row_ids, got.row_ids), f"{what} must have rows {expected.row_ids.tolist()}, got {got.row_ids.tolist()}")
+    _expect(
+        torch.equal(expected.row_ids, got.row_ids),
+        f"{what} must have rows {expected.row_ids.tolist()}, got {got.row_ids.tolist()}",
+    )
     for name, value in expected.columns.items():
         other = got.columns[name]
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         _expect(same, f"{what} must have the same column {name!r}")
-    _expect(torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask")
+    _expect(
+        torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
+    )
     _expect(expected.seed == got.seed, f"{what} must have the same seed")
     moving = ("epoch", "position", "blocks", "skip", "served", "rows", "source", "engine")
     for entry in moving:
-        _expect(expected.state[entry] == got.state[entry], f"{what} must have {entry}={expected.state[entry]} in its state, got {got.state[entry]}")
+        _expect(
+            expected.state[entry] == got.state[entry],
+            f"{what} must have {entry}={expected.state[entry]} in its state, got {got.state[entry]}",
+        )

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from seqstream.columns import Column, MissingValueError, Ragged, holds_steps, read_column
 from seqstream.planning.specs import BatchSpec, Plan
 from seqstream.reading import Place, ReadBlock
-from seqstream.stages import PIECE, ROW_ID, Counts, OpenStage, RecordError
+from seqstream.sources.protocol import PIECE, ROW_ID
+from seqstream.stages import Counts, OpenStage, RecordError
 
 MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read."""
@@ -224,7 +225,7 @@ def _process(entries: list[_Entry], recipe: Recipe) -> None:
         group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
         del todo[: len(group)]
         with placed(_row_ids(group), recipe.locate):
-            tables, counts = run_stages([entry.block.table for entry in group], recipe.stages)
+            tables, counts = run_stages([entry.block.table for entry in group], recipe.stages, recipe.fill)
         for entry, table in zip(group, tables, strict=True):
             entry.block, entry.counts = dataclasses.replace(entry.block, table=table), {}
         group[0].counts = counts
@@ -243,9 +244,7 @@ def _concat(entries: list[_Entry], recipe: Recipe) -> pa.Table:
         return pa.concat_tables([entry.block.table for entry in entries], promote_options="permissive")
 
 
-def run_stages(
-    tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None
-) -> tuple[list[pa.Table], Counts]:
+def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None) -> tuple[list[pa.Table], Counts]:
     """Return the tables after all stages, without rows of no length, and what was counted on the way.
 
     A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention give NaN: it is dropped, or
@@ -337,7 +336,7 @@ def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
     name = sequence_column(table.schema)
     if name is None or not len(table):
         return table
-    lengths = pc.list_value_length(table.column(name)).to_numpy()
+    lengths = pc.fill_null(pc.list_value_length(table.column(name)), 1).to_numpy()  # a missing one is an error later
     if lengths.min() > 0:
         return table
     if fill is None:

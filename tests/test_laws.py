@@ -110,7 +110,9 @@ def parquet(folder: Path, lines: Texts) -> ss.Source:
     """Two files of three row groups each."""
     for number in range(2):
         part = lines[number * 45 : number * 45 + 45]
-        pq.write_table(pa.table({"text": part, "label": list(range(len(part)))}), folder / f"{number}.parquet", row_group_size=15)
+        pq.write_table(
+            pa.table({"text": part, "label": list(range(len(part)))}), folder / f"{number}.parquet", row_group_size=15
+        )
     return ss.Parquet(folder / "*.parquet", block_bytes=BLOCK)
 
 
@@ -330,5 +332,7 @@ def test_columns_of_a_law_are_what_arrow_says() -> None:
     """A column read for collating has the rows that Arrow has, sliced and in chunks."""
     values = pa.chunked_array([pa.array([[1], [2, 3]]), pa.array([[9], [4, 5, 6], []])[1:]])
     column = read_column("x", values)
-    rows = [column.values[start : start + length, 0].tolist() for start, length in zip(column.starts, column.lengths, strict=True)]  # type: ignore[union-attr]
+    rows = [
+        column.values[start : start + length, 0].tolist() for start, length in zip(column.starts, column.lengths, strict=True)
+    ]  # type: ignore[union-attr]
     assert rows == values.to_pylist()

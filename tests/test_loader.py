@@ -290,7 +290,9 @@ def test_other_stages_are_refused_by_name(source: JsonArrays) -> None:
     with pytest.raises(ValueError, match=r"state was saved for batches.max_tokens 200, this loader has 100; .*strict=False"):
         ss.Loader(source, ss.Bucket(100)).load_state_dict(state)
     other = JsonArrays(source.folder, rows_per_block=5)
-    with pytest.raises(ValueError, match=r"source.rows_per_block 8, this loader has 5; build the loader as it was, or start anew"):
+    with pytest.raises(
+        ValueError, match=r"source.rows_per_block 8, this loader has 5; build the loader as it was, or start anew"
+    ):
         ss.Loader(other, ss.Bucket(200)).load_state_dict(state, strict=False)
     with pytest.raises(ValueError, match="shuffle True, this loader has False"):
         ss.Loader(source, ss.Bucket(200), shuffle=False).load_state_dict(state)
@@ -351,7 +353,9 @@ def test_resuming_reads_at_most_one_window(tmp_path: Path, bpe_file: Path) -> No
 
     def make() -> ss.Loader:
         source = ss.TextFiles(path, block_bytes=4096)
-        return ss.Loader(source, ss.Map(count), ss.Tokenize(bpe_file, max_length=64), ss.Bucket(1024, window_batches=8), prefetch=0)
+        return ss.Loader(
+            source, ss.Map(count), ss.Tokenize(bpe_file, max_length=64), ss.Bucket(1024, window_batches=8), prefetch=0
+        )
 
     loader = make()
     batches = list(loader)

@@ -49,7 +49,9 @@ def test_the_commands_run(folder: Path, command: str) -> None:
         argv = [*shlex.split(command), "--dry-run", "--directory", str(ROOT)]
     else:
         program, *arguments = shlex.split(command)
-        files = [str(path) for argument in arguments for path in (sorted(folder.glob(argument)) if "*" in argument else [argument])]
+        files = [
+            str(path) for argument in arguments for path in (sorted(folder.glob(argument)) if "*" in argument else [argument])
+        ]
         assert program == "seqstream"
         argv = [sys.executable, "-m", "seqstream", *files]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from seqstream.sources.sequential import RESERVED
+from seqstream.sources.protocol import RESERVED
 
 Array: TypeAlias = npt.NDArray[Any]
 Value: TypeAlias = str | Array

@@ -127,6 +127,8 @@ def _conflict(name: str, value: object, expected: pa.DataType, source: str) -> s
 
 
 def _remedy(name: str, value: object, expected: pa.DataType) -> str:
+    if pa.types.is_integer(expected) and isinstance(value, int) and not isinstance(value, bool):
+        return _rounding_remedy(name, value)
     empty = pa.schema([])
     with contextlib.suppress(pa.ArrowException):
         found = parse_objects(json.dumps({name: value}).encode(), Types(empty, empty)).schema

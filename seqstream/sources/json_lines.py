@@ -140,12 +140,14 @@ def read_objects(text: bytes, pieces: list[Piece], types: Types) -> tuple[pa.Tab
         ValueError: A line is no object, or a value does not fit, with its file and line.
     """
     try:
-        if not is_shallow(text):
-            raise pa.ArrowInvalid("an object is nested too deeply")
+        count = count_objects(text)
+        # Before Arrow sees them: it ends the process on a first line that is null, and on very deep ones.
+        if count is None or not is_shallow(text):
+            raise pa.ArrowInvalid("a line is no object, or nests too deeply")
         table = parse_objects(text, types)
         merged = types.merge(table.schema)
-        if merged is None or len(table) != count_objects(text):
-            raise pa.ArrowInvalid("objects and lines differ")
+        if merged is None or len(table) != count:
+            raise pa.ArrowInvalid("a line holds more than an object, or fields have other types than before")
     except (pa.ArrowException, RecursionError) as error:
         raise line_error(pieces, TypeCheck(types)) or _unreadable(pieces, error) from error
     if any(has_large_floats(table.column(field.name)) for field in table.schema if field.name not in types.typed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,8 +91,10 @@ def parse_objects(text: bytes, types: Types) -> pa.Table:
     table = _parse(text, types.known, types.others)
     kinds = [field.type if field.name in types.typed else _without_times(field.type) for field in table.schema]
     plain = pa.schema(list(zip(table.schema.names, kinds, strict=True)))
-    if plain != table.schema:
-        table = _parse(text, known_types(plain), types.others)
+    if plain != table.schema or not _is_valid(table):
+        # Where Arrow has to infer the type of a list's values, it loses the nulls before the first of them.
+        table = _open_again(_parse(text, _filled_schema(plain), types.others), plain)
+        table.validate()
     if types.columns is None:
         return table
     for name in types.columns:
@@ -143,13 +145,49 @@ def _parse(text: bytes, schema: pa.Schema, others: bool) -> pa.Table:
     )
 
 
-def _without_times(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind):
-        return pa.string()
+def _is_valid(table: pa.Table) -> bool:
+    try:
+        table.validate()
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _filled_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with a stand-in for what is null in every record, so that nothing is left to infer."""
+    return pa.schema([field.with_type(_replace_leaves(field.type, pa.types.is_null, pa.bool_())) for field in schema])
+
+
+def _open_again(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Put nulls of no type where the stand-ins are."""
+    for index, field in enumerate(schema):
+        if table.schema.field(index).type != field.type:
+            table = table.set_column(index, field, _with_nulls(table.column(index).combine_chunks(), field.type))
+    return table
+
+
+def _with_nulls(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if array.type == kind:
+        return array
     if pa.types.is_list(kind):
-        return pa.list_(_without_times(kind.value_type))
+        return pa.ListArray.from_arrays(array.offsets, _with_nulls(array.values, kind.value_type), mask=array.is_null())
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_times(field.type)) for field in kind])
+        fields = [_with_nulls(array.field(index), kind.field(index).type) for index in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null())
+    return pa.nulls(len(array))
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    return _replace_leaves(kind, pa.types.is_timestamp, pa.string())
+
+
+def _replace_leaves(kind: pa.DataType, is_meant: Callable[[pa.DataType], bool], other: pa.DataType) -> pa.DataType:
+    if is_meant(kind):
+        return other
+    if pa.types.is_list(kind):
+        return pa.list_(_replace_leaves(kind.value_type, is_meant, other))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_replace_leaves(field.type, is_meant, other)) for field in kind])
     return kind
 
 

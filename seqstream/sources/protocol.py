@@ -28,6 +28,15 @@ RECORD = "record"
 RECORD_BITS = 32
 """A row id is ``shard << 32 | record``."""
 
+ROW_ID = "row_id"
+"""The column by which a row is known from source to batch."""
+
+PIECE = "piece"
+"""The column that numbers the pieces of a record which `Tokenize(overflow="split")` has cut."""
+
+RESERVED = (ROW_ID, PIECE, RECORD)
+"""Columns that belong to the loader: no source gives ``row_id`` or ``piece``, and users' functions see none of them."""
+
 
 class Source(abc.ABC):
     """Records in shards; subclass it to read anything.
@@ -59,8 +68,8 @@ class Source(abc.ABC):
 
         The same on every machine and in every process: no times, no addresses. The default takes the class and its fields.
         """
-        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        shown = {field.name: repr(getattr(self, field.name)) for field in fields if field.repr}
+        fields: dict[str, dataclasses.Field[Any]] = getattr(self, "__dataclass_fields__", {})
+        shown = {name: repr(getattr(self, name)) for name, field in fields.items() if field.repr}
         return {"kind": type(self).__name__, "num_shards": self.num_shards, **shown}
 
     def locate(self, row_id: int) -> str:
@@ -132,7 +141,8 @@ class Split(Source):
 def record_numbers(table: pa.Table, first: int) -> np.ndarray:
     """Return the numbers of a block's records in their shard, ``int64 (rows,)``: given by the source, or consecutive."""
     if RECORD in table.column_names:
-        return table.column(RECORD).to_numpy()
+        numbers: np.ndarray = table.column(RECORD).to_numpy()
+        return numbers
     return np.arange(first, first + len(table), dtype=np.int64)
 
 

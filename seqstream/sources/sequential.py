@@ -10,10 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from seqstream.sources.protocol import Block, Json
-
-RESERVED = ("row_id", "piece", "record")
-"""Names of columns that the loader makes itself."""
+from seqstream.sources.protocol import RESERVED, Block, Json
 
 
 def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterator[Block]:

@@ -13,11 +13,9 @@ from seqstream.sources.aligned import Aligned
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, decode_records
 from seqstream.sources.files import Paths, find_files, normalize_paths
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.protocol import RESERVED, Block, Json, Source, split_row_id
 
 Unit = Literal["line", "paragraph", "file"]
-
-_RESERVED = ("piece", "record", "row_id")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +57,8 @@ class TextFiles(Source):
         check_errors(self.errors)
         object.__setattr__(self, "paths", _normalize(self.paths, self.unit))
         for name in self._fields:
-            if name in _RESERVED:
-                raise ValueError(f"field must be none of the reserved {', '.join(_RESERVED)}, got {name!r}")
+            if name in RESERVED:
+                raise ValueError(f"field must be none of the reserved {', '.join(RESERVED)}, got {name!r}")
         # Now, so that a missing file is an error where it is named.
         _ = self._corpus
 

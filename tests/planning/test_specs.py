@@ -1,0 +1,193 @@
+"""Batch specs: the plans they make, how much of a window they plan, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqstream.planning.order import longest_first
+from seqstream.planning.specs import Bucket, InOrder, Plan
+
+KEY = (0, 0, 17)
+
+buckets = st.builds(
+    Bucket,
+    st.none() | st.integers(64, 500),
+    batch_size=st.integers(1, 20),
+    multiple_of=st.sampled_from([1, 2, 8]),
+) | st.builds(Bucket, st.integers(64, 500), multiple_of=st.sampled_from([1, 3, 8, 64]))
+in_orders = st.builds(InOrder, st.integers(1, 20), drop_last=st.booleans())
+some_lengths = st.lists(st.integers(1, 60), max_size=200).map(lambda values: np.array(values, dtype=np.int64))
+
+
+def rows_of(plan: Plan) -> list[list[int]]:
+    """Return the rows of each batch, as served."""
+    return [plan.rows(turn).tolist() for turn in range(len(plan))]
+
+
+def widths_of(plan: Plan) -> list[int]:
+    """Return the padded length of each batch, as served."""
+    return [plan.width(turn) for turn in range(len(plan))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(buckets, some_lengths, st.sampled_from([KEY, None]))
+def test_a_bucket_plans_every_row_once_within_its_limits(spec: Bucket, lengths: npt.NDArray[np.int64], key: Any) -> None:
+    """Rows once, longest first; the width is the longest rounded up, and rows times width within the budget."""
+    plan = spec.plan(lengths, key=key)
+    assert sorted(row for rows in rows_of(plan) for row in rows) == list(range(len(lengths)))
+    assert sorted(plan.turns.tolist()) == list(range(len(plan)))
+    for turn in range(len(plan)):
+        rows, width = plan.rows(turn), plan.width(turn)
+        assert (np.diff(lengths[rows]) <= 0).all()
+        assert width % spec.multiple_of == 0
+        assert lengths[rows].max() <= width < lengths[rows].max() + spec.multiple_of
+        assert plan.rounded(lengths[rows]) == width
+        assert spec.max_tokens is None or len(rows) * width <= spec.max_tokens
+        assert spec.batch_size is None or len(rows) <= spec.batch_size
+
+
+@settings(max_examples=60, deadline=None)
+@given(in_orders, some_lengths, st.sampled_from([KEY, None]))
+def test_in_order_plans_every_row_once(spec: InOrder, lengths: npt.NDArray[np.int64], key: Any) -> None:
+    """Full batches and a rest; without a key the rows as they are; the width is that of the longest row."""
+    plan = spec.plan(lengths, key=key)
+    served = [row for rows in rows_of(plan) for row in rows]
+    assert sorted(served) == list(range(len(lengths)))
+    assert key is not None or served == list(range(len(lengths)))
+    sizes = [len(rows) for rows in rows_of(plan)]
+    assert all(size == spec.batch_size for size in sizes[:-1])
+    assert widths_of(plan) == [lengths[rows].max() for rows in rows_of(plan)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(buckets | in_orders, st.integers(0, 100))
+def test_what_is_planned_of_a_window_fills_batches(spec: Bucket | InOrder, num_rows: int) -> None:
+    """Where the number of rows counts, the rows of a window that do not fill a batch begin the next one, or end the epoch."""
+    now, at_end = spec.num_planned(num_rows, last=False), spec.num_planned(num_rows, last=True)
+    if isinstance(spec, Bucket) and spec.max_tokens is not None:
+        assert now == at_end == num_rows
+        return
+    assert spec.batch_size is not None
+    assert now == num_rows - num_rows % spec.batch_size
+    assert at_end == (now if isinstance(spec, InOrder) and spec.drop_last else num_rows)
+
+
+def test_a_bucket_by_hand() -> None:
+    """Lengths 1 to 6 under 12 tokens: filled greedily, 6 5 | 4 3 2 | 1 are 25 slots; 6 5 | 4 3 | 2 1 are 24."""
+    lengths = np.array([2, 5, 1, 6, 3, 4])
+    plan = Bucket(12).plan(lengths, key=None)
+    assert plan.order.tolist() == [3, 1, 5, 4, 0, 2]
+    assert rows_of(plan) == [[3, 1], [5, 4], [0, 2]]
+    assert widths_of(plan) == [6, 4, 2]
+
+
+def test_rounded_lengths_by_hand() -> None:
+    """Lengths 8 7 5 4 1 round to 8 8 8 4 4; 16 tokens hold two rows of 8: 8 8 | 8 4 | 4 are 36 slots, 8 | 8 8 | 4 4 are 32."""
+    plan = Bucket(16, multiple_of=4).plan(np.array([5, 8, 1, 7, 4]), key=None)
+    assert rows_of(plan) == [[1], [3, 0], [4, 2]]
+    assert widths_of(plan) == [8, 8, 4]
+
+
+def test_a_fixed_number_of_rows_by_hand() -> None:
+    """Sorted and cut in threes, the rest last."""
+    plan = Bucket(batch_size=3).plan(np.array([2, 5, 1, 6, 3, 4, 4]), key=None)
+    assert rows_of(plan) == [[3, 1, 5], [6, 4, 0], [2]]
+    assert widths_of(plan) == [6, 4, 1]
+
+
+def test_in_order_by_hand() -> None:
+    """Cut in threes as they come."""
+    plan = InOrder(3).plan(np.array([2, 5, 1, 6, 3, 4, 4]), key=None)
+    assert rows_of(plan) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert widths_of(plan) == [5, 6, 4]
+    assert len(InOrder(3).plan(np.array([], dtype=np.int64), key=None)) == 0
+
+
+@pytest.mark.parametrize("spec", [Bucket(40), Bucket(batch_size=4), InOrder(4)], ids=repr)
+def test_a_key_mixes_batches_and_another_mixes_them_otherwise(spec: Bucket | InOrder) -> None:
+    """The same key gives the same plan; another one another."""
+    lengths = np.random.default_rng(0).integers(1, 20, 200)
+    assert rows_of(spec.plan(lengths, key=KEY)) == rows_of(spec.plan(lengths, key=KEY))
+    assert rows_of(spec.plan(lengths, key=KEY)) != rows_of(spec.plan(lengths, key=(0, 1, 17)))
+
+
+def test_lengths_of_batches_that_follow_each_other_are_independent() -> None:
+    """Batches of a window are served in a random order: the correlation of neighbours is about none."""
+    lengths = np.random.default_rng(0).integers(1, 200, 20_000)
+    found = []
+    for seed in range(20):
+        widths = np.array(widths_of(Bucket(8000).plan(lengths, key=(seed, 0, 0))))
+        found.append(np.corrcoef(widths[:-1], widths[1:])[0, 1])
+    assert abs(np.mean(found)) < 0.05
+
+
+def test_without_a_key_batches_come_longest_first() -> None:
+    """``shuffle=False`` serves a window from its longest rows to its shortest."""
+    lengths = np.random.default_rng(0).integers(1, 200, 500)
+    plan = Bucket(1000).plan(lengths, key=None)
+    assert np.concatenate(rows_of(plan)).tolist() == longest_first(lengths, None).tolist()
+
+
+def test_batches_are_estimated_from_rows_and_tokens() -> None:
+    """The limit that makes more batches decides."""
+    assert Bucket(100).num_batches(7, 1000) == 10
+    assert Bucket(100, batch_size=5).num_batches(60, 1000) == 12
+    assert Bucket(batch_size=5).num_batches(60, 1000) == 12
+    assert InOrder(5).num_batches(60, 1000) == 12
+    assert Bucket(100).num_batches(0, 0) == InOrder(5).num_batches(0, 0) == 0
+
+
+def test_windows_hold_256_batches_unless_told() -> None:
+    """The default is large enough to pad little."""
+    assert Bucket(100).window_batches == InOrder(5).window_batches == 256
+    assert Bucket(100, window_batches=3).window_batches == 3
+
+
+def test_fingerprints_are_json_and_name_each_argument() -> None:
+    """A change of any argument shows in the fingerprint."""
+    fingerprint = Bucket(100, batch_size=5, window_batches=3, multiple_of=8).fingerprint()
+    assert fingerprint == {"kind": "Bucket", "max_tokens": 100, "batch_size": 5, "window_batches": 3, "multiple_of": 8}
+    assert InOrder(4).fingerprint() == {"kind": "InOrder", "batch_size": 4, "drop_last": False}
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Bucket, r"Bucket must have max_tokens or batch_size, got neither; for example Bucket\(max_tokens=16_384\)"),
+        (lambda: Bucket(0), "max_tokens must be a positive whole number, got 0"),
+        (lambda: Bucket(-5), "max_tokens must be a positive whole number, got -5"),
+        (
+            lambda: Bucket(1e4),  # type: ignore[arg-type]
+            r"max_tokens must be a positive whole number, got 10000\.0",
+        ),
+        (lambda: Bucket(True), "max_tokens must be a positive whole number, got True"),
+        (lambda: Bucket(batch_size=0), "batch_size must be a positive whole number, got 0"),
+        (lambda: Bucket(9, window_batches=0), "window_batches must be a positive whole number, got 0"),
+        (lambda: Bucket(9, multiple_of=0), "multiple_of must be a positive whole number, got 0"),
+        (lambda: Bucket(7, multiple_of=8), "max_tokens must be at least multiple_of=8, got 7"),
+        (lambda: InOrder(0), "batch_size must be a positive whole number, got 0"),
+        (
+            lambda: InOrder("8"),  # type: ignore[arg-type]
+            "batch_size must be a positive whole number, got '8'",
+        ),
+    ],
+)
+def test_arguments_out_of_range_are_refused(make: Any, message: str) -> None:
+    """The message has the argument as it was typed, the rule and the value."""
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make()
+
+
+def test_the_least_that_is_allowed_is_allowed() -> None:
+    """One row, one token, one batch."""
+    assert rows_of(Bucket(1, batch_size=1, window_batches=1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]
+    assert Bucket(8, multiple_of=8).max_tokens == 8
+    assert rows_of(InOrder(1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]

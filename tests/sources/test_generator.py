@@ -1,0 +1,391 @@
+"""Generators and iterables: every kind of item, and every way in which one may be wrong."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+import re
+import weakref
+from collections import UserDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from seqstream.sources.generator import Generator
+
+FLOAT = pa.float32()
+
+
+def read(items: Any, **options: Any) -> pa.Table:
+    return pa.concat_tables(table for table, _ in Generator(items, **options).read(0))
+
+
+def column(item: Any) -> pa.Array:
+    """Return the only column of a source of one item."""
+    return read([item]).column(0).chunk(0)
+
+
+def words() -> Iterator[str]:
+    for i in range(5_000):
+        yield f"{i} " * (i % 100)
+
+
+def assert_resumes_everywhere(make: Callable[[], Iterator[Any]], **options: Any) -> None:
+    """After every block, and again from there, reading goes on with the very next block."""
+    source = Generator(make, **options)
+    whole = list(source.read(0))
+    assert [state is None for _, state in whole] == [False] * (len(whole) - 1) + [True] * bool(whole)
+    for i, (_, state) in enumerate(whole[:-1]):
+        rest = list(source.read(0, json.loads(json.dumps(state))))
+        assert rest == whole[i + 1 :]
+        if len(rest) > 1:
+            assert list(source.read(0, rest[0][1])) == whole[i + 2 :]
+
+
+BARE = [
+    ("a text", "text", pa.string()),
+    ([1, 2, 3], "input_ids", pa.list_(pa.int32())),
+    ((1, 2), "input_ids", pa.list_(pa.int32())),
+    (range(4), "input_ids", pa.list_(pa.int32())),
+    ([], "input_ids", pa.list_(pa.int32())),
+    (np.array([1, 2], np.uint16), "input_ids", pa.list_(pa.int32())),
+    (torch.arange(5), "input_ids", pa.list_(pa.int32())),
+    ([torch.tensor(1), torch.tensor(2)], "input_ids", pa.list_(pa.int32())),
+    ([1.5, 2], "features", pa.list_(FLOAT)),
+    (np.ones(3), "features", pa.list_(FLOAT)),
+    (torch.empty(0), "features", pa.list_(FLOAT)),
+    (torch.ones(3, dtype=torch.float16), "features", pa.list_(pa.float16())),
+    (torch.ones(3, dtype=torch.bfloat16), "features", pa.list_(FLOAT)),
+    (torch.ones(4, 3, requires_grad=True), "features", pa.list_(pa.list_(FLOAT, 3))),
+    ([[1.0, 2.0], [3.0, 4.0]], "features", pa.list_(pa.list_(FLOAT, 2))),
+    ([torch.ones(2), torch.ones(2)], "features", pa.list_(pa.list_(FLOAT, 2))),
+    (torch.ones(4, 2, 3), "features", pa.list_(pa.list_(pa.list_(FLOAT, 3), 2))),
+    (torch.ones(4, 3, dtype=torch.uint8), "features", pa.list_(pa.list_(pa.uint8(), 3))),
+    (torch.ones(4, 3, dtype=torch.int64).T, "features", pa.list_(pa.list_(pa.int64(), 4))),
+]
+
+
+@pytest.mark.parametrize(("item", "name", "kind"), BARE, ids=lambda value: str(value)[:30])
+def test_items_become_columns(item: Any, name: str, kind: pa.DataType) -> None:
+    """An item without a name gets the column of its kind, and its values are kept."""
+    table = read([item, item])
+    assert table.schema == pa.schema([(name, kind)])
+    got = table.column(name).to_pylist()[1]
+    assert got == (item if isinstance(item, str) else _plain(item))
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.tolist()
+    return [each.tolist() if isinstance(each, torch.Tensor) else each for each in item]
+
+
+FIELDS = [
+    ("a", pa.string()),
+    (5, pa.int64()),
+    (5.5, pa.float64()),
+    (True, pa.bool_()),
+    (np.float16(2), pa.float16()),
+    (np.int8(2), pa.int8()),
+    (torch.tensor(2.5), FLOAT),
+    (torch.tensor(7, dtype=torch.int32), pa.int32()),
+    ([1, 2], pa.list_(pa.int32())),
+    ([True, False], pa.list_(pa.bool_())),
+    ([0.5], pa.list_(FLOAT)),
+    (torch.ones(2, 3), pa.list_(pa.list_(FLOAT, 3))),
+]
+
+
+def test_named_fields_become_columns() -> None:
+    """Fields of a dict are columns of their kinds; single numbers stay single."""
+    item = {f"field {i}": value for i, (value, _) in enumerate(FIELDS)}
+    table = read([item, UserDict(item), dict(reversed(item.items()))])
+    assert table.schema == pa.schema([(f"field {i}", kind) for i, (_, kind) in enumerate(FIELDS)])
+    for value, values in zip(item.values(), table.to_pydict().values(), strict=True):
+        assert values == [value if isinstance(value, str) else np.asarray(value).tolist()] * 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    items=st.lists(
+        st.integers(0, 5).flatmap(lambda size: arrays.arrays(np.float32, (size, 2), elements=st.floats(-9, 9, width=32))),
+        max_size=40,
+    ),
+    block_bytes=st.sampled_from([1, 64, 4096]),
+)
+def test_arrays_of_any_length_are_kept(items: list[npt.NDArray[np.float32]], block_bytes: int) -> None:
+    """Sequences of features come back number for number, in blocks of any size, and resume after each."""
+    tables = [table for table, _ in Generator(items, block_bytes=block_bytes).read(0)]
+    got = [row for table in tables for row in table.column("features").to_pylist()]
+    assert got == [item.tolist() for item in items]
+    assert_resumes_everywhere(lambda: iter(items), block_bytes=block_bytes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(items=st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=9), min_size=1, max_size=30), cuts=st.data())
+def test_kinds_of_sequences_may_mix(items: list[list[int]], cuts: st.DataObject) -> None:
+    """Ids may come as lists, tuples, arrays and tensors of any type of whole number, in one source."""
+    kinds: list[Callable[[list[int]], Any]] = [list, tuple, np.array, torch.tensor, lambda ids: np.array(ids, np.int32)]
+    mixed = [[0], *(cuts.draw(st.sampled_from(kinds))(item) for item in items)]
+    assert read(mixed).column("input_ids").to_pylist() == [[0], *items]
+
+
+def test_blocks_end_by_size_and_by_number() -> None:
+    """A block has about block_bytes, and at most 1,024 items."""
+    sizes = [table.nbytes for table, _ in Generator(words, block_bytes=10_000).read(0)]
+    assert len(sizes) > 50
+    assert all(10_000 <= size < 15_000 for size in sizes[:-1])
+    counts = [len(table) for table, _ in Generator(lambda: ("" for _ in range(3_000))).read(0)]
+    assert counts == [1_024, 1_024, 952]
+    assert_resumes_everywhere(words, block_bytes=10_000)
+
+
+def test_a_buffer_may_be_used_again() -> None:
+    """A generator that fills one buffer for every item loses nothing."""
+
+    def reusing() -> Iterator[Any]:
+        buffer = torch.zeros(3)
+        for i in range(4):
+            buffer.fill_(i)
+            yield buffer
+
+    def growing() -> Iterator[list[int]]:
+        ids: list[int] = []
+        for i in range(4):
+            ids.append(i)
+            yield ids
+
+    assert read(reusing).column("features").to_pylist() == [[i] * 3 for i in range(4)]
+    assert read(growing).column("input_ids").to_pylist() == [list(range(i + 1)) for i in range(4)]
+
+
+class Images:
+    """What an iterable of a user's own looks like."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for i in range(3):
+            yield torch.full((2, 2), float(i))
+
+
+class Indexed(torch.utils.data.Dataset[list[int]]):
+    """A map-style data set, which has no ``__iter__`` and does not raise ``IndexError``."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> list[int]:
+        return [index] * index
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (["a", "b"], 2),
+        (lambda: ["a", "b"], 2),
+        (Images(), 3),
+        (Images, 3),
+        (Indexed(), 4),
+        (Indexed, 4),
+        (functools.partial(map, str, range(5)), 5),
+        (torch.ones(6, 2), 6),
+        ([], 0),
+    ],
+)
+def test_whatever_gives_items_can_be_read_again(make: Any, count: int) -> None:
+    """Functions, lists, iterable objects and indexed ones are read anew for each epoch."""
+    source = Generator(make)
+    assert source.num_shards == 1
+    for _ in range(2):
+        assert sum(len(table) for table, _ in source.read(0)) == count
+
+
+def test_a_generator_that_was_called_is_read_once() -> None:
+    """Reading it again is an error that says to pass the function."""
+    source = Generator(words())
+    assert sum(len(table) for table, _ in source.read(0)) == 5_000
+    message = r"words cannot be read a second time; pass the generator function itself, not its result"
+    for state in (None, 1_024):
+        with pytest.raises(TypeError, match=message):
+            list(source.read(0, state))
+
+
+def test_a_new_generator_that_was_called_resumes_once() -> None:
+    """A new process may go on with a new generator, which is stepped past the items that were taken."""
+    blocks = list(Generator(words, block_bytes=10_000).read(0))
+    assert list(Generator(words(), block_bytes=10_000).read(0, blocks[3][1])) == blocks[4:]
+
+
+def test_a_state_of_more_items_is_refused() -> None:
+    """A generator that ends before the place of the state is an error."""
+    with pytest.raises(
+        ValueError, match=r"state was saved after 9 items of list, which gives 2 now; it must give the same items"
+    ):
+        list(Generator(["a", "b"]).read(0, 9))
+
+
+def test_an_error_of_the_generator_says_where() -> None:
+    """An exception inside the user's generator keeps its type and gets a note."""
+
+    def failing() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        raise KeyError("lost")
+
+    def needing(path: str) -> Iterator[str]:
+        yield path
+
+    with pytest.raises(KeyError, match="lost") as info:
+        read(failing)
+    assert info.value.__notes__ == [f"while reading item 2 of {failing.__qualname__}"]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'path'") as other:
+        read(needing)
+    assert other.value.__notes__ == [f"while reading item 0 of {needing.__qualname__}"]
+
+
+ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
+FIELD = "a str, a number, a sequence of numbers, or a tensor or array"
+
+WRONG: list[tuple[list[Any], str]] = [
+    ([None], f"item 0 of list must be {ITEM}, got None"),
+    ([b"x"], f"item 0 of list must be {ITEM}, got bytes"),
+    ([5], f"item 0 of list must be {ITEM}, got int64 of shape (); give it a name in a dict"),
+    ([torch.ones(2) > 0], f"item 0 of list must be {ITEM}, got bool of shape (2,); give it a name in a dict"),
+    ([["a", "b"]], f"item 0 of list must be {ITEM}, got a list of str"),
+    ([(torch.ones(2), 3)], f"item 0 of list must be {ITEM}, got a tuple of Tensor, int: "),
+    ([[[1, 2], [3]]], f"item 0 of list must be {ITEM}, got a list of list: "),
+    ([np.ones(2, complex)], f"item 0 of list must be {ITEM}, got ndarray"),
+    ([{}], "item 0 of list must be a dict of named fields, got {}"),
+    ([{1: 2}], "item 0 of list must be a dict of named fields, got {1: 2}"),
+    ([{"a": None}], f"field 'a' of item 0 of list must be {FIELD}, got None"),
+    ([{"piece": 1}], "item 0 of list cannot have a field 'piece', which the loader makes itself; choose another name"),
+    (["a", [1]], "item 1 of list must be a str like item 0, got int64 of shape (1,)"),
+    (["a", {"text": "b"}], "item 1 of list must be a str like item 0, got a dict with 'text'"),
+    (["a", "b", None], "item 2 of list must be a str like item 0, got None"),
+    ([[1], "a"], "item 1 of list must be int32 of shape (length,) like item 0, got a str"),
+    ([[1], [1.5]], "item 1 of list must be int32 of shape (length,) like item 0, got float64 of shape (1,)"),
+    ([[1], [[1]]], "item 1 of list must be int32 of shape (length,) like item 0, got int64 of shape (1, 1)"),
+    ([[1], 1], "item 1 of list must be int32 of shape (length,) like item 0, got int64 of shape ()"),
+    ([[1.5], ["a"]], "item 1 of list must be float32 of shape (length,) like item 0, got a list of str"),
+    (
+        [np.ones((2, 3)), np.ones((2, 4))],
+        "item 1 of list must be float32 of shape (length, 3) like item 0, got float64 of shape (2, 4)",
+    ),
+    ([{"a": 1}, {"a": 1, "b": 2}], "item 1 of list must be a dict with 'a' like item 0, got a dict with 'a', 'b'"),
+    ([{"a": 1, "b": 2}, {"a": 1}], "item 1 of list must be a dict with 'a', 'b' like item 0, got a dict with 'a'"),
+    ([{"a": 1}, "a"], "item 1 of list must be a dict with 'a' like item 0, got str"),
+    ([{"a": 1}, {"a": "x"}], "field 'a' of item 1 of list must be one int64 like item 0, got a str"),
+    ([{"a": 1}, {"a": None}], "field 'a' of item 1 of list must be one int64 like item 0, got None"),
+    ([{"a": 1}, {"a": 1.5}], "field 'a' of item 1 of list must be one int64 like item 0, got float64 of shape ()"),
+    ([[1], [1, 2**31]], "input_ids of item 1 of list must fit int32, got 2147483648"),
+    ([[1], [0], np.array([-(2**31) - 1, 5])], "input_ids of item 2 of list must fit int32, got -2147483649"),
+    ([[1], np.array([2**63], np.uint64)], "input_ids of item 1 of list must fit int32, got 9223372036854775808"),
+    ([{"a": 1}, {"a": 2**63}], "a of item 1 of list must fit int64, got 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(("items", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_items_are_named(items: list[Any], message: str) -> None:
+    """An item that is none of the kinds, or not like the first, is an error with its number and what was expected."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(items)
+
+
+def test_numbers_of_items_count_from_the_beginning() -> None:
+    """The number in a message is the item's own, in a later block and after a break too."""
+    items: list[Any] = [*[[1]] * 3_000, [2**40], *[[1]] * 2_000, "a"]
+    for state in (None, 1_024, 2_048):
+        with pytest.raises(ValueError, match=r"input_ids of item 3000 of list must fit int32, got 1099511627776"):
+            list(Generator(items).read(0, state))
+    with pytest.raises(ValueError, match="item 5001 of list must be int32"):
+        list(Generator(items).read(0, 4_096))
+
+
+@pytest.mark.parametrize("make", ["some text", b"bytes", {"a": 1}, 5, None])
+def test_other_things_are_refused(make: Any) -> None:
+    """What gives no items is an error at construction."""
+    with pytest.raises(
+        TypeError, match=f"make must be a generator function or an iterable of items, got {type(make).__name__}"
+    ):
+        Generator(make)
+
+
+def test_a_function_must_give_items() -> None:
+    """A function that returns something else is an error with its name."""
+    with pytest.raises(TypeError, match=r"nothing must give an iterable of items, got NoneType; make it a generator function"):
+        read(nothing)
+    with pytest.raises(ValueError, match="block_bytes must be at least 1, got 0"):
+        Generator(words, block_bytes=0)
+
+
+def nothing() -> Any:
+    return None
+
+
+def test_it_names_what_it_reads() -> None:
+    """Fingerprint, print and places show the name of the function, without addresses."""
+    source = Generator(words)
+    assert source.fingerprint() == {"kind": "Generator", "name": "words", "items": None, "block_bytes": 262_144}
+    assert Generator(words()).fingerprint() == source.fingerprint()
+    assert Generator(functools.partial(words)).fingerprint() == source.fingerprint()
+    assert Generator(["a"]).fingerprint() == {"kind": "Generator", "name": "list", "items": 1, "block_bytes": 262_144}
+    assert Generator(Images()).fingerprint() == {"kind": "Generator", "name": "Images", "items": None, "block_bytes": 262_144}
+    assert repr(source) == "Generator(words)"
+    assert source.locate(17) == "item 17 of words"
+    assert source.approx_blocks() is None
+
+
+def test_it_can_be_pickled_where_its_function_can() -> None:
+    """Worker processes get the source by pickle."""
+    assert list(pickle.loads(pickle.dumps(Generator(words))).read(0)) == list(Generator(words).read(0))
+    with pytest.raises(TypeError, match="cannot pickle 'generator' object"):
+        pickle.dumps(Generator(words()))
+
+
+def test_a_generator_left_early_is_closed() -> None:
+    """Leaving the reader after a block runs what the generator has in ``finally``."""
+    closed = []
+
+    def holding() -> Iterator[str]:
+        try:
+            yield from words()
+        finally:
+            closed.append(True)
+
+    reader = Generator(holding, block_bytes=1_000).read(0)
+    next(reader)
+    del reader
+    assert closed == [True]
+
+
+def test_items_are_not_kept() -> None:
+    """A block that was handed out holds on to no item."""
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    items = []
+
+    def texts() -> Iterator[str]:
+        for i in range(3_000):
+            item = Text(i)
+            items.append(weakref.ref(item))
+            yield item
+
+    reader = Generator(texts).read(0)
+    next(reader)
+    assert sum(item() is not None for item in items) < 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_tensors_on_a_device_are_brought_back() -> None:
+    """Tensors on CUDA come as columns like those on the CPU."""
+    assert column(torch.arange(3, device="cuda")).to_pylist() == [[0, 1, 2]]

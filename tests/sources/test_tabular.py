@@ -1,0 +1,453 @@
+"""CSV and Parquet files, against Python's own ``csv`` and against what was written."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import pickle
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqstream.sources.protocol import Source
+from seqstream.sources.tabular import Csv, Parquet
+
+SMALL_BLOCK = 1_024
+
+
+def read_all(source: Source) -> list[dict[str, Any]]:
+    return [row for shard in range(source.num_shards) for table, _ in source.read(shard) for row in table.to_pylist()]
+
+
+def assert_resumes_everywhere(source: Source) -> None:
+    """After every block of every shard, and again from there, reading goes on with the very next block."""
+    for shard in range(source.num_shards):
+        whole = list(source.read(shard))
+        assert [state is None for _, state in whole] == [False] * (len(whole) - 1) + [True] * bool(whole)
+        for i, (_, state) in enumerate(whole[:-1]):
+            rest = list(source.read(shard, json.loads(json.dumps(state))))
+            assert rest == whole[i + 1 :]
+            if len(rest) > 1:
+                assert list(source.read(shard, rest[0][1])) == whole[i + 2 :]
+
+
+def written(rows: list[list[str]], **dialect: Any) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, **dialect).writerows(rows)
+    return text.getvalue().encode()
+
+
+def rows_with_everything(count: int) -> list[list[str]]:
+    draw = random.Random(0)
+    texts = ["plain", 'quoted "word"', "two\nlines", "a,b", "", "été 🚀", "three\r\nwhole\n\nlines", " spaces "]
+    return [[draw.choice(texts) * draw.randint(1, 20), str(draw.randint(-5, 5)), str(draw.random())] for _ in range(count)]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A file of many blocks with everything that quotes allow, and its records."""
+    rows = rows_with_everything(2_000)
+    path = tmp_path / "corpus.csv"
+    path.write_bytes(written([["text", "label", "score"], *rows]))
+    return path, [{"text": text, "label": int(label), "score": float(score)} for text, label, score in rows]
+
+
+def test_csv_reads_quotes_and_newlines_in_small_blocks(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Fields with delimiters, quotes and newlines come as they were written, in blocks of the size asked for."""
+    path, records = corpus
+    source = Csv(path, block_bytes=SMALL_BLOCK)
+    assert read_all(source) == records
+    sizes = [table.nbytes for table, _ in source.read(0)]
+    assert len(sizes) > 50
+    assert max(sizes) < 2 * SMALL_BLOCK
+    assert_resumes_everywhere(Csv(path, block_bytes=8 * SMALL_BLOCK))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30), min_size=2, max_size=2
+        )
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+    delimiter=st.sampled_from([",", "\t", ";"]),
+    block_bytes=st.sampled_from([1, 50, 4096]),
+)
+def test_csv_reads_what_python_writes(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], end: str, delimiter: str, block_bytes: int
+) -> None:
+    """Whatever ``csv.writer`` writes is read back, and resumes after every block."""
+    path = tmp_path_factory.mktemp("csv") / "data.csv"
+    path.write_bytes(written([["a", "b"], *rows], lineterminator=end, delimiter=delimiter, quoting=csv.QUOTE_ALL))
+    source = Csv(path, delimiter=delimiter, block_bytes=block_bytes, types={"a": "string", "b": "string"})
+    assert read_all(source) == [{"a": a, "b": b} for a, b in rows]
+    assert_resumes_everywhere(source)
+
+
+def test_csv_reads_a_real_corpus(data: Path) -> None:
+    """Compressed files with newlines inside quotes hold the records that Python's own reader finds."""
+    paths = sorted((data / "banking77").glob("*.csv.gz"))
+    source = Csv(str(data / "banking77" / "*.csv.gz"), block_bytes=32_768)
+    for shard, path in enumerate(paths):
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
+            records = list(csv.DictReader(text))
+        assert [row for table, _ in source.read(shard) for row in table.to_pylist()] == records
+    assert_resumes_everywhere(source)
+
+
+def test_csv_takes_types_from_the_first_file(tmp_path: Path) -> None:
+    """Every file comes in the types of the first, in one schema, with columns in its order."""
+    (tmp_path / "1.csv").write_text("text,size,when,flag,nothing\na,1.5,2020-01-01,true,\n")
+    (tmp_path / "2.csv").write_text("flag,nothing,when,size,text\nfalse,x,12:30,2,007\n")
+    source = Csv(str(tmp_path / "*.csv"))
+    tables = [table for shard in range(2) for table, _ in source.read(shard)]
+    assert tables[0].schema == tables[1].schema
+    assert tables[0].schema.types == [pa.string(), pa.float64(), pa.string(), pa.bool_(), pa.string()]
+    assert tables[1].to_pylist() == [{"text": "007", "size": 2.0, "when": "12:30", "flag": False, "nothing": "x"}]
+
+
+def test_csv_takes_types_and_columns_as_asked(tmp_path: Path) -> None:
+    """Only the columns asked for are read, in that order and in the types asked for."""
+    path = tmp_path / "a.csv"
+    path.write_text("zip,size,text\n00123,4,NA\n00124,,null\n")
+    source = Csv(path, columns=["text", "zip"], types={"zip": "string"})
+    assert read_all(source) == [{"text": "NA", "zip": "00123"}, {"text": "null", "zip": "00124"}]
+    assert read_all(Csv(path, columns=["size"])) == [{"size": 4}, {"size": None}]
+    assert next(Csv(path, types={"size": "float32"}).read(0))[0].schema.field("size").type == pa.float32()
+
+
+def test_csv_reads_files_without_header_and_without_quotes(tmp_path: Path) -> None:
+    """Names can be given, and quotes can be ordinary characters."""
+    path = tmp_path / "pairs.tsv"
+    path.write_text('Say "hi".\tDis "salut".\n5" wide\tlarge de 5"\n')
+    source = Csv(path, names=["en", "fr"], delimiter="\t", quote=None)
+    assert read_all(source) == [{"en": 'Say "hi".', "fr": 'Dis "salut".'}, {"en": '5" wide', "fr": 'large de 5"'}]
+    assert source.locate(1) == f"{path}, line 2"
+
+
+@pytest.mark.parametrize("text", ["\ufeffa,b\n1,x\n", "a,b\r\n1,x\r\n", "a,b\n\n1,x", "a,b\n1,x\n\n\n", '"a","b"\n"1","x"\n'])
+def test_csv_forgives_what_is_common(tmp_path: Path, text: str) -> None:
+    """A byte order mark, empty lines, either end of line and a missing last one make no difference."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    assert read_all(Csv(path)) == [{"a": 1, "b": "x"}]
+
+
+def test_csv_with_a_header_only_has_no_records(tmp_path: Path) -> None:
+    """A file without records yields no block."""
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n")
+    assert list(Csv(path).read(0)) == []
+
+
+def test_csv_reads_compressed_and_remote_files(tmp_path: Path) -> None:
+    """Compression is known by the name, and any URL of fsspec will do."""
+    content = written([["a", "b"], *([str(i), "x\n" * i] for i in range(100))])
+    (tmp_path / "1.csv.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "2.csv.bz2").write_bytes(bz2.compress(content))
+    with fsspec.open("memory://tables/3.csv", "wb") as remote:
+        remote.write(content)
+    source = Csv([str(tmp_path / "1.csv.gz"), tmp_path / "2.csv.bz2", "memory://tables/3.csv"], block_bytes=SMALL_BLOCK)
+    shards = [[row for table, _ in source.read(shard) for row in table.to_pylist()] for shard in range(3)]
+    assert shards == [[{"a": i, "b": "x\n" * i} for i in range(100)]] * 3
+    assert_resumes_everywhere(source)
+
+
+def csv_error(path: Path, content: bytes, match: str, **options: Any) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=match):
+        read_all(Csv(path, **options))
+
+
+def test_csv_names_the_line_of_a_broken_row(tmp_path: Path) -> None:
+    """A row with too many or too few columns is an error with its file and line, also after newlines in quotes."""
+    path = tmp_path / "bad.csv"
+    csv_error(
+        path, b"a,b\n1,x\n2,y,z\n", r"bad\.csv, line 3: expected 2 columns, got 3: 2,y,z; mend the file, or set delimiter"
+    )
+    many = b"a,b\n" + b'1,"two\nlines"\n\n' * 1_000 + b"2\n3,y\n"
+    csv_error(path, many, r"bad\.csv, line 3,002: expected 2 columns, got 1: 2; mend")
+
+
+def test_csv_says_how_to_set_a_type(tmp_path: Path) -> None:
+    """A value that is not like the first ones is an error with file, line, and the remedy."""
+    rows = b"a,b\n" + b"1,x\n" * 3_000 + b"one,x\n"
+    message = r"bad\.csv, line 3,002: column 'a' must hold int64, got 'one'; pass types=\{'a': 'string'\}"
+    csv_error(tmp_path / "bad.csv", rows, message, max_record_bytes=4_096)
+    (tmp_path / "good.csv").write_text("a,b\n1,x\n")
+    (tmp_path / "late.csv").write_text("b,a\nx,1.5\n")
+    with pytest.raises(
+        ValueError, match=r"late\.csv, line 2: column 'a' must hold int64, got '1\.5'; pass types=\{'a': 'string'\}"
+    ):
+        read_all(Csv([tmp_path / "good.csv", tmp_path / "late.csv"]))
+    with pytest.raises(ValueError, match=r"late\.csv, line 2: column 'a' must hold int64"):
+        read_all(Csv([tmp_path / "good.csv", tmp_path / "late.csv"], columns=["b", "a"]))
+
+
+def test_csv_refuses_what_is_not_utf_8(tmp_path: Path) -> None:
+    """Invalid UTF-8 is an error with the file, wherever it is."""
+    path = tmp_path / "latin.csv"
+    csv_error(path, "a,b\n1,été\n".encode("latin-1"), r"latin\.csv must be UTF-8, but column 'b' is not; convert the file")
+    late = b"a,b\n" + b"1,x\n" * 3_000 + b"1,\xff\n"
+    csv_error(path, late, r"latin\.csv, line 3,002: column 'b' must be UTF-8; convert the file", max_record_bytes=4_096)
+    csv_error(path, b"a,\xff\n1,x\n", r"latin\.csv must be UTF-8, but its first line is not")
+
+
+def test_csv_lists_the_columns_that_there_are(tmp_path: Path) -> None:
+    """A missing column is an error at once, in the first file, and when it is read in a later one."""
+    (tmp_path / "1.csv").write_text("a,b\n1,x\n")
+    (tmp_path / "2.csv").write_text("a,c\n1,x\n")
+    with pytest.raises(ValueError, match=r"columns must be among 'a', 'b', got 'text', 'c' in .*1\.csv"):
+        Csv(tmp_path / "1.csv", columns=["text", "a", "c"])
+    with pytest.raises(ValueError, match=r"types must be among 'a', 'b', got 'c' in .*1\.csv"):
+        Csv(tmp_path / "1.csv", types={"c": "string"})
+    with pytest.raises(ValueError, match=r"columns must be among 'a', 'c', got 'b' in .*2\.csv"):
+        read_all(Csv(str(tmp_path / "*.csv")))
+    with pytest.raises(ValueError, match=r"columns must be among 'a', 'c', got 'b' in .*2\.csv"):
+        read_all(Csv(str(tmp_path / "*.csv"), columns=["b"]))
+
+
+def test_csv_does_not_drop_a_column_of_a_later_file(tmp_path: Path) -> None:
+    """A column that the first file doesn't have is an error with the choice there is."""
+    (tmp_path / "1.csv").write_text("a\n1\n")
+    (tmp_path / "2.csv").write_text("a,b\n1,x\n")
+    with pytest.raises(
+        ValueError, match=r"column 'b' cannot come late, the first records have 'a'; choose others with columns="
+    ):
+        read_all(Csv(str(tmp_path / "*.csv")))
+    assert read_all(Csv(str(tmp_path / "*.csv"), columns=["a"])) == [{"a": 1}, {"a": 1}]
+
+
+def test_csv_refuses_records_without_end(tmp_path: Path) -> None:
+    """A quote that is never closed doesn't read the file into memory."""
+    rows = b'a,b\n1,"left open\n' + b"2,y\n" * 10_000
+    message = r"open\.csv cannot have a record longer than max_record_bytes=4096; close a quote that was left open, or raise it"
+    csv_error(tmp_path / "open.csv", rows, message, max_record_bytes=4_096)
+
+
+def test_csv_refuses_damaged_and_empty_files(tmp_path: Path) -> None:
+    """A gzip that ends too early and a file without a header are errors with the file."""
+    content = written([["text", "label", "score"], *rows_with_everything(3_000)])
+    cut = gzip.compress(content)
+    csv_error(
+        tmp_path / "cut.csv.gz", cut[: len(cut) // 2], r"cut\.csv\.gz cannot be decompressed past byte .* truncated or damaged"
+    )
+    csv_error(tmp_path / "empty.csv", b"", r"empty\.csv must begin with a line of column names, got an empty file")
+
+
+def test_csv_refuses_names_that_cannot_be(tmp_path: Path) -> None:
+    """Two columns of one name, and names that the loader makes itself, are errors."""
+    csv_error(tmp_path / "twice.csv", b"a,a\n1,2\n", "column 'a' must appear once, got 2 columns of that name")
+    csv_error(
+        tmp_path / "reserved.csv",
+        b"a,row_id\n1,2\n",
+        "column 'row_id' cannot have that name, which the loader uses itself; choose",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delimiter": "||"}, r"delimiter must be one ASCII character, got '\|\|'"),
+        ({"quote": ""}, "quote must be one ASCII character, got ''"),
+        ({"types": {"a": "text"}}, "types must be names that Arrow knows, like 'string' or 'int64', got 'text' for 'a'"),
+        ({"block_bytes": 0}, "block_bytes must be at least 1, got 0"),
+        ({"max_record_bytes": -1}, "max_record_bytes must be at least 1, got -1"),
+    ],
+)
+def test_csv_checks_its_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """A wrong option is an error where it is given."""
+    (tmp_path / "a.csv").write_text("a,b\n1,x\n")
+    with pytest.raises(ValueError, match=message):
+        Csv(tmp_path / "a.csv", **options)
+
+
+@pytest.mark.parametrize("kind", [Csv, Parquet])
+def test_files_must_exist(tmp_path: Path, kind: type[Source]) -> None:
+    """A missing file and a directory are errors at construction."""
+    with pytest.raises(FileNotFoundError, match="paths must name files that exist, got"):
+        kind(tmp_path / "none")  # type: ignore[call-arg]
+    with pytest.raises(IsADirectoryError, match="paths must be files, got the directory"):
+        kind(tmp_path)  # type: ignore[call-arg]
+
+
+def test_csv_leaves_no_thread_when_left_early(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    """A reader that is closed after its first block leaves nothing behind."""
+    before = threading.active_count()
+    for _ in range(20):
+        reader = Csv(corpus[0], block_bytes=SMALL_BLOCK, max_record_bytes=8_192).read(0)
+        next(reader)
+        del reader
+    assert threading.active_count() == before
+
+
+def test_csv_names_lines(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    """A record is named by the file and the line that it starts in, newlines in quotes counted."""
+    path, records = corpus
+    lines = path.read_bytes().split(b"\n")
+    source = Csv(path)
+    for number in (0, 1, 500, 1_999):
+        name, line = source.locate(number).rsplit(", line ", 1)
+        assert name == str(path)
+        start = lines[int(line.replace(",", "")) - 1].decode().lstrip('"').replace('""', '"')
+        assert start.startswith(records[number]["text"].split("\n")[0].rstrip("\r"))
+
+
+def test_csv_refuses_a_state_of_other_data(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    """A state that falls inside a block, or behind the end, is not rounded."""
+    source = Csv(corpus[0], block_bytes=SMALL_BLOCK)
+    for state in (1, 2_001):
+        with pytest.raises(
+            ValueError, match=f"state was saved after {state} records, where no block ends now; the data has changed"
+        ):
+            list(source.read(0, state))
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> tuple[Path, pa.Table]:
+    """Two files of three row groups with many kinds of columns."""
+    count = 3_000
+    table = pa.table(
+        {
+            "text": [f"{i} " * (i % 50) for i in range(count)],
+            "kind": pa.array([f"kind {i % 5}" for i in range(count)]).dictionary_encode(),
+            "input_ids": pa.array([list(range(i % 20)) for i in range(count)], pa.list_(pa.int32())),
+            "spans": pa.array([[{"start": i, "end": 2 * i}] for i in range(count)]),
+            "large": pa.array([str(i) for i in range(count)], pa.large_string()),
+            "label": pa.array(range(count), pa.int16()),
+        }
+    )
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    pq.write_table(table.slice(0, 1_500), folder / "1.parquet", row_group_size=500)
+    pq.write_table(table.slice(1_500), folder / "2.parquet", row_group_size=500)
+    return folder, table
+
+
+def test_parquet_reads_what_was_written(parquet: tuple[Path, pa.Table]) -> None:
+    """A shard is a row group of many blocks; all records come in order, and resume after every block."""
+    folder, table = parquet
+    source = Parquet(str(folder / "*.parquet"), block_bytes=4_096)
+    assert source.num_shards == 6
+    assert read_all(source) == table.to_pylist()
+    sizes = [block.nbytes for block, _ in source.read(2)]
+    assert len(sizes) > 5
+    assert max(sizes) < 2 * 4_096
+    assert_resumes_everywhere(Parquet(folder / "1.parquet", block_bytes=16_384))
+
+
+def test_parquet_gives_plain_columns_as_asked(parquet: tuple[Path, pa.Table]) -> None:
+    """Dictionaries are decoded, 64-bit offsets become 32-bit ones, and columns come in the order asked for."""
+    folder, table = parquet
+    block, _ = next(Parquet(str(folder / "*.parquet"), columns=["kind", "large", "label"]).read(0))
+    assert block.schema == pa.schema([("kind", pa.string()), ("large", pa.string()), ("label", pa.int16())])
+    assert block.column("kind").to_pylist() == table.column("kind").to_pylist()[:500]
+
+
+def test_parquet_estimates_its_blocks(parquet: tuple[Path, pa.Table]) -> None:
+    """The estimate counts the chosen columns only and is near what is read."""
+    folder, _ = parquet
+    source = Parquet(str(folder / "*.parquet"), columns=["text"], block_bytes=4_096)
+    read = sum(len(list(source.read(shard))) for shard in range(source.num_shards))
+    assert source.approx_blocks() == pytest.approx(read, rel=0.5)
+
+
+def test_parquet_reads_remote_files(parquet: tuple[Path, pa.Table]) -> None:
+    """Any URL of fsspec will do."""
+    folder, table = parquet
+    with fsspec.open("memory://parquet/1.parquet", "wb") as remote:
+        remote.write((folder / "1.parquet").read_bytes())
+    assert read_all(Parquet("memory://parquet/1.parquet")) == table.slice(0, 1_500).to_pylist()
+
+
+def test_parquet_lists_the_columns_that_there_are(parquet: tuple[Path, pa.Table]) -> None:
+    """A missing column is an error at once, in whichever file."""
+    folder, table = parquet
+    with pytest.raises(ValueError, match=r"columns must be among 'text', 'kind', .*, got 'txt' in .*1\.parquet"):
+        Parquet(folder / "1.parquet", columns=["txt"])
+    pq.write_table(table.select(["label"]), folder / "3.parquet")
+    with pytest.raises(ValueError, match=r"columns must be among 'label', got 'text' in .*3\.parquet"):
+        Parquet(str(folder / "*.parquet"), columns=["text"])
+
+
+def test_parquet_casts_to_the_types_of_the_first_file(tmp_path: Path) -> None:
+    """Another type of the same values is cast; one that loses something is an error with its place."""
+    pq.write_table(pa.table({"label": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"label": pa.array([2], pa.int64())}), tmp_path / "2.parquet")
+    assert read_all(Parquet(str(tmp_path / "*.parquet"))) == [{"label": 1}, {"label": 2}]
+    pq.write_table(pa.table({"label": ["three"]}), tmp_path / "3.parquet")
+    with pytest.raises(
+        ValueError, match=r"column 'label' must hold int32, got string: .*'three'.*; choose others with"
+    ) as info:
+        read_all(Parquet(str(tmp_path / "*.parquet")))
+    assert info.value.__notes__ == [f"while reading {tmp_path / '3.parquet'}, row group 0"]
+
+
+def test_parquet_refuses_other_files(tmp_path: Path) -> None:
+    """A file of another kind, an empty one, and one cut off are errors with the file."""
+    pq.write_table(pa.table({"text": ["a" * 1_000]}), tmp_path / "whole.parquet")
+    for name, content in {
+        "text": b"some text that is longer than a footer",
+        "empty": b"",
+        "cut": (tmp_path / "whole.parquet").read_bytes()[:-20],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} must be a Parquet file: "):
+            Parquet(tmp_path / name)
+
+
+def test_parquet_notices_that_a_file_changed(parquet: tuple[Path, pa.Table]) -> None:
+    """A file that was written again or is gone is an error that says so."""
+    folder, table = parquet
+    source = Parquet(str(folder / "*.parquet"))
+    pq.write_table(table.slice(0, 10), folder / "1.parquet")
+    with pytest.raises(RuntimeError, match=r"1\.parquet changed while being read: was .* bytes, is "):
+        list(source.read(0))
+    (folder / "2.parquet").unlink()
+    with pytest.raises(RuntimeError, match=r"2\.parquet changed while being read: .* is gone"):
+        list(source.read(4))
+
+
+def test_parquet_names_rows(parquet: tuple[Path, pa.Table]) -> None:
+    """A record is named by its file and its row in it."""
+    source = Parquet(str(parquet[0] / "*.parquet"))
+    assert source.locate(4 << 32 | 7) == f"{parquet[0] / '2.parquet'}, row 507"
+
+
+def test_fingerprints_say_which_data_it_is(parquet: tuple[Path, pa.Table], corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    """A copy has the same fingerprint; other content, columns or blocks have another."""
+    folder, _ = parquet
+    copy = folder / "copy"
+    copy.mkdir()
+    for name in ("1.parquet", "2.parquet"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    prints = [Parquet(str(place / "*.parquet")).fingerprint() for place in (folder, copy)]
+    assert prints[0] == prints[1] == json.loads(json.dumps(prints[0]))
+    one = folder / "1.parquet"
+    others: list[Source] = [
+        Parquet(one),
+        Parquet(one, columns=["text"]),
+        Parquet(one, block_bytes=9),
+        Parquet(folder / "2.parquet"),
+    ]
+    others += [Csv(corpus[0]), Csv(corpus[0], columns=["text"]), Csv(corpus[0], block_bytes=9)]
+    assert len({json.dumps(each.fingerprint()) for each in others}) == len(others)
+
+
+def test_sources_can_be_pickled_and_printed(parquet: tuple[Path, pa.Table], corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Worker processes get a source by pickle; printed, it shows its arguments."""
+    for source in (Parquet(str(parquet[0] / "*.parquet")), Csv(corpus[0])):
+        assert read_all(pickle.loads(pickle.dumps(source))) == read_all(source)
+        assert repr(source).startswith(f"{type(source).__name__}(paths='")

@@ -1,0 +1,270 @@
+"""Items made ahead in a thread: their order, their number, errors, and the end of the thread under all circumstances."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from seqstream.ahead import Ahead, Switch, SwitchedOffError
+
+NAME = "seqstream-test"
+
+
+def num_threads() -> int:
+    """Count the threads of these tests that are alive."""
+    return sum(thread.name == NAME for thread in threading.enumerate())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another thread does, at most some seconds."""
+    end = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.002)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """After each test every thread must have ended."""
+    yield
+    gc.collect()
+    wait_until(lambda: num_threads() == 0)
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    """A switch that is turned off in the end."""
+    switch = Switch()
+    yield switch
+    switch.turn_off()
+
+
+def ahead(items: Iterator[object], depth: int, switch: Switch) -> Ahead[object]:
+    return Ahead(items, depth, switch, NAME)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_items_come_in_their_order(switch: Switch, depth: int) -> None:
+    """All of them, once, ``None`` and falsehoods included; then the end, as often as asked."""
+    items: list[object] = [*range(200), None, 0, False]
+    made = ahead(iter(items), depth, switch)
+    assert iter(made) is made
+    assert list(made) == items
+    assert list(made) == []
+    with pytest.raises(StopIteration):
+        next(made)
+
+
+def test_a_thread_ends_with_its_items(switch: Switch) -> None:
+    """There is nothing to stop after the last."""
+    assert list(ahead(iter([1, 2]), 3, switch)) == [1, 2]
+    wait_until(lambda: num_threads() == 0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_no_more_is_made_than_the_depth(switch: Switch, depth: int) -> None:
+    """Ready or under way, there are never more items than the depth, and no fewer either."""
+    begun = 0
+
+    def items() -> Iterator[int]:
+        nonlocal begun
+        while True:
+            begun += 1
+            yield begun
+
+    made = ahead(items(), depth, switch)
+    for taken in range(5):
+        wait_until(lambda: begun == taken + depth)  # noqa: B023 - it is called at once
+        time.sleep(0.01)
+        assert begun == taken + depth
+        assert next(made) == taken + 1
+
+
+def test_items_are_made_while_the_consumer_is_busy(switch: Switch) -> None:
+    """Making and consuming overlap."""
+
+    def items() -> Iterator[int]:
+        for number in range(6):
+            time.sleep(0.05)
+            yield number
+
+    begin = time.monotonic()
+    for _ in ahead(items(), 1, switch):
+        time.sleep(0.05)
+    assert time.monotonic() - begin < 0.5  # one after the other they take 0.6
+
+
+class BrokenError(Exception):
+    """What the items of these tests raise."""
+
+
+def failing() -> Iterator[int]:
+    yield 1
+    yield 2
+    raise BrokenError("by hand")
+
+
+def test_an_error_is_raised_at_its_item(switch: Switch) -> None:
+    """Those before it come first; it is the very error, with the traceback of the thread; after it there is nothing."""
+    made = ahead(failing(), 5, switch)
+    wait_until(lambda: num_threads() == 0)
+    assert [next(made), next(made)] == [1, 2]
+    with pytest.raises(BrokenError, match=r"^by hand$") as caught:
+        next(made)
+    assert "failing" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    with pytest.raises(StopIteration):
+        next(made)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit])
+def test_whatever_is_raised_reaches_the_consumer(switch: Switch, error: type[BaseException]) -> None:
+    """No kind of error ends the thread in silence."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise error
+
+    made = ahead(items(), 2, switch)
+    assert next(made) == 1
+    with pytest.raises(error):
+        next(made)
+
+
+def test_closing_ends_a_producer_that_is_ahead() -> None:
+    """It waits for room that nobody will make."""
+    switch = Switch()
+    made = ahead(iter(range(100)), 2, switch)
+    assert next(made) == 0
+    begin = time.monotonic()
+    switch.turn_off()
+    assert time.monotonic() - begin < 1
+    assert num_threads() == 0
+
+
+def test_closing_ends_a_consumer_that_waits() -> None:
+    """A consumer in another thread that waits for an item hears that there will be none."""
+    switch = Switch()
+    goes_on = threading.Event()
+    heard: list[BaseException] = []
+
+    def items() -> Iterator[int]:
+        goes_on.wait(5)
+        yield 1
+
+    made = ahead(items(), 2, switch)
+
+    def consume() -> None:
+        try:
+            next(made)
+        except SwitchedOffError as error:
+            heard.append(error)
+
+    consumer = threading.Thread(target=consume, name=NAME)
+    consumer.start()
+    time.sleep(0.02)
+    stopper = threading.Thread(target=switch.turn_off, name=NAME)
+    stopper.start()
+    consumer.join(2)
+    assert [type(error) for error in heard] == [SwitchedOffError]
+    goes_on.set()
+    stopper.join(2)
+    assert num_threads() == 0
+
+
+def test_a_chain_of_threads_ends_together(switch: Switch) -> None:
+    """One thread makes what another one works on: closing ends both, whichever waits for which."""
+    first = ahead(iter(range(1000)), 1, switch)
+    second = ahead((("x", item) for item in first), 2, switch)
+    assert [next(second), next(second)] == [("x", 0), ("x", 1)]
+    assert num_threads() == 2
+    switch.turn_off()
+    assert num_threads() == 0
+
+
+def test_an_error_passes_through_a_chain(switch: Switch) -> None:
+    """It is raised at its item, two threads away."""
+    first = ahead(failing(), 1, switch)
+    second = ahead((("x", item) for item in first), 2, switch)
+    assert [next(second), next(second)] == [("x", 1), ("x", 2)]
+    with pytest.raises(BrokenError, match="by hand"):
+        next(second)
+
+
+def test_what_is_off_stays_off() -> None:
+    """Nothing starts any more, what checks is told, and turning off again is fine; items that were ready may still be taken."""
+    switch = Switch()
+    made = ahead(iter([1, 2, 3]), 2, switch)
+    wait_until(lambda: len(made._ready) == 2)
+    switch.check()
+    switch.turn_off()
+    switch.turn_off()
+    assert [next(made), next(made)] == [1, 2]
+    calls: list[Callable[[], object]] = [switch.check, lambda: next(made), lambda: ahead(iter([]), 1, switch)]
+    for call in calls:
+        with pytest.raises(SwitchedOffError):
+            call()
+
+
+class Owner:
+    """Holds what is made ahead, as an iteration of a loader does."""
+
+    def __init__(self, items: Iterator[object]) -> None:
+        switch = Switch()
+        self.made = ahead(items, 2, switch)
+        self.finalizer = weakref.finalize(self, switch.turn_off)
+
+
+def test_garbage_collection_ends_threads() -> None:
+    """An owner that is dropped, by itself or in a cycle, takes its thread along."""
+    owner = Owner(iter(range(100)))
+    assert next(owner.made) == 0
+    assert num_threads() == 1
+    del owner
+    assert num_threads() == 0
+    owner = Owner(iter(range(100)))
+    owner.itself = owner  # type: ignore[attr-defined] # a cycle
+    assert next(owner.made) == 0
+    del owner
+    gc.collect()
+    assert num_threads() == 0
+
+
+def test_garbage_may_be_collected_in_the_thread_itself() -> None:
+    """A thread that turns its own switch off, while others of the switch run, neither hangs nor waits for itself."""
+    switch = Switch()
+    other = ahead(iter(range(100)), 1, switch)
+
+    def items() -> Iterator[int]:
+        yield 1
+        with switch.changed:  # where the thread may be when garbage is collected
+            switch.turn_off()
+        yield 2
+
+    begin = time.monotonic()
+    assert next(other) == 0
+    made = ahead(items(), 5, switch)
+    wait_until(lambda: switch.is_off)
+    wait_until(lambda: num_threads() == 0)
+    assert time.monotonic() - begin < 5
+    assert next(made) == 1
+
+
+def test_items_are_not_held_by_the_thread(switch: Switch) -> None:
+    """What was handed out is the consumer's alone, also while the thread waits for room."""
+
+    class Item:
+        pass
+
+    made = ahead((Item() for _ in range(10)), 1, switch)
+    item = next(made)
+    wait_until(lambda: len(made._ready) == 1)
+    gone = weakref.ref(item)
+    del item
+    gc.collect()
+    assert gone() is None

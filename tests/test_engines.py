@@ -1,0 +1,256 @@
+"""Engines: the fastest one is chosen only when its ids are the tokenizer's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import itertools
+import json
+import logging
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from seqstream import engines
+from seqstream.blueprints import Blueprint, read_tokenizer
+from seqstream.engines import Engine, EngineError, EngineWarning, choose_engine, find_difference
+from seqstream.pieces import TokenRows
+from seqstream.probes import MAX_CHARS, MAX_TEXTS, first_texts, hostile_texts
+from seqstream.tokenizing import Tokenize
+
+
+def blueprint_of(tokenizer: Tokenizer) -> Blueprint:
+    return read_tokenizer(tokenizer, special_tokens=True)
+
+
+def rows_of(rows: TokenRows) -> list[list[int]]:
+    ends = zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
+    return [rows.ids[begin:end].tolist() for begin, end in ends]
+
+
+def without_json(blueprint: Blueprint, **changes: Any) -> Blueprint:
+    """The same tokenizer by its looks, but another one inside: what an engine with a fault looks like."""
+    source = json.loads(blueprint.json)
+    return dataclasses.replace(blueprint, source=json.dumps({**source, **changes}))
+
+
+class Faulty(Engine):
+    """A real engine of a tokenizer that is changed a little: it gives other ids where that shows."""
+
+    def __init__(self, blueprint: Blueprint, name: str) -> None:
+        faulty = without_json(blueprint, normalizer={"type": "Lowercase"}) if name == "fastokens" else blueprint
+        super().__init__(faulty, name)
+
+
+@pytest.mark.parametrize(("fixture", "name"), [("bpe", "fastokens"), ("wordpiece", "nanotoken"), ("unigram", "tokenizers")])
+def test_auto_takes_the_fastest_for_the_model(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
+    """BPE goes to fastokens, WordPiece to nanotoken, the rest to tokenizers; all of them say the same."""
+    tokenizer: Tokenizer = request.getfixturevalue(f"{fixture}_tokenizer")
+    engine = choose_engine(blueprint_of(tokenizer), "auto", ["a text"])
+    assert engine.name == name
+    texts = hostile_texts(["[SEP]"])
+    assert rows_of(engine(texts)) == [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    assert rows_of(engine([])) == []
+
+
+@pytest.mark.parametrize("name", ["tokenizers", "fastokens"])
+def test_rows_are_flat_int32(bpe_tokenizer: Tokenizer, name: str) -> None:
+    """Every engine returns one buffer of int32 and offsets of int64 from 0, also for no ids at all."""
+    engine = Engine(blueprint_of(bpe_tokenizer), name)
+    for texts in (["a b", "", "c"], ["", ""], []):
+        rows = engine(texts)
+        assert (rows.ids.dtype, rows.offsets.dtype) == (np.dtype(np.int32), np.dtype(np.int64))
+        assert len(rows) == len(texts)
+        assert rows.offsets[0] == 0
+        assert rows.offsets[-1] == len(rows.ids)
+
+
+def test_a_difference_falls_back_with_a_warning(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the fast engine gives other ids, the warning shows the text and both lists, and tokenizers is used."""
+    monkeypatch.setattr(engines, "Engine", Faulty)
+    message = (
+        r"^engine fastokens gives other ids than tokenizers for '.+': from id \d+ on \[.*\] where tokenizers gives \[.*\]; "
+    )
+    with pytest.warns(EngineWarning, match=message + r"tokenizers is used, which is slower and exact$") as caught:
+        engine = choose_engine(blueprint_of(bpe_tokenizer), "auto", [])
+    assert engine.name == "tokenizers"
+    assert len(caught) == 1
+
+
+def test_a_difference_of_a_named_engine_is_an_error(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that was asked for is not replaced in silence, nor used."""
+    monkeypatch.setattr(engines, "Engine", Faulty)
+    with pytest.raises(
+        EngineError, match=r"^engine fastokens gives other ids than tokenizers .*; use engine='tokenizers' or 'auto'$"
+    ):
+        choose_engine(blueprint_of(bpe_tokenizer), "fastokens", [])
+
+
+def test_the_sample_is_part_of_the_proof(bpe_tokenizer: Tokenizer) -> None:
+    """Texts of the real stream are compared too: a difference that only they show is found, and shown where it is."""
+    blueprint = blueprint_of(bpe_tokenizer)
+    odd = {"id": 600, "content": "oddity", "normalized": False, "special": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    added = [*json.loads(blueprint.json)["added_tokens"], odd | flags]
+    faulty, reference = Engine(without_json(blueprint, added_tokens=added), "fastokens"), Engine(blueprint, "tokenizers")
+    assert find_difference(faulty, reference, hostile_texts(blueprint.added_tokens)) is None
+    difference = find_difference(faulty, reference, ["fine", "x" * 100 + " an oddity here " + "y" * 100])
+    assert difference is not None
+    assert "oddity here" in difference
+    assert "on [221, 600, 221, " in difference
+    assert len(difference) < 300
+
+
+def test_an_engine_that_cannot_take_the_tokenizer(
+    unigram_tokenizer: Tokenizer, bpe_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named, that is an error; by itself, it is a line of log, since only speed is lost."""
+    with pytest.raises(
+        EngineError, match=r"^engine nanotoken cannot take tokenizer Unigram .*; use engine='tokenizers' or 'auto'$"
+    ):
+        choose_engine(blueprint_of(unigram_tokenizer), "nanotoken", [])
+    normalized = Tokenizer.from_str(bpe_tokenizer.to_str())
+    normalized.normalizer = normalizers.BertNormalizer()
+    with caplog.at_level(logging.WARNING, "seqstream"):
+        assert choose_engine(blueprint_of(normalized), "auto", []).name == "tokenizers"
+    assert caplog.messages[0].startswith(
+        "tokenizers is used, which is slower: engine fastokens cannot take tokenizer BPE (600, "
+    )
+
+
+def test_an_engine_that_is_not_installed(
+    bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named, that is an error where the stage is made; by itself, one line a process says what to install."""
+    installed = engines.is_installed
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    assert not installed("fastokens")
+    message = r"^engine fastokens is not installed; pip install 'seqstream\[fast\]'$"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        Tokenize(bpe_tokenizer, engine="fastokens")
+    with pytest.raises(ModuleNotFoundError, match=message):
+        Engine(blueprint_of(bpe_tokenizer), "fastokens")(["a"])
+    engines._advise.cache_clear()
+    with caplog.at_level(logging.WARNING, "seqstream"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            assert choose_engine(blueprint_of(bpe_tokenizer), "auto", []).name == "tokenizers"
+    assert caplog.messages == ["tokenising is 8 to 47 times faster with engine fastokens: pip install 'seqstream[fast]'"]
+
+
+def test_an_engine_of_a_function_cannot_be_another(bpe_tokenizer: Tokenizer) -> None:
+    """The engines of a saved state fit the kind of tokenizer, or are refused."""
+    with pytest.raises(
+        ValueError, match=r"^engine function cannot be used for tokenizer BPE \(600, .*\); choose engines anew$"
+    ):
+        Tokenize(bpe_tokenizer).open({"input_ids": "function"})
+
+
+def test_the_sample_is_bounded() -> None:
+    """However long the sample and its texts are, the proof takes few of them."""
+    taken = list(first_texts(["x" * 10**6, None, *["y" * 100] * 10**4]))
+    assert sum(map(len, taken)) <= MAX_CHARS
+    assert len(list(first_texts(["z"] * 10**5))) == MAX_TEXTS
+
+
+def test_the_proof_is_quick(bpe_tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Hostile texts and as many of the stream as are taken are encoded by the slowest engine in a moment."""
+    reference = Engine(blueprint_of(bpe_tokenizer), "tokenizers")
+    proof = [*hostile_texts(["<|endoftext|>"] * 50), *first_texts(texts * 20)]
+    reference(["a"])
+    begin = time.perf_counter()
+    reference(proof)
+    assert time.perf_counter() - begin < 1.0  # 0.06 s on an idle core; a busy machine is slower
+
+
+FORK = """
+    import os, signal, sys
+    import pyarrow as pa
+    from seqstream.tokenizing import Tokenize
+
+    path, engine = sys.argv[1:]
+    stage = Tokenize(path, engine=engine)
+    opened = stage.open(stage.choose_engines())
+    texts = pa.table({"text": [f"the text of row {row}, long enough" for row in range(5000)]})
+    expected, _ = opened([texts])
+    for generation in range(2):
+        if child := os.fork():
+            status = os.waitpid(child, 0)[1]
+            if generation == 0:
+                assert "TOKENIZERS_PARALLELISM" not in os.environ
+                sys.exit(os.waitstatus_to_exitcode(status))
+            os._exit(os.waitstatus_to_exitcode(status))
+        signal.alarm(30)
+        if opened([texts])[0] != expected:
+            os._exit(2)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(params=["tokenizers", "fastokens", "nanotoken"])
+def forked(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    kind = "wordpiece" if request.param == "nanotoken" else "bpe"
+    tokenizer: Tokenizer = request.getfixturevalue(f"{kind}_tokenizer")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return [str(tmp_path / "tokenizer.json"), request.param]
+
+
+def test_a_forked_child_encodes(forked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children and grandchildren of a process that has encoded give the same ids and neither hang nor warn."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORK), *forked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def lines_of(data: Path) -> Iterator[str]:
+    """Texts of every script and kind: the beginning of each language and of some of the other corpora."""
+    for name, field, rows in (("udhr/udhr", "text", 400), ("peps/peps", "text", 30), ("humaneval/HumanEval", "prompt", 60)):
+        with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            for line in itertools.islice(file, rows):
+                text = json.loads(line)[field]
+                yield text[:400]
+                yield from text[400:800].split("\n")
+
+
+NAMES = ["bert_uncased", "bert_uncased_minilm", "gpt2", "cl100k_base", "mistral_v1_spm", "spm_unigram_1k"]
+CHANGED = ["bert_uncased", "gpt2", "mistral_v1_spm"]
+
+
+@pytest.mark.parametrize(("name", "changed"), [*((name, False) for name in NAMES), *((name, True) for name in CHANGED)])
+def test_ids_of_real_tokenizers(data: Path, name: str, changed: bool) -> None:
+    """On real corpora in hundreds of languages every chosen engine gives the ids of tokenizers, cut where transformers cuts."""
+    path = data / "tokenizers" / name / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if changed:
+        tokenizer.add_special_tokens([AddedToken("the", lstrip=True), AddedToken("of", rstrip=True, single_word=True)])
+        tokenizer.add_tokens([AddedToken("and", normalized=True), AddedToken("de", normalized=False, single_word=True)])
+    texts = list(lines_of(data))
+    records = pa.table({"text": texts, "row_id": np.arange(len(texts))})
+    stage = Tokenize(tokenizer if changed else path, empty="keep")
+    chosen = stage.choose_engines(records)
+    ((made,), _) = stage.open(chosen)([records])
+    expected = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    assert made["input_ids"].to_pylist() == expected
+    tokenizer.enable_truncation(20)
+    ((cut,), _) = Tokenize(stage.tokenizer, empty="keep", max_length=20).open(chosen)([records])
+    assert cut["input_ids"].to_pylist() == [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+
+
+def test_a_tokenizer_without_a_fast_engine_is_never_compared() -> None:
+    """For other model types tokenizers is the engine, with nothing to prove."""
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert choose_engine(blueprint_of(tokenizer), "auto", ["a b"]).name == "tokenizers"

@@ -1,0 +1,133 @@
+"""Order without state: permutations and hashes."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqstream.order import Permutation, hash_index, key_of, shuffled
+
+
+def numbers(permutation: Permutation) -> list[int]:
+    """Return the number at each position."""
+    return [permutation[position] for position in range(len(permutation))]
+
+
+def test_a_permutation_has_every_number_once() -> None:
+    """Whatever the size, each position has a number of its own."""
+    for size in [*range(130), 255, 256, 257, 1023, 1025, 4097]:
+        assert sorted(numbers(Permutation(size, 7, "shards"))) == list(range(size)), size
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3000), st.integers(), st.integers(0, 5))
+def test_a_permutation_of_any_seed_has_every_number_once(size: int, seed: int, epoch: int) -> None:
+    """Seeds and epochs of any size give permutations."""
+    assert sorted(numbers(Permutation(size, seed, epoch))) == list(range(size))
+
+
+def test_a_permutation_does_not_change_between_versions() -> None:
+    """States saved today mean the same tomorrow: the numbers themselves are fixed."""
+    assert numbers(Permutation(10, 0, 0, "shards")) == [8, 0, 7, 6, 4, 3, 1, 5, 9, 2]
+    assert [Permutation(10**12, 0, 0, "shards")[place] for place in (0, 1, 10**12 - 1)] == [
+        632770975131,
+        469783841218,
+        417196284626,
+    ]
+    assert hash_index(np.arange(-1, 2), 0, "key").tolist() == [16491486633132792757, 7121419125028977838, 10346209742875190638]
+    assert shuffled(10, 0, "rows").tolist() == [6, 0, 2, 5, 1, 7, 4, 9, 8, 3]
+    assert key_of(0, 0, "shards") == 14788456053565992210
+
+
+def test_a_place_of_a_huge_permutation_is_found_at_once() -> None:
+    """Time and memory do not depend on the size."""
+    permutation = Permutation((1 << 62) + 1, 3)
+    begin = time.perf_counter()
+    found = [permutation[place] for place in range(1000)]
+    assert time.perf_counter() - begin < 1
+    assert len(permutation) == (1 << 62) + 1
+    assert len(set(found)) == 1000
+    assert all(0 <= number <= 1 << 62 for number in found)
+    assert len({number >> 58 for number in found}) == 16, "neighbours must go everywhere"
+
+
+def test_keys_give_different_permutations() -> None:
+    """Another seed, epoch or purpose is another order."""
+    orders = {
+        tuple(numbers(Permutation(50, seed, epoch, name))) for seed in range(20) for epoch in range(5) for name in ("a", "b")
+    }
+    assert len(orders) == 200
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 17])
+def test_every_number_comes_first_equally_often(size: int) -> None:
+    """Few shards are mixed as well as many: over seeds, each is first, and each last, about as often."""
+    num_seeds = 4000
+    for place in (0, size - 1):
+        counts = np.bincount([Permutation(size, seed, "shards")[place] for seed in range(num_seeds)], minlength=size)
+        expected = num_seeds / size
+        assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
+
+
+def test_a_permutation_breaks_up_neighbours() -> None:
+    """Numbers that follow each other do not end up near each other."""
+    steps = np.abs(np.diff(numbers(Permutation(4096, 1, "shards"))))
+    assert abs(steps.mean() / 4096 - 1 / 3) < 0.02  # what independent places have
+    assert (steps == 1).sum() < 12
+
+
+def test_a_place_outside_is_refused() -> None:
+    """There is nothing before the first place and nothing after the last."""
+    permutation = Permutation(5, 0)
+    for place in (-1, 5):
+        with pytest.raises(IndexError, match=rf"^position must be in range\(5\), got {place}$"):
+            permutation[place]
+    with pytest.raises(IndexError, match=r"^position must be in range\(0\), got 0$"):
+        Permutation(0, 0)[0]
+
+
+def test_hashes_are_even_in_every_bit() -> None:
+    """Each of the 64 bits is set for half of the indices, and no two indices share a hash."""
+    hashes = hash_index(np.arange(100_000), 5, "split")
+    assert len(np.unique(hashes)) == 100_000
+    for bit in range(64):
+        share = (hashes >> np.uint64(bit) & np.uint64(1)).mean()
+        assert abs(share - 0.5) < 0.01, bit
+
+
+def test_hashes_of_far_apart_indices_are_even_too() -> None:
+    """Row ids of many shards, which differ in high bits only, hash as evenly as neighbours."""
+    hashes = hash_index(np.arange(20_000) << 32, 5, "split")
+    counts = np.bincount((hashes >> np.uint64(60)).astype(np.int64), minlength=16)
+    assert np.abs(counts - 1250).max() < 5 * np.sqrt(1250)
+
+
+def test_hashes_depend_on_the_key_and_keep_the_shape() -> None:
+    """Another key, other hashes; any shape comes back; the index is left as it was."""
+    index = np.arange(6).reshape(2, 3)
+    hashes = hash_index(index, 1)
+    assert hashes.shape == (2, 3)
+    assert hashes.dtype == np.uint64
+    assert not (hashes == hash_index(index, 2)).any()
+    assert hashes[1, 2] == hash_index(np.array([5]), 1)[0]
+    assert index.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_parts_of_a_key_are_told_apart() -> None:
+    """Where one part ends and the next begins matters, and so does their order."""
+    keys = [key_of(1, 23), key_of(12, 3), key_of(123), key_of(23, 1), key_of("1", "2", "3"), key_of()]
+    assert len(set(keys)) == len(keys)
+    assert key_of(1) == key_of("1")
+    assert all(0 <= key < 1 << 64 for key in keys)
+
+
+def test_a_shuffle_has_every_number_once_and_depends_on_the_key() -> None:
+    """All at once or position by position, a shuffle is a permutation."""
+    for size in (0, 1, 2, 1000):
+        order = shuffled(size, 0, "rows")
+        assert sorted(order.tolist()) == list(range(size))
+    assert shuffled(1000, 0).tolist() != shuffled(1000, 1).tolist()

@@ -1,0 +1,274 @@
+"""The report: lengths, plans and recommendations, each a function that returns data."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+import seqstream as ss
+from seqstream import testing
+from seqstream.measuring import EPOCH, Survey, measure_speed, take_sample, take_survey
+from seqstream.report import (
+    Bin,
+    Setting,
+    compare,
+    cut_windows,
+    describe,
+    make_report,
+    plan_epoch,
+    recommend,
+)
+from seqstream.snippets import as_glob, write_call
+
+many_lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
+
+
+@pytest.fixture
+def lines(texts: list[str]) -> list[str]:
+    """A few thousand lines of very different lengths, some of them empty."""
+    rng = random.Random(0)
+    return [" ".join(rng.choices(texts, k=int(rng.lognormvariate(0, 1)))) for _ in range(4000)]
+
+
+@pytest.fixture
+def source(lines: list[str], tmp_path: Path) -> ss.TextFiles:
+    """Those lines in ten files, in blocks small enough that there are many."""
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_text("\n".join(lines[number::10]) + "\n")
+    return ss.TextFiles(str(tmp_path / "*.txt"), block_bytes=4096)
+
+
+def test_distribution_by_hand() -> None:
+    """The summary of a few lengths is what one computes by hand."""
+    found = describe(np.array([1, 2, 3, 4, 5, 8, 9, 100]), limits=[8, 64, 128])
+    assert (found.rows, found.tokens, found.mean, found.longest) == (8, 132, 16.5, 100)
+    assert found.percentiles == {50: 5, 90: 100, 95: 100, 99: 100}
+    assert found.over == {8: 0.25, 64: 0.125}
+    empty = (Bin(17, 32, 0, 0), Bin(33, 64, 0, 0))
+    assert found.bins == (
+        Bin(1, 1, 1, 1),
+        Bin(2, 2, 1, 2),
+        Bin(3, 4, 2, 7),
+        Bin(5, 8, 2, 13),
+        Bin(9, 16, 1, 9),
+        *empty,
+        Bin(65, 128, 1, 100),
+    )
+
+
+@given(many_lengths)
+def test_bins_hold_every_row_once(lengths: Any) -> None:
+    """Bins follow each other without a gap and hold all rows and tokens, each row in the bin of its length."""
+    found = describe(lengths)
+    assert [each.low for each in found.bins[1:]] == [each.high + 1 for each in found.bins[:-1]]
+    for each in found.bins:
+        inside = lengths[(lengths >= each.low) & (lengths <= each.high)]
+        assert (each.rows, each.tokens) == (len(inside), inside.sum())
+    assert sum(each.rows for each in found.bins) == len(lengths)
+
+
+def test_windows_by_hand() -> None:
+    """Windows are full, and the last two share what is left."""
+    ones = np.ones(35, np.int64)
+    assert cut_windows(ones, 10).tolist() == [10, 20, 28]
+    assert cut_windows(ones, 20).tolist() == [18]
+    assert cut_windows(ones, 35).tolist() == []
+    assert cut_windows(ones, 100).tolist() == []
+    assert cut_windows(np.array([1, 1, 99]), 50).tolist() == []
+
+
+@given(many_lengths, st.integers(1, 20_000))
+def test_windows_hold_what_they_should(lengths: Any, window_tokens: int) -> None:
+    """No window is empty, and none holds more than its tokens and a row."""
+    windows = np.split(lengths, cut_windows(lengths, window_tokens))
+    assert np.concatenate(windows).tolist() == lengths.tolist()
+    assert all(len(window) for window in windows)
+    assert all(window.sum() < window_tokens + lengths.max() for window in windows)
+
+
+def test_plan_by_hand() -> None:
+    """An epoch of one window: rows of 4 and 2 tokens under a budget of 8 make batches without padding."""
+    lengths = np.array([2, 4, 2, 4, 2, 2])
+    assert plan_epoch(lengths, ss.Bucket(8)) == Setting(ss.Bucket(8), 8, 2, 3.0, 0.0)
+    assert plan_epoch(lengths, ss.InOrder(6)) == Setting(ss.InOrder(6), 0, 1, 6.0, 1 - 16 / 24)
+
+
+def test_windows_that_hold_all_are_planned_once() -> None:
+    """Of the windows that hold the whole corpus only the smallest is planned, and random rows come in batches as large."""
+    lengths = np.random.default_rng(0).integers(1, 100, 1800)
+    settings = compare(
+        Survey(lengths.astype(np.int32), 1800, 0, 90_000, True, "tokenizers", 1.0), 100, [4000, 400, 400], [1000, 1, 64, 256]
+    )
+    windows = [
+        (each.max_tokens, getattr(each.spec, "window_batches", None)) for each in settings if isinstance(each.spec, ss.Bucket)
+    ]
+    assert windows == [(400, 1), (400, 64), (400, 256), (4000, 1), (4000, 64)]
+    baselines = [each for each in settings if isinstance(each.spec, ss.InOrder)]
+    assert [each.max_tokens for each in baselines] == [400, 4000]
+    assert baselines[0].rows == pytest.approx(settings[3].rows, rel=0.1)
+    assert baselines[0].waste > 0.3
+    assert settings[3].waste < 0.02
+
+
+def test_bytes_limit_windows() -> None:
+    """A window holds no more bytes of records than a loader's, so heavy records make smaller windows and more padding."""
+    lengths = np.random.default_rng(0).integers(1, 100, 20_000)
+    light, heavy = (plan_epoch(lengths, ss.Bucket(400), bytes_per_token) for bytes_per_token in (4.0, 1e6))
+    assert heavy.waste > 4 * light.waste
+
+
+def test_recommendation_by_hand() -> None:
+    """The smallest budget with enough rows is recommended, and its smallest window that pads about as little as any."""
+
+    def settings(budget: int, rows: float) -> list[Setting]:
+        wastes = {16: 0.05, 64: 0.014, 256: 0.01}
+        buckets = [
+            Setting(ss.Bucket(budget, window_batches=window), budget, 10, rows, waste) for window, waste in wastes.items()
+        ]
+        return [Setting(ss.InOrder(round(rows)), budget, 10, rows, 0.507), *buckets]
+
+    best, reason = recommend([*settings(100, 5), *settings(400, 20), *settings(1600, 80)])
+    assert best.spec == ss.Bucket(400, window_batches=64)
+    assert reason == (
+        "smallest budget with 16 rows a batch or more (20), and the smallest window within 0.5% of the least padding; "
+        "random batches as large compute 2.0 times the slots"
+    )
+    best, reason = recommend([*settings(100, 5), *settings(200, 10)])
+    assert best.spec == ss.Bucket(200, window_batches=64)
+    assert reason.startswith("largest budget, for more rows a batch (10)")
+
+
+def test_survey_has_the_length_of_every_record(source: ss.TextFiles, lines: list[str], bpe_tokenizer: Tokenizer) -> None:
+    """A survey has the number of tokens of every record, whole, and counts the empty ones."""
+    blocks: list[int] = []
+    survey = take_survey(source, ss.Tokenize(bpe_tokenizer), on_blocks=blocks.append)
+    expected = [len(encoding.ids) for encoding in bpe_tokenizer.encode_batch(lines)]
+    assert sorted(survey.lengths.tolist()) == sorted(length for length in expected if length)
+    assert survey.lengths.dtype == np.int32
+    assert (survey.records, survey.empty) == (len(lines), expected.count(0))
+    assert survey.is_whole
+    assert blocks[-1] == source.approx_blocks()
+
+
+def test_survey_stops_at_its_limit(lines: list[str], bpe_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A survey with a limit begins as the whole one does, ends soon after the limit, and says that it is not whole."""
+    path = tmp_path / "long.txt"
+    path.write_text("\n".join(lines * 15))
+    tokenize = ss.Tokenize(bpe_tokenizer)
+    whole, part = (take_survey(ss.TextFiles(str(path)), tokenize, limit=limit) for limit in (None, 20_000))
+    assert part.lengths.tolist() == whole.lengths[: len(part.lengths)].tolist()
+    assert 20_000 <= part.tokens < whole.tokens * 0.7
+    assert whole.is_whole
+    assert not part.is_whole
+
+
+@pytest.mark.parametrize(
+    "spec", [ss.Bucket(512, window_batches=16), ss.Bucket(2048, window_batches=8), ss.InOrder(12)], ids=repr
+)
+def test_plan_agrees_with_a_loader(source: ss.TextFiles, bpe_tokenizer: Tokenizer, spec: Any) -> None:
+    """What is planned from lengths is what a loader does in its second epoch: as many batches, about as much padding."""
+    tokenize = ss.Tokenize(bpe_tokenizer, max_length=256)
+    planned = plan_epoch(take_survey(source, tokenize).lengths.astype(np.int64), spec)
+    loader = ss.Loader(source, tokenize, spec)
+    loader.set_epoch(EPOCH)
+    batches = sum(1 for _ in loader)
+    assert planned.batches == pytest.approx(batches, rel=0.05)
+    assert planned.waste == pytest.approx(loader.stats.waste, rel=0.15)
+
+
+def test_sample_is_the_beginning_of_an_epoch(source: ss.TextFiles, bpe_tokenizer: Tokenizer) -> None:
+    """A sample is a source like any other, and holds the first blocks that an epoch reads, as much as asked for."""
+    sample = take_sample(source, 30_000)
+    testing.check_source(sample)
+    part, whole = (take_survey(each, ss.Tokenize(bpe_tokenizer)).lengths.tolist() for each in (sample, source))
+    assert sorted(part) == sorted(whole[: len(part)])
+    num_bytes = sum(table.nbytes for shard in range(sample.num_shards) for table, _ in sample.read(shard))
+    assert num_bytes == pytest.approx(30_000, abs=4096)
+
+
+def test_sample_of_long_shards(tmp_path: Path) -> None:
+    """Of shards of many blocks a sample takes the first blocks only, and can go on after each."""
+    path = tmp_path / "numbers.csv"
+    path.write_text("text\n" + "".join(f"number {number}\n" for number in range(5000)))
+    sample = take_sample(ss.Csv([str(path)], block_bytes=1000), 5000)
+    testing.check_source(sample)
+    texts = pa.concat_tables([table for table, _ in sample.read(0)]).column("text").to_pylist()
+    assert texts == [f"number {number}" for number in range(len(texts))]
+    assert 200 < len(texts) < 1500
+
+
+def test_speed_counts_every_token(source: ss.TextFiles, bpe_tokenizer: Tokenizer) -> None:
+    """Speed is measured over every token of an epoch once, cut to ``max_length``."""
+    tokenize = ss.Tokenize(bpe_tokenizer, max_length=100, engine="tokenizers")
+    speed = measure_speed(source, tokenize, ss.Bucket(1000), "tokenizers")
+    assert speed.tokens == take_survey(source, tokenize).tokens
+    assert speed.seconds > 0
+
+
+def test_report_holds_together(source: ss.TextFiles, bpe_file: Path) -> None:
+    """A report counts what it cuts, measures every setting, and its code makes a loader with the recommended one."""
+    seen = []
+    report = make_report(
+        source, ss.Tokenize(str(bpe_file), max_length=64), [512, 1024], [4, 16], on_progress=lambda *now: seen.append(now)
+    )
+    assert report.truncated == np.count_nonzero(report.survey.lengths > 64)
+    assert report.best in report.settings
+    assert all(setting.tokens_per_second for setting in report.settings)
+    assert {what for what, _, _ in seen} == {"tokenising", "planning", "measuring"}
+    assert all(done <= total for _, done, total in seen)
+    made: dict[str, Any] = {}
+    exec(report.code, made)
+    assert made["loader"].source == ss.TextFiles(source.paths, block_bytes=4096)
+    assert made["loader"].stages[0].fingerprint() == ss.Tokenize(str(bpe_file), max_length=64).fingerprint()
+    assert made["loader"].stages[1] == report.best.spec
+
+
+def test_rows_are_cut_to_the_smallest_budget(source: ss.TextFiles, bpe_file: Path) -> None:
+    """Without ``max_length`` every setting is of rows that the smallest budget can hold, and the code says so."""
+    report = make_report(source, ss.Tokenize(str(bpe_file)), [4096, 128], [64])
+    assert report.max_length == 128
+    assert report.distribution.longest > 128
+    assert "max_length=128)" in report.code
+
+
+def test_report_refuses(source: ss.TextFiles, bpe_file: Path, tmp_path: Path) -> None:
+    """What cannot be reported on is refused, with the file and line where there is one."""
+    tokenize = ss.Tokenize(str(bpe_file), max_length=512)
+    with pytest.raises(ValueError, match="budgets must be at least max_length=512, got 256; lower max_length"):
+        make_report(source, tokenize, [1024, 256], [64])
+    path = tmp_path / "empty"
+    path.write_text("")
+    with pytest.raises(ValueError, match="source must have at least one record, got none; look at the paths"):
+        make_report(ss.TextFiles(str(path)), tokenize, [1024], [64])
+    path.write_text("\n\n\n")
+    with pytest.raises(ValueError, match="source must give at least one row, got none: 3 records were empty"):
+        make_report(ss.TextFiles(str(path)), tokenize, [1024], [64])
+
+
+def test_code_leaves_out_what_is_so_by_default() -> None:
+    """The call that makes a spec names what differs from its defaults, with numbers that can be read."""
+    assert write_call(ss.Bucket(16_384)) == "Bucket(max_tokens=16_384)"
+    assert write_call(ss.Bucket(batch_size=8, window_batches=64)) == "Bucket(batch_size=8, window_batches=64)"
+    assert write_call(ss.InOrder(32, drop_last=True)) == "InOrder(batch_size=32, drop_last=True)"
+
+
+def test_globs_stand_for_exactly_the_files(tmp_path: Path) -> None:
+    """Files that are all of a folder with their suffix become a glob; any others stay a list."""
+    paths = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt")]
+    for path in paths:
+        Path(path).touch()
+    (tmp_path / "d.csv").touch()
+    assert as_glob(paths) == str(tmp_path / "*.txt")
+    assert as_glob(paths[:2]) is None
+    assert as_glob(paths[::-1]) is None
+    assert as_glob(paths[:1]) == paths[0]
+    assert write_call(ss.TextFiles(paths)) == f'TextFiles("{tmp_path}/*.txt")'
+    assert write_call(ss.TextFiles(paths[:2], unit="file")) == f'TextFiles(["{paths[0]}", "{paths[1]}"], unit="file")'
