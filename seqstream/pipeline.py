@@ -185,17 +185,16 @@ class Pipeline:
         if self._opened is not None:
             return self._opened
         opened: list[OpenStage] = []
-        sample = next((block.table for block in first if len(block.table)), None)
-        for stage in self.stages:
-            if isinstance(stage, Tokenize):
-                self.engines = self.engines or stage.choose_engines(sample)
-                opened.append(stage.open(self.engines))
-                sample = None
-                continue
-            opened.append(stage.open())
-            if sample is not None:
-                with placed(sample.column(ROW_ID), self.source.locate):
-                    sample = opened[-1]([sample])[0][0]
+        sample = next((block.table for block in first if len(block.table)), pa.table({ROW_ID: []}))
+        with placed(sample.column(ROW_ID), self.source.locate):
+            for stage in self.stages:
+                if isinstance(stage, Tokenize):
+                    self.engines = self.engines or stage.choose_engines(sample)
+                    opened.append(stage.open(self.engines))
+                    break
+                opened.append(stage.open())
+                sample = opened[-1]([sample])[0][0]
+        opened += [stage.open() for stage in self.stages[len(opened) :] if not isinstance(stage, Tokenize)]
         self._opened = tuple(opened)
         return self._opened
 

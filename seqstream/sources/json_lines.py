@@ -16,7 +16,7 @@ from seqstream.sources.files import Paths, find_files, normalize_paths, spread
 from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
 from seqstream.sources.pieces import Piece
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.protocol import RESERVED, Block, Json, Source, split_row_id
 from seqstream.sources.rules import newlines
 
 _SAMPLED_SHARDS = 8
@@ -80,6 +80,11 @@ class JsonLines(Source):
 
     def _table(self, text: bytes, pieces: list[Piece]) -> pa.Table:
         table, self._met[0] = read_objects(text, pieces, self._met[0])
+        for name in table.column_names:
+            if name in RESERVED:
+                raise ValueError(
+                    f"fields must be none of the reserved {', '.join(RESERVED)}, got {name!r}; leave it out with columns=[...]"
+                )
         return table
 
     def fingerprint(self) -> Json:

@@ -82,11 +82,11 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, object], str]] = [
         ({"unit": "word"}, "unit must be 'line', 'paragraph' or 'file', got 'word'"),
         ({"errors": "ignore"}, "errors must be 'strict' or 'replace', got 'ignore'"),
-        ({"field": "row_id"}, "field must be none of the reserved piece, record, row_id, got 'row_id'"),
+        ({"field": "row_id"}, "field must be none of the reserved row_id, piece, record, got 'row_id'"),
         ({"block_bytes": 0}, "block_bytes must be at least 1, got 0"),
         ({"max_record_bytes": 0}, "max_record_bytes must be at least 1, got 0"),
         ({"max_record_bytes": 1 << 30}, "block_bytes + 2 * max_record_bytes must be below 2 GiB"),
-        ({"paths": {"a": path, "record": path}}, "field must be none of the reserved piece, record, row_id, got 'record'"),
+        ({"paths": {"a": path, "record": path}}, "field must be none of the reserved row_id, piece, record, got 'record'"),
         ({"paths": {"a": path}, "unit": "file"}, "unit must be 'line' for aligned files, got 'file'"),
         ({"paths": {"a": path, "b": [path, path]}}, "paths must name as many files for each column, got {'a': 1, 'b': 2}"),
     ]

@@ -116,7 +116,7 @@ def test_records_are_those_of_json(folder: Path, files: list[Any], block_bytes: 
 
 
 def test_types_hold_in_every_block(tmp_path: Path) -> None:
-    """A field seen at the start has one type in all blocks, also where it is missing, null or a whole number among fractions."""
+    """A field seen at the start has one type in all blocks, also where it is missing, null or whole among fractions."""
     lines = [{"score": number + (number % 7 == 0) / 2, "when": "2020-01-01", "list": [1]} for number in range(200)]
     path = write(
         tmp_path / "a.jsonl", *lines, *[{"when": "soon"}] * 50, *[{"score": None, "list": []}] * 50, *[{"list": None}] * 9
@@ -145,7 +145,7 @@ def test_fields_that_come_later(tmp_path: Path) -> None:
 
 
 def test_columns(tmp_path: Path) -> None:
-    """Only the columns asked for come, in that order, with all that comes later in them; a name that is no field is an error."""
+    """Only the columns asked for come, in order, with all that comes later in them; a name that is no field is an error."""
     lines = [*[{**COMMON, "late": None, "inner": {"x": 1}}] * 40, *[{**COMMON, "late": 7, "inner": {"y": 2}, "other": []}] * 40]
     path = write(tmp_path / "a.jsonl", *lines)
     table = read_table(JsonLines(path, columns=["late", "a"], block_bytes=100))

@@ -1,0 +1,233 @@
+"""Bad input through a whole loader: a clear error with file and place, no hang, no thread left, nothing lost silently."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import seqstream as ss
+
+Case = Callable[[Path, ss.Tokenize], list[Any]]
+
+
+def good_lines(count: int) -> str:
+    """Return some lines of text."""
+    return "".join(f"line {number} of a corpus\n" for number in range(count))
+
+
+def missing_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A path where nothing is."""
+    return [ss.TextFiles(folder / "nowhere.txt"), tokenize]
+
+
+def glob_without_match(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A glob that finds nothing."""
+    return [ss.TextFiles(str(folder / "*.txt")), tokenize]
+
+
+def directory(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A directory where files are wanted."""
+    return [ss.TextFiles(folder), tokenize]
+
+
+def unreadable(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A file that cannot be opened for reading, also by root: what it points to is a loop of links."""
+    (folder / "loop.txt").symlink_to("loop.txt")
+    return [ss.TextFiles(folder / "loop.txt"), tokenize]
+
+
+def invalid_utf8(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Bytes that are no UTF-8, on a line of their own."""
+    (folder / "a.txt").write_bytes(good_lines(30).encode() + b"caf\xe9\n" + good_lines(3).encode())
+    return [ss.TextFiles(folder / "a.txt", block_bytes=128), tokenize]
+
+
+def broken_json(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A line of JSON that ends too early."""
+    lines = [json.dumps({"text": f"line {number}"}) for number in range(40)]
+    lines[20] = lines[20][:-2]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    return [ss.JsonLines(folder / "a.jsonl", block_bytes=128), tokenize]
+
+
+def missing_field(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A field that no record has."""
+    (folder / "a.jsonl").write_text(json.dumps({"body": "text"}) + "\n")
+    return [ss.JsonLines(folder / "a.jsonl"), tokenize]
+
+
+def field_missing_once(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A field that one record lacks."""
+    lines = [json.dumps({"text": f"line {number}", "label": 1}) for number in range(40)]
+    lines[20] = json.dumps({"label": 1})
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    return [ss.JsonLines(folder / "a.jsonl"), tokenize]
+
+
+def wrong_type(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A field of numbers where text is wanted."""
+    (folder / "a.jsonl").write_text(json.dumps({"text": 17}) + "\n")
+    return [ss.JsonLines(folder / "a.jsonl"), tokenize]
+
+
+def type_changes(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A label that is a number first and a text later."""
+    lines = [json.dumps({"text": f"line {number}", "label": number}) for number in range(60)]
+    lines[50] = json.dumps({"text": "x", "label": "positive"})
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    return [ss.JsonLines(folder / "a.jsonl", block_bytes=128), tokenize]
+
+
+def truncated_gzip(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A compressed file whose end is missing."""
+    whole = gzip.compress(os.urandom(20_000).hex().encode() + b"\n" + good_lines(500).encode())
+    (folder / "a.txt.gz").write_bytes(whole[: len(whole) // 2])
+    return [ss.TextFiles(folder / "a.txt.gz"), tokenize]
+
+
+def changed_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A file that became longer since the source was made."""
+    (folder / "a.txt").write_text(good_lines(30))
+    source = ss.TextFiles(folder / "a.txt")
+    assert source.num_shards == 1
+    (folder / "a.txt").write_text(good_lines(40))
+    return [source, tokenize]
+
+
+def vanished_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A file that is gone when it is read."""
+    (folder / "a.txt").write_text(good_lines(30))
+    source = ss.TextFiles(folder / "a.txt")
+    assert source.num_shards == 1
+    (folder / "a.txt").unlink()
+    return [source, tokenize]
+
+
+def empty_corpus(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Files without a byte."""
+    (folder / "a.txt").write_text("")
+    return [ss.TextFiles(folder / "a.txt"), tokenize]
+
+
+def only_empty_records(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Lines without a character."""
+    (folder / "a.txt").write_text("\n" * 7)
+    return [ss.TextFiles(folder / "a.txt"), tokenize]
+
+
+def raising_generator(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A generator that raises in the middle."""
+
+    def items() -> Iterator[str]:
+        yield from good_lines(1500).splitlines()
+        raise KeyError("no such speaker")
+
+    return [ss.Generator(items), tokenize]
+
+
+def bad_item(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A generator that gives None once."""
+    return [ss.Generator([*good_lines(10).splitlines(), None]), tokenize]
+
+
+def map_changes_rows(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A function that drops a row where it must not."""
+    (folder / "a.txt").write_text(good_lines(30))
+    return [ss.TextFiles(folder / "a.txt"), ss.Map(lambda table: table.slice(1)), tokenize]
+
+
+def map_raises(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A function that raises on one block."""
+    (folder / "a.txt").write_text(good_lines(300))
+
+    def picky(table: pa.Table) -> pa.Table:
+        if "line 250 of a corpus" in table.column("text").to_pylist():
+            raise ArithmeticError("250 is not for me")
+        return table
+
+    return [ss.TextFiles(folder / "a.txt", block_bytes=512), ss.Map(picky), tokenize]
+
+
+def callable_nonsense(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A function for a tokenizer that forgets a text as soon as there are many."""
+    (folder / "a.txt").write_text(good_lines(300))
+    return [ss.TextFiles(folder / "a.txt"), ss.Tokenize(lambda texts: [[1]] * min(len(texts), 100), max_length=30)]
+
+
+def too_long(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A record that does not fit, with overflow="error"."""
+    (folder / "a.txt").write_text(good_lines(30) + "word " * 100 + "\n")
+    return [ss.TextFiles(folder / "a.txt"), ss.Tokenize(tokenize.tokenizer, max_length=30, overflow="error")]
+
+
+def huge_record(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A line longer than a record may be."""
+    (folder / "a.txt").write_text(good_lines(30) + "x" * 5000 + "\n")
+    return [ss.TextFiles(folder / "a.txt", max_record_bytes=1000), tokenize]
+
+
+CASES: list[tuple[Case, list[str]]] = [
+    (missing_file, ["nowhere.txt"]),
+    (glob_without_match, ["*.txt"]),
+    (directory, ["directory", "*.txt"]),
+    (unreadable, ["loop.txt"]),
+    (invalid_utf8, ["a.txt", "line 31", "errors='replace'"]),
+    (broken_json, ["a.jsonl", "line 21"]),
+    (missing_field, ["'text'", "body"]),
+    (field_missing_once, ["'text'", "a.jsonl, line 21"]),
+    (wrong_type, ["'text'", "int64"]),
+    (type_changes, ["a.jsonl", "line 51", "label"]),
+    (truncated_gzip, ["a.txt.gz"]),
+    (changed_file, ["a.txt", "changed"]),
+    (vanished_file, ["a.txt"]),
+    (empty_corpus, ["source must have at least one record, got none"]),
+    (only_empty_records, ["7 records were empty"]),
+    (raising_generator, ["no such speaker", "item 1500"]),
+    (bad_item, ["item 10"]),
+    (map_changes_rows, ["Filter", "a.txt, line 1"]),
+    (map_raises, ["250 is not for me", "a.txt, line 2"]),
+    (callable_nonsense, ["300", "100"]),
+    (too_long, ["max_length=30", "a.txt, line 31"]),
+    (huge_record, ["a.txt", "max_record_bytes"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize(("case", "expected"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Path, bpe_file: Path) -> None:
+    """The error and its notes name the file, the place and the remedy, and no thread is left."""
+    tokenize = ss.Tokenize(bpe_file, max_length=64)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - what must be in it is below
+        source, *stages = case(tmp_path, tokenize)
+        for _ in ss.Loader(source, *stages, ss.Bucket(512, window_batches=2), prefetch=prefetch):
+            pass
+    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    for part in expected:
+        assert part in text
+    assert not isinstance(caught.value, AssertionError | AttributeError)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("seqstream")]
+
+
+def test_invalid_utf8_can_be_replaced(tmp_path: Path, bpe_file: Path) -> None:
+    """With ``errors="replace"`` the line comes, with a replacement character where the byte was."""
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9\nplain\n")
+    loader = ss.Loader(ss.TextFiles(tmp_path / "a.txt", errors="replace"), ss.Tokenize(bpe_file, max_length=64), ss.Bucket(512))
+    assert sum(batch.num_rows for batch in loader) == 2
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads every file")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    """A file that may not be read is named."""
+    (tmp_path / "a.txt").write_text(good_lines(3))
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(PermissionError, match=r"a\.txt"):
+        list(ss.Loader(ss.TextFiles(tmp_path / "a.txt"), ss.InOrder(1)))
