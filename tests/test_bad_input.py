@@ -205,11 +205,13 @@ CASES: list[tuple[Case, list[str]]] = [
 @pytest.mark.parametrize(("case", "expected"), CASES, ids=lambda value: getattr(value, "__name__", ""))
 def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Path, bpe_file: Path) -> None:
     """The error and its notes name the file, the place and the remedy, and no thread is left."""
-    tokenize = ss.Tokenize(bpe_file, max_length=64)
+
+    def run() -> list[ss.Batch]:
+        source, *stages = case(tmp_path, ss.Tokenize(bpe_file, max_length=64))
+        return list(ss.Loader(source, *stages, ss.Bucket(512, window_batches=2), prefetch=prefetch))
+
     with pytest.raises(Exception) as caught:  # noqa: PT011 - what must be in it is below
-        source, *stages = case(tmp_path, tokenize)
-        for _ in ss.Loader(source, *stages, ss.Bucket(512, window_batches=2), prefetch=prefetch):
-            pass
+        run()
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     for part in expected:
         assert part in text

@@ -131,10 +131,9 @@ def changed(entry: str, **values: Any) -> dict[str, Any]:
             f"state was saved for stage 1.max_length nothing, this loader has 9; {REBUILD}, {NOT_STRICT}",
         ),
         (
-            changed("batches", kind="X"),
+            {**FINGERPRINT, "shuffle": 0},
             2,
-            f"state was saved for seed 1, this loader has 2; state was saved for batches.kind Bucket, this loader has X; "
-            f"{REBUILD}",
+            f"state was saved for seed 1, this loader has 2; state was saved for shuffle True, this loader has 0; {REBUILD}",
         ),
         (
             {key: value for key, value in FINGERPRINT.items() if key != "stage 1"},

@@ -237,6 +237,14 @@ def test_the_key_changes_the_order() -> None:
     assert list(itertools.chain(*plain)) == list(range(80))
 
 
+def test_each_window_is_mixed_in_its_own_way() -> None:
+    """Two windows of one epoch whose rows have the same lengths are not cut and served alike."""
+    blocks = blocks_of(*[sequences([3] * 40)] * 2)
+    for spec in (InOrder(5), Bucket(15)):
+        first, second = read_windows(blocks, WindowStart(blocks=1), recipe_of(spec))
+        assert served(first) != [[row - 40 for row in rows] for rows in served(second)]
+
+
 def test_a_window_stops_at_its_bytes() -> None:
     """However many blocks were wanted, those over the limit wait for the next window; a block over it is a window by itself."""
     one = table_of(sequences([5] * 50)).nbytes

@@ -94,6 +94,18 @@ def test_every_record_once(folder: Path, contents: list[tuple[bool, bytes, bytes
 
 
 @pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_every_border(folder: Path, unit: Unit, end: bytes) -> None:
+    """A border between blocks at each byte of a text in turn changes nothing, with and without a mark at its start."""
+    text = b"||aa||b|bb|||||c\rc||\r|| |d||".replace(b"|", end)
+    for data in (text, BOM + text, BOM + text.lstrip(end) + b"e\r"):
+        paths = write_files(folder, [(False, b"", data), (False, b"", b""), (True, b"", data), (False, b"", data[:3])])
+        expected = [record for each in (data, b"", data, data[:3]) for record in oracle(each, unit)]
+        for block_bytes in range(1, len(data) + 6):
+            assert read_texts(TextFiles(paths, unit=unit, block_bytes=block_bytes)) == expected, block_bytes
+
+
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("block_bytes", [1000, 65_536, 10_000_000])
 def test_long_records(tmp_path: Path, unit: Unit, block_bytes: int) -> None:
     """Records much longer than a block and than one read are whole, and stand where they begin."""

@@ -1,0 +1,68 @@
+"""Run the benchmarks, all or some: ``python -m benchmarks [NAME ...]``.
+
+Each compares seqstream with other ways in the same run and says what ratio is required.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.printing import machine_lines, summary, table_of
+from benchmarks.records import Record, machine, write_lines
+from benchmarks.settings import QUICK, Settings
+
+NAMES = ("imports", "throughput", "first_batch", "resume", "collation", "waste", "mixing", "memory", "lstm")
+KEPT = Path(__file__).parent / "results"
+WIDTH = 150  # where no terminal says
+PASSING = Path(__file__).parent.parent / "runs"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(NAMES)}; without any, all.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Where JSON lines go; by default benchmarks/results/DATE.jsonl, or runs/ if not all is measured."),
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="Measure little of everything: numbers mean little.")] = False,
+) -> None:
+    """Measure seqstream beside other ways; one object a measurement is written, and a table printed."""
+    for name in names or ():
+        if name not in NAMES:
+            raise typer.BadParameter(f"benchmark must be one of {', '.join(NAMES)}, got {name!r}")
+    today = f"{datetime.datetime.now(datetime.UTC).date()}.jsonl"
+    path = json or (PASSING if names or quick else KEPT) / today
+    about = machine()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(machine_lines(about), highlight=False)
+    records: list[Record] = []
+    for name in names or NAMES:
+        found = list(_shown(name, QUICK if quick else Settings(), console))
+        console.print(table_of(name, found))
+        records += found
+        write_lines(path, [{"machine": about, "quick": quick}, *(record.to_json() for record in records)])
+    console.print(f"{summary(records)}\nwritten to {path}", highlight=False)
+
+
+def _shown(name: str, settings: Settings, console: Console) -> Iterator[Record]:
+    """Measure, and say on the way what is being measured."""
+    with console.status(name) as status:
+        saying = dataclasses.replace(settings, say=lambda what: status.update(f"{name}: {what}"))
+        measuring: Any = importlib.import_module(f"benchmarks.{name}")
+        yield from measuring.measure(saying)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,92 @@
+"""Does memory grow with the corpus?
+
+A fresh process imports everything and then runs two epochs over a text of four full windows, another over one of ten times
+its size. What counts is the largest resident size after the imports, less the size then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import seqstream as ss
+from benchmarks import corpus
+from benchmarks.proven import prove
+from benchmarks.records import Record
+from benchmarks.settings import Settings, first_lines
+from examples.corpus import made_once
+
+TARGET = 1.2
+MAX_TOKENS = 4_096
+WINDOW_BATCHES = 64
+BYTES_PER_TOKEN = 4.4
+NUM_WINDOWS = 4
+TIMES = 10
+
+_MEBIBYTE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """What an epoch needed: bytes above those after import, and the number of its windows."""
+
+    num_bytes: int
+    num_windows: int
+
+
+def measure(settings: Settings) -> Iterator[Record]:
+    """Measure the same text once and ten times over, and where the corpus is large enough, as much text that never repeats."""
+    whole = settings.text(corpus.FIXED)
+    size = int(NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS * BYTES_PER_TOKEN)
+    small = first_lines(whole, size) if size < whole.stat().st_size else whole
+    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+    once = _record(name, "the text once", small, settings)
+    yield once
+    yield _record(name, f"the text {TIMES} times over", _repeated(small), settings).against(once, "<=", TARGET)
+    if whole != small:
+        times = whole.stat().st_size / small.stat().st_size
+        yield _record(name, f"{times:.1f} times as much text, none repeated", whole, settings).against(once)
+
+
+def _record(name: str, what: str, text: Path, settings: Settings) -> Record:
+    settings.say(what)
+    peak: Peak = settings.isolate(_peak, text, corpus.tokenizer())
+    mebibytes = peak.num_bytes / _MEBIBYTE
+    return Record(benchmark="memory", corpus=name, what=f"{what}, {peak.num_windows} windows", value=mebibytes, unit="MiB")
+
+
+def _repeated(text: Path) -> Path:
+    lines = text.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return made_once(f"beginnings/{text.stem}-{TIMES}-times.txt", lambda: lines * TIMES)
+
+
+def _peak(text: Path, tokenizer: Path) -> Peak:
+    import fastokens  # noqa: F401 - so that it is not counted
+    import tqdm.auto  # noqa: F401
+
+    before = _forget_peak()
+    bucket = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=WINDOW_BATCHES)
+    loader = prove(tokenizer).loader(ss.TextFiles(str(text)), bucket, epochs=2)
+    windows = {batch.window for batch in loader if batch.state["epoch"] == 1}
+    return Peak(_peak_bytes() - before, len(windows))
+
+
+def _forget_peak() -> int:
+    """Return the resident bytes, and let the kernel find their largest number from here on, where it can."""
+    control = Path("/proc/self/clear_refs")
+    if control.exists():
+        control.write_text("5", encoding="ascii")
+    return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest << 10

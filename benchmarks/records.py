@@ -1,0 +1,109 @@
+"""What a measurement is, what it must reach, and the machine that it was made on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("seqstream", "torch", "numpy", "pyarrow", "tokenizers", "fastokens", "datasets", "transformers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A bound: ``Target(">=", 50)``."""
+
+    sign: str
+    limit: float
+
+    def __post_init__(self) -> None:
+        if self.sign not in ("<=", ">="):
+            raise ValueError(f'sign must be "<=" or ">=", got {self.sign!r}')
+
+    def holds(self, value: float) -> bool:
+        """Say whether a value keeps the bound; one that is no number does not."""
+        return value <= self.limit if self.sign == "<=" else value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.limit:g}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One measurement.
+
+    Attributes:
+        benchmark: Which question it belongs to.
+        corpus: What it was measured on.
+        what: What was measured.
+        value: How much, in ``unit``.
+        unit: Unit of the value.
+        ratio: The value divided by that of ``ratio_to``, measured in the same run.
+        ratio_to: What it is compared with.
+        target: What the ratio must reach, or the value where there is no ratio.
+    """
+
+    benchmark: str
+    corpus: str
+    what: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    ratio_to: str | None = None
+    target: Target | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target is reached; ``None`` where there is none."""
+        if self.target is None:
+            return None
+        return self.target.holds(self.value if self.ratio is None else self.ratio)
+
+    def against(self, other: Record, sign: str | None = None, limit: float = 0.0) -> Record:
+        """Return the record with its ratio to another, and what that must reach."""
+        target = None if sign is None else Target(sign, limit)
+        ratio = self.value / other.value if other.value else float("inf")
+        return dataclasses.replace(self, ratio=ratio, ratio_to=other.what, target=target)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is written to the file of results."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "target": self.target and str(self.target), "reached": self.reached}
+
+
+def machine() -> dict[str, Any]:
+    """Return the versions and the machine; ``load`` is how many processes wanted a core in the last minute."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_model(),
+        "cores": os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write JSON lines, in place of what the file held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

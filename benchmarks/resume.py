@@ -1,0 +1,150 @@
+"""How long does a loader take to go on at 10, 50 and 90 % of an epoch, and how much does it tokenise for that?
+
+States are saved in the second epoch, whose windows are alike; in the first they grow. The clock starts before a new loader
+is made, which loads the state and gives its first batch; its engine is loaded already. Places are measured in turn, several
+times; the median of each counts. Records tokenised are counted by a `Map` behind the tokenizer, beside those of the window
+in which the state was saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import seqstream as ss
+from benchmarks import corpus
+from benchmarks.proven import Proven, prove
+from benchmarks.records import Record, Target
+from benchmarks.settings import Settings, first_lines
+from benchmarks.throughput import read_lines
+from seqstream.sources.protocol import Json, Source
+
+MAX_TOKENS = 4_096
+WINDOW_BATCHES = 128
+MAX_BYTES = 12_000_000
+PERCENTS = (10, 50, 90)
+TIME_TARGET = 1.5
+WINDOWS_TARGET = Target("<=", 1)
+BYTE_RANGES = ("TextFiles", "JsonLines")
+"""Sources that go on at a byte; others read from the beginning of a shard."""
+
+_ROWS_PER_GROUP = 1_000
+_BUCKET = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=WINDOW_BATCHES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A state in the middle of an epoch, and how many records the window has that it was saved in."""
+
+    state: dict[str, Json]
+    records: int
+
+
+@dataclasses.dataclass
+class Counting:
+    """A function for `Map` that counts records and changes nothing."""
+
+    records: int = 0
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self.records += len(table)
+        return table
+
+
+def measure(settings: Settings) -> Iterator[Record]:
+    """Measure every kind of source on the same texts."""
+    whole = settings.text(corpus.FIXED)
+    text = first_lines(whole, MAX_BYTES) if whole.stat().st_size > MAX_BYTES else whole
+    proven = prove(corpus.tokenizer())
+    with tempfile.TemporaryDirectory() as folder:
+        for name, source in _sources(text, Path(folder)).items():
+            settings.say(name)
+            yield from _records(name, source, proven, settings.repeats)
+
+
+def _sources(text: Path, folder: Path) -> dict[str, Source]:
+    """Write the texts in every form."""
+    from datasets import Dataset
+
+    lines = read_lines(text)
+    packed, json_lines, parquet = (folder / name for name in ("text.txt.gz", "text.jsonl", "text.parquet"))
+    packed.write_bytes(gzip.compress(text.read_bytes(), 1))
+    json_lines.write_text("".join(f"{json.dumps({'text': line})}\n" for line in lines), encoding="utf-8")
+    pq.write_table(pa.table({"text": lines}), parquet, row_group_size=_ROWS_PER_GROUP)
+    return {
+        "TextFiles": ss.TextFiles(str(text)),
+        "JsonLines": ss.JsonLines(str(json_lines)),
+        "Parquet": ss.Parquet(str(parquet)),
+        "HFDataset": ss.HFDataset(Dataset.from_dict({"text": lines})),
+        "TextFiles, gzip": ss.TextFiles(str(packed)),
+        "Generator": ss.Generator(lines),
+    }
+
+
+def _records(name: str, source: Source, proven: Proven, repeats: int) -> Iterator[Record]:
+    saved = _save(source, proven)
+    found: dict[int, list[float]] = {percent: [] for percent in PERCENTS}
+    for _ in range(repeats):
+        for percent, seconds in found.items():
+            seconds.append(_seconds(source, proven, saved[percent].state))
+    times = {
+        percent: Record(
+            benchmark="resume",
+            corpus=name,
+            what=f"at {percent} % of an epoch",
+            value=1000 * statistics.median(seconds),
+            unit="ms",
+        )
+        for percent, seconds in found.items()
+    }
+    target = ("<=", TIME_TARGET) if name in BYTE_RANGES else ()
+    first = times[PERCENTS[0]]
+    yield first
+    yield from (times[percent].against(first, *(target if percent == PERCENTS[-1] else ())) for percent in PERCENTS[1:])
+    windows = max(_tokenised(source, proven, saved[percent]) for percent in PERCENTS)
+    what = "windows tokenised before the first batch, at most"
+    yield Record(benchmark="resume", corpus=name, what=what, value=windows, unit="", target=WINDOWS_TARGET)
+
+
+def _save(source: Source, proven: Proven) -> dict[int, Saved]:
+    """Run an epoch and keep the states."""
+    loader = proven.loader(source, ss.Map(Counting()), _BUCKET)
+    loader.set_epoch(1)
+    served = [(batch.state, batch.window, batch.num_rows) for batch in loader]
+    records = Counter[int]()
+    for _, window, num_rows in served:
+        records[window] += num_rows
+    places = {percent: max(1, len(served) * percent // 100) for percent in PERCENTS}
+    return {percent: Saved(served[place - 1][0], records[served[place][1]]) for percent, place in places.items()}
+
+
+def _seconds(source: Source, proven: Proven, state: dict[str, Json]) -> float:
+    begun = time.perf_counter()
+    batches = iter(_resumed(source, proven, state, Counting()))
+    next(batches)
+    seconds = time.perf_counter() - begun
+    del batches
+    return seconds
+
+
+def _tokenised(source: Source, proven: Proven, saved: Saved) -> float:
+    """Return how many times the window's records were tokenised."""
+    counting = Counting()
+    next(iter(_resumed(source, proven, saved.state, counting, prefetch=0)))
+    return counting.records / saved.records
+
+
+def _resumed(source: Source, proven: Proven, state: dict[str, Json], counting: Counting, prefetch: int = 2) -> ss.Loader:
+    loader = ss.Loader(source, proven.tokenize, ss.Map(counting), _BUCKET, prefetch=prefetch)
+    loader.load_state_dict(state)
+    return loader

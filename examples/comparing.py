@@ -1,0 +1,87 @@
+"""What `train_lstm.py` prints and draws: two trainings side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Checkpoint(NamedTuple):
+    """How well a model did after so many real tokens and so many seconds of training."""
+
+    tokens: int
+    seconds: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: its checkpoints, equally far apart in tokens, and the share of its batches that was padding."""
+
+    name: str
+    checkpoints: Sequence[Checkpoint]
+    waste: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens a second."""
+        return self.checkpoints[-1].tokens / self.checkpoints[-1].seconds
+
+    def accuracy_by(self, seconds: float) -> float:
+        """Return the accuracy at the last checkpoint by then, or at the first."""
+        reached = sum(point.seconds <= seconds for point in self.checkpoints)
+        return self.checkpoints[max(reached, 1) - 1].accuracy
+
+
+def report(random: Run, similar: Run, *, tokens_per_epoch: int) -> str:
+    """Return a table of both runs, and what it comes to in two lines."""
+    runs = random, similar
+    shared = min(len(run.checkpoints) for run in runs) - 1
+    tokens, seconds = random.checkpoints[shared].tokens, random.checkpoints[-1].seconds
+    equal_tokens = [f"{run.checkpoints[shared].accuracy:.1%}" for run in runs]
+    equal_time = [f"{run.accuracy_by(seconds):.1%}" for run in runs]
+    waste = [f"{run.waste:.1%}" for run in runs]
+    rows = [
+        ("", *(run.name for run in runs)),
+        ("padding", *waste),
+        ("real tokens a second", *(f"{run.tokens_per_second:,.0f}" for run in runs)),
+        ("seconds an epoch", *(f"{tokens_per_epoch / run.tokens_per_second:.1f}" for run in runs)),
+        (f"test accuracy after {tokens:,} tokens", *equal_tokens),
+        (f"test accuracy after {seconds:.1f} seconds", *equal_time),
+    ]
+    by_time = f"after equal time {equal_time[1]} (random {equal_time[0]})"
+    ratio = similar.tokens_per_second / random.tokens_per_second
+    return "\n".join(
+        [
+            "",
+            *(f"{name:38}{one:>22}{other:>18}" for name, one, other in rows),
+            "",
+            f"Similar lengths: {ratio:.1f} times as many real tokens a second; {waste[1]} padding instead of {waste[0]}.",
+            f"Test accuracy: after equal tokens {equal_tokens[1]} (random {equal_tokens[0]}), {by_time}.",
+        ]
+    )
+
+
+def plot(runs: Sequence[Run], path: Path) -> str:
+    """Draw accuracy against time, where matplotlib is installed; return where."""
+    if not find_spec("matplotlib"):
+        return "no plot: matplotlib is not installed"
+    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for run, color in zip(runs, ("#9a9a9a", "#1f6fb4"), strict=True):
+        _, seconds, accuracies = zip(*run.checkpoints, strict=True)
+        label = f"{run.name}: {run.tokens_per_second:,.0f} real tokens a second, {run.waste:.0%} padding"
+        axes.plot(seconds, accuracies, "o-", color=color, linewidth=2, markersize=4, label=label)
+    axes.set(xlabel="seconds of training", ylabel="test accuracy")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    figure.suptitle("One LSTM, one corpus, two ways of batching")
+    figure.legend(loc="outside upper center", frameon=False)
+    figure.savefig(path, dpi=150)
+    return f"plot: {path.resolve()}"

@@ -1,0 +1,98 @@
+"""Train an LSTM to tell which library wrote a docstring: on random padded batches, then on batches of similar lengths.
+
+Both runs have the same model, first weights, optimiser and mean number of real tokens a step, and train for the same time.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from comparing import Checkpoint, Run, plot, report
+from corpus import LABELS, docstrings, tokenizer
+from torch import Tensor, nn
+
+import seqstream as ss
+
+
+class Classifier(nn.Module):
+    """An LSTM over ids ``(B, L)`` whose output at the last real token is classified, ``(B, labels)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(8_192, 32)
+        self.lstm = nn.LSTM(32, 64, batch_first=True)
+        self.linear = nn.Linear(64, len(LABELS))
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        # pack_padded_sequence would skip the padding, but on a CPU it makes both runs slower, and Bucket is still ahead.
+        outputs, _ = self.lstm(self.embedding(ids))
+        return self.linear(outputs[torch.arange(len(ids)), lengths - 1])
+
+
+def number_labels(table: pa.Table) -> pa.Table:
+    """Replace the names of libraries by numbers."""
+    numbers = pc.index_in(table["label"], value_set=pa.array(LABELS))
+    return table.drop_columns("label").append_column("label", numbers)
+
+
+def train(loader: ss.Loader, test: list[ss.Batch], mean_rows: int, seconds: float) -> list[Checkpoint]:
+    """Train for some seconds, and test after every 100,000 real tokens; tests do not count as time."""
+    torch.manual_seed(loader.seed)
+    model = Classifier()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    checkpoints, tokens, spent, started = [], 0, 0.0, time.perf_counter()
+    for batch in loader:
+        logits = model(batch.input_ids, batch.lengths)
+        # Short rows come many to a batch, long ones few: divided by a constant, every row weighs the same.
+        loss = nn.functional.cross_entropy(logits, batch.label, reduction="sum") / mean_rows
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        tokens += batch.num_tokens
+        if tokens >= 100_000 * (len(checkpoints) + 1):
+            spent += time.perf_counter() - started
+            checkpoints.append(Checkpoint(tokens, spent, accuracy(model, test)))
+            started = time.perf_counter()
+            if spent >= seconds:
+                break
+    return checkpoints
+
+
+@torch.inference_mode()
+def accuracy(model: Classifier, test: list[ss.Batch]) -> float:
+    """Return the share of rows that are classified right."""
+    right = sum((model(batch.input_ids, batch.lengths).argmax(1) == batch.label).sum().item() for batch in test)
+    return right / sum(batch.num_rows for batch in test)
+
+
+def main() -> None:
+    """Train both ways and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=15, help="how long each of the two runs trains")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order of the data")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # enough for so small a model, and steady on a busy machine
+
+    source, held_out = ss.JsonLines(docstrings()).split(valid=0.1, seed=0)
+    stages = ss.Map(number_labels), ss.Tokenize(tokenizer(), max_length=256)
+    test = list(ss.Loader(held_out, *stages, ss.Bucket(16_384)))
+
+    bucket = ss.Bucket(4_096)
+    measured = ss.Loader(source, *stages, bucket)
+    mean_rows = round(sum(batch.num_rows for batch in measured) / measured.stats.batches)
+    print(f"{measured.stats.rows:,} docstrings to train on; a step has about {mean_rows} of them either way")
+
+    runs = []
+    for name, spec in (("random padded batches", ss.InOrder(mean_rows)), ("similar lengths", bucket)):
+        print(f"\n{name}: {spec}", flush=True)
+        loader = ss.Loader(source, *stages, spec, seed=options.seed, epochs=None, progress=True)
+        runs.append(Run(name, train(loader, test, mean_rows, options.seconds), loader.stats.waste))
+    print(report(*runs, tokens_per_epoch=measured.stats.tokens))
+    print(plot(runs, Path("train_lstm.png")))
+
+
+if __name__ == "__main__":
+    main()
