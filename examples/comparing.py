@@ -81,7 +81,6 @@ def plot(runs: Sequence[Run], path: Path) -> str:
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-    figure.suptitle("One LSTM, one corpus, two ways of batching")
     figure.legend(loc="outside upper center", frameon=False)
     figure.savefig(path, dpi=150)
     return f"plot: {path.resolve()}"

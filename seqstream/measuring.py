@@ -20,9 +20,10 @@ from seqstream.loader import Loader
 from seqstream.order import Permutation
 from seqstream.planning.specs import Bucket, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Block, Json, Source, split_row_id
 from seqstream.tokenizing import Tokenize
-from seqstream.window import GROUP_BYTES, placed, run_stages
+from seqstream.window import GROUP_BYTES
 
 OnBlocks: TypeAlias = Callable[[int], None]
 """Told how many blocks were read so far."""

@@ -20,11 +20,12 @@ from seqstream.device import Transfer
 from seqstream.order import Permutation, key_of
 from seqstream.planning.specs import BatchSpec, Bucket, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Json, Source
 from seqstream.stages import Counts, Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
-from seqstream.window import Recipe, Window, WindowStart, placed, read_columns, read_windows, run_stages
+from seqstream.window import Recipe, Window, WindowStart, read_columns, read_windows
 
 DataStage: TypeAlias = Map | Filter | Tokenize
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
@@ -111,9 +112,7 @@ class Pipeline:
             return None
         blocks = list(itertools.islice(self._blocks(0, Place()), _SAMPLED_BLOCKS + 1))
         stages = self._open(blocks)
-        tables = pa.concat_tables(
-            run_stages([block.table for block in blocks], stages, self._fill)[0], promote_options="permissive"
-        )
+        tables = join_tables(run_stages([block.table for block in blocks], stages, self._fill)[0])
         if len(blocks) <= _SAMPLED_BLOCKS:
             total = len(blocks)
         lengths = read_columns(tables)[2]

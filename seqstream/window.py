@@ -6,7 +6,6 @@ follows from this window alone, so a resumed run makes the same windows.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from collections import Counter, deque
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from seqstream.columns import Column, MissingValueError, Ragged, holds_steps, read_column
+from seqstream.columns import Column, MissingValueError, Ragged, read_column
 from seqstream.planning.specs import BatchSpec, Plan
 from seqstream.reading import Place, ReadBlock
+from seqstream.running import join_tables, placed, run_stages, sequence_column
 from seqstream.sources.protocol import PIECE, ROW_ID
 from seqstream.stages import Counts, OpenStage, RecordError
 
@@ -165,7 +164,7 @@ def _choose_size(entries: deque[_Entry], source: Iterator[ReadBlock], start: Win
         )
     if not start.served:
         at_hand = _fill(entries, source, 2 * size, recipe, 2 * recipe.max_bytes)
-        size = level(size, at_hand)
+        size = level(size, at_hand) if at_hand == len(entries) else size  # otherwise it was bytes that ended the look
     ended = _fill(entries, source, size + 1, recipe, None) <= size
     return size, ended
 
@@ -239,47 +238,12 @@ def _num_rows(entries: list[_Entry]) -> int:
     return sum(len(entry.block.table) for entry in entries)
 
 
-def _concat(entries: list[_Entry], recipe: Recipe) -> pa.Table:
-    with placed(_row_ids(entries), recipe.locate):
-        return pa.concat_tables([entry.block.table for entry in entries], promote_options="permissive")
-
-
-def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None) -> tuple[list[pa.Table], Counts]:
-    """Return the tables after all stages, without rows of no length, and what was counted on the way.
-
-    A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention give NaN: it is dropped, or
-    filled with one token.
-    """
-    total: Counter[str] = Counter()
-    for stage in stages:
-        tables, counts = stage(tables)
-        total.update(counts)
-    kept = [_without_empty(table, fill) for table in tables]
-    total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
-    return kept, {name: count for name, count in total.items() if count}
-
-
-@contextlib.contextmanager
-def placed(row_ids: pa.ChunkedArray, locate: Callable[[int], str]) -> Iterator[None]:
-    """Add to an error the place in the data: of the record that is to blame, or of the records it was one of."""
-    try:
-        yield
-    except RecordError as error:
-        if error.row_id is not None:
-            error.add_note(f"while reading {locate(error.row_id)}")
-        raise
-    except Exception as error:
-        if len(row_ids):
-            first, last = locate(row_ids[0].as_py()), locate(row_ids[-1].as_py())
-            error.add_note(f"while working on the {len(row_ids):,} records from {first} to {last}")
-        raise
-
-
 def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: bool) -> tuple[Window, int]:
     """Plan the rows of some blocks; return the window, and how many of its last blocks the next begins with."""
     num_rows = _num_rows(entries) - start.skip
     num_planned = recipe.spec.num_planned(num_rows, last=last)
-    table = _concat(entries, recipe).slice(start.skip, num_planned)
+    with placed(_row_ids(entries), recipe.locate):
+        table = join_tables([entry.block.table for entry in entries]).slice(start.skip, num_planned)
     row_ids = table.column(ROW_ID)
     with placed(row_ids, recipe.locate):
         columns, sequence, lengths = read_columns(table)
@@ -330,28 +294,3 @@ def _plan(lengths: npt.NDArray[np.int64], row_ids: pa.ChunkedArray, recipe: Reci
         if len(lengths):
             raise RecordError(str(error), row_id=row_ids[int(lengths.argmax())].as_py()) from None
         raise
-
-
-def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
-    name = sequence_column(table.schema)
-    if name is None or not len(table):
-        return table
-    lengths = pc.fill_null(pc.list_value_length(table.column(name)), 1).to_numpy()  # a missing one is an error later
-    if lengths.min() > 0:
-        return table
-    if fill is None:
-        return table.filter(pa.array(lengths > 0))
-    begins = np.cumsum(lengths) - lengths
-    ids = np.insert(table.column(name).combine_chunks().flatten().to_numpy(), begins[lengths == 0], fill)
-    offsets = np.append(0, np.cumsum(np.maximum(lengths, 1))).astype(np.int32)
-    filled = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
-    return table.set_column(table.schema.get_field_index(name), name, filled)
-
-
-def sequence_column(schema: pa.Schema) -> str | None:
-    """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of sequences."""
-    ragged = [field.name for field in schema if holds_steps(field.type)]
-    for name in ("input_ids", "features"):
-        if name in ragged:
-            return name
-    return ragged[0] if ragged else None

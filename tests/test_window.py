@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from seqstream.order import Permutation
 from seqstream.planning.specs import BatchSpec, Bucket, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.running import run_stages, sequence_column
 from seqstream.sources.protocol import ROW_ID, Source
 from seqstream.stages import Counts, OpenStage, RecordError
 from seqstream.state import Position
-from seqstream.window import Recipe, Window, WindowStart, level, next_size, read_windows, run_stages, sequence_column
+from seqstream.window import Recipe, Window, WindowStart, level, next_size, read_windows
 from tests.handmade import Shards, sequences
 
 specs: st.SearchStrategy[BatchSpec] = st.one_of(

@@ -1,0 +1,90 @@
+"""Running the stages over the tables of blocks, and saying where in the data an error was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqstream.columns import holds_steps
+from seqstream.stages import Counts, OpenStage, RecordError
+
+
+def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None) -> tuple[list[pa.Table], Counts]:
+    """Return the tables after all stages, without rows of no length, and what was counted on the way.
+
+    A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention give NaN: it is dropped, or
+    filled with one token.
+    """
+    total: Counter[str] = Counter()
+    for stage in stages:
+        tables, counts = stage(tables)
+        total.update(counts)
+    kept = [_without_empty(table, fill) for table in tables]
+    total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
+    return kept, {name: count for name, count in total.items() if count}
+
+
+@contextlib.contextmanager
+def placed(row_ids: pa.ChunkedArray, locate: Callable[[int], str]) -> Iterator[None]:
+    """Add to an error the place in the data: of the record that is to blame, or of the records it was one of."""
+    try:
+        yield
+    except RecordError as error:
+        if error.row_id is not None:
+            error.add_note(f"while reading {_place(locate, error.row_id)}")
+        raise
+    except Exception as error:
+        if len(row_ids):
+            first, last = (_place(locate, row_ids[at].as_py()) for at in (0, -1))
+            error.add_note(f"while working on the {len(row_ids):,} records from {first} to {last}")
+        raise
+
+
+def _place(locate: Callable[[int], str], row_id: int) -> str:
+    try:
+        return locate(row_id)
+    except Exception:  # noqa: BLE001 - the file may be gone; the error that is told about matters more
+        return f"row {row_id}"
+
+
+def join_tables(tables: list[pa.Table]) -> pa.Table:
+    """Return tables one after the other; a column that some of them lack is null there, numbers take their common type.
+
+    Raises:
+        ValueError: Columns of one name are of types that do not go together.
+    """
+    tables = [table for table in tables if len(table)] or tables[:1]  # what has no rows may lack columns
+    joined = pa.concat_tables(tables, promote_options="permissive")
+    if any(table.schema != joined.schema for table in tables):
+        joined.validate()  # Arrow 26 promotes some structs of lists to broken ones
+    return joined
+
+
+def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
+    name = sequence_column(table.schema)
+    if name is None or not len(table):
+        return table
+    lengths = pc.fill_null(pc.list_value_length(table.column(name)), 1).to_numpy()  # a missing one is an error later
+    if lengths.min() > 0:
+        return table
+    if fill is None:
+        return table.filter(pa.array(lengths > 0))
+    begins = np.cumsum(lengths) - lengths
+    ids = np.insert(table.column(name).combine_chunks().flatten().to_numpy(), begins[lengths == 0], fill)
+    offsets = np.append(0, np.cumsum(np.maximum(lengths, 1))).astype(np.int32)
+    filled = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+    return table.set_column(table.schema.get_field_index(name), name, filled)
+
+
+def sequence_column(schema: pa.Schema) -> str | None:
+    """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of sequences."""
+    ragged = [field.name for field in schema if holds_steps(field.type)]
+    for name in ("input_ids", "features"):
+        if name in ragged:
+            return name
+    return ragged[0] if ragged else None
