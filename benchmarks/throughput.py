@@ -2,7 +2,7 @@
 
 Every way runs in a fresh process with a fresh tokenizer, which is loaded before the clock starts. Ours and the bare engines
 have then encoded a few strange texts, nothing of the corpus. The clock stops after the last batch; the consumer does
-nothing. Bare engines get the texts as a list in memory, and turn them into ids in one array. The two slow loops run once,
+nothing. Bare engines get the texts as a list in memory, and turn them into ids in one array. The slowest way runs once,
 the others several times in turn; the median counts.
 """
 
@@ -150,7 +150,7 @@ _WAYS: dict[str, tuple[Callable[[Path, Path], Run], int]] = {
     BARE: (_run_bare, 99),
     WITH_TOKENIZERS: (_run_with_tokenizers, SLOW_REPEATS),
     BARE_TOKENIZERS: (_run_bare_tokenizers, SLOW_REPEATS),
-    BY_HAND: (_run_by_hand, 1),
+    BY_HAND: (_run_by_hand, SLOW_REPEATS),
     HF_STREAM: (_run_hf_stream, 1),
 }
 """Each way, and how often it is run at most."""

@@ -1,7 +1,5 @@
 """What `train_lstm.py` prints and draws: two trainings side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from importlib.util import find_spec

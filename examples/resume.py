@@ -20,7 +20,7 @@ from train_lstm import Classifier, number_labels
 import seqstream as ss
 
 SAVE_EVERY = 20
-KILL_AFTER = 50, 145  # lines in the log
+KILL_AFTER = 50, 125  # lines in the log
 
 
 def train(folder: Path) -> None:
@@ -29,7 +29,7 @@ def train(folder: Path) -> None:
     torch.manual_seed(0)
     model = Classifier()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    stages = ss.Map(number_labels), ss.Tokenize(tokenizer(), max_length=64), ss.Bucket(4_096)
+    stages = ss.Map(number_labels), ss.Tokenize(tokenizer(), max_length=64), ss.Bucket(2_048)
     loader = ss.Loader(ss.JsonLines(docstrings()), *stages)
     done, checkpoint = 0, folder / "checkpoint.pt"
     if checkpoint.exists():

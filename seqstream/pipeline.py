@@ -20,7 +20,7 @@ from seqstream.device import Transfer
 from seqstream.order import Permutation, key_of
 from seqstream.planning.specs import BatchSpec, Bucket, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
-from seqstream.running import placed, run_stages
+from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Json, Source
 from seqstream.stages import Counts, Filter, Map, OpenStage
 from seqstream.state import Position
@@ -111,13 +111,15 @@ class Pipeline:
         if total is None:
             return None
         blocks = list(itertools.islice(self._blocks(0, Place()), _SAMPLED_BLOCKS + 1))
+        if not blocks:
+            return 0
         stages = self._open(blocks)
         tables = join_tables(run_stages([block.table for block in blocks], stages, self._fill)[0])
         if len(blocks) <= _SAMPLED_BLOCKS:
             total = len(blocks)
         lengths = read_columns(tables)[2]
         planned = len(self.spec.plan(lengths[: self.spec.num_planned(len(lengths), last=True)], key=None))
-        return round(planned * total / len(blocks)) if blocks else 0
+        return round(planned * total / len(blocks))
 
     def _batches(self, windows: Iterator[tuple[Position, Window]], start: Position, to_state: ToState) -> Iterator[Made]:
         position = start

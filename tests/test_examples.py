@@ -1,0 +1,106 @@
+"""The examples, each run as a reader would run it, on a part of the corpus."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import corpus
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NUM_DOCSTRINGS = 8_000
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the first docstrings of the corpus, where examples find them as if they had made them."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "seqstream").mkdir()
+    for whole, num_lines in (
+        (corpus.docstrings(), NUM_DOCSTRINGS),
+        (corpus.docstring_texts(), NUM_DOCSTRINGS),
+        (corpus.tokenizer(), None),
+    ):
+        lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)[:num_lines]
+        (folder / "seqstream" / whole.name).write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def run(name: str, *options: str, cache: Path, cwd: Path) -> str:
+    """Run an example in a process of its own and return what it printed."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": path}
+    command = [sys.executable, str(ROOT / "examples" / name), *options]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = "the source is one shard"  # as a generator is
+    assert [line for line in done.stderr.splitlines() if "Warning:" in line and expected not in line] == []
+    return done.stdout
+
+
+def test_examples_are_short() -> None:
+    """An example has fewer than 100 lines."""
+    long = {file.name: lines for file in EXAMPLES if (lines := len(file.read_text(encoding="utf-8").splitlines())) >= 100}
+    assert long == {}
+
+
+def test_train_lstm_compares_both_ways_of_batching(cache: Path, tmp_path: Path) -> None:
+    """The main job trains both ways, prints a table and two lines that sum it up, and draws a plot."""
+    printed = run("train_lstm.py", "--seconds", "0.1", cache=cache, cwd=tmp_path)
+    table = {line[:38].strip(): line[38:].split() for line in printed.splitlines() if line[38:].split()}
+    random, similar = (float(share.rstrip("%")) for share in table["padding"])
+    assert random > 60
+    assert similar < 10
+    for row in ("real tokens a second", "seconds an epoch"):
+        assert all(float(number.replace(",", "")) > 0 for number in table[row])
+    assert len([row for row in table if row.startswith("test accuracy after")]) == 2
+    assert re.search(
+        r"^Similar lengths: \d+\.\d times as many real tokens a second; .*\.\nTest accuracy: .*\.$", printed, re.MULTILINE
+    )
+    assert (tmp_path / "train_lstm.png").read_bytes().startswith(b"\x89PNG")
+    assert f"plot: {tmp_path.resolve() / 'train_lstm.png'}" in printed
+
+
+def test_resume_goes_on_after_sigkill(cache: Path, tmp_path: Path) -> None:
+    """A training killed twice does the steps of one that was left alone, and does those after a checkpoint again."""
+    printed = run("resume.py", cache=cache, cwd=tmp_path)
+    kills = re.findall(r"^killed after step (\d+); the last checkpoint is of step (\d+)$", printed, re.MULTILINE)
+    (finished,) = re.findall(r"^finished: (\d+) steps, (\d+) of them done again; (\d+) steps", printed, re.MULTILINE)
+    steps, again, left_alone = map(int, finished)
+    assert len(kills) == 2
+    assert again == sum(int(step) - int(saved) for step, saved in kills) > 0
+    assert all(0 < int(saved) <= int(step) < left_alone for step, saved in kills)
+    assert steps == left_alone + again
+    assert printed.endswith("every step had the same batch and the same loss, to the last bit\n")
+
+
+def test_huggingface_stream_trains_and_resumes(cache: Path, tmp_path: Path) -> None:
+    """A model of transformers learns from a stream, and a new loader goes on with the same batches."""
+    printed = run("huggingface_stream.py", cache=cache, cwd=tmp_path)
+    assert "HFDataset(IterableDataset" in printed
+    first, last = map(float, re.findall(r"first ten steps (\d\.\d+), of the last ten (\d\.\d+)", printed)[0])
+    assert last < first
+    assert "20 of the 20 batches after it are the same" in printed
+
+
+def test_evaluate_in_order_gives_every_line_its_prediction(cache: Path, tmp_path: Path) -> None:
+    """Similar lengths give the predictions of consecutive lines, line by line, while few rows are held."""
+    printed = run("evaluate_in_order.py", cache=cache, cwd=tmp_path)
+    lines = re.findall(r"^    ([\d,]+) lines in .* never more than ([\d,]+) rows held$", printed, re.MULTILINE)
+    assert [count for count, _ in lines] == [f"{NUM_DOCSTRINGS:,}"] * 2
+    assert int(lines[1][1].replace(",", "")) < NUM_DOCSTRINGS / 2
+    assert f"{NUM_DOCSTRINGS:,} of {NUM_DOCSTRINGS:,} lines have the same prediction" in printed
+
+
+def test_generators_shows_three_uses(cache: Path, tmp_path: Path) -> None:
+    """Generators reach torch's DataLoader with no item twice, and a seqstream loader with less padding."""
+    printed = run("generators.py", cache=cache, cwd=tmp_path)
+    assert "100 images, none of them twice" in printed
+    padded, bucketed = map(int, re.findall(r"batches, (\d+)% of the slots are padding", printed))
+    assert bucketed < padded
