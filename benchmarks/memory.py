@@ -21,7 +21,6 @@ from examples.corpus import made_once
 TARGET = 1.2
 MAX_TOKENS = 4_096
 WINDOW_BATCHES = 64
-BYTES_PER_TOKEN = 4.4
 NUM_WINDOWS = 4
 TIMES = 10
 
@@ -39,7 +38,7 @@ class Peak:
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure the same text once and ten times over, and where the corpus is large enough, as much text that never repeats."""
     whole = settings.text(corpus.FIXED)
-    size = int(NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS * BYTES_PER_TOKEN)
+    size = _bytes_of_windows(whole)
     small = first_lines(whole, size) if size < whole.stat().st_size else whole
     name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
     once = _record(name, "the text once", small, settings)
@@ -48,6 +47,14 @@ def measure(settings: Settings) -> Iterator[Record]:
     if whole != small:
         times = whole.stat().st_size / small.stat().st_size
         yield _record(name, f"{times:.1f} times as much text, none repeated", whole, settings).against(once)
+
+
+def _bytes_of_windows(text: Path) -> int:
+    """Return how much of a text fills the windows: as many bytes as give the tokens that they hold."""
+    loader = prove(corpus.tokenizer()).loader(ss.TextFiles(str(text)), ss.Bucket(max_tokens=MAX_TOKENS))
+    for _ in loader:
+        pass
+    return int(NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS * text.stat().st_size / loader.stats.tokens)
 
 
 def _record(name: str, what: str, text: Path, settings: Settings) -> Record:

@@ -34,7 +34,8 @@ class Batch(Mapping[str, Any]):
     """Rows of similar length, padded to the longest, in tensors.
 
     Columns are attributes: ``batch.input_ids``, ``batch.labels``, or whatever the source calls them. As a mapping it holds what
-    transformers models accept, so that ``model(**batch)`` works: those columns, and ``attention_mask``.
+    transformers models accept, so that ``model(**batch)`` works: those columns, and ``attention_mask``. A column ``label`` is
+    ``batch.label``, and ``labels`` to a model.
 
     Attributes:
         columns: Every column by name: padded ``(B, L)`` or ``(B, L, ...)``, stacked ``(B, ...)``, or a list of B objects.

@@ -267,6 +267,5 @@ def _progress_bar(loader: Loader) -> Any:
     from tqdm.auto import tqdm
 
     steps = loader.estimate_steps()
-    if steps is not None and loader.epochs is not None:
-        steps *= loader.epochs
-    return tqdm(total=steps, unit=" batches", dynamic_ncols=True)
+    total = None if steps is None or loader.epochs is None else steps * loader.epochs
+    return tqdm(total=total, unit=" batches", dynamic_ncols=True)

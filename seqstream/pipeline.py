@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -171,7 +172,7 @@ class Pipeline:
             rows = start.rows if window.start.served else 0
             yield dataclasses.replace(start, window=window.start, rows=rows), window
             if window.following is not None and self.shuffle and self.source.num_shards == 1:
-                _warn_once_of_one_shard()
+                _say_once_of_one_shard()
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
 
@@ -239,10 +240,10 @@ def _peek(blocks: Iterator[ReadBlock]) -> tuple[Iterator[ReadBlock], list[ReadBl
 
 
 @functools.cache
-def _warn_once_of_one_shard() -> None:
-    warnings.warn(
-        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_batches, or make several files",
-        stacklevel=2,
+def _say_once_of_one_shard() -> None:
+    """Say it as a line of log: nothing is wrong that ``-W error`` should stop."""
+    logging.getLogger("seqstream").warning(
+        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_batches to mix more"
     )
 
 

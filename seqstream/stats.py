@@ -41,6 +41,16 @@ class Stats:
         return 1 - self.tokens / self.slots if self.slots else 0.0
 
     @property
+    def rows_per_batch(self) -> float:
+        """Mean rows of a batch: what `InOrder` needs to make batches as large."""
+        return self.rows / self.batches if self.batches else 0.0
+
+    @property
+    def tokens_per_batch(self) -> float:
+        """Mean real tokens of a batch."""
+        return self.tokens / self.batches if self.batches else 0.0
+
+    @property
     def tokens_per_second(self) -> float:
         """Real tokens a second, the consumer's own time included."""
         return self.tokens / self.seconds if self.seconds else 0.0

@@ -7,8 +7,6 @@ import torch
 
 from examples import generators
 
-one_shard = pytest.mark.filterwarnings("ignore:the source is one shard, so shuffle=True")
-
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ready_made_batches_come_once(workers: int) -> None:
@@ -40,7 +38,6 @@ def test_sequences_are_padded_once(workers: int) -> None:
     assert same_rows(torch.cat(rows), torch.cat(list(generators.sequences())))
 
 
-@one_shard
 def test_sequences_are_bucketed_once() -> None:
     """`Loader` gives the same recordings, in batches of 16 with hardly any padding."""
     recordings = list(generators.sequences())
@@ -57,7 +54,6 @@ def test_sequences_are_bucketed_once() -> None:
     assert slots < 1.25 * sum(map(len, recordings))
 
 
-@one_shard
 def test_it_tells_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     """The example prints what torch says to a generator, and how much padding either way has."""
     generators.main()

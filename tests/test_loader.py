@@ -23,6 +23,7 @@ import torch
 
 import seqstream as ss
 from seqstream import testing
+from seqstream.pipeline import _say_once_of_one_shard
 from tests.own_source import JsonArrays, write_arrays
 
 SPECS = [
@@ -442,6 +443,14 @@ def test_restored_order_is_the_source_order(source: JsonArrays) -> None:
     assert rows == sorted(rows)
     expected = [len(row) for path in source.files for row in json.loads(path.read_text())]
     assert [int(length) for _, _, length in restored] == expected
+
+
+def test_one_shard_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One shard cannot be shuffled beyond its windows; a line of log says so, once."""
+    _say_once_of_one_shard.cache_clear()
+    for _ in range(2):
+        list(ss.Loader(ss.Generator([[1] * 9] * 5000), ss.Bucket(90, window_batches=4)))
+    assert [record.levelname for record in caplog.records if "the source is one shard" in record.message] == ["WARNING"]
 
 
 def test_printing_a_loader_shows_the_flow(source: JsonArrays) -> None:

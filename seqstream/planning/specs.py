@@ -69,7 +69,7 @@ class BatchSpec(Protocol):
         """Say what the plan depends on."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Bucket:
     """Batches of rows of similar length, cut from a window so that padding is least.
 
@@ -97,6 +97,10 @@ class Bucket:
             _check_positive(name, getattr(self, name))
         if self.max_tokens is not None and self.max_tokens < self.multiple_of:
             raise ValueError(f"max_tokens must be at least multiple_of={self.multiple_of}, got {self.max_tokens}")
+
+    def __repr__(self) -> str:
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return f"Bucket({', '.join(f'{field.name}={value}' for field, value in fields if value != field.default)})"
 
     def num_planned(self, num_rows: int, *, last: bool) -> int:
         if self.max_tokens is not None or self.batch_size is None or last:
