@@ -68,6 +68,13 @@ class Batch(Mapping[str, Any]):
     window: int
     state: dict[str, Json]
 
+    @classmethod
+    def of(cls, **fields: Any) -> Batch:
+        """Make a batch of all its fields at once: a frozen dataclass sets them one by one, a tenth of a small batch's time."""
+        batch = object.__new__(cls)
+        batch.__dict__.update(fields)
+        return batch
+
     def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("columns", {})  # absent while unpickling
         if name in columns:

@@ -6,14 +6,16 @@ Legend: ``B`` rows of the batch, ``L`` its padded length.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
+from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.columns import Array, Column, Dense, Ragged
 from seqstream.sources.protocol import Json
@@ -23,6 +25,11 @@ LABEL_PADDING = -100
 """What losses of PyTorch and transformers ignore."""
 
 Rows = npt.NDArray[np.int64]
+
+_NUMPY_FLOATS: defaultdict[torch.dtype, np.dtype[Any]] = defaultdict(
+    lambda: np.dtype(np.float32), {torch.float64: np.dtype(np.float64)}
+)
+"""The type in which numbers come that are to have torch's default type; float16 and bfloat16 are for modules, not for data."""
 
 
 def pad_rows(column: Ragged, rows: Rows, width: int, value: float, side: str = "right") -> torch.Tensor:
@@ -39,36 +46,82 @@ def pad_rows(column: Ragged, rows: Rows, width: int, value: float, side: str = "
         side: Where padding goes, ``"right"`` or ``"left"``.
 
     Returns:
-        ``(B, L, *shape of a step)``. Integers come as int64, bytes and booleans as they are if they can hold ``value``,
-        float64 as torch's default.
+        ``(B, L, *shape of a step)``. Integers come as int64, bytes and booleans as they are if the padding value is one of
+        theirs, float64 as torch's default.
     """
-    lengths, starts = column.lengths[rows], column.starts[rows]
+    lengths = column.lengths[rows]
     longest = int(lengths.max(initial=0))
-    if side == "left":
-        starts = starts + lengths - longest
-    read = _sliding(column.values, longest)[starts]
-    out = read.astype(_batch_dtype(read.dtype, value), copy=False).reshape(len(rows), longest, *column.shape)
-    if (shortest := int(lengths.min(initial=longest))) < longest:
-        tail = slice(shortest, longest) if side == "right" else slice(0, longest - shortest)
-        out[:, tail][~real_steps(lengths, longest, side)[:, tail]] = value
-    if longest < width:
-        wide = np.full((len(rows), width, *column.shape), value, dtype=out.dtype)
-        wide[:, slice(0, longest) if side == "right" else slice(width - longest, width)] = out
-        out = wide
-    return torch.from_numpy(out)
+    gaps = _Gaps.of(lengths, int(lengths.min(initial=longest)), longest, side)
+    return _padded(column, column.starts[rows], gaps, width, value)
 
 
 def real_steps(lengths: Rows, width: int, side: str = "right") -> npt.NDArray[np.bool_]:
     """Return the mask of a padded batch, ``bool (B, L)``, true on real steps."""
-    mask = np.ones((len(lengths), width), dtype=np.bool_)
-    shortest = int(lengths.min(initial=width))
-    if shortest < width:
-        tail = np.arange(shortest, width) < lengths[:, None]
+    longest = int(lengths.max(initial=0))
+    return _Gaps.of(lengths, int(lengths.min(initial=longest)), longest, side).mask(width)
+
+
+_NOWHERE = slice(0, 0)
+
+
+class _Gaps(NamedTuple):
+    """Where the padding of a batch is, as far as its longest row goes: only steps beyond the shortest can be padding.
+
+    Attributes:
+        steps: The steps that may be padding.
+        padding: ``bool (B, longest - shortest)``, true where they are; ``None`` where all rows are of one length.
+        longest: Steps of the longest row.
+        lengths: ``int64 (B,)``.
+        side: Where padding goes.
+    """
+
+    steps: slice
+    padding: npt.NDArray[np.bool_] | None
+    longest: int
+    lengths: Rows
+    side: str
+
+    @classmethod
+    def of(cls, lengths: Rows, shortest: int, longest: int, side: str) -> _Gaps:
+        if shortest == longest:
+            return cls(_NOWHERE, None, longest, lengths, side)
         if side == "right":
-            mask[:, shortest:] = tail
-        else:
-            mask[:, : width - shortest] = tail[:, ::-1]
-    return mask
+            return cls(slice(shortest, longest), np.arange(shortest, longest) >= lengths[:, None], longest, lengths, side)
+        places = np.arange(longest - 1, shortest - 1, -1)
+        return cls(slice(0, longest - shortest), places >= lengths[:, None], longest, lengths, side)
+
+    def within(self, width: int) -> slice:
+        """Return where the steps of the longest row lie in a batch of that width."""
+        return slice(0, self.longest) if self.side == "right" else slice(width - self.longest, width)
+
+    def mask(self, width: int) -> npt.NDArray[np.bool_]:
+        mask = np.empty((len(self.lengths), self.longest), dtype=np.bool_)
+        mask.fill(True)  # np.ones takes half a microsecond more
+        if self.padding is not None:
+            np.logical_not(self.padding, out=mask[:, self.steps])
+        if self.longest < width:
+            wide = np.zeros((len(self.lengths), width), dtype=np.bool_)
+            wide[:, self.within(width)] = mask
+            return wide
+        return mask
+
+
+def _padded(column: Ragged, starts: Rows, gaps: _Gaps, width: int, value: float) -> torch.Tensor:
+    longest, shape = gaps.longest, column.shape
+    if gaps.side == "left":
+        starts = starts + gaps.lengths - longest
+    read = _sliding(column.values, longest)[starts]
+    out = read.astype(_batch_dtype(read.dtype, value, torch.get_default_dtype()), copy=False)
+    if shape:
+        out = out.reshape(len(starts), longest, *shape)
+    if gaps.padding is not None:
+        padding = gaps.padding.reshape(*gaps.padding.shape, *(1 for _ in shape)) if shape else gaps.padding
+        np.copyto(out[:, gaps.steps], value, where=padding, casting="unsafe")
+    if longest < width:
+        wide = np.full((len(starts), width, *shape), value, dtype=out.dtype)
+        wide[:, gaps.within(width)] = out
+        out = wide
+    return torch.from_numpy(out)
 
 
 def take_rows(column: Column, rows: Rows) -> torch.Tensor | list[Any]:
@@ -81,7 +134,7 @@ def take_rows(column: Column, rows: Rows) -> torch.Tensor | list[Any]:
         return torch.from_numpy(taken if taken.ndim > 1 else taken.astype(_scalar_dtype(taken.dtype), copy=False))
     if isinstance(column, Ragged):
         raise TypeError("a ragged column must be padded, not taken")
-    listed: list[Any] = column.values.take(pa.array(rows)).to_pylist()
+    listed: list[Any] = column.values.take(to_arrow(rows)).to_pylist()
     return listed
 
 
@@ -89,26 +142,23 @@ def _sliding(values: Array, width: int) -> Array:
     """View the flat buffer as overlapping rows of ``width`` steps, one from each step on; nothing is copied."""
     steps, size = values.shape
     strides = (values.strides[0], values.itemsize)
-    return np.lib.stride_tricks.as_strided(values, (steps - width + 1, width * size), strides, writeable=False)
+    return np.ndarray((steps - width + 1, width * size), values.dtype, values, strides=strides)
 
 
-def _batch_dtype(kind: np.dtype[Any], padding: float) -> np.dtype[Any]:
+@functools.cache
+def _batch_dtype(kind: np.dtype[Any], padding: float, default_float: torch.dtype) -> np.dtype[Any]:
     if kind.kind in "iu":
         fits = np.iinfo(kind).min <= padding <= np.iinfo(kind).max
         return kind if kind.itemsize == 1 and fits else np.dtype(np.int64)
     if kind.kind == "b":
         return kind if padding in (0, 1) else np.dtype(np.int64)
-    return _default_float() if kind == np.float64 else kind
+    return _NUMPY_FLOATS[default_float] if kind == np.float64 else kind
 
 
 def _scalar_dtype(kind: np.dtype[Any]) -> np.dtype[Any]:
     if kind.kind in "iu":
         return np.dtype(np.int64)
-    return _default_float() if kind.kind == "f" else kind
-
-
-def _default_float() -> np.dtype[Any]:
-    return np.dtype(np.float64 if torch.get_default_dtype() == torch.float64 else np.float32)
+    return _NUMPY_FLOATS[torch.get_default_dtype()] if kind.kind == "f" else kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,35 +187,40 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         state: What to resume from after this batch.
         seed: The batch's own seed.
     """
-    rows, width = window.plan.rows(turn), window.plan.width(turn)
-    lengths = window.lengths[rows]
-    if window.sequence is not None:
-        sequence = window.columns[window.sequence]
-        if isinstance(sequence, Ragged) and not np.array_equal(own := sequence.lengths[rows], lengths):
-            lengths, width = own, window.plan.rounded(own)
-    cpu_lengths = torch.from_numpy(lengths)
+    planned, plan = window.planned, window.plan
+    batch = planned.turns[turn]
+    rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
+    steps = planned.sequence
+    lengths = steps.lengths[rows]
+    width = plan.round_up(steps.longest[batch])
+    gaps = _Gaps.of(lengths, steps.shortest[batch], steps.longest[batch], padding.side)
+    cpu_lengths = steps.batch_lengths[batch]
     columns: dict[str, Any] = {}
     column_lengths: dict[str, torch.Tensor] = {}
     for name, column in window.columns.items():
-        if not isinstance(column, Ragged):
-            columns[name] = take_rows(column, rows)
-            continue
-        own = column.lengths[rows]
-        aligned = np.array_equal(own, lengths)
-        column_lengths[name] = cpu_lengths if aligned else torch.from_numpy(own)
-        own_width = width if aligned else window.plan.rounded(own)
-        columns[name] = pad_rows(column, rows, own_width, padding.value(name), padding.side)
-    return Batch(
+        own = planned.spans.get(name)
+        if own is None or not isinstance(column, Ragged):
+            columns[name] = take_rows(column, plan.order[rows])
+        elif own.lengths is steps.lengths:
+            column_lengths[name] = cpu_lengths
+            columns[name] = _padded(column, own.starts[rows], gaps, width, padding.value(name))
+        else:
+            own_lengths, longest = own.lengths[rows], own.longest[batch]
+            own_gaps = _Gaps.of(own_lengths, own.shortest[batch], longest, padding.side)
+            column_lengths[name] = own.batch_lengths[batch]
+            own_width = plan.round_up(longest)
+            columns[name] = _padded(column, own.starts[rows], own_gaps, own_width, padding.value(name))
+    return Batch.of(
         columns=columns,
         lengths=cpu_lengths,
         device_lengths=cpu_lengths,
-        mask=torch.from_numpy(real_steps(lengths, width, padding.side)),
-        row_ids=torch.from_numpy(window.row_ids[rows]),
-        pieces=torch.from_numpy(window.pieces[rows]),
-        weights=torch.ones(len(rows)),
+        mask=torch.from_numpy(gaps.mask(width)),
+        row_ids=planned.row_ids[batch],
+        pieces=planned.pieces[batch],
+        weights=planned.weights[batch],
         column_lengths=column_lengths,
         padding_side=padding.side,
-        num_tokens=int(lengths.sum()),
+        num_tokens=steps.totals[batch],
         seed=seed,
         window=window.number,
         state=state,

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrow import to_numpy
+
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -115,13 +117,14 @@ class MissingValueError(ValueError):
 
 def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Ragged:
     """Copy the chunks behind each other, one pass over the values."""
-    lengths = np.concatenate([np.diff(_numbers(chunk.offsets)) for chunk in values.chunks] or [np.empty(0)]).astype(np.int64)
+    bounds = [to_numpy(chunk.offsets) for chunk in values.chunks]
+    lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
     room = int(lengths.max(initial=0))
     width = int(np.prod(shape, dtype=np.int64))
     flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_dtype(kind))
     at = room
-    for chunk in values.chunks:
-        steps = _flat_numbers(name, chunk.flatten()).reshape(-1, width)
+    for chunk, ends in zip(values.chunks, bounds, strict=True):
+        steps = _flat_numbers(name, chunk.values.slice(ends[0], ends[-1] - ends[0])).reshape(-1, width)
         flat[at : at + len(steps)] = steps
         at += len(steps)
     return Ragged(flat, np.cumsum(lengths) - lengths + room, lengths, shape)
@@ -140,12 +143,8 @@ def _flat_numbers(name: str, values: pa.Array) -> Array:
                 f"column {name!r} must have no missing value inside a sequence, got {values.null_count}; fill them in a Map"
             )
         if not pa.types.is_fixed_size_list(values.type):
-            return _numbers(values)
+            return to_numpy(values)
         values = values.flatten()
-
-
-def _numbers(values: pa.Array) -> Array:
-    return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:

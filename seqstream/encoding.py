@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from seqstream import pieces
+from seqstream.arrow import to_arrow
 from seqstream.engines import Engine
 from seqstream.functions import RowError
 from seqstream.pieces import Ids, Index, TokenRows
@@ -60,7 +60,7 @@ class Encoding:
             tokens = {field: self._truncate(field, rows) for field, rows in tokens.items()}
         arrays = {self.columns[field]: _list_array(rows) for field, rows in tokens.items()}
         if number is not None:
-            arrays[PIECE] = pa.array(number)
+            arrays[PIECE] = to_arrow(number)
         return self._assemble(tables, kept, arrays), {name: count for name, count in counts.items() if count}
 
     def _choose(self, tokens: Mapping[str, TokenRows], tables: Sequence[pa.Table]) -> tuple[Index, Counts]:
@@ -103,7 +103,7 @@ class Encoding:
             _check_free(others, arrays)
             records = source[begin:end] - starts[number]
             if not np.array_equal(records, np.arange(len(table))):
-                others = others.take(pa.array(records))
+                others = others.take(to_arrow(records))
             ids = {name: array.slice(begin, end - begin) for name, array in arrays.items()}
             made.append(pa.table({**dict(zip(others.column_names, others.columns, strict=True)), **ids}))
         return made
@@ -125,7 +125,7 @@ def text_column(table: pa.Table, field: str) -> pa.ChunkedArray:
         )
     column = table.column(field)
     if column.null_count:
-        record = pc.index(pc.is_null(column), True).as_py()
+        record = int(np.argmax(column.is_null().to_numpy()))
         raise RecordError(f"field {field!r} must not be null; drop such records with Filter before", _row_id([table], record))
     if column.type != pa.string():
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -142,7 +142,7 @@ def _encode(engine: Engine, field: str, tables: Sequence[pa.Table]) -> TokenRows
     if not chunks:
         return TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64))
     try:
-        return engine(pa.chunked_array(chunks).to_numpy().tolist())
+        return engine(pa.chunked_array(chunks).to_pylist())
     except RowError as error:
         raise RecordError(str(error), _row_id(tables, error.row)) from error
 
@@ -156,7 +156,7 @@ def _row_id(tables: Sequence[pa.Table], record: int) -> int | None:
 
 
 def _list_array(rows: TokenRows) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(rows.offsets.astype(np.int32)), pa.array(rows.ids))
+    return pa.ListArray.from_arrays(to_arrow(rows.offsets.astype(np.int32)), to_arrow(rows.ids))
 
 
 def _check_free(table: pa.Table, arrays: Mapping[str, pa.Array]) -> None:

@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from seqstream.ahead import Ahead, Switch
+from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.collating import Padding, collate
 from seqstream.device import Transfer
-from seqstream.order import Permutation, key_of
+from seqstream.order import Permutation, hash_index
 from seqstream.planning.specs import BatchSpec, Bucket, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.running import join_tables, placed, run_stages
@@ -31,6 +33,7 @@ from seqstream.window import Recipe, Window, WindowStart, read_columns, read_win
 DataStage: TypeAlias = Map | Filter | Tokenize
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
+_NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _SAMPLED_BLOCKS = 8
 """How many blocks `Pipeline.estimate_steps` looks at."""
 
@@ -127,10 +130,13 @@ class Pipeline:
         counts: Counter[str] = Counter()
         for position, window in windows:
             counts.update(window.counts)
+            begun = to_state(position)
+            seeds = hash_index(np.arange(len(window.plan)), self.seed, position.epoch, window.number).tolist()
             for turn in range(window.start.served, len(window.plan)):
                 position = _after(position, window, turn, self.source.num_shards)
-                seed = key_of(self.seed, position.epoch, window.number, turn)
-                batch = self._customised(collate(window, turn, self._padding, to_state(position), seed))
+                moved = {"served": turn + 1, "rows": position.rows}
+                state = {**begun, **moved} if position.window.served else to_state(position)
+                batch = self._customised(collate(window, turn, self._padding, state, seeds[turn]))
                 batch, event = self.transfer.send(batch)
                 yield Made(batch, position, dict(counts), event)
                 counts.clear()
@@ -187,7 +193,7 @@ class Pipeline:
         if self._opened is not None:
             return self._opened
         opened: list[OpenStage] = []
-        sample = next((block.table for block in first if len(block.table)), pa.table({ROW_ID: []}))
+        sample = next((block.table for block in first if len(block.table)), _NO_RECORDS)
         with placed(sample.column(ROW_ID), self.source.locate):
             for stage in self.stages:
                 if isinstance(stage, Tokenize):
@@ -222,11 +228,12 @@ class Pipeline:
 
 def _after(position: Position, window: Window, turn: int, num_shards: int) -> Position:
     """Return the position after a batch; past the last of a window it is the beginning of the next."""
+    begin = window.start
     if turn + 1 < len(window.plan):
         rows = position.rows + len(window.plan.rows(turn))
-        return dataclasses.replace(position, window=dataclasses.replace(window.start, served=turn + 1), rows=rows)
-    end = WindowStart(Place(num_shards))
-    return dataclasses.replace(position, window=window.following or end, rows=0)
+        now = WindowStart(begin.place, begin.blocks, begin.skip, turn + 1)
+        return Position(position.epoch, position.until, now, rows)
+    return Position(position.epoch, position.until, window.following or WindowStart(Place(num_shards)))
 
 
 def _peek(blocks: Iterator[ReadBlock]) -> tuple[Iterator[ReadBlock], list[ReadBlock]]:

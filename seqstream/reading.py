@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrow import to_arrow
 from seqstream.order import Permutation
 from seqstream.sources.protocol import PIECE, RECORD_BITS, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
 
@@ -105,4 +106,4 @@ def _with_row_ids(table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
         raise ValueError(
             f"column {taken[0]!r} cannot come from a source; the loader numbers records itself, so rename the column"
         )
-    return table.append_column(ROW_ID, pa.array(records + (shard.shard << RECORD_BITS))), following
+    return table.append_column(ROW_ID, to_arrow(records + (shard.shard << RECORD_BITS))), following

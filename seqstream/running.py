@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from seqstream.arrow import to_arrow, to_numpy
 from seqstream.columns import holds_steps
 from seqstream.stages import Counts, OpenStage, RecordError
 
@@ -69,15 +69,18 @@ def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
     name = sequence_column(table.schema)
     if name is None or not len(table):
         return table
-    lengths = pc.fill_null(pc.list_value_length(table.column(name)), 1).to_numpy()  # a missing one is an error later
+    column = table.column(name)
+    lengths = np.concatenate([np.diff(to_numpy(chunk.offsets)) for chunk in column.chunks])
+    if column.null_count:
+        lengths[column.is_null().to_numpy()] = 1  # a missing one is an error later
     if lengths.min() > 0:
         return table
     if fill is None:
-        return table.filter(pa.array(lengths > 0))
+        return table.take(to_arrow(np.flatnonzero(lengths > 0)))
     begins = np.cumsum(lengths) - lengths
-    ids = np.insert(table.column(name).combine_chunks().flatten().to_numpy(), begins[lengths == 0], fill)
+    ids = np.insert(to_numpy(column.combine_chunks().flatten()), begins[lengths == 0], fill)
     offsets = np.append(0, np.cumsum(np.maximum(lengths, 1))).astype(np.int32)
-    filled = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+    filled = pa.ListArray.from_arrays(to_arrow(offsets), to_arrow(ids))
     return table.set_column(table.schema.get_field_index(name), name, filled)
 
 

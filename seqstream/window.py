@@ -7,6 +7,7 @@ follows from this window alone, so a resumed run makes the same windows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrow import to_numpy
 from seqstream.columns import Column, MissingValueError, Ragged, read_column
+from seqstream.planned import Planned, put_in_order
 from seqstream.planning.specs import BatchSpec, Plan
 from seqstream.reading import Place, ReadBlock
 from seqstream.running import join_tables, placed, run_stages, sequence_column
@@ -73,10 +76,15 @@ class Window:
     plan: Plan
     counts: Counts
 
-    @property
+    @functools.cached_property
     def number(self) -> int:
         """The row id of its first row, which no other window of the epoch has; -1 if it has none."""
         return int(self.row_ids[0]) if len(self.row_ids) else -1
+
+    @functools.cached_property
+    def planned(self) -> Planned:
+        """What batches take their slices from."""
+        return put_in_order(self.plan, self.columns, self.sequence, self.row_ids, self.pieces)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,8 +269,8 @@ def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: b
         num_batches = recipe.spec.num_batches(num_planned, int(lengths.sum()))
         size = next_size(len(entries), num_batches, recipe.spec.window_batches)
         num_left, following = _follow(entries, num_rows - num_planned, size)
-    pieces = table.column(PIECE).to_numpy() if PIECE in table.column_names else np.zeros(num_planned)
-    window = Window(start, following, columns, sequence, lengths, row_ids.to_numpy(), pieces.astype(np.int64), plan, +counts)
+    pieces = to_numpy(table.column(PIECE)) if PIECE in table.column_names else np.zeros(num_planned)
+    window = Window(start, following, columns, sequence, lengths, to_numpy(row_ids), pieces.astype(np.int64), plan, +counts)
     return window, num_left
 
 

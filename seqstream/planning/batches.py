@@ -104,7 +104,8 @@ def _considered(lengths: Lengths, rows: Lengths, greedy: Cuts) -> Cuts:
     drops = np.where(step == 0, np.repeat(-np.diff(lengths[starts], prepend=lengths[0]), points), 0)
     by_drop = np.lexsort((places, -drops, cells))
     best = by_drop[np.flatnonzero(np.diff(cells[by_drop], prepend=-1))]
-    return np.union1d(greedy, places[best])
+    merged = np.sort(np.concatenate([greedy, places[best]]))  # np.union1d would import numpy.ma
+    return merged[np.flatnonzero(np.diff(merged, prepend=-1))]
 
 
 def _cheapest(lengths: Lengths, rows: Lengths, places: Cuts, cost: float) -> Cuts:

@@ -44,9 +44,9 @@ class Plan:
         """Return the padded length of the batch that is served ``turn``-th."""
         return int(self.widths[self.turns[turn]])
 
-    def rounded(self, lengths: Lengths) -> int:
-        """Return the padded length of rows by another column than the one that was planned by."""
-        return -(-int(lengths.max(initial=0)) // self.multiple_of) * self.multiple_of
+    def round_up(self, longest: int) -> int:
+        """Return the padded length of rows of which the longest has so many steps."""
+        return -(-longest // self.multiple_of) * self.multiple_of
 
 
 class BatchSpec(Protocol):

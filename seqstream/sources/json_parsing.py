@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from seqstream.sources.rules import newlines
 
@@ -118,6 +117,8 @@ def is_complete(kind: pa.DataType) -> bool:
 
 def has_large_floats(array: pa.ChunkedArray) -> bool:
     """Return whether an array holds floats so large that whole numbers were rounded, at any depth."""
+    import pyarrow.compute as pc
+
     return any(
         pc.any(pc.greater_equal(pc.abs(leaf), 2.0**53)).as_py() for chunk in array.chunks for leaf in _float_leaves(chunk)
     )

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrow import to_arrow, to_numpy
 from seqstream.order import hash_index
 
 Json: TypeAlias = Any
@@ -121,7 +122,7 @@ class Split(Source):
             records = record_numbers(table, first)
             first += len(table)
             kept = np.flatnonzero(self._keep(shard, records))
-            table = drop_record_numbers(table).take(kept).append_column(RECORD, pa.array(records[kept]))
+            table = drop_record_numbers(table).take(to_arrow(kept)).append_column(RECORD, to_arrow(records[kept]))
             yield table, None if after is None else [first, after]
 
     def _keep(self, shard: int, records: np.ndarray) -> np.ndarray:
@@ -141,8 +142,7 @@ class Split(Source):
 def record_numbers(table: pa.Table, first: int) -> np.ndarray:
     """Return the numbers of a block's records in their shard, ``int64 (rows,)``: given by the source, or consecutive."""
     if RECORD in table.column_names:
-        numbers: np.ndarray = table.column(RECORD).to_numpy()
-        return numbers
+        return to_numpy(table.column(RECORD))
     return np.arange(first, first + len(table), dtype=np.int64)
 
 
