@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from queue import SimpleQueue
+from typing import Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 
 JOIN_SECONDS = 3.0
 """How long `Switch.turn_off` waits for its threads; only a user's function that blocks can take longer."""
+
+Outcome: TypeAlias = "tuple[Item] | BaseException"
+"""An item, or what ended the iterator instead of one."""
 
 
 class SwitchedOffError(Exception):
@@ -24,17 +27,21 @@ class Switch:
     """
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
         self.is_off = False
         self._threads: list[threading.Thread] = []
+        self._wakers: list[Callable[[], None]] = []
 
-    def start(self, target: Callable[[], None], name: str) -> None:
-        """Run a function in a daemon thread of this switch."""
+    def start(self, target: Callable[[], None], name: str, wake: Callable[[], None]) -> None:
+        """Run a function in a daemon thread of this switch; ``wake`` ends its waiting, and that for it."""
+        self.check()
         thread = threading.Thread(target=target, name=name, daemon=True)
-        with self.changed:
-            self.check()
+        self._threads.append(thread)  # before it runs: it may turn the switch off
+        self._wakers.append(wake)
+        try:
             thread.start()
-            self._threads.append(thread)
+        except BaseException:
+            self._threads.remove(thread)
+            raise
 
     def check(self) -> None:
         """Raise `SwitchedOffError` if the switch is off."""
@@ -42,10 +49,10 @@ class Switch:
             raise SwitchedOffError
 
     def turn_off(self) -> None:
-        """End all threads and wait for them, unless called in one of them, where garbage collection may come at any time."""
-        with self.changed:
-            self.is_off = True
-            self.changed.notify_all()
+        """End all threads and wait for them; in one of them, for none."""
+        self.is_off = True
+        for wake in self._wakers:
+            wake()
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join(JOIN_SECONDS)
@@ -54,54 +61,55 @@ class Switch:
 class Ahead(Generic[Item]):
     """An iterator whose items are made in a thread, up to ``depth`` of them before they are asked for.
 
-    An error in the thread is raised here, by the call that would have returned the item.
+    An error in the thread is raised here, by the call that would have returned the item. Both sides wait in queues written in
+    C, each in its own: a batch takes as long as ten rounds of a `threading.Condition`.
 
     Args:
         items: Makes the items.
         depth: How many items are ready or under way at most.
         switch: Ends the thread.
         name: Name of the thread.
+        goes_on: Whether the thread goes on as soon as an item was taken; if not, when `go_on` is called.
     """
 
-    def __init__(self, items: Iterator[Item], depth: int, switch: Switch, name: str) -> None:
+    def __init__(self, items: Iterator[Item], depth: int, switch: Switch, name: str, *, goes_on: bool = True) -> None:
         self._items = items
-        self._depth = depth
         self._switch = switch
-        self._ready: deque[Item] = deque()
+        self._goes_on = goes_on
+        self._ready: SimpleQueue[Outcome[Item]] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
         self._end: BaseException | None = None
-        switch.start(self._run, name)
+        for _ in range(depth):
+            self._room.put(None)
+        switch.start(self._run, name, self._wake)
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
-        with self._switch.changed:
-            self._switch.changed.wait_for(lambda: self._ready or self._end or self._switch.is_off)
-            if self._ready:
-                item = self._ready.popleft()
-                self._switch.changed.notify_all()
-                return item
-            self._switch.check()
-            error, self._end = self._end, StopIteration()
-        raise error if error is not None else StopIteration
+        if self._end is not None:
+            raise StopIteration
+        outcome = self._ready.get()
+        if isinstance(outcome, BaseException):
+            self._end = outcome
+            raise outcome
+        if self._goes_on:
+            self.go_on()
+        return outcome[0]
+
+    def go_on(self) -> None:
+        """Let the thread make one more item."""
+        self._room.put(None)
 
     def _run(self) -> None:
-        end: BaseException
         try:
-            while self._has_room():
-                item = next(self._items)
-                with self._switch.changed:
-                    self._ready.append(item)
-                    self._switch.changed.notify_all()
-                del item
-            return
+            while True:
+                self._room.get()
+                self._switch.check()
+                self._ready.put((next(self._items),))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
-            end = error
-        with self._switch.changed:
-            self._end = end
-            self._switch.changed.notify_all()
+            self._ready.put(error)
 
-    def _has_room(self) -> bool:
-        with self._switch.changed:
-            self._switch.changed.wait_for(lambda: len(self._ready) < self._depth or self._switch.is_off)
-            return not self._switch.is_off
+    def _wake(self) -> None:
+        self._room.put(None)
+        self._ready.put(SwitchedOffError())

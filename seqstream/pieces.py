@@ -12,6 +12,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+_IDS_PER_SLICE = 256
+"""Rows are cut by slices where the ids of all rows are so many times as many as the rows to cut, else by one gather."""
+
 Ids: TypeAlias = npt.NDArray[np.int32]
 Index: TypeAlias = npt.NDArray[np.int64]
 
@@ -66,6 +69,9 @@ def truncate(rows: TokenRows, frame: Frame, limit: int, side: str) -> TokenRows:
     over = lengths > limit
     if not over.any():
         return rows
+    if np.count_nonzero(over) * _IDS_PER_SLICE < len(rows.ids):
+        begin = rows.offsets[:-1][over] + (frame.before if side == "left" else limit - frame.after)
+        return TokenRows(_cut_out(rows.ids, begin, lengths[over] - limit), _offsets(np.minimum(lengths, limit)))
     head = np.where(over, frame.before if side == "left" else limit - frame.after, lengths)
     tail = np.where(over, limit - head, 0)
     starts = np.stack([rows.offsets[:-1], rows.offsets[1:] - tail], axis=1).ravel()
@@ -93,6 +99,13 @@ def split(rows: TokenRows, frame: Frame, limit: int) -> tuple[TokenRows, Index, 
     starts = np.stack([start, start + frame.before + number * room, end - frame.after], axis=1).ravel()
     lengths = np.stack([np.full_like(size, frame.before), size, np.full_like(size, frame.after)], axis=1).ravel()
     return TokenRows(_gather(rows.ids, starts, lengths), _offsets(size + len(frame))), source, number.astype(np.int32)
+
+
+def _cut_out(ids: Ids, starts: Index, lengths: Index) -> Ids:
+    """Copy all but some ranges of the buffer, ascending; a slice costs as much as gathering some hundred ids."""
+    begins = np.append(0, starts + lengths).tolist()
+    ends = np.append(starts, len(ids)).tolist()
+    return np.concatenate([ids[begin:end] for begin, end in zip(begins, ends, strict=True)])
 
 
 def _offsets(lengths: Index) -> Index:

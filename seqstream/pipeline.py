@@ -34,6 +34,9 @@ DataStage: TypeAlias = Map | Filter | Tokenize
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
+_FIRST_BYTES = 512 << 10
+"""About how much the first window of epoch 0 holds, as read: a few milliseconds of tokenising."""
+
 _SAMPLED_BLOCKS = 8
 """How many blocks `Pipeline.estimate_steps` looks at."""
 
@@ -105,9 +108,9 @@ class Pipeline:
         """
         windows = self._windows(start, switch.check)
         if not prefetch:
-            return self._batches(windows, start, to_state)
-        ahead = Ahead(windows, 1, switch, "seqstream-windows")
-        return Ahead(self._batches(ahead, start, to_state), prefetch, switch, "seqstream-batches")
+            return self._batches(windows, start, to_state, lambda: None)
+        ahead = Ahead(windows, 1, switch, "seqstream-windows", goes_on=False)
+        return Ahead(self._batches(ahead, start, to_state, ahead.go_on), prefetch, switch, "seqstream-batches")
 
     def estimate_steps(self) -> int | None:
         """Estimate the batches of an epoch from some of its blocks; exact where those are all."""
@@ -125,7 +128,18 @@ class Pipeline:
         planned = len(self.spec.plan(lengths[: self.spec.num_planned(len(lengths), last=True)], key=None))
         return round(planned * total / len(blocks))
 
-    def _batches(self, windows: Iterator[tuple[Position, Window]], start: Position, to_state: ToState) -> Iterator[Made]:
+    def _batches(
+        self,
+        windows: Iterator[tuple[Position, Window]],
+        start: Position,
+        to_state: ToState,
+        go_on: Callable[[], None],
+    ) -> Iterator[Made]:
+        """Yield the batches of windows; ``go_on`` is called when the next window may be made.
+
+        That is once the first batch of this one is out: made at the same time, they would take the processor from each other,
+        and somebody waits for the batch.
+        """
         position = start
         counts: Counter[str] = Counter()
         for position, window in windows:
@@ -140,6 +154,10 @@ class Pipeline:
                 batch, event = self.transfer.send(batch)
                 yield Made(batch, position, dict(counts), event)
                 counts.clear()
+                if turn == window.start.served:
+                    go_on()
+            if window.start.served >= len(window.plan):
+                go_on()
         yield Made(None, position, dict(counts))
 
     def _customised(self, batch: Batch) -> Batch:
@@ -167,7 +185,7 @@ class Pipeline:
         key = (self.seed, start.epoch)
         recipe = Recipe(stages, self.spec, key, self.shuffle, self.source.locate, guard, fill=self._fill)
         if not begin.blocks:
-            begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, recipe))
+            begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, recipe, first))
         num_batches = 0
         counts: Counter[str] = Counter()
         for window in read_windows(blocks, begin, recipe):
@@ -206,14 +224,20 @@ class Pipeline:
         self._opened = tuple(opened)
         return self._opened
 
-    def _first_size(self, epoch: int, recipe: Recipe) -> int:
-        """Return the blocks of the first window of an epoch: one in epoch 0, to begin at once, later enough to fill it."""
+    def _first_size(self, epoch: int, recipe: Recipe, first: Sequence[ReadBlock]) -> int:
+        """Return the blocks of the first window of an epoch: few in epoch 0, to begin at once, later enough to fill it.
+
+        Args:
+            epoch: Which epoch.
+            recipe: What to do with blocks, to learn how dense they are.
+            first: The first blocks of the epoch.
+        """
         if epoch == 0:
-            return 1
+            return max(1, round(_FIRST_BYTES / first[-1].table.nbytes)) if first else 1
         if self._batches_per_block is None:
-            for window in read_windows(
-                self._blocks(0, Place()), WindowStart(blocks=1), dataclasses.replace(recipe, key=(self.seed, 0))
-            ):
+            blocks, first = _peek(self._blocks(0, Place()))
+            recipe = dataclasses.replace(recipe, key=(self.seed, 0))
+            for window in read_windows(blocks, WindowStart(blocks=self._first_size(0, recipe, first)), recipe):
                 if self._learn_density(window):
                     break
         return max(1, round(self.spec.window_batches / (self._batches_per_block or 1)))

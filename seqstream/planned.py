@@ -106,5 +106,5 @@ def put_in_order(plan: Plan, columns: Mapping[str, Column], sequence: str | None
 
 def _split(values: npt.NDArray[Any], cuts: Index) -> Sequence[Tensor]:
     """Return the part of each batch, all made at once, which is quicker than one by one."""
-    parts: Sequence[Tensor] = torch.from_numpy(values).split(np.diff(cuts).tolist())
+    parts: Sequence[Tensor] = torch.from_numpy(values).split(np.diff(cuts).tolist())  # type: ignore[no-untyped-call]
     return parts

@@ -32,6 +32,8 @@ _ENDS_BYTES = 4096
 _SAMPLED_FILES = 16
 _NEEDED_PACKAGES = {".zst": "zstandard", ".lz4": "lz4"}
 _ARCHIVES = {".tar", ".tgz", ".7z", ".rar"}
+_PLAIN = {"", ".txt", ".text", ".jsonl", ".json", ".csv", ".tsv", ".md", ".parquet"}
+"""Extensions for which fsspec, whose import takes 10 ms, need not be asked."""
 
 
 class PathList(tuple[str, ...]):
@@ -280,6 +282,8 @@ def compression_of(name: str) -> str | None:
 
 @functools.lru_cache(maxsize=256)
 def _compression_of_extension(extension: str) -> str | None:
+    if extension in _PLAIN:
+        return None
     from fsspec.utils import infer_compression
 
     compression: str | None = infer_compression("file" + extension)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from seqstream.sources.files import spread
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.protocol import Block, Json, Source, choose_block_bytes, split_row_id
 from seqstream.sources.sequential import blocks, conform, plain_schema
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class HFDataset(Source):
 
     Args:
         dataset: What ``load_dataset(..., split=...)`` gives, with or without ``streaming=True``.
-        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost less each.
+        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost less each. By default 256 KiB, or less
+            so that a small data set has 128 blocks.
 
     Raises:
         TypeError: ``dataset`` is something else, or has several splits.
@@ -57,10 +58,10 @@ class HFDataset(Source):
     """
 
     dataset: datasets.Dataset | datasets.IterableDataset
-    block_bytes: int = dataclasses.field(default=262_144, kw_only=True)
+    block_bytes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.block_bytes < 1:
+        if self.block_bytes is not None and self.block_bytes < 1:
             raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
         _check_kind(self.dataset)
         if self._streams:
@@ -85,7 +86,7 @@ class HFDataset(Source):
             return
         tables = (conform(table, self._schema, _DECLARE) for table in self._stream_tables(shard))
         try:
-            yield from blocks(tables, state, self.block_bytes)
+            yield from blocks(tables, state, self._block_bytes)
         except Exception as error:
             error.add_note(f"while reading shard {shard} of the stream")
             raise
@@ -97,7 +98,7 @@ class HFDataset(Source):
             "stream": self._streams,
             "rows": None if self._streams else len(self.dataset),
             "num_shards": self.num_shards,
-            "block_bytes": self.block_bytes,
+            "block_bytes": self._block_bytes,
             "columns": {field.name: str(field.type) for field in self._schema},
             "sample": hashlib.blake2b(repr(sample.to_pydict()).encode(), digest_size=16).hexdigest(),
         }
@@ -118,10 +119,17 @@ class HFDataset(Source):
         return isinstance(self.dataset, datasets.IterableDataset)
 
     @functools.cached_property
-    def _rows_per_shard(self) -> int:
+    def _row_bytes(self) -> float:
         stored = self.dataset.data
-        rows: int = max(1, self.block_bytes * len(stored) // max(stored.nbytes, 1))
-        return rows
+        return float(max(stored.nbytes, 1) / max(len(stored), 1))
+
+    @functools.cached_property
+    def _block_bytes(self) -> int:
+        return choose_block_bytes(self.block_bytes, None if self._streams else self._row_bytes * len(self.dataset))
+
+    @functools.cached_property
+    def _rows_per_shard(self) -> int:
+        return max(1, int(self._block_bytes / self._row_bytes))
 
     @functools.cached_property
     def _schema(self) -> pa.Schema:

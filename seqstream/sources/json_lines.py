@@ -16,7 +16,7 @@ from seqstream.sources.files import Paths, find_files, normalize_paths, spread
 from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
 from seqstream.sources.pieces import Piece
-from seqstream.sources.protocol import RESERVED, Block, Json, Source, split_row_id
+from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
 from seqstream.sources.rules import newlines
 
 _SAMPLED_SHARDS = 8
@@ -34,7 +34,8 @@ class JsonLines(Source):
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Fields to read, all if ``None``. Fewer are quicker.
         schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``.
-        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads.
+        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
+            so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
         max_record_bytes: A longer line is an error.
 
@@ -48,7 +49,7 @@ class JsonLines(Source):
     _: dataclasses.KW_ONLY
     columns: Sequence[str] | None = None
     schema: Mapping[str, pa.DataType] | None = None
-    block_bytes: int = 262_144
+    block_bytes: int | None = None
     errors: Errors = "strict"
     max_record_bytes: int = 64 << 20
 
@@ -65,8 +66,9 @@ class JsonLines(Source):
 
     @functools.cached_property
     def _corpus(self) -> Corpus:
-        limits = make_limits(self.block_bytes, self.max_record_bytes)
-        return Corpus(find_files(normalize_paths(self.paths)), "json", limits)
+        files = find_files(normalize_paths(self.paths))
+        limits = make_limits(choose_block_bytes(self.block_bytes, files.text_bytes.sum()), self.max_record_bytes)
+        return Corpus(files, "json", limits)
 
     @property
     def num_shards(self) -> int:
@@ -90,7 +92,8 @@ class JsonLines(Source):
     def fingerprint(self) -> Json:
         # Not errors, schema and max_record_bytes: who meets a bad record changes these and goes on from the last state.
         columns = None if self.columns is None else list(self.columns)
-        return {"kind": "JsonLines", "columns": columns, "block_bytes": self.block_bytes, "files": self._files}
+        block_bytes = self._corpus.limits.block_bytes
+        return {"kind": "JsonLines", "columns": columns, "block_bytes": block_bytes, "files": self._files}
 
     @functools.cached_property
     def _files(self) -> Json:

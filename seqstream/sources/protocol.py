@@ -26,6 +26,11 @@ Block: TypeAlias = tuple[pa.Table, Json]
 RECORD = "record"
 """An optional column of a block: the number of each record in its shard, where they are not consecutive."""
 
+BLOCK_BYTES = 256 << 10
+SMALLEST_BLOCK_BYTES = 4 << 10
+FEWEST_BLOCKS = 128
+"""A corpus of two labels, one after the other, in so many blocks: any eighth of an epoch has both, and not by luck."""
+
 RECORD_BITS = 32
 """A row id is ``shard << 32 | record``."""
 
@@ -92,6 +97,20 @@ class Source(abc.ABC):
             seed: Another seed, another choice.
         """
         return Split(self, valid, seed, held_out=False), Split(self, valid, seed, held_out=True)
+
+
+def choose_block_bytes(given: int | None, total: float | None) -> int:
+    """Return how many bytes to read at once: those that were given, else 256 KiB, else less to have enough blocks to mix.
+
+    Args:
+        given: What the user asked for.
+        total: About how many bytes the source has, ``None`` where nobody knows.
+    """
+    if given is not None:
+        return given
+    if total is None:
+        return BLOCK_BYTES
+    return int(min(BLOCK_BYTES, max(total / FEWEST_BLOCKS, SMALLEST_BLOCK_BYTES)))
 
 
 def split_row_id(row_id: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from seqstream.sources.aligned import Aligned
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, decode_records
 from seqstream.sources.files import Paths, find_files, normalize_paths
-from seqstream.sources.protocol import RESERVED, Block, Json, Source, split_row_id
+from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
 
 Unit = Literal["line", "paragraph", "file"]
 
@@ -33,7 +33,8 @@ class TextFiles(Source):
             line by line, a dict of these, ``{"source": "train.de", "target": "train.fr"}``: a column for each key.
         unit: What a record is: ``"line"``, ``"paragraph"`` or ``"file"``.
         field: Name of the column of text.
-        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads.
+        block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
+            so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
         max_record_bytes: A longer record is an error.
 
@@ -47,7 +48,7 @@ class TextFiles(Source):
     _: dataclasses.KW_ONLY
     unit: Unit = "line"
     field: str = "text"
-    block_bytes: int = 262_144
+    block_bytes: int | None = None
     errors: Errors = "strict"
     max_record_bytes: int = 64 << 20
 
@@ -64,10 +65,11 @@ class TextFiles(Source):
 
     @functools.cached_property
     def _corpus(self) -> Corpus | Aligned:
-        limits = make_limits(self.block_bytes, self.max_record_bytes)
-        if not isinstance(self.paths, Mapping):
-            return Corpus(find_files(normalize_paths(self.paths)), self.unit, limits)
-        return Aligned({name: find_files(normalize_paths(paths)) for name, paths in self.paths.items()}, limits)
+        paths = self.paths if isinstance(self.paths, Mapping) else {self.field: self.paths}
+        found = {name: find_files(normalize_paths(some)) for name, some in paths.items()}
+        first = next(iter(found.values()))
+        limits = make_limits(choose_block_bytes(self.block_bytes, first.text_bytes.sum()), self.max_record_bytes)
+        return Aligned(found, limits) if isinstance(self.paths, Mapping) else Corpus(first, self.unit, limits)
 
     @property
     def _fields(self) -> list[str]:
@@ -91,7 +93,7 @@ class TextFiles(Source):
             "kind": "TextFiles",
             "unit": self.unit,
             "fields": self._fields,
-            "block_bytes": self.block_bytes,
+            "block_bytes": self._corpus.limits.block_bytes,
             "files": self._files,
         }
 
