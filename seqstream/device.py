@@ -23,6 +23,11 @@ class Transfer:
     _stream: torch.cuda.Stream | None = None
 
     @property
+    def has_work(self) -> bool:
+        """Whether anything is done to a batch at all."""
+        return self.device is not None or bool(self.pin_memory)
+
+    @property
     def is_cuda(self) -> bool:
         return self.device is not None and self.device.type == "cuda"
 

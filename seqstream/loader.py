@@ -39,8 +39,9 @@ class Loader(Iterable[Batch]):
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
         epochs: How many epochs one iteration runs over, with no pause between them; ``None`` for no end.
-        prefetch: How many batches are made ahead of the consumer. More smooth out uneven steps and hold more memory. With 0
-            all is done in the consumer's thread.
+        prefetch: How many batches are made ahead of the consumer where ``device`` or ``on_batch`` makes work of them; without,
+            a batch is collated when it is asked for, in less time than it takes to hand it over. The next window is always
+            made ahead. More smooth out uneven steps and hold more memory. With 0 all is done in the consumer's thread.
         device: Where the tensors of a batch go.
         pin_memory: Pass batches through page-locked memory; by default only on the way to CUDA.
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it

@@ -34,7 +34,7 @@ DataStage: TypeAlias = Map | Filter | Tokenize
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
-_FIRST_BYTES = 512 << 10
+_FIRST_BYTES = 256 << 10
 """About how much the first window of epoch 0 holds, as read: a few milliseconds of tokenising."""
 
 _SAMPLED_BLOCKS = 8
@@ -103,14 +103,18 @@ class Pipeline:
     def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int) -> Iterator[Made]:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
 
-        One thread reads, tokenises and plans the window after the one that is served; another makes batches. With
-        ``prefetch=0`` all happens in the caller's thread.
+        One thread reads, tokenises and plans the window after the one that is served; another makes batches, if there is more
+        to do than to collate them, which takes no longer than to hand them over. With ``prefetch=0`` all happens in the
+        caller's thread.
         """
         windows = self._windows(start, switch.check)
         if not prefetch:
             return self._batches(windows, start, to_state, lambda: None)
         ahead = Ahead(windows, 1, switch, "seqstream-windows", goes_on=False)
-        return Ahead(self._batches(ahead, start, to_state, ahead.go_on), prefetch, switch, "seqstream-batches")
+        batches = self._batches(ahead, start, to_state, ahead.go_on)
+        if self._on_batch is None and not self.transfer.has_work:
+            return batches
+        return Ahead(batches, prefetch, switch, "seqstream-batches")
 
     def estimate_steps(self) -> int | None:
         """Estimate the batches of an epoch from some of its blocks; exact where those are all."""

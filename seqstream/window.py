@@ -28,6 +28,9 @@ from seqstream.stages import Counts, OpenStage, RecordError
 MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read."""
 
+GROWTH = 4
+"""A window holds at most so many times the blocks of the one before: it is made while that one is served."""
+
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
 
@@ -193,7 +196,7 @@ def level(size: int, remaining: int) -> int:
 
 
 def next_size(blocks: int, num_batches: float, window_batches: int, world_size: int = 1) -> int:
-    """Return how many blocks the next window should hold: as many as fill it, but at most twice those of this one.
+    """Return how many blocks the next window should hold: as many as fill it, but at most four times those of this one.
 
     Args:
         blocks: Blocks of this window.
@@ -201,8 +204,8 @@ def next_size(blocks: int, num_batches: float, window_batches: int, world_size: 
         window_batches: How many batches of each rank a full window holds.
         world_size: Number of ranks.
     """
-    wanted = blocks * window_batches * world_size / num_batches if num_batches else 2 * blocks
-    return max(1, min(round(wanted), 2 * blocks))
+    wanted = blocks * window_batches * world_size / num_batches if num_batches else GROWTH * blocks
+    return max(1, min(round(wanted), GROWTH * blocks))
 
 
 def _fill(entries: deque[_Entry], source: Iterator[ReadBlock], num: int, recipe: Recipe, max_bytes: int | None) -> int:

@@ -184,23 +184,24 @@ def test_the_last_windows_are_level(num_blocks: int) -> None:
 
 
 def test_sizes_of_windows_by_hand() -> None:
-    """As many blocks as fill the next window, at least one, at most twice those of this one."""
+    """As many blocks as fill the next window, at least one, at most four times those of this one."""
     assert next_size(4, 8.0, 16) == 8
     assert next_size(4, 7.9, 16) == 8
-    assert next_size(4, 2.0, 16) == 8
+    assert next_size(4, 4.1, 16) == 16
+    assert next_size(4, 2.0, 16) == 16
     assert next_size(4, 16.0, 16) == 4
     assert next_size(4, 30.0, 16) == 2
     assert next_size(4, 1000.0, 16) == 1
-    assert next_size(4, 0.0, 16) == 8
+    assert next_size(4, 0.0, 16) == 16
     assert next_size(4, 16.0, 16, world_size=2) == 8
     assert next_size(4, 32.0, 16, world_size=2) == 4
 
 
 def test_windows_grow_from_one_block() -> None:
-    """The first batch needs one block only; then windows double until they are full."""
+    """The first batch needs one block only; then windows grow until they are full."""
     blocks = blocks_of(*[sequences([4] * 5)] * 40)
     found = list(read_windows(blocks, WindowStart(blocks=1), recipe_of(Bucket(20, window_batches=8))))
-    assert [window.start.blocks for window in found] == [1, 2, 4, 8, 8, 8, 5, 4]
+    assert [window.start.blocks for window in found] == [1, 4, 8, 8, 8, 6, 5]
 
 
 def test_no_more_is_read_than_two_windows() -> None:

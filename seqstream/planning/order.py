@@ -17,6 +17,10 @@ _EVEN = 6
 """Near simple fractions such as 3/5 there are strides whose stretches are clumps of neighbours; those are passed over."""
 
 
+_SHORT = 4
+"""Runs of so few rows, which are most of them, are in one batch as a rule; they are turned round, not mixed."""
+
+
 def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> npt.NDArray[np.int64]:
     """Order rows by length, longest first, with rows of equal length spread out.
 
@@ -56,6 +60,8 @@ def _run_keys(num_runs: int, key: tuple[object, ...]) -> list[int]:
 
 def _stride(size: int, key: int) -> tuple[int, int]:
     """Return a stride coprime to ``size``, near its golden ratio, and an offset, both depending on the key."""
+    if size <= _SHORT:
+        return 1, key % size
     for attempt in itertools.count():
         random = mix(key + attempt)
         stride = max(1, round(size * (_GOLDEN + ((random >> 32) / (1 << 32) - 0.5) / 4)))
