@@ -37,7 +37,7 @@ def measure(settings: Settings) -> Iterator[Record]:
                 what=f"largest deviation of an eighth, {shown}, mean of {len(found)} seeds",
                 value=float(np.mean(found)),
                 unit="",
-                target=TARGET if epoch else None,
+                target=TARGET,
             )
             yield record
 
