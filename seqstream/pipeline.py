@@ -223,7 +223,8 @@ class Pipeline:
                     opened.append(stage.open(self.engines))
                     break
                 opened.append(stage.open())
-                sample = opened[-1]([sample])[0][0]
+                if self.engines is None:
+                    sample = opened[-1]([sample])[0][0]
         opened += [stage.open() for stage in self.stages[len(opened) :] if not isinstance(stage, Tokenize)]
         self._opened = tuple(opened)
         return self._opened
