@@ -35,7 +35,10 @@ ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _FIRST_BYTES = 256 << 10
-"""About how much the first window of epoch 0 holds, as read: a few milliseconds of tokenising."""
+"""About how much the first window of epoch 0 holds at most, as read: a few milliseconds of tokenising."""
+
+_BYTES_PER_TOKEN = 4
+"""A guess for that window; the others go by what was counted."""
 
 _SAMPLED_BLOCKS = 8
 """How many blocks `Pipeline.estimate_steps` looks at."""
@@ -238,7 +241,7 @@ class Pipeline:
             first: The first blocks of the epoch.
         """
         if epoch == 0:
-            return max(1, round(_FIRST_BYTES / first[-1].table.nbytes)) if first else 1
+            return self._opening_size(first[-1].table) if first else 1
         if self._batches_per_block is None:
             blocks, first = _peek(self._blocks(0, Place()))
             recipe = dataclasses.replace(recipe, key=(self.seed, 0))
@@ -246,6 +249,13 @@ class Pipeline:
                 if self._learn_density(window):
                     break
         return max(1, round(self.spec.window_batches / (self._batches_per_block or 1)))
+
+    def _opening_size(self, table: pa.Table) -> int:
+        """Return the blocks of the very first window, by what is known before any is tokenised: the first that has records."""
+        num_bytes: int = max(table.nbytes, 1)
+        num_batches = self.spec.num_batches(len(table), num_bytes // _BYTES_PER_TOKEN)
+        wanted = self.spec.window_batches / num_batches if num_batches else 1
+        return max(1, round(min(wanted, _FIRST_BYTES / num_bytes)))
 
     def _learn_density(self, window: Window) -> bool:
         """Keep how many batches a block makes, from the first window of epoch 0 that makes any."""

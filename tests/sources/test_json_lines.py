@@ -237,4 +237,4 @@ def test_pickle_and_fingerprint(tmp_path: Path) -> None:
         == fingerprint
     )
     assert JsonLines(path, block_bytes=100).fingerprint() != fingerprint
-    assert repr(JsonLines(path)).startswith(f"JsonLines(paths='{path}', columns=None, schema=None, block_bytes=262144")
+    assert repr(JsonLines(path)).startswith(f"JsonLines(paths='{path}', columns=None, schema=None, block_bytes=None")
