@@ -26,6 +26,7 @@ LABEL_PADDING = -100
 
 Rows = npt.NDArray[np.int64]
 
+_INT64 = np.dtype(np.int64)
 _NUMPY_FLOATS: defaultdict[torch.dtype, np.dtype[Any]] = defaultdict(
     lambda: np.dtype(np.float32), {torch.float64: np.dtype(np.float64)}
 )
@@ -111,7 +112,9 @@ def _padded(column: Ragged, starts: Rows, gaps: _Gaps, width: int, value: float)
     if gaps.side == "left":
         starts = starts + gaps.lengths - longest
     read = _sliding(column.values, longest)[starts]
-    out = read.astype(_batch_dtype(read.dtype, value, torch.get_default_dtype()), copy=False)
+    out = read
+    if read.dtype != _INT64:  # as ids are
+        out = read.astype(_batch_dtype(read.dtype, value, torch.get_default_dtype()), copy=False)
     if shape:
         out = out.reshape(len(starts), longest, *shape)
     if gaps.padding is not None:
@@ -211,17 +214,19 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
             own_width = plan.round_up(longest)
             columns[name] = _padded(column, own.starts[rows], own_gaps, own_width, padding.value(name))
     return Batch.of(
-        columns=columns,
-        lengths=cpu_lengths,
-        device_lengths=cpu_lengths,
-        mask=torch.from_numpy(gaps.mask(width)),
-        row_ids=planned.row_ids[batch],
-        pieces=planned.pieces[batch],
-        weights=planned.weights[batch],
-        column_lengths=column_lengths,
-        padding_side=padding.side,
-        num_tokens=steps.totals[batch],
-        seed=seed,
-        window=window.number,
-        state=state,
+        {
+            "columns": columns,
+            "lengths": cpu_lengths,
+            "device_lengths": cpu_lengths,
+            "mask": torch.from_numpy(gaps.mask(width)),
+            "row_ids": planned.row_ids[batch],
+            "pieces": planned.pieces[batch],
+            "weights": planned.weights[batch],
+            "column_lengths": column_lengths,
+            "padding_side": padding.side,
+            "num_tokens": steps.totals[batch],
+            "seed": seed,
+            "window": window.number,
+            "state": state,
+        }
     )

@@ -121,13 +121,18 @@ def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: t
     lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
     room = int(lengths.max(initial=0))
     width = int(np.prod(shape, dtype=np.int64))
-    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_dtype(kind))
+    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_widened(_dtype(kind)))
     at = room
     for chunk, ends in zip(values.chunks, bounds, strict=True):
         steps = _flat_numbers(name, chunk.values.slice(ends[0], ends[-1] - ends[0])).reshape(-1, width)
         flat[at : at + len(steps)] = steps
         at += len(steps)
     return Ragged(flat, np.cumsum(lengths) - lengths + room, lengths, shape)
+
+
+def _widened(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which steps are held: ids as int64 at once, as batches want them, rather than batch by batch."""
+    return np.dtype(np.int64) if kind.kind in "iu" and kind.itemsize > 1 else kind
 
 
 def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Array:
