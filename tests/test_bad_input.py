@@ -194,7 +194,7 @@ CASES: list[tuple[Case, list[str]]] = [
     (bad_item, ["item 10"]),
     (map_changes_rows, ["Filter", "a.txt, line 1"]),
     (map_raises, ["250 is not for me", "a.txt, line 2"]),
-    (callable_nonsense, ["300", "100"]),
+    (callable_nonsense, ["must return the ids of each of", "texts, got 100", "a.txt, line 1"]),
     (too_long, ["max_length=30", "a.txt, line 31"]),
     (huge_record, ["a.txt", "max_record_bytes"]),
 ]
