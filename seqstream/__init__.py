@@ -19,7 +19,9 @@ from seqstream.batch import Batch
 from seqstream.iterable import iterable
 from seqstream.labels import CausalLabels
 from seqstream.loader import Loader
-from seqstream.planning.specs import Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import InOrder
 from seqstream.restoring import restore_order
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
@@ -43,6 +45,7 @@ __all__ = [
     "JsonLines",
     "Loader",
     "Map",
+    "Pack",
     "Parquet",
     "Source",
     "Stats",

@@ -35,7 +35,7 @@ class Blueprint:
         digest: SHA-256 of its serialised form, or of the ids that the function gives for a few texts.
         source: The serialised form, or the function.
         special_tokens: Whether special tokens are put around each text.
-        frame: How many of them.
+        ends: Which of them, before it and after it.
         pad_id: Its padding token.
         truncation_side: Where it drops what is too long.
         split_special_tokens: Whether special tokens that a text spells out are taken for ordinary text.
@@ -48,7 +48,7 @@ class Blueprint:
     digest: str
     source: str | EncodeTexts = dataclasses.field(repr=False)
     special_tokens: bool
-    frame: Frame
+    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     pad_id: int | None = None
     truncation_side: str = "right"
     split_special_tokens: bool = False
@@ -58,6 +58,17 @@ class Blueprint:
     def is_function(self) -> bool:
         """Whether it is a user's function."""
         return not isinstance(self.source, str)
+
+    @property
+    def bare(self) -> Blueprint:
+        """The same tokenizer, not a function, putting no special tokens around texts."""
+        return dataclasses.replace(self, special_tokens=False, ends=((), ()))
+
+    @property
+    def frame(self) -> Frame:
+        """How many special tokens are put around each text."""
+        before, after = self.ends
+        return Frame(len(before), len(after))
 
     def build(self) -> Tokenizer:
         """Return a `tokenizers.Tokenizer` of its own."""
@@ -163,7 +174,7 @@ def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_t
         digest=hashlib.sha256(text.encode()).hexdigest(),
         source=text,
         special_tokens=special_tokens,
-        frame=_find_frame(own, special_tokens),
+        ends=_find_ends(own, special_tokens),
         pad_id=pad_id,
         truncation_side=side,
         split_special_tokens=own.encode_special_tokens,
@@ -179,11 +190,9 @@ def _pad_id(own: Tokenizer, transformers: object | None) -> int | None:
     return next((token for token in known if token is not None), None) if pad_id is None else pad_id
 
 
-def _find_frame(own: Tokenizer, special_tokens: bool) -> Frame:
-    """Count the special tokens before and after a text, by looking at a few texts; the tokenizer is used up."""
-    known = (own.id_to_token(number) for number in (own.get_vocab_size() // 2, own.get_vocab_size() - 1))
-    texts = ["", *PROBES, *(token for token in known if token)]  # a small vocabulary may know none of the probes
-    texts = [text for text in texts if _can_encode(own, text)]
+def _find_ends(own: Tokenizer, special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the special tokens before and after a text, by looking at a few texts; the tokenizer is used up."""
+    texts = probe_texts(own)
     wholes = [own.encode(text, add_special_tokens=special_tokens) for text in texts]
     own.post_processor = PostProcessors([])  # without special tokens a template may still repeat the text
     bares = [own.encode(text, add_special_tokens=False).ids for text in texts]
@@ -194,12 +203,20 @@ def _find_frame(own: Tokenizer, special_tokens: bool) -> Frame:
     if any(whole.ids != beginning + bare + end for whole, bare in zip(wholes, bares, strict=True)):
         rule = "add to a text no more than a beginning and an end that are always the same"
         raise ValueError(f"post-processor of the tokenizer must {rule}, got {added} (1 where it adds) in one of {texts!r}")
-    return Frame(len(beginning), len(end))
+    return tuple(beginning), tuple(end)
 
 
-def _can_encode(own: Tokenizer, text: str) -> bool:
+def probe_texts(tokenizer: Tokenizer) -> list[str]:
+    """Return a few texts that a tokenizer can encode, the empty one first."""
+    known = (tokenizer.id_to_token(number) for number in (tokenizer.get_vocab_size() // 2, tokenizer.get_vocab_size() - 1))
+    texts = ["", *PROBES, *(token for token in known if token)]  # a small vocabulary may know none of the probes
+    return [text for text in texts if can_encode(tokenizer, text)]
+
+
+def can_encode(tokenizer: Tokenizer, text: str) -> bool:
+    """Tell whether a tokenizer takes a text: one without an unknown token may not."""
     try:
-        own.encode(text)
+        tokenizer.encode(text)
     except Exception:  # noqa: BLE001 - tokenizers raises no narrower type for a word that a vocabulary without [UNK] lacks
         return False
     return True
@@ -212,17 +229,17 @@ def _read_function(function: Callable[..., Any], special_tokens: bool) -> Bluepr
     if not special_tokens:
         raise ValueError(f"special_tokens=False cannot apply to the function {name}; let it return ids without them")
     digest = digest_of(name, function)
-    return Blueprint(name, name, vocab_size=None, digest=digest, source=function, special_tokens=True, frame=Frame())
+    return Blueprint(name, name, vocab_size=None, digest=digest, source=function, special_tokens=True)
 
 
 def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> Blueprint:
     encode = functools.partial(encode_slow, tokenizer, special_tokens)
     name = type(tokenizer).__name__
-    frame = Frame()
+    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     if special_tokens:
         bare, whole = (encode_slow(tokenizer, special, PROBES[:1])[0] for special in (False, True))
         before = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
-        frame = Frame(before, len(whole) - len(bare) - before)
+        ends = (tuple(whole[:before]), tuple(whole[before + len(bare) :]))
     return Blueprint(
         name=name,
         kind=name,
@@ -230,7 +247,7 @@ def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> Blueprint:
         digest=digest_of(name, encode),
         source=encode,
         special_tokens=special_tokens,
-        frame=frame,
+        ends=ends,
         pad_id=tokenizer.pad_token_id,
         truncation_side=tokenizer.truncation_side,
     )

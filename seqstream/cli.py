@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from seqstream import printing
-from seqstream.planning.specs import Bucket
+from seqstream.planning.bucket import Bucket
 from seqstream.preview import take_previews
 from seqstream.report import OnProgress, make_report
 from seqstream.sources.json_lines import JsonLines

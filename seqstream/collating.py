@@ -33,39 +33,10 @@ _NUMPY_FLOATS: defaultdict[torch.dtype, np.dtype[Any]] = defaultdict(
 """The type in which numbers come that are to have torch's default type; float16 and bfloat16 are for modules, not for data."""
 
 
-def pad_rows(column: Ragged, rows: Rows, width: int, value: float, side: str = "right") -> torch.Tensor:
-    """Gather rows and pad them to one width, element for element as `torch.nn.utils.rnn.pad_sequence` does.
-
-    Every row is read as the same number of steps of the flat buffer, its own and then those of its neighbours, which are
-    overwritten. So rows are copied whole, and only padding is touched twice.
-
-    Args:
-        column: Where the rows are.
-        rows: ``int64 (B,)``, which rows, in the order they are wanted.
-        width: Padded length ``L``, at least that of the longest row.
-        value: What padding holds.
-        side: Where padding goes, ``"right"`` or ``"left"``.
-
-    Returns:
-        ``(B, L, *shape of a step)``. Integers come as int64, bytes and booleans as they are if the padding value is one of
-        theirs, float64 as torch's default.
-    """
-    lengths = column.lengths[rows]
-    longest = int(lengths.max(initial=0))
-    gaps = _Gaps.of(lengths, int(lengths.min(initial=longest)), longest, side)
-    return _padded(column, column.starts[rows], gaps, width, value)
-
-
-def real_steps(lengths: Rows, width: int, side: str = "right") -> npt.NDArray[np.bool_]:
-    """Return the mask of a padded batch, ``bool (B, L)``, true on real steps."""
-    longest = int(lengths.max(initial=0))
-    return _Gaps.of(lengths, int(lengths.min(initial=longest)), longest, side).mask(width)
-
-
 _NOWHERE = slice(0, 0)
 
 
-class _Gaps(NamedTuple):
+class Gaps(NamedTuple):
     """Where the padding of a batch is, as far as its longest row goes: only steps beyond the shortest can be padding.
 
     Attributes:
@@ -83,7 +54,7 @@ class _Gaps(NamedTuple):
     side: str
 
     @classmethod
-    def of(cls, lengths: Rows, shortest: int, longest: int, side: str) -> _Gaps:
+    def of(cls, lengths: Rows, shortest: int, longest: int, side: str) -> Gaps:
         if shortest == longest:
             return cls(_NOWHERE, None, longest, lengths, side)
         if side == "right":
@@ -107,7 +78,24 @@ class _Gaps(NamedTuple):
         return mask
 
 
-def _padded(column: Ragged, starts: Rows, gaps: _Gaps, width: int, value: float) -> torch.Tensor:
+def pad_rows(column: Ragged, starts: Rows, gaps: Gaps, width: int, value: float, num_made: int = 0) -> torch.Tensor:
+    """Gather rows and pad them to one width, element for element as `torch.nn.utils.rnn.pad_sequence` does.
+
+    Every row is read as the same number of steps of the flat buffer, its own and then those of its neighbours, which are
+    overwritten. So rows are copied whole, and only padding is touched twice.
+
+    Args:
+        column: Where the rows are.
+        starts: ``int64 (B,)``, where each row begins in the buffer.
+        gaps: Where the padding is.
+        width: Padded length ``L``, at least that of the longest row.
+        value: What padding holds.
+        num_made: How many of the last rows are made up: all of them is padding.
+
+    Returns:
+        ``(B, L, *shape of a step)``. Integers come as int64, bytes and booleans as they are if the padding value is one of
+        theirs, float64 as torch's default.
+    """
     longest, shape = gaps.longest, column.shape
     if gaps.side == "left":
         starts = starts + gaps.lengths - longest
@@ -120,6 +108,8 @@ def _padded(column: Ragged, starts: Rows, gaps: _Gaps, width: int, value: float)
     if gaps.padding is not None:
         padding = gaps.padding.reshape(*gaps.padding.shape, *(1 for _ in shape)) if shape else gaps.padding
         np.copyto(out[:, gaps.steps], value, where=padding, casting="unsafe")
+    if num_made:
+        out[-num_made:] = value
     if longest < width:
         wide = np.full((len(starts), width, *shape), value, dtype=out.dtype)
         wide[:, gaps.within(width)] = out
@@ -127,18 +117,52 @@ def _padded(column: Ragged, starts: Rows, gaps: _Gaps, width: int, value: float)
     return torch.from_numpy(out)
 
 
-def take_rows(column: Column, rows: Rows) -> torch.Tensor | list[Any]:
+def real_steps(lengths: Rows, width: int, side: str = "right") -> npt.NDArray[np.bool_]:
+    """Return the mask of a padded batch, ``bool (B, L)``, true on real steps."""
+    longest = int(lengths.max(initial=0))
+    return Gaps.of(lengths, int(lengths.min(initial=longest)), longest, side).mask(width)
+
+
+def gather_steps(column: Ragged, starts: Rows, lengths: Rows, value: float) -> Array:
+    """Gather rows one after the other, flat, ``(T, *shape of a step)``, in the type in which they are padded.
+
+    Args:
+        column: Where the rows are.
+        starts: ``int64 (B,)``, where each row begins in the buffer; what lies beyond its end is any of its steps.
+        lengths: ``int64 (B,)``.
+        value: What padding would hold.
+    """
+    ends = np.cumsum(lengths)
+    steps = np.repeat(starts - ends + lengths, lengths)
+    steps += np.arange(len(steps))
+    read = column.values.take(steps, axis=0, mode="clip")
+    if read.dtype != _INT64:
+        read = read.astype(_batch_dtype(read.dtype, value, torch.get_default_dtype()), copy=False)
+    return read.reshape(-1, *column.shape)
+
+
+def _flat(column: Ragged, starts: Rows, lengths: Rows, value: float, num_made: int) -> torch.Tensor:
+    steps = gather_steps(column, starts, lengths, value)
+    if num_made:
+        steps[-num_made:] = value
+    return torch.from_numpy(steps)
+
+
+def take_rows(column: Column, rows: Rows, num_made: int = 0, fill: float = 0) -> torch.Tensor | list[Any]:
     """Take rows of a column that needs no padding: a tensor ``(B, ...)``, or a list where no tensor fits.
 
-    Single integers come as int64 and single floats as torch's default, as labels are wanted; arrays keep their type.
+    Single integers come as int64 and single floats as torch's default, as labels are wanted; arrays keep their type. The last
+    ``num_made`` rows are made up, of ``fill`` or ``None``.
     """
     if isinstance(column, Dense):
         taken = column.values[rows]
+        if num_made:
+            taken[-num_made:] = fill if taken.dtype.kind == "i" else 0
         return torch.from_numpy(taken if taken.ndim > 1 else taken.astype(_scalar_dtype(taken.dtype), copy=False))
     if isinstance(column, Ragged):
         raise TypeError("a ragged column must be padded, not taken")
-    listed: list[Any] = column.values.take(to_arrow(rows)).to_pylist()
-    return listed
+    listed: list[Any] = column.values.take(to_arrow(rows[: len(rows) - num_made])).to_pylist()
+    return [*listed, *[None] * num_made]
 
 
 def _sliding(values: Array, width: int) -> Array:
@@ -179,8 +203,12 @@ class Padding:
     def value(self, column: str) -> float:
         return self.values.get(column, LABEL_PADDING if column == "labels" else 0)
 
+    def made_up(self, column: str) -> float:
+        """Return what a column of one whole number a row holds where a row is made up."""
+        return LABEL_PADDING if column in ("label", "labels") else 0
 
-def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int) -> Batch:
+
+def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, layout: str = "padded") -> Batch:
     """Make the batch that is served ``turn``-th of its window.
 
     Args:
@@ -189,44 +217,55 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         padding: What padding holds, and where it goes.
         state: What to resume from after this batch.
         seed: The batch's own seed.
+        layout: Whether ragged columns are made ``"padded"``, or ``"jagged"``: flat, and padded when asked for.
     """
     planned, plan = window.planned, window.plan
     batch = planned.turns[turn]
     rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
+    made = plan.num_made[batch]
     steps = planned.sequence
-    lengths = steps.lengths[rows]
-    width = plan.round_up(steps.longest[batch])
-    gaps = _Gaps.of(lengths, steps.shortest[batch], steps.longest[batch], padding.side)
+    lengths, longest = steps.lengths[rows], steps.longest[batch]
+    width = plan.width(batch, longest)
+    gaps = Gaps.of(lengths, steps.shortest[batch], longest, padding.side)
     cpu_lengths = steps.batch_lengths[batch]
-    columns: dict[str, Any] = {}
-    column_lengths: dict[str, torch.Tensor] = {}
+    fields = {
+        "columns": (columns := {}),
+        "jagged": (jagged := {}),
+        "lengths": cpu_lengths,
+        "device_lengths": cpu_lengths,
+        "row_ids": planned.row_ids[batch],
+        "pieces": planned.pieces[batch],
+        "weights": planned.weights[batch],
+        "column_lengths": (column_lengths := {}),
+        "widths": (widths := {}),
+        "pad_values": (pad_values := {}),
+        "sequence": window.sequence,
+        "padding_side": padding.side,
+        "num_made": made,
+        "num_tokens": planned.num_tokens[batch],
+        "num_slots": planned.num_slots[batch],
+        "packing": None,
+        "seed": seed,
+        "window": window.number,
+        "state": state,
+    }
     for name, column in window.columns.items():
         own = planned.spans.get(name)
         if own is None or not isinstance(column, Ragged):
-            columns[name] = take_rows(column, plan.order[rows])
-        elif own.lengths is steps.lengths:
-            column_lengths[name] = cpu_lengths
-            columns[name] = _padded(column, own.starts[rows], gaps, width, padding.value(name))
-        else:
-            own_lengths, longest = own.lengths[rows], own.longest[batch]
-            own_gaps = _Gaps.of(own_lengths, own.shortest[batch], longest, padding.side)
-            column_lengths[name] = own.batch_lengths[batch]
-            own_width = plan.round_up(longest)
-            columns[name] = _padded(column, own.starts[rows], own_gaps, own_width, padding.value(name))
-    return Batch.of(
-        {
-            "columns": columns,
-            "lengths": cpu_lengths,
-            "device_lengths": cpu_lengths,
-            "mask": torch.from_numpy(gaps.mask(width)),
-            "row_ids": planned.row_ids[batch],
-            "pieces": planned.pieces[batch],
-            "weights": planned.weights[batch],
-            "column_lengths": column_lengths,
-            "padding_side": padding.side,
-            "num_tokens": steps.totals[batch],
-            "seed": seed,
-            "window": window.number,
-            "state": state,
-        }
-    )
+            columns[name] = take_rows(column, plan.order[rows], made, padding.made_up(name))
+            continue
+        is_sequence = own.lengths is steps.lengths
+        own_lengths = lengths if is_sequence else own.lengths[rows]
+        column_lengths[name] = cpu_lengths if is_sequence else own.batch_lengths[batch]
+        widths[name] = width if is_sequence else plan.width(batch, own.longest[batch])
+        pad_values[name] = value = padding.value(name)
+        if layout == "jagged":
+            jagged[name] = _flat(column, own.starts[rows], own_lengths, value, made)
+            continue
+        own_gaps = gaps if is_sequence else Gaps.of(own_lengths, own.shortest[batch], own.longest[batch], padding.side)
+        columns[name] = pad_rows(column, own.starts[rows], own_gaps, widths[name], value, made)
+    if layout == "padded":
+        fields["mask"] = torch.from_numpy(gaps.mask(width))
+    else:
+        fields["num_slots"] = planned.num_steps[batch]
+    return Batch.of(fields)

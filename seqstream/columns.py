@@ -6,6 +6,7 @@ Legend: ``N`` rows, ``T`` steps of all rows, ``D`` numbers in one step.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,6 +53,8 @@ class Objects:
 
 Column: TypeAlias = Ragged | Dense | Objects
 
+MADE_BY_PACKING = ("position_ids", "sequence_ids")
+
 
 def read_column(name: str, values: pa.ChunkedArray) -> Column:
     """Read a column of Arrow in the form its type calls for.
@@ -79,6 +82,10 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
 
 
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Tell whether rows of a type have lengths of their own."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
@@ -102,13 +109,66 @@ def _step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
 def _refuse_nulls(name: str, values: pa.ChunkedArray) -> None:
     if values.null_count:
         row = int(np.flatnonzero(values.is_null().to_numpy())[0])
-        raise MissingValueError(
+        raise ColumnError(
             f"column {name!r} must have a value in every record, got none; fill it in a Map or leave the column out", row
         )
 
 
-class MissingValueError(ValueError):
-    """A record has no value in a column of numbers; ``row`` is its row in the window."""
+def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
+    """Return the lengths that rows of a table are planned by.
+
+    Args:
+        table: The rows.
+        columns: Columns of sequences, each a side of its own; ``None`` takes the longest of all there are.
+
+    Returns:
+        ``int64 (N,)``; ``(N, S)`` for several columns; 1 for each row where there is no column of sequences.
+
+    Raises:
+        ValueError: A column that was named is none of sequences.
+    """
+    if not len(table):  # it may lack columns
+        return np.empty((0, len(columns)) if columns and len(columns) > 1 else 0, dtype=np.int64)
+    ragged = [field.name for field in table.schema if holds_steps(_plain_type(field.type))]
+    for name in columns or ():
+        if name not in ragged:
+            known = ", ".join(ragged) or "(none)"
+            raise ValueError(f"Bucket(columns=...) must name columns of sequences, which are {known}, got {name!r}")
+    found = [_list_lengths(table.column(name)) for name in columns or ragged]
+    if columns is not None and len(columns) > 1:
+        return np.stack(found, axis=1)
+    return np.maximum.reduce(found) if found else np.ones(len(table), dtype=np.int64)
+
+
+def _list_lengths(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    parts = [np.diff(to_numpy(chunk.offsets)) for chunk in _plain(values).chunks]
+    return np.concatenate(parts or [np.empty(0)]).astype(np.int64)
+
+
+def check_parallel(columns: Mapping[str, Column], sequence: str | None) -> None:
+    """Refuse columns that cannot be packed side by side.
+
+    Raises:
+        ValueError: There is no sequence, or a column has a name that packing makes.
+        ColumnError: A column has another number of steps than the sequence in some row.
+    """
+    own = columns.get(sequence or "")
+    if not isinstance(own, Ragged):
+        raise ValueError("Pack needs a column of sequences, got none; tokenise text with Tokenize before")
+    for name, column in columns.items():
+        if name in MADE_BY_PACKING:
+            raise ValueError(f"Pack makes the column {name!r} itself, got one; drop it in a Map")
+        if isinstance(column, Ragged) and not np.array_equal(column.lengths, own.lengths):
+            row = int(np.flatnonzero(column.lengths != own.lengths)[0])
+            raise ColumnError(
+                f"column {name!r} must have as many steps as {sequence!r} to be packed beside it, got "
+                f"{column.lengths[row]:,} and {own.lengths[row]:,}; mend or drop it in a Map",
+                row,
+            )
+
+
+class ColumnError(ValueError):
+    """A record's value in a column is to blame; ``row`` is its row in the window."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
@@ -119,7 +179,7 @@ def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: t
     """Copy the chunks behind each other, one pass over the values."""
     bounds = [to_numpy(chunk.offsets) for chunk in values.chunks]
     lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
-    room = int(lengths.max(initial=0))
+    room = int(lengths.max(initial=1))  # 1: rows made up have a step before the first row
     width = int(np.prod(shape, dtype=np.int64))
     flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_widened(_dtype(kind)))
     at = room

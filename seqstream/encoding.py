@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from seqstream import pieces
 from seqstream.arrow import to_arrow
+from seqstream.drafts import Draft, Form
 from seqstream.engines import Engine
-from seqstream.functions import RowError
-from seqstream.pieces import Ids, Index, TokenRows
-from seqstream.sources.protocol import PIECE, RESERVED, ROW_ID
+from seqstream.fields import row_id_of
+from seqstream.pieces import Flat, Ids, Index, TokenRows
+from seqstream.sources.protocol import PIECE
 from seqstream.stages import Counts, RecordError
 
 
@@ -26,13 +27,13 @@ class Encoding:
     """What `Tokenize` does, with the engines that do it.
 
     Attributes:
-        engines: Engine of each field.
-        columns: Column of ids that takes the place of each field.
+        forms: How the rows of each column of ids are made.
+        engines: Engine of each column of ids.
         max_length: As `Tokenize` says, as are the others.
     """
 
+    forms: Mapping[str, Form]
     engines: Mapping[str, Engine]
-    columns: Mapping[str, str]
     max_length: int | None
     overflow: str
     drop_empty: bool
@@ -44,62 +45,60 @@ class Encoding:
             RecordError: A text is missing, or a record is too long and ``overflow="error"``.
             ValueError: There is no such column, or it holds no text.
         """
-        tokens = {field: _encode(engine, field, tables) for field, engine in self.engines.items()}
-        kept, counts = self._choose(tokens, tables)
-        num_records = sum(map(len, tables))
-        if len(kept) < num_records:
-            tokens = {field: pieces.keep_rows(rows, kept) for field, rows in tokens.items()}
+        drafts = {column: form.encode(tables, self.engines[column]) for column, form in self.forms.items()}
+        kept, counts = self._choose(drafts, tables)
+        if len(kept) < sum(map(len, tables)):
+            drafts = {column: draft.keep(kept) for column, draft in drafts.items()}
+        if self.max_length is not None and self.overflow == "truncate":
+            counts["truncated"] = int(np.count_nonzero(self._too_long(drafts)))
+            drafts = {column: draft.truncate(self.max_length) for column, draft in drafts.items()}
+        tokens = {column: draft.rows for column, draft in drafts.items()}
         number: Ids | None = None
         if self.max_length is not None and self.overflow == "split":
-            ((field, rows),) = tokens.items()
-            tokens[field], source, number = pieces.split(rows, self.engines[field].blueprint.frame, self.max_length)
+            ((column, rows),) = tokens.items()
+            tokens[column], source, number = pieces.split(rows, drafts[column].frame, self.max_length)
             counts["split"] = int(np.count_nonzero(number == 1))
             kept = kept[source]
-        elif self.max_length is not None and self.overflow == "truncate":
-            counts["truncated"] = int(np.count_nonzero(self._too_long(tokens)))
-            tokens = {field: self._truncate(field, rows) for field, rows in tokens.items()}
-        arrays = {self.columns[field]: _list_array(rows) for field, rows in tokens.items()}
+        arrays = _columns(tokens)
         if number is not None:
             arrays[PIECE] = to_arrow(number)
         return self._assemble(tables, kept, arrays), {name: count for name, count in counts.items() if count}
 
-    def _choose(self, tokens: Mapping[str, TokenRows], tables: Sequence[pa.Table]) -> tuple[Index, Counts]:
+    def _choose(self, drafts: Mapping[str, Draft], tables: Sequence[pa.Table]) -> tuple[Index, Counts]:
         """Return the records to keep, ``int64``, ascending, and how many go because they are empty or too long."""
         gone = np.zeros(sum(map(len, tables)), bool)
         if self.drop_empty:
-            for field, rows in tokens.items():
-                gone |= rows.lengths == len(self.engines[field].blueprint.frame)
+            for draft in drafts.values():
+                gone |= draft.own == 0
         counts = {"empty": int(np.count_nonzero(gone))}
         if self.max_length is not None and self.overflow in ("drop", "error"):
-            too_long = self._too_long(tokens) & ~gone
+            too_long = self._too_long(drafts) & ~gone
             if self.overflow == "error" and too_long.any():
-                self._refuse(tokens, tables, int(np.argmax(too_long)))
+                self._refuse(drafts, tables, int(np.argmax(too_long)))
             counts["dropped"] = int(np.count_nonzero(too_long))
             gone |= too_long
         return np.flatnonzero(~gone), counts
 
-    def _too_long(self, tokens: Mapping[str, TokenRows]) -> npt.NDArray[np.bool_]:
-        over: npt.NDArray[np.bool_] = np.logical_or.reduce([rows.lengths > (self.max_length or 0) for rows in tokens.values()])
-        return over
+    def _too_long(self, drafts: Mapping[str, Draft]) -> npt.NDArray[np.bool_]:
+        over = [draft.lengths > (self.max_length or 0) for draft in drafts.values()]
+        either: npt.NDArray[np.bool_] = np.logical_or.reduce(over)
+        return either
 
-    def _refuse(self, tokens: Mapping[str, TokenRows], tables: Sequence[pa.Table], record: int) -> None:
-        length = max(int(rows.lengths[record]) for rows in tokens.values())
+    def _refuse(self, drafts: Mapping[str, Draft], tables: Sequence[pa.Table], record: int) -> None:
+        length = max(int(draft.lengths[record]) for draft in drafts.values())
         remedy = "raise it or set Tokenize(overflow='truncate'), 'split' or 'drop'"
         message = f"sequence of {length:,} tokens cannot fit max_length={self.max_length}; {remedy}"
-        raise RecordError(message, _row_id(tables, record))
-
-    def _truncate(self, field: str, rows: TokenRows) -> TokenRows:
-        blueprint = self.engines[field].blueprint
-        return pieces.truncate(rows, blueprint.frame, self.max_length or 0, blueprint.truncation_side)
+        raise RecordError(message, row_id_of(tables, record))
 
     def _assemble(self, tables: Sequence[pa.Table], source: Index, arrays: Mapping[str, pa.Array]) -> list[pa.Table]:
         """Put ``N'`` rows back into tables, ``source`` being the record that each comes from."""
+        taken = {name for form in self.forms.values() for name in form.fields}
         starts = np.cumsum([0, *map(len, tables)])
         bounds = np.searchsorted(source, starts)
         made = []
         for number, table in enumerate(tables):
             begin, end = int(bounds[number]), int(bounds[number + 1])
-            others = table.drop_columns([field for field in self.columns if field in table.column_names])
+            others = table.drop_columns([name for name in taken if name in table.column_names])
             _check_free(others, arrays)
             records = source[begin:end] - starts[number]
             if not np.array_equal(records, np.arange(len(table))):
@@ -109,54 +108,14 @@ class Encoding:
         return made
 
 
-def text_column(table: pa.Table, field: str) -> pa.ChunkedArray:
-    """Return a column of text as ``pa.string()``.
-
-    Raises:
-        ValueError: There is no such column, or it holds something else.
-        RecordError: A text is missing.
-    """
-    shown = ", ".join(
-        f"{name} ({kind})" for name, kind in zip(table.schema.names, table.schema.types, strict=True) if name not in RESERVED
-    )
-    if field not in table.column_names:
-        raise ValueError(
-            f"Tokenize cannot find the field {field!r} among the columns {shown or '(none)'}; set Tokenize(field=...)"
-        )
-    column = table.column(field)
-    if column.null_count:
-        record = int(np.argmax(column.is_null().to_numpy()))
-        raise RecordError(f"field {field!r} must not be null; drop such records with Filter before", _row_id([table], record))
-    if column.type != pa.string():
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            raise ValueError(
-                f"field {field!r} must hold text, got {column.type} among the columns {shown}; set Tokenize(field=...)"
-            )
-        column = column.cast(pa.string())
-    return column
-
-
-def _encode(engine: Engine, field: str, tables: Sequence[pa.Table]) -> TokenRows:
-    chunks = [chunk for table in tables if len(table) for chunk in text_column(table, field).chunks]
-    if not chunks:
-        return TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    try:
-        return engine(pa.chunked_array(chunks).to_pylist())
-    except RowError as error:
-        raise RecordError(str(error), _row_id(tables, error.row)) from error
-
-
-def _row_id(tables: Sequence[pa.Table], record: int) -> int | None:
-    for table in tables:
-        if record < len(table):
-            return int(table.column(ROW_ID)[record].as_py()) if ROW_ID in table.column_names else None
-        record -= len(table)
-    return None
-
-
-def _list_array(rows: TokenRows) -> pa.ListArray:
-    return pa.ListArray.from_arrays(to_arrow(rows.offsets.astype(np.int32)), to_arrow(rows.ids))
+def _columns(tokens: Mapping[str, TokenRows]) -> dict[str, pa.Array]:
+    """Return each column of ids, and the columns beside it."""
+    arrays: dict[str, pa.Array] = {}
+    for column, rows in tokens.items():
+        offsets = to_arrow(rows.offsets.astype(np.int32))
+        flat: dict[str, Flat] = {column: rows.ids, **rows.beside}
+        arrays |= {name: pa.ListArray.from_arrays(offsets, to_arrow(values)) for name, values in flat.items()}
+    return arrays
 
 
 def _check_free(table: pa.Table, arrays: Mapping[str, pa.Array]) -> None:

@@ -56,6 +56,11 @@ class Engine:
             self._encode, self._pid = self._build(), os.getpid()
         return self._encode(texts)
 
+    @functools.cached_property
+    def bare(self) -> Engine:
+        """The same engine of the same tokenizer, without special tokens."""
+        return Engine(self.blueprint.bare, self.name) if self.blueprint.special_tokens else self
+
     def __reduce__(self) -> tuple[type[Engine], tuple[Blueprint, str]]:
         return Engine, (self.blueprint, self.name)
 

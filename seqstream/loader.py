@@ -33,8 +33,8 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket` or
-            `InOrder`.
+        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket`, `Pack`
+            or `InOrder`.
         seed: Another seed, another order.
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
@@ -48,6 +48,8 @@ class Loader(Iterable[Batch]):
             randomness that is the same at every resume.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
         padding_side: Where padding goes: ``"right"`` or ``"left"``.
+        layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
+            `Batch.nested`: flat, less to copy to the device. The other is made from it when it is asked for. `Pack` has its own.
         progress: Show a progress bar.
 
     Raises:
@@ -68,10 +70,13 @@ class Loader(Iterable[Batch]):
         on_batch: Callable[[Batch], Batch] | None = None,
         pad_values: Mapping[str, float] | None = None,
         padding_side: str = "right",
+        layout: str = "padded",
         progress: bool = False,
     ) -> None:
         if padding_side not in ("right", "left"):
             raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
+        if layout not in ("padded", "jagged"):
+            raise ValueError(f'layout must be "padded" or "jagged", got {layout!r}')
         if epochs is not None and epochs < 1:
             raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
         if prefetch < 0:
@@ -93,7 +98,15 @@ class Loader(Iterable[Batch]):
         }
         padding = Padding({**own_values, **(pad_values or {})}, padding_side)
         self._pipeline = Pipeline(
-            source, data_stages, spec, seed=seed, shuffle=shuffle, padding=padding, on_batch=on_batch, transfer=transfer
+            source,
+            data_stages,
+            spec,
+            seed=seed,
+            shuffle=shuffle,
+            padding=padding,
+            on_batch=on_batch,
+            transfer=transfer,
+            layout=layout,
         )
         self._fingerprint: Json = None
         self._position = self._beginning(0)
@@ -148,6 +161,7 @@ class Loader(Iterable[Batch]):
         position = Position.from_json(copy.deepcopy(dict(state)))
         if same:
             self._pipeline.use_engines(state["engine"])
+            self._pipeline.use_shapes(state["shapes"])
         else:
             self._stats = self._stats.plus(repeated_rows=position.rows + position.window.skip)
             position = Position(position.epoch, position.until, WindowStart(position.window.place, blocks=0))
@@ -171,8 +185,39 @@ class Loader(Iterable[Batch]):
         """
         return self._pipeline.estimate_steps()
 
+    def shapes(self) -> list[tuple[int, int]]:
+        """Return the ``(rows, length)`` that batches can have, shortest first, to warm up a compiled model.
+
+        Where they are chosen by looking at the data, this looks at the beginning of epoch 0. Keep them for another run with
+        ``json.dump(loader.shapes(), file)`` and ``Bucket(shapes="FILE")``.
+
+        Raises:
+            ValueError: Batches have no fixed shapes, or records can be read once only.
+        """
+        return list(self._pipeline.choose_shapes())
+
+    def worst_batch(self, *, max_tokens: int | None = None) -> Batch:
+        """Return a batch of the largest shape that can occur, so that memory runs out before training and not in the middle.
+
+        Its rows are the first record of the data over and over, brought to the longest length; it went through ``on_batch``
+        and is on the device. Where `Tokenize` sets no ``max_length``, the longest row is the one that fills the budget.
+
+        Args:
+            max_tokens: A budget to try instead of the one that `Bucket` has.
+
+        Raises:
+            ValueError: The longest row cannot be known, or does not fit; or records can be read once only.
+        """
+        return self._pipeline.largest_batch(self.state_dict(), max_tokens)
+
     def _state(self, position: Position) -> dict[str, Json]:
-        return position.to_json(fingerprint=self._own_fingerprint(), seed=self.seed, engine=self._pipeline.engines or {})
+        shapes = self._pipeline.shapes
+        return position.to_json(
+            fingerprint=self._own_fingerprint(),
+            seed=self.seed,
+            engine=self._pipeline.engines or {},
+            shapes=None if shapes is None else [list(shape) for shape in shapes],
+        )
 
     def _own_fingerprint(self) -> Json:
         if self._fingerprint is None:
@@ -189,7 +234,7 @@ class Loader(Iterable[Batch]):
         if (batch := made.batch) is not None:
             self._stats = self._stats.plus(
                 batches=1,
-                rows=batch.num_rows,
+                rows=len(batch.row_ids) - batch.num_made,
                 tokens=batch.num_tokens,
                 slots=batch.num_slots,
                 seconds=elapsed,

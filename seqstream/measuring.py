@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from seqstream.loader import Loader
 from seqstream.order import Permutation
-from seqstream.planning.specs import Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Block, Json, Source, split_row_id

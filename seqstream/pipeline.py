@@ -19,16 +19,21 @@ from seqstream.ahead import Ahead, Switch
 from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.collating import Padding, collate
+from seqstream.columns import lengths_of
 from seqstream.device import Transfer
 from seqstream.order import Permutation, hash_index
-from seqstream.planning.specs import BatchSpec, Bucket, InOrder
+from seqstream.packing import collate_packed
+from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Json, Source
 from seqstream.stages import Counts, Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
-from seqstream.window import Recipe, Window, WindowStart, read_columns, read_windows
+from seqstream.window import Recipe, Window, WindowStart, read_windows
 
 DataStage: TypeAlias = Map | Filter | Tokenize
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
@@ -78,15 +83,18 @@ class Pipeline:
         padding: Padding,
         on_batch: Callable[[Batch], Batch] | None,
         transfer: Transfer,
+        layout: str = "padded",
     ) -> None:
         self.source = source
         self.stages = tuple(stages)
-        self.spec = spec
+        self.spec = self._asked = spec
         self.seed = seed
         self.shuffle = shuffle
         self.transfer = transfer
         self.engines: dict[str, str] | None = None
         self._padding = padding
+        self._layout = layout
+        self._max_length = longest_row(stages)
         self._on_batch = on_batch
         self._opened: tuple[OpenStage, ...] | None = None
         self._batches_per_block: float | None = None
@@ -96,12 +104,23 @@ class Pipeline:
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
         stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
-        return {"source": self.source.fingerprint(), "shuffle": self.shuffle, **stages, "batches": self.spec.fingerprint()}
+        return {"source": self.source.fingerprint(), "shuffle": self.shuffle, **stages, "batches": self._asked.fingerprint()}
 
     def use_engines(self, engines: Mapping[str, str]) -> None:
         """Tokenise with the engines that a state names."""
         if engines and dict(engines) != self.engines:
             self.engines, self._opened = dict(engines), None
+
+    @property
+    def shapes(self) -> tuple[Shape, ...] | None:
+        """The shapes that all batches have, if they are decided."""
+        shapes = self.spec.shapes if isinstance(self.spec, Bucket) else None
+        return None if shapes is None or isinstance(shapes, int) else tuple(shapes)  # type: ignore[arg-type]
+
+    def use_shapes(self, shapes: Sequence[Sequence[int]] | None) -> None:
+        """Make batches of the shapes that a state names."""
+        if shapes is not None and isinstance(self.spec, Bucket):
+            self.spec = dataclasses.replace(self.spec, shapes=shapes)
 
     def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int) -> Iterator[Made]:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
@@ -131,9 +150,62 @@ class Pipeline:
         tables = join_tables(run_stages([block.table for block in blocks], stages, self._fill)[0])
         if len(blocks) <= _SAMPLED_BLOCKS:
             total = len(blocks)
-        lengths = read_columns(tables)[2]
-        planned = len(self.spec.plan(lengths[: self.spec.num_planned(len(lengths), last=True)], key=None))
+        lengths = lengths_of(tables, self.spec.columns)
+        spec = self.spec.fitted(lengths, self._max_length)
+        planned = len(spec.plan(lengths[: spec.num_planned(lengths, last=True)], key=None))
         return round(planned * total / len(blocks))
+
+    def choose_shapes(self) -> tuple[Shape, ...]:
+        """Return the shapes of all batches, looking at the first of epoch 0 if nothing has decided them yet.
+
+        Raises:
+            ValueError: Batches have no fixed shapes, or records can be read once only.
+        """
+        if isinstance(self.spec, Pack):
+            return ((self.spec.rows, self.spec.row_length),)
+        if self.spec.sample_batches:
+            self._check_repeats("shapes()")
+            self._learn(lambda: None)
+        if self.shapes is None:
+            raise ValueError(f"batches of {self.spec!r} have no fixed shapes; set Bucket(shapes=...)")
+        return self.shapes
+
+    def largest_batch(self, state: dict[str, Json], max_tokens: int | None) -> Batch:
+        """Make a batch of the largest shape that can occur, on the device, of one record over and over.
+
+        Args:
+            state: What the batch carries.
+            max_tokens: A budget to try instead of that of the spec.
+        """
+        self._check_repeats("worst_batch()")
+        spec = self.spec
+        if max_tokens is None:
+            if spec.sample_batches:
+                self.choose_shapes()
+                spec = self.spec
+        else:
+            spec = self._asked
+            if not isinstance(spec, Bucket):
+                raise ValueError(f"max_tokens cannot be tried with {spec!r}, which has no such budget; use Bucket(max_tokens=...)")
+            spec = dataclasses.replace(spec, max_tokens=max_tokens)
+        rows, length = spec.largest(self._max_length)
+        blocks, first = _peek(self._blocks(0, Place()))
+        stages = self._open(first)
+        for block in blocks:
+            table = run_stages([block.table], stages, self._fill)[0][0]
+            if len(table):
+                break
+        else:
+            raise ValueError(_nothing_left({}))
+        batch = self._collated(repeat_record(table, spec, rows, length), 0, state, self.seed)
+        batch, event = self.transfer.send(self._customised(batch))
+        return self.transfer.receive(batch, event)
+
+    def _check_repeats(self, what: str) -> None:
+        if not self.source.can_repeat:
+            raise ValueError(
+                f"{what} cannot look at records that a generator gives only once; pass the generator function itself"
+            )
 
     def _batches(
         self,
@@ -157,7 +229,7 @@ class Pipeline:
                 position = _after(position, window, turn, self.source.num_shards)
                 moved = {"served": turn + 1, "rows": position.rows}
                 state = {**begun, **moved} if position.window.served else to_state(position)
-                batch = self._customised(collate(window, turn, self._padding, state, seeds[turn]))
+                batch = self._customised(self._collated(window, turn, state, seeds[turn]))
                 batch, event = self.transfer.send(batch)
                 yield Made(batch, position, dict(counts), event)
                 counts.clear()
@@ -166,6 +238,11 @@ class Pipeline:
             if window.start.served >= len(window.plan):
                 go_on()
         yield Made(None, position, dict(counts))
+
+    def _collated(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
+        if isinstance(window.spec, Pack):
+            return collate_packed(window, turn, self._padding, state, seed, causal=window.spec.causal)
+        return collate(window, turn, self._padding, state, seed, self._layout)
 
     def _customised(self, batch: Batch) -> Batch:
         if self._on_batch is None:
@@ -189,15 +266,16 @@ class Pipeline:
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         blocks, first = _peek(self._blocks(start.epoch, begin.place))
         stages = self._open(first)
-        key = (self.seed, start.epoch)
-        recipe = Recipe(stages, self.spec, key, self.shuffle, self.source.locate, guard, fill=self._fill)
         if not begin.blocks:
-            begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, recipe, first))
+            begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
+        recipe = self._recipe(start.epoch, stages, guard)
+        if is_fresh and start.epoch == 0 and not start.window.served:
+            recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
         counts: Counter[str] = Counter()
         for window in read_windows(blocks, begin, recipe):
             if is_fresh and start.epoch == 0 and not num_batches:
-                self._learn_density(window)
+                self._learn_from(window)
             num_batches += len(window.plan)
             counts.update(window.counts)
             rows = start.rows if window.start.served else 0
@@ -232,36 +310,57 @@ class Pipeline:
         self._opened = tuple(opened)
         return self._opened
 
-    def _first_size(self, epoch: int, recipe: Recipe, first: Sequence[ReadBlock]) -> int:
+    def _recipe(self, epoch: int, stages: tuple[OpenStage, ...], guard: Callable[[], None]) -> Recipe:
+        return Recipe(
+            stages,
+            self.spec,
+            (self.seed, epoch),
+            self.shuffle,
+            self.source.locate,
+            guard,
+            fill=self._fill,
+            max_length=self._max_length,
+        )
+
+    def _first_size(self, epoch: int, first: Sequence[ReadBlock], guard: Callable[[], None]) -> int:
         """Return the blocks of the first window of an epoch: few in epoch 0, to begin at once, later enough to fill it.
 
         Args:
             epoch: Which epoch.
-            recipe: What to do with blocks, to learn how dense they are.
             first: The first blocks of the epoch.
+            guard: Raises to stop.
         """
         if epoch == 0:
             return self._opening_size(first[-1].table) if first else 1
         if self._batches_per_block is None:
-            blocks, first = _peek(self._blocks(0, Place()))
-            recipe = dataclasses.replace(recipe, key=(self.seed, 0))
-            for window in read_windows(blocks, WindowStart(blocks=self._first_size(0, recipe, first)), recipe):
-                if self._learn_density(window):
-                    break
+            self._learn(guard)
         return max(1, round(self.spec.window_batches / (self._batches_per_block or 1)))
+
+    def _learn(self, guard: Callable[[], None]) -> None:
+        """Learn from the beginning of epoch 0 what a run that came from there knows."""
+        blocks, first = _peek(self._blocks(0, Place()))
+        start = WindowStart(blocks=self._first_size(0, first, guard))
+        recipe = dataclasses.replace(self._recipe(0, self._open(first), guard), spec=self._asked)
+        for window in read_windows(blocks, start, recipe):
+            if self._learn_from(window):
+                break
 
     def _opening_size(self, table: pa.Table) -> int:
         """Return the blocks of the very first window, by what is known before any is tokenised: the first that has records."""
         num_bytes: int = max(table.nbytes, 1)
         num_batches = self.spec.num_batches(len(table), num_bytes // _BYTES_PER_TOKEN)
+        if self._asked.sample_batches:
+            return max(1, round(self._asked.sample_batches / num_batches)) if num_batches else 1
         wanted = self.spec.window_batches / num_batches if num_batches else 1
         return max(1, round(min(wanted, _FIRST_BYTES / num_bytes)))
 
-    def _learn_density(self, window: Window) -> bool:
-        """Keep how many batches a block makes, from the first window of epoch 0 that makes any."""
+    def _learn_from(self, window: Window) -> bool:
+        """Keep how many batches a block makes, and what was decided by them, from the first window that makes any."""
         num_batches = self.spec.num_batches(len(window.lengths), int(window.lengths.sum()))
-        if self._batches_per_block is None and num_batches:
+        if num_batches and self._batches_per_block is None:
             self._batches_per_block = num_batches / window.start.blocks
+        if self.spec.sample_batches:
+            self.spec = window.spec
         return bool(num_batches)
 
 
@@ -315,8 +414,8 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
             f"wrap it, for example Generator(...)"
         )
     *data_stages, spec = stages or (None,)
-    if not isinstance(spec, Bucket | InOrder):
-        raise ValueError(f"stages must end with Bucket or InOrder, which says how rows become batches, got {spec!r}")
+    if not isinstance(spec, Bucket | InOrder | Pack):
+        raise ValueError(f"stages must end with Bucket, Pack or InOrder, which says how rows become batches, got {spec!r}")
     known = tuple(stage for stage in data_stages if isinstance(stage, Map | Filter | Tokenize))
     for stage in data_stages:
         if stage not in known:
@@ -326,10 +425,47 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
         raise ValueError(
             f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})"
         )
-    if tokenizers and tokenizers[0].max_length is None and isinstance(spec, Bucket) and spec.max_tokens is not None:
+    return known, _completed(spec, tokenizers[0] if tokenizers else None, longest_row(known))
+
+
+def longest_row(stages: Sequence[DataStage]) -> int | None:
+    """Return the longest row that stages let pass, ``None`` if they set no limit."""
+    return next((stage.max_length for stage in stages if isinstance(stage, Tokenize)), None)
+
+
+def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:
+    """Return the batch spec with what follows from the tokeniser.
+
+    Raises:
+        ValueError: The two cannot go together.
+    """
+    if isinstance(spec, Bucket):
+        sides = _sides(tokenize)
+        if spec.columns is None and len(sides) > 1:
+            spec = dataclasses.replace(spec, columns=sides)
+        if isinstance(spec.shapes, int) and max_length is None:
+            raise ValueError(
+                f"shapes={spec.shapes} must know the longest row there can be; set Tokenize(max_length=...), or give shapes as "
+                "[(rows, length), ...]"
+            )
+    limit = "row_length" if isinstance(spec, Pack) else "max_tokens"
+    most = getattr(spec, limit, None)
+    is_cut = isinstance(spec, Pack) and spec.overflow != "error"
+    if tokenize is not None and max_length is None and most is not None and not is_cut:
         warnings.warn(
-            f"Tokenize has no max_length, and a record of more than max_tokens={spec.max_tokens} tokens will stop the run; "
+            f"Tokenize has no max_length, and a record of more than {limit}={most} tokens will stop the run; "
             f"set Tokenize(max_length=...)",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return known, spec
+    if isinstance(spec, Pack) and tokenize is not None:
+        if tokenize.overflow == spec.overflow == "split" and (max_length or 0) > spec.row_length:
+            raise ValueError(
+                f"overflow='split' of Tokenize and of Pack cannot both cut; set Tokenize(max_length={spec.row_length}) or less"
+            )
+    return spec
+
+
+def _sides(tokenize: Tokenize | None) -> tuple[str, ...]:
+    """Return the columns of text that the budget counts beside each other."""
+    several = tokenize is not None and isinstance(tokenize.tokenizer, Mapping)
+    return tokenize.columns if several and tokenize is not None else ()

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from seqstream.columns import Column, Ragged
-from seqstream.planning.specs import Plan
-
-Index = npt.NDArray[np.int64]
+from seqstream.planning.pack import RowPlan
+from seqstream.planning.specs import MADE_UP, Index, Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +59,9 @@ class Planned:
         weights: Those of each, ``float32 (B,)``.
         sequence: The rows by whose lengths a batch is padded and masked.
         spans: Those of each ragged column.
+        num_tokens: Real steps of each batch, in all sides that the budget counts.
+        num_steps: The same with those of rows made up.
+        num_slots: The same with padding.
     """
 
     cuts: list[int]
@@ -69,9 +71,19 @@ class Planned:
     weights: Sequence[Tensor]
     sequence: Spans
     spans: dict[str, Spans]
+    num_tokens: list[int]
+    num_steps: list[int]
+    num_slots: list[int]
 
 
-def put_in_order(plan: Plan, columns: Mapping[str, Column], sequence: str | None, row_ids: Index, pieces: Index) -> Planned:
+def put_in_order(
+    plan: Plan,
+    columns: Mapping[str, Column],
+    sequence: str | None,
+    row_ids: Index,
+    pieces: Index,
+    sides: Sequence[str] | None = None,
+) -> Planned:
     """Put what a batch needs of each row into plan order.
 
     Args:
@@ -80,28 +92,55 @@ def put_in_order(plan: Plan, columns: Mapping[str, Column], sequence: str | None
         sequence: The column whose lengths are those of the batch; where it is ``None``, every row has one step.
         row_ids: ``int64 (N,)``, in the order read.
         pieces: ``int64 (N,)``, in the order read.
+        sides: The columns that the budget counts, the sequence first; ``None`` for the sequence alone.
     """
     order, cuts = plan.order, plan.cuts
+    made = order == MADE_UP
+    if not made.any():
+        made = None
     own = columns.get(sequence or "")
     ones = np.ones(len(order), dtype=np.int64)
-    first = Spans.of(own.starts[order], own.lengths[order], cuts) if isinstance(own, Ragged) else Spans.of(ones, ones, cuts)
+    first = _spans(own, plan, made) if isinstance(own, Ragged) else Spans.of(ones, ones, cuts)
     spans = {}
     for name, column in columns.items():
         if isinstance(column, Ragged):
-            lengths = column.lengths[order]
-            if np.array_equal(lengths, first.lengths):
-                spans[name] = dataclasses.replace(first, starts=column.starts[order])
-            else:
-                spans[name] = Spans.of(column.starts[order], lengths, cuts)
+            found = first if column is own else _spans(column, plan, made)
+            if found is not first and np.array_equal(found.lengths, first.lengths):
+                found = dataclasses.replace(first, starts=found.starts)
+            spans[name] = found
+    counted = [first, *(spans[name] for name in (sides or ())[1:])]
+    batches = range(len(plan))
+    num_steps = [sum(side.totals[batch] for side in counted) for batch in batches]
+    widths = [sum(plan.width(batch, side.longest[batch]) for side in counted) for batch in batches]
+    heights = np.diff(cuts).tolist()
+    own_pieces = pieces[order] + plan.pieces if isinstance(plan, RowPlan) else pieces[order]
     return Planned(
         cuts.tolist(),
         plan.turns.tolist(),
-        row_ids=_split(row_ids[order], cuts),
-        pieces=_split(pieces[order], cuts),
-        weights=_split(np.ones(len(order), dtype=np.float32), cuts),
+        row_ids=_split(_where(made, MADE_UP, row_ids[order]), cuts),
+        pieces=_split(_where(made, 0, own_pieces), cuts),
+        weights=_split(_where(made, 0, np.ones(len(order), dtype=np.float32)), cuts),
         sequence=first,
         spans=spans,
+        num_tokens=[steps - made * len(counted) for steps, made in zip(num_steps, plan.num_made, strict=True)],
+        num_steps=num_steps,
+        num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )
+
+
+def _spans(column: Ragged, plan: Plan, made: npt.NDArray[np.bool_] | None) -> Spans:
+    """Return where the rows of a column lie; those made up have one step, before the first row."""
+    starts, lengths = column.starts[plan.order], column.lengths[plan.order]
+    if isinstance(plan, RowPlan):
+        starts, lengths = starts + plan.begins, np.minimum(lengths - plan.begins, plan.lengths)
+    before = int(column.starts[0]) - 1 if made is not None else 0
+    return Spans.of(_where(made, before, starts), _where(made, 1, lengths), plan.cuts)
+
+
+def _where(made: npt.NDArray[np.bool_] | None, value: int, otherwise: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if made is not None:
+        otherwise[made] = value
+    return otherwise
 
 
 def _split(values: npt.NDArray[Any], cuts: Index) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from seqstream.batch import Batch
 from seqstream.blueprints import read_tokenizer
 from seqstream.loader import Loader
-from seqstream.planning.specs import Bucket
+from seqstream.planning.bucket import Bucket
 from seqstream.sources.files import spread
 from seqstream.sources.protocol import Source
 from seqstream.tokenizing import Tokenize

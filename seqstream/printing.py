@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seqstream.planning.specs import Bucket
+from seqstream.planning.bucket import Bucket
 from seqstream.preview import Preview
 from seqstream.report import Bin, Distribution, Report, Setting
 

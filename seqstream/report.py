@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
-from seqstream.planning.specs import Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import InOrder
 from seqstream.snippets import write_loader
 from seqstream.sources.protocol import Json, Source
 from seqstream.tokenizing import Tokenize
@@ -245,7 +246,7 @@ def plan_epoch(lengths: Lengths, spec: Bucket | InOrder, bytes_per_token: float 
     for number, rows in enumerate(np.split(lengths, cut_windows(lengths, window_tokens))):
         plan = spec.plan(rows, key=(number,))
         batches += len(plan)
-        slots += int(np.dot(np.diff(plan.cuts), plan.widths))
+        slots += int(np.dot(np.diff(plan.cuts), plan.padded(rows)))
     return Setting(spec, budget or 0, batches, len(lengths) / batches, 1 - int(lengths.sum()) / slots)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seqstream.planning.specs import Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import InOrder
 from seqstream.sources.protocol import Source
 from seqstream.tokenizing import Tokenize
 

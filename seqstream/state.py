@@ -26,6 +26,7 @@ _KEYS = {
     "group",
     "served",
     "rows",
+    "shapes",
     "engine",
     "source",
 }

@@ -21,7 +21,8 @@ import torch
 
 from seqstream.batch import Batch
 from seqstream.loader import Loader
-from seqstream.planning.specs import Bucket
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.pack import Pack
 from seqstream.reading import Place, read_blocks
 from seqstream.sources.protocol import ROW_ID, Json, Source
 
@@ -85,20 +86,26 @@ def check_every_record_once(make: MakeLoader) -> None:
 
 
 def check_budget(make: MakeLoader) -> None:
-    """Check law 2: rows times padded length never exceeds ``max_tokens``, nor rows ``batch_size``; lengths and mask agree."""
+    """Check law 2: the budget of `Bucket` and the shapes that it or `Pack` has hold; lengths, mask and weights agree."""
     loader = make()
     spec = loader.stages[-1]
     for number, batch in enumerate(loader):
         _expect(batch.num_rows > 0, f"batch {number} must have rows")
         _expect(bool((batch.lengths > 0).all()), f"rows of batch {number} must have steps, got {batch.lengths.tolist()}")
         _expect(torch.equal(batch.mask.sum(1), batch.lengths), f"mask of batch {number} must agree with its lengths")
+        made_up = batch.weights.eq(0).tolist()
+        _expect(made_up == sorted(made_up), f"rows made up must be the last of batch {number}, got weights {batch.weights}")
         if isinstance(spec, Bucket):
             most = spec.max_tokens or batch.num_slots
             _expect(batch.num_slots <= most, f"batch {number} must have at most {most} slots, got {batch.num_slots}")
             rows = spec.batch_size or batch.num_rows
             _expect(batch.num_rows <= rows, f"batch {number} must have at most {rows} rows, got {batch.num_rows}")
+            _expect(batch.num_rows % spec.rows_multiple_of == 0, f"rows of batch {number} must be a multiple")
             descending = batch.lengths.sort(descending=True).values
             _expect(torch.equal(descending, batch.lengths), f"rows of batch {number} must come longest first")
+        if isinstance(spec, Pack) or (isinstance(spec, Bucket) and spec.shapes is not None):
+            shape, known = tuple(batch.mask.shape), loader.shapes()
+            _expect(shape in known, f"batch {number} must have one of the shapes {known}, got {shape}")
 
 
 def check_same_stream(make: MakeLoader) -> None:
@@ -168,14 +175,25 @@ def rows_of(batches: Iterable[Batch]) -> dict[Row, dict[str, Any]]:
             if not batch.weights[at]:
                 continue
             _expect(row not in rows, f"row {row} must come once, got it twice")
-            rows[row] = {name: _unpadded(batch, name, at) for name in batch.columns}
+            rows[row] = {name: _unpadded(batch, name, at) for name in _names(batch)}
     return rows
 
 
+def _names(batch: Batch) -> list[str]:
+    """Return the columns that say something of a row: not where in a packed row it lies."""
+    return [name for name in dict.fromkeys((*batch.columns, *batch.jagged)) if batch.packing is None or name != "sequence_ids"]
+
+
 def _unpadded(batch: Batch, name: str, at: int) -> Any:
-    value = batch.columns[name]
+    """Return the value of one row in a column, without padding."""
+    value = getattr(batch, name)
     if not isinstance(value, torch.Tensor):
         return value[at]
+    if batch.packing is not None:
+        if value.shape[:2] != batch.mask.shape:
+            return value[at].tolist()
+        start, length = int(batch.packing.starts[at]), int(batch.packing.lengths[at])
+        return value.flatten(0, 1)[start : start + length].tolist()
     if name not in batch.column_lengths:
         return value[at].tolist()
     length = int(batch.column_lengths[name][at])
@@ -214,15 +232,15 @@ def _expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
         torch.equal(expected.row_ids, got.row_ids),
         f"{what} must have rows {expected.row_ids.tolist()}, got {got.row_ids.tolist()}",
     )
-    for name, value in expected.columns.items():
-        other = got.columns[name]
+    for name in dict.fromkeys((*expected.columns, *expected.jagged)):
+        value, other = getattr(expected, name), getattr(got, name)
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         _expect(same, f"{what} must have the same column {name!r}")
     _expect(
         torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
     )
     _expect(expected.seed == got.seed, f"{what} must have the same seed")
-    moving = ("epoch", "position", "blocks", "skip", "served", "rows", "source", "engine")
+    moving = ("epoch", "position", "blocks", "skip", "served", "rows", "source", "shapes", "engine")
     for entry in moving:
         _expect(
             expected.state[entry] == got.state[entry],

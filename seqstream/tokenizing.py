@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
 from seqstream.blueprints import Blueprint, read_tokenizer
-from seqstream.encoding import Encoding, text_column
+from seqstream.chats import Speaker
+from seqstream.drafts import Form
+from seqstream.encoding import Encoding
 from seqstream.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
+from seqstream.forms import check_options, make_form
 from seqstream.sources.protocol import Json
 from seqstream.stages import OpenStage
+from seqstream.words import WordLabels
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
 _OVERFLOWS = ("truncate", "split", "drop", "error")
 _EMPTIES = ("drop", "keep")
+_SETTINGS = ("max_length", "overflow", "empty", "special_tokens")
+"""What decides the ids, besides tokenizers and forms."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Tokenize:
-    """Turn a column of text into a column of token ids, ``input_ids``.
+    """Turn columns of text into a column of token ids, ``input_ids``, and what belongs to it.
+
+    A row is one text, or, from a column of lists of words, the words of one. Four options make it of more: two fields make
+    pairs, ``prompt`` answers, ``labels`` tagged words, ``chat`` conversations.
 
     The ids are the tokenizer's own: what ``tokenizers`` gives with padding and truncation off, and with ``max_length`` what
     transformers gives for ``tokenizer(text, truncation=True, max_length=max_length)``. The tokenizer is read once, here, and
@@ -32,7 +41,9 @@ class Tokenize:
         tokenizer: A ``tokenizers.Tokenizer``, a transformers tokenizer, a path to ``tokenizer.json`` or to its directory, or a
             function from a list of texts to a list of lists of ids. A dict of field -> tokenizer makes several columns,
             ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
-        field: Column of the text, which the ids replace.
+        field: Column of the texts, which the ids replace, or of lists of words, each then encoded by itself. Two of them make
+            pairs, as ``tokenizer(first, second)`` does, with ``token_type_ids`` unless a transformers tokenizer has none in its
+            ``model_input_names``; ``"truncate"`` shortens the longer text first.
         max_length: Longest row in tokens, special tokens included.
         overflow: What becomes of longer ones: ``"truncate"`` drops the end, or the beginning if the tokenizer's
             ``truncation_side`` says so; ``"split"`` makes pieces of it, every token kept, special tokens around each, other
@@ -40,6 +51,14 @@ class Tokenize:
         empty: Whether records that give no token of their own, special tokens aside, are dropped or kept; the loader
             gives a row of no token at all one padding token.
         special_tokens: Whether the special tokens that the tokenizer puts around a text are put there.
+        end: A token, or its id, that closes each row, and counts in ``max_length``; for tokenizers that put none, as GPT-2's.
+            Of the pieces of a text only the last has it.
+        prompt: Column of texts that come before those of ``field``, tokenised apart; ``labels`` are the ids, -100 on the prompt
+            and on what the tokenizer puts before it.
+        labels: Column of whole numbers, one for each word of ``field``; they become ``labels``, -100 on special tokens.
+        word_labels: ``"first"`` labels the first token of each word, and the others -100; ``"all"`` labels all of them.
+        chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, written by the chat template of a transformers
+            tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` the ids.
         engine: What computes the ids. ``"auto"`` is the fastest one installed that proves to give the same ids.
 
     Raises:
@@ -51,38 +70,60 @@ class Tokenize:
 
     tokenizer: Any
     _: dataclasses.KW_ONLY
-    field: str = "text"
+    field: str | tuple[str, str] = "text"
     max_length: int | None = None
     overflow: Overflow = "truncate"
     empty: Literal["drop", "keep"] = "drop"
     special_tokens: bool = True
+    end: str | int | None = None
+    prompt: str | None = None
+    labels: str | None = None
+    word_labels: WordLabels = "first"
+    chat: Speaker | None = None
     engine: EngineName = "auto"
     _blueprints: dict[str, Blueprint] = dataclasses.field(init=False)
+    _forms: dict[str, Form] = dataclasses.field(init=False)
     _engines: dict[tuple[str, str], Engine] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_choice("overflow", self.overflow, _OVERFLOWS)
-        _check_choice("empty", self.empty, _EMPTIES)
-        _check_choice("engine", self.engine, ENGINES)
-        if self.engine != "auto" and not is_installed(self.engine):
-            raise ModuleNotFoundError(f"engine {self.engine} is not installed; pip install 'seqstream[fast]'", name=self.engine)
+        self._check_settings()
+        check_options(self)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
-        if given is self.tokenizer:
-            _check_fields(given, self.field, self.overflow)
-        read = {field: read_tokenizer(value, special_tokens=self.special_tokens) for field, value in given.items()}
-        for blueprint in read.values():
-            _check_lengths(blueprint, self.max_length, self.overflow)
+        blueprints: dict[str, Blueprint] = {}
+        forms: dict[str, Form] = {}
+        for field, tokenizer in given.items():
+            column = f"{field}_ids" if given is self.tokenizer else "input_ids"
+            blueprint = read_tokenizer(tokenizer, special_tokens=self.special_tokens)
             if blueprint.is_function and self.engine != "auto":
                 raise ValueError(
                     f"engine must be 'auto' for the tokenizer {blueprint.name} written in Python, got {self.engine!r}"
                 )
-        object.__setattr__(self, "_blueprints", read)
+            blueprints[column], forms[column] = blueprint, make_form(self, field, blueprint)
+            _check_lengths(blueprint, forms[column].num_special, self.max_length, self.overflow)
+        object.__setattr__(self, "_blueprints", blueprints)
+        object.__setattr__(self, "_forms", forms)
+
+    def _check_settings(self) -> None:
+        _check_choice("overflow", self.overflow, _OVERFLOWS)
+        _check_choice("empty", self.empty, _EMPTIES)
+        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("word_labels", self.word_labels, ("first", "all"))
+        _check_choice("chat", self.chat, (None, "assistant", "all"))
+        _check_field(self.field)
+        for name, value, kind, wanted in (
+            ("prompt", self.prompt, str, "the name of a column"),
+            ("labels", self.labels, str, "the name of a column"),
+            ("end", self.end, (str, int), "a token or its id"),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise TypeError(f"{name} must be {wanted}, got {value!r}")
+        if self.engine != "auto" and not is_installed(self.engine):
+            raise ModuleNotFoundError(f"engine {self.engine} is not installed; pip install 'seqstream[fast]'", name=self.engine)
 
     def __repr__(self) -> str:
-        shown = {field: str(blueprint) for field, blueprint in self._blueprints.items()}
-        parts = [
-            ", ".join(f"{field}: {text}" for field, text in shown.items()) if self._several else next(iter(shown.values()))
-        ]
+        named = isinstance(self.tokenizer, Mapping)
+        shown = {form.fields[0]: self._blueprints[column] for column, form in self._forms.items()}
+        parts = [", ".join(f"{field}: {blueprint}" if named else str(blueprint) for field, blueprint in shown.items())]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.init and field.name != "tokenizer" and value != field.default:
@@ -90,27 +131,20 @@ class Tokenize:
         return f"Tokenize({', '.join(parts)})"
 
     @property
-    def _several(self) -> bool:
-        return isinstance(self.tokenizer, Mapping)
-
-    @property
-    def _columns(self) -> dict[str, str]:
-        return {field: f"{field}_ids" if self._several else "input_ids" for field in self._blueprints}
-
-    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of ids that this stage makes."""
-        return tuple(self._columns.values())
+        return tuple(self._forms)
 
     def fingerprint(self) -> Json:
         """Say what decides the ids: tokenizers and settings; not the engine, which decides none."""
-        settings = ("max_length", "overflow", "empty", "special_tokens")
-        tokenizers = {field: blueprint.fingerprint() for field, blueprint in self._blueprints.items()}
-        return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in settings}}
+        forms = self._forms.items()
+        tokenizers = {" + ".join(form.fields): self._blueprints[column].fingerprint() for column, form in forms}
+        own = {name: value for _, form in forms for name, value in form.fingerprint().items()}
+        return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
 
     def pad_values(self) -> dict[str, int]:
         """Return the padding token of each column whose tokenizer has one."""
-        pairs = ((self._columns[field], blueprint.pad_id) for field, blueprint in self._blueprints.items())
+        pairs = ((column, blueprint.pad_id) for column, blueprint in self._blueprints.items())
         return {column: pad_id for column, pad_id in pairs if pad_id is not None}
 
     def choose_engines(self, sample: pa.Table | None = None) -> dict[str, str]:
@@ -126,13 +160,11 @@ class Tokenize:
             EngineWarning: The fastest engine gives other ids, so ``tokenizers`` is used.
         """
         chosen = {}
-        for field, blueprint in self._blueprints.items():
-            texts: Iterable[str | None] = ()
-            if sample is not None and len(sample):
-                texts = (value.as_py() for value in text_column(sample, field))
-            engine = choose_engine(blueprint, self.engine, texts)
-            self._engines[field, engine.name] = engine
-            chosen[self._columns[field]] = engine.name
+        for column, form in self._forms.items():
+            texts = form.sample(sample) if sample is not None and len(sample) else ()
+            engine = choose_engine(form.blueprint, self.engine, texts)
+            self._engines[column, engine.name] = engine
+            chosen[column] = engine.name
         return chosen
 
     def open(self, engines: Mapping[str, str]) -> OpenStage:
@@ -141,40 +173,34 @@ class Tokenize:
         Args:
             engines: For each column of ids, the name of the engine, as `choose_engines` returned it.
         """
-        opened = {field: self._engine(field, engines[column]) for field, column in self._columns.items()}
-        return Encoding(opened, self._columns, self.max_length, self.overflow, drop_empty=self.empty == "drop")
+        opened = {column: self._engine(column, form, engines[column]) for column, form in self._forms.items()}
+        return Encoding(self._forms, opened, self.max_length, self.overflow, drop_empty=self.empty == "drop")
 
-    def _engine(self, field: str, name: str) -> Engine:
+    def _engine(self, column: str, form: Form, name: str) -> Engine:
         """Return the engine that was proved, warm as it is, or one that is built when it is used."""
-        blueprint = self._blueprints[field]
-        if (name == FUNCTION) != blueprint.is_function:
-            raise ValueError(f"engine {name} cannot be used for tokenizer {blueprint}; choose engines anew")
-        return self._engines.setdefault((field, name), Engine(blueprint, name))
+        if (name == FUNCTION) != form.blueprint.is_function:
+            raise ValueError(f"engine {name} cannot be used for tokenizer {form.blueprint}; choose engines anew")
+        return self._engines.setdefault((column, name), Engine(form.blueprint, name))
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _check_fields(tokenizers: Mapping[str, Any], field: str, overflow: str) -> None:
-    if not tokenizers:
-        raise ValueError("tokenizer must name at least one field, got an empty dict")
-    if field != "text":
-        raise ValueError(f"field={field!r} cannot be given with a dict of tokenizers, whose keys are the fields")
-    if overflow == "split" and len(tokenizers) > 1:
-        reason = "their pieces would not belong together; use 'truncate' or 'drop'"
-        raise ValueError(f"overflow='split' cannot cut several columns ({', '.join(tokenizers)}): {reason}")
+def _check_field(field: object) -> None:
+    names = field if isinstance(field, tuple) and len(field) == 2 else (field,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"field must be the name of a column or a tuple of two, got {field!r}")
 
 
-def _check_lengths(blueprint: Blueprint, max_length: int | None, overflow: str) -> None:
+def _check_lengths(blueprint: Blueprint, special: int, max_length: int | None, overflow: str) -> None:
     if max_length is None:
         if overflow != "truncate":
             raise ValueError(f"overflow={overflow!r} needs a max_length, got None; set Tokenize(max_length=...)")
         return
     if isinstance(max_length, bool) or not isinstance(max_length, int):
         raise TypeError(f"max_length must be a whole number, got {max_length!r}")
-    special = len(blueprint.frame)
     if max_length <= special:
         raise ValueError(
             f"max_length must be more than the {special} special tokens of tokenizer {blueprint}, got {max_length}"

@@ -17,8 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_numpy
-from seqstream.columns import Column, MissingValueError, Ragged, read_column
+from seqstream.columns import Column, ColumnError, check_parallel, lengths_of, read_column
 from seqstream.planned import Planned, put_in_order
+from seqstream.planning.batches import Lengths
+from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, Plan
 from seqstream.reading import Place, ReadBlock
 from seqstream.running import join_tables, placed, run_stages, sequence_column
@@ -62,9 +64,10 @@ class Window:
         following: Where the next begins; ``None`` if the epoch ends with this one.
         columns: Columns of its rows.
         sequence: Name of the column that lengths are those of; ``None`` if no column has rows of different lengths.
-        lengths: ``int64 (N,)``, by which rows were planned.
+        lengths: ``int64 (N,)``, by which rows were planned; ``(N, S)`` where they have several sides.
         row_ids: ``int64 (N,)``.
         pieces: ``int64 (N,)``.
+        spec: What was planned by, decided in all.
         plan: Which rows go together.
         counts: What became of records that were changed or left out.
     """
@@ -73,9 +76,10 @@ class Window:
     following: WindowStart | None
     columns: dict[str, Column]
     sequence: str | None
-    lengths: npt.NDArray[np.int64]
+    lengths: Lengths
     row_ids: npt.NDArray[np.int64]
     pieces: npt.NDArray[np.int64]
+    spec: BatchSpec
     plan: Plan
     counts: Counts
 
@@ -87,7 +91,7 @@ class Window:
     @functools.cached_property
     def planned(self) -> Planned:
         """What batches take their slices from."""
-        return put_in_order(self.plan, self.columns, self.sequence, self.row_ids, self.pieces)
+        return put_in_order(self.plan, self.columns, self.sequence, self.row_ids, self.pieces, self.spec.columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Recipe:
         guard: Called between steps that take time; raises to stop.
         max_bytes: A window stops growing at this many bytes of records as read.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
+        max_length: The longest row that the stages let pass; ``None`` if they set no limit.
     """
 
     stages: tuple[OpenStage, ...]
@@ -113,14 +118,16 @@ class Recipe:
     guard: Callable[[], None] = lambda: None
     max_bytes: int = MAX_BYTES
     fill: int | None = None
+    max_length: int | None = None
 
 
 @dataclasses.dataclass
 class _Entry:
-    """A block in the buffer: as read, and once it was needed as the stages made it; then it has counts."""
+    """A block in the buffer: as read, and once it was needed as the stages made it; then it has lengths and counts."""
 
     block: ReadBlock
     num_bytes: int
+    lengths: Lengths | None = None
     counts: Counts | None = None
 
 
@@ -138,6 +145,8 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
         taken, at_end = _take(entries, source, start, recipe)
         if not taken:
             return
+        if recipe.spec.sample_batches:
+            recipe = dataclasses.replace(recipe, spec=recipe.spec.fitted(_lengths(taken), recipe.max_length))
         window, num_left = _build(taken, dataclasses.replace(start, blocks=len(taken)), recipe, last=at_end)
         entries.extendleft(reversed(taken[len(taken) - num_left :]))
         following = window.following
@@ -157,13 +166,18 @@ def _take(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStar
     size, ended = _choose_size(entries, source, start, recipe)
     taken = [entries.popleft() for _ in range(size)]
     _process(taken, recipe)
-    num_rows = _num_rows(taken) - start.skip
-    while num_rows > 0 and not ended and not recipe.spec.num_planned(num_rows, last=False):
+    while not ended and _is_short(_lengths(taken)[start.skip :], recipe.spec):
         taken.append(entries.popleft())
         _process(taken[-1:], recipe)
-        num_rows += _num_rows(taken[-1:])
         ended = not _fill(entries, source, 1, recipe, None)
     return taken, ended
+
+
+def _is_short(lengths: Lengths, spec: BatchSpec) -> bool:
+    """Say whether rows are too few to decide how they are batched; or to fill a batch, but not none."""
+    if spec.num_batches(len(lengths), int(lengths.sum())) < spec.sample_batches:
+        return True
+    return len(lengths) > 0 and not spec.num_planned(lengths, last=False)
 
 
 def _choose_size(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStart, recipe: Recipe) -> tuple[int, bool]:
@@ -238,6 +252,7 @@ def _process(entries: list[_Entry], recipe: Recipe) -> None:
             tables, counts = run_stages([entry.block.table for entry in group], recipe.stages, recipe.fill)
         for entry, table in zip(group, tables, strict=True):
             entry.block, entry.counts = dataclasses.replace(entry.block, table=table), {}
+            entry.lengths = lengths_of(table, recipe.spec.columns)
         group[0].counts = counts
 
 
@@ -245,22 +260,24 @@ def _row_ids(entries: list[_Entry]) -> pa.ChunkedArray:
     return pa.concat_tables([entry.block.table.select([ROW_ID]) for entry in entries]).column(ROW_ID)
 
 
-def _num_rows(entries: list[_Entry]) -> int:
-    return sum(len(entry.block.table) for entry in entries)
+def _lengths(entries: list[_Entry]) -> Lengths:
+    return np.concatenate([entry.lengths for entry in entries if entry.lengths is not None])
 
 
 def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: bool) -> tuple[Window, int]:
     """Plan the rows of some blocks; return the window, and how many of its last blocks the next begins with."""
-    num_rows = _num_rows(entries) - start.skip
-    num_planned = recipe.spec.num_planned(num_rows, last=last)
+    spec = recipe.spec
+    lengths = _lengths(entries)[start.skip :]
+    num_planned, num_rows = spec.num_planned(lengths, last=last), len(lengths)
+    lengths = lengths[:num_planned]
     with placed(_row_ids(entries), recipe.locate):
         table = join_tables([entry.block.table for entry in entries]).slice(start.skip, num_planned)
     row_ids = table.column(ROW_ID)
     with placed(row_ids, recipe.locate):
-        columns, sequence, lengths = read_columns(table)
+        columns, sequence = _read_columns(table, spec)
         key = (*recipe.key, row_ids[0].as_py() if num_planned else None)
         plan = _plan(lengths, row_ids, recipe, key)
-    counts = Counter[str]()
+    counts = Counter[str](plan.counts)
     for entry in entries:
         counts.update(entry.counts or {})
         entry.counts = {}
@@ -269,12 +286,12 @@ def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: b
     if last:
         counts["dropped"] += num_rows - num_planned
     else:
-        num_batches = recipe.spec.num_batches(num_planned, int(lengths.sum()))
-        size = next_size(len(entries), num_batches, recipe.spec.window_batches)
+        num_batches = spec.num_batches(num_planned, int(lengths.sum()))
+        size = next_size(len(entries), num_batches, spec.window_batches)
         num_left, following = _follow(entries, num_rows - num_planned, size)
+    ids = to_numpy(row_ids)
     pieces = to_numpy(table.column(PIECE)) if PIECE in table.column_names else np.zeros(num_planned)
-    window = Window(start, following, columns, sequence, lengths, to_numpy(row_ids), pieces.astype(np.int64), plan, +counts)
-    return window, num_left
+    return Window(start, following, columns, sequence, lengths, ids, pieces.astype(np.int64), spec, plan, +counts), num_left
 
 
 def _follow(entries: list[_Entry], rows_left: int, size: int) -> tuple[int, WindowStart]:
@@ -287,21 +304,23 @@ def _follow(entries: list[_Entry], rows_left: int, size: int) -> tuple[int, Wind
     return num_left, WindowStart(place, size, skip=rows - rows_left)
 
 
-def read_columns(table: pa.Table) -> tuple[dict[str, Column], str | None, npt.NDArray[np.int64]]:
-    """Return the columns of the rows, the one that is the sequence, and the lengths to plan by: of the longest column."""
+def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
+    """Return the columns of the rows, and the one that is the sequence."""
+    sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
     try:
         columns = {name: read_column(name, table.column(name)) for name in table.column_names if name not in (ROW_ID, PIECE)}
-    except MissingValueError as error:
+        if isinstance(spec, Pack):
+            check_parallel(columns, sequence)
+    except ColumnError as error:
         raise RecordError(str(error), row_id=table.column(ROW_ID)[error.row].as_py()) from None
-    lengths = [column.lengths for column in columns.values() if isinstance(column, Ragged)]
-    longest = np.maximum.reduce(lengths) if lengths else np.ones(len(table), dtype=np.int64)
-    return columns, sequence_column(table.schema), longest
+    return columns, sequence
 
 
-def _plan(lengths: npt.NDArray[np.int64], row_ids: pa.ChunkedArray, recipe: Recipe, key: tuple[object, ...]) -> Plan:
+def _plan(lengths: Lengths, row_ids: pa.ChunkedArray, recipe: Recipe, key: tuple[object, ...]) -> Plan:
     try:
         return recipe.spec.plan(lengths, key=key if recipe.shuffle else None)
     except ValueError as error:
         if len(lengths):
-            raise RecordError(str(error), row_id=row_ids[int(lengths.argmax())].as_py()) from None
+            longest = lengths if lengths.ndim == 1 else lengths.sum(axis=1)
+            raise RecordError(str(error), row_id=row_ids[int(longest.argmax())].as_py()) from None
         raise

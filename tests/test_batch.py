@@ -11,6 +11,10 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqstream.batch import Batch
+from tests.rows_by_hand import batch_of, packed_batch
+
+IDS = torch.tensor([[5, 6, 7], [8, 0, 0]])
+LABELS = torch.tensor([1, 0])
 
 
 def make(**columns: Any) -> Batch:
@@ -19,6 +23,7 @@ def make(**columns: Any) -> Batch:
     padded = columns or {"input_ids": torch.tensor([[5, 6, 7], [8, 0, 0]])}
     return Batch(
         columns=padded,
+        jagged={},
         lengths=lengths,
         device_lengths=lengths,
         mask=torch.tensor([[True, True, True], [True, False, False]]),
@@ -28,14 +33,26 @@ def make(**columns: Any) -> Batch:
         column_lengths=dict.fromkeys(padded, lengths),
         padding_side="right",
         num_tokens=4,
+        num_slots=6,
+        num_made=0,
+        widths=dict.fromkeys(padded, 3),
+        pad_values=dict.fromkeys(padded, 0),
+        sequence="input_ids",
+        packing=None,
         seed=17,
         window=5,
         state={"epoch": 0},
     )
 
 
-IDS = torch.tensor([[5, 6, 7], [8, 0, 0]])
-LABELS = torch.tensor([1, 0])
+def make_jagged() -> Batch:
+    """Make the same batch flat, with a class for each row."""
+    return batch_of([torch.tensor([5, 6, 7]), torch.tensor([8])], "jagged", label=LABELS)
+
+
+def make_packed() -> Batch:
+    """Make a batch of two rows of five slots that hold three sequences."""
+    return packed_batch([[torch.tensor([5, 6, 7]), torch.tensor([8])], [torch.tensor([4, 3])]], 5)
 
 
 def test_columns_are_attributes() -> None:
@@ -184,3 +201,181 @@ def test_a_batch_prints_what_it_is() -> None:
     """Rows, tokens, padding, and the shape and type of each column."""
     batch = make(input_ids=IDS, text=["a", "b"])
     assert repr(batch) == "Batch(2 rows, 4 tokens, 33.3% padding: input_ids (2, 3) int64, text list of 2)"
+
+
+def test_a_jagged_batch_is_padded_when_asked() -> None:
+    """Attribute, item and mask are made when they are wanted, kept, and the same however they are asked for."""
+    batch = make_jagged()
+    assert "input_ids" not in batch.columns
+    assert "mask" not in vars(batch)
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch.columns["input_ids"] is batch.input_ids is batch["input_ids"]
+    assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert batch.mask is batch.mask
+    other = make_jagged()
+    assert other["input_ids"].equal(batch.input_ids)
+    assert other["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_jagged_batch_is_a_mapping_for_models() -> None:
+    """It holds what the padded one holds; saying what there is pads nothing."""
+    batch = make_jagged()
+    assert set(batch) == {"input_ids", "labels", "attention_mask"}
+    assert len(batch) == 3
+    assert repr(batch) == "Batch(2 rows, 4 tokens, 0.0% padding: label (2,) int64, input_ids (4,) int64)"
+    with pytest.raises(AttributeError, match=r"^batch has no column 'nothing'; it has label, input_ids$"):
+        _ = batch.nothing
+    with pytest.raises(KeyError, match="nothing"):
+        batch["nothing"]
+    assert "input_ids" not in batch.columns
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        "input_ids": [[5, 6, 7], [8, 9, 9]],
+        "labels": [1, 0],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+    }
+
+
+def test_a_packed_batch_is_a_mapping_without_a_mask() -> None:
+    """Models of transformers tell sequences apart by positions only if there is neither a mask nor a cache."""
+    batch = make_packed()
+    assert list(batch) == ["input_ids", "position_ids", "use_cache"]
+    assert batch["use_cache"] is False
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0], [0, 1, 0, 1, 2]]
+    assert repr(batch).startswith("Batch(2 rows of 3 sequences, 6 tokens, 40.0% padding: input_ids (2, 5) int64, position_ids")
+    own = batch.with_columns(attention_mask=torch.zeros(2, 1, 5, 5))
+    assert list(own) == ["input_ids", "position_ids", "attention_mask"], "a mask of one's own can tell sequences apart"
+    with pytest.raises(KeyError, match="use_cache"):
+        make()["use_cache"]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda batch: pickle.loads(pickle.dumps(batch))])
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_jagged_and_packed_batches_can_be_pickled(clone: Any, asked_before: bool) -> None:
+    """With and without what was made of them so far."""
+    batch, packed = make_jagged(), make_packed()
+    if asked_before:
+        assert batch.input_ids.shape == batch.mask.shape
+    other = clone(batch)
+    assert ("input_ids" in other.columns) is asked_before
+    assert other.input_ids.equal(batch.input_ids)
+    assert other.mask.equal(batch.mask)
+    assert clone(packed).varlen().cu_seqlens.equal(packed.varlen().cu_seqlens)
+
+
+def test_moving_a_jagged_batch_moves_it_flat() -> None:
+    """Nothing is padded before it is on the device, where it is padded when asked for."""
+    moved = make_jagged().to("meta")
+    assert moved.jagged["input_ids"].is_meta
+    assert "input_ids" not in moved.columns
+    assert "mask" not in vars(moved)
+    assert not moved.column_lengths["input_ids"].is_meta
+    assert moved.mask.is_meta
+    assert moved.input_ids.is_meta
+    assert moved.input_ids.shape == moved.mask.shape == (2, 3)
+    assert len(moved.device_tensors()) == 6
+    assert all(tensor.is_meta for tensor in moved.device_tensors())
+
+
+def test_moving_a_packed_batch_moves_its_bounds() -> None:
+    """Where sequences lie stays on the CPU."""
+    moved = make_packed().to("meta")
+    assert moved.packing is not None
+    assert moved.packing.cu_seqlens.is_meta
+    assert not moved.packing.starts.is_meta
+    assert not moved.packing.lengths.is_meta
+    assert any(tensor is moved.packing.cu_seqlens for tensor in moved.device_tensors())
+
+
+def test_a_column_replaced_is_no_longer_flat() -> None:
+    """What was kept of the old column is dropped, whichever form the new one is given in."""
+    for batch in (make(), make_jagged()):
+        assert batch.flat().tolist() == [5, 6, 7, 8]
+        other = batch.with_columns(input_ids=IDS + 1)
+        assert other.flat().tolist() == [6, 7, 8, 9]
+        assert batch.flat().tolist() == [5, 6, 7, 8]
+        again = other.with_flat("input_ids", input_ids=torch.tensor([1, 2, 3, 4]))
+        assert again.input_ids.tolist() == [[1, 2, 3], [4, *[batch.pad_values["input_ids"]] * 2]]
+        assert other.flat().tolist() == [6, 7, 8, 9]
+
+
+def test_columns_come_with_the_rows_of_another() -> None:
+    """Lengths, width and padding value go with them; labels are padded with -100."""
+    rows = [torch.tensor([1, 2]), torch.tensor([3])]
+    targets = [torch.tensor([4]), torch.tensor([5, 6, 7])]
+    batch = batch_of(rows, "jagged", others={"target_ids": targets}, wider=1)
+    flat = torch.tensor([0, 1, 2, 3])
+    other = batch.with_flat("target_ids", labels=flat, more=flat)
+    assert other.labels.tolist() == [[0, -100, -100, -100], [1, 2, 3, -100]]
+    assert other.more.tolist() == [[0, 9, 9, 9], [1, 2, 3, 9]]
+    assert other.column_lengths["labels"].tolist() == [1, 3]
+    padded = batch.with_columns("target_ids", labels=other.labels)
+    assert padded.flat("labels").tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"^like must be a column of sequences \(input_ids, target_ids\), got 'nothing'$"):
+        batch.with_flat("nothing", labels=flat)
+    with pytest.raises(ValueError, match=r"^like must be a column of sequences \(there is none\), got 'x'$"):
+        batch.without("input_ids", "target_ids").with_columns("x", labels=flat)
+
+
+def test_flat_columns_of_a_packed_batch_are_its_slots() -> None:
+    """They come back as rows, and are the memory that was given."""
+    batch = make_packed()
+    flat = torch.arange(10)
+    other = batch.with_flat("input_ids", labels=flat, features=torch.zeros(10, 4))
+    assert other.labels.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert other.labels.data_ptr() == flat.data_ptr()
+    assert other.features.shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("layout", ["padded", "jagged"])
+def test_columns_are_left_out_and_renamed(layout: str) -> None:
+    """Everything that is known of a column goes with it; lengths and mask stay."""
+    others = {"target_ids": [torch.tensor([4]), torch.tensor([5, 6, 7])]}
+    batch = batch_of([torch.tensor([1, 2]), torch.tensor([3])], layout, others=others, label=LABELS)
+    other = batch.without("label").renamed(input_ids="source_ids", target_ids="input_ids")
+    assert other.source_ids.tolist() == [[1, 2], [3, 9]]
+    assert other.input_ids.tolist() == [[4, 9, 9], [5, 6, 7]]
+    assert other.flat("input_ids").tolist() == [4, 5, 6, 7]
+    assert (other.sequence, set(other)) == ("source_ids", {"input_ids", "attention_mask"})
+    assert other.mask.tolist() == [[True, True], [True, False]]
+    assert "label" in batch.columns
+    bare = batch.without("input_ids")
+    assert bare.sequence is None
+    assert bare.mask.tolist() == [[True, True], [True, False]]
+    assert bare.lengths.tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"^column 'target_ids' is there already; leave it out by without\('target_ids'\)$"):
+        batch.renamed(input_ids="target_ids")
+
+
+@pytest.mark.parametrize("layout", ["padded", "jagged"])
+def test_another_column_can_say_the_lengths(layout: str) -> None:
+    """Lengths, on either device, and the mask are then its own."""
+    others = {"target_ids": [torch.tensor([4]), torch.tensor([5, 6, 7])]}
+    batch = batch_of([torch.tensor([1, 2]), torch.tensor([3])], layout, others=others, wider=1)
+    other = batch.with_lengths_of("target_ids")
+    assert other.lengths.tolist() == other.device_lengths.tolist() == [1, 3]
+    assert other.mask.tolist() == [[True, False, False, False], [True, True, True, False]]
+    assert other.mask.equal(batch.mask_of("target_ids"))
+    assert other.flat().tolist() == [4, 5, 6, 7]
+    assert batch.mask.shape == batch.mask_of("input_ids").shape == (2, 3)
+    with pytest.raises(ValueError, match=r"^name must be a column of sequences \(input_ids, target_ids\), got 'x'$"):
+        batch.with_lengths_of("x")
+
+
+def test_labels_are_counted() -> None:
+    """Those that are not -100, whatever the column is called; 0 where there are none; anew where they change."""
+    labels = torch.tensor([[-100, 6, 7], [-100, -100, -100]])
+    batch = make(input_ids=IDS, labels=labels)
+    assert batch.num_label_tokens == 2
+    assert batch.with_columns(labels=IDS).num_label_tokens == 6
+    assert batch.without("labels").num_label_tokens == 0
+    assert make(input_ids=IDS, label=torch.tensor([1, -100])).num_label_tokens == 1
+    assert make(input_ids=IDS, label=["a", "b"]).num_label_tokens == 0
+    assert make_packed().with_flat("input_ids", labels=torch.arange(-103, -93)).num_label_tokens == 9
+    assert make_jagged().with_flat("input_ids", labels=torch.arange(-102, -98)).num_label_tokens == 3
+
+
+def test_labels_are_counted_before_they_leave_the_cpu() -> None:
+    """A device need not be asked: here it could not even answer."""
+    batch = make(input_ids=IDS, labels=torch.tensor([[-100, 6, 7], [-100, -100, -100]]))
+    assert batch.to("meta").num_label_tokens == 2
+    assert batch.to("meta").with_columns(score=LABELS).to("meta").num_label_tokens == 2

@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
 from seqstream.batch import Batch
-from seqstream.collating import Padding, collate, pad_rows, real_steps, take_rows
+from seqstream.collating import Gaps, Padding, collate, pad_rows, take_rows
 from seqstream.columns import Dense, Ragged, read_column
-from seqstream.planning.specs import Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock
 from seqstream.sources.protocol import PIECE, ROW_ID
 from seqstream.window import Recipe, Window, WindowStart, read_windows
@@ -61,6 +63,12 @@ def window_of(table: pa.Table, spec: Bucket | InOrder) -> Window:
     return window
 
 
+def padded(column: Ragged, rows: npt.NDArray[np.int64], width: int, value: float, side: str = "right") -> torch.Tensor:
+    """Pad some rows of a column."""
+    lengths = column.lengths[rows]
+    return pad_rows(column, column.starts[rows], Gaps.of(lengths, lengths.min(), lengths.max(), side), width, value)
+
+
 def batch_of(table: pa.Table, padding: Padding | None = None, spec: Bucket | InOrder | None = None) -> Batch:
     """Collate a table as one batch."""
     window = window_of(table, spec or InOrder(len(table)))
@@ -102,7 +110,7 @@ def test_padding_equals_pad_sequence(  # noqa: PLR0917 - hypothesis passes them 
     width = max(map(len, chosen)) + wider
     longest_too = torch.zeros(width, *shape, dtype=TYPES[dtype])
     expected = pad_sequence([*chosen, longest_too], batch_first=True, padding_value=value, padding_side=side)[:-1]
-    got = pad_rows(column, np.array(rows), width, value, side)
+    got = padded(column, np.array(rows), width, value, side)
     assert got.dtype == expected.dtype
     assert torch.equal(got, expected)
     np.testing.assert_array_equal(column.values, before)
@@ -115,7 +123,8 @@ def test_the_mask_is_true_on_real_steps(lengths: list[int], wider: int, side: st
     width = max(lengths) + wider
     ones = [torch.ones(length, dtype=torch.bool) for length in [*lengths, width]]
     expected = pad_sequence(ones, batch_first=True, padding_side=side)[:-1]
-    assert torch.equal(torch.from_numpy(real_steps(np.array(lengths), width, side)), expected)
+    gaps = Gaps.of(np.array(lengths), min(lengths), max(lengths), side)
+    assert torch.equal(torch.from_numpy(gaps.mask(width)), expected)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +144,10 @@ def test_padding_is_what_was_asked_for_in_narrow_types(dtype: str, value: float,
     array, _ = arrow_rows([1, 3], dtype, (), seed=0)
     column = read_column("x", pa.chunked_array([array]))
     assert isinstance(column, Ragged)
-    got = pad_rows(column, np.array([0, 1]), 3, value)
+    got = padded(column, np.array([0, 1]), 3, value)
     assert got.dtype == expected
     assert got[0, 1:].tolist() == [value, value]
-    assert pad_rows(column, np.array([1]), 3, value).dtype == expected, "the type must not depend on whether there is padding"
+    assert padded(column, np.array([1]), 3, value).dtype == expected, "the type must not depend on whether there is padding"
 
 
 def test_doubles_follow_the_default_of_torch() -> None:
@@ -278,5 +287,5 @@ def test_a_wide_window_of_huge_rows_is_read_in_place() -> None:
         for rows in ([0, 1, 2, 3], [3], [0], [2], [2, 0], [1, 1]):
             chosen: Any = [tensors[row] for row in rows]
             expected = pad_sequence(chosen, batch_first=True, padding_side=side)
-            got = pad_rows(column, np.array(rows), max(map(len, chosen)), 0, side)
+            got = padded(column, np.array(rows), max(map(len, chosen)), 0, side)
             assert got.equal(expected)

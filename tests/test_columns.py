@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqstream.columns import Column, Dense, MissingValueError, Objects, Ragged, holds_steps, read_column
+from seqstream.columns import Column, ColumnError, Dense, Objects, Ragged, holds_steps, read_column
 
 
 def read(values: Any, kind: pa.DataType | None = None) -> Column:
@@ -143,7 +143,7 @@ def test_a_column_of_no_rows_keeps_its_form(kind: pa.DataType) -> None:
 def test_a_missing_value_names_its_row(chunks: list[pa.Array]) -> None:
     """The error knows the first row without a value, counted over chunks, and says what to do."""
     message = r"^column 'x' must have a value in every record, got none; fill it in a Map or leave the column out$"
-    with pytest.raises(MissingValueError, match=message) as caught:
+    with pytest.raises(ColumnError, match=message) as caught:
         read_column("x", pa.chunked_array(chunks))
     assert caught.value.row == 3
 

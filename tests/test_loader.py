@@ -248,7 +248,7 @@ def test_stages_are_checked(source: JsonArrays, bpe_file: Path) -> None:
     """What is no source, no stage or not in order is refused with the remedy."""
     with pytest.raises(TypeError, match=r"source must be a seqstream source.*got list; wrap it, for example Generator"):
         ss.Loader([[1, 2]], ss.Bucket(10))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="stages must end with Bucket or InOrder"):
+    with pytest.raises(ValueError, match="stages must end with Bucket, Pack or InOrder"):
         ss.Loader(source)
     with pytest.raises(TypeError, match="stages must be Map, Filter or Tokenize before the last"):
         ss.Loader(source, lambda table: table, ss.Bucket(10))  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.batch import Batch
-from seqstream.planning.specs import Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, read_blocks
 from seqstream.restoring import restore_order
 from seqstream.window import Recipe, WindowStart, read_windows

@@ -26,7 +26,7 @@ NOT_STRICT = "or load with strict=False to begin the window under way again with
 
 def state_of(**others: Any) -> dict[str, Any]:
     """Make a complete state at the beginning of an epoch."""
-    parts = {"fingerprint": FINGERPRINT, "seed": 1, "engine": {}}
+    parts = {"fingerprint": FINGERPRINT, "seed": 1, "engine": {}, "shapes": None}
     return {**Position(0, 1, WindowStart()).to_json(**parts), **others}
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.order import Permutation
-from seqstream.planning.specs import BatchSpec, Bucket, InOrder
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.running import run_stages, sequence_column
 from seqstream.sources.protocol import ROW_ID, Source

@@ -1,17 +1,23 @@
-"""How rows of a window become batches: what the user asks for, and the plan that follows from lengths."""
+"""How rows of a window become batches: the plan that follows from lengths, and what a loader asks of whoever makes it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from seqstream.order import shuffled
-from seqstream.planning.batches import Cuts, Lengths, plan_batches
-from seqstream.planning.order import longest_first
+from seqstream.planning.batches import Cuts, Lengths
 from seqstream.sources.protocol import Json
+from seqstream.stages import Counts
+
+Index = npt.NDArray[np.int64]
+
+MADE_UP = -1
+"""Stands in a plan for a row that no record gives: one padding token, of weight 0, to fill a batch up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,106 +25,88 @@ class Plan:
     """Which rows of a window go together.
 
     Attributes:
-        order: ``int64 (N,)``, rows of the window, batch after batch.
+        order: ``int64 (N,)``, rows of the window, batch after batch; `MADE_UP` at the end of those that are filled up.
         cuts: ``int64 (K + 1,)``: batch ``k`` holds ``order[cuts[k]:cuts[k + 1]]``.
-        widths: ``int64 (K,)``, padded length of each batch.
         turns: ``int64 (K,)``, the order in which batches are served.
         multiple_of: Padded lengths are rounded up to a multiple of it.
+        widths: ``int64 (K,)``, padded length of all columns of each batch; ``None`` where each column is as wide as its longest
+            row.
+        counts: What became of rows that are not in the plan as they were.
     """
 
-    order: npt.NDArray[np.int64]
+    order: Index
     cuts: Cuts
-    widths: Lengths
-    turns: npt.NDArray[np.int64]
+    turns: Index
     multiple_of: int = 1
+    widths: Lengths | None = None
+    counts: Counts = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.turns)
 
-    def rows(self, turn: int) -> npt.NDArray[np.int64]:
-        """Return the rows of the batch that is served ``turn``-th."""
+    def rows(self, turn: int) -> Index:
+        """Return the rows of the batch that is served ``turn``-th, without those made up."""
         batch = self.turns[turn]
-        return self.order[self.cuts[batch] : self.cuts[batch + 1]]
+        return self.order[self.cuts[batch] : self.cuts[batch + 1] - self.num_made[batch]]
 
-    def width(self, turn: int) -> int:
-        """Return the padded length of the batch that is served ``turn``-th."""
-        return int(self.widths[self.turns[turn]])
+    @functools.cached_property
+    def num_made(self) -> list[int]:
+        """Rows made up in each of the K batches."""
+        made = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.order == MADE_UP)])
+        counts: list[int] = np.diff(made[self.cuts]).tolist()
+        return counts
 
-    def round_up(self, longest: int) -> int:
-        """Return the padded length of rows of which the longest has so many steps."""
+    def padded(self, lengths: Lengths) -> Lengths:
+        """Return the padded length of each of the K batches, the rows of the window having ``lengths``."""
+        if self.widths is not None or not len(self):
+            return np.empty(0, dtype=np.int64) if self.widths is None else self.widths
+        longest = np.maximum.reduceat(np.where(self.order == MADE_UP, 0, lengths[self.order]), self.cuts[:-1])
+        return -(-longest // self.multiple_of) * self.multiple_of
+
+    def width(self, batch: int, longest: int) -> int:
+        """Return the padded length of a column of a batch, of which the longest row has so many steps."""
+        if self.widths is not None:
+            return int(self.widths[batch])
         return -(-longest // self.multiple_of) * self.multiple_of
 
 
 class BatchSpec(Protocol):
-    """What a loader asks of a batch spec."""
+    """What a loader asks of a batch spec: `Bucket`, `Pack` and `InOrder` are its kinds."""
 
     @property
     def window_batches(self) -> int:
         """How many batches a full window holds."""
 
-    def num_planned(self, num_rows: int, *, last: bool) -> int:
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns whose lengths a row is planned by, each a side of its own; ``None`` for the longest of all."""
+
+    @property
+    def sample_batches(self) -> float:
+        """How many batches must have been seen before any is planned; 0 once all is decided."""
+
+    def fitted(self, lengths: Lengths, max_length: int | None) -> BatchSpec:
+        """Return the spec with all decided that is decided by looking at the first lengths."""
+
+    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
         """Return how many rows of a window, from its first, are planned now; the others begin the next window."""
 
     def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
-        """Return the batches of a window from its lengths, in the order read; ``key`` seeds the order, ``None`` keeps it."""
+        """Return the batches of a window.
+
+        Args:
+            lengths: ``int64 (N,)``, steps of each row, in the order read; ``(N, S)`` for rows of several sides.
+            key: Seeds the order of rows and batches; ``None`` leaves both as they come.
+        """
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         """Estimate how many batches some rows make."""
 
+    def largest(self, max_length: int | None) -> tuple[int, int]:
+        """Return the rows and the padded length of the largest batch that can occur, rows being of at most ``max_length``."""
+
     def fingerprint(self) -> Json:
         """Say what the plan depends on."""
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Bucket:
-    """Batches of rows of similar length, cut from a window so that padding is least.
-
-    Args:
-        max_tokens: Budget of a batch in padded tokens: rows times the longest. Larger means bigger batches and fewer steps.
-        batch_size: Number of rows of a batch. Alone, every batch has as many, save the last of an epoch; beside
-            ``max_tokens`` it is a second limit.
-        window_batches: How many batches are planned together. More pad less, mix rows of more distant places, and hold more in
-            memory; padding falls in proportion.
-        multiple_of: Padded lengths are rounded up to a multiple of it, as some hardware likes; within the budget.
-
-    Raises:
-        ValueError: Neither ``max_tokens`` nor ``batch_size`` is given, or a number is not positive.
-    """
-
-    max_tokens: int | None = None
-    batch_size: int | None = dataclasses.field(default=None, kw_only=True)
-    window_batches: int = dataclasses.field(default=256, kw_only=True)
-    multiple_of: int = dataclasses.field(default=1, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is None and self.batch_size is None:
-            raise ValueError("Bucket must have max_tokens or batch_size, got neither; for example Bucket(max_tokens=16_384)")
-        for name in ("max_tokens", "batch_size", "window_batches", "multiple_of"):
-            _check_positive(name, getattr(self, name))
-        if self.max_tokens is not None and self.max_tokens < self.multiple_of:
-            raise ValueError(f"max_tokens must be at least multiple_of={self.multiple_of}, got {self.max_tokens}")
-
-    def __repr__(self) -> str:
-        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return f"Bucket({', '.join(f'{field.name}={value}' for field, value in fields if value != field.default)})"
-
-    def num_planned(self, num_rows: int, *, last: bool) -> int:
-        if self.max_tokens is not None or self.batch_size is None or last:
-            return num_rows
-        return num_rows // self.batch_size * self.batch_size
-
-    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
-        order = longest_first(lengths, key)
-        padded = -(-lengths[order] // self.multiple_of) * self.multiple_of
-        cuts = plan_batches(padded, max_tokens=self.max_tokens, max_rows=self.batch_size)
-        return Plan(order, cuts, padded[cuts[:-1]], _turns(len(cuts) - 1, key), self.multiple_of)
-
-    def num_batches(self, num_rows: int, num_tokens: int) -> float:
-        by_tokens = num_tokens / self.max_tokens if self.max_tokens else 0.0
-        return max(by_tokens, num_rows / self.batch_size if self.batch_size else 0.0)
-
-    def fingerprint(self) -> Json:
-        return {"kind": "Bucket", **dataclasses.asdict(self)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,33 +125,63 @@ class InOrder:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive("batch_size", self.batch_size)
+        check_positive("batch_size", self.batch_size)
 
     @property
     def window_batches(self) -> int:
         return 256
 
-    def num_planned(self, num_rows: int, *, last: bool) -> int:
-        return num_rows if last and not self.drop_last else num_rows // self.batch_size * self.batch_size
+    @property
+    def columns(self) -> None:
+        return None
+
+    @property
+    def sample_batches(self) -> float:
+        return 0
+
+    def fitted(self, lengths: Lengths, max_length: int | None) -> InOrder:
+        return self
+
+    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
+        return len(lengths) if last and not self.drop_last else len(lengths) // self.batch_size * self.batch_size
 
     def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
         num_rows = len(lengths)
         order = np.arange(num_rows) if key is None else shuffled(num_rows, *key, "rows")
         cuts = np.append(np.arange(0, num_rows, self.batch_size), num_rows)
-        widths = np.maximum.reduceat(lengths[order], cuts[:-1]) if num_rows else np.empty(0, dtype=np.int64)
-        return Plan(order, cuts, widths, np.arange(len(widths)))
+        return Plan(order, cuts, np.arange(len(cuts) - 1))
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         return num_rows / self.batch_size
+
+    def largest(self, max_length: int | None) -> tuple[int, int]:
+        return self.batch_size, needed(max_length)
 
     def fingerprint(self) -> Json:
         return {"kind": "InOrder", **dataclasses.asdict(self)}
 
 
-def _turns(num_batches: int, key: tuple[object, ...] | None) -> npt.NDArray[np.int64]:
+def turns_of(num_batches: int, key: tuple[object, ...] | None) -> Index:
+    """Return the order in which batches are served: any, or with ``key=None`` the one they have."""
     return np.arange(num_batches) if key is None else shuffled(num_batches, *key, "batches")
 
 
-def _check_positive(name: str, value: object) -> None:
+def needed(max_length: int | None) -> int:
+    """Return the longest length there can be, where something depends on it.
+
+    Raises:
+        ValueError: Nobody has said it.
+    """
+    if max_length is None:
+        raise ValueError("the largest batch cannot be known without a longest row; set Tokenize(max_length=...)")
+    return max_length
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse a number of things that is no positive whole number; ``None`` is none given.
+
+    Raises:
+        ValueError: It is not.
+    """
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ValueError(f"{name} must be a positive whole number, got {value!r}")

@@ -86,6 +86,10 @@ class Generator(Source):
     def approx_blocks(self) -> float | None:
         return None
 
+    @property
+    def can_repeat(self) -> bool:
+        return not self._items.one_shot
+
     @functools.cached_property
     def _items(self) -> Items:
         return Items(self.make)

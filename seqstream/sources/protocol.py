@@ -87,6 +87,11 @@ class Source(abc.ABC):
         """Estimate how many blocks an epoch has, or ``None`` where nobody can know."""
         return float(self.num_shards)
 
+    @property
+    def can_repeat(self) -> bool:
+        """Whether records can be read again: those of a generator that was already called come only once."""
+        return True
+
     def split(self, *, valid: float = 0.05, seed: int = 0) -> tuple[Split, Split]:
         """Split into a training and a validation source, by a hash of the row id.
 
@@ -156,6 +161,10 @@ class Split(Source):
 
     def approx_blocks(self) -> float | None:
         return self.source.approx_blocks()
+
+    @property
+    def can_repeat(self) -> bool:
+        return self.source.can_repeat
 
 
 def record_numbers(table: pa.Table, first: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.planning.order import longest_first
-from seqstream.planning.specs import Bucket, InOrder, Plan
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import InOrder, Plan
 
 KEY = (0, 0, 17)
 
@@ -31,9 +32,10 @@ def rows_of(plan: Plan) -> list[list[int]]:
     return [plan.rows(turn).tolist() for turn in range(len(plan))]
 
 
-def widths_of(plan: Plan) -> list[int]:
+def widths_of(plan: Plan, lengths: npt.NDArray[np.int64]) -> list[int]:
     """Return the padded length of each batch, as served."""
-    return [plan.width(turn) for turn in range(len(plan))]
+    widths: list[int] = plan.padded(lengths)[plan.turns].tolist()
+    return widths
 
 
 @settings(max_examples=100, deadline=None)
@@ -43,12 +45,12 @@ def test_a_bucket_plans_every_row_once_within_its_limits(spec: Bucket, lengths: 
     plan = spec.plan(lengths, key=key)
     assert sorted(row for rows in rows_of(plan) for row in rows) == list(range(len(lengths)))
     assert sorted(plan.turns.tolist()) == list(range(len(plan)))
-    for turn in range(len(plan)):
-        rows, width = plan.rows(turn), plan.width(turn)
+    for turn, width in enumerate(widths_of(plan, lengths)):
+        rows = plan.rows(turn)
         assert (np.diff(lengths[rows]) <= 0).all()
         assert width % spec.multiple_of == 0
         assert lengths[rows].max() <= width < lengths[rows].max() + spec.multiple_of
-        assert plan.round_up(int(lengths[rows].max())) == width
+        assert plan.width(plan.turns[turn], int(lengths[rows].max())) == width
         assert spec.max_tokens is None or len(rows) * width <= spec.max_tokens
         assert spec.batch_size is None or len(rows) <= spec.batch_size
 
@@ -63,14 +65,15 @@ def test_in_order_plans_every_row_once(spec: InOrder, lengths: npt.NDArray[np.in
     assert key is not None or served == list(range(len(lengths)))
     sizes = [len(rows) for rows in rows_of(plan)]
     assert all(size == spec.batch_size for size in sizes[:-1])
-    assert widths_of(plan) == [lengths[rows].max() for rows in rows_of(plan)]
+    assert widths_of(plan, lengths) == [lengths[rows].max() for rows in rows_of(plan)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(buckets | in_orders, st.integers(0, 100))
 def test_what_is_planned_of_a_window_fills_batches(spec: Bucket | InOrder, num_rows: int) -> None:
     """Where the number of rows counts, the rows of a window that do not fill a batch begin the next one, or end the epoch."""
-    now, at_end = spec.num_planned(num_rows, last=False), spec.num_planned(num_rows, last=True)
+    lengths = np.ones(num_rows, dtype=np.int64)
+    now, at_end = spec.num_planned(lengths, last=False), spec.num_planned(lengths, last=True)
     if isinstance(spec, Bucket) and spec.max_tokens is not None:
         assert now == at_end == num_rows
         return
@@ -85,28 +88,31 @@ def test_a_bucket_by_hand() -> None:
     plan = Bucket(12).plan(lengths, key=None)
     assert plan.order.tolist() == [3, 1, 5, 4, 0, 2]
     assert rows_of(plan) == [[3, 1], [5, 4], [0, 2]]
-    assert widths_of(plan) == [6, 4, 2]
+    assert widths_of(plan, lengths) == [6, 4, 2]
 
 
 def test_rounded_lengths_by_hand() -> None:
     """Lengths 8 7 5 4 1 round to 8 8 8 4 4; 16 tokens hold two rows of 8: 8 8 | 8 4 | 4 are 36 slots, 8 | 8 8 | 4 4 are 32."""
-    plan = Bucket(16, multiple_of=4).plan(np.array([5, 8, 1, 7, 4]), key=None)
+    lengths = np.array([5, 8, 1, 7, 4])
+    plan = Bucket(16, multiple_of=4).plan(lengths, key=None)
     assert rows_of(plan) == [[1], [3, 0], [4, 2]]
-    assert widths_of(plan) == [8, 8, 4]
+    assert widths_of(plan, lengths) == [8, 8, 4]
 
 
 def test_a_fixed_number_of_rows_by_hand() -> None:
     """Sorted and cut in threes, the rest last."""
-    plan = Bucket(batch_size=3).plan(np.array([2, 5, 1, 6, 3, 4, 4]), key=None)
+    lengths = np.array([2, 5, 1, 6, 3, 4, 4])
+    plan = Bucket(batch_size=3).plan(lengths, key=None)
     assert rows_of(plan) == [[3, 1, 5], [6, 4, 0], [2]]
-    assert widths_of(plan) == [6, 4, 1]
+    assert widths_of(plan, lengths) == [6, 4, 1]
 
 
 def test_in_order_by_hand() -> None:
     """Cut in threes as they come."""
-    plan = InOrder(3).plan(np.array([2, 5, 1, 6, 3, 4, 4]), key=None)
+    lengths = np.array([2, 5, 1, 6, 3, 4, 4])
+    plan = InOrder(3).plan(lengths, key=None)
     assert rows_of(plan) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert widths_of(plan) == [5, 6, 4]
+    assert widths_of(plan, lengths) == [5, 6, 4]
     assert len(InOrder(3).plan(np.array([], dtype=np.int64), key=None)) == 0
 
 
@@ -123,7 +129,7 @@ def test_lengths_of_batches_that_follow_each_other_are_independent() -> None:
     lengths = np.random.default_rng(0).integers(1, 200, 20_000)
     found = []
     for seed in range(20):
-        widths = np.array(widths_of(Bucket(8000).plan(lengths, key=(seed, 0, 0))))
+        widths = np.array(widths_of(Bucket(8000).plan(lengths, key=(seed, 0, 0)), lengths))
         found.append(np.corrcoef(widths[:-1], widths[1:])[0, 1])
     assert abs(np.mean(found)) < 0.05
 
@@ -153,7 +159,9 @@ def test_windows_hold_256_batches_unless_told() -> None:
 def test_fingerprints_are_json_and_name_each_argument() -> None:
     """A change of any argument shows in the fingerprint."""
     fingerprint = Bucket(100, batch_size=5, window_batches=3, multiple_of=8).fingerprint()
-    assert fingerprint == {"kind": "Bucket", "max_tokens": 100, "batch_size": 5, "window_batches": 3, "multiple_of": 8}
+    given = {"kind": "Bucket", "max_tokens": 100, "batch_size": 5, "window_batches": 3, "multiple_of": 8}
+    others = {"rows_multiple_of": 1, "shapes": None, "cost": "tokens", "hidden_size": None, "columns": None}
+    assert fingerprint == given | others
     assert InOrder(4).fingerprint() == {"kind": "InOrder", "batch_size": 4, "drop_last": False}
     assert json.loads(json.dumps(fingerprint)) == fingerprint
 

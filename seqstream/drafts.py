@@ -1,0 +1,155 @@
+"""What forms of rows have in common: what they are made of, and how they are shortened before they are final.
+
+Shapes: ``N`` records of all tables given, one after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from seqstream import pieces
+from seqstream.blueprints import Blueprint
+from seqstream.engines import Engine
+from seqstream.pieces import Frame, Index, TokenRows
+from seqstream.sources.protocol import Json
+
+IGNORED = -100
+"""The label that losses of PyTorch and transformers ignore."""
+
+LABELS = "labels"
+TOKEN_TYPES = "token_type_ids"
+
+
+class Draft(Protocol):
+    """Rows of ``N`` records, encoded, with the special tokens there will be around them."""
+
+    @property
+    def frame(self) -> Frame:
+        """How many special tokens each row has before and after its own."""
+
+    @property
+    def own(self) -> Index:
+        """Tokens of each row's own, ``int64 (N,)``."""
+
+    @property
+    def lengths(self) -> Index:
+        """Tokens of each row, special tokens included, ``int64 (N,)``."""
+
+    @property
+    def rows(self) -> TokenRows:
+        """The rows as they are."""
+
+    def keep(self, kept: Index) -> Draft:
+        """Return the rows numbered ``kept``, ``int64``, ascending."""
+
+    def truncate(self, limit: int) -> Draft:
+        """Return the rows with at most ``limit`` tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """Rows of own tokens in one run, special tokens before and after it.
+
+    Attributes:
+        rows: The rows, with what is beside their tokens.
+        frame: How many of the tokens are special ones.
+        side: Where rows that are too long lose tokens.
+    """
+
+    rows: TokenRows
+    frame: Frame
+    side: str
+
+    @property
+    def lengths(self) -> Index:
+        return self.rows.lengths
+
+    @property
+    def own(self) -> Index:
+        return self.rows.lengths - len(self.frame)
+
+    def keep(self, kept: Index) -> Sequences:
+        return dataclasses.replace(self, rows=pieces.keep_rows(self.rows, kept))
+
+    def truncate(self, limit: int) -> Sequences:
+        return dataclasses.replace(self, rows=pieces.truncate(self.rows, self.frame, limit, self.side))
+
+
+class Form(Protocol):
+    """How the rows of one column of ids are made of the columns of a table; may be pickled."""
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The tokenizer of the engine: with special tokens where a row is one text, else without."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns that the rows take the place of."""
+
+    @property
+    def num_special(self) -> int:
+        """Special tokens of each row."""
+
+    def fingerprint(self) -> dict[str, Json]:
+        """Say what decides the rows besides the tokenizer and the columns: nothing in the plain form."""
+
+    def sample(self, table: pa.Table) -> Iterable[str]:
+        """Yield the texts of a table that the engine would get, for its proof."""
+
+    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Draft:
+        """Return the rows of all records of consecutive tables, made by one call of an engine of `blueprint`.
+
+        Raises:
+            RecordError: A record has not what it takes.
+            ValueError: The columns are not those that were expected.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """Special tokens around the own tokens of every row.
+
+    Attributes:
+        before: Ids before, the tokenizer's own.
+        after: Ids after, the tokenizer's own.
+        closing: The id with which `Tokenize(end=...)` closes each text, or none.
+    """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    closing: tuple[int, ...] = ()
+
+    @property
+    def frame(self) -> Frame:
+        """How many they are."""
+        return Frame(len(self.before), len(self.after) + len(self.closing), len(self.closing))
+
+    def fingerprint(self) -> dict[str, Json]:
+        """Say what closes each text, if anything does."""
+        return {"end": self.closing[0]} if self.closing else {}
+
+    def around(self, parts: Sequence[TokenRows], num_rows: int, *, predicted: bool = False) -> TokenRows:
+        """Return rows joined from parts and these around them.
+
+        Args:
+            parts: Rows without special tokens; where they have ``labels`` beside them, special tokens are labelled too.
+            num_rows: Rows there will be.
+            predicted: Whether those after are labelled with themselves, else none is.
+        """
+        after = self.after + self.closing
+        labelled = LABELS in parts[0].beside
+        first = {LABELS: [IGNORED] * len(self.before)} if labelled else {}
+        last = {LABELS: after if predicted else [IGNORED] * len(after)} if labelled else {}
+        return pieces.join([TokenRows.constant(self.before, **first), *parts, TokenRows.constant(after, **last)], num_rows)
+
+
+def halve(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
+    """Return the first half of rows that were encoded in one call, and the second; nothing is copied."""
+    middle = len(rows) // 2
+    at = int(rows.offsets[middle])
+    first = TokenRows(rows.ids[:at], rows.offsets[: middle + 1])
+    return first, TokenRows(rows.ids[at:], rows.offsets[middle:] - at)

@@ -1,0 +1,190 @@
+"""Columns that are to be tokenised: texts, lists of words, of labels or of messages, found in tables and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from seqstream.arrow import to_numpy
+from seqstream.pieces import Index
+from seqstream.sources.protocol import RESERVED, ROW_ID
+from seqstream.stages import RecordError
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A column, and the option of `Tokenize` that names it, for messages."""
+
+    name: str
+    option: str = "field"
+
+    def __str__(self) -> str:
+        return f"field {self.name!r}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do if it is not the right one."""
+        return f"set Tokenize({self.option}=...)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Lists of ``N`` records.
+
+    Attributes:
+        chunks: Their items, ``V`` in all, one after the other.
+        offsets: ``int64 (N + 1,)``, from 0 to ``V``.
+    """
+
+    chunks: list[pa.Array]
+    offsets: Index
+
+    @property
+    def lengths(self) -> Index:
+        """Items of each record, ``int64 (N,)``."""
+        return np.diff(self.offsets)
+
+    def to_pylist(self) -> list[Any]:
+        """Return the items."""
+        return [item for chunk in self.chunks for item in chunk.to_pylist()]
+
+    def to_numpy(self) -> npt.NDArray[np.int64]:
+        """Return items that are whole numbers, ``int64 (V,)``."""
+        return np.concatenate([np.empty(0, np.int64), *(to_numpy(chunk).astype(np.int64) for chunk in self.chunks)])
+
+    def part(self, record: int) -> slice:
+        """Return which items a record has."""
+        return slice(int(self.offsets[record]), int(self.offsets[record + 1]))
+
+
+def read_texts(tables: Sequence[pa.Table], field: Field) -> list[str]:
+    """Return the texts of the records of all tables; one without rows may lack the column.
+
+    Raises:
+        ValueError: There is no such column, or it holds something else.
+        RecordError: A text is missing.
+    """
+    return [text for table in tables if len(table) for text in text_column(table, field).to_pylist()]
+
+
+def text_column(table: pa.Table, field: Field) -> pa.ChunkedArray:
+    """Return a column of text as ``pa.string()``.
+
+    Raises:
+        ValueError: There is no such column, or it holds something else.
+        RecordError: A text is missing.
+    """
+    column = _find(table, field)
+    if column.type != pa.string():
+        if not is_text(column.type):
+            raise ValueError(f"{field} must hold text, got {column.type} among the columns {_shown(table)}; {field.remedy}")
+        column = column.cast(pa.string())
+    return column
+
+
+def read_words(tables: Sequence[pa.Table], field: Field) -> Lists:
+    """Return the words of records, which are lists of them.
+
+    Raises:
+        ValueError: There is no such column, or it holds something else.
+        RecordError: A list or a word is missing.
+    """
+    lists = _read_lists(tables, field, "lists of words", is_text)
+    return Lists([chunk if chunk.type == pa.string() else chunk.cast(pa.string()) for chunk in lists.chunks], lists.offsets)
+
+
+def read_labels(tables: Sequence[pa.Table], field: Field) -> Lists:
+    """Return the labels of the words of records.
+
+    Raises:
+        ValueError: There is no such column, or it holds something else.
+        RecordError: A list or a label is missing.
+    """
+    remedy = f"ClassLabels(classes, field={field.name!r}) before makes numbers of strings"
+    lists = _read_lists(tables, field, "lists of whole numbers", pa.types.is_integer, remedy)
+    return Lists([chunk for chunk in lists.chunks if len(chunk)], lists.offsets)  # one of no items may have no type
+
+
+def read_chats(tables: Sequence[pa.Table], field: Field) -> list[list[dict[str, Any]]]:
+    """Return the messages of records, without the keys that have no value.
+
+    Raises:
+        ValueError: There is no such column, or it holds something else.
+        RecordError: A chat or a message is missing.
+    """
+    lists = _read_lists(tables, field, "lists of messages (struct<role, content>)", pa.types.is_struct)
+    messages = [
+        {key: value for key, value in message.items() if value is not None}
+        for chunk in lists.chunks
+        for message in chunk.to_pylist()
+    ]
+    return [messages[lists.part(record)] for record in range(len(lists.offsets) - 1)]
+
+
+def holds_lists(tables: Sequence[pa.Table], field: Field) -> bool:
+    """Tell whether the first table with rows has lists in a column."""
+    first = next((table for table in tables if len(table)), None)
+    return first is not None and _is_words(_find(first, field).type)
+
+
+def row_id_of(tables: Sequence[pa.Table], record: int) -> int | None:
+    """Return the row id of a record, counted over all tables."""
+    for table in tables:
+        if record < len(table):
+            return int(table.column(ROW_ID)[record].as_py()) if ROW_ID in table.column_names else None
+        record -= len(table)
+    return None
+
+
+def _find(table: pa.Table, field: Field) -> pa.ChunkedArray:
+    if field.name not in table.column_names:
+        shown = _shown(table) or "(none)"
+        raise ValueError(f"Tokenize cannot find the field {field.name!r} among the columns {shown}; {field.remedy}")
+    column = table.column(field.name)
+    if column.null_count:
+        record = int(np.argmax(column.is_null().to_numpy()))
+        raise RecordError(f"{field} must not be null; drop such records with Filter before", row_id_of([table], record))
+    return column
+
+
+def _read_lists(tables: Sequence[pa.Table], field: Field, wanted: str, fits: Any, remedy: str = "") -> Lists:
+    chunks: list[pa.Array] = []
+    lengths: list[Index] = [np.empty(0, np.int64)]
+    for table in tables:
+        for chunk in _find(table, field).chunks if len(table) else ():
+            if not (_is_list(chunk.type) and (fits(chunk.type.value_type) or pa.types.is_null(chunk.type.value_type))):
+                shown = f"got {chunk.type} among the columns {_shown(table)}"
+                raise ValueError(f"{field} must hold {wanted}, {shown}; {remedy or field.remedy}")
+            bounds = to_numpy(chunk.offsets)
+            lengths.append(np.diff(bounds).astype(np.int64))
+            chunks.append(chunk.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0])))
+    lists = Lists(chunks, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
+    if any(chunk.null_count for chunk in chunks):
+        item = int(np.flatnonzero(np.concatenate([chunk.is_null().to_numpy(zero_copy_only=False) for chunk in chunks]))[0])
+        record = int(np.searchsorted(lists.offsets, item, side="right")) - 1
+        raise RecordError(f"{field} must not hold null; drop such records with Filter before", row_id_of(tables, record))
+    return lists
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are strings."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _is_words(kind: pa.DataType) -> bool:
+    return _is_list(kind) and (is_text(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
+def _shown(table: pa.Table) -> str:
+    pairs = zip(table.schema.names, table.schema.types, strict=True)
+    return ", ".join(f"{name} ({kind})" for name, kind in pairs if name not in RESERVED)

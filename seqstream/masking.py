@@ -1,0 +1,119 @@
+"""Masked language modelling, as BERT was trained: a function for ``Loader(on_batch=...)``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqstream import steps
+from seqstream.batch import Batch
+from seqstream.blueprints import Blueprint, read_tokenizer
+from seqstream.labels import is_flat, put_beside
+from seqstream.steps import LABEL_PADDING
+
+MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
+
+_MASKED, _RANDOM = 0.8, 0.9
+"""Of the tokens to predict, 80 % are masked, 10 % become another one, 10 % stay."""
+
+
+class _Vocabulary(NamedTuple):
+    """What a tokenizer's ids are.
+
+    Attributes:
+        mask_id: The mask token.
+        special: ``int64``, ids that stand for no text.
+        ordinary: ``int64``, all others.
+    """
+
+    mask_id: int
+    special: Tensor
+    ordinary: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MaskTokens:
+    """Mask tokens for a model to predict, as BERT does: ``labels`` are the ids to predict, -100 elsewhere.
+
+    Of these, 80 % become the mask token, 10 % an ordinary token drawn at random, and 10 % stay. Special tokens, padding and
+    rows made up are left alone. Which ones are chosen follows from the batch: the same whenever it is made again, others in
+    another epoch.
+
+    Args:
+        tokenizer: What `Tokenize` has, unless that is a function of yours.
+        probability: Share of the tokens that are to be predicted.
+        column: The ids.
+        mask_token: The token that masks; by default the one that the tokenizer calls so, or ``[MASK]`` or ``<mask>``.
+
+    Raises:
+        ValueError: The tokenizer has no mask token, or ``probability`` is none.
+        TypeError: ``tokenizer`` is none whose vocabulary is known.
+    """
+
+    tokenizer: Any
+    _: dataclasses.KW_ONLY
+    probability: float = 0.15
+    column: str = "input_ids"
+    mask_token: str | None = None
+    _vocabulary: _Vocabulary = dataclasses.field(init=False)
+    _shown: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"probability must be more than 0 and at most 1, got {self.probability!r}")
+        blueprint = read_tokenizer(self.tokenizer, special_tokens=True)
+        object.__setattr__(self, "_vocabulary", _read_vocabulary(self.tokenizer, blueprint, self.mask_token))
+        object.__setattr__(self, "_shown", str(blueprint))
+
+    def __repr__(self) -> str:
+        column = "" if self.column == "input_ids" else f", column={self.column!r}"
+        return f"MaskTokens({self._shown}, probability={self.probability}{column})"
+
+    def __call__(self, batch: Batch) -> Batch:
+        ids = batch.jagged[self.column] if is_flat(batch, self.column) else getattr(batch, self.column).contiguous()
+        masked, labels = self._mask(ids, self._may_change(batch, ids), batch.generator())
+        return put_beside(batch, self.column, **{self.column: masked, "labels": labels})
+
+    def _may_change(self, batch: Batch, ids: Tensor) -> Tensor:
+        """Return where ids are real and not special, in the shape of ``ids``."""
+        may = torch.isin(ids, self._vocabulary.special.to(ids.device, non_blocking=True), invert=True)
+        if not is_flat(batch, self.column):
+            may &= batch.mask_of(self.column)
+        if batch.num_made:
+            slots, starts, _ = batch.find_rows(may, self.column)
+            slots.index_fill_(0, steps.send(starts[-batch.num_made :], slots.device), False)
+        return may
+
+    def _mask(self, ids: Tensor, may: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return ids, some of them masked, and labels; one draw says whether a token is chosen and what becomes of it."""
+        mask_id, _, ordinary = self._vocabulary
+        draw = torch.rand(ids.shape, generator=generator).to(ids.device, non_blocking=True)
+        others = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)].to(ids.device, non_blocking=True)
+        labels = ids.masked_fill(~(may & (draw < self.probability)), LABEL_PADDING)
+        chosen = labels != LABEL_PADDING
+        masked = torch.where(chosen & (draw < self.probability * _RANDOM), others, ids)
+        return masked.masked_fill_(chosen & (draw < self.probability * _MASKED), mask_id), labels
+
+
+def _read_vocabulary(tokenizer: Any, blueprint: Blueprint, mask_token: str | None) -> _Vocabulary:
+    """Return what the ids of a tokenizer are, as the object says, or else as its serialised form does."""
+    if blueprint.is_function:
+        if not hasattr(tokenizer, "get_vocab"):
+            raise TypeError(f"tokenizer must be one whose vocabulary is known, got the function {blueprint.name}")
+        vocab, special = tokenizer.get_vocab(), set()
+    else:
+        built = blueprint.build()
+        vocab = built.get_vocab(with_added_tokens=True)
+        special = {number for number, token in built.get_added_tokens_decoder().items() if token.special}
+    special |= set(getattr(tokenizer, "all_special_ids", ()))
+    wanted = mask_token or getattr(tokenizer, "mask_token", None)
+    found = [token for token in ((wanted,) if wanted else MASK_TOKENS) if token in vocab]
+    if not found:
+        looked_for = f"the mask token {wanted!r}" if wanted else f"a mask token ({', '.join(MASK_TOKENS)})"
+        raise ValueError(f"tokenizer {blueprint} must have {looked_for}, got none; set MaskTokens(mask_token=...)")
+    special.add(vocab[found[0]])
+    ordinary = sorted(set(vocab.values()) - special)
+    return _Vocabulary(vocab[found[0]], torch.tensor(sorted(special)), torch.tensor(ordinary))

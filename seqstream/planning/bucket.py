@@ -1,0 +1,289 @@
+"""Batches of rows of similar length, under a budget or of fixed shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, plan_batches
+from seqstream.planning.order import longest_first
+from seqstream.planning.pairs import plan_pairs
+from seqstream.planning.shapes import choose_lengths, shape_of
+from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, needed, turns_of
+from seqstream.sources.protocol import Json
+
+Shape: TypeAlias = tuple[int, int]
+"""Rows and padded length of a batch."""
+
+SAMPLE_BATCHES = 64
+"""How many batches are looked at to choose shapes."""
+
+_ATTENTION_MEMORY = 435
+"""Rows so long need as much memory for attention as for all else: 34 h + 5 a L bytes a token and layer with heads of 64, by
+Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022; fused attention needs less."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Bucket:
+    """Batches of rows of similar length, cut from a window so that padding is least.
+
+    Rows of a batch come longest first.
+
+    Args:
+        max_tokens: Budget of a batch in padded tokens: rows times the longest. Larger means bigger batches and fewer steps.
+        batch_size: Number of rows of a batch. Alone, every batch has as many, save the last of an epoch; beside
+            ``max_tokens`` it is a second limit.
+        window_batches: How many batches are planned together. More pad less, mix rows of more distant places, and hold more in
+            memory; padding falls in proportion.
+        multiple_of: Padded lengths are rounded up to a multiple of it, as some hardware likes; within the budget.
+        rows_multiple_of: Batches have a multiple of so many rows, within the budget; what is missing at the end of a window is
+            made up (`Batch.weights` is 0 there).
+        shapes: Every batch has one of these shapes, so that ``torch.compile`` and CUDA graphs see no others: how many, whose
+            lengths are chosen to pad least by looking at the first 64 batches, and whose rows follow from the budget; or a list
+            of ``(rows, length)``; or a JSON file of such a list, as ``json.dump(loader.shapes(), file)`` writes it. Rows that
+            are missing at the end of a window are made up.
+        cost: What the budget counts: padded ``"tokens"``, ``rows * L``; or with ``"attention"`` what a transformer without
+            fused attention computes, ``rows * (L + L**2 / (6 * hidden_size))``, in tokens.
+        hidden_size: Width of that model.
+        columns: Columns of sequences whose lengths the budget counts, such as those of a source and of its translation: rows
+            times the sum of what each is padded to. Rows come longest first by the first of them. By default those that
+            ``Tokenize`` makes if it makes several, else the longest column.
+
+    Raises:
+        ValueError: No limit is given, a number is not positive, or the limits leave no room for a batch.
+        FileNotFoundError: ``shapes`` names no file.
+    """
+
+    max_tokens: int | None = None
+    batch_size: int | None = dataclasses.field(default=None, kw_only=True)
+    window_batches: int = dataclasses.field(default=256, kw_only=True)
+    multiple_of: int = dataclasses.field(default=1, kw_only=True)
+    rows_multiple_of: int = dataclasses.field(default=1, kw_only=True)
+    shapes: int | Sequence[Shape] | str | os.PathLike[str] | None = dataclasses.field(default=None, kw_only=True)
+    cost: Literal["tokens", "attention"] = dataclasses.field(default="tokens", kw_only=True)
+    hidden_size: int | None = dataclasses.field(default=None, kw_only=True)
+    columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "batch_size", "window_batches", "multiple_of", "rows_multiple_of", "hidden_size"):
+            check_positive(name, getattr(self, name))
+        if self.shapes is not None and not isinstance(self.shapes, int):
+            object.__setattr__(self, "shapes", _read_shapes(self.shapes))
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(self.columns))
+        self._check_limits()
+        self._check_shapes()
+
+    def __repr__(self) -> str:
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return f"Bucket({', '.join(f'{field.name}={value!r}' for field, value in fields if value != field.default)})"
+
+    @property
+    def sample_batches(self) -> float:
+        return SAMPLE_BATCHES if isinstance(self.shapes, int) else 0
+
+    def fitted(self, lengths: Lengths, max_length: int | None) -> Bucket:
+        """Return the bucket with its shapes chosen; itself where they are.
+
+        Args:
+            lengths: ``int64 (N,)``, of rows as they come.
+            max_length: The longest row there can be, and so the length of the last shape.
+        """
+        if not isinstance(self.shapes, int):
+            return self
+        counts = np.bincount(lengths, minlength=needed(max_length) + 1)
+        chosen = choose_lengths(counts, self.shapes, multiple_of=self.multiple_of).tolist()
+        return dataclasses.replace(self, shapes=tuple((self._rows_of(length), length) for length in chosen))
+
+    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
+        if self.max_tokens is not None or self.batch_size is None or self.shapes is not None or last:
+            return len(lengths)
+        return len(lengths) // self.batch_size * self.batch_size
+
+    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
+        if lengths.ndim == 2:
+            return self._plan_sides(lengths, key)
+        order = longest_first(lengths, key)
+        if self.shapes is not None:
+            return self._plan_shapes(order, lengths[order], key)
+        cuts = self._cut(self._rounded(lengths[order]))
+        return self._plan_of(order, cuts, key)
+
+    def _cut(self, padded: Lengths) -> Cuts:
+        """Cut rows, longest first: as groups of ``rows_multiple_of`` rows, each of which costs what its longest row does."""
+        self._check_fit(padded)
+        group = self.rows_multiple_of
+        most = None if self.batch_size is None else self.batch_size // group
+        budget = None if self.max_tokens is None else self.max_tokens // group
+        return np.minimum(plan_batches(self._costs(padded)[::group], max_tokens=budget, max_rows=most) * group, len(padded))
+
+    def _plan_of(self, order: Index, cuts: Cuts, key: tuple[object, ...] | None) -> Plan:
+        rows = np.diff(cuts)
+        order, cuts = fill_up(order, cuts, -(-rows // self.rows_multiple_of) * self.rows_multiple_of)
+        return Plan(order, cuts, turns_of(len(rows), key), self.multiple_of)
+
+    def _plan_sides(self, lengths: Lengths, key: tuple[object, ...] | None) -> Plan:
+        """Plan rows of several sides, such as a source and a target."""
+        mixed = longest_first(np.ones(len(lengths), dtype=np.int64), key)
+        order, cuts = plan_pairs(
+            self._rounded(lengths[mixed]), max_tokens=self.max_tokens, max_rows=self.batch_size, step_cost=STEP_COST
+        )
+        return self._plan_of(mixed[order], cuts, key)
+
+    def _plan_shapes(self, order: Index, lengths: Lengths, key: tuple[object, ...] | None) -> Plan:
+        """Fill shapes: a batch has that of its longest row, and shorter rows where those of its length are at an end."""
+        rows, widths = np.array(sorted(cast("Sequence[Shape]", self.shapes), key=lambda shape: shape[1])).T
+        shapes = shape_of(lengths, widths)
+        cuts = fill_greedily(rows[shapes])
+        used = shapes[cuts[:-1]]
+        order, cuts = fill_up(order, cuts, rows[used])
+        return Plan(order, cuts, turns_of(len(used), key), widths=widths[used])
+
+    def num_batches(self, num_rows: int, num_tokens: int) -> float:
+        limit = self.max_tokens
+        if limit is None and self.shapes is not None and not isinstance(self.shapes, int) and self.batch_size is None:
+            limit = max(rows * length for rows, length in cast("Sequence[Shape]", self.shapes))
+        by_tokens = num_tokens / limit if limit else 0.0
+        return max(by_tokens, num_rows / self.batch_size if self.batch_size else 0.0)
+
+    def largest(self, max_length: int | None) -> Shape:
+        """Return the rows and the padded length of the batch that takes the most memory, of those that can occur.
+
+        Many short rows may have a few more slots than the longest rows have; what attention needs for them decides.
+        """
+        if self.shapes is not None and not isinstance(self.shapes, int):
+            return max(cast("Sequence[Shape]", self.shapes), key=self._memory)
+        if max_length is None and self.max_tokens is not None and self.cost == "tokens":
+            max_length = self.max_tokens // (self.rows_multiple_of * self._num_sides)
+        longest = int(self._rounded(np.array(needed(max_length))))
+        self._check_fit(np.array([longest] * self._num_sides))
+        candidates = {longest, *range(self.multiple_of, longest + 1, self.multiple_of)}
+        return max(((self._rows_of(length), length) for length in candidates), key=self._memory)
+
+    @staticmethod
+    def _memory(shape: Shape) -> float:
+        rows, length = shape
+        return rows * length * (1 + length / _ATTENTION_MEMORY)
+
+    def fingerprint(self) -> Json:
+        return {"kind": "Bucket", **dataclasses.asdict(self)}
+
+    @property
+    def _num_sides(self) -> int:
+        return 1 if self.columns is None else len(self.columns)
+
+    def _rounded(self, lengths: Lengths) -> Lengths:
+        return -(-lengths // self.multiple_of) * self.multiple_of
+
+    def _costs(self, padded: Lengths) -> Lengths:
+        """Return what a row of each length costs of the budget, ``int64``, in tokens."""
+        if self.cost == "tokens":
+            return padded
+        return padded + -(-(padded**2) // (6 * cast("int", self.hidden_size)))
+
+    def _rows_of(self, length: int) -> int:
+        """Return how many rows of a padded length a batch holds."""
+        limits = [] if self.batch_size is None else [self.batch_size]
+        if self.max_tokens is not None:
+            limits.append(self.max_tokens // (int(self._costs(np.array(length))) * self._num_sides))
+        rows = min(limits) // self.rows_multiple_of * self.rows_multiple_of
+        if not rows:
+            self._check_fit(np.array([length]))
+        return rows
+
+    def _check_fit(self, padded: npt.NDArray[np.int64]) -> None:
+        """Refuse a longest row, or as many of them as must be in a batch, that is over the budget."""
+        if self.max_tokens is None or not len(padded):
+            return
+        length, group = int(padded[0]), self.rows_multiple_of
+        cost = int(self._costs(padded[:1])[0]) * group
+        if cost <= self.max_tokens:
+            return
+        what = f"sequence of {length:,} tokens" if group == 1 else f"{group} sequences of {length:,} tokens"
+        counted = "" if self.cost == "tokens" else f", which count as {cost:,},"
+        also = "" if group == 1 else ", lower rows_multiple_of"
+        raise ValueError(
+            f"{what}{counted} cannot fit max_tokens={self.max_tokens}; raise max_tokens{also} or set Tokenize(max_length=...)"
+        )
+
+    def _check_limits(self) -> None:
+        limited = self.max_tokens is not None or self.batch_size is not None
+        if not limited and (self.shapes is None or isinstance(self.shapes, int)):
+            raise ValueError("Bucket must have max_tokens or batch_size, got neither; for example Bucket(max_tokens=16_384)")
+        if self.max_tokens is not None and self.max_tokens < self.multiple_of * self.rows_multiple_of:
+            what = "multiple_of" if self.rows_multiple_of == 1 else "multiple_of * rows_multiple_of"
+            least = self.multiple_of * self.rows_multiple_of
+            raise ValueError(f"max_tokens must be at least {what}={least}, got {self.max_tokens}")
+        if self.batch_size is not None and self.batch_size % self.rows_multiple_of:
+            raise ValueError(f"batch_size must be a multiple of rows_multiple_of={self.rows_multiple_of}, got {self.batch_size}")
+        if self.cost not in ("tokens", "attention"):
+            raise ValueError(f"cost must be one of 'tokens', 'attention', got {self.cost!r}")
+        if (self.cost == "attention") != (self.hidden_size is not None):
+            raise ValueError(
+                f"cost='attention' and hidden_size go together, got cost={self.cost!r} and hidden_size={self.hidden_size}"
+            )
+        if self.cost == "attention" and self.max_tokens is None:
+            raise ValueError("cost='attention' needs the budget that it counts, max_tokens; got none")
+
+    def _check_shapes(self) -> None:
+        if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
+            raise ValueError(f"columns must name columns, each once, got {self.columns}")
+        sides = self._num_sides > 1
+        if sides and (self.shapes is not None or self.rows_multiple_of > 1 or self.cost != "tokens"):
+            raise ValueError("shapes, rows_multiple_of and cost cannot be given for several columns; leave them out")
+        if isinstance(self.shapes, int):
+            check_positive("shapes", self.shapes)
+        for rows, length in () if self.shapes is None or isinstance(self.shapes, int) else cast("Sequence[Shape]", self.shapes):
+            over = self.max_tokens is not None and rows * int(self._costs(np.array(length))) > self.max_tokens
+            if over or (self.batch_size is not None and rows > self.batch_size):
+                raise ValueError(
+                    f"shape ({rows}, {length}) cannot fit max_tokens={self.max_tokens}, batch_size={self.batch_size}; "
+                    "leave them out or change the shape"
+                )
+            if rows % self.rows_multiple_of or length % self.multiple_of:
+                raise ValueError(
+                    f"shape ({rows}, {length}) must have a multiple of rows_multiple_of={self.rows_multiple_of} rows and "
+                    f"a length that is a multiple of multiple_of={self.multiple_of}"
+                )
+
+
+def fill_up(order: Index, cuts: Cuts, heights: Index) -> tuple[Index, Cuts]:
+    """Put rows made up at the end of batches, up to so many rows each.
+
+    Args:
+        order: ``int64 (N,)``, rows, batch after batch.
+        cuts: ``int64 (K + 1,)``.
+        heights: ``int64 (K,)``, rows that each batch is to have.
+    """
+    missing = heights - np.diff(cuts)
+    if not missing.any():
+        return order, cuts
+    filled = np.insert(order, np.repeat(cuts[1:], missing), MADE_UP)
+    return filled, np.append(0, np.cumsum(heights))
+
+
+def _read_shapes(given: object) -> tuple[Shape, ...]:
+    """Return shapes from a list, or from the JSON file that holds one."""
+    where = "shapes"
+    if isinstance(given, str | os.PathLike):
+        where = f"shapes in {os.fspath(given)}"
+        given = json.loads(Path(given).read_text(encoding="utf-8"))
+    found = []
+    for shape in given if isinstance(given, Sequence) else [given]:
+        if not isinstance(shape, Sequence) or len(shape) != 2:
+            raise ValueError(f"{where} must be a number, or a list of (rows, length), got {shape!r}")
+        for name, value in zip(("rows", "length"), shape, strict=True):
+            check_positive(f"{name} of {where}", value)
+        found.append((shape[0], shape[1]))
+    if not found:
+        raise ValueError(f"{where} must be a number, or a list of (rows, length), got none")
+    if len({length for _, length in found}) < len(found):
+        raise ValueError(f"{where} must have each length once, got {found}")
+    return tuple(sorted(found, key=lambda shape: shape[1]))

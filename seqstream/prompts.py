@@ -1,0 +1,57 @@
+"""A prompt and what a model is to answer, in one row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.blueprints import Blueprint
+from seqstream.drafts import IGNORED, LABELS, Ends, Sequences, halve
+from seqstream.engines import Engine
+from seqstream.fields import Field, read_texts, text_column
+from seqstream.pieces import TokenRows
+from seqstream.sources.protocol import Json
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompted:
+    """A row is a prompt and its completion, tokenised apart; labels are the ids of the completion and of what ends it.
+
+    Attributes:
+        blueprint: The tokenizer, bare.
+        prompt: Column of prompts.
+        completion: Column of completions.
+        ends: Special tokens around each row.
+    """
+
+    blueprint: Blueprint
+    prompt: Field
+    completion: Field
+    ends: Ends
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.prompt.name, self.completion.name
+
+    @property
+    def num_special(self) -> int:
+        return len(self.ends.frame)
+
+    def fingerprint(self) -> dict[str, Json]:
+        return {"prompt": self.prompt.name} | self.ends.fingerprint()
+
+    def sample(self, table: pa.Table) -> Iterable[str]:
+        columns = [text_column(table, field) for field in (self.prompt, self.completion)]
+        return (value.as_py() for pair in zip(*columns, strict=True) for value in pair)
+
+    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
+        prompts, completions = halve(engine([*read_texts(tables, self.prompt), *read_texts(tables, self.completion)]))
+        parts = [
+            TokenRows(prompts.ids, prompts.offsets, {LABELS: np.full(len(prompts.ids), IGNORED, np.int32)}),
+            TokenRows(completions.ids, completions.offsets, {LABELS: completions.ids}),
+        ]
+        rows = self.ends.around(parts, len(completions), predicted=True)
+        return Sequences(rows, self.ends.frame, self.blueprint.truncation_side)

@@ -1,0 +1,51 @@
+"""A window of one record over and over: batches of a wanted shape before there is data of that shape."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.columns import Column, Dense, Objects, Ragged, read_column
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import BatchSpec, InOrder
+from seqstream.running import sequence_column
+from seqstream.sources.protocol import PIECE, ROW_ID
+from seqstream.window import Window, WindowStart
+
+
+def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> Window:
+    """Make a window of one batch, whose rows are the first record of a table, its sequences brought to one length.
+
+    Args:
+        table: At least one record, as the stages made it.
+        spec: Packs or pads the batch; sides and the sequence are its.
+        rows: Rows of the batch.
+        length: Steps of every sequence in every row.
+    """
+    names = [name for name in table.column_names if name not in (ROW_ID, PIECE)]
+    columns = {name: _repeated(read_column(name, table.column(name).slice(0, 1)), rows, length) for name in names}
+    sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
+    shown = spec if isinstance(spec, Pack) else dataclasses.replace(_Whole(rows), columns=spec.columns)
+    lengths = np.full(rows, length)
+    plan = shown.plan(lengths, key=None)
+    ids = np.arange(rows)
+    return Window(WindowStart(), None, columns, sequence, lengths, ids, np.zeros_like(ids), shown, plan, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whole(InOrder):
+    """All rows in one batch."""
+
+    columns: tuple[str, ...] | None = None  # type: ignore[assignment]  # a field for what others have as a property
+
+
+def _repeated(column: Column, rows: int, length: int) -> Column:
+    if isinstance(column, Dense):
+        return Dense(np.repeat(column.values, rows, axis=0))
+    if isinstance(column, Objects):
+        return Objects(pa.chunked_array([column.values.combine_chunks().take(pa.array([0] * rows))]))
+    begin, steps = int(column.starts[0]), max(int(column.lengths[0]), 1)
+    values = np.resize(column.values[begin : begin + steps], (3 * length, column.values.shape[1]))
+    return Ragged(values, np.full(rows, length), np.full(rows, length), column.shape)

@@ -1,0 +1,130 @@
+"""Rows as they lie in memory: padded, flat, step by step. Pure functions of tensors and lengths, none of which asks a device.
+
+Whatever a size depends on is read from lengths on the CPU; what a device needs to know is sent to it without waiting.
+
+Legend: ``B`` rows, ``L`` padded length, ``T`` steps of all rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+LABEL_PADDING = -100
+"""What losses of PyTorch and transformers ignore."""
+
+Index = npt.NDArray[np.int64]
+
+
+def send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return values on a device, where they arrive in time; the CPU does not wait for that."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def row_starts(lengths: Index, width: int, side: str) -> Index:
+    """Return the slot of the first step of each row among the ``B * L`` of a padded batch, ``int64 (B,)``."""
+    starts = np.arange(len(lengths)) * width
+    return starts if side == "right" else starts + (width - lengths)
+
+
+def flat_starts(lengths: Index) -> Index:
+    """Return the first step of each row among the ``T`` of all, ``int64 (B,)``."""
+    starts: Index = np.cumsum(lengths) - lengths
+    return starts
+
+
+def row_major(starts: Index, lengths: Index) -> Index:
+    """Return where the steps of rows lie, row after row, ``int64 (T,)``; row ``i`` begins at ``starts[i]``."""
+    shifts = np.repeat(starts - flat_starts(lengths), lengths)
+    return np.arange(len(shifts)) + shifts
+
+
+def time_major(starts: Index, lengths: Index) -> tuple[Index, Index]:
+    """Return where the steps of rows lie, first the first of every row, then the second: the order of a `PackedSequence`.
+
+    Args:
+        starts: ``int64 (B,)``, where each row begins.
+        lengths: ``int64 (B,)``, descending, none 0.
+
+    Returns:
+        ``int64 (T,)``, the places, and ``int64 (longest,)``, how many rows have each step.
+    """
+    times = np.arange(lengths[0])
+    batch_sizes = np.searchsorted(-lengths, -times)
+    ranks = np.arange(lengths.sum()) - np.repeat(flat_starts(batch_sizes), batch_sizes)
+    return starts[ranks] + np.repeat(times, batch_sizes), batch_sizes
+
+
+def step_mask(lengths: Tensor, width: int, side: str) -> Tensor:
+    """Return ``bool (B, L)``, true on real steps, on the device of ``lengths``."""
+    steps = torch.arange(width, device=lengths.device)
+    return steps < lengths[:, None] if side == "right" else steps >= width - lengths[:, None]
+
+
+def pad(flat: Tensor, lengths: Tensor, width: int, value: float, side: str) -> Tensor:
+    """Pad flat rows on the device on which they are, element for element as `torch.nn.utils.rnn.pad_sequence` does.
+
+    Args:
+        flat: ``(T, ...)``, rows one after the other.
+        lengths: ``int64 (B,)`` on the same device.
+        width: Padded length ``L``, at least that of the longest row.
+        value: What padding holds.
+        side: Where padding goes, ``"right"`` or ``"left"``.
+
+    Returns:
+        ``(B, L, ...)`` in the type of ``flat``.
+    """
+    starts = lengths.cumsum(0) - lengths
+    if side == "left":
+        starts = starts + lengths - width
+    places = starts[:, None] + torch.arange(width, device=flat.device)
+    places = torch.where(step_mask(lengths, width, side), places, len(flat))
+    padding = flat.new_full((1, *flat.shape[1:]), value)
+    return torch.cat([flat, padding]).index_select(0, places.flatten()).view(len(lengths), width, *flat.shape[1:])
+
+
+def pack(buffer: Tensor, starts: Index, lengths: Index) -> PackedSequence:
+    """Make the `PackedSequence` of rows that lie in a buffer: what `pack_sequence` gives for a list of them.
+
+    Args:
+        buffer: ``(slots, ...)``.
+        starts: ``int64 (B,)``, first slot of each row.
+        lengths: ``int64 (B,)``.
+
+    Returns:
+        As with ``enforce_sorted=True`` where rows are longest first, else as with ``False``.
+
+    Raises:
+        ValueError: A row has no step.
+    """
+    if not lengths.all():
+        raise ValueError(f"row {int(np.argmin(lengths))} must have at least one step to be packed, got none")
+    order = None
+    if (lengths[1:] > lengths[:-1]).any():
+        order = torch.from_numpy(lengths).sort(descending=True).indices.numpy()
+        starts, lengths = starts[order], lengths[order]
+    places, batch_sizes = time_major(starts, lengths)
+    data = buffer.index_select(0, send(places, buffer.device))
+    sorted_indices = None if order is None else send(order, buffer.device)
+    return PackedSequence(data, torch.from_numpy(batch_sizes), sorted_indices)
+
+
+def bounds(lengths: Tensor) -> Tensor:
+    """Return ``int64 (B + 1,)`` on the device of ``lengths``: where each row begins and the last one ends."""
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
+def count_steps(lengths: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Return for each of ``T`` steps its number in its row, and the number of its row, on the device of ``lengths``."""
+    starts = lengths.cumsum(0) - lengths
+    first = torch.repeat_interleave(starts, lengths, output_size=total)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=total)
+    return torch.arange(total, device=lengths.device) - first, rows

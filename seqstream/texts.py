@@ -1,0 +1,75 @@
+"""The plain form: a row is one text, or the words of one that was split before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from seqstream import pieces
+from seqstream.blueprints import Blueprint
+from seqstream.drafts import Ends, Sequences
+from seqstream.engines import Engine
+from seqstream.fields import Field, holds_lists, read_texts, row_id_of, text_column
+from seqstream.functions import RowError
+from seqstream.pieces import TokenRows
+from seqstream.sources.protocol import Json
+from seqstream.stages import RecordError
+from seqstream.words import Words
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """A row is a text as the engine encodes it, special tokens included.
+
+    Attributes:
+        blueprint: The tokenizer.
+        field: Column of texts, or of lists of words.
+        closing: The id that closes each text, or none.
+    """
+
+    blueprint: Blueprint
+    field: Field
+    closing: tuple[int, ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.field.name,)
+
+    @property
+    def num_special(self) -> int:
+        return len(self.ends.frame)
+
+    @property
+    def ends(self) -> Ends:
+        """Special tokens around each row."""
+        return Ends(*self.blueprint.ends, self.closing)
+
+    @property
+    def words(self) -> Words:
+        """The form of the rows if the column turns out to hold words."""
+        return Words(self.blueprint.bare, self.field, self.ends)
+
+    def fingerprint(self) -> dict[str, Json]:
+        return self.ends.fingerprint()
+
+    def sample(self, table: pa.Table) -> Iterable[str]:
+        if self._holds_words([table]):
+            return self.words.sample(table)
+        return (value.as_py() for value in text_column(table, self.field))
+
+    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
+        if self._holds_words(tables):
+            return self.words.encode(tables, engine.bare)
+        texts = read_texts(tables, self.field)
+        try:
+            rows = engine(texts)
+        except RowError as error:
+            raise RecordError(str(error), row_id_of(tables, error.row)) from error
+        if self.closing:
+            rows = pieces.join([rows, TokenRows.constant(self.closing)], len(texts))
+        return Sequences(rows, self.ends.frame, self.blueprint.truncation_side)
+
+    def _holds_words(self, tables: Sequence[pa.Table]) -> bool:
+        return not self.blueprint.is_function and holds_lists(tables, self.field)

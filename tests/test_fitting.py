@@ -1,0 +1,410 @@
+"""Finding the largest budget: decisions on a memory that is known, steps that really run out of it, and messages."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import textwrap
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import seqstream as ss
+from seqstream.fitting import Memory, Probe, fit_max_tokens, fit_memory, next_budget
+
+few = settings(max_examples=200, deadline=None)
+MAX_PROBES = 10
+GIB = 1 << 30
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture
+def loader(tmp_path: Path, bpe_file: Path) -> ss.Loader:
+    """Rows of at most 64 tokens."""
+    text = tmp_path / "text.txt"
+    text.write_text("a line of words that are tokens\nand another\n" * 20, encoding="utf-8")
+    return ss.Loader(ss.TextFiles(str(text)), ss.Tokenize(str(bpe_file), max_length=64), ss.Bucket(max_tokens=512))
+
+
+def simulate(
+    memory: Memory, *, low: int, high: int | None, limit: float, total: float, seen: bool, grain: int = 1, length: int | None = None
+) -> list[Probe]:
+    """Try what `next_budget` says on a device whose memory is known, till it says that it is enough.
+
+    Args:
+        memory: What a step takes.
+        low: Passed on.
+        high: Passed on.
+        limit: What it may take.
+        total: What there is.
+        seen: Whether what was taken is seen.
+        grain: Memory is taken in blocks of so many bytes.
+        length: Of each row; ``None`` for one row that fills the budget.
+    """
+    probes: list[Probe] = []
+    while len(probes) < MAX_PROBES:
+        budget = next_budget(probes, low=low, high=high, limit=limit if seen else None, max_probes=MAX_PROBES)
+        if budget is None:
+            break
+        rows, wide = (1, budget) if length is None else (budget // length, length)
+        num_bytes = -(-int(memory.num_bytes(rows, wide)) // grain) * grain
+        ran = num_bytes <= total
+        probes.append(Probe(budget, rows, wide, ran, num_bytes if seen and ran and probes else None))
+    return probes
+
+
+def largest(probes: list[Probe], limit: float | None = None) -> int:
+    return max(probe.max_tokens for probe in probes if probe.fits(limit))
+
+
+def true_largest(memory: Memory, limit: float, length: int | None) -> int:
+    """Return the largest budget by trying powers of two, then all bits below."""
+    budget = 0
+    for bit in range(40, -1, -1):
+        rows, wide = (1, budget | 1 << bit) if length is None else ((budget | 1 << bit) // length, length)
+        if memory.num_bytes(rows, wide) <= limit:
+            budget |= 1 << bit
+    return budget
+
+
+memories = st.builds(Memory, st.floats(0, 4 * GIB), st.floats(10_000, 1_000_000), st.floats(0, 2_000))
+
+
+@few
+@given(memories, st.sampled_from([64, 128, 512, None]), st.floats(6 * GIB, 80 * GIB), st.sampled_from([1, 512, 2 << 20]))
+def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, total: float, grain: int) -> None:
+    """Where memory is seen, a budget within 5 % of the largest is found and run in at most 10 tries, never one beyond."""
+    limit = 0.9 * total
+    low = 512
+    most = true_largest(memory, limit - grain, length)
+    if most < 4 * low:
+        return
+    probes = simulate(memory, low=low, high=None, limit=limit, total=total, seen=True, grain=grain, length=length)
+    found = largest(probes, limit)
+    rows, wide = (1, found) if length is None else (found // length, length)
+    assert memory.num_bytes(rows, wide) <= limit
+    assert len(probes) <= MAX_PROBES
+    if length is None or most >= 40 * length:
+        assert found >= 0.95 * most
+    assert rows * wide >= 0.95 * most - (length or 0)
+
+
+@few
+@given(memories, st.floats(5 * GIB, 80 * GIB), st.sampled_from([64, 512]))
+def test_failures_alone_lead_to_the_limit(memory: Memory, total: float, length: int) -> None:
+    """Where a step only runs or not, budgets grow till one fails, and the largest found is close below the first that fails."""
+    most = true_largest(memory, total, length)
+    low, high = 512, 1 << 22
+    if most < low:
+        return
+    probes = simulate(memory, low=low, high=high, limit=total, total=total, seen=False, length=length)
+    found = largest(probes)
+    assert found <= min(most, high)
+    assert found >= 0.8 * min(most, high)
+    assert all(probe.max_tokens <= high for probe in probes)
+
+
+@few
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(0, 10**6))
+def test_tries_lie_between_what_ran_and_what_failed(low: int, more: int, up: int) -> None:
+    """No try is below a budget that ran, or above one that failed; tries end where the two are close."""
+    high, most = low + up, low + more
+    probes: list[Probe] = []
+    while (budget := next_budget(probes, low=low, high=high)) is not None:
+        good = max((probe.max_tokens for probe in probes if probe.ran), default=low - 1)
+        bad = min((probe.max_tokens for probe in probes if not probe.ran), default=high + 1)
+        assert good < budget < bad
+        probes.append(Probe(budget, budget, 1, budget <= most))
+    found = largest(probes)
+    assert found <= min(most, high)
+    assert found >= min(most, high) * 0.98 - 1
+
+
+def test_tries_by_hand() -> None:
+    """Without a limit budgets double, then the middle by ratio is tried; with one, the third try of known memory is foretold."""
+    ran = [Probe(100, 1, 100, True), Probe(200, 2, 100, True)]
+    assert next_budget([], low=100, high=None) == 100
+    assert next_budget(ran[:1], low=100, high=None) == 200
+    assert next_budget(ran, low=100, high=None) == 400
+    assert next_budget(ran, low=100, high=350) == 350
+    assert next_budget(ran, low=100, high=200) is None
+    assert next_budget(ran, low=100, high=102_400) == 800  # 1,024 times is five steps of 4 times
+    assert next_budget([*ran, Probe(400, 4, 100, False)], low=100, high=None) == 282
+    assert next_budget([*ran, Probe(204, 2, 102, False)], low=100, high=None) is None
+    assert next_budget([Probe(100, 1, 100, False)], low=100, high=None) is None
+    measured = [ran[0], Probe(200, 2, 100, True, 3_000), Probe(400, 4, 100, True, 5_000)]  # 1,000 and 10 a token
+    assert next_budget(measured[:2], low=100, high=None, limit=9_000) == 400
+    assert next_budget(measured, low=100, high=None, limit=9_000) == 800
+    assert next_budget(measured, low=100, high=500, limit=9_000) == 500
+    assert next_budget(measured, low=100, high=None, limit=5_050) is None
+    over = Probe(800, 8, 100, True, 9_900)
+    assert next_budget([*measured, over], low=100, high=None, limit=9_899) == 792
+    assert next_budget([*measured, Probe(700, 7, 100, False)], low=100, high=None, limit=9_000) == 529
+
+
+def test_memory_by_hand() -> None:
+    """Three shapes of one memory give back its three terms; terms that would be below 0 are 0."""
+    shapes = [(1, 100), (2, 100), (2, 300), (4, 200)]
+    truth = Memory(5_000.0, 7.0, 0.25)
+    probes = [Probe(rows * length, rows, length, True, int(truth.num_bytes(rows, length))) for rows, length in shapes]
+    assert truth.num_bytes(2, 100) == 5_000 + 1_400 + 5_000
+    found = fit_memory(probes)
+    assert (found.fixed, found.per_token, found.per_pair) == pytest.approx((5_000, 7, 0.25))
+    falling = fit_memory([Probe(100, 1, 100, True, 900), Probe(200, 2, 100, True, 300)])
+    assert (falling.fixed, falling.per_token, falling.per_pair) == pytest.approx((600, 0, 0))
+    with pytest.raises(ValueError, match=r"^memory must be known of one probe at least, got none$"):
+        fit_memory([Probe(100, 1, 100, True)])
+
+
+@few
+@given(memories, st.lists(st.tuples(st.integers(1, 500), st.integers(1, 4_096)), min_size=1, max_size=6))
+def test_fitted_memory_is_that_of_the_tries(memory: Memory, shapes: list[tuple[int, int]]) -> None:
+    """The model never has a term below 0, and agrees with what was seen where what was seen follows a model."""
+    probes = [Probe(1, rows, length, True, round(memory.num_bytes(rows, length))) for rows, length in shapes]
+    found = fit_memory(probes)
+    assert min(found.fixed, found.per_token, found.per_pair) >= 0
+    for probe in probes:
+        assert found.num_bytes(probe.rows, probe.length) == pytest.approx(probe.num_bytes, rel=1e-3, abs=10)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000000000 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_steps_that_raise_at_a_limit_are_fitted(loader: ss.Loader, error: Exception) -> None:
+    """Whatever form an error of memory has, the largest budget that runs is found, in at most 10 tries, each with real batches."""
+    shapes = []
+
+    def step(batch: ss.Batch) -> None:
+        shapes.append(tuple(batch.input_ids.shape))
+        if batch.num_slots > 3_000:
+            raise error
+
+    found = fit_max_tokens(step, loader, high=1_000_000)
+    assert shapes[0] == (1, 64)
+    assert len(shapes) == len(set(shapes)) <= MAX_PROBES
+    assert 0.8 * 3_000 <= found < 3_000 + 64
+    assert (found // 64, 64) in shapes
+
+
+def test_all_may_run(loader: ss.Loader) -> None:
+    """Where nothing fails, the largest budget that was asked for is tried and returned."""
+    budgets = []
+    assert fit_max_tokens(lambda batch: budgets.append(batch.num_slots), loader, low=100, high=1_000) == 1_000
+    assert budgets == [64, 192, 384, 768, 960]
+
+
+def test_few_tries_are_kept_to(loader: ss.Loader) -> None:
+    """No more tries are made than asked for, and what is returned has run."""
+    ran = []
+    assert fit_max_tokens(lambda batch: ran.append(batch.num_slots), loader, high=1_000_000, max_probes=1) == 64
+    assert ran == [64]
+
+
+def test_budgets_that_change_nothing_end_the_search(bpe_file: Path, tmp_path: Path) -> None:
+    """Where the number of rows is limited as well, a larger budget gives the same batch, which is not tried again."""
+    (tmp_path / "text.txt").write_text("words\n" * 9, encoding="utf-8")
+    bucket = ss.Bucket(max_tokens=512, batch_size=3)
+    loader = ss.Loader(ss.TextFiles(str(tmp_path / "text.txt")), ss.Tokenize(str(bpe_file), max_length=64), bucket)
+    shapes: list[tuple[int, ...]] = []
+    found = fit_max_tokens(lambda batch: shapes.append(tuple(batch.input_ids.shape)), loader, high=10**9)
+    assert found >= 3 * 64
+    assert shapes[-1] == (3, 64)
+    assert len(shapes) == len(set(shapes))
+
+
+def test_other_errors_pass_through(loader: ss.Loader) -> None:
+    """What is not about memory is raised as it is, with a note of the shape that was tried."""
+
+    def step(batch: ss.Batch) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="^shapes cannot be multiplied$") as caught:
+        fit_max_tokens(step, loader, high=1_000)
+    assert caught.value.__notes__ == ["while trying a batch of shape (1, 64), max_tokens=64"]
+
+
+def test_failed_tries_keep_nothing_alive(loader: ss.Loader) -> None:
+    """What a step held when it failed is gone before the next step begins, causes of its error included."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    def allocate(activations: torch.Tensor) -> None:
+        raise RuntimeError("out of memory")
+
+    def step(batch: ss.Batch) -> None:
+        alive.append(sum(reference() is not None for reference in held))
+        activations = torch.zeros(batch.num_slots)
+        held.append(weakref.ref(activations))
+        if batch.num_slots <= 500:
+            return
+        try:
+            allocate(activations)
+        except RuntimeError as error:
+            raise MemoryError from error
+
+    gc.disable()
+    try:
+        fit_max_tokens(step, loader, high=10_000)
+    finally:
+        gc.enable()
+    assert len(alive) > 3
+    assert alive == [0] * len(alive)
+
+
+def test_tensors_that_are_too_large_are_fitted(loader: ss.Loader) -> None:
+    """A tensor that no machine has room for fails as torch fails, and the search goes on below."""
+
+    def step(batch: ss.Batch) -> None:
+        torch.empty(10**15 if batch.num_slots > 1_000 else batch.num_slots)
+
+    assert 900 <= fit_max_tokens(step, loader, low=64, high=4_096) < 1_088
+
+
+def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -> None:
+    """A model trains in a process that may have 1 GiB more, and the budget that is found is near what that has room for."""
+    program = textwrap.dedent(
+        f"""
+        import pathlib, resource
+        import torch
+        import seqstream as ss
+        from seqstream.fitting import fit_max_tokens
+
+        pathlib.Path("text.txt").write_text("a line of words\\n" * 20)
+        torch.set_num_threads(1)
+        tokenize = ss.Tokenize({str(bpe_file)!r}, max_length=64, engine="tokenizers")
+        loader = ss.Loader(ss.TextFiles("text.txt"), tokenize, ss.Bucket(max_tokens=512))
+        linear = torch.nn.Linear(1 << 12, 1 << 12)
+
+        def step(batch):
+            linear.zero_grad()
+            linear(torch.ones(batch.num_slots, 1 << 12)).relu().sum().backward()
+
+        step(loader.worst_batch(max_tokens=64))
+        used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
+        print(fit_max_tokens(step, loader, high=1_000_000))
+        """
+    )
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the system does not tell how much a process has mapped")
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    row_bytes = 4 << 12  # several of a token are held at once, each of 16 KiB
+    assert GIB / row_bytes / 8 < int(done.stdout) < GIB / row_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"^high must be given on cpu, where memory that runs out is swapped or ends the process; set it to the largest "),
+        ({"low": 100, "high": 99}, r"^high must be at least low=100, got 99$"),
+        ({"low": 0, "high": 99}, r"^low must be a positive whole number, got 0$"),
+        ({"high": 99, "max_probes": 0}, r"^max_probes must be a positive whole number, got 0$"),
+        ({"high": 99, "share": 1.5}, r"^share must be above 0 and at most 1, got 1.5$"),
+        ({"high": 99, "share": 0.0}, r"^share must be above 0 and at most 1, got 0.0$"),
+    ],
+)
+def test_bad_options_are_refused(loader: ss.Loader, options: dict[str, Any], message: str) -> None:
+    """Each option that has no such value is named, before a step is run."""
+
+    def step(batch: ss.Batch) -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=message):
+        fit_max_tokens(step, loader, **options)
+
+
+def test_the_smallest_budget_must_run(loader: ss.Loader) -> None:
+    """Where nothing runs, the error says with what, and what to change."""
+
+    def step(batch: ss.Batch) -> None:
+        raise MemoryError
+
+    expected = r"^a step cannot run with low=64 padded tokens; lower low, max_length or the size of the model$"
+    with pytest.raises(MemoryError, match=expected):
+        fit_max_tokens(step, loader, high=1_000)
+
+
+def test_the_smallest_budget_follows_from_the_loader(tmp_path: Path, bpe_file: Path) -> None:
+    """It is one longest row, rounded up; where that is not known, or not all a batch needs, the budget that the loader has."""
+    (tmp_path / "text.txt").write_text("words\n" * 9, encoding="utf-8")
+    source = ss.TextFiles(str(tmp_path / "text.txt"))
+    tokenize = ss.Tokenize(str(bpe_file), max_length=60)
+
+    def first_shape(*stages: Any) -> tuple[int, ...]:
+        shapes: list[tuple[int, ...]] = []
+        fit_max_tokens(lambda batch: shapes.append(tuple(batch.input_ids.shape)), ss.Loader(source, *stages), high=4_096)
+        return shapes[0]
+
+    assert first_shape(tokenize, ss.Bucket(max_tokens=512)) == (1, 60)
+    assert first_shape(tokenize, ss.Bucket(max_tokens=512, multiple_of=8)) == (1, 64)
+    assert first_shape(tokenize, ss.Bucket(max_tokens=512, rows_multiple_of=4)) == (8, 60)
+    with pytest.raises(ValueError, match=r"^low must be given where neither Tokenize\(max_length=...\) nor Bucket\(max_tokens="):
+        first_shape(ss.Tokenize(str(bpe_file)), ss.Bucket(batch_size=4))
+    with pytest.raises(ValueError, match=r"^max_tokens cannot be found for InOrder\(batch_size=4.*; use Bucket\(max_tokens="):
+        first_shape(tokenize, ss.InOrder(4))
+
+
+@needs_cuda
+def test_a_device_is_filled_to_its_share(bpe_file: Path, tmp_path: Path) -> None:
+    """On CUDA a training step takes at most its share of the memory, in few tries, and 10 % more would be over it."""
+    (tmp_path / "text.txt").write_text("words and words\n" * 9, encoding="utf-8")
+    loader = ss.Loader(
+        ss.TextFiles(str(tmp_path / "text.txt")),
+        ss.Tokenize(str(bpe_file), max_length=512),
+        ss.Bucket(max_tokens=512),
+        device="cuda",
+    )
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[0]
+    share = 2 * GIB / total
+    layer = nn.TransformerEncoderLayer(256, 4, batch_first=True)
+    model = nn.Sequential(nn.Embedding(1_000, 256), layer).cuda()
+    optimizer = torch.optim.Adam(model.parameters())
+    calls = []
+
+    def step(batch: ss.Batch) -> None:
+        calls.append(batch.num_slots)
+        optimizer.zero_grad()
+        model(batch.input_ids).square().mean().backward()
+        optimizer.step()
+
+    def peak(budget: int) -> int:
+        torch.cuda.reset_peak_memory_stats()
+        step(loader.worst_batch(max_tokens=budget))
+        return torch.cuda.max_memory_allocated()
+
+    found = fit_max_tokens(step, loader, share=share)
+    assert len(calls) <= MAX_PROBES
+    assert peak(found) <= 2.01 * GIB
+    assert peak(round(1.1 * found)) > 1.98 * GIB
+
+
+@needs_cuda
+def test_running_out_on_a_device_is_caught(bpe_file: Path, tmp_path: Path) -> None:
+    """A step whose memory grows all at once on CUDA fails, and a smaller budget is found that runs."""
+    (tmp_path / "text.txt").write_text("words\n" * 9, encoding="utf-8")
+    tokenize = ss.Tokenize(str(bpe_file), max_length=64)
+    loader = ss.Loader(ss.TextFiles(str(tmp_path / "text.txt")), tokenize, ss.Bucket(max_tokens=512), device="cuda")
+
+    def step(batch: ss.Batch) -> None:
+        torch.empty(1 << 50 if batch.num_slots > 20_000 else 1 << 20, device="cuda")
+
+    assert 16_000 < fit_max_tokens(step, loader, high=1_000_000) < 20_064
