@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
-from seqstream.fields import is_text, row_id_of
+from seqstream.forms.fields import is_text, row_id_of
 from seqstream.sources.protocol import RESERVED, Json
 from seqstream.stages import OpenStage, RecordError
 
@@ -91,7 +91,8 @@ class ClassLabels:
         if numbers.null_count:
             at = _first(numbers.is_null())
             known = ", ".join(map(repr, self.classes[:_SHOWN])) + (", …" if len(self.classes) > _SHOWN else "")
-            raise RecordError(f"{self.field} {strings[at].as_py()!r} must be one of {known}", row_id_of([table], int(records[at])))
+            message = f"{self.field} {strings[at].as_py()!r} must be one of {known}"
+            raise RecordError(message, row_id_of([table], int(records[at])))
         return numbers.cast(pa.int64())
 
     def _refuse_nulls(self, values: pa.Array, records: npt.NDArray[np.int64], table: pa.Table) -> None:

@@ -78,7 +78,7 @@ class Gaps(NamedTuple):
         return mask
 
 
-def pad_rows(column: Ragged, starts: Rows, gaps: Gaps, width: int, value: float, num_made: int = 0) -> torch.Tensor:
+def pad_rows(column: Ragged, starts: Rows, gaps: Gaps, width: int, value: float, *, num_made: int = 0) -> torch.Tensor:
     """Gather rows and pad them to one width, element for element as `torch.nn.utils.rnn.pad_sequence` does.
 
     Every row is read as the same number of steps of the flat buffer, its own and then those of its neighbours, which are
@@ -208,7 +208,7 @@ class Padding:
         return LABEL_PADDING if column in ("label", "labels") else 0
 
 
-def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, layout: str = "padded") -> Batch:
+def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, *, layout: str = "padded") -> Batch:
     """Make the batch that is served ``turn``-th of its window.
 
     Args:
@@ -263,7 +263,7 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
             jagged[name] = _flat(column, own.starts[rows], own_lengths, value, made)
             continue
         own_gaps = gaps if is_sequence else Gaps.of(own_lengths, own.shortest[batch], own.longest[batch], padding.side)
-        columns[name] = pad_rows(column, own.starts[rows], own_gaps, widths[name], value, made)
+        columns[name] = pad_rows(column, own.starts[rows], own_gaps, widths[name], value, num_made=made)
     if layout == "padded":
         fields["mask"] = torch.from_numpy(gaps.mask(width))
     else:

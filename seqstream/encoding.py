@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from seqstream import pieces
 from seqstream.arrow import to_arrow
-from seqstream.drafts import Draft, Form
 from seqstream.engines import Engine
-from seqstream.fields import row_id_of
+from seqstream.forms.drafts import Draft, Form
+from seqstream.forms.fields import row_id_of
 from seqstream.pieces import Flat, Ids, Index, TokenRows
 from seqstream.sources.protocol import PIECE
 from seqstream.stages import Counts, RecordError

@@ -17,7 +17,7 @@ import torch
 
 from seqstream.batch import Batch
 from seqstream.loader import Loader
-from seqstream.pipeline import longest_row
+from seqstream.composing import longest_row
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import check_positive
 from seqstream.tokenizing import Tokenize

@@ -88,7 +88,7 @@ def _labels_from(batch: Batch, column: str) -> tuple[Tensor, Index]:
         labels = batch.jagged[column].clone()
     else:
         ids = getattr(batch, column).contiguous()  # so that slots are a view of it
-        labels = ids.masked_fill(~batch.mask_of(column), LABEL_PADDING)
+        labels = torch.where(batch.mask_of(column), ids, LABEL_PADDING)
     slots, starts, lengths = batch.find_rows(labels, column)
     if batch.num_made:
         slots.index_fill_(0, steps.send(starts[-batch.num_made :], slots.device), LABEL_PADDING)

@@ -14,8 +14,9 @@ import torch
 from seqstream.ahead import Switch
 from seqstream.batch import Batch
 from seqstream.collating import Padding
+from seqstream.composing import parse_stages
 from seqstream.device import Transfer
-from seqstream.pipeline import Made, Pipeline, parse_stages
+from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.specs import BatchSpec
 from seqstream.sources.protocol import Json, Source
 from seqstream.stages import Filter, Map
@@ -33,8 +34,8 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket`, `Pack`
-            or `InOrder`.
+        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket`,
+            `Pack` or `InOrder`.
         seed: Another seed, another order.
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
@@ -49,7 +50,7 @@ class Loader(Iterable[Batch]):
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
         padding_side: Where padding goes: ``"right"`` or ``"left"``.
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
-            `Batch.nested`: flat, less to copy to the device. The other is made from it when it is asked for. `Pack` has its own.
+            `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
         progress: Show a progress bar.
 
     Raises:

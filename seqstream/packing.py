@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqstream.batch import Batch, Packing
+from seqstream.batch import Batch
 from seqstream.collating import LABEL_PADDING, Padding, Rows, gather_steps, take_rows
 from seqstream.columns import Array, Ragged
 from seqstream.planning.pack import RowPlan
 from seqstream.sources.protocol import Json
+from seqstream.varlen import Packing
 from seqstream.window import Window
 
 
@@ -131,7 +132,7 @@ def _sources(starts: Rows, runs: _Runs) -> Rows:
 
 def _causal_labels(columns: dict[str, Any], mask: Array, slots: Rows) -> torch.Tensor:
     """Return labels of next-token prediction: -100 on padding and on the first of every sequence, which nothing predicts."""
-    labels = columns.get("labels", columns["input_ids"]).clone()
+    labels: torch.Tensor = columns.get("labels", columns["input_ids"]).clone()
     flat = labels.view(-1)
     flat[torch.from_numpy(~mask)] = LABEL_PADDING
     flat[torch.from_numpy(slots)] = LABEL_PADDING

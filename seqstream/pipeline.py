@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -20,22 +19,22 @@ from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.collating import Padding, collate
 from seqstream.columns import lengths_of
+from seqstream.composing import DataStage, longest_row
 from seqstream.device import Transfer
 from seqstream.order import Permutation, hash_index
 from seqstream.packing import collate_packed
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import BatchSpec, InOrder
+from seqstream.planning.specs import BatchSpec
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Json, Source
-from seqstream.stages import Counts, Filter, Map, OpenStage
+from seqstream.stages import Counts, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.window import Recipe, Window, WindowStart, read_windows
 
-DataStage: TypeAlias = Map | Filter | Tokenize
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
@@ -120,7 +119,7 @@ class Pipeline:
     def use_shapes(self, shapes: Sequence[Sequence[int]] | None) -> None:
         """Make batches of the shapes that a state names."""
         if shapes is not None and isinstance(self.spec, Bucket):
-            self.spec = dataclasses.replace(self.spec, shapes=shapes)
+            self.spec = dataclasses.replace(self.spec, shapes=tuple((rows, length) for rows, length in shapes))
 
     def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int) -> Iterator[Made]:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
@@ -186,7 +185,9 @@ class Pipeline:
         else:
             spec = self._asked
             if not isinstance(spec, Bucket):
-                raise ValueError(f"max_tokens cannot be tried with {spec!r}, which has no such budget; use Bucket(max_tokens=...)")
+                raise ValueError(
+                    f"max_tokens cannot be tried with {spec!r}, which has no such budget; use Bucket(max_tokens=...)"
+                )
             spec = dataclasses.replace(spec, max_tokens=max_tokens)
         rows, length = spec.largest(self._max_length)
         blocks, first = _peek(self._blocks(0, Place()))
@@ -242,7 +243,7 @@ class Pipeline:
     def _collated(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
         if isinstance(window.spec, Pack):
             return collate_packed(window, turn, self._padding, state, seed, causal=window.spec.causal)
-        return collate(window, turn, self._padding, state, seed, self._layout)
+        return collate(window, turn, self._padding, state, seed, layout=self._layout)
 
     def _customised(self, batch: Batch) -> Batch:
         if self._on_batch is None:
@@ -399,73 +400,3 @@ def _nothing_left(counts: Mapping[str, int]) -> str:
             f"{counts.get('dropped', 0):,} were dropped; look at the data, the filters and drop_last"
         )
     return "source must have at least one record, got none; look at the paths and what is in them"
-
-
-def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataStage, ...], BatchSpec]:
-    """Tell the stages that data meets from the batch spec that ends them.
-
-    Raises:
-        TypeError: One of them is no stage, or the source is none.
-        ValueError: The batch spec is missing or not the last, or there are two tokenisers.
-    """
-    if not isinstance(source, Source):
-        raise TypeError(
-            f"source must be a seqstream source such as TextFiles, HFDataset or Generator, got {type(source).__name__}; "
-            f"wrap it, for example Generator(...)"
-        )
-    *data_stages, spec = stages or (None,)
-    if not isinstance(spec, Bucket | InOrder | Pack):
-        raise ValueError(f"stages must end with Bucket, Pack or InOrder, which says how rows become batches, got {spec!r}")
-    known = tuple(stage for stage in data_stages if isinstance(stage, Map | Filter | Tokenize))
-    for stage in data_stages:
-        if stage not in known:
-            raise TypeError(f"stages must be Map, Filter or Tokenize before the last, got {stage!r}")
-    tokenizers = [stage for stage in known if isinstance(stage, Tokenize)]
-    if len(tokenizers) > 1:
-        raise ValueError(
-            f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})"
-        )
-    return known, _completed(spec, tokenizers[0] if tokenizers else None, longest_row(known))
-
-
-def longest_row(stages: Sequence[DataStage]) -> int | None:
-    """Return the longest row that stages let pass, ``None`` if they set no limit."""
-    return next((stage.max_length for stage in stages if isinstance(stage, Tokenize)), None)
-
-
-def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:
-    """Return the batch spec with what follows from the tokeniser.
-
-    Raises:
-        ValueError: The two cannot go together.
-    """
-    if isinstance(spec, Bucket):
-        sides = _sides(tokenize)
-        if spec.columns is None and len(sides) > 1:
-            spec = dataclasses.replace(spec, columns=sides)
-        if isinstance(spec.shapes, int) and max_length is None:
-            raise ValueError(
-                f"shapes={spec.shapes} must know the longest row there can be; set Tokenize(max_length=...), or give shapes as "
-                "[(rows, length), ...]"
-            )
-    limit = "row_length" if isinstance(spec, Pack) else "max_tokens"
-    most = getattr(spec, limit, None)
-    is_cut = isinstance(spec, Pack) and spec.overflow != "error"
-    if tokenize is not None and max_length is None and most is not None and not is_cut:
-        warnings.warn(
-            f"Tokenize has no max_length, and a record of more than {limit}={most} tokens will stop the run; "
-            f"set Tokenize(max_length=...)",
-            stacklevel=4,
-        )
-    if isinstance(spec, Pack) and tokenize is not None:
-        if tokenize.overflow == spec.overflow == "split" and (max_length or 0) > spec.row_length:
-            raise ValueError(
-                f"overflow='split' of Tokenize and of Pack cannot both cut; set Tokenize(max_length={spec.row_length}) or less"
-            )
-    return spec
-
-
-def _sides(tokenize: Tokenize | None) -> tuple[str, ...]:
-    """Return the columns of text that the budget counts beside each other."""
-    several = tokenize is not None and isinstance(tokenize.tokenizer, Mapping)
-    return tokenize.columns if several and tokenize is not None else ()

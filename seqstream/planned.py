@@ -82,6 +82,7 @@ def put_in_order(
     sequence: str | None,
     row_ids: Index,
     pieces: Index,
+    *,
     sides: Sequence[str] | None = None,
 ) -> Planned:
     """Put what a batch needs of each row into plan order.

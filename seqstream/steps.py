@@ -19,6 +19,7 @@ LABEL_PADDING = -100
 """What losses of PyTorch and transformers ignore."""
 
 Index = npt.NDArray[np.int64]
+_INT32_MAX = 2**31 - 1
 
 
 def send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -57,10 +58,13 @@ def time_major(starts: Index, lengths: Index) -> tuple[Index, Index]:
     Returns:
         ``int64 (T,)``, the places, and ``int64 (longest,)``, how many rows have each step.
     """
-    times = np.arange(lengths[0])
+    kind, shortest, longest = starts.dtype, lengths[-1], lengths[0]
+    head = starts + np.arange(shortest, dtype=kind)[:, None]  # all rows have these steps: no need to count who has
+    times = np.arange(shortest, longest, dtype=kind)
     batch_sizes = np.searchsorted(-lengths, -times)
-    ranks = np.arange(lengths.sum()) - np.repeat(flat_starts(batch_sizes), batch_sizes)
-    return starts[ranks] + np.repeat(times, batch_sizes), batch_sizes
+    ranks = np.arange(batch_sizes.sum()) - np.repeat(flat_starts(batch_sizes), batch_sizes)
+    tail = starts[ranks] + np.repeat(times, batch_sizes)
+    return np.concatenate([head.ravel(), tail]), np.concatenate([np.full(shortest, len(lengths)), batch_sizes])
 
 
 def step_mask(lengths: Tensor, width: int, side: str) -> Tensor:
@@ -111,6 +115,8 @@ def pack(buffer: Tensor, starts: Index, lengths: Index) -> PackedSequence:
     if (lengths[1:] > lengths[:-1]).any():
         order = torch.from_numpy(lengths).sort(descending=True).indices.numpy()
         starts, lengths = starts[order], lengths[order]
+    if len(buffer) < _INT32_MAX:
+        starts = starts.astype(np.int32)  # half the bytes to compute and to send
     places, batch_sizes = time_major(starts, lengths)
     data = buffer.index_select(0, send(places, buffer.device))
     sorted_indices = None if order is None else send(order, buffer.device)

@@ -9,14 +9,14 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 
 from seqstream.blueprints import Blueprint, read_tokenizer
-from seqstream.chats import Speaker
-from seqstream.drafts import Form
 from seqstream.encoding import Encoding
 from seqstream.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
-from seqstream.forms import check_options, make_form
+from seqstream.forms.chats import Speaker
+from seqstream.forms.choosing import check_options, make_form
+from seqstream.forms.drafts import Form
+from seqstream.forms.words import WordLabels
 from seqstream.sources.protocol import Json
 from seqstream.stages import OpenStage
-from seqstream.words import WordLabels
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
@@ -42,8 +42,8 @@ class Tokenize:
             function from a list of texts to a list of lists of ids. A dict of field -> tokenizer makes several columns,
             ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
         field: Column of the texts, which the ids replace, or of lists of words, each then encoded by itself. Two of them make
-            pairs, as ``tokenizer(first, second)`` does, with ``token_type_ids`` unless a transformers tokenizer has none in its
-            ``model_input_names``; ``"truncate"`` shortens the longer text first.
+            pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
+            a model without them; ``"truncate"`` shortens the longer text first.
         max_length: Longest row in tokens, special tokens included.
         overflow: What becomes of longer ones: ``"truncate"`` drops the end, or the beginning if the tokenizer's
             ``truncation_side`` says so; ``"split"`` makes pieces of it, every token kept, special tokens around each, other

@@ -166,19 +166,19 @@ class Views:
         """
         lengths = self.column_lengths.get(name, self.lengths).numpy()
         width = self.widths[name] if name in self.widths else self.mask.shape[1]
-        padded, total = (len(lengths), width), int(lengths.sum())
-        starts = None
+        shape = values.shape if isinstance(values, Tensor) else ()
+        is_padded = shape[:2] == (len(lengths), width)
+        total = len(lengths) * width if self.packing is not None else int(lengths.sum())
+        if not is_padded and shape[:1] != (total,):
+            got = tuple(shape) if isinstance(values, Tensor) else type(values).__name__
+            rule = f"be padded ({len(lengths)}, {width}) or flat ({total},) in its first dimensions"
+            raise ValueError(f"{name} must {rule}, got {got}")
+        slots = values.flatten(0, 1) if is_padded else values
         if self.packing is not None:
-            total = len(lengths) * width
-            starts, lengths = self.packing.starts.numpy(), self.packing.lengths.numpy()
-        if isinstance(values, Tensor) and values.shape[:2] == padded:
-            if starts is None:
-                starts = steps.row_starts(lengths, width, self.padding_side)
-            return values.flatten(0, 1), starts, lengths
-        if isinstance(values, Tensor) and values.shape[:1] == (total,):
-            return values, steps.flat_starts(lengths) if starts is None else starts, lengths
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{name} must be padded {padded} or flat ({total},) in its first dimensions, got {got}")
+            return slots, self.packing.starts.numpy(), self.packing.lengths.numpy()
+        if is_padded:
+            return slots, steps.row_starts(lengths, width, self.padding_side), lengths
+        return slots, steps.flat_starts(lengths), lengths
 
     def _names(self) -> list[str]:
         known = self.__dict__  # without columns while unpickling

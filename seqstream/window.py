@@ -91,7 +91,7 @@ class Window:
     @functools.cached_property
     def planned(self) -> Planned:
         """What batches take their slices from."""
-        return put_in_order(self.plan, self.columns, self.sequence, self.row_ids, self.pieces, self.spec.columns)
+        return put_in_order(self.plan, self.columns, self.sequence, self.row_ids, self.pieces, sides=self.spec.columns)
 
 
 @dataclasses.dataclass(frozen=True)

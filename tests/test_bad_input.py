@@ -174,6 +174,61 @@ def huge_record(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
     return [ss.TextFiles(folder / "a.txt", max_record_bytes=1000), tokenize]
 
 
+def small_budget(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A budget smaller than one row of the longest shape."""
+    (folder / "a.txt").write_text(good_lines(30))
+    return [ss.TextFiles(folder / "a.txt"), tokenize, ss.Bucket(50, shapes=4)]
+
+
+def small_shapes(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Shapes that cannot hold a record."""
+    (folder / "a.txt").write_text(good_lines(30) + "word " * 30 + "\n")
+    return [ss.TextFiles(folder / "a.txt"), tokenize, ss.Bucket(shapes=[(4, 10), (2, 20)])]
+
+
+def short_rows(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Packed rows that cannot hold a record."""
+    (folder / "a.txt").write_text(good_lines(30) + "word " * 30 + "\n")
+    source = ss.TextFiles(folder / "a.txt")
+    with pytest.warns(UserWarning, match="a record of more than row_length=20 tokens will stop the run"):
+        ss.Loader(source, tokenize, ss.Pack(20, rows=2))
+    return [source, ss.Tokenize(tokenize.tokenizer, max_length=20), ss.Map(twice), ss.Pack(20, rows=2)]
+
+
+def twice(table: pa.Table) -> pa.Table:
+    """Double every row."""
+    return pa.table({"input_ids": pa.array([ids + ids for ids in table.column("input_ids").to_pylist()])})
+
+
+def long_labels(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Labels longer than the tokens, in one record."""
+    rows = [{"input_ids": [1] * size, "labels": [1] * (size + (size == 7))} for size in range(1, 20)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [ss.JsonLines(folder / "a.jsonl"), ss.Pack(20, rows=2)]
+
+
+def unknown_side(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """A budget of columns that are not there."""
+    (folder / "a.txt").write_text(good_lines(30))
+    return [ss.TextFiles(folder / "a.txt"), tokenize, ss.Bucket(500, columns=("source_ids", "target_ids"))]
+
+
+def nothing_to_pack(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Text that nobody tokenised."""
+    (folder / "a.txt").write_text(good_lines(30))
+    return [ss.TextFiles(folder / "a.txt"), ss.Pack(20, rows=2)]
+
+
+def all_dropped(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
+    """Every sequence too long for a row, and dropped."""
+    (folder / "a.txt").write_text(good_lines(30))
+    return [
+        ss.TextFiles(folder / "a.txt"),
+        ss.Tokenize(lambda texts: [[1] * 9] * len(texts)),
+        ss.Pack(8, rows=2, overflow="drop"),
+    ]
+
+
 CASES: list[tuple[Case, list[str]]] = [
     (missing_file, ["nowhere.txt"]),
     (glob_without_match, ["*.txt"]),
@@ -197,6 +252,13 @@ CASES: list[tuple[Case, list[str]]] = [
     (callable_nonsense, ["must return the ids of each of", "texts, got 100", "a.txt, line 1"]),
     (too_long, ["max_length=30", "a.txt, line 31"]),
     (huge_record, ["a.txt", "max_record_bytes"]),
+    (small_budget, ["sequence of 64 tokens cannot fit max_tokens=50; raise max_tokens or set Tokenize(max_length=...)"]),
+    (small_shapes, ["cannot fit the longest shape, 20; add a longer shape or set Tokenize(max_length=20)", "a.txt, line 31"]),
+    (short_rows, ["sequence of 40 tokens cannot fit row_length=20; raise row_length", "Pack(overflow=", "a.txt, line 31"]),
+    (long_labels, ["column 'labels' must have as many steps as 'input_ids' to be packed beside it, got 8 and 7", "line 7"]),
+    (unknown_side, ["Bucket(columns=...) must name columns of sequences, which are input_ids, got 'source_ids'"]),
+    (nothing_to_pack, ["Pack needs a column of sequences, got none; tokenise text with Tokenize before"]),
+    (all_dropped, ["source must give at least one row, got none: 0 records were empty and 30 were dropped"]),
 ]
 
 
@@ -208,7 +270,9 @@ def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Pat
 
     def run() -> list[ss.Batch]:
         source, *stages = case(tmp_path, ss.Tokenize(bpe_file, max_length=64))
-        return list(ss.Loader(source, *stages, ss.Bucket(512, window_batches=2), prefetch=prefetch))
+        if isinstance(stages[-1], ss.Map | ss.Filter | ss.Tokenize):
+            stages.append(ss.Bucket(512, window_batches=2))
+        return list(ss.Loader(source, *stages, prefetch=prefetch))
 
     with pytest.raises(Exception) as caught:  # noqa: PT011 - what must be in it is below
         run()
@@ -217,6 +281,18 @@ def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Pat
         assert part in text
     assert not isinstance(caught.value, AssertionError | AttributeError)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("seqstream")]
+
+
+def test_windows_with_nothing_in_them_are_passed_over(tmp_path: Path, bpe_file: Path) -> None:
+    """A filter may leave nothing of many blocks in a row; the records after them come all the same."""
+    (tmp_path / "a.txt").write_text(good_lines(400))
+    keeps = ss.Filter(lambda table: [int(text.split()[1]) > 380 for text in table.column("text").to_pylist()])
+    for spec in (ss.Bucket(100, window_batches=2), ss.Pack(64, rows=1, window_batches=2), ss.Bucket(128, shapes=2)):
+        stages = (ss.TextFiles(tmp_path / "a.txt", block_bytes=64), keeps, ss.Tokenize(bpe_file, max_length=64), spec)
+        loader = ss.Loader(*stages, shuffle=False)
+        for _ in loader:
+            pass
+        assert (loader.stats.rows, loader.stats.dropped) == (19, 381)
 
 
 def test_invalid_utf8_can_be_replaced(tmp_path: Path, bpe_file: Path) -> None:

@@ -56,7 +56,7 @@ def test_shapes_of_one_run_serve_another(texts: Texts, bpe_file: Path, tmp_path:
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("layout", ["padded", "jagged"])
 def test_rows_made_up_weigh_nothing(texts: Texts, wordpiece_tokenizer: Tokenizer, side: str, layout: str) -> None:
-    """A row made up is one pad token: it has a mask and a length, no label, no weight, no row id, and does not count as real."""
+    """A row made up is one pad token: it has a mask and a length, no label, weight or row id, and does not count as real."""
     stages = (ss.Tokenize(wordpiece_tokenizer, max_length=64), ss.Bucket(shapes=[(4, 64), (16, 16)], window_batches=5))
     loader = ss.Loader(labelled(texts[:101]), *stages, padding_side=side, layout=layout, pad_values={"input_ids": 7})
     made = [batch for batch in loader if batch.num_made]
@@ -154,7 +154,9 @@ def test_shapes_need_a_longest_row(texts: Texts, bpe_file: Path) -> None:
     with pytest.raises(ValueError, match=r"shapes=8 must know the longest row there can be; set Tokenize\(max_length=\.\.\.\)"):
         ss.Loader(labelled(texts), ss.Tokenize(bpe_file), ss.Bucket(512, shapes=8))
     loader = ss.Loader(labelled(texts), ss.Tokenize(bpe_file, max_length=50), ss.Bucket(512))
-    with pytest.raises(ValueError, match=r"batches of Bucket\(max_tokens=512\) have no fixed shapes; set Bucket\(shapes=\.\.\.\)"):
+    with pytest.raises(
+        ValueError, match=r"batches of Bucket\(max_tokens=512\) have no fixed shapes; set Bucket\(shapes=\.\.\.\)"
+    ):
         loader.shapes()
     with pytest.raises(ValueError, match="max_tokens cannot be tried with InOrder"):
         ss.Loader(labelled(texts), ss.Tokenize(bpe_file, max_length=50), ss.InOrder(4)).worst_batch(max_tokens=5)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -209,24 +209,70 @@ def test_laws_of_float_features(tmp_path: Path) -> None:
 ROWS = st.lists(st.lists(st.integers(1, 50_000), min_size=0, max_size=40), min_size=1, max_size=60)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+windows = st.integers(1, 5)
+any_specs = (
+    st.builds(
+        ss.Bucket,
+        st.integers(40, 300),
+        batch_size=st.none() | st.integers(1, 9),
+        window_batches=windows,
+        multiple_of=st.sampled_from([1, 8]),
+    )
+    | st.builds(ss.Bucket, st.integers(160, 300), window_batches=windows, rows_multiple_of=st.integers(1, 4))
+    | st.builds(
+        ss.Bucket, shapes=st.lists(st.integers(1, 39), max_size=3).map(lambda found: [(4, each) for each in {*found, 40}])
+    )
+    | st.builds(
+        ss.Pack,
+        st.integers(20, 80),
+        rows=st.integers(1, 3),
+        window_batches=windows,
+        overflow=st.sampled_from(["truncate", "split", "drop"]),
+    )
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=ROWS.filter(any),
-    spec=st.builds(ss.Bucket, st.integers(40, 300), batch_size=st.none() | st.integers(1, 9), window_batches=st.integers(1, 5)),
+    spec=any_specs,
     block_bytes=st.integers(1, 600),
     shuffle=st.booleans(),
+    layout=st.sampled_from(["padded", "jagged"]),
     seed=st.integers(0, 2**63),
 )
-def test_laws_hold_for_any_rows(rows: list[list[int]], spec: ss.Bucket, block_bytes: int, shuffle: bool, seed: int) -> None:
-    """The laws hold whatever the lengths, budgets, window and block sizes are."""
+def test_laws_hold_for_any_rows(
+    rows: list[list[int]], spec: ss.Bucket | ss.Pack, block_bytes: int, *, shuffle: bool, layout: str, seed: int
+) -> None:
+    """The laws hold whatever the lengths, budgets, shapes, window and block sizes are."""
+    assume(not isinstance(spec, ss.Pack) or spec.overflow != "drop" or any(0 < len(row) <= spec.row_length for row in rows))
     source = ss.Generator(rows, block_bytes=block_bytes)
 
     def make(**options: Any) -> ss.Loader:
-        return ss.Loader(source, spec, **{"shuffle": shuffle, "seed": seed, "prefetch": 0, **options})
+        return ss.Loader(source, spec, **{"shuffle": shuffle, "seed": seed, "prefetch": 0, "layout": layout, **options})
 
     testing.check_every_record_once(make)
     testing.check_budget(make)
     testing.check_resume(make)
+
+
+@pytest.mark.parametrize("layout", ["padded", "jagged"])
+@pytest.mark.parametrize("engine", ["auto", "tokenizers"])
+def test_laws_of_pairs(lines: Texts, wordpiece_tokenizer: Tokenizer, engine: Any, layout: str) -> None:
+    """The laws hold for rows of two sides, planned in two dimensions, with either kind of engine and in either layout."""
+    rows = [{"source": text, "target": text[::-1][: 1 + len(text) // 2], "number": at} for at, text in enumerate(lines)]
+    tokenize = ss.Tokenize(
+        {"source": wordpiece_tokenizer, "target": wordpiece_tokenizer}, max_length=60, overflow="drop", engine=engine
+    )
+    stages = (ss.Generator(rows, block_bytes=BLOCK), tokenize, ss.Bucket(512, window_batches=3))
+    testing.check_loader(functools.partial(ss.Loader, *stages, layout=layout))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: type(spec).__name__ + str(SPECS.index(spec)))
+def test_laws_with_the_engine_of_reference(tmp_path: Path, lines: Texts, bpe_file: Path, spec: BatchSpec) -> None:
+    """The laws hold with `tokenizers` as they do with the fast engine, sequences made flat first."""
+    source, tokenize = json_lines(tmp_path, lines), ss.Tokenize(bpe_file, max_length=120, engine="tokenizers")
+    testing.check_loader(functools.partial(ss.Loader, source, tokenize, spec, layout="jagged", padding_side="left"))
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])

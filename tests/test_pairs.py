@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.planning.batches import Cuts, fitting_rows
-from seqstream.planning.pairs import Lengths2, plan_pairs
+from seqstream.planning.pairs import Lengths2, _strip_starts, plan_pairs
 from seqstream.planning.rows import Order
 
 few = settings(max_examples=80, deadline=None)
@@ -120,6 +120,27 @@ def test_with_one_side_alike_no_plan_of_as_many_batches_pads_less(
     assert slots_of(lengths, order, cuts).sum() == min(int((np.diff(plan) * rows[plan[:-1]]).sum()) for plan in within)
 
 
+@few
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), min_size=1, max_size=30), st.integers(36, 100))
+def test_strips_are_those_that_pad_least(rows: list[tuple[int, int]], max_tokens: int) -> None:
+    """Of all ways to begin strips where the side changes, tried one by one, none costs less by the rule that they follow."""
+    tall, rest = np.array(sorted(rows, reverse=True)).T
+    fits = fitting_rows(np.maximum(np.arange(37), 1), max_tokens, None)
+
+    def slots_and_spread(starts: tuple[int, ...]) -> float:
+        """Sum the slots on the one side, and for each length of the rest half the rows of a batch."""
+        total = 0.0
+        for begin, end in itertools.pairwise([*starts, len(tall)]):
+            inside = range(tall[begin] + rest[begin:end].min(), tall[begin] + rest[begin:end].max())
+            total += (end - begin) * tall[begin] + 0.5 * sum(max_tokens // (length + 1) for length in inside)
+        return total
+
+    changes = (np.flatnonzero(np.diff(tall)) + 1).tolist()
+    subsets = itertools.chain.from_iterable(itertools.combinations(changes, num) for num in range(len(changes) + 1))
+    found = tuple(_strip_starts(tall, rest, fits).tolist())
+    assert slots_and_spread(found) == min(slots_and_spread((0, *subset)) for subset in subsets)
+
+
 def test_rows_alike_on_both_sides_go_together() -> None:
     """The four rows are equally long in sum; two of a kind make 2 * (6 + 1) = 14 slots, two of different kinds 2 * (6 + 6)."""
     lengths = np.array([[6, 1], [1, 6], [6, 1], [1, 6]])
@@ -140,6 +161,29 @@ def test_cuts_are_where_least_is_padded() -> None:
     assert (order.tolist(), cuts.tolist()) == ([2, 0, 1, 3, 4], [0, 1, 5])
     order, cuts = plan_pairs(lengths, max_tokens=20, max_rows=3)
     assert (order.tolist(), cuts.tolist()) == ([2, 0, 1, 3, 4], [0, 2, 5])
+
+
+def test_cuts_are_found_inside_large_batches() -> None:
+    """Greedy filling puts 3 rows of 50 among 97 of 100; where there are few batches a cut may be at any row, so not here."""
+    lengths = np.array([[90, 10]] * 97 + [[40, 10]] * 103)
+    _, cuts = plan_pairs(lengths, max_tokens=10_000, max_rows=None)
+    assert cuts.tolist() == [0, 97, 200]
+
+
+def test_neighbours_at_the_border_of_strips_are_alike() -> None:
+    """The second batch is of two strips, whose rows of 5 and 6 on the second side meet: 2 * 8 + 2 * 12 + 8 slots."""
+    lengths = np.array([[5, 6], [7, 1], [6, 1], [6, 5], [3, 5]])
+    order, cuts = plan_pairs(lengths, max_tokens=26, max_rows=None)
+    assert (order.tolist(), cuts.tolist()) == ([1, 2, 3, 0, 4], [0, 2, 4, 5])
+    assert slots_of(lengths, order, cuts).tolist() == [16, 24, 8]
+
+
+def test_strips_that_are_no_better_are_not_taken() -> None:
+    """Sorted by the sum, two batches of 12 + 2 * 11 slots stay, not three of 28; and three of 8 + 14 + 7, not two of 30."""
+    order, cuts = plan_pairs(np.array([[5, 7], [3, 2], [6, 5]]), max_tokens=23, max_rows=None)
+    assert (order.tolist(), cuts.tolist()) == ([0, 2, 1], [0, 1, 3])
+    order, cuts = plan_pairs(np.array([[6, 1], [1, 7], [6, 1], [1, 6]]), max_tokens=16, max_rows=None, step_cost=0.1)
+    assert (order.tolist(), cuts.tolist()) == ([1, 0, 2, 3], [0, 1, 3, 4])
 
 
 def test_a_batch_by_hand() -> None:

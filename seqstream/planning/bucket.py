@@ -222,7 +222,9 @@ class Bucket:
             least = self.multiple_of * self.rows_multiple_of
             raise ValueError(f"max_tokens must be at least {what}={least}, got {self.max_tokens}")
         if self.batch_size is not None and self.batch_size % self.rows_multiple_of:
-            raise ValueError(f"batch_size must be a multiple of rows_multiple_of={self.rows_multiple_of}, got {self.batch_size}")
+            raise ValueError(
+                f"batch_size must be a multiple of rows_multiple_of={self.rows_multiple_of}, got {self.batch_size}"
+            )
         if self.cost not in ("tokens", "attention"):
             raise ValueError(f"cost must be one of 'tokens', 'attention', got {self.cost!r}")
         if (self.cost == "attention") != (self.hidden_size is not None):

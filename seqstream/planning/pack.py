@@ -59,8 +59,8 @@ class Pack:
         row_length: Slots of a row.
         rows: Rows of a batch.
         window_batches: How many batches are packed together.
-        overflow: What becomes of sequences longer than a row: ``"error"`` raises; ``"truncate"`` drops the end; ``"split"`` makes
-            pieces of it, each in any row, numbered in `Batch.pieces`; ``"drop"`` drops the sequence.
+        overflow: What becomes of sequences longer than a row: ``"error"`` raises; ``"truncate"`` drops the end; ``"split"``
+            makes pieces of it, each in any row, numbered in `Batch.pieces`; ``"drop"`` drops the sequence.
         causal: Whether ``labels`` are for next-token prediction: the ids themselves where the source has no labels, and -100 on
             the first of every sequence, which nothing before it should predict. Without it labels stay as they are.
 

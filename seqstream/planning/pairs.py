@@ -138,8 +138,6 @@ def _strip_starts(tall: Lengths, rest: Lengths, fits: Lengths) -> Order:
         fits: How many rows a batch can hold, by the sum over sides of its longest.
     """
     starts = _strip_places(tall, rest)
-    if not len(starts):
-        return starts
     high, low = np.maximum.reduceat(rest, starts), np.minimum.reduceat(rest, starts)
     ends = np.append(starts[1:], len(tall))
     spread = np.cumsum(fits)
@@ -175,8 +173,6 @@ def _longest_first(lengths: Lengths2, order: Order, cuts: Cuts) -> Order:
 def _recut(rows: Lengths2, greedy: Cuts, fits: Lengths, cost: float) -> Cuts:
     """Cut rows, in the order given, into batches that pad least, at most 4 % more than greedy filling makes."""
     num_batches = len(greedy) - 1
-    if not num_batches:
-        return greedy
     places = _considered(greedy)
     slots = _slots(rows, places, fits)
     while len(path := _cheapest(slots, cost)) - 1 > max(num_batches, int(_MORE_BATCHES * num_batches)):

@@ -38,7 +38,7 @@ def every_row_once(plan: Plan, num_rows: int) -> bool:
 def test_every_batch_has_one_of_the_shapes(
     lengths: npt.NDArray[np.int64], num_shapes: int, multiple_of: int, rows_multiple_of: int, key: Any
 ) -> None:
-    """Chosen from lengths or given, at most as many as wanted, within the budget; every row once, and only one batch made up."""
+    """Chosen from lengths or given, at most as many as wanted, within the budget; every row once, one batch filled up."""
     asked = Bucket(240, shapes=num_shapes, multiple_of=multiple_of, rows_multiple_of=rows_multiple_of)
     spec = asked.fitted(lengths[: len(lengths) // 2], 60)
     shapes: Any = spec.shapes
@@ -163,14 +163,17 @@ def test_shapes_are_read_from_a_file(tmp_path: Path) -> None:
         (lambda: Bucket(shapes=[(2, 3, 4)]), r"shapes must be a number, or a list of \(rows, length\), got \(2, 3, 4\)"),  # type: ignore[list-item]
         (lambda: Bucket(shapes=[(0, 3)]), "rows of shapes must be a positive whole number, got 0"),
         (lambda: Bucket(shapes=[(1, 3), (2, 3)]), "shapes must have each length once"),
-        (lambda: Bucket(shapes=[(3, 8)], rows_multiple_of=2), r"shape \(3, 8\) must have a multiple of rows_multiple_of=2 rows"),
+        (
+            lambda: Bucket(shapes=[(3, 8)], rows_multiple_of=2),
+            r"shape \(3, 8\) must have a multiple of rows_multiple_of=2 rows",
+        ),
         (
             lambda: Bucket(shapes=[(8, 512)]).plan(np.array([9, 700]), key=None),
             r"sequence of 700 tokens cannot fit the longest shape, 512; add a longer shape or set Tokenize\(max_length=512\)",
         ),
         (
             lambda: Bucket(64, rows_multiple_of=4).plan(np.array([3, 17]), key=None),
-            r"4 sequences of 17 tokens cannot fit max_tokens=64; raise max_tokens, lower rows_multiple_of or set Tokenize\(max_",
+            r"4 sequences of 17 tokens cannot fit max_tokens=64; raise max_tokens, lower rows_multiple_of or set Tok",
         ),
         (
             lambda: Bucket(64, cost="attention", hidden_size=1).plan(np.array([20]), key=None),
@@ -182,11 +185,17 @@ def test_shapes_are_read_from_a_file(tmp_path: Path) -> None:
         ),
         (lambda: Bucket(64, shapes=4).fitted(np.array([100]), 100), "sequence of 100 tokens cannot fit max_tokens=64; raise"),
         (lambda: Bucket(64, cost="flops"), "cost must be one of 'tokens', 'attention', got 'flops'"),  # type: ignore[arg-type]
-        (lambda: Bucket(64, cost="attention"), "cost='attention' and hidden_size go together, got cost='attention' and hidden_"),
+        (
+            lambda: Bucket(64, cost="attention"),
+            "cost='attention' and hidden_size go together, got cost='attention' and hidden_",
+        ),
         (lambda: Bucket(64, hidden_size=64), "cost='attention' and hidden_size go together, got cost='tokens'"),
         (lambda: Bucket(batch_size=6, rows_multiple_of=4), "batch_size must be a multiple of rows_multiple_of=4, got 6"),
         (lambda: Bucket(64, columns=("a", "a")), r"columns must name columns, each once, got \('a', 'a'\)"),
-        (lambda: Bucket(64, columns=("a", "b"), shapes=2), "shapes, rows_multiple_of and cost cannot be given for several columns"),
+        (
+            lambda: Bucket(64, columns=("a", "b"), shapes=2),
+            "shapes, rows_multiple_of and cost cannot be given for several columns",
+        ),
         (lambda: Bucket(batch_size=4).largest(None), "the largest batch cannot be known without a longest row; set Tokenize"),
         (lambda: Bucket(64).largest(65), "sequence of 65 tokens cannot fit max_tokens=64; raise max_tokens or set Tokenize"),
     ],

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.order import longest_first
 from seqstream.planning.bucket import Bucket
+from seqstream.planning.order import longest_first
 from seqstream.planning.specs import InOrder, Plan
 
 KEY = (0, 0, 17)

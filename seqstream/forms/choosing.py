@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from seqstream.blueprints import Blueprint
-from seqstream.chats import Chats, read_chat_template
-from seqstream.drafts import Ends, Form
-from seqstream.fields import Field
-from seqstream.pairs import Pairs, find_template
-from seqstream.prompts import Prompted
-from seqstream.texts import Texts
-from seqstream.words import Words, prove_words
+from seqstream.forms.chats import Chats, read_chat_template
+from seqstream.forms.drafts import TOKEN_TYPES, Ends, Form
+from seqstream.forms.fields import Field
+from seqstream.forms.pairs import Pairs, find_template
+from seqstream.forms.prompts import Prompted
+from seqstream.forms.texts import Texts
+from seqstream.forms.words import Words, prove_words
 
 if TYPE_CHECKING:
     from seqstream.tokenizing import Tokenize
+
+_OF_ANY_MODEL = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of transformers that belong to no model."""
 
 
 def check_options(stage: Tokenize) -> None:
@@ -75,8 +78,7 @@ def make_form(stage: Tokenize, field: str | tuple[str, str], blueprint: Blueprin
         remedy = "pass a tokenizers.Tokenizer or a fast transformers tokenizer"
         raise ValueError(f"{asked[0]} cannot be had of the tokenizer {blueprint.name} written in Python; {remedy}")
     if isinstance(field, tuple):
-        has_types = "token_type_ids" in getattr(stage.tokenizer, "model_input_names", ["token_type_ids"])
-        template = find_template(blueprint) if has_types else find_template(blueprint).untyped()
+        template = find_template(blueprint) if _wants_types(stage.tokenizer) else find_template(blueprint).untyped()
         return Pairs(blueprint.bare, Field(field[0]), Field(field[1]), template, closing)
     if stage.chat is not None:
         return Chats(blueprint.bare, Field(field), read_chat_template(stage.tokenizer, blueprint), stage.chat)
@@ -90,6 +92,12 @@ def make_form(stage: Tokenize, field: str | tuple[str, str], blueprint: Blueprin
         prove_words(blueprint.bare)
         return Words(blueprint.bare, Field(field), ends, Field(stage.labels, "labels"), stage.word_labels)
     return Texts(blueprint, Field(field), closing)
+
+
+def _wants_types(tokenizer: object) -> bool:
+    """Tell whether models of a tokenizer want token types: all do of which nothing is known."""
+    names = getattr(tokenizer, "model_input_names", [TOKEN_TYPES])
+    return TOKEN_TYPES in names or type(tokenizer).__name__ in _OF_ANY_MODEL
 
 
 def _find_end(blueprint: Blueprint, end: str | int) -> int:

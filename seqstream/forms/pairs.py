@@ -12,9 +12,9 @@ from tokenizers import Encoding
 
 from seqstream import pieces
 from seqstream.blueprints import Blueprint, probe_texts
-from seqstream.drafts import TOKEN_TYPES, Ends, halve
 from seqstream.engines import Engine
-from seqstream.fields import Field, read_texts, text_column
+from seqstream.forms.drafts import TOKEN_TYPES, Ends, halve
+from seqstream.forms.fields import Field, read_texts, text_column
 from seqstream.pieces import Frame, Index, TokenRows
 from seqstream.sources.protocol import Json
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 
 from seqstream import pieces
 from seqstream.blueprints import Blueprint
-from seqstream.drafts import Ends, Sequences
 from seqstream.engines import Engine
-from seqstream.fields import Field, holds_lists, read_texts, row_id_of, text_column
+from seqstream.forms.drafts import Ends, Sequences
+from seqstream.forms.fields import Field, holds_lists, read_texts, row_id_of, text_column
+from seqstream.forms.words import Words
 from seqstream.functions import RowError
 from seqstream.pieces import TokenRows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError
-from seqstream.words import Words
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.blueprints import Blueprint
-from seqstream.drafts import IGNORED, LABELS, Ends, Sequences, halve
 from seqstream.engines import Engine
-from seqstream.fields import Field, read_texts, text_column
+from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences, halve
+from seqstream.forms.fields import Field, read_texts, text_column
 from seqstream.pieces import TokenRows
 from seqstream.sources.protocol import Json
 

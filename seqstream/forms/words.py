@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.blueprints import Blueprint, can_encode
-from seqstream.drafts import IGNORED, LABELS, Ends, Sequences
 from seqstream.engines import Engine
-from seqstream.fields import Field, Lists, read_labels, read_words, row_id_of
+from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences
+from seqstream.forms.fields import Field, Lists, read_labels, read_words, row_id_of
 from seqstream.pieces import Index, TokenRows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import Sequence as PostProcessors
 
 from seqstream.blueprints import Blueprint
-from seqstream.drafts import IGNORED, LABELS, Sequences
 from seqstream.engines import Engine
-from seqstream.fields import Field, read_chats, row_id_of
+from seqstream.forms.drafts import IGNORED, LABELS, Sequences
+from seqstream.forms.fields import Field, read_chats, row_id_of
 from seqstream.pieces import Frame, TokenRows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError

@@ -1,0 +1,97 @@
+"""Telling a loader's stages apart, and refusing those that cannot go together before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import BatchSpec, InOrder
+from seqstream.sources.protocol import Source
+from seqstream.stages import Filter, Map
+from seqstream.tokenizing import Tokenize
+
+DataStage: TypeAlias = Map | Filter | Tokenize
+
+
+def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataStage, ...], BatchSpec]:
+    """Tell the stages that data meets from the batch spec that ends them.
+
+    Raises:
+        TypeError: One of them is no stage, or the source is none.
+        ValueError: The batch spec is missing or not the last, or there are two tokenisers.
+    """
+    if not isinstance(source, Source):
+        raise TypeError(
+            f"source must be a seqstream source such as TextFiles, HFDataset or Generator, got {type(source).__name__}; "
+            f"wrap it, for example Generator(...)"
+        )
+    *data_stages, spec = stages or (None,)
+    if not isinstance(spec, Bucket | InOrder | Pack):
+        raise ValueError(f"stages must end with Bucket, Pack or InOrder, which says how rows become batches, got {spec!r}")
+    known = tuple(stage for stage in data_stages if isinstance(stage, Map | Filter | Tokenize))
+    for stage in data_stages:
+        if stage not in known:
+            raise TypeError(f"stages must be Map, Filter or Tokenize before the last, got {stage!r}")
+    tokenizers = [stage for stage in known if isinstance(stage, Tokenize)]
+    if len(tokenizers) > 1:
+        raise ValueError(
+            f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})"
+        )
+    return known, _completed(spec, tokenizers[0] if tokenizers else None, longest_row(known))
+
+
+def longest_row(stages: Sequence[DataStage]) -> int | None:
+    """Return the longest row that stages let pass, ``None`` if they set no limit."""
+    return next((stage.max_length for stage in stages if isinstance(stage, Tokenize)), None)
+
+
+def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:
+    """Return the batch spec with what follows from the tokeniser.
+
+    Raises:
+        ValueError: The two cannot go together.
+    """
+    if isinstance(spec, Bucket):
+        sides = _sides(tokenize)
+        if spec.columns is None and len(sides) > 1:
+            spec = dataclasses.replace(spec, columns=sides)
+        if isinstance(spec.shapes, int):
+            if max_length is None:
+                raise ValueError(
+                    f"shapes={spec.shapes} must know the longest row there can be; set Tokenize(max_length=...), or give "
+                    "shapes as [(rows, length), ...]"
+                )
+            spec.fitted(np.empty(0, dtype=np.int64), max_length)  # raises now if the last shape is over the budget
+    if tokenize is not None:
+        _warn_of_long_rows(spec, max_length)
+    splits = tokenize is not None and tokenize.overflow == "split"
+    if splits and isinstance(spec, Pack) and spec.overflow == "split" and (max_length or 0) > spec.row_length:
+        raise ValueError(
+            f"overflow='split' of Tokenize and of Pack cannot both cut; set Tokenize(max_length={spec.row_length}) or less"
+        )
+    return spec
+
+
+def _warn_of_long_rows(spec: Bucket | InOrder | Pack, max_length: int | None) -> None:
+    """Warn at the start of what would stop a run in the middle."""
+    limit = "row_length" if isinstance(spec, Pack) else "max_tokens"
+    most = getattr(spec, limit, None)
+    is_cut = isinstance(spec, Pack) and spec.overflow != "error"
+    if most is None or is_cut or (max_length is not None and max_length <= most):
+        return
+    what = "Tokenize has no max_length" if max_length is None else f"Tokenize has max_length={max_length}"
+    warnings.warn(
+        f"{what}, and a record of more than {limit}={most} tokens will stop the run; set Tokenize(max_length=...)", stacklevel=5
+    )
+
+
+def _sides(tokenize: Tokenize | None) -> tuple[str, ...]:
+    """Return the columns of text that the budget counts beside each other."""
+    several = tokenize is not None and isinstance(tokenize.tokenizer, Mapping)
+    return tokenize.columns if several and tokenize is not None else ()
