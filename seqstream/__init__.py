@@ -16,9 +16,12 @@ own ``DataLoader``, `restore_order` brings predictions back in the order of the 
 """
 
 from seqstream.batch import Batch
+from seqstream.class_labels import ClassLabels
+from seqstream.fitting import fit_max_tokens
 from seqstream.iterable import iterable
-from seqstream.labels import CausalLabels
+from seqstream.labels import CausalLabels, TeacherForcing
 from seqstream.loader import Loader
+from seqstream.masking import MaskTokens
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import InOrder
@@ -32,11 +35,13 @@ from seqstream.sources.text import TextFiles
 from seqstream.stages import Filter, Map
 from seqstream.stats import Stats
 from seqstream.tokenizing import Tokenize
+from seqstream.varlen import Varlen
 
 __all__ = [
     "Batch",
     "Bucket",
     "CausalLabels",
+    "ClassLabels",
     "Csv",
     "Filter",
     "Generator",
@@ -45,12 +50,16 @@ __all__ = [
     "JsonLines",
     "Loader",
     "Map",
+    "MaskTokens",
     "Pack",
     "Parquet",
     "Source",
     "Stats",
+    "TeacherForcing",
     "TextFiles",
     "Tokenize",
+    "Varlen",
+    "fit_max_tokens",
     "iterable",
     "restore_order",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +60,13 @@ class Blueprint:
         """Whether it is a user's function."""
         return not isinstance(self.source, str)
 
-    @property
+    @functools.cached_property
     def bare(self) -> Blueprint:
-        """The same tokenizer, not a function, putting no special tokens around texts."""
-        return dataclasses.replace(self, special_tokens=False, ends=((), ()))
+        """The same tokenizer, no function, which puts no special tokens around texts: what would is left out.
+
+        Engines that cannot take a post-processor, such as RoBERTa's, can then take the tokenizer.
+        """
+        return dataclasses.replace(self, source=_without_post_processor(self.json), special_tokens=False, ends=((), ()))
 
     @property
     def frame(self) -> Frame:
@@ -103,6 +107,14 @@ class Blueprint:
             "truncation_side": self.truncation_side,
             "split_special_tokens": self.split_special_tokens,
         }
+
+
+def _without_post_processor(text: str) -> str:
+    """Cut the post-processor out of a serialised tokenizer; the rest stays as it is, scores to their last digit."""
+    key = '"post_processor":'
+    begin = text.index(key) + len(key)  # the first is the one: it comes before the vocabulary, in which it may be a word
+    _, end = json.JSONDecoder().raw_decode(text, begin)
+    return f"{text[:begin]}null{text[end:]}"
 
 
 def read_tokenizer(tokenizer: object, *, special_tokens: bool) -> Blueprint:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from seqstream.class_labels import ClassLabels
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder
@@ -16,7 +17,7 @@ from seqstream.sources.protocol import Source
 from seqstream.stages import Filter, Map
 from seqstream.tokenizing import Tokenize
 
-DataStage: TypeAlias = Map | Filter | Tokenize
+DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
 
 
 def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataStage, ...], BatchSpec]:
@@ -34,10 +35,10 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
     *data_stages, spec = stages or (None,)
     if not isinstance(spec, Bucket | InOrder | Pack):
         raise ValueError(f"stages must end with Bucket, Pack or InOrder, which says how rows become batches, got {spec!r}")
-    known = tuple(stage for stage in data_stages if isinstance(stage, Map | Filter | Tokenize))
+    known = tuple(stage for stage in data_stages if isinstance(stage, DataStage))
     for stage in data_stages:
         if stage not in known:
-            raise TypeError(f"stages must be Map, Filter or Tokenize before the last, got {stage!r}")
+            raise TypeError(f"stages must be Map, Filter, ClassLabels or Tokenize before the last, got {stage!r}")
     tokenizers = [stage for stage in known if isinstance(stage, Tokenize)]
     if len(tokenizers) > 1:
         raise ValueError(

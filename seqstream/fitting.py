@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from seqstream.batch import Batch
-from seqstream.loader import Loader
 from seqstream.composing import longest_row
+from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import check_positive
 from seqstream.tokenizing import Tokenize

@@ -14,12 +14,11 @@ import torch
 from seqstream.ahead import Switch
 from seqstream.batch import Batch
 from seqstream.collating import Padding
-from seqstream.composing import parse_stages
+from seqstream.composing import DataStage, parse_stages
 from seqstream.device import Transfer
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.specs import BatchSpec
 from seqstream.sources.protocol import Json, Source
-from seqstream.stages import Filter, Map
 from seqstream.state import Position, check_form, check_same, compact
 from seqstream.stats import Stats
 from seqstream.tokenizing import Tokenize
@@ -34,8 +33,8 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `Tokenize`, and at last how they are batched: `Bucket`,
-            `Pack` or `InOrder`.
+        stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are batched:
+            `Bucket`, `Pack` or `InOrder`.
         seed: Another seed, another order.
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
@@ -61,7 +60,7 @@ class Loader(Iterable[Batch]):
     def __init__(
         self,
         source: Source,
-        *stages: Map | Filter | Tokenize | BatchSpec,
+        *stages: DataStage | BatchSpec,
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = 1,

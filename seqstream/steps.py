@@ -19,7 +19,6 @@ LABEL_PADDING = -100
 """What losses of PyTorch and transformers ignore."""
 
 Index = npt.NDArray[np.int64]
-_INT32_MAX = 2**31 - 1
 
 
 def send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -58,11 +57,11 @@ def time_major(starts: Index, lengths: Index) -> tuple[Index, Index]:
     Returns:
         ``int64 (T,)``, the places, and ``int64 (longest,)``, how many rows have each step.
     """
-    kind, shortest, longest = starts.dtype, lengths[-1], lengths[0]
-    head = starts + np.arange(shortest, dtype=kind)[:, None]  # all rows have these steps: no need to count who has
-    times = np.arange(shortest, longest, dtype=kind)
+    shortest = lengths[-1]
+    head = starts + np.arange(shortest)[:, None]  # all rows have these steps: no need to count who has
+    times = np.arange(shortest, lengths[0])
     batch_sizes = np.searchsorted(-lengths, -times)
-    ranks = np.arange(batch_sizes.sum()) - np.repeat(flat_starts(batch_sizes), batch_sizes)
+    ranks = np.arange(lengths.sum() - head.size) - np.repeat(flat_starts(batch_sizes), batch_sizes)
     tail = starts[ranks] + np.repeat(times, batch_sizes)
     return np.concatenate([head.ravel(), tail]), np.concatenate([np.full(shortest, len(lengths)), batch_sizes])
 
@@ -115,8 +114,6 @@ def pack(buffer: Tensor, starts: Index, lengths: Index) -> PackedSequence:
     if (lengths[1:] > lengths[:-1]).any():
         order = torch.from_numpy(lengths).sort(descending=True).indices.numpy()
         starts, lengths = starts[order], lengths[order]
-    if len(buffer) < _INT32_MAX:
-        starts = starts.astype(np.int32)  # half the bytes to compute and to send
     places, batch_sizes = time_major(starts, lengths)
     data = buffer.index_select(0, send(places, buffer.device))
     sorted_indices = None if order is None else send(order, buffer.device)

@@ -250,7 +250,7 @@ def test_stages_are_checked(source: JsonArrays, bpe_file: Path) -> None:
         ss.Loader([[1, 2]], ss.Bucket(10))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stages must end with Bucket, Pack or InOrder"):
         ss.Loader(source)
-    with pytest.raises(TypeError, match="stages must be Map, Filter or Tokenize before the last"):
+    with pytest.raises(TypeError, match="stages must be Map, Filter, ClassLabels or Tokenize before the last"):
         ss.Loader(source, lambda table: table, ss.Bucket(10))  # type: ignore[arg-type]
     tokenize = ss.Tokenize(bpe_file, max_length=10)
     with pytest.raises(ValueError, match="stages must have one Tokenize, got 2"):

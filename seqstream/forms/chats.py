@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
-from tokenizers.processors import Sequence as PostProcessors
 
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
@@ -209,10 +208,9 @@ def _in_spans(offsets: npt.NDArray[np.int64], spans: Sequence[Span]) -> npt.NDAr
 
 @functools.lru_cache(maxsize=4)
 def _tokenizer_with_offsets(json: str, split_special_tokens: bool) -> Tokenizer:
-    """Return a tokenizer whose offsets leave out no character: post-processors may trim them, and add nothing to a chat."""
+    """Return a tokenizer for its offsets; they leave out no character, as a bare one has no post-processor to trim them."""
     tokenizer = Tokenizer.from_str(json)
     tokenizer.encode_special_tokens = split_special_tokens
-    tokenizer.post_processor = PostProcessors([])
     return tokenizer
 
 
