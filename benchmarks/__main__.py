@@ -20,7 +20,20 @@ from benchmarks.printing import machine_lines, summary, table_of
 from benchmarks.records import Record, machine, write_lines
 from benchmarks.settings import QUICK, Settings
 
-NAMES = ("imports", "throughput", "first_batch", "resume", "collation", "waste", "mixing", "memory", "lstm")
+NAMES = (
+    "imports",
+    "throughput",
+    "first_batch",
+    "resume",
+    "collation",
+    "views",
+    "waste",
+    "mixing",
+    "packing",
+    "shapes",
+    "memory",
+    "lstm",
+)
 KEPT = Path(__file__).parent / "results"
 WIDTH = 150  # where no terminal says
 PASSING = Path(__file__).parent.parent / "runs"

@@ -40,7 +40,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     for name in corpus.names():
         for max_tokens in BUDGETS:
             settings.say(f"{name}, {max_tokens} tokens")
-            window = _largest_window(settings.text(name), proven, max_tokens)
+            window = largest_window(settings.text(name), proven, max_tokens)
             ours, theirs = _seconds(window, settings.repeats)
             tokens = int(window.lengths.sum())
             where = f"{name}, max_tokens={max_tokens}"
@@ -54,7 +54,7 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def _seconds(window: Window, repeats: int) -> tuple[float, float]:
     """Return the shortest times of both ways for all batches of the window."""
-    rows = _tensors(window)
+    rows = tensors_of(window)
     batches = [[rows[row] for row in window.plan.rows(turn)] for turn in range(len(window.plan))]
 
     def ours(turn: int) -> torch.Tensor:
@@ -80,7 +80,8 @@ def _time(make: Callable[[int], torch.Tensor], num_batches: int) -> float:
     return time.perf_counter() - begun
 
 
-def _tensors(window: Window) -> list[torch.Tensor]:
+def tensors_of(window: Window) -> list[torch.Tensor]:
+    """Return the rows of a window as int64 tensors."""
     column = window.columns["input_ids"]
     if not isinstance(column, Ragged):
         raise TypeError(f"input_ids must be ragged, got {type(column).__name__}")
@@ -89,7 +90,7 @@ def _tensors(window: Window) -> list[torch.Tensor]:
     return [torch.from_numpy(flat[start : start + length].astype(np.int64)) for start, length in places]
 
 
-def _largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
+def largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
     """Return the window of most batches, of those that the first epoch has."""
     source = ss.TextFiles(str(text))
     blocks = read_blocks(source, Permutation(source.num_shards, 0, 0, "shards"), Place())

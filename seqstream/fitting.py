@@ -196,18 +196,23 @@ def _foretold(probes: Sequence[Probe], bad: int | None, limit: float | None) -> 
             return None
         above *= 2
     budget = bisect.bisect_right(range(above), limit, key=num_bytes) - 1
-    if bad is None or budget < bad:
+    if bad is None:
         return budget
-    seen = next(probe for probe in probes if probe.max_tokens == bad)
-    return None if seen.num_bytes is None else bad - max(1, bad // 100)  # it took little more than was foretold
+    if next(probe.num_bytes for probe in probes if probe.max_tokens == bad) is None:
+        return budget if budget < bad else None
+    return min(budget, bad - max(1, bad // 100))  # bad was foretold as well, and is a little over: one step down must do
 
 
 def _shape_at(probes: Sequence[Probe], budget: int) -> tuple[float, float]:
-    """Return rows and length of the largest batch of a budget, going by those that were tried: more rows, or longer ones."""
-    last = probes[-1]
-    if all(probe.length == last.length for probe in probes):
-        return budget / last.length, last.length
-    return last.rows, budget / last.rows
+    """Return rows and length of the largest batch of a budget, going by those that were tried.
+
+    Where all had as many rows, a larger budget lets rows be longer; else there are more of the longest.
+    """
+    rows = {probe.rows for probe in probes}
+    if len(rows) == 1:
+        return min(rows), budget / min(rows)
+    longest = max(probe.length for probe in probes)
+    return budget / longest, longest
 
 
 def _try(step: Callable[[Batch], object], batch: Batch, budget: int, *, measure: bool) -> Probe:

@@ -35,7 +35,15 @@ def loader(tmp_path: Path, bpe_file: Path) -> ss.Loader:
 
 
 def simulate(
-    memory: Memory, *, low: int, high: int | None, limit: float, total: float, seen: bool, grain: int = 1, length: int | None = None
+    memory: Memory,
+    *,
+    low: int,
+    high: int | None,
+    limit: float,
+    total: float,
+    seen: bool,
+    grain: int = 1,
+    length: int | None = None,
 ) -> list[Probe]:
     """Try what `next_budget` says on a device whose memory is known, till it says that it is enough.
 
@@ -169,10 +177,11 @@ def test_memory_by_hand() -> None:
 def test_fitted_memory_is_that_of_the_tries(memory: Memory, shapes: list[tuple[int, int]]) -> None:
     """The model never has a term below 0, and agrees with what was seen where what was seen follows a model."""
     probes = [Probe(1, rows, length, True, round(memory.num_bytes(rows, length))) for rows, length in shapes]
+    most = max(probe.num_bytes or 0 for probe in probes)
     found = fit_memory(probes)
     assert min(found.fixed, found.per_token, found.per_pair) >= 0
     for probe in probes:
-        assert found.num_bytes(probe.rows, probe.length) == pytest.approx(probe.num_bytes, rel=1e-3, abs=10)
+        assert found.num_bytes(probe.rows, probe.length) == pytest.approx(probe.num_bytes, abs=1e-3 * most)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +213,10 @@ def test_steps_that_raise_at_a_limit_are_fitted(loader: ss.Loader, error: Except
 
 def test_all_may_run(loader: ss.Loader) -> None:
     """Where nothing fails, the largest budget that was asked for is tried and returned."""
-    budgets = []
-    assert fit_max_tokens(lambda batch: budgets.append(batch.num_slots), loader, low=100, high=1_000) == 1_000
-    assert budgets == [64, 192, 384, 768, 960]
+    tried = []
+    assert fit_max_tokens(lambda batch: tried.append(batch.num_slots), loader, low=100, high=1_000) == 1_000
+    assert len(tried) == 5
+    assert all(budget - 64 < slots <= budget for slots, budget in zip(tried, (100, 200, 400, 800, 1_000), strict=True))
 
 
 def test_few_tries_are_kept_to(loader: ss.Loader) -> None:
@@ -234,8 +244,9 @@ def test_other_errors_pass_through(loader: ss.Loader) -> None:
     def step(batch: ss.Batch) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    with pytest.raises(RuntimeError, match="^shapes cannot be multiplied$") as caught:
+    with pytest.raises(RuntimeError) as caught:
         fit_max_tokens(step, loader, high=1_000)
+    assert str(caught.value) == "shapes cannot be multiplied"
     assert caught.value.__notes__ == ["while trying a batch of shape (1, 64), max_tokens=64"]
 
 
@@ -277,7 +288,7 @@ def test_tensors_that_are_too_large_are_fitted(loader: ss.Loader) -> None:
 
 
 def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -> None:
-    """A model trains in a process that may have 1 GiB more, and the budget that is found is near what that has room for."""
+    """A model trains in a process that may have 512 MiB more, and the budget that is found is near what that has room for."""
     program = textwrap.dedent(
         f"""
         import pathlib, resource
@@ -289,15 +300,15 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
         torch.set_num_threads(1)
         tokenize = ss.Tokenize({str(bpe_file)!r}, max_length=64, engine="tokenizers")
         loader = ss.Loader(ss.TextFiles("text.txt"), tokenize, ss.Bucket(max_tokens=512))
-        linear = torch.nn.Linear(1 << 12, 1 << 12)
+        weight = torch.ones(1 << 14, requires_grad=True)
 
         def step(batch):
-            linear.zero_grad()
-            linear(torch.ones(batch.num_slots, 1 << 12)).relu().sum().backward()
+            weight.grad = None
+            (torch.ones(batch.num_slots, 1) * weight).relu().sum().backward()
 
         step(loader.worst_batch(max_tokens=64))
         used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), -1))
         print(fit_max_tokens(step, loader, high=1_000_000))
         """
     )
@@ -306,8 +317,8 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    row_bytes = 4 << 12  # several of a token are held at once, each of 16 KiB
-    assert GIB / row_bytes / 8 < int(done.stdout) < GIB / row_bytes
+    most = (1 << 29) / (4 << 14)  # tokens, if a step held 64 KiB a token once; it holds them several times
+    assert most / 8 < int(done.stdout) < most
 
 
 @pytest.mark.parametrize(
@@ -348,18 +359,21 @@ def test_the_smallest_budget_follows_from_the_loader(tmp_path: Path, bpe_file: P
     source = ss.TextFiles(str(tmp_path / "text.txt"))
     tokenize = ss.Tokenize(str(bpe_file), max_length=60)
 
-    def first_shape(*stages: Any) -> tuple[int, ...]:
-        shapes: list[tuple[int, ...]] = []
-        fit_max_tokens(lambda batch: shapes.append(tuple(batch.input_ids.shape)), ss.Loader(source, *stages), high=4_096)
-        return shapes[0]
+    def first_budget(*stages: Any) -> int:
+        return fit_max_tokens(lambda _: None, ss.Loader(source, *stages), high=4_096, max_probes=1)
 
-    assert first_shape(tokenize, ss.Bucket(max_tokens=512)) == (1, 60)
-    assert first_shape(tokenize, ss.Bucket(max_tokens=512, multiple_of=8)) == (1, 64)
-    assert first_shape(tokenize, ss.Bucket(max_tokens=512, rows_multiple_of=4)) == (8, 60)
-    with pytest.raises(ValueError, match=r"^low must be given where neither Tokenize\(max_length=...\) nor Bucket\(max_tokens="):
-        first_shape(ss.Tokenize(str(bpe_file)), ss.Bucket(batch_size=4))
+    assert first_budget(tokenize, ss.Bucket(max_tokens=512)) == 60
+    assert first_budget(tokenize, ss.Bucket(max_tokens=512, multiple_of=8)) == 64
+    assert first_budget(tokenize, ss.Bucket(batch_size=4)) == 60
+    assert first_budget(tokenize, ss.Bucket(max_tokens=512, rows_multiple_of=4)) == 512
+    assert first_budget(tokenize, ss.Bucket(max_tokens=512, cost="attention", hidden_size=8)) == 512
+    assert first_budget(ss.Tokenize(str(bpe_file)), ss.Bucket(max_tokens=512)) == 512
+    with pytest.raises(
+        ValueError, match=r"^low must be given where neither Tokenize\(max_length=...\) nor Bucket\(max_tokens="
+    ):
+        first_budget(ss.Tokenize(str(bpe_file)), ss.Bucket(batch_size=4))
     with pytest.raises(ValueError, match=r"^max_tokens cannot be found for InOrder\(batch_size=4.*; use Bucket\(max_tokens="):
-        first_shape(tokenize, ss.InOrder(4))
+        first_budget(tokenize, ss.InOrder(4))
 
 
 @needs_cuda

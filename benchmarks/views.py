@@ -1,0 +1,86 @@
+"""How long does a model's own form of a batch take, beside the function that makes it of a list of rows?
+
+The rows are those of the batches of one window, int64 tensors (lists of ids for transformers' collator), made before the clock
+starts. Ours begins at the batch as the loader hands it out, padded or flat; the flat one is also timed with its collating, from
+the window. All batches of the window in turn, several times; the best of each counts, as in `collation`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+from benchmarks import corpus
+from benchmarks.collation import largest_window, tensors_of
+from benchmarks.proven import prove
+from benchmarks.records import Record
+from benchmarks.settings import Settings
+from seqstream.batch import Batch
+from seqstream.collating import Padding, collate
+from seqstream.window import Window
+
+MAX_TOKENS = 16_384
+TURNS_PER_REPEAT = 3
+
+Way = Callable[[int], Any]
+
+
+def measure(settings: Settings) -> Iterator[Record]:
+    """Measure each corpus."""
+    proven = prove(corpus.tokenizer())
+    for name in corpus.names():
+        settings.say(name)
+        window = largest_window(settings.text(name), proven, MAX_TOKENS)
+        tokens = int(window.lengths.sum())
+        for pair in _pairs(window):
+            seconds = _shortest(pair, len(window.plan), TURNS_PER_REPEAT * settings.repeats)
+            made = [
+                Record(benchmark="views", corpus=name, what=what, value=1e9 * each / tokens, unit="ns a token")
+                for what, each in zip(pair, seconds, strict=True)
+            ]
+            yield made[0]
+            yield made[1].against(made[0], ">=", 1.0)
+
+
+def _pairs(window: Window) -> Iterator[dict[str, Way]]:
+    """Yield our way and the other for each form, by name."""
+    from transformers import DataCollatorWithFlattening
+
+    tensors = tensors_of(window)
+    rows = [[tensors[row] for row in window.plan.rows(turn)] for turn in range(len(window.plan))]
+    padded = [_batch(window, turn, "padded") for turn in range(len(rows))]
+    yield {
+        "packed_sequence()": lambda turn: padded[turn].packed_sequence(),
+        "pack_sequence": lambda turn: pack_sequence(rows[turn]),
+    }
+    yield {
+        "collated flat, nested()": lambda turn: _batch(window, turn, "jagged").nested(),
+        "nested_tensor of a list": lambda turn: torch.nested.nested_tensor(rows[turn], layout=torch.jagged),
+    }
+    features = [[{"input_ids": row.tolist()} for row in batch] for batch in rows]
+    flatten = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    yield {
+        "collated flat, varlen()": lambda turn: _batch(window, turn, "jagged").varlen(),
+        "DataCollatorWithFlattening": lambda turn: flatten(features[turn]),
+    }
+
+
+def _batch(window: Window, turn: int, layout: str) -> Batch:
+    return collate(window, turn, Padding(), {}, 0, layout=layout)
+
+
+def _shortest(pair: dict[str, Way], num_batches: int, num_turns: int) -> list[float]:
+    """Return the shortest time of each way for all batches, both in turn."""
+    times = [[_time(way, num_batches) for way in pair.values()] for _ in range(num_turns)]
+    return [min(found) for found in zip(*times, strict=True)]
+
+
+def _time(way: Way, num_batches: int) -> float:
+    begun = time.perf_counter()
+    for turn in range(num_batches):
+        way(turn)
+    return time.perf_counter() - begun
