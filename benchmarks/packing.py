@@ -5,8 +5,8 @@ the ids into that order. The other is TRL's `pack_dataset(..., strategy="bfd")`,
 call, which fills best, and with 1,000 a call, as it does unless told. It is left out where TRL is not installed; what this
 needs of it is there after ``pip install --no-deps trl accelerate``. The median of several runs, in turn, counts.
 
-Second, a loader with `Pack` over an epoch: how full its rows are, the last batch included, and what part of the time goes into
-planning.
+Second, a loader with `Pack` over an epoch: how full its rows are, the last batch included, and what part of the time that
+processors are busy goes into planning.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """What an epoch of a loader came to: its seconds, those that planning took, real tokens, and all slots."""
+    """What an epoch of a loader came to: seconds of processor time, those for planning, real tokens, and all slots."""
 
     seconds: float
     planning: float
@@ -155,7 +155,7 @@ def _trl(ids: pa.ListArray, row_length: int, sequences: int) -> Packing:
     """Return TRL's packing of the ids, so many sequences at a time."""
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
-    from trl import pack_dataset
+    from trl.data_utils import pack_dataset
 
     disable_progress_bar()
     dataset = Dataset(pa.table({"input_ids": ids}))
@@ -189,25 +189,25 @@ def _loader_records(where: str, texts: Sequence[Path], repeats: int) -> Iterator
 
 def _epoch(loader: ss.Loader) -> Epoch:
     with _clocked(ss.Pack, "plan", "num_planned") as calls:
-        begun = time.perf_counter()
+        begun = time.process_time()
         sizes = [(batch.num_tokens, batch.num_slots) for batch in loader]
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
     tokens, slots = map(sum, zip(*sizes, strict=True))
     return Epoch(seconds, sum(calls), tokens, slots)
 
 
 @contextlib.contextmanager
 def _clocked(owner: type, *names: str) -> Iterator[list[float]]:
-    """Give a list to which the seconds of every call of these methods are added, none of which calls another."""
+    """Give a list to which every call of these methods adds its processor time; none of them may call another."""
     calls: list[float] = []
 
     def clocked(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            begun = time.perf_counter()
+            begun = time.thread_time()
             try:
                 return method(*args, **options)
             finally:
-                calls.append(time.perf_counter() - begun)
+                calls.append(time.thread_time() - begun)
 
         return call
 

@@ -222,50 +222,51 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
     planned, plan = window.planned, window.plan
     batch = planned.turns[turn]
     rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
-    made = plan.num_made[batch]
-    steps = planned.sequence
-    lengths, longest = steps.lengths[rows], steps.longest[batch]
-    width = plan.width(batch, longest)
-    gaps = Gaps.of(lengths, steps.shortest[batch], longest, padding.side)
-    cpu_lengths = steps.batch_lengths[batch]
+    sequence = planned.sequence
+    gaps = Gaps.of(sequence.lengths[rows], sequence.shortest[batch], sequence.longest[batch], padding.side)
+    cpu_lengths = sequence.batch_lengths[batch]
     fields = {
-        "columns": (columns := {}),
-        "jagged": (jagged := {}),
+        "columns": {},
+        "jagged": {},
         "lengths": cpu_lengths,
         "device_lengths": cpu_lengths,
         "row_ids": planned.row_ids[batch],
         "pieces": planned.pieces[batch],
         "weights": planned.weights[batch],
-        "column_lengths": (column_lengths := {}),
-        "widths": (widths := {}),
-        "pad_values": (pad_values := {}),
+        "column_lengths": {},
+        "widths": {},
+        "pad_values": {},
         "sequence": window.sequence,
         "padding_side": padding.side,
-        "num_made": made,
+        "num_made": plan.num_made[batch],
         "num_tokens": planned.num_tokens[batch],
-        "num_slots": planned.num_slots[batch],
+        "num_slots": planned.num_slots[batch] if layout == "padded" else planned.num_steps[batch],
         "packing": None,
         "seed": seed,
         "window": window.number,
         "state": state,
     }
-    for name, column in window.columns.items():
-        own = planned.spans.get(name)
-        if own is None or not isinstance(column, Ragged):
-            columns[name] = take_rows(column, plan.order[rows], made, padding.made_up(name))
-            continue
-        is_sequence = own.lengths is steps.lengths
-        own_lengths = lengths if is_sequence else own.lengths[rows]
-        column_lengths[name] = cpu_lengths if is_sequence else own.batch_lengths[batch]
-        widths[name] = width if is_sequence else plan.width(batch, own.longest[batch])
-        pad_values[name] = value = padding.value(name)
-        if layout == "jagged":
-            jagged[name] = _flat(column, own.starts[rows], own_lengths, value, made)
-            continue
-        own_gaps = gaps if is_sequence else Gaps.of(own_lengths, own.shortest[batch], own.longest[batch], padding.side)
-        columns[name] = pad_rows(column, own.starts[rows], own_gaps, widths[name], value, num_made=made)
     if layout == "padded":
-        fields["mask"] = torch.from_numpy(gaps.mask(width))
-    else:
-        fields["num_slots"] = planned.num_steps[batch]
+        fields["mask"] = torch.from_numpy(gaps.mask(plan.width(batch, gaps.longest)))
+    _put_columns(fields, window, batch, gaps, padding=padding, layout=layout)
     return Batch.of(fields)
+
+
+def _put_columns(fields: dict[str, Any], window: Window, batch: int, gaps: Gaps, *, padding: Padding, layout: str) -> None:
+    """Put the columns of a batch among its fields, and what belongs to those of sequences."""
+    planned, plan = window.planned, window.plan
+    rows, made = slice(planned.cuts[batch], planned.cuts[batch + 1]), fields["num_made"]
+    for name, column in window.columns.items():
+        if not isinstance(column, Ragged):
+            fields["columns"][name] = take_rows(column, plan.order[rows], made, padding.made_up(name))
+            continue
+        own, own_gaps = planned.spans[name], gaps
+        if own.lengths is not planned.sequence.lengths:
+            own_gaps = Gaps.of(own.lengths[rows], own.shortest[batch], own.longest[batch], padding.side)
+        fields["column_lengths"][name] = own.batch_lengths[batch]
+        fields["widths"][name] = width = plan.width(batch, own_gaps.longest)
+        fields["pad_values"][name] = value = padding.value(name)
+        if layout == "jagged":
+            fields["jagged"][name] = _flat(column, own.starts[rows], own_gaps.lengths, value, made)
+        else:
+            fields["columns"][name] = pad_rows(column, own.starts[rows], own_gaps, width, value, num_made=made)

@@ -52,6 +52,12 @@ def longest_row(stages: Sequence[DataStage]) -> int | None:
     return next((stage.max_length for stage in stages if isinstance(stage, Tokenize)), None)
 
 
+def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:
+    """Return the padding token of each column of ids whose tokenizer has one."""
+    tokenizers = (stage for stage in stages if isinstance(stage, Tokenize))
+    return {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
+
+
 def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:
     """Return the batch spec with what follows from the tokeniser.
 

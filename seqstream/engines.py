@@ -18,7 +18,7 @@ import numpy as np
 
 from seqstream.blueprints import Blueprint
 from seqstream.functions import flatten
-from seqstream.pieces import TokenRows
+from seqstream.pieces import TokenRows, join
 from seqstream.probes import first_texts, hostile_texts
 
 EngineName: TypeAlias = Literal["auto", "tokenizers", "fastokens", "nanotoken"]
@@ -59,7 +59,8 @@ class Engine:
     @functools.cached_property
     def bare(self) -> Engine:
         """The same engine of the same tokenizer, without special tokens."""
-        return Engine(self.blueprint.bare, self.name) if self.blueprint.special_tokens else self
+        bare = self.blueprint.bare
+        return self if bare == self.blueprint else Engine(bare, self.name)
 
     def __reduce__(self) -> tuple[type[Engine], tuple[Blueprint, str]]:
         return Engine, (self.blueprint, self.name)
@@ -203,12 +204,18 @@ def _build_tokenizers(blueprint: Blueprint) -> Encode:
 def _build_fastokens(blueprint: Blueprint) -> Encode:
     import fastokens
 
-    encode_batch_flat = fastokens.Tokenizer.from_json_str(blueprint.json).encode_batch_flat
     special, split = blueprint.special_tokens, blueprint.split_special_tokens
+    ends: tuple[TokenRows, ...] = ()
+    try:
+        encode_batch_flat = fastokens.Tokenizer.from_json_str(blueprint.json).encode_batch_flat
+    except ValueError:  # it may be the post-processor alone that it does not know: RoBERTa's
+        encode_batch_flat = fastokens.Tokenizer.from_json_str(blueprint.bare.json).encode_batch_flat
+        ends = tuple(map(TokenRows.constant, blueprint.ends))
 
     def encode(texts: list[str]) -> TokenRows:
         ids, offsets = encode_batch_flat(texts, special, split)
-        return TokenRows(np.frombuffer(ids, np.int32), np.frombuffer(offsets, np.int64))
+        rows = TokenRows(np.frombuffer(ids, np.int32), np.frombuffer(offsets, np.int64))
+        return join([ends[0], rows, ends[1]], len(texts)) if ends else rows
 
     return encode
 

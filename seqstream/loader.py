@@ -14,14 +14,14 @@ import torch
 from seqstream.ahead import Switch
 from seqstream.batch import Batch
 from seqstream.collating import Padding
-from seqstream.composing import DataStage, parse_stages
+from seqstream.composing import DataStage, pad_tokens, parse_stages
 from seqstream.device import Transfer
+from seqstream.epochs import Epochs
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.specs import BatchSpec
 from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, compact
 from seqstream.stats import Stats
-from seqstream.tokenizing import Tokenize
 from seqstream.window import WindowStart
 
 
@@ -33,8 +33,8 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are batched:
-            `Bucket`, `Pack` or `InOrder`.
+        stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are
+            batched: `Bucket`, `Pack` or `InOrder`.
         seed: Another seed, another order.
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
@@ -73,14 +73,7 @@ class Loader(Iterable[Batch]):
         layout: str = "padded",
         progress: bool = False,
     ) -> None:
-        if padding_side not in ("right", "left"):
-            raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
-        if layout not in ("padded", "jagged"):
-            raise ValueError(f'layout must be "padded" or "jagged", got {layout!r}')
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
-        if prefetch < 0:
-            raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
+        _check_options(epochs=epochs, prefetch=prefetch, padding_side=padding_side, layout=layout)
         data_stages, spec = parse_stages(source, stages)
         self.source = source
         self.stages = stages
@@ -89,25 +82,11 @@ class Loader(Iterable[Batch]):
         self.epochs = epochs
         self.prefetch = prefetch
         self.progress = progress
+        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
-        own_values = {
-            column: value
-            for stage in data_stages
-            if isinstance(stage, Tokenize)
-            for column, value in stage.pad_values().items()
-        }
-        padding = Padding({**own_values, **(pad_values or {})}, padding_side)
-        self._pipeline = Pipeline(
-            source,
-            data_stages,
-            spec,
-            seed=seed,
-            shuffle=shuffle,
-            padding=padding,
-            on_batch=on_batch,
-            transfer=transfer,
-            layout=layout,
-        )
+        pad_token = padding.value("input_ids")
+        self._epochs = Epochs(source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token)
+        self._pipeline = Pipeline(self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer)
         self._fingerprint: Json = None
         self._position = self._beginning(0)
         self._moved = False
@@ -160,8 +139,8 @@ class Loader(Iterable[Batch]):
         same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
         position = Position.from_json(copy.deepcopy(dict(state)))
         if same:
-            self._pipeline.use_engines(state["engine"])
-            self._pipeline.use_shapes(state["shapes"])
+            self._epochs.use_engines(state["engine"])
+            self._epochs.use_shapes(state["shapes"])
         else:
             self._stats = self._stats.plus(repeated_rows=position.rows + position.window.skip)
             position = Position(position.epoch, position.until, WindowStart(position.window.place, blocks=0))
@@ -183,7 +162,7 @@ class Loader(Iterable[Batch]):
 
         A one-shot generator would be used up by looking, so ``None`` as well.
         """
-        return self._pipeline.estimate_steps()
+        return self._epochs.estimate_steps()
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return the ``(rows, length)`` that batches can have, shortest first, to warm up a compiled model.
@@ -194,7 +173,7 @@ class Loader(Iterable[Batch]):
         Raises:
             ValueError: Batches have no fixed shapes, or records can be read once only.
         """
-        return list(self._pipeline.choose_shapes())
+        return list(self._epochs.choose_shapes())
 
     def worst_batch(self, *, max_tokens: int | None = None) -> Batch:
         """Return a batch of the largest shape that can occur, so that memory runs out before training and not in the middle.
@@ -211,17 +190,17 @@ class Loader(Iterable[Batch]):
         return self._pipeline.largest_batch(self.state_dict(), max_tokens)
 
     def _state(self, position: Position) -> dict[str, Json]:
-        shapes = self._pipeline.shapes
+        shapes = self._epochs.shapes
         return position.to_json(
             fingerprint=self._own_fingerprint(),
             seed=self.seed,
-            engine=self._pipeline.engines or {},
+            engine=self._epochs.engines or {},
             shapes=None if shapes is None else [list(shape) for shape in shapes],
         )
 
     def _own_fingerprint(self) -> Json:
         if self._fingerprint is None:
-            self._fingerprint = compact(self._pipeline.fingerprint())
+            self._fingerprint = compact(self._epochs.fingerprint())
         return self._fingerprint
 
     def _stop_iteration(self, reason: str) -> None:
@@ -307,6 +286,17 @@ class Iteration(Iterator[Batch]):
             self._finalizer()
             if self._bar is not None:
                 self._bar.close()
+
+
+def _check_options(*, epochs: int | None, prefetch: int, padding_side: str, layout: str) -> None:
+    if padding_side not in ("right", "left"):
+        raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
+    if layout not in ("padded", "jagged"):
+        raise ValueError(f'layout must be "padded" or "jagged", got {layout!r}')
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
+    if prefetch < 0:
+        raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
 
 
 def _progress_bar(loader: Loader) -> Any:

@@ -13,11 +13,13 @@ import torch
 
 from seqstream.batch import Batch
 from seqstream.collating import LABEL_PADDING, Padding, Rows, gather_steps, take_rows
-from seqstream.columns import Array, Ragged
+from seqstream.columns import MADE_BY_PACKING, Array, Ragged
 from seqstream.planning.pack import RowPlan
 from seqstream.sources.protocol import Json
 from seqstream.varlen import Packing
 from seqstream.window import Window
+
+_MADE_HERE = (*MADE_BY_PACKING, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,53 +69,36 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
         raise TypeError(f"plan must be a RowPlan, got {type(plan).__name__}")
     batch = planned.turns[turn]
     rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
-    made = plan.num_made[batch]
-    slots, lengths = plan.slots[rows], plan.lengths[rows]
-    runs = _Runs.of(slots, lengths, plan.row_length, plan.num_rows)
-    shape = (plan.num_rows, plan.row_length)
-    mask = np.repeat(runs.is_real, runs.lengths)
-    columns: dict[str, Any] = {}
-    pad_values = {}
-    for name, column in window.columns.items():
-        if isinstance(column, Ragged):
-            pad_values[name] = value = padding.value(name)
-            steps = gather_steps(column, _sources(planned.spans[name].starts[rows], runs), runs.lengths, value)
-            steps[~mask] = value
-            if made:
-                steps[slots[-made:]] = value
-            columns[name] = torch.from_numpy(steps.reshape(*shape, *column.shape))
-        else:
-            columns[name] = take_rows(column, plan.order[rows], made, padding.made_up(name))
-    positions = np.arange(len(mask)) - np.repeat(runs.starts, runs.lengths)
-    columns["position_ids"] = torch.from_numpy(positions.reshape(shape))
-    columns["sequence_ids"] = torch.from_numpy(np.repeat(runs.numbers, runs.lengths).reshape(shape))
+    slots, made = plan.slots[rows], plan.num_made[batch]
+    runs = _Runs.of(slots, plan.lengths[rows], plan.row_length, plan.num_rows)
+    mask = np.repeat(runs.is_real, runs.lengths).reshape(plan.num_rows, plan.row_length)
+    columns = _packed_columns(window, rows, runs, mask, padding=padding, made=made)
     if causal and "input_ids" in columns:
         columns["labels"] = _causal_labels(columns, mask, slots)
-        pad_values["labels"] = LABEL_PADDING
-    ends = np.append(runs.starts, len(mask)).astype(np.int32)
-    row_lengths = torch.from_numpy(mask.reshape(shape).sum(1))
+    row_lengths = torch.from_numpy(mask.sum(1))
+    packed = [name for name in columns if name in planned.spans or name in _MADE_HERE]
     return Batch.of(
         {
             "columns": columns,
             "jagged": {},
             "lengths": row_lengths,
             "device_lengths": row_lengths,
-            "mask": torch.from_numpy(mask.reshape(shape)),
+            "mask": torch.from_numpy(mask),
             "row_ids": planned.row_ids[batch],
             "pieces": planned.pieces[batch],
             "weights": planned.weights[batch],
-            "column_lengths": dict.fromkeys(pad_values, row_lengths),
-            "widths": dict.fromkeys(pad_values, plan.row_length),
-            "pad_values": pad_values,
+            "column_lengths": dict.fromkeys(packed, row_lengths),
+            "widths": dict.fromkeys(packed, plan.row_length),
+            "pad_values": {name: padding.value(name) for name in packed},
             "sequence": window.sequence,
             "padding_side": "right",
             "num_made": made,
             "num_tokens": planned.num_tokens[batch],
-            "num_slots": len(mask),
+            "num_slots": mask.size,
             "packing": Packing(
                 starts=torch.from_numpy(slots),
-                lengths=torch.from_numpy(lengths),
-                cu_seqlens=torch.from_numpy(ends),
+                lengths=torch.from_numpy(plan.lengths[rows]),
+                cu_seqlens=torch.from_numpy(np.append(runs.starts, mask.size).astype(np.int32)),
                 max_seqlen=int(runs.lengths.max()),
             ),
             "seed": seed,
@@ -121,6 +106,26 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
             "state": state,
         }
     )
+
+
+def _packed_columns(window: Window, rows: slice, runs: _Runs, mask: Array, *, padding: Padding, made: int) -> dict[str, Any]:
+    """Return all columns: those of sequences packed, with where each slot is in its sequence and in its row."""
+    order = window.plan.order[rows]
+    columns: dict[str, Any] = {}
+    for name, column in window.columns.items():
+        if not isinstance(column, Ragged):
+            columns[name] = take_rows(column, order, made, padding.made_up(name))
+            continue
+        value = padding.value(name)
+        steps = gather_steps(column, _sources(window.planned.spans[name].starts[rows], runs), runs.lengths, value)
+        steps[~mask.ravel()] = value
+        if made:
+            steps[runs.starts[runs.is_real][-made:]] = value
+        columns[name] = torch.from_numpy(steps.reshape(*mask.shape, *column.shape))
+    positions = np.arange(mask.size) - np.repeat(runs.starts, runs.lengths)
+    columns["position_ids"] = torch.from_numpy(positions.reshape(mask.shape))
+    columns["sequence_ids"] = torch.from_numpy(np.repeat(runs.numbers, runs.lengths).reshape(mask.shape))
+    return columns
 
 
 def _sources(starts: Rows, runs: _Runs) -> Rows:
@@ -134,6 +139,6 @@ def _causal_labels(columns: dict[str, Any], mask: Array, slots: Rows) -> torch.T
     """Return labels of next-token prediction: -100 on padding and on the first of every sequence, which nothing predicts."""
     labels: torch.Tensor = columns.get("labels", columns["input_ids"]).clone()
     flat = labels.view(-1)
-    flat[torch.from_numpy(~mask)] = LABEL_PADDING
+    flat[torch.from_numpy(~mask.ravel())] = LABEL_PADDING
     flat[torch.from_numpy(slots)] = LABEL_PADDING
     return labels

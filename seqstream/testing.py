@@ -189,13 +189,11 @@ def _unpadded(batch: Batch, name: str, at: int) -> Any:
     value = getattr(batch, name)
     if not isinstance(value, torch.Tensor):
         return value[at]
-    if batch.packing is not None:
-        if value.shape[:2] != batch.mask.shape:
-            return value[at].tolist()
-        start, length = int(batch.packing.starts[at]), int(batch.packing.lengths[at])
-        return value.flatten(0, 1)[start : start + length].tolist()
     if name not in batch.column_lengths:
         return value[at].tolist()
+    if batch.packing is not None:
+        start, length = int(batch.packing.starts[at]), int(batch.packing.lengths[at])
+        return value.flatten(0, 1)[start : start + length].tolist()
     length = int(batch.column_lengths[name][at])
     return (value[at, :length] if batch.padding_side == "right" else value[at, value.shape[1] - length :]).tolist()
 

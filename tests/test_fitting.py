@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -93,8 +93,7 @@ def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, tot
     limit = 0.9 * total
     low = 512
     most = true_largest(memory, limit - grain, length)
-    if most < 4 * low:
-        return
+    assume(most >= 4 * low)
     probes = simulate(memory, low=low, high=None, limit=limit, total=total, seen=True, grain=grain, length=length)
     found = largest(probes, limit)
     rows, wide = (1, found) if length is None else (found // length, length)
@@ -111,8 +110,7 @@ def test_failures_alone_lead_to_the_limit(memory: Memory, total: float, length: 
     """Where a step only runs or not, budgets grow till one fails, and the largest found is close below the first that fails."""
     most = true_largest(memory, total, length)
     low, high = 512, 1 << 22
-    if most < low:
-        return
+    assume(most >= low)
     probes = simulate(memory, low=low, high=high, limit=total, total=total, seen=False, length=length)
     found = largest(probes)
     assert found <= min(most, high)
@@ -137,7 +135,7 @@ def test_tries_lie_between_what_ran_and_what_failed(low: int, more: int, up: int
 
 
 def test_tries_by_hand() -> None:
-    """Without a limit budgets double, then the middle by ratio is tried; with one, the third try of known memory is foretold."""
+    """Without a limit budgets double, then the middle by ratio is tried; with one, two tries of known memory foretell the next."""
     ran = [Probe(100, 1, 100, True), Probe(200, 2, 100, True)]
     assert next_budget([], low=100, high=None) == 100
     assert next_budget(ran[:1], low=100, high=None) == 200
@@ -196,7 +194,7 @@ def test_fitted_memory_is_that_of_the_tries(memory: Memory, shapes: list[tuple[i
     ids=repr,
 )
 def test_steps_that_raise_at_a_limit_are_fitted(loader: ss.Loader, error: Exception) -> None:
-    """Whatever form an error of memory has, the largest budget that runs is found, in at most 10 tries, each with real batches."""
+    """Whatever form an error of memory has, the largest budget that runs is found, in at most 10 tries of different batches."""
     shapes = []
 
     def step(batch: ss.Batch) -> None:
@@ -288,7 +286,7 @@ def test_tensors_that_are_too_large_are_fitted(loader: ss.Loader) -> None:
 
 
 def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -> None:
-    """A model trains in a process that may have 512 MiB more, and the budget that is found is near what that has room for."""
+    """A model trains in a process that may have 256 MiB more, and the budget that is found is near what that has room for."""
     program = textwrap.dedent(
         f"""
         import pathlib, resource
@@ -308,7 +306,7 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
 
         step(loader.worst_batch(max_tokens=64))
         used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), -1))
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), -1))
         print(fit_max_tokens(step, loader, high=1_000_000))
         """
     )
@@ -317,7 +315,7 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    most = (1 << 29) / (4 << 14)  # tokens, if a step held 64 KiB a token once; it holds them several times
+    most = (1 << 28) / (4 << 14)  # tokens, if a step held 64 KiB a token once; it holds them several times
     assert most / 8 < int(done.stdout) < most
 
 
@@ -367,7 +365,8 @@ def test_the_smallest_budget_follows_from_the_loader(tmp_path: Path, bpe_file: P
     assert first_budget(tokenize, ss.Bucket(batch_size=4)) == 60
     assert first_budget(tokenize, ss.Bucket(max_tokens=512, rows_multiple_of=4)) == 512
     assert first_budget(tokenize, ss.Bucket(max_tokens=512, cost="attention", hidden_size=8)) == 512
-    assert first_budget(ss.Tokenize(str(bpe_file)), ss.Bucket(max_tokens=512)) == 512
+    with pytest.warns(UserWarning, match="^Tokenize has no max_length"):
+        assert first_budget(ss.Tokenize(str(bpe_file)), ss.Bucket(max_tokens=512)) == 512
     with pytest.raises(
         ValueError, match=r"^low must be given where neither Tokenize\(max_length=...\) nor Bucket\(max_tokens="
     ):

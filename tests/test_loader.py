@@ -23,7 +23,7 @@ import torch
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.pipeline import _say_once_of_one_shard
+from seqstream.epochs import _say_once_of_one_shard
 from tests.own_source import JsonArrays, write_arrays
 
 SPECS = [

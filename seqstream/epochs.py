@@ -1,0 +1,290 @@
+"""From a position to windows, over epochs: blocks in the order of an epoch, and what is learnt from the first of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.arrow import to_arrow
+from seqstream.columns import lengths_of
+from seqstream.composing import DataStage, longest_row
+from seqstream.order import Permutation
+from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import BatchSpec
+from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.repeating import repeat_record
+from seqstream.running import join_tables, placed, run_stages
+from seqstream.sources.protocol import ROW_ID, Json, Source
+from seqstream.stages import OpenStage
+from seqstream.state import Position
+from seqstream.tokenizing import Tokenize
+from seqstream.window import Recipe, Window, WindowStart, read_windows
+
+_NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
+_FIRST_BYTES = 256 << 10
+"""About how much the first window of epoch 0 holds at most, as read: a few milliseconds of tokenising."""
+
+_BYTES_PER_TOKEN = 4
+"""A guess for that window; the others go by what was counted."""
+
+_SAMPLED_BLOCKS = 8
+"""How many blocks `Epochs.estimate_steps` looks at."""
+
+
+class Epochs:
+    """The windows of all epochs of a source.
+
+    What is learnt on the way - which engine tokenises, how dense the data is, which shapes pad least - is kept, and does not
+    depend on the position.
+
+    Attributes:
+        spec: How rows are batched, decided as far as it is by now.
+        engines: The engine for each column of ids, as soon as they are chosen.
+    """
+
+    def __init__(
+        self, source: Source, stages: Sequence[DataStage], spec: BatchSpec, *, seed: int, shuffle: bool, pad_token: float
+    ) -> None:
+        self.source = source
+        self.stages = tuple(stages)
+        self.spec = self._asked = spec
+        self.seed = seed
+        self.shuffle = shuffle
+        self.engines: dict[str, str] | None = None
+        self._max_length = longest_row(stages)
+        self._opened: tuple[OpenStage, ...] | None = None
+        self._batches_per_block: float | None = None
+        keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
+        self._fill = int(pad_token) if keeps_empty else None
+
+    def fingerprint(self) -> dict[str, Json]:
+        """Say what the order and content of batches depend on."""
+        stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
+        return {"source": self.source.fingerprint(), "shuffle": self.shuffle, **stages, "batches": self._asked.fingerprint()}
+
+    def use_engines(self, engines: Mapping[str, str]) -> None:
+        """Tokenise with the engines that a state names."""
+        if engines and dict(engines) != self.engines:
+            self.engines, self._opened = dict(engines), None
+
+    @property
+    def shapes(self) -> tuple[Shape, ...] | None:
+        """The shapes that all batches have, if they are decided."""
+        shapes = self.spec.shapes if isinstance(self.spec, Bucket) else None
+        return None if shapes is None or isinstance(shapes, int) else tuple(shapes)  # type: ignore[arg-type]
+
+    def use_shapes(self, shapes: Sequence[Sequence[int]] | None) -> None:
+        """Make batches of the shapes that a state names."""
+        if shapes is not None and isinstance(self.spec, Bucket):
+            self.spec = dataclasses.replace(self.spec, shapes=tuple((rows, length) for rows, length in shapes))
+
+    def estimate_steps(self) -> int | None:
+        """Estimate the batches of an epoch from some of its blocks; exact where those are all."""
+        total = self.source.approx_blocks()
+        if total is None:
+            return None
+        blocks = list(itertools.islice(self._blocks(0, Place()), _SAMPLED_BLOCKS + 1))
+        if not blocks:
+            return 0
+        stages = self._open(blocks)
+        tables = join_tables(run_stages([block.table for block in blocks], stages, self._fill)[0])
+        if len(blocks) <= _SAMPLED_BLOCKS:
+            total = len(blocks)
+        lengths = lengths_of(tables, self.spec.columns)
+        spec = self.spec.fitted(lengths, self._max_length)
+        planned = len(spec.plan(lengths[: spec.num_planned(lengths, last=True)], key=None))
+        return round(planned * total / len(blocks))
+
+    def choose_shapes(self) -> tuple[Shape, ...]:
+        """Return the shapes of all batches, looking at the first of epoch 0 if nothing has decided them yet.
+
+        Raises:
+            ValueError: Batches have no fixed shapes, or records can be read once only.
+        """
+        if isinstance(self.spec, Pack):
+            return ((self.spec.rows, self.spec.row_length),)
+        if self.spec.sample_batches:
+            self._check_repeats("shapes()")
+            self._learn(lambda: None)
+        if self.shapes is None:
+            raise ValueError(f"batches of {self.spec!r} have no fixed shapes; set Bucket(shapes=...)")
+        return self.shapes
+
+    def repeat_first(self, max_tokens: int | None) -> Window:
+        """Return a window of one batch of the largest shape that can occur, of the first record over and over.
+
+        Args:
+            max_tokens: A budget to try instead of that of the spec.
+
+        Raises:
+            ValueError: The longest row cannot be known, or does not fit; or records can be read once only.
+        """
+        self._check_repeats("worst_batch()")
+        if max_tokens is None and self.spec.sample_batches:
+            self.choose_shapes()
+        spec = self.spec if max_tokens is None else self._with_budget(max_tokens)
+        rows, length = spec.largest(self._max_length)
+        blocks, first = _peek(self._blocks(0, Place()))
+        stages = self._open(first)
+        for block in blocks:
+            table = run_stages([block.table], stages, self._fill)[0][0]
+            if len(table):
+                return repeat_record(table, spec, rows, length)
+        raise ValueError(_nothing_left({}))
+
+    def _with_budget(self, max_tokens: int) -> BatchSpec:
+        if not isinstance(self._asked, Bucket):
+            raise ValueError(
+                f"max_tokens cannot be tried with {self._asked!r}, which has no such budget; use Bucket(max_tokens=...)"
+            )
+        return dataclasses.replace(self._asked, max_tokens=max_tokens)
+
+    def _check_repeats(self, what: str) -> None:
+        if not self.source.can_repeat:
+            raise ValueError(
+                f"{what} cannot look at records that a generator gives only once; pass the generator function itself"
+            )
+
+    def windows(self, start: Position, guard: Callable[[], None]) -> Iterator[tuple[Position, Window]]:
+        """Yield the windows from a position on, over epochs, each with the position at which it begins."""
+        yield from self._epoch(start, guard)
+        later = itertools.count(start.epoch + 1) if start.until is None else range(start.epoch + 1, start.until)
+        for epoch in later:
+            yield from self._epoch(Position(epoch, start.until, WindowStart(blocks=0)), guard)
+
+    def _epoch(self, start: Position, guard: Callable[[], None]) -> Iterator[tuple[Position, Window]]:
+        """Yield the windows of one epoch from a position on."""
+        begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
+        blocks, first = _peek(self._blocks(start.epoch, begin.place))
+        stages = self._open(first)
+        if not begin.blocks:
+            begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
+        recipe = self._recipe(start.epoch, stages, guard)
+        if is_fresh and start.epoch == 0 and not start.window.served:
+            recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
+        num_batches = 0
+        counts: Counter[str] = Counter()
+        for window in read_windows(blocks, begin, recipe):
+            if is_fresh and start.epoch == 0 and not num_batches:
+                self._learn_from(window)
+            num_batches += len(window.plan)
+            counts.update(window.counts)
+            rows = start.rows if window.start.served else 0
+            yield dataclasses.replace(start, window=window.start, rows=rows), window
+            if window.following is not None and self.shuffle and self.source.num_shards == 1:
+                _say_once_of_one_shard()
+        if is_fresh and not num_batches:
+            raise ValueError(_nothing_left(counts))
+
+    def _blocks(self, epoch: int, place: Place) -> Iterator[ReadBlock]:
+        num_shards = self.source.num_shards
+        if self.shuffle:
+            return read_blocks(self.source, Permutation(num_shards, self.seed, epoch, "shards"), place)
+        return read_blocks(self.source, range(num_shards), place, num_open=1)
+
+    def _open(self, first: Sequence[ReadBlock]) -> tuple[OpenStage, ...]:
+        """Open the stages once; engines are chosen by looking at the first records, unless a state has named them."""
+        if self._opened is not None:
+            return self._opened
+        opened: list[OpenStage] = []
+        sample = next((block.table for block in first if len(block.table)), _NO_RECORDS)
+        with placed(sample.column(ROW_ID), self.source.locate):
+            for stage in self.stages:
+                if isinstance(stage, Tokenize):
+                    self.engines = self.engines or stage.choose_engines(sample)
+                    opened.append(stage.open(self.engines))
+                    break
+                opened.append(stage.open())
+                if self.engines is None:
+                    sample = opened[-1]([sample])[0][0]
+        opened += [stage.open() for stage in self.stages[len(opened) :] if not isinstance(stage, Tokenize)]
+        self._opened = tuple(opened)
+        return self._opened
+
+    def _recipe(self, epoch: int, stages: tuple[OpenStage, ...], guard: Callable[[], None]) -> Recipe:
+        return Recipe(
+            stages,
+            self.spec,
+            (self.seed, epoch),
+            self.shuffle,
+            self.source.locate,
+            guard,
+            fill=self._fill,
+            max_length=self._max_length,
+        )
+
+    def _first_size(self, epoch: int, first: Sequence[ReadBlock], guard: Callable[[], None]) -> int:
+        """Return the blocks of the first window of an epoch: few in epoch 0, to begin at once, later enough to fill it.
+
+        Args:
+            epoch: Which epoch.
+            first: The first blocks of the epoch.
+            guard: Raises to stop.
+        """
+        if epoch == 0:
+            return self._opening_size(first[-1].table) if first else 1
+        if self._batches_per_block is None:
+            self._learn(guard)
+        return max(1, round(self.spec.window_batches / (self._batches_per_block or 1)))
+
+    def _learn(self, guard: Callable[[], None]) -> None:
+        """Learn from the beginning of epoch 0 what a run that came from there knows."""
+        blocks, first = _peek(self._blocks(0, Place()))
+        start = WindowStart(blocks=self._first_size(0, first, guard))
+        recipe = dataclasses.replace(self._recipe(0, self._open(first), guard), spec=self._asked)
+        for window in read_windows(blocks, start, recipe):
+            if self._learn_from(window):
+                break
+
+    def _opening_size(self, table: pa.Table) -> int:
+        """Return the blocks of the very first window, by what is known before any is tokenised: the first that has records."""
+        num_bytes: int = max(table.nbytes, 1)
+        num_batches = self.spec.num_batches(len(table), num_bytes // _BYTES_PER_TOKEN)
+        if self._asked.sample_batches:
+            return max(1, round(self._asked.sample_batches / num_batches)) if num_batches else 1
+        wanted = self.spec.window_batches / num_batches if num_batches else 1
+        return max(1, round(min(wanted, _FIRST_BYTES / num_bytes)))
+
+    def _learn_from(self, window: Window) -> bool:
+        """Keep how many batches a block makes, and what was decided by them, from the first window that makes any."""
+        num_batches = self.spec.num_batches(len(window.lengths), int(window.lengths.sum()))
+        if num_batches and self._batches_per_block is None:
+            self._batches_per_block = num_batches / window.start.blocks
+        if self.spec.sample_batches:
+            self.spec = window.spec
+        return bool(num_batches)
+
+
+def _peek(blocks: Iterator[ReadBlock]) -> tuple[Iterator[ReadBlock], list[ReadBlock]]:
+    """Return the blocks unchanged, and those up to the first that has records."""
+    seen: list[ReadBlock] = []
+    for block in blocks:
+        seen.append(block)
+        if len(block.table):
+            break
+    return itertools.chain(seen, blocks), seen
+
+
+@functools.cache
+def _say_once_of_one_shard() -> None:
+    """Say it as a line of log: nothing is wrong that ``-W error`` should stop."""
+    logging.getLogger("seqstream").warning(
+        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_batches to mix more"
+    )
+
+
+def _nothing_left(counts: Mapping[str, int]) -> str:
+    if counts.get("empty") or counts.get("dropped"):
+        return (
+            f"source must give at least one row, got none: {counts.get('empty', 0):,} records were empty and "
+            f"{counts.get('dropped', 0):,} were dropped; look at the data, the filters and drop_last"
+        )
+    return "source must have at least one record, got none; look at the paths and what is in them"
