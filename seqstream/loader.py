@@ -47,7 +47,7 @@ class Loader(Iterable[Batch]):
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it
             randomness that is the same at every resume.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
-        padding_side: Where padding goes: ``"right"`` or ``"left"``.
+        padding_side: Where padding goes: ``"right"`` or ``"left"``; that of `Pack` is always at the end of a row.
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
             `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
         progress: Show a progress bar.
@@ -214,6 +214,7 @@ class Loader(Iterable[Batch]):
             self._stats = self._stats.plus(
                 batches=1,
                 rows=len(batch.row_ids) - batch.num_made,
+                made_up_rows=batch.num_made,
                 tokens=batch.num_tokens,
                 slots=batch.num_slots,
                 seconds=elapsed,

@@ -89,7 +89,13 @@ def keep_rows(rows: TokenRows, kept: Index) -> TokenRows:
     lengths = rows.lengths[kept]
     if lengths.sum() == len(rows.ids):
         return rows.picked(lambda values: values, lengths)
-    return rows.picked(_taking(rows.offsets[kept], lengths), lengths)
+    return take_rows(rows, kept)
+
+
+def take_rows(rows: TokenRows, taken: Index) -> TokenRows:
+    """Return copies of the rows numbered ``taken``, ``int64``, in any order and as often as they are named."""
+    lengths = rows.lengths[taken]
+    return rows.picked(_taking(rows.offsets[taken], lengths), lengths)
 
 
 def truncate(rows: TokenRows, frame: Frame, limit: int | Index, side: str) -> TokenRows:

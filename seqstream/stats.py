@@ -18,6 +18,7 @@ class Stats:
         split: Records cut into pieces.
         dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``.
         empty: Records left out because they gave no token of their own.
+        made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch up, and count as padding.
         repeated_rows: Rows that come a second time since a state was loaded with ``strict=False``.
         seconds: Time from the first request for a batch to the last answer.
         seconds_waited: Time in which the consumer waited for batches; the rest was its own.
@@ -31,6 +32,7 @@ class Stats:
     split: int = 0
     dropped: int = 0
     empty: int = 0
+    made_up_rows: int = 0
     repeated_rows: int = 0
     seconds: float = 0.0
     seconds_waited: float = 0.0
@@ -62,7 +64,7 @@ class Stats:
     def __str__(self) -> str:
         left_out = ", ".join(
             f"{getattr(self, name):,} {name.replace('_', ' ')}"
-            for name in ("truncated", "split", "dropped", "empty", "repeated_rows")
+            for name in ("truncated", "split", "dropped", "empty", "made_up_rows", "repeated_rows")
             if getattr(self, name)
         )
         return (

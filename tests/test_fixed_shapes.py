@@ -72,6 +72,7 @@ def test_rows_made_up_weigh_nothing(texts: Texts, wordpiece_tokenizer: Tokenizer
         assert batch.mask[real:].sum(1).tolist() == [1] * num_made
         assert batch.num_tokens == int(batch.lengths[:real].sum())
     assert loader.stats.rows == 101
+    assert loader.stats.made_up_rows == sum(batch.num_made for batch in made)
     assert len(rows_of(loader)) == 101
 
 

@@ -49,9 +49,12 @@ class Lists:
         """Items of each record, ``int64 (N,)``."""
         return np.diff(self.offsets)
 
-    def to_pylist(self) -> list[Any]:
-        """Return the items."""
-        return [item for chunk in self.chunks for item in chunk.to_pylist()]
+    def distinct(self) -> tuple[list[Any], npt.NDArray[np.int64]]:
+        """Return each different item once, and for each item which it is, ``int64 (V,)``."""
+        if not self.chunks:
+            return [], np.empty(0, np.int64)
+        coded = pa.chunked_array(self.chunks).dictionary_encode().combine_chunks()
+        return coded.dictionary.to_pylist(), to_numpy(coded.indices).astype(np.int64)
 
     def to_numpy(self) -> npt.NDArray[np.int64]:
         """Return items that are whole numbers, ``int64 (V,)``."""

@@ -18,7 +18,7 @@ from seqstream.blueprints import Blueprint, can_encode
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences
 from seqstream.forms.fields import Field, Lists, read_labels, read_words, row_id_of
-from seqstream.pieces import Index, TokenRows
+from seqstream.pieces import Index, TokenRows, take_rows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError
 
@@ -30,6 +30,8 @@ _PROBES = ["The", "quick", " brown", "fox's", "", "Où", "日本語", "13", "."]
 @dataclasses.dataclass(frozen=True)
 class Words:
     """A row is the words of a record, each encoded by itself, with the special tokens of the tokenizer around all of them.
+
+    Words that come again are encoded once a call: most do.
 
     Attributes:
         blueprint: The tokenizer, bare.
@@ -64,7 +66,8 @@ class Words:
         prove_words(self.blueprint)
         words = read_words(tables, self.field)
         labels = None if self.labels is None else _check_labels(words, read_labels(tables, self.labels), tables)
-        tokens = engine(words.to_pylist())
+        distinct, places = words.distinct()
+        tokens = take_rows(engine(distinct), places)
         beside = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
         rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], beside)
         return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.blueprint.truncation_side)

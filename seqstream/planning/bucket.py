@@ -16,7 +16,7 @@ from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, 
 from seqstream.planning.order import longest_first
 from seqstream.planning.pairs import plan_pairs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, needed, turns_of
+from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, needed, show, turns_of
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -82,8 +82,7 @@ class Bucket:
         self._check_shapes()
 
     def __repr__(self) -> str:
-        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return f"Bucket({', '.join(f'{field.name}={value!r}' for field, value in fields if value != field.default)})"
+        return show(self)
 
     @property
     def sample_batches(self) -> float:

@@ -12,7 +12,7 @@ from seqstream.order import shuffled
 from seqstream.planning.batches import Lengths
 from seqstream.planning.order import longest_first
 from seqstream.planning.rows import pack_rows
-from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, turns_of
+from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, show, turns_of
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
@@ -47,7 +47,7 @@ class RowPlan(Plan):
     pieces: Index
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Pack:
     """Batches of rows of exactly one length, each packed with whole sequences: no padding to speak of, and one shape.
 
@@ -80,6 +80,9 @@ class Pack:
             check_positive(name, getattr(self, name))
         if self.overflow not in _OVERFLOWS:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, _OVERFLOWS))}, got {self.overflow!r}")
+
+    def __repr__(self) -> str:
+        return show(self)
 
     @property
     def columns(self) -> None:

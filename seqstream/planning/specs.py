@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -159,6 +159,12 @@ class InOrder:
 
     def fingerprint(self) -> Json:
         return {"kind": "InOrder", **dataclasses.asdict(self)}
+
+
+def show(spec: Any) -> str:
+    """Print a spec with the fields that are not as by default."""
+    fields = ((field, getattr(spec, field.name)) for field in dataclasses.fields(spec))
+    return f"{type(spec).__name__}({', '.join(f'{field.name}={value!r}' for field, value in fields if value != field.default)})"
 
 
 def turns_of(num_batches: int, key: tuple[object, ...] | None) -> Index:
