@@ -31,7 +31,7 @@ class Proven:
     tokenize: ss.Tokenize
     engines: Mapping[str, str]
 
-    def loader(self, source: Source, *stages: ss.Map | ss.Bucket, **options: Any) -> ss.Loader:
+    def loader(self, source: Source, *stages: ss.Map | ss.Bucket | ss.Pack, **options: Any) -> ss.Loader:
         """Return a loader that has its engine already; the stages are those after tokenising."""
         loader = ss.Loader(source, self.tokenize, *stages, **options)
         loader.load_state_dict({**loader.state_dict(), "engine": dict(self.engines)})

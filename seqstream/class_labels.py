@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,12 +13,12 @@ import pyarrow as pa
 from seqstream.arrow import to_arrow, to_numpy
 from seqstream.forms.fields import is_text, row_id_of
 from seqstream.sources.protocol import RESERVED, Json
-from seqstream.stages import OpenStage, RecordError
+from seqstream.stages import Counts, OpenStage, RecordError
 
 _SHOWN = 8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ClassLabels:
     """Turn a column of strings into numbers: each the place of the string among some classes.
 
@@ -43,11 +44,19 @@ class ClassLabels:
         object.__setattr__(self, "classes", tuple(classes))
         if not self.classes:
             raise ValueError("classes must have at least one name, got none")
-        twice = [name for at, name in enumerate(self.classes) if name in self.classes[:at]]
-        if twice:
-            raise ValueError(f"classes must have each name once, got {twice[0]!r} twice")
+        often, times = Counter(self.classes).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"classes must have each name once, got {often!r} {times} times")
         if self.field in RESERVED:
             raise ValueError(f"field must be a column of the data, got {self.field!r}, which is the loader's own")
+
+    def __repr__(self) -> str:
+        field = f", field={self.field!r}" if self.field != "label" else ""
+        return f"ClassLabels([{self._shown}]{field})"
+
+    @property
+    def _shown(self) -> str:
+        return ", ".join(map(repr, self.classes[:_SHOWN])) + (", …" if len(self.classes) > _SHOWN else "")
 
     def fingerprint(self) -> Json:
         """Say which numbers the classes get."""
@@ -58,7 +67,10 @@ class ClassLabels:
 
         It raises a `RecordError` for a label that is missing or no class, and a `ValueError` for a column without strings.
         """
-        return lambda tables: ([self._apply(table) if len(table) else table for table in tables], {})
+        return self._run
+
+    def _run(self, tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+        return [self._apply(table) if len(table) else table for table in tables], {}
 
     def _apply(self, table: pa.Table) -> pa.Table:
         if self.field not in table.column_names:
@@ -90,8 +102,7 @@ class ClassLabels:
         numbers = pc.index_in(strings, value_set=_to_strings(self.classes))
         if numbers.null_count:
             at = _first(numbers.is_null())
-            known = ", ".join(map(repr, self.classes[:_SHOWN])) + (", …" if len(self.classes) > _SHOWN else "")
-            message = f"{self.field} {strings[at].as_py()!r} must be one of {known}"
+            message = f"{self.field} {strings[at].as_py()!r} must be one of {self._shown}"
             raise RecordError(message, row_id_of([table], int(records[at])))
         return numbers.cast(pa.int64())
 

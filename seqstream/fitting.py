@@ -28,6 +28,9 @@ CLOSE = 0.02
 _ENOUGH = 2
 """So many tries of known memory are needed before memory can be foretold."""
 
+_REACH = 16
+"""Memory is foretold up to so many times a budget that ran: little steps may show nothing of what large ones take."""
+
 _MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 """Parts of the messages of `RuntimeError` that stand for memory that ran out, in lower case."""
 
@@ -145,7 +148,7 @@ def next_budget(
     bad = min((probe.max_tokens for probe in probes if not probe.fits(limit)), default=None)
     if bad is not None and bad - good <= max(1, CLOSE * good):
         return None
-    budget = _foretold(probes, bad, limit)
+    budget = _foretold(probes, good, bad, limit)
     if budget is None:
         growth = 2.0 if high is None else max(2.0, (high / low) ** (2 / max_probes))
         budget = round(growth * good) if bad is None else math.isqrt(good * bad)
@@ -180,22 +183,17 @@ def fit_memory(probes: Sequence[Probe]) -> Memory:
     return Memory(*best.tolist())
 
 
-def _foretold(probes: Sequence[Probe], bad: int | None, limit: float | None) -> int | None:
+def _foretold(probes: Sequence[Probe], good: int, bad: int | None, limit: float | None) -> int | None:
     """Return the largest budget that should fit; ``None`` if that cannot be said, or is known to be wrong."""
     known = [probe for probe in probes if probe.num_bytes is not None]
     if limit is None or len({(probe.rows, probe.length) for probe in known}) < _ENOUGH:
         return None
-    memory = fit_memory(known)
+    memory = fit_memory(sorted(known, key=lambda probe: probe.max_tokens)[-3:])
 
     def num_bytes(budget: int) -> float:
         return memory.num_bytes(*_shape_at(known, budget))
 
-    above = max(probe.max_tokens for probe in known)
-    while num_bytes(above) <= limit:
-        if num_bytes(2 * above) <= num_bytes(above):
-            return None
-        above *= 2
-    budget = bisect.bisect_right(range(above), limit, key=num_bytes) - 1
+    budget = bisect.bisect_right(range(_REACH * good + 1), limit, key=num_bytes) - 1
     if bad is None:
         return budget
     if next(probe.num_bytes for probe in probes if probe.max_tokens == bad) is None:

@@ -41,7 +41,9 @@ def test_labels_of_a_jagged_batch_stay_flat() -> None:
     assert not labelled.columns
     assert not batch.columns
     assert batch.input_ids.shape == (3, 3)
-    assert CausalLabels()(batch).labels.equal(labelled.labels)
+    again = CausalLabels()(batch)
+    assert "labels" in again.columns, "what is padded already stays so"
+    assert again.labels.equal(labelled.labels)
 
 
 def test_labels_of_a_packed_batch_end_with_its_sequences() -> None:
@@ -49,6 +51,18 @@ def test_labels_of_a_packed_batch_end_with_its_sequences() -> None:
     batch = CausalLabels()(packed_batch([ROWS[:2], ROWS[2:], [torch.tensor([PAD])]], 5, made=1))
     assert batch.labels.tolist() == [[-100, 9, 3, -100, -100], [-100, 6, -100, -100, -100], [-100] * 5]
     assert batch.num_label_tokens == 3
+
+
+@pytest.mark.parametrize("layout", ["padded", "jagged"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rows_without_ids_have_no_labels(layout: str, side: str) -> None:
+    """Their first label would be that of another row, or of none."""
+    batch = batch_of([torch.tensor(row, dtype=torch.int64) for row in ([], [4, 5], [])], layout, side)
+    assert CausalLabels()(batch).labels.tolist() == [[-100, -100], [-100, 5], [-100, -100]]
+    empty = batch_of(ROWS, layout, side, others={"target_ids": batch.flat().split([0, 2, 0])})
+    forced = TeacherForcing(3, source="input_ids")(empty)
+    assert forced.labels.tolist() == [[-100, -100], [4, 5], [-100, -100]]
+    assert forced.flat("decoder_input_ids").tolist() == [3, 4]
 
 
 def test_columns_cut_short_are_labelled_too() -> None:

@@ -78,12 +78,14 @@ class ChatTemplate:
         for number, message in enumerate(chat):
             if message.get("role") != _ASSISTANT:
                 continue
-            begun = self.render(chat[:number], prompted=True) if number else None
-            ended = self.render(chat[: number + 1])
-            if begun is None or not (ended.startswith(begun) and whole.startswith(ended)):
-                how = "writes the messages before it otherwise" if number else "has nothing before it"
+            if not number:
+                remedy = "drop such records with Filter before, or use chat='all'"
+                raise ChatError(f"chat cannot begin with the assistant where its template has no {{% generation %}}; {remedy}")
+            begun, ended = self.render(chat[:number], prompted=True), self.render(chat[: number + 1])
+            if not (ended.startswith(begun) and whole.startswith(ended)):
+                got = f"got message {number + 1} written otherwise in the whole chat"
                 remedy = "use a template with {% generation %}, or chat='all'"
-                raise ChatError(f"chat template must show where the assistant begins, but message {number + 1} {how}; {remedy}")
+                raise ChatError(f"chat template must write messages alike whatever follows them, {got}; {remedy}")
             spans.append((len(begun), len(ended)))
         return whole, spans
 

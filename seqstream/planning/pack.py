@@ -19,6 +19,9 @@ from seqstream.stages import Counts
 _ATTEMPTS = 4
 """How often it is tried to plan a few rows less, so that they fill whole batches."""
 
+_BADLY = 1.05
+"""Sequences that take so many times the rows that their tokens would fill cannot be packed well."""
+
 _OVERFLOWS = ("error", "truncate", "split", "drop")
 
 
@@ -104,16 +107,19 @@ class Pack:
         """Return how many sequences fill whole batches; 0 if they do not fill one."""
         if last:
             return len(lengths)
-        totals = np.cumsum(self._taken(lengths)) if len(lengths) else np.zeros(1, dtype=np.int64)
-        num_batches = self._num_rows(lengths) // self.rows
-        if not num_batches:
+        totals = np.cumsum(self._taken(lengths))
+        wanted = int(totals[-1]) // self.num_slots * self.rows if len(totals) else 0
+        if not wanted:
             return 0
-        wanted, num = num_batches * self.rows, len(lengths)
+        num = int(np.searchsorted(totals, wanted * self.row_length, side="right"))
         for attempt in range(1, _ATTEMPTS + 1):
-            over = self._num_rows(lengths[:num]) - wanted
-            if over <= 0:
+            filled = self._num_rows(lengths[:num])
+            if filled > _BADLY * wanted:  # whatever is left out: fill as many batches as there are
+                wanted = filled // self.rows * self.rows
+            if filled <= wanted:
                 break
-            num = int(np.searchsorted(totals, totals[num - 1] - attempt * over * self.row_length, side="right"))
+            tokens_per_row = totals[num - 1] / filled
+            num = int(np.searchsorted(totals, totals[num - 1] - attempt * (filled - wanted) * tokens_per_row, side="right"))
         return max(num, 1)
 
     def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> RowPlan:

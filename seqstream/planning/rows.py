@@ -16,9 +16,6 @@ from seqstream.planning.batches import Cuts, Lengths
 
 Order: TypeAlias = npt.NDArray[np.int64]
 
-_Stretches: TypeAlias = collections.deque[tuple[int, int]]
-"""Rows next to each other: the first, and the one after the last."""
-
 
 def pack_rows(lengths: Lengths, row_length: int) -> tuple[Order, Cuts]:
     """Pack sequences into rows by best fit decreasing.
@@ -71,8 +68,7 @@ def _moves(lengths: Lengths, row_length: int) -> npt.NDArray[np.int64]:
     starts = np.flatnonzero(np.diff(lengths, prepend=0))
     shortest = int(lengths.min())
     rooms = [row_length]  # that some row has, ascending, without those in which nothing fits
-    stretches: dict[int, _Stretches] = collections.defaultdict(collections.deque)  # by room, oldest first
-    stretches[row_length].append((0, len(lengths)))
+    stretches = {row_length: collections.deque([(0, len(lengths))])}  # by room, that first which has had it for longest
     moves: list[tuple[int, int, int]] = []
     for length, left in zip(lengths[starts].tolist(), np.diff(starts, append=len(lengths)).tolist(), strict=True):
         while left:
@@ -84,12 +80,13 @@ def _moves(lengths: Lengths, row_length: int) -> npt.NDArray[np.int64]:
             if last < stop:
                 stretches[room].appendleft((last, stop))
             elif not stretches[room]:
-                del rooms[at]
-            rest = room - each * length
-            if rest >= shortest:
-                if not stretches[rest]:
-                    bisect.insort(rooms, rest)
-                stretches[rest].append((first, last))
+                del rooms[at], stretches[room]
             moves.append((first, last - first, each))
             left -= (last - first) * each
+            room -= each * length
+            if room in stretches:
+                stretches[room].append((first, last))
+            elif room >= shortest:
+                bisect.insort(rooms, room)
+                stretches[room] = collections.deque([(first, last)])
     return np.array(moves, dtype=np.int64).T

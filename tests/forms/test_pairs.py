@@ -35,14 +35,13 @@ def expected_of(theirs: Any, pairs: list[tuple[str, str]], **kwargs: Any) -> dic
 @settings(max_examples=25, deadline=None)
 @given(
     pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=9),
-    limit=st.integers(5, 24) | st.just(1000),
-    left=st.booleans(),
-    special=st.booleans(),
+    cut=st.tuples(st.integers(5, 24) | st.just(1000), st.booleans(), st.booleans()),
 )
 def test_pairs_are_those_of_transformers(
-    tokenizer: Tokenizer, engine: Any, pairs: list[tuple[str, str]], limit: int, left: bool, special: bool
+    tokenizer: Tokenizer, engine: Any, pairs: list[tuple[str, str]], cut: tuple[int, bool, bool]
 ) -> None:
     """Ids and types are those of transformers, whole and truncated, on either side, with special tokens and without."""
+    limit, left, special = cut
     theirs = transformers_of(tokenizer, truncation_side="left" if left else "right")
     columns = dict(zip(FIELDS, map(list, zip(*pairs, strict=True)), strict=True))
     stage = Tokenize(theirs, field=FIELDS, empty="keep", engine=engine, special_tokens=special, max_length=limit)
@@ -149,14 +148,18 @@ def test_a_pair_must_have_a_template(wordpiece_tokenizer: Tokenizer) -> None:
 
 def test_the_limit_counts_the_special_tokens_of_pairs(wordpiece_tokenizer: Tokenizer) -> None:
     """A limit that leaves no room for a text is refused."""
-    with pytest.raises(ValueError, match=r"^max_length must be more than the 3 special tokens of tokenizer WordPiece .*, got 3$"):
+    with pytest.raises(
+        ValueError, match=r"^max_length must be more than the 3 special tokens of tokenizer WordPiece .*, got 3$"
+    ):
         Tokenize(wordpiece_tokenizer, field=FIELDS, max_length=3)
 
 
 def test_columns_that_do_not_fit(wordpiece_tokenizer: Tokenizer) -> None:
     """Either field may be missing or hold no text, and a column of types may be there already."""
     stage = Tokenize(wordpiece_tokenizer, field=FIELDS)
-    with pytest.raises(ValueError, match=r"^Tokenize cannot find the field 'hypothesis' among the columns premise \(string\); "):
+    with pytest.raises(
+        ValueError, match=r"^Tokenize cannot find the field 'hypothesis' among the columns premise \(string\); "
+    ):
         columns_of(stage, premise=["a"])
     with pytest.raises(ValueError, match=r"^field 'hypothesis' must hold text, got int64 among"):
         columns_of(stage, premise=["a"], hypothesis=[1])

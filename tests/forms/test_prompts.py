@@ -27,7 +27,9 @@ def expected_of(tokenizer: Tokenizer, prompt: str, completion: str, limit: int, 
     first, second = (tokenizer.encode(text, add_special_tokens=False).ids for text in (prompt, completion))
     whole = tokenizer.encode("")
     begins = [token in ("[CLS]", "<s>") for token in whole.tokens]
-    before, after = ([number for number, is_first in zip(whole.ids, begins, strict=True) if is_first == side] for side in (1, 0))
+    before, after = (
+        [number for number, is_first in zip(whole.ids, begins, strict=True) if is_first == side] for side in (1, 0)
+    )
     own, labels = [*first, *second], [*[-100] * len(first), *second]
     room = limit - len(whole.ids)
     kept = slice(max(0, len(own) - room), None) if left else slice(0, room)
@@ -82,7 +84,9 @@ def test_columns_and_counts(bpe_tokenizer: Tokenizer) -> None:
 def test_columns_that_do_not_fit(bpe_tokenizer: Tokenizer) -> None:
     """A prompt that is missing is named with its option; a column of labels may not be there already."""
     stage = Tokenize(bpe_tokenizer, field="y", prompt="x")
-    with pytest.raises(ValueError, match=r"^Tokenize cannot find the field 'x' among the columns y \(string\); set Tokenize\(prompt"):
+    with pytest.raises(
+        ValueError, match=r"^Tokenize cannot find the field 'x' among the columns y \(string\); set Tokenize\(prompt"
+    ):
         columns_of(stage, y=["a"])
     with pytest.raises(ValueError, match=r"^Tokenize cannot add the column 'labels', which the table has already; rename it"):
         columns_of(stage, x=["a"], y=["a"], labels=[1])
@@ -116,4 +120,6 @@ def test_answers_of_real_tokenizers(data: Path, name: str) -> None:
     after = special[len(before) :]
     rows_of = zip(first, second, strict=True)
     assert made["input_ids"] == [[*before, *one, *two, *after] for one, two in rows_of]
-    assert made["labels"] == [[*[-100] * (len(before) + len(one)), *two, *after] for one, two in zip(first, second, strict=True)]
+    assert made["labels"] == [
+        [*[-100] * (len(before) + len(one)), *two, *after] for one, two in zip(first, second, strict=True)
+    ]

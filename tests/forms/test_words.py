@@ -40,15 +40,14 @@ def expected_of(theirs: Any, words: list[list[str]], labels: list[list[int]], wh
 @settings(max_examples=25, deadline=None)
 @given(
     words=st.lists(WORDS, min_size=1, max_size=6),
-    limit=st.integers(3, 20) | st.just(1000),
     where=st.sampled_from(["first", "all"]),
-    left=st.booleans(),
-    special=st.booleans(),
+    cut=st.tuples(st.integers(3, 20) | st.just(1000), st.booleans(), st.booleans()),
 )
 def test_words_are_those_of_transformers(
-    tokenizer: Tokenizer, engine: Any, words: list[list[str]], limit: int, where: Any, left: bool, special: bool
+    tokenizer: Tokenizer, engine: Any, words: list[list[str]], where: Any, cut: tuple[int, bool, bool]
 ) -> None:
     """Ids are those of transformers, labels follow its word ids, also where they are cut, on either side."""
+    limit, left, special = cut
     theirs = transformers_of(tokenizer, truncation_side="left" if left else "right")
     labels = [list(range(100 * row, 100 * row + len(own))) for row, own in enumerate(words)]
     options: Any = {"max_length": limit, "special_tokens": special, "engine": engine, "empty": "keep", "field": "tokens"}
@@ -104,6 +103,8 @@ def test_records_that_go_take_their_labels_with_them(bpe_tokenizer: Tokenizer, o
         assert caught.value.row_id == 2
         return
     made, counts = run(stage, *tables)
+    a, b, c = (bpe_tokenizer.token_to_id(letter) for letter in "abc")
+    assert [table["input_ids"].to_pylist() for table in made] == [[[a]], [[b, c]]]
     assert [table["labels"].to_pylist() for table in made] == [[[1]], [[3, 4]]]
     assert [table["n"].to_pylist() for table in made] == [[1], [4]]
     assert counts == {"empty": 1, "dropped": 1}
@@ -144,14 +145,42 @@ def test_there_must_be_a_label_for_each_word(bpe_tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"w": ["a b"], "y": [[1]]}, ValueError, r"^field 'w' must hold lists of words, got string among the columns w \(string\),"),
-        ({"w": [["a"]], "y": [["B"]]}, ValueError, r"^field 'y' must hold lists of whole numbers, got list<.*string> .*; Class"),
+        (
+            {"w": ["a b"], "y": [[1]]},
+            ValueError,
+            r"^field 'w' must hold lists of words, got string among the columns w \(string\),",
+        ),
+        (
+            {"w": [["a"]], "y": [["B"]]},
+            ValueError,
+            r"^field 'y' must hold lists of whole numbers, got list<.*string> .*; Class",
+        ),
         ({"w": [["a"]], "y": [1]}, ValueError, r"^field 'y' must hold lists of whole numbers, got int64 among"),
-        ({"w": [["a"]]}, ValueError, r"^Tokenize cannot find the field 'y' among the columns w \(.*\); set Tokenize\(labels=...\)$"),
-        ({"w": [["a"], None], "y": [[1], [2]]}, RecordError, r"^field 'w' must not be null; drop such records with Filter before$"),
-        ({"w": [["a"], ["b", None]], "y": [[1], [2, 3]]}, RecordError, r"^field 'w' must not hold null; drop such records with"),
-        ({"w": [["a"], ["b"]], "y": [[1], [None]]}, RecordError, r"^field 'y' must not hold null; drop such records with Filter"),
-        ({"w": [["a"]], "y": [[1]], "labels": [1]}, ValueError, r"^Tokenize cannot add the column 'labels', which the table has"),
+        (
+            {"w": [["a"]]},
+            ValueError,
+            r"^Tokenize cannot find the field 'y' among the columns w \(.*\); set Tokenize\(labels=...\)$",
+        ),
+        (
+            {"w": [["a"], None], "y": [[1], [2]]},
+            RecordError,
+            r"^field 'w' must not be null; drop such records with Filter before$",
+        ),
+        (
+            {"w": [["a"], ["b", None]], "y": [[1], [2, 3]]},
+            RecordError,
+            r"^field 'w' must not hold null; drop such records with",
+        ),
+        (
+            {"w": [["a"], ["b"]], "y": [[1], [None]]},
+            RecordError,
+            r"^field 'y' must not hold null; drop such records with Filter",
+        ),
+        (
+            {"w": [["a"]], "y": [[1]], "labels": [1]},
+            ValueError,
+            r"^Tokenize cannot add the column 'labels', which the table has",
+        ),
     ],
 )
 def test_columns_that_do_not_fit(
@@ -196,7 +225,9 @@ def sentences_of(data: Path) -> list[list[tuple[str, str]]]:
         return [[(word, tag) for word, tag in group] for is_sentence, group in groups if is_sentence]
 
 
-@pytest.mark.parametrize("name", ["bert_uncased", "bert_uncased_minilm", "gpt2", "cl100k_base", "mistral_v1_spm", "spm_unigram_1k"])
+@pytest.mark.parametrize(
+    "name", ["bert_uncased", "bert_uncased_minilm", "gpt2", "cl100k_base", "mistral_v1_spm", "spm_unigram_1k"]
+)
 def test_words_of_real_tokenizers(data: Path, name: str) -> None:
     """Ids and labels of a real tagged corpus are those of transformers, whole and cut, for either way to label words."""
     theirs = transformers_of(Tokenizer.from_file(str(data / "tokenizers" / name / "tokenizer.json")))

@@ -1,0 +1,146 @@
+"""`ClassLabels`: names of classes to numbers."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from seqstream.class_labels import ClassLabels
+from seqstream.stages import RecordError
+
+CLASSES = ["neg", "pos", "é"]
+
+
+def labelled(values: Any, first: int = 0) -> pa.Table:
+    return pa.table({"text": ["t"] * len(values), "label": values, "row_id": pa.array(range(first, first + len(values)))})
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str
+)
+def test_labels_become_their_places(kind: pa.DataType) -> None:
+    """One string a record becomes one int64, in its place in the table, whatever kind of string it is."""
+    tables, counts = ClassLabels(CLASSES).open()([labelled(pa.array(["pos", "é"], kind)), labelled(pa.array(["neg"], kind), 2)])
+    assert [table["label"].to_pylist() for table in tables] == [[1, 2], [0]]
+    assert tables[0].schema == pa.schema({"text": pa.string(), "label": pa.int64(), "row_id": pa.int64()})
+    assert counts == {}
+
+
+def test_chunks_and_slices_are_taken() -> None:
+    """A column in several chunks, or a slice of one, is numbered as a whole."""
+    chunked = pa.chunked_array([["pos"], ["neg", "é"]])
+    ((made,), _) = ClassLabels(CLASSES).open()([labelled(chunked).slice(1)])
+    assert made["label"].to_pylist() == [0, 2]
+    lists = pa.chunked_array([[["pos"]], [["neg", "é"], []]])
+    ((made,), _) = ClassLabels(CLASSES).open()([labelled(lists).slice(1)])
+    assert made["label"].to_pylist() == [[0, 2], []]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string())], ids=str)
+def test_lists_become_lists(kind: pa.DataType) -> None:
+    """A list of strings a record, as tags of words are, becomes a list of numbers."""
+    ((made,), _) = ClassLabels(CLASSES).open()([labelled(pa.array([["pos", "é"], [], ["neg"]], kind))])
+    assert made["label"].to_pylist() == [[1, 2], [], [0]]
+    assert made["label"].type.value_type == pa.int64()
+
+
+def test_nothing_to_number() -> None:
+    """A block without rows may lack the column, and lists may all be empty."""
+    nothing = pa.table({"row_id": pa.array([], pa.int64())})
+    assert ClassLabels(CLASSES).open()([nothing])[0] == [nothing]
+    ((made,), _) = ClassLabels(CLASSES).open()([labelled([[], []])])
+    assert made["label"].to_pylist() == [[], []]
+    assert made["label"].type == pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["pos", "meh"], r"^label 'meh' must be one of 'neg', 'pos', 'é'$"),
+        ([["pos"], ["neg", "meh"]], r"^label 'meh' must be one of 'neg', 'pos', 'é'$"),
+        (["pos", None], r"^field 'label' must not be null; drop such records with Filter before$"),
+        ([["pos"], None], r"^field 'label' must not be null; drop such records with Filter before$"),
+        ([["pos"], ["neg", None]], r"^field 'label' must not be null; drop such records with Filter before$"),
+    ],
+)
+def test_a_record_without_a_class_is_named(values: Any, message: str) -> None:
+    """An unknown label and a missing one are errors that say which record has them."""
+    with pytest.raises(RecordError, match=message) as caught:
+        ClassLabels(CLASSES).open()([labelled(["pos"], 3), labelled(values, 7)])
+    assert caught.value.row_id == 8
+
+
+def test_of_many_classes_some_are_shown() -> None:
+    """An error stays short."""
+    classes = [f"c{number}" for number in range(77)]
+    with pytest.raises(RecordError, match=r"^tag 'x' must be one of 'c0', .*'c7', …$"):
+        ClassLabels(classes, field="tag").open()([pa.table({"tag": ["x"], "row_id": [0]})])
+
+
+def test_columns_that_do_not_fit() -> None:
+    """A column that is missing or holds numbers is named."""
+    with pytest.raises(
+        ValueError, match=r"^ClassLabels cannot find the field 'y' among the columns text, label; set ClassLabels\("
+    ):
+        ClassLabels(CLASSES, field="y").open()([labelled(["pos"])])
+    with pytest.raises(
+        ValueError, match=r"^field 'label' must hold strings for ClassLabels, got int64; leave ClassLabels out$"
+    ):
+        ClassLabels(CLASSES).open()([labelled([1])])
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        ("pos", TypeError, r"^classes must be a list of strings, got 'pos'$"),
+        ([1, 2], TypeError, r"^classes must be a list of strings, got \[1, 2\]$"),
+        (None, TypeError, r"^classes must be a list of strings, got None$"),
+        ([], ValueError, r"^classes must have at least one name, got none$"),
+        (["a", "b", "a"], ValueError, r"^classes must have each name once, got 'a' 2 times$"),
+    ],
+)
+def test_classes_are_checked_at_once(classes: Any, error: type[Exception], message: str) -> None:
+    """What is no list of different names is refused where the stage is made."""
+    with pytest.raises(error, match=message):
+        ClassLabels(classes)
+
+
+def test_a_column_of_the_loader_is_no_label() -> None:
+    """Row ids are not to be numbered."""
+    with pytest.raises(ValueError, match=r"^field must be a column of the data, got 'row_id', which is the loader's own$"):
+        ClassLabels(CLASSES, field="row_id")
+
+
+def test_it_is_a_description() -> None:
+    """It prints and pickles, opened or not, and its fingerprint is what decides the numbers."""
+    stage = ClassLabels(CLASSES)
+    assert repr(stage) == "ClassLabels(['neg', 'pos', 'é'])"
+    assert repr(ClassLabels(["abcd", "fghij"], field="y")) == "ClassLabels(['abcd', 'fghij'], field='y')"
+    assert pickle.loads(pickle.dumps(stage)) == stage == ClassLabels(tuple(CLASSES))
+    ((made,), _) = pickle.loads(pickle.dumps(stage.open()))([labelled(["pos"])])
+    assert made["label"].to_pylist() == [1]
+    assert stage.fingerprint() == {"kind": "ClassLabels", "classes": CLASSES, "field": "label"}
+
+
+def test_it_imports_nothing_heavy() -> None:
+    """Neither the import nor the numbering brings pandas, and the import no compute functions either."""
+    code = """
+        import sys
+        import numpy as np
+        import pyarrow as pa
+        from seqstream.class_labels import ClassLabels
+        assert "pyarrow.compute" not in sys.modules
+        texts = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"pos"))
+        made = ClassLabels(["neg", "pos"]).open()([pa.Table.from_arrays([texts], names=["label"])])
+        assert "pandas" not in sys.modules
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
