@@ -37,8 +37,14 @@ class Tagger(nn.Module):
 def make_loader(statements: list[Statement], epochs: int | None = 1) -> ss.Loader:
     """Make batches of statements of similar lengths."""
     classes = ss.ClassLabels(TAGS, field="tags")
-    options = {"word_labels": "first", "max_length": 256, "overflow": "split"}  # long statements in pieces, so no word is lost
-    tokenize = ss.Tokenize(tokenizer(), field="words", labels="tags", **options)
+    tokenize = ss.Tokenize(
+        tokenizer(),
+        field="words",
+        labels="tags",
+        word_labels="first",
+        max_length=256,
+        overflow="split",  # of a longer statement, so that no word is lost
+    )
     return ss.Loader(ss.HFDataset(Dataset.from_list(statements)), classes, tokenize, ss.Bucket(2_048), epochs=epochs)
 
 

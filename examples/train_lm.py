@@ -81,7 +81,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     source, held_out = ss.TextFiles(docstring_texts()).split(valid=0.05, seed=0)
     stages, labels = (ss.Tokenize(tokenizer(), max_length=256), ss.Bucket(512)), ss.CausalLabels()
-    test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=labels), 40))
+    test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=labels), 20))
     batches = iter(ss.Loader(source, *stages, epochs=None, on_batch=labels))
     compare_gradients(model, list(itertools.islice(batches, BATCHES_PER_STEP)))
     print(f"held-out perplexity before training: {perplexity(model, test):,.0f}", flush=True)
