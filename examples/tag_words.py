@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 
 import torch
 from corpus import tokenizer
-from datasets import Dataset
 from tagged_code import ROLES, TAGS, Statement, read_modules
 from torch import Tensor, nn
 
@@ -45,7 +44,7 @@ def make_loader(statements: list[Statement], epochs: int | None = 1) -> ss.Loade
         max_length=256,
         overflow="split",  # of a longer statement, so that no word is lost
     )
-    return ss.Loader(ss.HFDataset(Dataset.from_list(statements)), classes, tokenize, ss.Bucket(2_048), epochs=epochs)
+    return ss.Loader(ss.Generator(statements), classes, tokenize, ss.Bucket(2_048), epochs=epochs)
 
 
 def most_frequent_tags(train: list[Statement], test: list[Statement]) -> tuple[Tensor, Tensor]:

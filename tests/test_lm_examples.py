@@ -25,28 +25,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return keep_part(tmp_path_factory.mktemp("cache"), NUM_DOCSTRINGS)
 
 
-@pytest.fixture(scope="module")
-def sequences() -> list[list[int]]:
-    """Sequences of 1 to 60 ids, so that some have no label and most end inside a packed row."""
-    generator = np.random.default_rng(0)
-    return [generator.integers(1, 8_192, size).tolist() for size in (1, 60, 1, 2, 64, *generator.integers(1, 60, 30))]
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    torch.manual_seed(0)
-    return Transformer()
-
-
 def loss_and_gradient(model: Transformer, forms: Iterable[Form]) -> tuple[float, Tensor]:
     """Return the sum of the losses of all label tokens and its gradient, of all parameters one after the other."""
-    model.zero_grad()
-    total = 0.0
-    for form in forms:
-        loss = model(form)
-        loss.backward()
-        total += loss.item()
-    return total, torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    loss = torch.stack([model(form) for form in forms]).sum()
+    gradient = torch.autograd.grad(loss, list(model.parameters()))
+    return loss.item(), torch.nn.utils.parameters_to_vector(gradient)
 
 
 def alone(sequence: list[int]) -> Form:
@@ -54,6 +37,24 @@ def alone(sequence: list[int]) -> Form:
     ids = torch.tensor([sequence])
     labels = torch.tensor([[-100, *sequence[1:]]])
     return Form(ids, torch.arange(len(sequence))[None], labels, transformer.attend_in_rows)
+
+
+@pytest.fixture(scope="module")
+def sequences() -> list[list[int]]:
+    """Sequences of 1 to 64 ids: some have no label, and most end inside a packed row."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(1, 50, size).tolist() for size in (1, 60, 1, 2, 64, *generator.integers(1, 60, 15))]
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(vocabulary=50, num_blocks=2)
+
+
+@pytest.fixture(scope="module")
+def one_at_a_time(model: Transformer, sequences: list[list[int]]) -> tuple[float, Tensor]:
+    return loss_and_gradient(model, map(alone, sequences))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,7 @@ def alone(sequence: list[int]) -> Form:
 def test_forms_are_worth_the_same(
     model: Transformer,
     sequences: list[list[int]],
+    one_at_a_time: tuple[float, Tensor],
     spec: ss.InOrder | ss.Bucket | ss.Pack,
     layout: str,
     form: Callable[[ss.Batch], Form],
@@ -78,15 +80,15 @@ def test_forms_are_worth_the_same(
     loader = ss.Loader(ss.Generator(sequences), spec, layout=layout, on_batch=ss.CausalLabels())
     batches = list(loader)
     assert sum(batch.num_label_tokens for batch in batches) == sum(len(sequence) - 1 for sequence in sequences)
-    expected_loss, expected_gradient = loss_and_gradient(model, map(alone, sequences))
     loss, gradient = loss_and_gradient(model, map(form, batches))
+    expected_loss, expected_gradient = one_at_a_time
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
 def test_train_lm_accumulates_the_gradient_of_one_batch(cache: Path, tmp_path: Path) -> None:
     """The sum over all label tokens has the gradient of one large batch, a mean of means has not; the model learns."""
-    printed = run("train_lm.py", "--seconds", "2", cache=cache, cwd=tmp_path)
+    printed = run("train_lm.py", "--tokens", "8000", cache=cache, cwd=tmp_path)
     counts = re.findall(r"\d+", re.findall(r"^batches of (.*) label tokens", printed, re.MULTILINE)[0])
     assert len(counts) == 4
     assert len(set(counts)) > 1, "batches of one size could not tell the two apart"
@@ -102,7 +104,7 @@ def test_train_lm_accumulates_the_gradient_of_one_batch(cache: Path, tmp_path: P
 
 def test_train_transformer_compares_four_ways(cache: Path, tmp_path: Path) -> None:
     """Packed and varlen waste next to nothing, take more real tokens a second, and learn as much from as many tokens."""
-    printed = run("train_transformer.py", "--tokens", "4000", cache=cache, cwd=tmp_path)
+    printed = run("train_transformer.py", "--tokens", "3000", cache=cache, cwd=tmp_path)
     rows = re.findall(r"^(\w[\w ]+\w) +([\d,]+) +(\d+\.\d)% +(\d\.\d+) +([\d,]+)$", printed, re.MULTILINE)
     table = {name: tuple(float(number.replace(",", "")) for number in numbers) for name, *numbers in rows}
     assert list(table) == ["random padded", "similar lengths", "packed", "varlen"]
@@ -111,8 +113,8 @@ def test_train_transformer_compares_four_ways(cache: Path, tmp_path: Path) -> No
     assert waste["similar lengths"] < 10
     assert waste["packed"] < 3
     assert waste["varlen"] == 0
-    assert all(4_000 <= count < 6_000 for count in tokens.values())
-    assert all(value < UNTRAINED - 0.2 for value in loss.values())
+    assert all(3_000 <= count < 5_000 for count in tokens.values())
+    assert all(value < UNTRAINED for value in loss.values())
     assert max(loss.values()) - min(loss.values()) < 0.4
     assert loss["varlen"] == pytest.approx(loss["similar lengths"], abs=0.01)  # the same batches
     gains = {name: float(gain) for name, gain in re.findall(r"(packed|varlen) (\d+\.\d+) times", printed)}
