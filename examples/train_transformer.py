@@ -40,7 +40,7 @@ class Run:
         torch.manual_seed(seed)
         spec, self.form = WAYS[name]
         self.model = Transformer()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-3)
         self.loader = make_loader(source, spec, self.form, seed=seed, epochs=None)
         self.batches = iter(self.loader)
         self.seconds = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from examples import transformer
 from examples.transformer import Form, Transformer
 from tests.running_examples import keep_part, run
 
+Spec = ss.InOrder | ss.Bucket | ss.Pack
 NUM_DOCSTRINGS = 8_000
 UNTRAINED = np.log(8_192)  # loss per token of a model that knows nothing
 
@@ -47,41 +48,34 @@ def sequences() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
+def model() -> Iterator[Transformer]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps so small wait for threads, not for sums
     torch.manual_seed(0)
-    return Transformer(vocabulary=50, num_blocks=2)
-
-
-@pytest.fixture(scope="module")
-def one_at_a_time(model: Transformer, sequences: list[list[int]]) -> tuple[float, Tensor]:
-    return loss_and_gradient(model, map(alone, sequences))
+    yield Transformer(vocabulary=50, num_blocks=2)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
-    ("spec", "layout", "form"),
+    ("spec", "form"),
     [
-        (ss.InOrder(5), "padded", transformer.padded),
-        (ss.Bucket(256), "padded", transformer.padded),
-        (ss.Pack(64, rows=4), "padded", transformer.packed),
-        (ss.Bucket(256), "jagged", transformer.varlen),
-        (ss.InOrder(5), "jagged", transformer.varlen),
+        (ss.InOrder(5), transformer.padded),
+        (ss.Bucket(256), transformer.padded),
+        (ss.Pack(64, rows=4), transformer.packed),
+        (ss.Bucket(256), transformer.varlen),
+        (ss.InOrder(5), transformer.varlen),
     ],
     ids=["random-padded", "similar-padded", "packed", "similar-varlen", "random-varlen"],
 )
 def test_forms_are_worth_the_same(
-    model: Transformer,
-    sequences: list[list[int]],
-    one_at_a_time: tuple[float, Tensor],
-    spec: ss.InOrder | ss.Bucket | ss.Pack,
-    layout: str,
-    form: Callable[[ss.Batch], Form],
+    model: Transformer, sequences: list[list[int]], spec: Spec, form: Callable[[ss.Batch], Form]
 ) -> None:
     """Loss and gradient of every form are those of the same sequences one at a time, so no token sees another sequence."""
-    loader = ss.Loader(ss.Generator(sequences), spec, layout=layout, on_batch=ss.CausalLabels())
-    batches = list(loader)
+    layout = "jagged" if form is transformer.varlen else "padded"
+    batches = list(ss.Loader(ss.Generator(sequences), spec, layout=layout, on_batch=ss.CausalLabels()))
     assert sum(batch.num_label_tokens for batch in batches) == sum(len(sequence) - 1 for sequence in sequences)
     loss, gradient = loss_and_gradient(model, map(form, batches))
-    expected_loss, expected_gradient = one_at_a_time
+    expected_loss, expected_gradient = loss_and_gradient(model, map(alone, sequences))
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
@@ -96,7 +90,7 @@ def test_train_lm_accumulates_the_gradient_of_one_batch(cache: Path, tmp_path: P
     (right, right_difference), (wrong, wrong_difference) = differences
     assert (right, wrong) == ("sum of losses / all label tokens", "mean of mean losses")
     assert float(right_difference) < 1e-5
-    assert float(wrong_difference) > 1e-2
+    assert 1e-2 < float(wrong_difference) < 0.5  # wrong weights, not a wrong scale
     before, after = (float(number.replace(",", "")) for number in re.findall(r"^held-out .*: ([\d,]+)$", printed, re.MULTILINE))
     assert before == pytest.approx(8_192, rel=0.1)
     assert after < 0.8 * before
