@@ -20,7 +20,8 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
     repeated (weight 0) are left out.
 
     Args:
-        predictions: For each batch, the batch and one value a row: a sequence of B, or a tensor ``(B, ...)``.
+        predictions: For each batch, the batch and one value a row: a sequence of B, or a tensor ``(B, ...)``. For a batch of
+            `Pack`, one value for each sequence in it.
 
     Yields:
         ``(row id, piece, value)``, ascending. ``source.locate(row_id)`` says where the row came from.
@@ -44,7 +45,8 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
 
 
 def _real_rows(batch: Batch, values: Sequence[Value] | Tensor) -> list[tuple[int, int, Value]]:
-    if len(values) != batch.num_rows:
-        raise ValueError(f"predictions must have one value a row, got {len(values)} for {batch.num_rows} rows")
+    num_rows = len(batch.row_ids)  # of a batch of `Pack` its sequences
+    if len(values) != num_rows:
+        raise ValueError(f"predictions must have one value a row, got {len(values)} for {num_rows} rows")
     rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), values, strict=True)
     return [row for row, weight in zip(rows, batch.weights.tolist(), strict=True) if weight > 0]

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import seqstream as ss
 from seqstream.batch import Batch
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
@@ -55,6 +56,18 @@ def predicted(batches: list[Batch]) -> Iterator[tuple[Batch, list[str]]]:
     for batch in batches:
         rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), strict=True)
         yield batch, [f"{row}.{piece}" for row, piece in rows]
+
+
+def test_sequences_of_packed_rows_come_back_in_order() -> None:
+    """One prediction for each sequence, and none for those that were made up."""
+    lengths = [size % 7 + 1 for size in range(50)]
+    source = ss.Generator([[number] * size for number, size in enumerate(lengths, 1)], block_bytes=64)
+    batches = list(ss.Loader(source, ss.Pack(16, rows=3, window_batches=2), shuffle=False))
+    restored = list(ss.restore_order((batch, batch.packing.lengths) for batch in batches))
+    assert [int(length) for _, _, length in restored] == lengths
+    assert sum(len(batch.row_ids) for batch in batches) >= 50
+    with pytest.raises(ValueError, match=r"predictions must have one value a row, got 3 for \d+ rows"):
+        list(ss.restore_order([(batches[0], torch.zeros(3))]))
 
 
 blocks_of_a_shard = st.lists(st.lists(st.integers(1, 9), max_size=6).map(tuple), max_size=4).map(tuple)
