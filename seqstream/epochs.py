@@ -134,11 +134,14 @@ class Epochs:
         rows, length = spec.largest(self._max_length)
         blocks, first = _peek(self._blocks(0, Place()))
         stages = self._open(first)
+        total: Counter[str] = Counter()
         for block in blocks:
-            table = run_stages([block.table], stages, self._fill)[0][0]
-            if len(table):
-                return repeat_record(table, spec, rows, length)
-        raise ValueError(_nothing_left({}))
+            with placed(block.table.column(ROW_ID), self.source.locate):
+                (table,), counts = run_stages([block.table], stages, self._fill)
+                if len(table):
+                    return repeat_record(table, spec, rows, length)
+            total.update(counts)
+        raise ValueError(_nothing_left(total))
 
     def _with_budget(self, max_tokens: int) -> BatchSpec:
         if not isinstance(self._asked, Bucket):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrow import to_arrow
 from seqstream.columns import Column, Dense, Objects, Ragged, read_column
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder
@@ -38,14 +39,14 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
 class _Whole(InOrder):
     """All rows in one batch."""
 
-    columns: tuple[str, ...] | None = None  # type: ignore[assignment]  # a field for what others have as a property
+    columns: tuple[str, ...] | None = None  # a field for what others have as a property
 
 
 def _repeated(column: Column, rows: int, length: int) -> Column:
     if isinstance(column, Dense):
         return Dense(np.repeat(column.values, rows, axis=0))
     if isinstance(column, Objects):
-        return Objects(pa.chunked_array([column.values.combine_chunks().take(pa.array([0] * rows))]))
+        return Objects(pa.chunked_array([column.values.combine_chunks().take(to_arrow(np.zeros(rows, dtype=np.int64)))]))
     begin, steps = int(column.starts[0]), max(int(column.lengths[0]), 1)
     values = np.resize(column.values[begin : begin + steps], (3 * length, column.values.shape[1]))
     return Ragged(values, np.full(rows, length), np.full(rows, length), column.shape)

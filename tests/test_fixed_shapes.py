@@ -159,6 +159,18 @@ def test_what_a_generator_gives_once_is_not_looked_at(texts: Texts, bpe_file: Pa
     assert len(loader.shapes()) == 2, "once they are chosen they are known"
 
 
+def test_looking_for_the_worst_batch_names_what_is_wrong(tmp_path: Path, bpe_file: Path) -> None:
+    """A corpus of empty records is told from none at all, and a record that stops it is named."""
+    (tmp_path / "a.txt").write_text("\n\n\n")
+    tokenize, spec = ss.Tokenize(bpe_file, max_length=50), ss.Bucket(500)
+    with pytest.raises(ValueError, match="source must give at least one row, got none: 3 records were empty"):
+        ss.Loader(ss.TextFiles(tmp_path / "a.txt"), tokenize, spec).worst_batch()
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": null}\n')
+    with pytest.raises(ValueError, match="field 'text' must not be null") as caught:
+        ss.Loader(ss.JsonLines(tmp_path / "a.jsonl"), tokenize, spec).worst_batch()
+    assert any("a.jsonl, line 2" in note for note in caught.value.__notes__)
+
+
 def test_shapes_need_a_longest_row(texts: Texts, bpe_file: Path) -> None:
     """The last shape must hold any record; nobody else can say how long that is."""
     with pytest.raises(ValueError, match=r"shapes=8 must know the longest row there can be; set Tokenize\(max_length=\.\.\.\)"):
