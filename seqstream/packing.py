@@ -53,6 +53,16 @@ class _Runs:
         numbers = np.insert(np.arange(len(slots)) - first, places, -1)
         return cls(run_lengths, np.cumsum(run_lengths) - run_lengths, is_real, numbers)
 
+    def packing(self) -> Packing:
+        """Return what a batch says of its sequences, and of the runs that they are among."""
+        ends = np.append(self.starts, self.starts[-1] + self.lengths[-1])
+        return Packing(
+            starts=torch.from_numpy(self.starts[self.is_real]),
+            lengths=torch.from_numpy(self.lengths[self.is_real]),
+            cu_seqlens=torch.from_numpy(ends.astype(np.int32)),
+            max_seqlen=int(self.lengths.max()),
+        )
+
 
 def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, *, causal: bool) -> Batch:
     """Make the batch of packed rows that is served ``turn``-th of its window.
@@ -96,12 +106,7 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
             "num_made": made,
             "num_tokens": planned.num_tokens[batch],
             "num_slots": mask.size,
-            "packing": Packing(
-                starts=torch.from_numpy(slots),
-                lengths=torch.from_numpy(plan.lengths[rows]),
-                cu_seqlens=torch.from_numpy(np.append(runs.starts, mask.size).astype(np.int32)),
-                max_seqlen=int(runs.lengths.max()),
-            ),
+            "packing": runs.packing(),
             "seed": seed,
             "window": window.number,
             "state": state,

@@ -141,7 +141,7 @@ class Bucket:
 
     def _plan_shapes(self, order: Index, lengths: Lengths, key: tuple[object, ...] | None) -> Plan:
         """Fill shapes: a batch has that of its longest row, and shorter rows where those of its length are at an end."""
-        rows, widths = np.array(sorted(cast("Sequence[Shape]", self.shapes), key=lambda shape: shape[1])).T
+        rows, widths = np.array(self.shapes).T  # shortest first, as they were read
         shapes = shape_of(lengths, widths)
         cuts = fill_greedily(rows[shapes])
         used = shapes[cuts[:-1]]
@@ -165,7 +165,7 @@ class Bucket:
         if max_length is None and self.max_tokens is not None and self.cost == "tokens":
             max_length = self.max_tokens // (self.rows_multiple_of * self._num_sides)
         longest = int(self._rounded(np.array(needed(max_length))))
-        self._check_fit(np.array([longest] * self._num_sides))
+        self._check_fit(np.array([longest]))
         candidates = {longest, *range(self.multiple_of, longest + 1, self.multiple_of)}
         return max(((self._rows_of(length), length) for length in candidates), key=self._memory)
 

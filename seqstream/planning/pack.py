@@ -12,7 +12,7 @@ from seqstream.order import shuffled
 from seqstream.planning.batches import Lengths
 from seqstream.planning.order import longest_first
 from seqstream.planning.rows import pack_rows
-from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, show, turns_of
+from seqstream.planning.specs import MADE_UP, Decided, Index, Plan, check_positive, show, turns_of
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
@@ -51,7 +51,7 @@ class RowPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Pack:
+class Pack(Decided):
     """Batches of rows of exactly one length, each packed with whole sequences: no padding to speak of, and one shape.
 
     Sequences are packed by best fit decreasing over a window. A batch has ``position_ids`` that restart in every sequence,
@@ -88,20 +88,9 @@ class Pack:
         return show(self)
 
     @property
-    def columns(self) -> None:
-        return None
-
-    @property
-    def sample_batches(self) -> float:
-        return 0
-
-    @property
     def num_slots(self) -> int:
         """Slots of a batch."""
         return self.rows * self.row_length
-
-    def fitted(self, lengths: Lengths, max_length: int | None) -> Pack:
-        return self
 
     def fills_batch(self, lengths: Lengths) -> bool:
         return int(self._taken(lengths).sum()) >= self.num_slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -112,8 +112,23 @@ class BatchSpec(Protocol):
         """Say what the plan depends on."""
 
 
+class Decided:
+    """What a batch spec answers that plans by the longest column, and leaves nothing to be decided by the data."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        return None
+
+    @property
+    def sample_batches(self) -> float:
+        return 0
+
+    def fitted(self, lengths: Lengths, max_length: int | None) -> Self:
+        return self
+
+
 @dataclasses.dataclass(frozen=True)
-class InOrder:
+class InOrder(Decided):
     """Batches of consecutive rows, padded: what one gets without bucketing, to compare with and to evaluate with.
 
     With ``shuffle=True`` the rows of a window are shuffled first, so batches are random; without, rows come as the source has
@@ -133,17 +148,6 @@ class InOrder:
     @property
     def window_batches(self) -> int:
         return 256
-
-    @property
-    def columns(self) -> None:
-        return None
-
-    @property
-    def sample_batches(self) -> float:
-        return 0
-
-    def fitted(self, lengths: Lengths, max_length: int | None) -> InOrder:
-        return self
 
     def fills_batch(self, lengths: Lengths) -> bool:
         return len(lengths) >= self.batch_size
