@@ -8,7 +8,7 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from corpus import docstring_texts, tokenizer
@@ -34,85 +34,64 @@ class LanguageModel(nn.Module):
         return self.linear(outputs.data)
 
 
-def summed_loss(model: LanguageModel, batch: ss.Batch) -> Tensor:
-    """Return the sum of the losses of all label tokens."""
-    following = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100)  # the label of each token is the one after it
-    logits, targets = model(batch.packed_sequence()), batch.packed_sequence(following).data
-    return nn.functional.cross_entropy(logits, targets, reduction="sum")
-
-
-def right(model: LanguageModel, batches: list[ss.Batch]) -> None:
-    """Add up the gradient of the mean loss of all label tokens, with the graph of one batch in memory at a time."""
+def losses(model: LanguageModel, batches: Sequence[ss.Batch]) -> Iterator[Tensor]:
+    """Give the share of each batch in the mean loss of all their label tokens."""
     label_tokens = sum(batch.num_label_tokens for batch in batches)  # known before anything is computed
     for batch in batches:
-        (summed_loss(model, batch) / label_tokens).backward()
+        following = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100)  # what is to be predicted at each token
+        logits, targets = model(batch.packed_sequence()), batch.packed_sequence(following).data
+        yield nn.functional.cross_entropy(logits, targets, reduction="sum") / label_tokens
 
 
-def mean_of_means(model: LanguageModel, batches: list[ss.Batch]) -> None:
-    """Add up the gradient of the mean of the batches' own mean losses, which is wrong."""
-    for batch in batches:
-        (summed_loss(model, batch) / batch.num_label_tokens / len(batches)).backward()
-
-
-def all_in_one(model: LanguageModel, batches: list[ss.Batch]) -> None:
-    """Compute the gradient of the mean loss of all rows in one batch, which only PyTorch's own functions make."""
-    padded = [(row, length) for batch in batches for row, length in zip(batch.input_ids, batch.lengths, strict=True)]
-    rows = [row[:length] for row, length in padded if length > 1]
-    targets = pack_sequence([row[1:] for row in rows], enforce_sorted=False).data
-    logits = model(pack_sequence([row[:-1] for row in rows], enforce_sorted=False))
-    nn.functional.cross_entropy(logits, targets).backward()
-
-
-def gradient(way: type(right), model: LanguageModel, batches: list[ss.Batch]) -> Tensor:
-    """Return the gradient of all parameters, one after the other, as one of the ways above computes it."""
+def accumulate(model: LanguageModel, parts: Iterable[Tensor]) -> Tensor:
+    """Add up the gradients of parts of a loss, one graph in memory at a time, and return them, one after the other."""
     model.zero_grad()
-    way(model, batches)
+    for part in parts:
+        part.backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+def compare_gradients(model: LanguageModel, batches: Sequence[ss.Batch]) -> None:
+    """Print how far two ways to accumulate are from the gradient of all rows in one batch, as PyTorch alone makes it."""
+    rows = [row[:length] for batch in batches for row, length in zip(batch.input_ids, batch.lengths, strict=True) if length > 1]
+    ids, targets = (pack_sequence([row[part] for row in rows], enforce_sorted=False) for part in (slice(-1), slice(1, None)))
+    expected = accumulate(model, [nn.functional.cross_entropy(model(ids), targets.data)])
+    counts = ", ".join(str(batch.num_label_tokens) for batch in batches)
+    print(f"batches of {counts} label tokens; their gradient, against that of all rows in one batch:")
+    means = (mean / len(batches) for batch in batches for mean in losses(model, [batch]))
+    for name, parts in (("sum of losses / all label tokens", losses(model, batches)), ("mean of mean losses", means)):
+        difference = (accumulate(model, parts) - expected).norm() / expected.norm()
+        print(f"    {name:34} differs by {difference:.1e}")
+
+
 @torch.inference_mode()
-def perplexity(model: LanguageModel, batches: Iterable[ss.Batch]) -> float:
-    """Return how many tokens the model hesitates between, on average."""
-    losses, counts = zip(*((summed_loss(model, batch).item(), batch.num_label_tokens) for batch in batches), strict=True)
-    return math.exp(sum(losses) / sum(counts))
+def perplexity(model: LanguageModel, batches: Sequence[ss.Batch]) -> float:
+    """Return between how many tokens the model hesitates, on average."""
+    return math.exp(sum(loss.item() for loss in losses(model, batches)))
 
 
 def main() -> None:
-    """Compare the gradients of one step, then train."""
+    """Compare the gradients of a step, then train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30, help="how long to train")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order of the data")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
-    model = LanguageModel()
+    torch.manual_seed(0)
+    model, tokens = LanguageModel(), 0
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-
     source, held_out = ss.TextFiles(docstring_texts()).split(valid=0.05, seed=0)
-    stages = ss.Tokenize(tokenizer(), max_length=256), ss.Bucket(512)
-    test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=ss.CausalLabels()), 40))
-    loader = ss.Loader(source, *stages, seed=options.seed, epochs=None, on_batch=ss.CausalLabels())
-    batches = iter(loader)
-    step = list(itertools.islice(batches, BATCHES_PER_STEP))
-
-    counts = ", ".join(str(batch.num_label_tokens) for batch in step)
-    print(f"a step of {len(step)} batches with {counts} label tokens; its gradient, against that of their rows in one batch:")
-    expected = gradient(all_in_one, model, step)
-    for name, way in (("sum of losses / label tokens of the step", right), ("mean of mean losses", mean_of_means)):
-        difference = (gradient(way, model, step) - expected).norm() / expected.norm()
-        print(f"    {name:42} differs by {difference:.1e}")
-
-    print(f"perplexity on held-out text before training: {perplexity(model, test):,.0f}", flush=True)
+    stages, labels = (ss.Tokenize(tokenizer(), max_length=256), ss.Bucket(512)), ss.CausalLabels()
+    test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=labels), 40))
+    batches = iter(ss.Loader(source, *stages, epochs=None, on_batch=labels))
+    compare_gradients(model, list(itertools.islice(batches, BATCHES_PER_STEP)))
+    print(f"held-out perplexity before training: {perplexity(model, test):,.0f}", flush=True)
     end = time.perf_counter() + options.seconds
-    steps, tokens = 0, 0
     while time.perf_counter() < end:
-        optimizer.zero_grad()
-        right(model, step)
-        optimizer.step()
-        steps, tokens = steps + 1, tokens + sum(batch.num_label_tokens for batch in step)
         step = list(itertools.islice(batches, BATCHES_PER_STEP))
-    print(f"perplexity after {steps:,} steps with {tokens:,} label tokens: {perplexity(model, test):,.0f}")
-    print(loader.stats)
+        accumulate(model, losses(model, step))
+        optimizer.step()
+        tokens += sum(batch.num_tokens for batch in step)
+    print(f"held-out perplexity after {tokens:,} tokens: {perplexity(model, test):,.0f}")
 
 
 if __name__ == "__main__":

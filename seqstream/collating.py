@@ -19,10 +19,8 @@ from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.columns import Array, Column, Dense, Ragged
 from seqstream.sources.protocol import Json
+from seqstream.steps import LABEL_PADDING
 from seqstream.window import Window
-
-LABEL_PADDING = -100
-"""What losses of PyTorch and transformers ignore."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -115,12 +113,6 @@ def pad_rows(column: Ragged, starts: Rows, gaps: Gaps, width: int, value: float,
         wide[:, gaps.within(width)] = out
         out = wide
     return torch.from_numpy(out)
-
-
-def real_steps(lengths: Rows, width: int, side: str = "right") -> npt.NDArray[np.bool_]:
-    """Return the mask of a padded batch, ``bool (B, L)``, true on real steps."""
-    longest = int(lengths.max(initial=0))
-    return Gaps.of(lengths, int(lengths.min(initial=longest)), longest, side).mask(width)
 
 
 def gather_steps(column: Ragged, starts: Rows, lengths: Rows, value: float) -> Array:

@@ -186,7 +186,7 @@ def _text_at(blueprint: Blueprint, text: str, at: int) -> str:
 
 
 def _build_tokenizers(blueprint: Blueprint) -> Encode:
-    _quiet_forks()
+    quiet_forks()
     encode_batch, special = blueprint.build().encode_batch_fast, blueprint.special_tokens
 
     def encode(texts: list[str]) -> TokenRows:
@@ -258,7 +258,7 @@ ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 @functools.cache
-def _quiet_forks() -> None:
+def quiet_forks() -> None:
     """Let a forked child of a process that has used `tokenizers` encode on one thread, without its warning.
 
     `tokenizers` reads ``TOKENIZERS_PARALLELISM`` inside of ``fork``: it is set just before, and unset in the parent just after.

@@ -28,6 +28,9 @@ CLOSE = 0.02
 _ENOUGH = 2
 """So many tries of known memory are needed before memory can be foretold."""
 
+_LARGEST = 3
+"""So many of the largest tries tell of memory: what small batches take may be that of the optimiser alone."""
+
 _REACH = 16
 """Memory is foretold up to so many times a budget that ran: little steps may show nothing of what large ones take."""
 
@@ -188,7 +191,7 @@ def _foretold(probes: Sequence[Probe], good: int, bad: int | None, limit: float 
     known = [probe for probe in probes if probe.num_bytes is not None]
     if limit is None or len({(probe.rows, probe.length) for probe in known}) < _ENOUGH:
         return None
-    memory = fit_memory(sorted(known, key=lambda probe: probe.max_tokens)[-3:])
+    memory = fit_memory(sorted(known, key=lambda probe: probe.max_tokens)[-_LARGEST:])
 
     def num_bytes(budget: int) -> float:
         return memory.num_bytes(*_shape_at(known, budget))

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from seqstream.batch import Batch
-from seqstream.collating import LABEL_PADDING, Padding, Rows, gather_steps, take_rows
+from seqstream.collating import Padding, Rows, gather_steps, take_rows
 from seqstream.columns import MADE_BY_PACKING, Array, Ragged
 from seqstream.planning.pack import RowPlan
 from seqstream.sources.protocol import Json
+from seqstream.steps import LABEL_PADDING
 from seqstream.varlen import Packing
 from seqstream.window import Window
 

@@ -42,6 +42,7 @@ def simulate(
     total: float,
     seen: bool,
     grain: int = 1,
+    floor: float = 0,
     length: int | None = None,
 ) -> list[Probe]:
     """Try what `next_budget` says on a device whose memory is known, till it says that it is enough.
@@ -54,6 +55,7 @@ def simulate(
         total: What there is.
         seen: Whether what was taken is seen.
         grain: Memory is taken in blocks of so many bytes.
+        floor: The least that a step takes.
         length: Of each row; ``None`` for one row that fills the budget.
     """
     probes: list[Probe] = []
@@ -62,7 +64,7 @@ def simulate(
         if budget is None:
             break
         rows, wide = (1, budget) if length is None else (budget // length, length)
-        num_bytes = -(-int(memory.num_bytes(rows, wide)) // grain) * grain
+        num_bytes = -(-int(max(floor, memory.num_bytes(rows, wide))) // grain) * grain
         ran = num_bytes <= total
         probes.append(Probe(budget, rows, wide, ran, num_bytes if seen and ran and probes else None))
     return probes
@@ -104,6 +106,19 @@ def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, tot
 
 
 @few
+@given(memories, st.floats(0, 3 * GIB), st.sampled_from([64, 128, 512]), st.floats(10 * GIB, 80 * GIB))
+def test_memory_that_small_batches_do_not_show_is_found(memory: Memory, more: float, length: int, total: float) -> None:
+    """Where small batches take no more than the optimiser does, the limit is found all the same, and not passed."""
+    limit = 0.9 * total
+    most = true_largest(memory, limit, length)
+    assume(most >= 40 * length)
+    probes = simulate(memory, low=512, high=None, limit=limit, total=total, seen=True, floor=memory.fixed + more, length=length)
+    found = largest(probes, limit)
+    assert 0.9 * most <= found
+    assert memory.num_bytes(found // length, length) <= limit
+
+
+@few
 @given(memories, st.floats(5 * GIB, 80 * GIB), st.sampled_from([64, 512]))
 def test_failures_alone_lead_to_the_limit(memory: Memory, total: float, length: int) -> None:
     """Where a step only runs or not, budgets grow till one fails, and the largest found is close below the first that fails."""
@@ -134,7 +149,7 @@ def test_tries_lie_between_what_ran_and_what_failed(low: int, more: int, up: int
 
 
 def test_tries_by_hand() -> None:
-    """Budgets double, then the middle by ratio is tried; where there is a limit, two tries of known memory foretell the next."""
+    """Budgets double, then the middle by ratio is tried; with a limit, two tries of known memory foretell the next."""
     ran = [Probe(100, 1, 100, True), Probe(200, 2, 100, True)]
     assert next_budget([], low=100, high=None) == 100
     assert next_budget(ran[:1], low=100, high=None) == 200
@@ -153,7 +168,7 @@ def test_tries_by_hand() -> None:
     exactly = Probe(800, 8, 100, True, 9_000)
     assert next_budget([*measured, exactly], low=100, high=None, limit=9_000) is None
     flat = [ran[0], Probe(200, 2, 100, True, 3_000), Probe(400, 4, 100, True, 3_000)]
-    assert next_budget(flat, low=100, high=None, limit=9_000) == 800  # nothing is foretold of memory that does not grow
+    assert next_budget(flat, low=100, high=None, limit=9_000) == 6_400  # memory that does not grow is not believed for long
     over = Probe(800, 8, 100, True, 9_900)
     assert next_budget([*measured, over], low=100, high=None, limit=9_899) == 792
     assert next_budget([*measured, Probe(700, 7, 100, False)], low=100, high=None, limit=9_000) == 529

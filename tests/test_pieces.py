@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqstream.pieces import Frame, TokenRows, keep_rows, split, truncate
+from seqstream.pieces import Frame, TokenRows, join, keep_rows, split, take_rows, truncate
 
 
 @pytest.fixture
@@ -50,3 +50,66 @@ def test_nothing_is_copied_without_need(rows: TokenRows) -> None:
     assert split(rows, Frame(1, 1), 6)[0].ids is rows.ids
     empty = TokenRows(rows.ids, np.array([0, 6, 6, 12]))
     assert keep_rows(empty, np.array([0, 2])).ids is rows.ids
+
+
+def beside(rows: TokenRows) -> TokenRows:
+    """The same rows with a column beside their ids that says which id it is."""
+    return TokenRows(rows.ids, rows.offsets, {"double": rows.ids * 2})
+
+
+def test_what_is_beside_goes_where_the_ids_go(rows: TokenRows) -> None:
+    """Whatever becomes of rows becomes of the columns parallel to them, by slices or by one gather."""
+    long = TokenRows(np.arange(4000, dtype=np.int32), np.array([0, 1500, 1600, 4000]))
+    for given, limit in ((rows, 4), (long, 1000)):
+        for made in (
+            keep_rows(beside(given), np.array([0, 2])),
+            take_rows(beside(given), np.array([2, 0, 2])),
+            truncate(beside(given), Frame(1, 1), limit, "right"),
+            truncate(beside(given), Frame(1, 1), limit, "left"),
+            split(beside(given), Frame(1, 1), limit)[0],
+            join([TokenRows.constant([7], double=[14]), beside(given), beside(given)], len(given)),
+        ):
+            assert len(made.ids) == made.offsets[-1]
+            assert made.beside["double"].tolist() == (made.ids * 2).tolist()
+
+
+def test_each_row_may_have_a_limit_of_its_own(rows: TokenRows) -> None:
+    """A limit for each row shortens those that are longer than theirs, and leaves others as they are."""
+    cut = truncate(rows, Frame(), np.array([2, 5, 4]), "right")
+    assert lists(cut) == [[1, 11], [1, 9], [1, 15, 16, 9]]
+    assert lists(truncate(rows, Frame(), np.array([0, 1, 3]), "left")) == [[], [9], [15, 16, 9]]
+
+
+def test_rows_are_taken_in_any_order(rows: TokenRows) -> None:
+    """A row may be taken twice, and before one that comes before it."""
+    assert lists(take_rows(rows, np.array([2, 1, 2]))) == [[1, 15, 16, 9], [1, 9], [1, 15, 16, 9]]
+
+
+def test_join_puts_parts_behind_each_other(rows: TokenRows) -> None:
+    """Row by row, constant parts in each of them; a part alone is not copied."""
+    other = TokenRows(np.array([21, 22, 23], np.int32), np.array([0, 1, 1, 3]))
+    joined = join([TokenRows.constant([5]), rows, TokenRows.constant([]), other, TokenRows.constant([6, 7])], 3)
+    assert lists(joined) == [
+        [5, 1, 11, 12, 13, 14, 9, 21, 6, 7],
+        [5, 1, 9, 6, 7],
+        [5, 1, 15, 16, 9, 22, 23, 6, 7],
+    ]
+    assert join([TokenRows.constant([]), rows, TokenRows.constant([])], 3) is rows
+    assert lists(join([TokenRows.constant([]), TokenRows.constant([])], 2)) == [[], []]
+    assert lists(join([TokenRows.constant([5]), keep_rows(rows, np.array([], np.int64))], 0)) == []
+
+
+def test_long_rows_are_joined_too() -> None:
+    """Rows so long that they are copied by slices are joined as short ones are."""
+    long = TokenRows(np.arange(4000, dtype=np.int32), np.array([0, 1500, 4000]))
+    joined = join([TokenRows.constant([-1]), long], 2)
+    assert joined.ids.tolist() == [-1, *range(1500), -1, *range(1500, 4000)]
+    assert joined.offsets.tolist() == [0, 1501, 4002]
+
+
+def test_what_closes_a_text_is_on_its_last_piece(rows: TokenRows) -> None:
+    """Of the special tokens after a text those that close it are not put around each piece."""
+    pieces, source, number = split(rows, Frame(1, 1, closing=1), 4)
+    assert lists(pieces) == [[1, 11, 12, 13], [1, 14, 9], [1, 9], [1, 15, 16, 9]]
+    assert source.tolist() == [0, 0, 1, 2]
+    assert number.tolist() == [0, 1, 0, 0]

@@ -1,14 +1,9 @@
-"""Chats, written out by a tokenizer's own template, and which of it an assistant says.
-
-Shapes: ``N`` chats, ``S`` stretches of text that all of them are cut into.
-"""
+"""Chats, written out by a tokenizer's own template, and which of it an assistant says."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
@@ -16,19 +11,18 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Sequences
 from seqstream.forms.fields import Field, read_chats, row_id_of
+from seqstream.forms.said import SAID, Span, find_said
 from seqstream.pieces import Frame, TokenRows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError
 
 Speaker: TypeAlias = Literal["assistant", "all"]
 Chat: TypeAlias = list[dict[str, Any]]
-Span: TypeAlias = tuple[int, int]
 Renderer: TypeAlias = Callable[..., tuple[list[str], list[list[Span]]]]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -150,8 +144,8 @@ class Chats:
         if self.speaker == "all":
             rows = engine(texts)
             return self._draft(rows, rows.ids)
-        rows, said = find_said(texts, [spans for _, spans in rendered], engine)
-        return self._draft(rows, np.where(said, rows.ids, np.int32(IGNORED)))
+        rows = find_said(texts, [spans for _, spans in rendered], engine)
+        return self._draft(rows, np.where(rows.beside[SAID], rows.ids, np.int32(IGNORED)))
 
     def _render(self, tables: Sequence[pa.Table]) -> Iterable[tuple[str, list[Span]]]:
         for record, chat in enumerate(read_chats(tables, self.field)):
@@ -165,55 +159,6 @@ class Chats:
     def _draft(self, rows: TokenRows, labels: npt.NDArray[np.int32]) -> Sequences:
         labelled = TokenRows(rows.ids, rows.offsets, {LABELS: labels})
         return Sequences(labelled, Frame(), self.blueprint.truncation_side)
-
-
-def find_said(texts: list[str], spans: Sequence[Sequence[Span]], engine: Engine) -> tuple[TokenRows, npt.NDArray[np.bool_]]:
-    """Encode texts, and say which tokens lie in some spans of them.
-
-    Texts are also cut where spans begin and end. Where the stretches give together the ids of the whole, each token is of one
-    stretch; no engine but `tokenizers` says of which characters a token is, so only other texts go there.
-
-    Args:
-        texts: ``N`` texts.
-        spans: Of each text, from character to character, ascending.
-        engine: What encodes them, without special tokens.
-
-    Returns:
-        The rows, and ``bool (T,)``, true on tokens of which a character is in a span.
-    """
-    cuts = [[0, *(at for span in own for at in span), len(text)] for text, own in zip(texts, spans, strict=True)]
-    stretches = [text[begin:end] for text, own in zip(texts, cuts, strict=True) for begin, end in itertools.pairwise(own)]
-    encoded = engine([*texts, *stretches])
-    num_ids = int(encoded.offsets[len(texts)])
-    rows = TokenRows(encoded.ids[:num_ids], encoded.offsets[: len(texts) + 1])
-    parts = TokenRows(encoded.ids[num_ids:], encoded.offsets[len(texts) :] - num_ids)
-    firsts = np.cumsum([0, *(len(own) - 1 for own in cuts)])
-    in_span = (np.arange(len(parts)) - np.repeat(firsts[:-1], np.diff(firsts))) % 2 == 1
-    joined = TokenRows(parts.ids, parts.offsets[firsts], {"said": np.repeat(in_span, parts.lengths)})
-    said = [joined.beside["said"][joined.span(row)] for row in range(len(rows))]
-    odd = [row for row in range(len(rows)) if not np.array_equal(rows.ids[rows.span(row)], joined.ids[joined.span(row)])]
-    tokenizer = _tokenizer_with_offsets(engine.blueprint.json, engine.blueprint.split_special_tokens) if odd else None
-    for row, encoding in zip(odd, tokenizer.encode_batch([texts[row] for row in odd]) if tokenizer else (), strict=True):
-        said[row] = _in_spans(np.array(encoding.offsets, np.int64).reshape(-1, 2), spans[row])
-    return rows, np.concatenate([np.zeros(0, bool), *said])
-
-
-def _in_spans(offsets: npt.NDArray[np.int64], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:
-    """Say which tokens, known by where they begin and end, lie in spans; one of no characters does if its neighbours do."""
-    said = np.zeros(len(offsets), bool)
-    for begin, end in spans:
-        found = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > begin))
-        if len(found):
-            said[found[0] : found[-1] + 1] = True
-    return said
-
-
-@functools.lru_cache(maxsize=4)
-def _tokenizer_with_offsets(json: str, split_special_tokens: bool) -> Tokenizer:
-    """Return a tokenizer for its offsets; they leave out no character, as a bare one has no post-processor to trim them."""
-    tokenizer = Tokenizer.from_str(json)
-    tokenizer.encode_special_tokens = split_special_tokens
-    return tokenizer
 
 
 def _renderer() -> Renderer:

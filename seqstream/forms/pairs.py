@@ -171,10 +171,8 @@ def find_template(blueprint: Blueprint) -> Template:
     tokenizer = blueprint.build()
     alone = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in probe_texts(tokenizer)}
     texts = [text for text, ids in alone.items() if ids]
-    pairs = [*itertools.pairwise([*texts, *texts[:1]]), ("", ""), *((text, "") for text in texts[:1])]
-    wholes = [
-        (a, b, tokenizer.encode(a, b, add_special_tokens=blueprint.special_tokens)) for a, b in pairs if {a, b} <= alone.keys()
-    ]
+    pairs = itertools.pairwise([*texts, *texts[:1]])
+    wholes = [(a, b, tokenizer.encode(a, b, add_special_tokens=blueprint.special_tokens)) for a, b in pairs]
     template = _take_apart(wholes[0][2])
     for a, b, whole in wholes:
         first, second = (TokenRows.constant(alone[text]) for text in (a, b))

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from seqstream.forms.chats import ChatError, ChatTemplate, find_said
+from seqstream.forms.chats import ChatError, ChatTemplate
+from seqstream.forms.said import find_said
 from seqstream.stages import RecordError
 from seqstream.tokenizing import Tokenize
 from tests.staged import columns_of, run, transformers_of
@@ -138,6 +139,34 @@ def test_a_template_that_changes_what_was_before_is_refused(chat_tokenizer: Toke
     assert columns_of(Tokenize(theirs, field="m", chat="all"), m=chats_of(*chats))["input_ids"] == expected
 
 
+def test_a_prompt_that_is_no_beginning_is_refused(chat_tokenizer: Tokenizer) -> None:
+    """Where the prompt for an answer says more than the answer begins with, as those that ask for thoughts do, likewise."""
+    thoughtful = CHATML.replace("assistant\\n", "assistant\\n<think>")
+    assert thoughtful != CHATML
+    stage = Tokenize(transformers_of(chat_tokenizer, chat_template=thoughtful), field="m", chat="assistant")
+    assert said_in(columns_of(stage, m=chats_of(CHATS[2])), chat_tokenizer) == [""]
+    with pytest.raises(RecordError, match=r"^chat template must write messages alike whatever follows them, got message 2 "):
+        columns_of(stage, m=chats_of(CHATS[0]))
+
+
+def test_keys_without_a_value_are_not_there(chat_tokenizer: Tokenizer) -> None:
+    """A column has every key in every message; those that are null are unknown to the template, as in transformers."""
+    template = "{% for m in messages %}{{ m['role'] if m['name'] is not defined else m['name'] }}{% endfor %}"
+    theirs = transformers_of(chat_tokenizer, chat_template=template)
+    chat = [{"role": "user", "content": "a", "name": "ann"}, {"role": "user", "content": "b"}]
+    made = columns_of(Tokenize(theirs, field="m", chat="all"), m=chats_of(chat))
+    assert [chat_tokenizer.decode(ids) for ids in made["input_ids"]] == ["annuser"]
+
+
+@pytest.mark.parametrize("engine", ["auto", "tokenizers"])
+def test_special_tokens_may_be_ordinary_text(chat_tokenizer: Tokenizer, engine: Any) -> None:
+    """A tokenizer that takes the marks of turns for ordinary text does so here, and knows all the same who speaks."""
+    theirs = transformers_of(chat_tokenizer, chat_template=TAGGED, split_special_tokens=True)
+    made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(CHATS[0]))
+    assert made["input_ids"] == theirs.apply_chat_template(CHATS[:1])["input_ids"]
+    assert said_in(made, chat_tokenizer) == ["no<|im_end|>\n"]
+
+
 def test_an_assistant_cannot_begin_without_a_tag(chat_tokenizer: Tokenizer) -> None:
     """A template writes no chat without messages, so nothing says where the first one begins."""
     theirs = transformers_of(chat_tokenizer, chat_template=CHATML)
@@ -201,7 +230,8 @@ def test_said_is_found_by_characters_where_stretches_differ(fixture: str, reques
     stage = Tokenize(transformers_of(tokenizer, chat_template=CHATML), chat="all")
     engine = stage.open(stage.choose_engines()).engines["input_ids"]  # type: ignore[attr-defined]
     texts, spans = ["one two three four", "one", ""], [[(4, 7), (14, 18)], [], []]
-    rows, said = find_said(texts, spans, engine)
+    rows = find_said(texts, spans, engine)
+    said = rows.beside["said"]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     assert rows.ids.tolist() == [number for encoding in encodings for number in encoding.ids]
     begun = [begin for encoding in encodings for begin, _ in encoding.offsets]

@@ -152,6 +152,8 @@ def test_the_limit_counts_the_special_tokens_of_pairs(wordpiece_tokenizer: Token
         ValueError, match=r"^max_length must be more than the 3 special tokens of tokenizer WordPiece .*, got 3$"
     ):
         Tokenize(wordpiece_tokenizer, field=FIELDS, max_length=3)
+    with pytest.raises(ValueError, match=r"^max_length must be more than the 4 special tokens"):
+        Tokenize(wordpiece_tokenizer, field=FIELDS, max_length=4, end="[PAD]")
 
 
 def test_columns_that_do_not_fit(wordpiece_tokenizer: Tokenizer) -> None:

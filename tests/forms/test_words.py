@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 import pickle
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from seqstream.blueprints import read_tokenizer
 from seqstream.class_labels import ClassLabels
-from seqstream.forms.words import spread_labels
+from seqstream.forms.words import prove_words, spread_labels
 from seqstream.pieces import TokenRows
 from seqstream.stages import RecordError
 from seqstream.tokenizing import Tokenize
@@ -198,6 +200,17 @@ def test_strings_become_labels_by_class(wordpiece_tokenizer: Tokenizer) -> None:
     (numbered,), _ = ClassLabels(["B", "O"], field="y").open()([table])
     ((made,), _) = run(Tokenize(wordpiece_tokenizer, field="w", labels="y"), numbered)
     assert made["labels"].to_pylist() == [[-100, 1, 0, -100]]
+
+
+def test_words_must_be_encoded_as_each_alone(bpe_tokenizer: Tokenizer) -> None:
+    """A tokenizer that makes less of words that stand together, here by cutting them, is refused."""
+    blueprint = read_tokenizer(bpe_tokenizer, special_tokens=True)
+    copy = Tokenizer.from_str(bpe_tokenizer.to_str())
+    copy.enable_truncation(8)
+    message = r"^tokenizer BPE \(600, .*\) must encode words that were split before as it encodes each of them alone, got \["
+    with pytest.raises(ValueError, match=message):
+        prove_words(dataclasses.replace(blueprint, source=copy.to_str()))
+    prove_words(blueprint)
 
 
 def test_an_end_is_not_labelled(bpe_tokenizer: Tokenizer) -> None:

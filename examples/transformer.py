@@ -1,0 +1,94 @@
+"""A small causal transformer of PyTorch alone, and the three forms in which it takes batches: padded, packed and varlen.
+
+All layers take tokens in any shape; attention alone must know which of them belong together. Legend: ``B`` rows, ``L`` padded
+length, ``T`` real tokens of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    import seqstream as ss
+
+WIDTH, HEADS, LAYERS = 128, 4, 4
+MAX_LENGTH = 256
+VOCABULARY = 8_192
+
+
+class Form(NamedTuple):
+    """What the model takes: three tensors of one shape, and a function from queries, keys and values to what is attended to."""
+
+    ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    attend: Callable[[Tensor], Tensor]
+
+
+def padded(batch: ss.Batch) -> Form:
+    """Return ``(B, L)``: padding goes through all layers, and comes after what is real, so nothing real attends to it."""
+    positions = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
+    return Form(batch.input_ids, positions, batch.labels, attend_in_rows)
+
+
+def packed(batch: ss.Batch) -> Form:
+    """Return ``(B, L)`` of a batch of `Pack`: a token attends to those before it in its own sequence."""
+    ids = batch.sequence_ids
+    mask = (ids[:, :, None] == ids[:, None, :]).tril()[:, None]
+    return Form(batch.input_ids, batch.position_ids, batch.labels, lambda qkv: attend_in_rows(qkv, mask))
+
+
+def varlen(batch: ss.Batch) -> Form:
+    """Return ``(T,)``: nothing is padded, but for attention on a CPU; on a GPU, FlashAttention takes ``flat.cu_seqlens``."""
+    flat = batch.varlen()
+    shape = batch.num_rows, flat.max_seqlen
+    slots = flat.sequence_ids * flat.max_seqlen + flat.position_ids
+
+    def attend(qkv: Tensor) -> Tensor:
+        rows = qkv.new_zeros(shape[0] * shape[1], *qkv.shape[1:]).index_copy(0, slots, qkv)
+        return attend_in_rows(rows.unflatten(0, shape)).flatten(0, 1).index_select(0, slots)
+
+    return Form(flat.input_ids, flat.position_ids, flat.labels, attend)
+
+
+def attend_in_rows(qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend in each row of ``(B, L, 3, heads, width of a head)`` to what came before, or to what a mask lets through."""
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None).transpose(1, 2).flatten(2)
+
+
+class Block(nn.Module):
+    """Attention and then two linear layers, each added to what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH), nn.Unflatten(-1, (3, HEADS, WIDTH // HEADS)))
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, tokens: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        tokens = tokens + self.out(attend(self.qkv(tokens)))
+        return tokens + self.mlp(tokens)
+
+
+class Transformer(nn.Module):
+    """Predicts the next token, and returns the sum of the losses of all label tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(MAX_LENGTH, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.logits = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY))
+
+    def forward(self, form: Form) -> Tensor:
+        tokens = self.tokens(form.ids) + self.positions(form.positions)
+        for block in self.blocks:
+            tokens = block(tokens, form.attend)
+        following = form.labels.flatten()[1:]  # -100 for the first token of a sequence: the one before it predicts nothing
+        known = (following != -100).nonzero()[:, 0]  # logits are computed for these alone, whatever the form
+        return cross_entropy(self.logits(tokens.flatten(0, -2).index_select(0, known)), following[known], reduction="sum")
