@@ -1,14 +1,16 @@
 """Processes that run the stages over blocks, in order, through torch's own ``DataLoader``.
 
-A block crosses to a worker and back as one buffer, in the format of Arrow streams; coming back it lies in shared memory.
+A block crosses to a worker and back as one buffer in shared memory, in the format of Arrow streams.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -27,7 +29,20 @@ START_METHODS = ("fork", "spawn", "forkserver")
 _AHEAD = 4
 """How many blocks each worker has, in work and waiting, while nobody asks for more."""
 
-Task: TypeAlias = "tuple[dict[str, str], bytes]"
+_ITERATORS: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Iterators of torch that have processes, here."""
+
+
+def _disown() -> None:
+    """Keep a forked child from ending the processes of its parent when it collects what it has inherited."""
+    for iterator in _ITERATORS:
+        iterator._shutdown = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown)
+
+Task: TypeAlias = "tuple[dict[str, str], torch.Tensor]"
 """The engines, and a block."""
 
 Answer: TypeAlias = "tuple[torch.Tensor, Counts] | bytes"
@@ -47,8 +62,8 @@ class _Stages(Dataset["Answer"]):
         try:
             if self._opened is None:
                 self._opened = open_stages(self._stages, engines)
-            (table,), counts = run_stages([from_buffer(block)], self._opened, self._fill)
-            return torch.frombuffer(bytearray(to_buffer(table)), dtype=torch.uint8), counts
+            (table,), counts = run_stages([from_buffer(block.numpy())], self._opened, self._fill)
+            return _as_tensor(table), counts
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
             return _pickled(error)
 
@@ -72,7 +87,7 @@ class Processes:
 
 
 class Workers:
-    """Long-lived worker processes, started by the first call of `start`; they serve one epoch at a time.
+    """Long-lived worker processes, started by the first call of `start`; they serve one epoch at a time, and end with this.
 
     Args:
         processes: How many, and how they are started.
@@ -81,36 +96,16 @@ class Workers:
     """
 
     def __init__(self, processes: Processes, stages: Sequence[DataStage], fill: int | None) -> None:
-        self._tasks = _Tasks()
-        self._lock = threading.Lock()  # an epoch that was left may still wait for an answer when the next one begins
-        self._run_number = 0
-        self._loader: DataLoader[Answer] = DataLoader(
-            _Stages(stages, fill),
-            batch_size=None,
-            sampler=self._tasks,
-            num_workers=processes.num,
-            collate_fn=_as_it_is,
-            prefetch_factor=_AHEAD,
-            persistent_workers=True,
-            multiprocessing_context=processes.start_method,
-        )
+        self._pool = _Pool(processes, _Stages(stages, fill))
+        weakref.finalize(self, self._pool.stop)
 
     def start(self) -> None:
         """Start the processes, if they do not run; from the main thread, which is the one that may fork."""
-        with self._lock:
-            if self._loader._iterator is None:
-                self._tasks.current = ()
-                iter(self._loader)
-
-    def stop(self) -> None:
-        """End the processes; they are started again when they are needed."""
-        with self._lock:
-            self._run_number += 1
-            self._let_go()
+        self._pool.start()
 
     def run(self, buffer: Buffer, engines: Mapping[str, str]) -> Callable[[list[Entry]], None]:
         """Return the function that processes entries of a buffer; the workers are ahead of it by some blocks."""
-        answers = self._answers((dict(engines), to_buffer(entry.table)) for entry in buffer.each())
+        answers = self._pool.answers((dict(engines), _as_tensor(entry.table)) for entry in buffer.each())
 
         def process(todo: list[Entry]) -> None:
             for entry in todo:
@@ -124,12 +119,44 @@ class Workers:
 
         return process
 
-    def _answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+
+class _Pool:
+    """The processes themselves; nothing that they work on knows the `Workers` whose end is theirs."""
+
+    def __init__(self, processes: Processes, stages: _Stages) -> None:
+        self._tasks = _Tasks()
+        self._lock = threading.Lock()  # an epoch that was left may still wait for an answer when the next one begins
+        self._run_number = 0
+        self._loader: DataLoader[Answer] = DataLoader(
+            stages,
+            batch_size=None,
+            sampler=self._tasks,
+            num_workers=processes.num,
+            collate_fn=_as_it_is,
+            prefetch_factor=_AHEAD,
+            persistent_workers=True,
+            multiprocessing_context=processes.start_method,
+        )
+
+    def start(self) -> None:
+        with self._lock:
+            if self._loader._iterator is None:
+                self._tasks.current = ()
+                _ITERATORS.add(iter(self._loader))
+
+    def stop(self) -> None:
+        self._run_number += 1  # without the lock: who holds it waits for an answer, and now hears of the end
+        _let_go(self._loader)
+
+    def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+        """Yield what becomes of the tasks, in their order."""
         with self._lock:
             self._run_number += 1
             own = self._run_number
             self._tasks.current = tasks
             answers = iter(self._loader)
+            self._tasks.current = ()
+            _ITERATORS.add(answers)
         while True:
             with self._lock:
                 if self._run_number != own:
@@ -137,15 +164,17 @@ class Workers:
                 try:
                     answer = next(answers)
                 except RuntimeError as error:
-                    self._let_go()
+                    _let_go(self._loader)
                     error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
                     raise
             yield answer
 
-    def _let_go(self) -> None:
-        iterator, self._loader._iterator = self._loader._iterator, None
-        if iterator is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]  # the iterator of processes has it
+
+def _let_go(loader: DataLoader[Answer]) -> None:
+    """End the processes of a loader, which starts them again when it is iterated."""
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]  # the iterator of processes has it
 
 
 def to_buffer(table: pa.Table) -> bytes:
@@ -160,6 +189,11 @@ def to_buffer(table: pa.Table) -> bytes:
 def from_buffer(buffer: Any) -> pa.Table:
     """Return the table that lies in a buffer, on its memory."""
     return pa.ipc.open_stream(pa.py_buffer(buffer)).read_all()
+
+
+def _as_tensor(table: pa.Table) -> torch.Tensor:
+    """Return a table as a tensor, which crosses to another process in shared memory."""
+    return torch.frombuffer(bytearray(to_buffer(table)), dtype=torch.uint8)
 
 
 def _as_it_is(answer: Any) -> Any:
