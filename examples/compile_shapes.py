@@ -5,7 +5,6 @@ shape for all, which is mostly padding, and a graph for any shape, ``dynamic=Tru
 """
 
 import argparse
-import sys
 import time
 from typing import Any
 
@@ -82,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     backend = options.backend or choose_backend()
-    _, source = ss.JsonLines(docstrings()).split(valid=0.2, seed=0)
+    _, source = ss.JsonLines(docstrings()).split(valid=0.1, seed=0)
 
     def make_loader(spec: ss.Bucket) -> ss.Loader:
         return ss.Loader(source, ss.Tokenize(tokenizer(), max_length=MAX_LENGTH), spec)

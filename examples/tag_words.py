@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 
 import torch
 from corpus import tokenizer
-from datasets import Dataset
 from tagged_code import ROLES, TAGS, Statement, read_modules
 from torch import Tensor, nn
 
@@ -37,9 +36,15 @@ class Tagger(nn.Module):
 def make_loader(statements: list[Statement], epochs: int | None = 1) -> ss.Loader:
     """Make batches of statements of similar lengths."""
     classes = ss.ClassLabels(TAGS, field="tags")
-    options = {"word_labels": "first", "max_length": 256, "overflow": "split"}  # long statements in pieces, so no word is lost
-    tokenize = ss.Tokenize(tokenizer(), field="words", labels="tags", **options)
-    return ss.Loader(ss.HFDataset(Dataset.from_list(statements)), classes, tokenize, ss.Bucket(2_048), epochs=epochs)
+    tokenize = ss.Tokenize(
+        tokenizer(),
+        field="words",
+        labels="tags",
+        word_labels="first",
+        max_length=256,
+        overflow="split",  # of a longer statement, so that no word is lost
+    )
+    return ss.Loader(ss.Generator(statements), classes, tokenize, ss.Bucket(2_048), epochs=epochs)
 
 
 def most_frequent_tags(train: list[Statement], test: list[Statement]) -> tuple[Tensor, Tensor]:

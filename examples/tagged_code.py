@@ -22,7 +22,7 @@ Place = tuple[int, int]
 
 
 def read_modules(num_modules: int) -> list[list[Statement]]:
-    """Return the statements of some modules, ``{"words": [...], "tags": [...]}``, one list a module, in a seeded random order."""
+    """Return the statements of some modules, ``{"words": [...], "tags": [...]}``: one list a module, in a seeded order."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     return [list(_read_statements(file)) for file in random.Random(0).sample(files, min(num_modules, len(files)))]
 

@@ -7,7 +7,6 @@ What to write instead: the sum of the losses of all batches of a step, divided b
 import argparse
 import itertools
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -73,7 +72,7 @@ def perplexity(model: LanguageModel, batches: Sequence[ss.Batch]) -> float:
 def main() -> None:
     """Compare the gradients of a step, then train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30, help="how long to train")
+    parser.add_argument("--tokens", type=int, default=80_000, help="how many real tokens to train on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -81,12 +80,11 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     source, held_out = ss.TextFiles(docstring_texts()).split(valid=0.05, seed=0)
     stages, labels = (ss.Tokenize(tokenizer(), max_length=256), ss.Bucket(512)), ss.CausalLabels()
-    test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=labels), 40))
+    test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=labels), 20))
     batches = iter(ss.Loader(source, *stages, epochs=None, on_batch=labels))
     compare_gradients(model, list(itertools.islice(batches, BATCHES_PER_STEP)))
     print(f"held-out perplexity before training: {perplexity(model, test):,.0f}", flush=True)
-    end = time.perf_counter() + options.seconds
-    while time.perf_counter() < end:
+    while tokens < options.tokens:
         step = list(itertools.islice(batches, BATCHES_PER_STEP))
         accumulate(model, losses(model, step))
         optimizer.step()

@@ -16,9 +16,8 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 if TYPE_CHECKING:
     import seqstream as ss
 
-WIDTH, HEADS, LAYERS = 128, 4, 4
+WIDTH, HEADS = 128, 4
 MAX_LENGTH = 256
-VOCABULARY = 8_192
 
 
 class Form(NamedTuple):
@@ -79,11 +78,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Predicts the next token, and returns the sum of the losses of all label tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int = 8_192, num_blocks: int = 4) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(MAX_LENGTH, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.logits = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY))
+        self.tokens, self.positions = nn.Embedding(vocabulary, WIDTH), nn.Embedding(MAX_LENGTH, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(num_blocks))
+        self.logits = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, vocabulary))
 
     def forward(self, form: Form) -> Tensor:
         tokens = self.tokens(form.ids) + self.positions(form.positions)

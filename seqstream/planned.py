@@ -109,6 +109,7 @@ def put_in_order(
             if found is not first and np.array_equal(found.lengths, first.lengths):
                 found = dataclasses.replace(first, starts=found.starts)
             spans[name] = found
+            _check_width(name, found, plan)
     counted = [first, *(spans[name] for name in (sides or ())[1:])]
     batches = range(len(plan))
     num_steps = [sum(side.totals[batch] for side in counted) for batch in batches]
@@ -127,6 +128,16 @@ def put_in_order(
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )
+
+
+def _check_width(name: str, found: Spans, plan: Plan) -> None:
+    """Refuse a column that was not planned by and is longer than the shape of its batch."""
+    for longest, width in zip(found.longest, () if plan.widths is None else plan.widths.tolist(), strict=False):
+        if longest > width:
+            raise ValueError(
+                f"column {name!r} of {longest} steps cannot fit its batch, whose shape has a length of {width}; leave out "
+                "Bucket(columns=...), to plan by it too, or shapes"
+            )
 
 
 def _spans(column: Ragged, plan: Plan, made: npt.NDArray[np.bool_] | None) -> Spans:

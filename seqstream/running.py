@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
-from seqstream.columns import holds_steps
+from seqstream.columns import holds_steps, is_list
 from seqstream.stages import Counts, OpenStage, RecordError
+from seqstream.steps import LABEL_PADDING
 
 
 def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None) -> tuple[list[pa.Table], Counts]:
@@ -77,11 +79,19 @@ def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
         return table
     if fill is None:
         return table.take(to_arrow(np.flatnonzero(lengths > 0)))
+    values = {name: fill, "labels": LABEL_PADDING, "token_type_ids": 0}
+    for beside in (each for each in values if each in table.column_names and is_list(table.schema.field(each).type)):
+        filled = _with_steps(table.column(beside), lengths, values[beside])
+        table = table.set_column(table.schema.get_field_index(beside), beside, filled)
+    return table
+
+
+def _with_steps(column: pa.ChunkedArray, lengths: npt.NDArray[np.int64], value: int) -> pa.Array:
+    """Give one step to each row that has none."""
     begins = np.cumsum(lengths) - lengths
-    ids = np.insert(to_numpy(column.combine_chunks().flatten()), begins[lengths == 0], fill)
+    steps = np.insert(to_numpy(column.combine_chunks().flatten()), begins[lengths == 0], value)
     offsets = np.append(0, np.cumsum(np.maximum(lengths, 1))).astype(np.int32)
-    filled = pa.ListArray.from_arrays(to_arrow(offsets), to_arrow(ids))
-    return table.set_column(table.schema.get_field_index(name), name, filled)
+    return pa.ListArray.from_arrays(to_arrow(offsets), to_arrow(steps))
 
 
 def sequence_column(schema: pa.Schema) -> str | None:

@@ -159,7 +159,7 @@ def _is_short(lengths: Lengths, spec: BatchSpec) -> bool:
     """Say whether rows are too few to decide how they are batched; or to fill a batch, but not none."""
     if spec.num_batches(len(lengths), int(lengths.sum())) < spec.sample_batches:
         return True
-    return len(lengths) > 0 and not spec.num_planned(lengths, last=False)
+    return len(lengths) > 0 and not spec.fills_batch(lengths)
 
 
 def _choose_size(buffer: Buffer, start: WindowStart, max_bytes: int) -> tuple[int, bool]:

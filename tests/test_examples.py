@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from examples import corpus
+from tests.running_examples import ROOT, keep_part, run
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NUM_DOCSTRINGS = 8_000
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with the first docstrings of the corpus, where examples find them as if they had made them."""
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / "seqstream").mkdir()
-    for whole, num_lines in (
-        (corpus.docstrings(), NUM_DOCSTRINGS),
-        (corpus.docstring_texts(), NUM_DOCSTRINGS),
-        (corpus.tokenizer(), None),
-    ):
-        lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)[:num_lines]
-        (folder / "seqstream" / whole.name).write_text("".join(lines), encoding="utf-8")
-    return folder
-
-
-def run(name: str, *options: str, cache: Path, cwd: Path) -> str:
-    """Run an example in a process of its own and return what it printed."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": path}
-    command = [sys.executable, str(ROOT / "examples" / name), *options]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Warning:" not in done.stderr
-    return done.stdout
+    return keep_part(tmp_path_factory.mktemp("cache"), NUM_DOCSTRINGS)
 
 
 def test_examples_are_short() -> None:

@@ -137,6 +137,15 @@ def test_sides_share_the_budget_of_a_loader(texts: Texts, wordpiece_tokenizer: T
     assert loader.stats.waste < 0.25
 
 
+def test_a_column_longer_than_its_shape_is_refused(wordpiece_tokenizer: Tokenizer) -> None:
+    """Where shapes are planned by one of two columns, the other must fit them as well."""
+    pairs = ss.Generator([{"source": "log", "target": "a log record that is logged " * 3}])
+    tokenize = ss.Tokenize({"source": wordpiece_tokenizer, "target": wordpiece_tokenizer}, max_length=40)
+    loader = ss.Loader(pairs, tokenize, ss.Bucket(shapes=[(4, 12)], columns=("source_ids",)))
+    with pytest.raises(ValueError, match=r"column 'target_ids' of \d+ steps cannot fit its batch, whose shape has a length"):
+        next(iter(loader))
+
+
 def test_what_a_generator_gives_once_is_not_looked_at(texts: Texts, bpe_file: Path) -> None:
     """Looking at records would take them from the epoch."""
     loader = ss.Loader(

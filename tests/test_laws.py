@@ -31,7 +31,7 @@ from seqstream import testing
 from seqstream.columns import read_column
 from seqstream.planning.specs import BatchSpec
 
-NUM_RECORDS = 90
+NUM_RECORDS = 60
 BLOCK = 1024
 
 Texts = list[str]
@@ -46,9 +46,9 @@ def lines(texts: Texts) -> Texts:
 
 def text_files(folder: Path, lines: Texts) -> ss.Source:
     """Plain files, one of them empty."""
-    (folder / "a.txt").write_text("\n".join(lines[:50]) + "\n")
+    (folder / "a.txt").write_text("\n".join(lines[:35]) + "\n")
     (folder / "b.txt").write_text("")
-    (folder / "c.txt").write_text("\r\n".join(lines[50:]))
+    (folder / "c.txt").write_text("\r\n".join(lines[35:]))
     return ss.TextFiles(str(folder / "*.txt"), block_bytes=BLOCK)
 
 
@@ -60,7 +60,7 @@ def paragraphs(folder: Path, lines: Texts) -> ss.Source:
 
 def whole_files(folder: Path, lines: Texts) -> ss.Source:
     """A file a record."""
-    for number, text in enumerate(lines[:40]):
+    for number, text in enumerate(lines[:30]):
         (folder / f"{number:02}.txt").write_text(text)
     return ss.TextFiles(folder / "*.txt", unit="file", block_bytes=BLOCK)
 
@@ -69,8 +69,8 @@ def compressed(folder: Path, lines: Texts) -> ss.Source:
     """Plain and compressed files mixed: shards of one and of many blocks."""
     for number in range(3):
         with gzip.open(folder / f"{number}.txt.gz", "wt") as file:
-            file.write("\n".join(lines[number * 25 : number * 25 + 25]))
-    (folder / "1b.txt").write_text("\n".join(lines[75:]))
+            file.write("\n".join(lines[number * 16 : number * 16 + 16]))
+    (folder / "1b.txt").write_text("\n".join(lines[48:]))
     return ss.TextFiles(folder / "*", block_bytes=BLOCK)
 
 
@@ -102,16 +102,16 @@ def csv_files(folder: Path, lines: Texts) -> ss.Source:
         with (folder / f"{number}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["text", "score"])
-            writer.writerows((text.replace(". ", ".\n"), len(text) / 7) for text in lines[number * 45 : number * 45 + 45])
+            writer.writerows((text.replace(". ", ".\n"), len(text) / 7) for text in lines[number * 30 : number * 30 + 30])
     return ss.Csv(folder / "*.csv", block_bytes=BLOCK)
 
 
 def parquet(folder: Path, lines: Texts) -> ss.Source:
     """Two files of three row groups each."""
     for number in range(2):
-        part = lines[number * 45 : number * 45 + 45]
+        part = lines[number * 30 : number * 30 + 30]
         pq.write_table(
-            pa.table({"text": part, "label": list(range(len(part)))}), folder / f"{number}.parquet", row_group_size=15
+            pa.table({"text": part, "label": list(range(len(part)))}), folder / f"{number}.parquet", row_group_size=10
         )
     return ss.Parquet(folder / "*.parquet", block_bytes=BLOCK)
 
@@ -121,7 +121,7 @@ def hf_dataset(folder: Path, lines: Texts) -> ss.Source:
     from datasets import Dataset
 
     rows = Dataset.from_list([{"text": text, "label": number % 2} for number, text in enumerate(lines)])
-    return ss.HFDataset(rows.shuffle(seed=1).select(range(70)), block_bytes=BLOCK)
+    return ss.HFDataset(rows.shuffle(seed=1).select(range(50)), block_bytes=BLOCK)
 
 
 def hf_stream(folder: Path, lines: Texts) -> ss.Source:
@@ -303,7 +303,7 @@ def test_another_corpus_tokenizer_or_budget_is_refused(
         ss.Loader(source, ss.Tokenize(bpe_file, max_length=61), ss.Bucket(512)).load_state_dict(state)
     with pytest.raises(ValueError, match=r"batches\.max_tokens 512, this loader has 1024"):
         ss.Loader(source, tokenize, ss.Bucket(1024)).load_state_dict(state)
-    (tmp_path / "a.txt").write_text("\n".join(lines[:49]) + "\n")
+    (tmp_path / "a.txt").write_text("\n".join(lines[:34]) + "\n")
     other = ss.TextFiles(str(tmp_path / "*.txt"), block_bytes=BLOCK)
     with pytest.raises(ValueError, match="source"):
         ss.Loader(other, tokenize, ss.Bucket(512)).load_state_dict(state)

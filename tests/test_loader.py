@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
@@ -457,3 +458,16 @@ def test_printing_a_loader_shows_the_flow(source: JsonArrays) -> None:
     """A loader prints its source and stages in the order in which data meets them."""
     text = repr(ss.Loader(source, ss.Filter(len), ss.Bucket(200), seed=3))
     assert text.index("JsonArrays") < text.index("Filter") < text.index("Bucket") < text.index("seed=3")
+
+
+def test_rows_kept_empty_have_a_step_in_every_column(wordpiece_tokenizer: Tokenizer) -> None:
+    """A row that gives no token of its own gets a padding token; labels and types beside it get what counts for nothing."""
+    bare: dict[str, Any] = {"special_tokens": False, "empty": "keep", "max_length": 32}
+    texts = [{"prompt": "", "text": ""}, {"prompt": "a log", "text": "record"}]
+    prompted = ss.Tokenize(wordpiece_tokenizer, prompt="prompt", **bare)
+    batch = next(iter(ss.Loader(ss.Generator(texts), prompted, ss.Pack(32, rows=1), pad_values={"input_ids": 9})))
+    assert sorted(batch.packing.lengths.tolist())[0] == 1
+    paired = ss.Tokenize(wordpiece_tokenizer, field=("prompt", "text"), **bare)
+    batch = next(iter(ss.Loader(ss.Generator(texts), paired, ss.Bucket(64))))
+    assert batch.lengths[1] == 1
+    assert torch.equal(batch.column_lengths["token_type_ids"], batch.lengths)

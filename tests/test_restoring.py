@@ -24,18 +24,26 @@ from tests.handmade import Shards
 def batch_of(row_ids: list[int], window: int, pieces: list[int] | None = None, weights: list[float] | None = None) -> Batch:
     """Make a batch of rows that have nothing but their ids."""
     num = len(row_ids)
+    weights = weights or [1.0] * num
     lengths = torch.ones(num, dtype=torch.int64)
     return Batch(
         columns={},
+        jagged={},
         lengths=lengths,
         device_lengths=lengths,
         mask=torch.ones(num, 1, dtype=torch.bool),
         row_ids=torch.tensor(row_ids, dtype=torch.int64),
         pieces=torch.tensor(pieces or [0] * num),
-        weights=torch.tensor(weights or [1.0] * num),
+        weights=torch.tensor(weights),
         column_lengths={},
         padding_side="right",
         num_tokens=num,
+        num_slots=num,
+        num_made=weights.count(0),
+        widths={},
+        pad_values={},
+        sequence=None,
+        packing=None,
         seed=0,
         window=window,
         state={},

@@ -165,7 +165,8 @@ def _renderer() -> Renderer:
     try:
         from transformers.utils.chat_template_utils import render_jinja_template
     except ImportError as error:
-        raise ImportError(f"chat needs transformers of 4.52 or later: {error}; pip install -U transformers jinja2") from error
+        remedy = "pip install -U transformers jinja2"
+        raise ImportError(f"chat needs a transformers with render_jinja_template: {error}; {remedy}") from error
     return cast(Renderer, render_jinja_template)
 
 

@@ -101,6 +101,9 @@ class Bucket:
         chosen = choose_lengths(counts, self.shapes, multiple_of=self.multiple_of).tolist()
         return dataclasses.replace(self, shapes=tuple((self._rows_of(length), length) for length in chosen))
 
+    def fills_batch(self, lengths: Lengths) -> bool:
+        return self.num_planned(lengths, last=False) > 0
+
     def num_planned(self, lengths: Lengths, *, last: bool) -> int:
         if self.max_tokens is not None or self.batch_size is None or self.shapes is not None or last:
             return len(lengths)

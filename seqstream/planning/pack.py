@@ -103,14 +103,17 @@ class Pack:
     def fitted(self, lengths: Lengths, max_length: int | None) -> Pack:
         return self
 
+    def fills_batch(self, lengths: Lengths) -> bool:
+        return int(self._taken(lengths).sum()) >= self.num_slots
+
     def num_planned(self, lengths: Lengths, *, last: bool) -> int:
         """Return how many sequences fill whole batches; 0 if they do not fill one."""
         if last:
             return len(lengths)
-        totals = np.cumsum(self._taken(lengths))
-        wanted = int(totals[-1]) // self.num_slots * self.rows if len(totals) else 0
-        if not wanted:
+        if not self.fills_batch(lengths):
             return 0
+        totals = np.cumsum(self._taken(lengths))
+        wanted = int(totals[-1]) // self.num_slots * self.rows
         num = int(np.searchsorted(totals, wanted * self.row_length, side="right"))
         for attempt in range(1, _ATTEMPTS + 1):
             filled = self._num_rows(lengths[:num])

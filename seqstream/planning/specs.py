@@ -88,6 +88,9 @@ class BatchSpec(Protocol):
     def fitted(self, lengths: Lengths, max_length: int | None) -> BatchSpec:
         """Return the spec with all decided that is decided by looking at the first lengths."""
 
+    def fills_batch(self, lengths: Lengths) -> bool:
+        """Say whether rows are enough for a batch, more rows being on their way."""
+
     def num_planned(self, lengths: Lengths, *, last: bool) -> int:
         """Return how many rows of a window, from its first, are planned now; the others begin the next window."""
 
@@ -141,6 +144,9 @@ class InOrder:
 
     def fitted(self, lengths: Lengths, max_length: int | None) -> InOrder:
         return self
+
+    def fills_batch(self, lengths: Lengths) -> bool:
+        return len(lengths) >= self.batch_size
 
     def num_planned(self, lengths: Lengths, *, last: bool) -> int:
         return len(lengths) if last and not self.drop_last else len(lengths) // self.batch_size * self.batch_size

@@ -15,10 +15,10 @@ import torch
 from seqstream.sources.protocol import RESERVED
 
 Array: TypeAlias = npt.NDArray[Any]
-Value: TypeAlias = str | Array
+Value: TypeAlias = str | Array | list[Any]
 
 _ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
-_FIELD = "a str, a number, a sequence of numbers, or a tensor or array"
+_FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts of str"
 _RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}
 """Kinds of numbers; each may stand where one of a higher rank is wanted."""
 
@@ -51,7 +51,7 @@ class Field:
             raise UnfitError(_described(value))
         return value
 
-    def _accepts(self, value: Value) -> bool:
+    def _accepts(self, value: str | Array) -> bool:
         if isinstance(value, str) or self.dtype is None:
             return isinstance(value, str) and self.dtype is None
         if value.shape == (0,):
@@ -96,6 +96,41 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextsField:
+    """What all items have in a column of lists of texts, such as words, or of dicts of texts, such as messages.
+
+    Attributes:
+        keys: Names in a dict, ``None`` for texts.
+    """
+
+    name: str
+    keys: tuple[str, ...] | None
+
+    def value(self, given: Any) -> list[Any]:
+        """Return what an item has in this column.
+
+        Raises:
+            UnfitError: It is not what the first item has.
+        """
+        if not isinstance(given, list | tuple) or not all(self._accepts(part) for part in given):
+            raise UnfitError(_shown(given))
+        return list(given)
+
+    def _accepts(self, part: Any) -> bool:
+        if self.keys is None:
+            return isinstance(part, str)
+        return isinstance(part, Mapping) and part.keys() == set(self.keys) and all(isinstance(part[key], str) for key in part)
+
+    def column(self, values: Sequence[Any], first: int, source: str) -> pa.Array:
+        """Join the values of a block into a column."""
+        inner = pa.string() if self.keys is None else pa.struct([(key, pa.string()) for key in self.keys])
+        return pa.array(values, pa.list_(inner))
+
+    def __str__(self) -> str:
+        return "a list of str" if self.keys is None else f"a list of dicts with {', '.join(map(repr, self.keys))}, each a str"
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """What all items of a source are.
 
@@ -105,7 +140,7 @@ class Layout:
         source: What the items come from, for messages.
     """
 
-    fields: tuple[Field, ...]
+    fields: tuple[Field | TextsField, ...]
     named: bool
     source: str
 
@@ -115,7 +150,7 @@ class Layout:
 
     @functools.cached_property
     def _is_text(self) -> bool:
-        return not self.named and self.fields[0].dtype is None
+        return not self.named and isinstance(self.fields[0], Field) and self.fields[0].dtype is None
 
     def values(self, item: Any, number: int) -> list[Value]:
         """Return what an item has in each column.
@@ -158,7 +193,10 @@ def layout_of(item: Any, source: str) -> Layout:
         for name in item:
             if name in RESERVED:
                 raise ValueError(f"{where} cannot have a field '{name}', which the loader makes itself; choose another name")
-        named = [_field_of(name, value, f"field '{name}' of {where}", _FIELD) for name, value in item.items()]
+        named = [
+            _texts_field(name, value) or _field_of(name, value, f"field '{name}' of {where}", _FIELD)
+            for name, value in item.items()
+        ]
         return Layout(tuple(named), True, source)
     value = _first_value(item, where, _ITEM)
     if not isinstance(value, str) and (value.ndim == 0 or value.dtype == bool):
@@ -171,11 +209,16 @@ def size_of(values: list[Value]) -> int:
     """Return about how many bytes an item's values have."""
     size = 0
     for value in values:
-        size += len(value) if isinstance(value, str) else value.nbytes
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, list):
+            size += sum(sum(map(len, part.values())) if isinstance(part, Mapping) else len(part) for part in value)
+        else:
+            size += value.nbytes
     return size
 
 
-def _as_value(given: Any) -> Value:
+def _as_value(given: Any) -> str | Array:
     """Return a ``str`` as it is, anything else as an array of its own: a generator may fill the same buffer again."""
     if isinstance(given, str):
         return str(given)
@@ -188,7 +231,7 @@ def _as_value(given: Any) -> Value:
     return array
 
 
-def _first_value(given: Any, where: str, rule: str) -> Value:
+def _first_value(given: Any, where: str, rule: str) -> str | Array:
     try:
         return _as_value(given)
     except UnfitError as error:
@@ -221,6 +264,23 @@ def _field_of(name: str, given: Any, where: str, rule: str) -> Field:
     return Field(name, dtype, value.shape[1:])
 
 
+def _texts_field(name: str, given: Any) -> TextsField | None:
+    """Return the field of a list of texts, or of dicts of texts; ``None`` if it is none."""
+    if not isinstance(given, list | tuple) or not given:
+        return None
+    if isinstance(given[0], str):
+        field = TextsField(name, None)
+    elif isinstance(given[0], Mapping) and all(isinstance(key, str) for key in given[0]):
+        field = TextsField(name, tuple(given[0]))
+    else:
+        return None
+    try:
+        field.value(given)
+    except UnfitError:
+        return None
+    return field
+
+
 def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
     if _outside(values, dtype):
         raise OverflowError
@@ -235,7 +295,7 @@ def _outside(values: Array, dtype: np.dtype[Any]) -> list[int]:
     return [value for value in (int(values.min()), int(values.max())) if not limits.min <= value <= limits.max]
 
 
-def _described(value: Value) -> str:
+def _described(value: str | Array) -> str:
     return "a str" if isinstance(value, str) else f"{value.dtype} of shape {value.shape}"
 
 

@@ -252,7 +252,7 @@ def test_an_error_of_the_generator_says_where() -> None:
 
 
 ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
-FIELD = "a str, a number, a sequence of numbers, or a tensor or array"
+FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts of str"
 
 WRONG: list[tuple[list[Any], str]] = [
     ([None], f"item 0 of list must be {ITEM}, got None"),
@@ -284,12 +284,29 @@ WRONG: list[tuple[list[Any], str]] = [
     ([{"a": 1}, "a"], "item 1 of list must be a dict with 'a' like item 0, got str"),
     ([{"a": 1}, {"a": "x"}], "field 'a' of item 1 of list must be one int64 like item 0, got a str"),
     ([{"a": 1}, {"a": None}], "field 'a' of item 1 of list must be one int64 like item 0, got None"),
+    ([{"a": ["x"]}, {"a": "x"}], "field 'a' of item 1 of list must be a list of str like item 0, got str"),
+    ([{"a": ["x"]}, {"a": ["x", 1]}], "field 'a' of item 1 of list must be a list of str like item 0, got a list of int, str"),
+    (
+        [{"a": [{"role": "user", "content": "x"}]}, {"a": [{"role": "user"}]}],
+        "field 'a' of item 1 of list must be a list of dicts with 'role', 'content', each a str like item 0, got a list of",
+    ),
+    ([{"a": [["x"]]}], f"field 'a' of item 0 of list must be {FIELD}, got a list of list"),
     ([{"a": 1}, {"a": 1.5}], "field 'a' of item 1 of list must be one int64 like item 0, got float64 of shape ()"),
     ([[1], [1, 2**31]], "input_ids of item 1 of list must fit int32, got 2147483648"),
     ([[1], [0], np.array([-(2**31) - 1, 5])], "input_ids of item 2 of list must fit int32, got -2147483649"),
     ([[1], np.array([2**63], np.uint64)], "input_ids of item 1 of list must fit int32, got 9223372036854775808"),
     ([{"a": 1}, {"a": 2**63}], "a of item 1 of list must fit int64, got 9223372036854775808"),
 ]
+
+
+def test_lists_of_texts_are_columns_of_lists() -> None:
+    """Words and messages keep their form, and empty lists may come after the first."""
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "oh"}]
+    items: list[Any] = [{"words": ["a", "bc"], "chat": messages}, {"words": (), "chat": messages[:1]}]
+    table = read(items)
+    assert table.column("words").to_pylist() == [["a", "bc"], []]
+    assert table.column("chat").to_pylist() == [messages, messages[:1]]
+    assert str(table.schema.field("words").type).startswith("list<")
 
 
 @pytest.mark.parametrize(("items", "message"), WRONG, ids=lambda value: str(value)[:40])
