@@ -111,6 +111,8 @@ class Ahead(Generic[Item]):
             self._ready.put(SwitchedOffError())  # without the frames that it came through, which hold what is to be let go
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
             self._ready.put(error)
+        finally:
+            self._items = iter(())  # who is at an end keeps nothing alive: the switch knows this object, and it the switch
 
     def _wake(self) -> None:
         self._room.put(None)
