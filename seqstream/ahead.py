@@ -107,8 +107,12 @@ class Ahead(Generic[Item]):
                 self._room.get()
                 self._switch.check()
                 self._ready.put((next(self._items),))
+        except SwitchedOffError:
+            self._ready.put(SwitchedOffError())  # without the frames that it came through, which hold what is to be let go
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
             self._ready.put(error)
+        finally:
+            self._items = iter(())  # who is at an end keeps nothing alive: the switch knows this object, and it the switch
 
     def _wake(self) -> None:
         self._room.put(None)

@@ -14,7 +14,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.sources.protocol import Source
-from seqstream.stages import Filter, Map
+from seqstream.stages import Filter, Map, OpenStage
 from seqstream.tokenizing import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
@@ -50,6 +50,11 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
 def longest_row(stages: Sequence[DataStage]) -> int | None:
     """Return the longest row that stages let pass, ``None`` if they set no limit."""
     return next((stage.max_length for stage in stages if isinstance(stage, Tokenize)), None)
+
+
+def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
+    """Open stages with the engines that were chosen for them."""
+    return tuple(stage.open(engines) if isinstance(stage, Tokenize) else stage.open() for stage in stages)
 
 
 def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
+from seqstream.buffering import RunStages, run_here
 from seqstream.columns import lengths_of
-from seqstream.composing import DataStage, longest_row
+from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
@@ -27,6 +28,7 @@ from seqstream.stages import OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.window import Recipe, Window, WindowStart, read_windows
+from seqstream.workers import Processes, Workers
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _FIRST_BYTES = 256 << 10
@@ -51,7 +53,15 @@ class Epochs:
     """
 
     def __init__(
-        self, source: Source, stages: Sequence[DataStage], spec: BatchSpec, *, seed: int, shuffle: bool, pad_token: float
+        self,
+        source: Source,
+        stages: Sequence[DataStage],
+        spec: BatchSpec,
+        *,
+        seed: int,
+        shuffle: bool,
+        pad_token: float,
+        processes: Processes,
     ) -> None:
         self.source = source
         self.stages = tuple(stages)
@@ -59,6 +69,8 @@ class Epochs:
         self.seed = seed
         self.shuffle = shuffle
         self.engines: dict[str, str] | None = None
+        self._processes = processes
+        self._workers: Workers | None = None
         self._max_length = longest_row(stages)
         self._opened: tuple[OpenStage, ...] | None = None
         self._batches_per_block: float | None = None
@@ -167,10 +179,9 @@ class Epochs:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         blocks, first = _peek(self._blocks(start.epoch, begin.place))
-        stages = self._open(first)
         if not begin.blocks:
             begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
-        recipe = self._recipe(start.epoch, stages, guard)
+        recipe = self._recipe(start.epoch, first, guard)
         if is_fresh and start.epoch == 0 and not start.window.served:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
@@ -195,34 +206,44 @@ class Epochs:
 
     def _open(self, first: Sequence[ReadBlock]) -> tuple[OpenStage, ...]:
         """Open the stages once; engines are chosen by looking at the first records, unless a state has named them."""
-        if self._opened is not None:
-            return self._opened
-        opened: list[OpenStage] = []
+        if self._opened is None:
+            if self.engines is None:
+                self.engines = self._choose_engines(first)
+            self._opened = open_stages(self.stages, self.engines)
+        return self._opened
+
+    def _choose_engines(self, first: Sequence[ReadBlock]) -> dict[str, str]:
         sample = next((block.table for block in first if len(block.table)), _NO_RECORDS)
         with placed(sample.column(ROW_ID), self.source.locate):
             for stage in self.stages:
                 if isinstance(stage, Tokenize):
-                    self.engines = self.engines or stage.choose_engines(sample)
-                    opened.append(stage.open(self.engines))
-                    break
-                opened.append(stage.open())
-                if self.engines is None:
-                    sample = opened[-1]([sample])[0][0]
-        opened += [stage.open() for stage in self.stages[len(opened) :] if not isinstance(stage, Tokenize)]
-        self._opened = tuple(opened)
-        return self._opened
+                    return stage.choose_engines(sample)
+                sample = stage.open()([sample])[0][0]
+        return {}
 
-    def _recipe(self, epoch: int, stages: tuple[OpenStage, ...], guard: Callable[[], None]) -> Recipe:
+    def _recipe(self, epoch: int, first: Sequence[ReadBlock], guard: Callable[[], None]) -> Recipe:
         return Recipe(
-            stages,
+            self._run_by(self._open(first)),
             self.spec,
             (self.seed, epoch),
             self.shuffle,
             self.source.locate,
             guard,
-            fill=self._fill,
             max_length=self._max_length,
         )
+
+    def _run_by(self, opened: tuple[OpenStage, ...]) -> RunStages:
+        """Say who runs the stages: workers, or whoever needs a window."""
+        if self._workers is None:
+            return run_here(opened, self._fill)
+        return functools.partial(self._workers.run, engines=self.engines or {})
+
+    def start_workers(self) -> None:
+        """Start the worker processes, if there are to be any and they do not run."""
+        if self._processes.num and self._workers is None:
+            self._workers = Workers(self._processes, self.stages, self._fill)
+        if self._workers is not None:
+            self._workers.start()
 
     def _first_size(self, epoch: int, first: Sequence[ReadBlock], guard: Callable[[], None]) -> int:
         """Return the blocks of the first window of an epoch: few in epoch 0, to begin at once, later enough to fill it.
@@ -242,7 +263,7 @@ class Epochs:
         """Learn from the beginning of epoch 0 what a run that came from there knows."""
         blocks, first = _peek(self._blocks(0, Place()))
         start = WindowStart(blocks=self._first_size(0, first, guard))
-        recipe = dataclasses.replace(self._recipe(0, self._open(first), guard), spec=self._asked)
+        recipe = dataclasses.replace(self._recipe(0, first, guard), spec=self._asked)
         for window in read_windows(blocks, start, recipe):
             if self._learn_from(window):
                 break

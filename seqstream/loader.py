@@ -23,6 +23,7 @@ from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, compact
 from seqstream.stats import Stats
 from seqstream.window import WindowStart
+from seqstream.workers import START_METHODS, Processes
 
 
 class Loader(Iterable[Batch]):
@@ -39,6 +40,10 @@ class Loader(Iterable[Batch]):
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
         epochs: How many epochs one iteration runs over, with no pause between them; ``None`` for no end.
+        workers: How many processes run the stages over blocks, in order, through torch's own ``DataLoader``: for stages that
+            take long in Python. Without any, a thread does; the fast engines use all cores by themselves. The stream is the
+            same.
+        start_method: How they are started: ``"fork"``, ``"spawn"`` or ``"forkserver"``; by default as Python does.
         prefetch: How many batches are made ahead of the consumer where ``device`` or ``on_batch`` makes work of them; without,
             a batch is collated when it is asked for, in less time than it takes to hand it over. The next window is always
             made ahead. More smooth out uneven steps and hold more memory. With 0 all is done in the consumer's thread.
@@ -64,6 +69,8 @@ class Loader(Iterable[Batch]):
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = 1,
+        workers: int = 0,
+        start_method: str | None = None,
         prefetch: int = 2,
         device: torch.device | str | None = None,
         pin_memory: bool | None = None,
@@ -73,7 +80,10 @@ class Loader(Iterable[Batch]):
         layout: str = "padded",
         progress: bool = False,
     ) -> None:
-        _check_options(epochs=epochs, prefetch=prefetch, padding_side=padding_side, layout=layout)
+        _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
+        _check_choice("start_method", start_method, (None, *START_METHODS))
+        _check_choice("padding_side", padding_side, ("right", "left"))
+        _check_choice("layout", layout, ("padded", "jagged"))
         data_stages, spec = parse_stages(source, stages)
         self.source = source
         self.stages = stages
@@ -85,7 +95,8 @@ class Loader(Iterable[Batch]):
         padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
-        self._epochs = Epochs(source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token)
+        processes = Processes(workers, start_method)
+        self._epochs = Epochs(source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token, processes=processes)
         self._pipeline = Pipeline(self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer)
         self._fingerprint: Json = None
         self._position = self._beginning(0)
@@ -289,15 +300,18 @@ class Iteration(Iterator[Batch]):
                 self._bar.close()
 
 
-def _check_options(*, epochs: int | None, prefetch: int, padding_side: str, layout: str) -> None:
-    if padding_side not in ("right", "left"):
-        raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
-    if layout not in ("padded", "jagged"):
-        raise ValueError(f'layout must be "padded" or "jagged", got {layout!r}')
+def _check_options(*, epochs: int | None, workers: int, prefetch: int) -> None:
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more processes, got {workers}")
     if prefetch < 0:
         raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _progress_bar(loader: Loader) -> Any:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqstream.buffering import GROUP_BYTES
 from seqstream.loader import Loader
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket
@@ -24,7 +25,6 @@ from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Block, Json, Source, split_row_id
 from seqstream.tokenizing import Tokenize
-from seqstream.window import GROUP_BYTES
 
 OnBlocks: TypeAlias = Callable[[int], None]
 """Told how many blocks were read so far."""

@@ -69,6 +69,7 @@ class Pipeline:
         to do than to collate them, which takes no longer than to hand them over. With ``prefetch=0`` all happens in the
         caller's thread.
         """
+        self.epochs.start_workers()
         windows = self.epochs.windows(start, switch.check)
         if not prefetch:
             return self._batches(windows, start, to_state, lambda: None)

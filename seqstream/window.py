@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -17,24 +16,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_numpy
+from seqstream.buffering import Buffer, Entry, RunStages, row_ids_of
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of, read_column
 from seqstream.planned import Planned, put_in_order
 from seqstream.planning.batches import Lengths
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, Plan
 from seqstream.reading import Place, ReadBlock
-from seqstream.running import join_tables, placed, run_stages, sequence_column
+from seqstream.running import join_tables, placed, sequence_column
 from seqstream.sources.protocol import PIECE, ROW_ID
-from seqstream.stages import Counts, OpenStage, RecordError
+from seqstream.stages import Counts, RecordError
 
 MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read."""
 
 GROWTH = 4
 """A window holds at most so many times the blocks of the one before: it is made while that one is served."""
-
-GROUP_BYTES = 2 << 20
-"""Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,36 +96,24 @@ class Recipe:
     """How blocks become windows: everything that does not move.
 
     Attributes:
-        stages: Opened stages, in order.
+        run: What becomes of blocks before they are planned.
         spec: How rows are cut into batches.
         key: What the order of rows and batches depends on.
         shuffle: Whether rows and batches are mixed at all.
         locate: Names the place of a row id in the data, for errors.
         guard: Called between steps that take time; raises to stop.
         max_bytes: A window stops growing at this many bytes of records as read.
-        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
         max_length: The longest row that the stages let pass; ``None`` if they set no limit.
     """
 
-    stages: tuple[OpenStage, ...]
+    run: RunStages
     spec: BatchSpec
     key: tuple[object, ...]
     shuffle: bool = True
     locate: Callable[[int], str] = str
     guard: Callable[[], None] = lambda: None
     max_bytes: int = MAX_BYTES
-    fill: int | None = None
     max_length: int | None = None
-
-
-@dataclasses.dataclass
-class _Entry:
-    """A block in the buffer: as read, and once it was needed as the stages made it; then it has lengths and counts."""
-
-    block: ReadBlock
-    num_bytes: int
-    lengths: Lengths | None = None
-    counts: Counts | None = None
 
 
 def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
@@ -139,16 +124,15 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
         start: Where to begin, as the ``following`` of the window before says.
         recipe: What to do with them.
     """
-    source = iter(blocks)
-    entries: deque[_Entry] = deque()
+    buffer = Buffer(iter(blocks), recipe.run, recipe.locate, recipe.guard)
     while True:
-        taken, at_end = _take(entries, source, start, recipe)
+        taken, at_end = _take(buffer, start, recipe)
         if not taken:
             return
         if recipe.spec.sample_batches:
-            recipe = dataclasses.replace(recipe, spec=recipe.spec.fitted(_lengths(taken), recipe.max_length))
+            recipe = dataclasses.replace(recipe, spec=recipe.spec.fitted(_lengths(taken, recipe.spec), recipe.max_length))
         window, num_left = _build(taken, dataclasses.replace(start, blocks=len(taken)), recipe, last=at_end)
-        entries.extendleft(reversed(taken[len(taken) - num_left :]))
+        buffer.give_back(taken[len(taken) - num_left :])
         following = window.following
         del taken
         yield window
@@ -158,18 +142,16 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
         start = following
 
 
-def _take(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStart, recipe: Recipe) -> tuple[list[_Entry], bool]:
+def _take(buffer: Buffer, start: WindowStart, recipe: Recipe) -> tuple[list[Entry], bool]:
     """Take the blocks of a window from the buffer, processed; return them, and whether the epoch ends with them.
 
     There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
     """
-    size, ended = _choose_size(entries, source, start, recipe)
-    taken = [entries.popleft() for _ in range(size)]
-    _process(taken, recipe)
-    while not ended and _is_short(_lengths(taken)[start.skip :], recipe.spec):
-        taken.append(entries.popleft())
-        _process(taken[-1:], recipe)
-        ended = not _fill(entries, source, 1, recipe, None)
+    size, ended = _choose_size(buffer, start, recipe.max_bytes)
+    taken = buffer.take(size)
+    while not ended and _is_short(_lengths(taken, recipe.spec)[start.skip :], recipe.spec):
+        taken += buffer.take(1)
+        ended = not buffer.fill(1)
     return taken, ended
 
 
@@ -180,17 +162,17 @@ def _is_short(lengths: Lengths, spec: BatchSpec) -> bool:
     return len(lengths) > 0 and not spec.fills_batch(lengths)
 
 
-def _choose_size(entries: deque[_Entry], source: Iterator[ReadBlock], start: WindowStart, recipe: Recipe) -> tuple[int, bool]:
+def _choose_size(buffer: Buffer, start: WindowStart, max_bytes: int) -> tuple[int, bool]:
     """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
-    size = _fill(entries, source, start.blocks, recipe, recipe.max_bytes if not start.served else None)
+    size = buffer.fill(start.blocks, max_bytes if not start.served else None)
     if start.served and size < start.blocks:
         raise ValueError(
             f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
         )
     if not start.served:
-        at_hand = _fill(entries, source, 2 * size, recipe, 2 * recipe.max_bytes)
-        size = level(size, at_hand) if at_hand == len(entries) else size  # otherwise it was bytes that ended the look
-    ended = _fill(entries, source, size + 1, recipe, None) <= size
+        at_hand = buffer.fill(2 * size, 2 * max_bytes)
+        size = level(size, at_hand) if at_hand == len(buffer) else size  # otherwise it was bytes that ended the look
+    ended = buffer.fill(size + 1) <= size
     return size, ended
 
 
@@ -222,56 +204,18 @@ def next_size(blocks: int, num_batches: float, window_batches: int, world_size: 
     return max(1, min(round(wanted), GROWTH * blocks))
 
 
-def _fill(entries: deque[_Entry], source: Iterator[ReadBlock], num: int, recipe: Recipe, max_bytes: int | None) -> int:
-    """Read on until ``num`` blocks or ``max_bytes`` are at hand; return how many there are within both, at least one."""
-    total = 0
-    for count in itertools.count():
-        if count == num:
-            return count
-        if count == len(entries):
-            recipe.guard()
-            block = next(source, None)
-            if block is None:
-                return count
-            entries.append(_Entry(block, block.table.nbytes))
-        total += entries[count].num_bytes
-        if max_bytes is not None and count and total > max_bytes:
-            return count
-    raise AssertionError("unreachable")
+def _lengths(entries: list[Entry], spec: BatchSpec) -> Lengths:
+    return np.concatenate([lengths_of(entry.table, spec.columns) for entry in entries])
 
 
-def _process(entries: list[_Entry], recipe: Recipe) -> None:
-    """Run the stages over the blocks that have not been, several at a time."""
-    todo = [entry for entry in entries if entry.counts is None]
-    while todo:
-        recipe.guard()
-        sizes = itertools.accumulate(entry.num_bytes for entry in todo)
-        group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
-        del todo[: len(group)]
-        with placed(_row_ids(group), recipe.locate):
-            tables, counts = run_stages([entry.block.table for entry in group], recipe.stages, recipe.fill)
-        for entry, table in zip(group, tables, strict=True):
-            entry.block, entry.counts = dataclasses.replace(entry.block, table=table), {}
-            entry.lengths = lengths_of(table, recipe.spec.columns)
-        group[0].counts = counts
-
-
-def _row_ids(entries: list[_Entry]) -> pa.ChunkedArray:
-    return pa.concat_tables([entry.block.table.select([ROW_ID]) for entry in entries]).column(ROW_ID)
-
-
-def _lengths(entries: list[_Entry]) -> Lengths:
-    return np.concatenate([entry.lengths for entry in entries if entry.lengths is not None])
-
-
-def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: bool) -> tuple[Window, int]:
+def _build(entries: list[Entry], start: WindowStart, recipe: Recipe, *, last: bool) -> tuple[Window, int]:
     """Plan the rows of some blocks; return the window, and how many of its last blocks the next begins with."""
     spec = recipe.spec
-    lengths = _lengths(entries)[start.skip :]
+    lengths = _lengths(entries, spec)[start.skip :]
     num_planned, num_rows = spec.num_planned(lengths, last=last), len(lengths)
     lengths = lengths[:num_planned]
-    with placed(_row_ids(entries), recipe.locate):
-        table = join_tables([entry.block.table for entry in entries]).slice(start.skip, num_planned)
+    with placed(row_ids_of(entries), recipe.locate):
+        table = join_tables([entry.table for entry in entries]).slice(start.skip, num_planned)
     row_ids = table.column(ROW_ID)
     with placed(row_ids, recipe.locate):
         columns, sequence = _read_columns(table, spec)
@@ -294,13 +238,13 @@ def _build(entries: list[_Entry], start: WindowStart, recipe: Recipe, *, last: b
     return Window(start, following, columns, sequence, lengths, ids, pieces.astype(np.int64), spec, plan, +counts), num_left
 
 
-def _follow(entries: list[_Entry], rows_left: int, size: int) -> tuple[int, WindowStart]:
+def _follow(entries: list[Entry], rows_left: int, size: int) -> tuple[int, WindowStart]:
     """Return how many of the last blocks hold the rows left over, and where the next window begins."""
     num_left = rows = 0
     while rows < rows_left:
         num_left += 1
-        rows += len(entries[-num_left].block.table)
-    place = entries[-num_left].block.before if num_left else entries[-1].block.after
+        rows += len(entries[-num_left].table)
+    place = entries[-num_left].before if num_left else entries[-1].after
     return num_left, WindowStart(place, size, skip=rows - rows_left)
 
 

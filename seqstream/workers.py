@@ -1,0 +1,212 @@
+"""Processes that run the stages over blocks, in order, through torch's own ``DataLoader``.
+
+A block crosses to a worker and back as one buffer in shared memory, in the format of Arrow streams.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from seqstream.ahead import SwitchedOffError
+from seqstream.buffering import Buffer, Entry, row_ids_of
+from seqstream.composing import DataStage, open_stages
+from seqstream.running import placed, run_stages
+from seqstream.stages import Counts, OpenStage
+
+START_METHODS = ("fork", "spawn", "forkserver")
+
+_AHEAD = 4
+"""How many blocks each worker has, in work and waiting, while nobody asks for more."""
+
+_ITERATORS: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Iterators of torch that have processes, here."""
+
+
+def _disown() -> None:
+    """Keep a forked child from ending the processes of its parent when it collects what it has inherited."""
+    for iterator in _ITERATORS:
+        iterator._shutdown = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown)
+
+Task: TypeAlias = "tuple[dict[str, str], torch.Tensor]"
+"""The engines, and a block."""
+
+Answer: TypeAlias = "tuple[torch.Tensor, Counts] | bytes"
+"""The block and what was counted, or a pickled error."""
+
+
+class _Stages(Dataset["Answer"]):
+    """What a worker does with a block: ``stages[task]``. The stages are opened in the worker, once."""
+
+    def __init__(self, stages: Sequence[DataStage], fill: int | None) -> None:
+        self._stages = tuple(stages)
+        self._fill = fill
+        self._opened: tuple[OpenStage, ...] | None = None
+
+    def __getitem__(self, task: Task) -> Answer:
+        engines, block = task
+        try:
+            if self._opened is None:
+                self._opened = open_stages(self._stages, engines)
+            (table,), counts = run_stages([from_buffer(block.numpy())], self._opened, self._fill)
+            return _as_tensor(table), counts
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
+            return _pickled(error)
+
+
+class _Tasks:
+    """A sampler whose tasks are told anew for every epoch."""
+
+    def __init__(self) -> None:
+        self.current: Iterable[Task] = ()
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.current)
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """How many worker processes there are to be, and how they are started, ``None`` for the default of Python."""
+
+    num: int = 0
+    start_method: str | None = None
+
+
+class Workers:
+    """Long-lived worker processes, started by the first call of `start`; they serve one epoch at a time, and end with this.
+
+    Args:
+        processes: How many, and how they are started.
+        stages: What they do.
+        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
+    """
+
+    def __init__(self, processes: Processes, stages: Sequence[DataStage], fill: int | None) -> None:
+        self._pool = _Pool(processes, _Stages(stages, fill))
+        weakref.finalize(self, self._pool.stop)
+
+    def start(self) -> None:
+        """Start the processes, if they do not run; from the main thread, which is the one that may fork."""
+        self._pool.start()
+
+    def run(self, buffer: Buffer, engines: Mapping[str, str]) -> Callable[[list[Entry]], None]:
+        """Return the function that processes entries of a buffer; the workers are ahead of it by some blocks."""
+        answers = self._pool.answers((dict(engines), _as_tensor(entry.table)) for entry in buffer.each())
+
+        def process(todo: list[Entry]) -> None:
+            for entry in todo:
+                buffer.guard()
+                answer = next(answers)
+                if isinstance(answer, bytes):
+                    with placed(row_ids_of([entry]), buffer.locate):
+                        raise pickle.loads(answer)
+                steps, entry.counts = answer
+                entry.table = from_buffer(steps.numpy())
+
+        return process
+
+
+class _Pool:
+    """The processes themselves; nothing that they work on knows the `Workers` whose end is theirs."""
+
+    def __init__(self, processes: Processes, stages: _Stages) -> None:
+        self._tasks = _Tasks()
+        self._lock = threading.Lock()  # an epoch that was left may still wait for an answer when the next one begins
+        self._run_number = 0
+        self._loader: DataLoader[Answer] = DataLoader(
+            stages,
+            batch_size=None,
+            sampler=self._tasks,
+            num_workers=processes.num,
+            collate_fn=_as_it_is,
+            prefetch_factor=_AHEAD,
+            persistent_workers=True,
+            multiprocessing_context=processes.start_method,
+        )
+
+    def start(self) -> None:
+        with self._lock:
+            if self._loader._iterator is None:
+                self._tasks.current = ()
+                _ITERATORS.add(iter(self._loader))
+
+    def stop(self) -> None:
+        self._run_number += 1  # without the lock: who holds it waits for an answer, and now hears of the end
+        _let_go(self._loader)
+
+    def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+        """Yield what becomes of the tasks, in their order."""
+        with self._lock:
+            self._run_number += 1
+            own = self._run_number
+            self._tasks.current = tasks
+            answers = iter(self._loader)
+            self._tasks.current = ()
+            _ITERATORS.add(answers)
+        while True:
+            with self._lock:
+                if self._run_number != own:
+                    raise SwitchedOffError
+                try:
+                    answer = next(answers)
+                except RuntimeError as error:
+                    _let_go(self._loader)
+                    error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
+                    raise
+            yield answer
+
+
+def _let_go(loader: DataLoader[Answer]) -> None:
+    """End the processes of a loader, which starts them again when it is iterated."""
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]  # the iterator of processes has it
+
+
+def to_buffer(table: pa.Table) -> bytes:
+    """Return a table as one buffer."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    whole: bytes = sink.getvalue().to_pybytes()
+    return whole
+
+
+def from_buffer(buffer: Any) -> pa.Table:
+    """Return the table that lies in a buffer, on its memory."""
+    return pa.ipc.open_stream(pa.py_buffer(buffer)).read_all()
+
+
+def _as_tensor(table: pa.Table) -> torch.Tensor:
+    """Return a table as a tensor, which crosses to another process in shared memory."""
+    return torch.frombuffer(bytearray(to_buffer(table)), dtype=torch.uint8)
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _pickled(error: Exception) -> bytes:
+    """Return an error as what another process can raise: the same, or one that says the same."""
+    told = "".join(traceback.format_exception(error))
+    error.add_note(f"in a worker process:\n{told}")
+    try:
+        whole = pickle.dumps(error)
+        pickle.loads(whole)
+    except Exception:  # noqa: BLE001 - an error may hold anything
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}\nin a worker process:\n{told}"))
+    return whole
