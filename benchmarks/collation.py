@@ -22,6 +22,7 @@ from benchmarks.proven import Proven, prove
 from benchmarks.records import Record
 from benchmarks.settings import Settings
 from seqstream.batch import Batch
+from seqstream.buffering import run_here
 from seqstream.collating import Padding, collate
 from seqstream.columns import Ragged
 from seqstream.order import Permutation
@@ -94,5 +95,5 @@ def largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
     """Return the window of most batches, of those that the first epoch has."""
     source = ss.TextFiles(str(text))
     blocks = read_blocks(source, Permutation(source.num_shards, 0, 0, "shards"), Place())
-    recipe = Recipe((proven.open(),), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
+    recipe = Recipe(run_here((proven.open(),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
     return max(read_windows(blocks, WindowStart(), recipe), key=lambda window: len(window.plan))

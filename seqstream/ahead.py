@@ -43,6 +43,10 @@ class Switch:
             self._threads.remove(thread)
             raise
 
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """Call a function when the switch is turned off, which ends some waiting."""
+        self._wakers.append(wake)
+
     def check(self) -> None:
         """Raise `SwitchedOffError` if the switch is off."""
         if self.is_off:

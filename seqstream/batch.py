@@ -55,9 +55,11 @@ class Batch(Views, Mapping[str, Any]):
         weights: ``float32 (B,)``, 0 for rows made up or repeated, else 1.
         column_lengths: ``int64 (B,)`` on the CPU for each column of sequences; most have the same ``lengths``.
         padding_side: Where padding is, ``"right"`` or ``"left"``.
-        num_tokens: Real steps in all rows, without those made up.
+        num_tokens: Real steps in all rows, without those made up or repeated.
         num_slots: Real steps, rows made up and padding together.
         num_made: Rows made up to fill a fixed shape, the last of the batch: one padding token each.
+        num_repeated: Rows that another rank has as well: none, or all that are not made up. They weigh 0, and have no labels.
+        global_num_tokens: Real steps of the batches that all ranks take at this step; ``num_tokens`` in one process.
         widths: Padded length of each column of sequences.
         pad_values: What its padding holds.
         sequence: The column of which ``lengths`` are the lengths.
@@ -80,6 +82,8 @@ class Batch(Views, Mapping[str, Any]):
     num_tokens: int
     num_slots: int
     num_made: int
+    num_repeated: int
+    global_num_tokens: int
     widths: dict[str, int]
     pad_values: dict[str, float]
     sequence: str | None
@@ -87,6 +91,10 @@ class Batch(Views, Mapping[str, Any]):
     seed: int
     window: int
     state: dict[str, Json]
+
+    def __new__(cls, *rebuilt: Mapping[str, Any], **fields: Any) -> Any:
+        """Make a batch, or a dict for who rebuilds every mapping by ``type(mapping)({...})``, as Trainer and accelerate do."""
+        return dict(*rebuilt) if rebuilt else object.__new__(cls)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Batch:

@@ -1,11 +1,11 @@
-"""The blocks of an epoch between being read and being planned: read as far ahead as windows need to know, then processed."""
+"""The blocks of an epoch between source and plan: known as far ahead as windows need, read when they are processed."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -18,6 +18,9 @@ from seqstream.stages import Counts, OpenStage
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
 
+Guard: TypeAlias = Callable[[], None]
+"""Called between steps that take time; raises to stop."""
+
 
 @dataclasses.dataclass
 class Entry:
@@ -26,20 +29,30 @@ class Entry:
     Attributes:
         before: Where it begins.
         after: Where the next begins.
-        table: As it was read, and once it was needed as the stages made it.
-        num_bytes: Bytes as it was read.
-        counts: What the stages counted; ``None`` as long as they have not run.
+        num_bytes: About how many bytes it has as read.
+        block: The block; ``None`` once the stages have run.
+        owner: The rank that processes it; ``None`` as long as no window has taken it.
+        num_rows: Rows that the stages made, as soon as its owner has told.
+        table: Those rows, on the rank that is its owner.
+        counts: What the stages counted there.
     """
 
     before: Place
     after: Place
-    table: pa.Table
     num_bytes: int
-    counts: Counts | None = None
+    block: ReadBlock | None
+    owner: int | None = None
+    num_rows: int = 0
+    table: pa.Table | None = None
+    counts: Counts = dataclasses.field(default_factory=dict)
+
+    def processed(self, table: pa.Table, counts: Counts) -> None:
+        """Take what the stages made of it."""
+        self.block, self.table, self.num_rows, self.counts = None, table, len(table), counts
 
 
-RunStages: TypeAlias = "Callable[[Buffer], Callable[[list[Entry]], None]]"
-"""Given the buffer of an epoch, returns the function that processes its entries, which are asked for in their order."""
+Process: TypeAlias = Callable[[Sequence[Entry], Guard], None]
+"""Runs the stages over blocks, in their order: here, or in other processes."""
 
 
 class Buffer:
@@ -47,31 +60,24 @@ class Buffer:
 
     Args:
         blocks: The blocks of the epoch from some place on.
-        run: How entries are processed: here, or by others.
-        locate: Names the place of a row id in the data, for errors.
-        guard: Called between steps that take time; raises to stop.
+        guard: Called before each is asked for.
     """
 
-    def __init__(
-        self, blocks: Iterator[ReadBlock], run: RunStages, locate: Callable[[int], str], guard: Callable[[], None]
-    ) -> None:
-        self.locate = locate
-        self.guard = guard
+    def __init__(self, blocks: Iterator[ReadBlock], guard: Guard) -> None:
         self._blocks = blocks
+        self._guard = guard
         self._entries: deque[Entry] = deque()
-        self._unsent: deque[Entry] | None = None
-        self._process = run(self)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def fill(self, num: int, max_bytes: int | None = None) -> int:
-        """Read on until ``num`` blocks or ``max_bytes`` are at hand; return how many there are within both, at least one."""
+        """Look ahead to ``num`` blocks or ``max_bytes``; return how many there are within both, at least one."""
         total = 0
         for count in itertools.count():
             if count == num:
                 return count
-            if count == len(self._entries) and not self._read():
+            if count == len(self._entries) and not self._look():
                 return count
             total += self._entries[count].num_bytes
             if max_bytes is not None and count and total > max_bytes:
@@ -79,65 +85,53 @@ class Buffer:
         raise AssertionError("unreachable")
 
     def take(self, num: int) -> list[Entry]:
-        """Take the first blocks out, processed; they were read before."""
-        taken = [self._entries.popleft() for _ in range(num)]
-        todo = [entry for entry in taken if entry.counts is None]
-        if todo:
-            self._process(todo)
-        return taken
+        """Take the first blocks out; they were looked at before."""
+        return [self._entries.popleft() for _ in range(num)]
 
-    def give_back(self, entries: list[Entry]) -> None:
-        """Put blocks back that were taken last, processed as they are."""
+    def give_back(self, entries: Sequence[Entry]) -> None:
+        """Put blocks back that were taken last, as they are now."""
         self._entries.extendleft(reversed(entries))
 
-    def each(self) -> Iterator[Entry]:
-        """Iterate over every entry once, in their order, for those who process them ahead; reads on where all have been."""
-        unsent = self._unsent = deque(self._entries)
-
-        def entries() -> Iterator[Entry]:
-            while unsent or self._read():
-                yield unsent.popleft()
-
-        return entries()
-
-    def _read(self) -> bool:
-        self.guard()
+    def _look(self) -> bool:
+        self._guard()
         block = next(self._blocks, None)
         if block is None:
             return False
-        entry = Entry(block.before, block.after, block.table, block.table.nbytes)
-        self._entries.append(entry)
-        if self._unsent is not None:
-            self._unsent.append(entry)
+        self._entries.append(Entry(block.before, block.after, block.num_bytes, block))
         return True
 
 
-def run_here(stages: tuple[OpenStage, ...], fill: int | None = None) -> RunStages:
-    """Process entries in the calling thread, several at a time.
+def run_here(stages: tuple[OpenStage, ...], locate: Callable[[int], str] = str, fill: int | None = None) -> Process:
+    """Run stages in the calling thread, over several blocks at a time.
 
     Args:
         stages: Opened stages, in order.
+        locate: Names the place of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
     """
 
-    def run(buffer: Buffer) -> Callable[[list[Entry]], None]:
-        def process(todo: list[Entry]) -> None:
-            while todo:
-                buffer.guard()
-                sizes = itertools.accumulate(entry.num_bytes for entry in todo)
-                group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
-                del todo[: len(group)]
-                with placed(row_ids_of(group), buffer.locate):
-                    tables, counts = run_stages([entry.table for entry in group], stages, fill)
-                for entry, table in zip(group, tables, strict=True):
-                    entry.table, entry.counts = table, {}
-                group[0].counts = counts
+    def process(entries: Sequence[Entry], guard: Guard) -> None:
+        todo = list(entries)
+        while todo:
+            guard()
+            sizes = itertools.accumulate(entry.num_bytes for entry in todo)
+            group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
+            del todo[: len(group)]
+            read = tables_of(group)
+            with placed(row_ids_of(read), locate):
+                tables, counts = run_stages(read, stages, fill)
+            for entry, table in zip(group, tables, strict=True):
+                entry.processed(table, {} if entry is not group[0] else counts)
 
-        return process
-
-    return run
+    return process
 
 
-def row_ids_of(entries: Iterable[Entry]) -> pa.ChunkedArray:
-    """Return the row ids of blocks, one after the other."""
-    return pa.concat_tables([entry.table.select([ROW_ID]) for entry in entries]).column(ROW_ID)
+def tables_of(entries: Iterable[Entry]) -> list[pa.Table]:
+    """Return the rows of blocks, as they are by now; blocks that others work on have none here."""
+    tables = (entry.table if entry.block is None else entry.block.table for entry in entries)
+    return [table for table in tables if table is not None]
+
+
+def row_ids_of(tables: Iterable[pa.Table]) -> pa.ChunkedArray:
+    """Return the row ids of tables, one after the other."""
+    return pa.concat_tables([table.select([ROW_ID]) for table in tables]).column(ROW_ID)

@@ -231,6 +231,7 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         "sequence": window.sequence,
         "padding_side": padding.side,
         "num_made": plan.num_made[batch],
+        **of_all_ranks(window, turn, batch),
         "num_tokens": planned.num_tokens[batch],
         "num_slots": planned.num_slots[batch] if layout == "padded" else planned.num_steps[batch],
         "packing": None,
@@ -242,6 +243,14 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         fields["mask"] = torch.from_numpy(gaps.mask(plan.width(batch, gaps.longest)))
     _put_columns(fields, window, batch, gaps, padding=padding, layout=layout)
     return Batch.of(fields)
+
+
+def of_all_ranks(window: Window, turn: int, batch: int) -> dict[str, Any]:
+    """Return what a batch says of its step, which it shares with those of other ranks."""
+    planned, totals = window.planned, window.totals
+    tokens = planned.num_tokens[batch] if totals is None else int(totals[turn, 0])
+    labels = None if totals is None else int(totals[turn, 1])
+    return {"num_repeated": planned.num_repeated[batch], "global_num_tokens": tokens, "_global_labels": labels}
 
 
 def _put_columns(fields: dict[str, Any], window: Window, batch: int, gaps: Gaps, *, padding: Padding, layout: str) -> None:

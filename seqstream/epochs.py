@@ -7,19 +7,24 @@ import functools
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.buffering import RunStages, run_here
+from seqstream.buffering import Guard, Process, run_here
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
+from seqstream.label_counts import LabelRule
+from seqstream.meeting import agree
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
+from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
+from seqstream.ranks import Ranks
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
@@ -50,6 +55,7 @@ class Epochs:
     Attributes:
         spec: How rows are batched, decided as far as it is by now.
         engines: The engine for each column of ids, as soon as they are chosen.
+        world_size: For how many ranks windows are made.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Epochs:
         shuffle: bool,
         pad_token: float,
         processes: Processes,
+        uneven: Uneven = "repeat",
     ) -> None:
         self.source = source
         self.stages = tuple(stages)
@@ -69,6 +76,8 @@ class Epochs:
         self.seed = seed
         self.shuffle = shuffle
         self.engines: dict[str, str] | None = None
+        self.world_size = 1
+        self._uneven = uneven
         self._processes = processes
         self._workers: Workers | None = None
         self._max_length = longest_row(stages)
@@ -112,7 +121,9 @@ class Epochs:
             total = len(blocks)
         lengths = lengths_of(tables, self.spec.columns)
         spec = self.spec.fitted(lengths, self._max_length)
-        planned = len(spec.plan(lengths[: spec.num_planned(lengths, last=True)], key=None))
+        keys = spec.sort_keys(lengths)
+        num_planned = spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=True, world_size=1)
+        planned = len(spec.arrange(Runs.of(keys[:num_planned]), key=None, world_size=1))
         return round(planned * total / len(blocks))
 
     def choose_shapes(self) -> tuple[Shape, ...]:
@@ -168,20 +179,48 @@ class Epochs:
                 f"{what} cannot look at records that a generator gives only once; pass the generator function itself"
             )
 
-    def windows(self, start: Position, guard: Callable[[], None]) -> Iterator[tuple[Position, Window]]:
-        """Yield the windows from a position on, over epochs, each with the position at which it begins."""
-        yield from self._epoch(start, guard)
+    def windows(
+        self, start: Position, guard: Guard, ranks: Ranks, labels: LabelRule | None
+    ) -> Iterator[tuple[Position, Window]]:
+        """Yield the windows from a position on, over epochs, each with the position at which it begins.
+
+        A window of no batches is passed over, unless nothing comes after it; what it counted is counted by the next.
+
+        Args:
+            start: Where to begin.
+            guard: Called between steps that take time; raises to stop.
+            ranks: Who shares the windows.
+            labels: Where labels come from.
+        """
+        counts = Counter[str]()
+        empty: tuple[Position, Window] | None = None
+        for position, window in self._all(start, guard, ranks, labels):
+            counts.update(window.counts)
+            window = dataclasses.replace(window, counts=dict(counts))
+            empty = None if len(window.plan) else (position, window)
+            if empty is None:
+                yield position, window
+                counts.clear()
+        if empty is not None:
+            yield empty
+
+    def _all(self, start: Position, guard: Guard, ranks: Ranks, labels: LabelRule | None) -> Iterator[tuple[Position, Window]]:
+        yield from self._epoch(start, guard, ranks, labels)
         later = itertools.count(start.epoch + 1) if start.until is None else range(start.epoch + 1, start.until)
         for epoch in later:
-            yield from self._epoch(Position(epoch, start.until, WindowStart(blocks=0)), guard)
+            yield from self._epoch(Position(epoch, start.until, WindowStart(blocks=0)), guard, ranks, labels)
 
-    def _epoch(self, start: Position, guard: Callable[[], None]) -> Iterator[tuple[Position, Window]]:
+    def _epoch(
+        self, start: Position, guard: Guard, ranks: Ranks, labels: LabelRule | None
+    ) -> Iterator[tuple[Position, Window]]:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
+        self.world_size = ranks.world_size
         blocks, first = _peek(self._blocks(start.epoch, begin.place))
+        self.engines = agree(ranks, lambda: self.engines or self._choose_engines(first))
         if not begin.blocks:
             begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
-        recipe = self._recipe(start.epoch, first, guard)
+        recipe = dataclasses.replace(self._recipe(start.epoch, first, guard), ranks=ranks, uneven=self._uneven, labels=labels)
         if is_fresh and start.epoch == 0 and not start.window.served:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
@@ -191,8 +230,7 @@ class Epochs:
                 self._learn_from(window)
             num_batches += len(window.plan)
             counts.update(window.counts)
-            rows = start.rows if window.start.served else 0
-            yield dataclasses.replace(start, window=window.start, rows=rows), window
+            yield dataclasses.replace(start, window=window.start), window
             if window.following is not None and self.shuffle and self.source.num_shards == 1:
                 _say_once_of_one_shard()
         if is_fresh and not num_batches:
@@ -221,7 +259,7 @@ class Epochs:
                 sample = stage.open()([sample])[0][0]
         return {}
 
-    def _recipe(self, epoch: int, first: Sequence[ReadBlock], guard: Callable[[], None]) -> Recipe:
+    def _recipe(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> Recipe:
         return Recipe(
             self._run_by(self._open(first)),
             self.spec,
@@ -230,22 +268,23 @@ class Epochs:
             self.source.locate,
             guard,
             max_length=self._max_length,
+            world_size=self.world_size,
         )
 
-    def _run_by(self, opened: tuple[OpenStage, ...]) -> RunStages:
+    def _run_by(self, opened: tuple[OpenStage, ...]) -> Process:
         """Say who runs the stages: workers, or whoever needs a window."""
         if self._workers is None:
-            return run_here(opened, self._fill)
-        return functools.partial(self._workers.run, engines=self.engines or {})
+            return run_here(opened, self.source.locate, self._fill)
+        return self._workers.run(self.engines or {})
 
     def start_workers(self) -> None:
         """Start the worker processes, if there are to be any and they do not run."""
         if self._processes.num and self._workers is None:
-            self._workers = Workers(self._processes, self.stages, self._fill)
+            self._workers = Workers(self._processes, self.stages, self.source.locate, self._fill)
         if self._workers is not None:
             self._workers.start()
 
-    def _first_size(self, epoch: int, first: Sequence[ReadBlock], guard: Callable[[], None]) -> int:
+    def _first_size(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> int:
         """Return the blocks of the first window of an epoch: few in epoch 0, to begin at once, later enough to fill it.
 
         Args:
@@ -257,9 +296,9 @@ class Epochs:
             return self._opening_size(first[-1].table) if first else 1
         if self._batches_per_block is None:
             self._learn(guard)
-        return max(1, round(self.spec.window_batches / (self._batches_per_block or 1)))
+        return max(1, round(self.spec.window_batches * self.world_size / (self._batches_per_block or 1)))
 
-    def _learn(self, guard: Callable[[], None]) -> None:
+    def _learn(self, guard: Guard) -> None:
         """Learn from the beginning of epoch 0 what a run that came from there knows."""
         blocks, first = _peek(self._blocks(0, Place()))
         start = WindowStart(blocks=self._first_size(0, first, guard))
@@ -275,11 +314,11 @@ class Epochs:
         if self._asked.sample_batches:
             return max(1, round(self._asked.sample_batches / num_batches)) if num_batches else 1
         wanted = self.spec.window_batches / num_batches if num_batches else 1
-        return max(1, round(min(wanted, _FIRST_BYTES / num_bytes)))
+        return max(1, round(min(wanted, _FIRST_BYTES / num_bytes) * self.world_size))
 
     def _learn_from(self, window: Window) -> bool:
         """Keep how many batches a block makes, and what was decided by them, from the first window that makes any."""
-        num_batches = self.spec.num_batches(len(window.lengths), int(window.lengths.sum()))
+        num_batches = self.spec.num_batches(window.runs.num_rows, window.runs.num_tokens)
         if num_batches and self._batches_per_block is None:
             self._batches_per_block = num_batches / window.start.blocks
         if self.spec.sample_batches:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seqstream import steps
 from seqstream.batch import Batch
+from seqstream.label_counts import LabelRule
 from seqstream.steps import LABEL_PADDING, Index
 
 
@@ -26,6 +27,11 @@ class CausalLabels:
     """
 
     column: str = "input_ids"
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """Which steps of a window are labels, for the ranks that share it."""
+        return LabelRule(self.column, is_shifted=True)
 
     def __call__(self, batch: Batch) -> Batch:
         labels, firsts = _labels_from(batch, self.column)
@@ -56,6 +62,11 @@ class TeacherForcing:
     source: str = "source_ids"
     target: str = "target_ids"
 
+    @property
+    def label_rule(self) -> LabelRule:
+        """Which steps of a window are labels, for the ranks that share it."""
+        return LabelRule(self.target)
+
     def __call__(self, batch: Batch) -> Batch:
         if batch.packing is not None:
             raise ValueError("TeacherForcing cannot take a batch of Pack, whose rows hold several sequences; use Bucket")
@@ -83,13 +94,13 @@ def put_beside(batch: Batch, column: str, **columns: Tensor) -> Batch:
 
 
 def _labels_from(batch: Batch, column: str) -> tuple[Tensor, Index]:
-    """Return a copy of ids, -100 on padding and in rows made up, and the slots of the first of each row that has any."""
+    """Return a copy of ids, -100 on padding and in rows of no weight, and the slots of the first of each row that has any."""
     if is_flat(batch, column):
         labels = batch.jagged[column].clone()
     else:
         ids = getattr(batch, column).contiguous()  # so that slots are a view of it
         labels = torch.where(batch.mask_of(column), ids, LABEL_PADDING)
     slots, starts, lengths = batch.find_rows(labels, column)
-    if batch.num_made:
-        slots.index_fill_(0, steps.send(starts[-batch.num_made :], slots.device), LABEL_PADDING)
+    if none := batch.num_made + batch.num_repeated:  # the last rows
+        slots[starts[-none] :] = LABEL_PADDING
     return labels, starts[np.flatnonzero(lengths)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import time
 import weakref
@@ -18,7 +19,9 @@ from seqstream.composing import DataStage, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.pipeline import Made, Pipeline
+from seqstream.planning.grouping import UNEVEN, Uneven
 from seqstream.planning.specs import BatchSpec
+from seqstream.ranks import Gather, Ranks, check_ranks, find_ranks
 from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, compact
 from seqstream.stats import Stats
@@ -56,6 +59,12 @@ class Loader(Iterable[Batch]):
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
             `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
         progress: Show a progress bar.
+        rank: Which of ``world_size`` processes this is. Both are those of ``torch.distributed`` where it runs when an iteration
+            begins; ``rank=0, world_size=1`` makes a loader of this process alone there.
+        world_size: How many processes share the data.
+        gather: For ranks given by hand: a function ``bytes -> list[bytes]`` that gives every rank what each of them has.
+        uneven: What becomes of a step with fewer rows than ranks, which there can be at the end of a window: ``"repeat"`` gives
+            the ranks left over a row of another, of weight 0; ``"drop"`` leaves its rows out. Both are counted in ``stats``.
 
     Raises:
         TypeError: A stage is none, or the source is none.
@@ -79,7 +88,13 @@ class Loader(Iterable[Batch]):
         padding_side: str = "right",
         layout: str = "padded",
         progress: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        gather: Gather | None = None,
+        uneven: Uneven = "repeat",
     ) -> None:
+        _check_choice("uneven", uneven, UNEVEN)
+        check_ranks(rank, world_size, gather)
         _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
         _check_choice("start_method", start_method, (None, *START_METHODS))
         _check_choice("padding_side", padding_side, ("right", "left"))
@@ -96,8 +111,12 @@ class Loader(Iterable[Batch]):
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
         processes = Processes(workers, start_method)
-        self._epochs = Epochs(source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token, processes=processes)
+        self._epochs = Epochs(
+            source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token, processes=processes, uneven=uneven
+        )
         self._pipeline = Pipeline(self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer)
+        self._given_ranks = (rank, world_size, gather)
+        self._known_ranks: Ranks | None = None
         self._fingerprint: Json = None
         self._position = self._beginning(0)
         self._moved = False
@@ -153,20 +172,31 @@ class Loader(Iterable[Batch]):
             self._epochs.use_engines(state["engine"])
             self._epochs.use_shapes(state["shapes"])
         else:
-            self._stats = self._stats.plus(repeated_rows=position.rows + position.window.skip)
+            self._stats = self._stats.plus(repeated_rows=position.window.served + position.window.skip)
             position = Position(position.epoch, position.until, WindowStart(position.window.place, blocks=0))
         if self.epochs is None or position.until is None:
             until = None if self.epochs is None else position.epoch + self.epochs
-            position = Position(position.epoch, until, position.window, position.rows)
+            position = dataclasses.replace(position, until=until)
         self._stop_iteration("a state was loaded since")
         self._position, self._loaded, self._moved = position, True, False
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; the position in the one under way is dropped. Does nothing at that beginning."""
+        """Go to the beginning of an epoch; the position in the one under way is dropped.
+
+        Does nothing at that beginning, nor where a state of that epoch was just loaded: so a loop over epochs that names each
+        goes on where it was.
+        """
         if epoch < 0:
             raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        if self._loaded and epoch in (self._position.epoch, self._first_epoch()):
+            return
         self._stop_iteration("set_epoch was called since")
         self._position, self._loaded, self._moved = self._beginning(epoch), False, False
+
+    def _first_epoch(self) -> int:
+        """Return the epoch in which the iteration under way began."""
+        until = self._position.until
+        return self._position.epoch if until is None or self.epochs is None else until - self.epochs
 
     def estimate_steps(self) -> int | None:
         """Estimate how many batches an epoch has, from the first blocks of the data; ``None`` where the source cannot know.
@@ -214,6 +244,12 @@ class Loader(Iterable[Batch]):
             self._fingerprint = compact(self._epochs.fingerprint())
         return self._fingerprint
 
+    def _ranks(self) -> Ranks:
+        """Return who takes part, as it is now: ``torch.distributed`` may begin after the loader was made."""
+        if self._known_ranks is None or self._known_ranks.world_size == 1:
+            self._known_ranks = find_ranks(*self._given_ranks)
+        return self._known_ranks
+
     def _stop_iteration(self, reason: str) -> None:
         if self._iteration is not None and (iteration := self._iteration()) is not None:
             iteration.close(reason)
@@ -224,8 +260,9 @@ class Loader(Iterable[Batch]):
         if (batch := made.batch) is not None:
             self._stats = self._stats.plus(
                 batches=1,
-                rows=len(batch.row_ids) - batch.num_made,
+                rows=len(batch.row_ids) - batch.num_made - batch.num_repeated,
                 made_up_rows=batch.num_made,
+                repeated_rows=batch.num_repeated,
                 tokens=batch.num_tokens,
                 slots=batch.num_slots,
                 seconds=elapsed,
@@ -257,7 +294,7 @@ class Iteration(Iterator[Batch]):
         self._pid = os.getpid()
         self._over: str | None = None
         self._switch = Switch()
-        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch)
+        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, loader._ranks())
         self._bar = _progress_bar(loader) if loader.progress else None
         self._finalizer = weakref.finalize(self, self._switch.turn_off)
         self._answered: float | None = None

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqstream import steps
 from seqstream.batch import Batch
 from seqstream.blueprints import Blueprint, read_tokenizer
 from seqstream.labels import is_flat, put_beside
@@ -82,9 +81,9 @@ class MaskTokens:
         may = torch.isin(ids, self._vocabulary.special.to(ids.device, non_blocking=True), invert=True)
         if not is_flat(batch, self.column):
             may &= batch.mask_of(self.column)
-        if batch.num_made:
+        if none := batch.num_made + batch.num_repeated:  # the last rows
             slots, starts, _ = batch.find_rows(may, self.column)
-            slots.index_fill_(0, steps.send(starts[-batch.num_made :], slots.device), False)
+            slots[starts[-none] :] = False
         return may
 
     def _mask(self, ids: Tensor, may: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,12 @@ from seqstream.batch import Batch
 from seqstream.collating import Padding, collate
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
+from seqstream.ferry import Ferry
+from seqstream.label_counts import LabelRule
 from seqstream.order import hash_index
 from seqstream.packing import collate_packed
 from seqstream.planning.pack import Pack
+from seqstream.ranks import Ranks
 from seqstream.reading import Place
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
@@ -36,12 +39,14 @@ class Made:
         position: Where the run is after it.
         counts: What became of records since the batch before.
         event: Happens when its copy to the device has ended.
+        meets: Whether ranks share the next window before this batch is handed out.
     """
 
     batch: Batch | None
     position: Position
     counts: Counts
     event: torch.cuda.Event | None = None
+    meets: bool = False
 
 
 class Pipeline:
@@ -62,22 +67,26 @@ class Pipeline:
         self._layout = layout
         self._on_batch = on_batch
 
-    def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int) -> Iterator[Made]:
+    def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int, ranks: Ranks) -> Run:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
 
         One thread reads, tokenises and plans the window after the one that is served; another makes batches, if there is more
         to do than to collate them, which takes no longer than to hand them over. With ``prefetch=0`` all happens in the
-        caller's thread.
+        caller's thread. What ranks tell each other they always tell in the caller's thread: before the first batch, and when
+        ``prefetch`` batches of a window are left.
         """
         self.epochs.start_workers()
-        windows = self.epochs.windows(start, switch.check)
+        labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
         if not prefetch:
-            return self._batches(windows, start, to_state, lambda: None)
-        ahead = Ahead(windows, 1, switch, "seqstream-windows", goes_on=False)
-        batches = self._batches(ahead, start, to_state, ahead.go_on)
+            windows = self.epochs.windows(start, switch.check, ranks, labels)
+            return Run(self._batches(windows, start, to_state, lambda: None))
+        ferry = None if ranks.world_size == 1 else Ferry(ranks, switch)
+        windows = self.epochs.windows(start, switch.check, ferry or ranks, labels)
+        ahead = Ahead(windows if ferry is None else ferry.each(windows), 1, switch, "seqstream-windows", goes_on=False)
+        batches = self._batches(ahead, start, to_state, ahead.go_on, left=prefetch)
         if self._on_batch is None and not self.transfer.has_work:
-            return batches
-        return Ahead(batches, prefetch, switch, "seqstream-batches")
+            return Run(batches, ferry)
+        return Run(Ahead(batches, prefetch, switch, "seqstream-batches"), ferry)
 
     def largest_batch(self, state: dict[str, Json], max_tokens: int | None) -> Batch:
         """Make a batch of the largest shape that can occur, on the device, of one record over and over.
@@ -96,29 +105,33 @@ class Pipeline:
         start: Position,
         to_state: ToState,
         go_on: Callable[[], None],
+        left: int = 0,
     ) -> Iterator[Made]:
         """Yield the batches of windows; ``go_on`` is called when the next window may be made.
 
         That is once the first batch of this one is out: made at the same time, they would take the processor from each other,
-        and somebody waits for the batch.
+        and somebody waits for the batch. When ``left`` batches are left, ranks share the next window, which must be under way.
         """
         position = start
         counts: Counter[str] = Counter()
         for position, window in windows:
             counts.update(window.counts)
             begun = to_state(position)
-            seeds = hash_index(np.arange(len(window.plan)), self.epochs.seed, position.epoch, window.number).tolist()
-            for turn in range(window.start.served, len(window.plan)):
+            seeds = hash_index(np.array(window.after), self.epochs.seed, position.epoch, window.number, window.rank).tolist()
+            meeting = max(0, len(window.plan) - 1 - left)
+            for turn in range(len(window.plan)):
                 position = _after(position, window, turn, self.epochs.source.num_shards)
-                moved = {"served": turn + 1, "rows": position.rows}
+                moved = {"group": window.start.group, "served": position.window.served}
                 state = {**begun, **moved} if position.window.served else to_state(position)
                 batch = self._customised(self._collated(window, turn, state, seeds[turn]))
                 batch, event = self.transfer.send(batch)
-                yield Made(batch, position, dict(counts), event)
-                counts.clear()
-                if turn == window.start.served:
+                if turn == meeting == 0 and window.totals is not None:
                     go_on()
-            if window.start.served >= len(window.plan):
+                yield Made(batch, position, dict(counts), event, turn == meeting)
+                counts.clear()
+                if not turn and (meeting or window.totals is None):
+                    go_on()
+            if not len(window.plan):
                 go_on()
         yield Made(None, position, dict(counts))
 
@@ -138,11 +151,36 @@ class Pipeline:
         return result
 
 
+@dataclasses.dataclass
+class Run(Iterator[Made]):
+    """Batches on their way, and what the consumer does for it: talk to the other ranks.
+
+    Attributes:
+        batches: What makes them.
+        ferry: Makes the calls of the thread that makes windows; ``None`` if there are no other ranks, or no threads.
+        is_due: Whether a window is to be shared before anything else.
+    """
+
+    batches: Iterator[Made]
+    ferry: Ferry | None = None
+    is_due: bool = True
+
+    def __next__(self) -> Made:
+        self._share()
+        made = next(self.batches)
+        self.is_due = made.meets
+        self._share()
+        return made
+
+    def _share(self) -> None:
+        if self.is_due and self.ferry is not None:
+            self.ferry.serve()
+        self.is_due = False
+
+
 def _after(position: Position, window: Window, turn: int, num_shards: int) -> Position:
     """Return the position after a batch; past the last of a window it is the beginning of the next."""
-    begin = window.start
     if turn + 1 < len(window.plan):
-        rows = position.rows + len(window.plan.rows(turn))
-        now = WindowStart(begin.place, begin.blocks, begin.skip, turn + 1)
-        return Position(position.epoch, position.until, now, rows)
+        now = dataclasses.replace(window.start, served=window.after[turn])
+        return Position(position.epoch, position.until, now)
     return Position(position.epoch, position.until, window.following or WindowStart(Place(num_shards)))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqstream.columns import Column, Ragged
 from seqstream.planning.pack import RowPlan
-from seqstream.planning.specs import MADE_UP, Index, Plan
+from seqstream.planning.plan import MADE_UP, Index, Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Planned:
         row_ids: Those of each batch, ``int64 (B,)``.
         pieces: Those of each, ``int64 (B,)``.
         weights: Those of each, ``float32 (B,)``.
+        num_repeated: How many rows of each another rank has as well: none, or all that are not made up.
         sequence: The rows by whose lengths a batch is padded and masked.
         spans: Those of each ragged column.
         num_tokens: Real steps of each batch, in all sides that the budget counts.
@@ -69,6 +70,7 @@ class Planned:
     row_ids: Sequence[Tensor]
     pieces: Sequence[Tensor]
     weights: Sequence[Tensor]
+    num_repeated: list[int]
     sequence: Spans
     spans: dict[str, Spans]
     num_tokens: list[int]
@@ -82,6 +84,7 @@ def put_in_order(
     sequence: str | None,
     row_ids: Index,
     pieces: Index,
+    is_repeated: npt.NDArray[np.bool_] | None = None,
     *,
     sides: Sequence[str] | None = None,
 ) -> Planned:
@@ -93,6 +96,7 @@ def put_in_order(
         sequence: The column whose lengths are those of the batch; where it is ``None``, every row has one step.
         row_ids: ``int64 (N,)``, in the order read.
         pieces: ``int64 (N,)``, in the order read.
+        is_repeated: ``bool (N,)``, rows of weight 0; ``None`` for none.
         sides: The columns that the budget counts, the sequence first; ``None`` for the sequence alone.
     """
     order, cuts = plan.order, plan.cuts
@@ -115,16 +119,25 @@ def put_in_order(
     num_steps = [sum(side.totals[batch] for side in counted) for batch in batches]
     widths = [sum(plan.width(batch, side.longest[batch]) for side in counted) for batch in batches]
     heights = np.diff(cuts).tolist()
+    weights = np.ones(len(order), dtype=np.float32)
+    num_repeated = np.zeros(len(plan), dtype=np.int64)
+    if is_repeated is not None:
+        weights[is_repeated[order] & (order != MADE_UP)] = 0
+        num_repeated = np.add.reduceat(weights == 0, cuts[:-1]).astype(np.int64)
     own_pieces = pieces[order] + plan.pieces if isinstance(plan, RowPlan) else pieces[order]
     return Planned(
         cuts.tolist(),
         plan.turns.tolist(),
         row_ids=_split(_where(made, MADE_UP, row_ids[order]), cuts),
         pieces=_split(_where(made, 0, own_pieces), cuts),
-        weights=_split(_where(made, 0, np.ones(len(order), dtype=np.float32)), cuts),
+        weights=_split(_where(made, 0, weights), cuts),
+        num_repeated=num_repeated.tolist(),
         sequence=first,
         spans=spans,
-        num_tokens=[steps - made * len(counted) for steps, made in zip(num_steps, plan.num_made, strict=True)],
+        num_tokens=[
+            0 if repeated else steps - made * len(counted)
+            for steps, made, repeated in zip(num_steps, plan.num_made, num_repeated.tolist(), strict=True)
+        ],
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )

@@ -7,8 +7,9 @@ opened, read and forgotten. A `Place` says all of that in a few numbers and is e
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,28 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class ReadBlock:
-    """Records as the source gave them, with a column ``row_id``, and the places before and after them."""
+    """Records as the source gives them, with a column ``row_id``, and the places before and after them.
 
-    table: pa.Table
+    Attributes:
+        content: The records, or what reads them: a block that others work on need not be read here.
+        before: Where it begins.
+        after: Where the next begins.
+        approx_bytes: About how many bytes it has, where that is known without reading it.
+    """
+
+    content: pa.Table | Callable[[], pa.Table]
     before: Place
     after: Place
+    approx_bytes: int | None = None
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        return self.content() if callable(self.content) else self.content
+
+    @property
+    def num_bytes(self) -> int:
+        size: int = self.table.nbytes if self.approx_bytes is None else self.approx_bytes
+        return size
 
 
 @dataclasses.dataclass
@@ -80,6 +98,12 @@ def read_blocks(source: Source, order: Permutation | range, start: Place, num_op
     while turns or position < len(order):
         if len(turns) < num_open and position < len(order):
             number = order[position]
+            if (num_bytes := source.approx_bytes(number)) is not None:
+                position += 1
+                after = Place(position, before.open)
+                yield ReadBlock(functools.partial(_read_shard, source, number), before, after, num_bytes)
+                before = after
+                continue
             cursor = _Cursor(OpenShard(number, 0, None), source.read(number))
             position += 1
         else:
@@ -95,6 +119,14 @@ def read_blocks(source: Source, order: Permutation | range, start: Place, num_op
         after = Place(position, tuple(turn.shard for turn in turns))
         yield ReadBlock(table, before, after)
         before = after
+
+
+def _read_shard(source: Source, number: int) -> pa.Table:
+    """Read a shard of one block."""
+    (table, _), *more = source.read(number)
+    if more:
+        raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return None there")
+    return _with_row_ids(table, OpenShard(number, 0, None))[0]
 
 
 def _with_row_ids(table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from seqstream.arrow import to_arrow
 from seqstream.columns import Column, Dense, Objects, Ragged, read_column
 from seqstream.planning.pack import Pack
+from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.running import sequence_column
 from seqstream.sources.protocol import PIECE, ROW_ID
@@ -32,7 +33,22 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
     lengths = np.full(rows, length)
     plan = shown.plan(lengths, key=None)
     ids = np.arange(rows)
-    return Window(WindowStart(), None, columns, sequence, lengths, ids, np.zeros_like(ids), shown, plan, {})
+    return Window(
+        WindowStart(),
+        None,
+        0,
+        Runs.of(lengths),
+        columns,
+        sequence,
+        ids,
+        np.zeros_like(ids),
+        None,
+        shown,
+        plan,
+        [rows],
+        None,
+        {},
+    )
 
 
 @dataclasses.dataclass(frozen=True)

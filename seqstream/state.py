@@ -25,7 +25,6 @@ _KEYS = {
     "skip",
     "group",
     "served",
-    "rows",
     "shapes",
     "engine",
     "source",
@@ -43,13 +42,11 @@ class Position:
         epoch: Epoch under way.
         until: The iteration ends before this epoch; ``None`` if it has no end.
         window: Where the window under way begins; its ``blocks`` is 0 as long as nobody knows how large it should be.
-        rows: Rows of the window that were served.
     """
 
     epoch: int
     until: int | None
     window: WindowStart
-    rows: int = 0
 
     def to_json(self, **others: Json) -> dict[str, Json]:
         """Return the state, completed by what does not move."""
@@ -62,17 +59,16 @@ class Position:
             "position": window.place.position,
             "blocks": window.blocks,
             "skip": window.skip,
-            "group": 1,
+            "group": window.group,
             "served": window.served,
-            "rows": self.rows,
             "source": window.place.source_json(),
         }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Json]) -> Position:
         place = Place.from_json(state["position"], state["source"])
-        window = WindowStart(place, state["blocks"], state["skip"], state["served"])
-        return cls(state["epoch"], state["until"], window, state["rows"])
+        window = WindowStart(place, state["blocks"], state["skip"], state["group"], state["served"])
+        return cls(state["epoch"], state["until"], window)
 
 
 def check_form(state: Mapping[str, Json]) -> None:

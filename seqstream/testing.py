@@ -238,7 +238,7 @@ def _expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
         torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
     )
     _expect(expected.seed == got.seed, f"{what} must have the same seed")
-    moving = ("epoch", "position", "blocks", "skip", "served", "rows", "source", "shapes", "engine")
+    moving = ("epoch", "position", "blocks", "skip", "group", "served", "source", "shapes", "engine")
     for entry in moving:
         _expect(
             expected.state[entry] == got.state[entry],

@@ -52,6 +52,26 @@ class Views:
             self.__dict__["_num_label_tokens"] = known
         return int(known)
 
+    @property
+    def global_num_label_tokens(self) -> int:
+        """How many labels the batches have that all ranks take at this step: what the sum of their losses is divided by.
+
+        ``num_label_tokens`` in one process. With ranks it follows from the plan, for labels that the data has, and for those of
+        `Pack`, `CausalLabels` and `TeacherForcing`.
+
+        Raises:
+            RuntimeError: Labels are made by another ``on_batch``, so no rank knows those of the others.
+        """
+        known = self.__dict__.get("_global_labels")
+        if known is None:
+            return self.num_label_tokens
+        if known < 0:
+            raise RuntimeError(
+                "global_num_label_tokens cannot be known for labels that a function on_batch makes; add up "
+                "batch.num_label_tokens of all ranks with torch.distributed.all_reduce"
+            )
+        return int(known)
+
     def flat(self, name: str | None = None) -> Tensor:
         """Return a column without padding: rows one after the other, ``(T, ...)``.
 

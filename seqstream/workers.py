@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqstream.ahead import SwitchedOffError
-from seqstream.buffering import Buffer, Entry, row_ids_of
+from seqstream.buffering import Entry, Guard, Process, row_ids_of, tables_of
+from seqstream.buffers import from_buffer, to_buffer
 from seqstream.composing import DataStage, open_stages
 from seqstream.running import placed, run_stages
 from seqstream.stages import Counts, OpenStage
@@ -92,10 +93,14 @@ class Workers:
     Args:
         processes: How many, and how they are started.
         stages: What they do.
+        locate: Names the place of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
     """
 
-    def __init__(self, processes: Processes, stages: Sequence[DataStage], fill: int | None) -> None:
+    def __init__(
+        self, processes: Processes, stages: Sequence[DataStage], locate: Callable[[int], str], fill: int | None
+    ) -> None:
+        self._locate = locate
         self._pool = _Pool(processes, _Stages(stages, fill))
         weakref.finalize(self, self._pool.stop)
 
@@ -103,21 +108,35 @@ class Workers:
         """Start the processes, if they do not run; from the main thread, which is the one that may fork."""
         self._pool.start()
 
-    def run(self, buffer: Buffer, engines: Mapping[str, str]) -> Callable[[list[Entry]], None]:
-        """Return the function that processes entries of a buffer; the workers are ahead of it by some blocks."""
-        answers = self._pool.answers((dict(engines), _as_tensor(entry.table)) for entry in buffer.each())
+    def run(self, engines: Mapping[str, str]) -> Process:
+        """Return the function that processes blocks."""
 
-        def process(todo: list[Entry]) -> None:
-            for entry in todo:
-                buffer.guard()
-                answer = next(answers)
+        def process(entries: Sequence[Entry], guard: Guard) -> None:
+            failed: list[Exception] = []
+            answers = self._pool.answers(_tasks(entries, engines, failed))
+            for entry in entries:
+                guard()
+                answer = next(answers, None)
+                if answer is None:
+                    raise failed[0]
                 if isinstance(answer, bytes):
-                    with placed(row_ids_of([entry]), buffer.locate):
+                    with placed(row_ids_of(tables_of([entry])), self._locate):
                         raise pickle.loads(answer)
-                steps, entry.counts = answer
-                entry.table = from_buffer(steps.numpy())
+                rows, counts = answer
+                entry.processed(from_buffer(rows.numpy()), counts)
 
         return process
+
+
+def _tasks(entries: Sequence[Entry], engines: Mapping[str, str], failed: list[Exception]) -> Iterator[Task]:
+    """Read blocks for the workers; an error ends the tasks, and is kept for whoever misses the answer."""
+    for entry in entries:
+        try:
+            block = _as_tensor(*tables_of([entry]))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is not taken for one of the processes
+            failed.append(error)
+            return
+        yield dict(engines), block
 
 
 class _Pool:
@@ -163,6 +182,8 @@ class _Pool:
                     raise SwitchedOffError
                 try:
                     answer = next(answers)
+                except StopIteration:
+                    return
                 except RuntimeError as error:
                     _let_go(self._loader)
                     error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
@@ -175,20 +196,6 @@ def _let_go(loader: DataLoader[Answer]) -> None:
     iterator, loader._iterator = loader._iterator, None
     if iterator is not None:
         iterator._shutdown_workers()  # type: ignore[attr-defined]  # the iterator of processes has it
-
-
-def to_buffer(table: pa.Table) -> bytes:
-    """Return a table as one buffer."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    whole: bytes = sink.getvalue().to_pybytes()
-    return whole
-
-
-def from_buffer(buffer: Any) -> pa.Table:
-    """Return the table that lies in a buffer, on its memory."""
-    return pa.ipc.open_stream(pa.py_buffer(buffer)).read_all()
 
 
 def _as_tensor(table: pa.Table) -> torch.Tensor:

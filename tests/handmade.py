@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqstream.planning.batches import Lengths
+from seqstream.planning.runs import Runs
+from seqstream.planning.specs import BatchSpec
 from seqstream.sources.protocol import Source
 
 
@@ -46,3 +49,9 @@ class Shards(Source):
         """Ids of all rows, in source order."""
         sizes = [sum(map(len, blocks)) for blocks in self.lengths]
         return [shard << 32 | record for shard, size in enumerate(sizes) for record in range(size)]
+
+
+def num_planned(spec: BatchSpec, lengths: Lengths, *, last: bool, world_size: int = 1) -> int:
+    """Return how many rows of these lengths a spec plans now."""
+    keys = spec.sort_keys(lengths)
+    return spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=last, world_size=world_size)

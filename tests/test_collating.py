@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
 from seqstream.batch import Batch
+from seqstream.buffering import run_here
 from seqstream.collating import Gaps, Padding, collate, pad_rows, take_rows
 from seqstream.columns import Dense, Ragged, read_column
 from seqstream.planning.bucket import Bucket
@@ -59,7 +60,7 @@ def window_of(table: pa.Table, spec: Bucket | InOrder) -> Window:
     """Plan a table as one window, in the order of the source."""
     table = table.append_column(ROW_ID, pa.array(np.arange(len(table)) + 100))
     block = ReadBlock(table, Place(), Place(1))
-    (window,) = read_windows([block], WindowStart(), Recipe((), spec, (0,), shuffle=False))
+    (window,) = read_windows([block], WindowStart(), Recipe(run_here(()), spec, (0,), shuffle=False))
     return window
 
 
@@ -246,7 +247,7 @@ def test_batches_of_a_window_are_collated_as_served() -> None:
         batch.lengths.zero_()
         seen += ids.tolist()
     assert sorted(seen) == list(range(40))
-    assert collate(window, 0, Padding(), {}, 0).num_tokens == window.lengths[window.plan.rows(0)].sum()
+    assert collate(window, 0, Padding(), {}, 0).num_tokens == window.columns["input_ids"].lengths[window.plan.rows(0)].sum()
     column = window.columns["input_ids"]
     assert isinstance(column, Ragged)
     assert column.values.max() == 39

@@ -234,7 +234,7 @@ def test_estimate_steps_is_close(source: JsonArrays) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"padding_side": "top"}, 'padding_side must be "right" or "left", got \'top\''),
+        ({"padding_side": "top"}, "padding_side must be one of 'right', 'left', got 'top'"),
         ({"epochs": 0}, "epochs must be a positive number or None for no end, got 0"),
         ({"prefetch": -1}, "prefetch must be 0 or more batches, got -1"),
     ],

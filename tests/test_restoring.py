@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream.batch import Batch
+from seqstream.buffering import run_here
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, read_blocks
@@ -83,7 +84,7 @@ def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
     blocks = read_blocks(source, range(source.num_shards), Place(), 1)
     batches = [
         batch_of(window.row_ids[window.plan.rows(turn)].tolist(), window.number)
-        for window in read_windows(blocks, WindowStart(), Recipe((), spec, (), shuffle=False))
+        for window in read_windows(blocks, WindowStart(), Recipe(run_here(()), spec, (0,), shuffle=False))
         for turn in range(len(window.plan))
     ]
     assert list(restore_order(predicted(batches))) == [(row, 0, f"{row}.0") for row in source.row_ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.buffering import run_here
+from seqstream.columns import Ragged
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import BatchSpec, InOrder
@@ -42,13 +45,20 @@ def windows(source: Source, recipe: Recipe, start: WindowStart | None = None) ->
 
 
 def recipe_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> Recipe:
-    return Recipe(stages, spec, (0, 0), **options)
+    locate = options.get("locate", str)
+    return Recipe(run_here(stages, locate, options.pop("fill", None)), spec, (0, 0), **options)
 
 
 def served(window: Window) -> list[list[int]]:
     """Return the row ids of each batch from where the window is on."""
-    turns = range(window.start.served, len(window.plan))
-    return [window.row_ids[window.plan.rows(turn)].tolist() for turn in turns]
+    return [window.row_ids[window.plan.rows(turn)].tolist() for turn in range(len(window.plan))]
+
+
+def lengths_in(window: Window) -> list[int]:
+    """Return the lengths of the rows of a window, in the order read."""
+    column = window.columns[window.sequence or ""]
+    assert isinstance(column, Ragged)
+    return column.lengths.tolist()
 
 
 def seen(found: Iterator[Window] | list[Window]) -> list[list[int]]:
@@ -106,7 +116,7 @@ def test_windows_are_the_same_from_every_start_on(
     for number, window in enumerate(found):
         rest = seen(found[number + 1 :])
         for turn in range(len(window.plan) + 1):
-            start = WindowStart(window.start.place, window.start.blocks, window.start.skip, turn)
+            start = dataclasses.replace(window.start, served=[0, *window.after][turn])
             if turn == len(window.plan):
                 if window.following is None:
                     continue
@@ -152,10 +162,10 @@ def test_rows_left_over_are_carried() -> None:
         [20, 21, 22, 23, 24, 25, 26],
     ]
     assert [window.start for window in found] == [
-        WindowStart(Place(0), 2, 0),
-        WindowStart(Place(1), 4, 1),
-        WindowStart(Place(4), 3, 0),
-        WindowStart(Place(6), 3, 2),
+        WindowStart(Place(0), 2, 0, group=1),
+        WindowStart(Place(1), 4, 1, group=1),
+        WindowStart(Place(4), 3, 0, group=1),
+        WindowStart(Place(6), 3, 2, group=1),
     ]
     assert [window.following for window in found] == [
         WindowStart(Place(1), 4, 1),
@@ -234,7 +244,9 @@ def test_windows_do_not_depend_on_how_far_ahead_was_read() -> None:
 def test_the_key_changes_the_order() -> None:
     """Another seed or epoch mixes rows and batches otherwise; ``shuffle=False`` does not mix."""
     blocks = blocks_of(*[sequences([3] * 20)] * 4)
-    orders = [seen(read_windows(blocks, WindowStart(blocks=4), Recipe((), InOrder(5), (0, epoch)))) for epoch in range(3)]
+    orders = [
+        seen(read_windows(blocks, WindowStart(blocks=4), Recipe(run_here(()), InOrder(5), (0, epoch)))) for epoch in range(3)
+    ]
     assert len({str(order) for order in orders}) == 3
     plain = seen(read_windows(blocks, WindowStart(blocks=4), recipe_of(InOrder(5), shuffle=False)))
     assert list(itertools.chain(*plain)) == list(range(80))
@@ -269,7 +281,9 @@ def test_a_batch_larger_than_a_window_may_be_is_made(spec: BatchSpec) -> None:
     assert dropped(found, "dropped") == (110 if spec == InOrder(120, drop_last=True) else 0)
     assert found[0].start.blocks == 3
     for number, window in enumerate(found):
-        start = WindowStart(window.start.place, window.start.blocks, window.start.skip, len(window.plan))
+        if not window.after:
+            continue
+        start = dataclasses.replace(window.start, served=window.after[-1])
         again = list(read_windows(blocks[start.place.position :], start, recipe_of(spec, max_bytes=1)))
         assert seen(again) == seen(found[number + 1 :])
 
@@ -298,7 +312,7 @@ def test_data_that_has_shrunk_is_refused() -> None:
     """A state that counts more blocks than there are is of other data."""
     message = r"^source must still have the 3 blocks that the state counts, got 2; the data has changed$"
     with pytest.raises(ValueError, match=message):
-        next(read_windows(blocks_of(*[sequences([1])] * 2), WindowStart(blocks=3, served=1), recipe_of(InOrder(1))))
+        next(read_windows(blocks_of(*[sequences([1])] * 2), WindowStart(blocks=3, group=1, served=1), recipe_of(InOrder(1))))
 
 
 def test_stages_run_once_over_each_block_in_order() -> None:
@@ -410,7 +424,7 @@ def test_blocks_of_wider_types_fit_together() -> None:
     (window,) = read_windows(blocks, WindowStart(blocks=2), recipe_of(Bucket(10)))
     assert window.counts == {"empty": 2}
     assert window.row_ids.tolist() == [2, 3]
-    assert window.lengths.tolist() == [1, 2]
+    assert lengths_in(window) == [1, 2]
 
 
 def test_the_sequence_is_told_by_name_or_by_type() -> None:
@@ -428,7 +442,8 @@ def test_lengths_to_plan_by_are_those_of_the_longest_column() -> None:
     """A batch of sources and targets keeps the budget for both."""
     table = {"source_ids": [[1], [2, 3]], "target_ids": [[1, 2, 3], [4]]}
     (window,) = read_windows(blocks_of(table), WindowStart(), recipe_of(Bucket(10)))
-    assert window.lengths.tolist() == [3, 2]
+    assert window.runs.lengths.tolist() == [3, 2]
+    assert window.runs.counts.tolist() == [1, 1]
     assert window.sequence == "source_ids"
 
 
@@ -446,5 +461,5 @@ def test_rows_without_a_token_are_filled_where_they_are_kept() -> None:
     assert counts == {}
     blocks = blocks_of(sequences([0, 3]), sequences([0, 0]), sequences([]))
     (window,) = read_windows(blocks, WindowStart(blocks=3), recipe_of(Bucket(10), fill=9))
-    assert window.lengths.tolist() == [1, 3, 1, 1]
+    assert lengths_in(window) == [1, 3, 1, 1]
     assert window.counts == {}

@@ -21,7 +21,7 @@ import torch
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.workers import from_buffer, to_buffer
+from seqstream.buffers import from_buffer, to_buffer
 
 Texts = list[str]
 
@@ -182,13 +182,13 @@ def test_no_process_is_left(tmp_path: Path) -> None:
             print(number, flush=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 2
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
-    assert process.wait(timeout=30) != 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
+        assert process.wait(timeout=30) != 0
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
 

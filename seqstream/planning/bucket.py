@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, plan_batches
-from seqstream.planning.order import longest_first
+from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
+from seqstream.planning.grouping import Grouping, Listed, Order
+from seqstream.planning.order import Mixed
 from seqstream.planning.pairs import plan_pairs
+from seqstream.planning.plan import Index
+from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import MADE_UP, Index, Plan, check_positive, needed, show, turns_of
+from seqstream.planning.specs import Plans, check_positive, needed, show, turns_of
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -31,7 +34,7 @@ Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Mode
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Bucket:
+class Bucket(Plans):
     """Batches of rows of similar length, cut from a window so that padding is least.
 
     Rows of a batch come longest first.
@@ -101,52 +104,64 @@ class Bucket:
         chosen = choose_lengths(counts, self.shapes, multiple_of=self.multiple_of).tolist()
         return dataclasses.replace(self, shapes=tuple((self._rows_of(length), length) for length in chosen))
 
-    def fills_batch(self, lengths: Lengths) -> bool:
-        return self.num_planned(lengths, last=False) > 0
+    def fills_group(self, runs: Runs, world_size: int) -> bool:
+        return self.num_planned(runs.num_rows, lambda _: runs, last=False, world_size=world_size) > 0
 
-    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
         if self.max_tokens is not None or self.batch_size is None or self.shapes is not None or last:
-            return len(lengths)
-        return len(lengths) // self.batch_size * self.batch_size
+            return num_rows
+        size = self.batch_size * world_size
+        return num_rows // size * size
 
-    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
-        if lengths.ndim == 2:
-            return self._plan_sides(lengths, key)
-        order = longest_first(lengths, key)
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+        order = Mixed.of(runs.counts, key)
+        if runs.lengths.ndim == 2:
+            return self._arrange_sides(runs, order, key, world_size)
         if self.shapes is not None:
-            return self._plan_shapes(order, lengths[order], key)
-        cuts = self._cut(self._rounded(lengths[order]))
-        return self._plan_of(order, cuts, key)
+            return self._arrange_shapes(runs, order, key, world_size)
+        step = self.rows_multiple_of * world_size
+        padded = self._rounded(runs.every(step))
+        cuts, rooms = self._cut(padded)
+        return self._grouped(order, np.minimum(cuts * step, runs.num_rows), rooms, key)
 
-    def _cut(self, padded: Lengths) -> Cuts:
-        """Cut rows, longest first: as groups of ``rows_multiple_of`` rows, each of which costs what its longest row does."""
+    def _cut(self, padded: Lengths) -> tuple[Cuts, Index]:
+        """Cut rows, longest first, of which every so many-th is given: each stands for one of every rank, or a few.
+
+        They are never longer than that, so a group costs each rank what it would if all were as long.
+        """
         self._check_fit(padded)
         group = self.rows_multiple_of
         most = None if self.batch_size is None else self.batch_size // group
         budget = None if self.max_tokens is None else self.max_tokens // group
-        return np.minimum(plan_batches(self._costs(padded)[::group], max_tokens=budget, max_rows=most) * group, len(padded))
+        costs = self._costs(padded)
+        cuts = plan_batches(costs, max_tokens=budget, max_rows=most)
+        return cuts, fitting_rows(costs[cuts[:-1]], budget, most) * group
 
-    def _plan_of(self, order: Index, cuts: Cuts, key: tuple[object, ...] | None) -> Plan:
-        rows = np.diff(cuts)
-        order, cuts = fill_up(order, cuts, -(-rows // self.rows_multiple_of) * self.rows_multiple_of)
-        return Plan(order, cuts, turns_of(len(rows), key), self.multiple_of)
+    def _grouped(self, order: Order, cuts: Cuts, rooms: Index, key: tuple[object, ...] | None) -> Grouping:
+        multiples = np.full(len(rooms), self.rows_multiple_of)
+        return Grouping(order, cuts, turns_of(len(rooms), key), rooms, multiples, self.multiple_of)
 
-    def _plan_sides(self, lengths: Lengths, key: tuple[object, ...] | None) -> Plan:
+    def _arrange_sides(self, runs: Runs, order: Order, key: tuple[object, ...] | None, world_size: int) -> Grouping:
         """Plan rows of several sides, such as a source and a target."""
-        mixed = longest_first(np.ones(len(lengths), dtype=np.int64), key)
-        order, cuts = plan_pairs(
-            self._rounded(lengths[mixed]), max_tokens=self.max_tokens, max_rows=self.batch_size, step_cost=STEP_COST
+        lengths = self._rounded(runs.every(1))
+        rows, cuts = plan_pairs(
+            lengths,
+            max_tokens=self.max_tokens,
+            max_rows=self.batch_size,
+            step_cost=STEP_COST,
+            world_size=world_size,
         )
-        return self._plan_of(mixed[order], cuts, key)
+        sums = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
+        return self._grouped(Listed(order.rows_at(rows)), cuts, fitting_rows(sums, self.max_tokens, self.batch_size), key)
 
-    def _plan_shapes(self, order: Index, lengths: Lengths, key: tuple[object, ...] | None) -> Plan:
-        """Fill shapes: a batch has that of its longest row, and shorter rows where those of its length are at an end."""
+    def _arrange_shapes(self, runs: Runs, order: Order, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+        """Fill shapes: a group has that of its longest row, and shorter rows where those of its length are at an end."""
         rows, widths = np.array(self.shapes).T  # shortest first, as they were read
-        shapes = shape_of(lengths, widths)
+        shapes = shape_of(runs.every(world_size), widths)
         cuts = fill_greedily(rows[shapes])
         used = shapes[cuts[:-1]]
-        order, cuts = fill_up(order, cuts, rows[used])
-        return Plan(order, cuts, turns_of(len(used), key), widths=widths[used])
+        cuts = np.minimum(cuts * world_size, runs.num_rows)
+        return Grouping(order, cuts, turns_of(len(used), key), rows[used], multiples=rows[used], widths=widths[used])
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         limit = self.max_tokens
@@ -256,21 +271,6 @@ class Bucket:
                     f"shape ({rows}, {length}) must have a multiple of rows_multiple_of={self.rows_multiple_of} rows and "
                     f"a length that is a multiple of multiple_of={self.multiple_of}"
                 )
-
-
-def fill_up(order: Index, cuts: Cuts, heights: Index) -> tuple[Index, Cuts]:
-    """Put rows made up at the end of batches, up to so many rows each.
-
-    Args:
-        order: ``int64 (N,)``, rows, batch after batch.
-        cuts: ``int64 (K + 1,)``.
-        heights: ``int64 (K,)``, rows that each batch is to have.
-    """
-    missing = heights - np.diff(cuts)
-    if not missing.any():
-        return order, cuts
-    filled = np.insert(order, np.repeat(cuts[1:], missing), MADE_UP)
-    return filled, np.append(0, np.cumsum(heights))
 
 
 def _read_shapes(given: object) -> tuple[Shape, ...]:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from seqstream.order import shuffled
-from seqstream.planning.batches import Lengths
-from seqstream.planning.order import longest_first
+from seqstream.planning.batches import Cuts, Lengths
+from seqstream.planning.grouping import Grouping
+from seqstream.planning.order import Mixed, longest_first
+from seqstream.planning.plan import MADE_UP, Index, Plan, fill_up
 from seqstream.planning.rows import pack_rows
-from seqstream.planning.specs import MADE_UP, Decided, Index, Plan, check_positive, show, turns_of
+from seqstream.planning.runs import Runs
+from seqstream.planning.specs import Decided, check_positive, show, turns_of
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
 _ATTEMPTS = 4
 """How often it is tried to plan a few rows less, so that they fill whole batches."""
-
-_BADLY = 1.05
-"""Sequences that take so many times the rows that their tokens would fill cannot be packed well."""
 
 _OVERFLOWS = ("error", "truncate", "split", "drop")
 
@@ -48,6 +50,72 @@ class RowPlan(Plan):
     lengths: Lengths
     slots: Index
     pieces: Index
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedGrouping(Grouping):
+    """Rows of several sequences; a place is one of them.
+
+    Attributes:
+        row_length: Slots of a row.
+        row_cuts: ``int64 (N + 1,)``: the row at place ``n`` holds items ``row_cuts[n]`` to ``row_cuts[n + 1]``, in this order.
+        sequences: ``int64 (I,)``, the number of the sequence of which each item is all, or a piece.
+        begins: ``int64 (I,)``, its first step there.
+        lengths: ``int64 (I,)``, its steps.
+        pieces: ``int64 (I,)``, its number there.
+    """
+
+    _: dataclasses.KW_ONLY
+    row_length: int
+    row_cuts: Index
+    sequences: Index
+    begins: Index
+    lengths: Lengths
+    pieces: Index
+
+    def wanted(self, places: Index) -> Index:
+        return self.sequences[self._items(places)]
+
+    def places_of(self, numbers: Index) -> tuple[Index, Index]:
+        which = np.searchsorted(numbers, self.sequences)
+        own = which < len(numbers)
+        own[own] = numbers[which[own]] == self.sequences[own]
+        items = np.flatnonzero(own)
+        return which[items], np.searchsorted(self.row_cuts, items, side="right") - 1
+
+    def heights(self, places: Index) -> Index:
+        counts: Index = np.diff(self.row_cuts)[places]
+        return counts
+
+    def lay_out(self, rows: Index, places: Index, cuts: Cuts, groups: Index, turns: Index) -> RowPlan:
+        places, cuts = fill_up(places, cuts, self.multiples[groups])
+        made = places == MADE_UP
+        items = np.where(made, 1, np.diff(self.row_cuts)[places]) if len(self.row_cuts) > 1 else np.ones_like(places)
+        item_cuts = np.append(0, np.cumsum(items))
+        is_made = np.repeat(made, items)
+        taken = self._items(places[~made])
+        lengths = _spread(self.lengths[taken], is_made, 1)
+        heights = np.diff(cuts)
+        in_batch = np.arange(len(places)) - np.repeat(cuts[:-1], heights)
+        return RowPlan(
+            order=_spread(rows, is_made, MADE_UP),
+            cuts=item_cuts[cuts],
+            turns=turns,
+            counts=self.counts,
+            row_length=self.row_length,
+            num_rows=int(self.multiples[0]) if len(self.multiples) else 0,
+            begins=_spread(self.begins[taken], is_made, 0),
+            lengths=lengths,
+            slots=np.repeat(in_batch, items) * self.row_length + _since(np.cumsum(lengths) - lengths, item_cuts),
+            pieces=_spread(self.pieces[taken], is_made, 0),
+        )
+
+    def _items(self, places: Index) -> Index:
+        """Return the items of rows, one after the other."""
+        counts = self.row_cuts[places + 1] - self.row_cuts[places]
+        before = np.cumsum(counts) - counts
+        items: Index = np.arange(counts.sum()) + np.repeat(self.row_cuts[places] - before, counts)
+        return items
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -92,50 +160,46 @@ class Pack(Decided):
         """Slots of a batch."""
         return self.rows * self.row_length
 
-    def fills_batch(self, lengths: Lengths) -> bool:
-        return int(self._taken(lengths).sum()) >= self.num_slots
+    def fills_group(self, runs: Runs, world_size: int) -> bool:
+        return int((self._taken(runs.lengths) * runs.counts).sum()) >= self.num_slots * world_size
 
-    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
-        """Return how many sequences fill whole batches; 0 if they do not fill one."""
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
+        """Return how many sequences fill whole batches; 0 if they do not fill one for each rank."""
         if last:
-            return len(lengths)
-        if not self.fills_batch(lengths):
+            return num_rows
+        if not self.fills_group(runs := first(num_rows), world_size):
             return 0
-        totals = np.cumsum(self._taken(lengths))
-        wanted = int(totals[-1]) // self.num_slots * self.rows
-        num = int(np.searchsorted(totals, wanted * self.row_length, side="right"))
+        num, size = num_rows, self.rows * world_size
+        filled = self._num_rows(runs)
+        wanted = filled // size * size
         for attempt in range(1, _ATTEMPTS + 1):
-            filled = self._num_rows(lengths[:num])
-            if filled > _BADLY * wanted:  # whatever is left out: fill as many batches as there are
-                wanted = filled // self.rows * self.rows
             if filled <= wanted:
                 break
-            tokens_per_row = totals[num - 1] / filled
-            num = int(np.searchsorted(totals, totals[num - 1] - attempt * (filled - wanted) * tokens_per_row, side="right"))
-        return max(num, 1)
+            num = max(1, num - math.ceil(attempt * num * (filled - wanted) / filled))
+            filled = self._num_rows(first(num))
+        return num
 
-    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> RowPlan:
-        self._check_fit(lengths)
-        sequences, begins, sizes, pieces = self._items(lengths)
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> PackedGrouping:
+        self._check_fit(runs.lengths)
+        sequences, begins, sizes, pieces = self._items(runs.every(1))
         by_length = longest_first(sizes, key)
-        packed, cuts = pack_rows(sizes[by_length], self.row_length)
-        packed, cuts = _in_random_rows(by_length[packed], cuts, key)
-        packed, cuts = _filled_rows(packed, cuts, self.rows)
-        made = packed == MADE_UP
-        taken = np.where(made, 1, sizes[packed]) if len(sizes) else np.ones(len(packed), dtype=np.int64)
-        in_row = _since(np.cumsum(taken) - taken, cuts)
-        rows = np.repeat(np.arange(len(cuts) - 1) % self.rows, np.diff(cuts))
-        return RowPlan(
-            order=_picked(sequences, packed),
-            cuts=cuts[:: self.rows],
-            turns=turns_of((len(cuts) - 1) // self.rows, key),
-            counts=self._counts(lengths),
+        packed, row_cuts = pack_rows(sizes[by_length], self.row_length)
+        packed, row_cuts = _in_random_rows(by_length[packed], row_cuts, key)
+        num_rows, size = len(row_cuts) - 1, self.rows * world_size
+        groups = np.full(-(-num_rows // size), self.rows)
+        return PackedGrouping(
+            order=Mixed.of(np.array([num_rows]), None),
+            cuts=np.append(np.arange(0, num_rows, size), num_rows),
+            turns=turns_of(len(groups), key),
+            rooms=groups,
+            multiples=groups,
+            counts=self._counts(runs),
             row_length=self.row_length,
-            num_rows=self.rows,
-            begins=np.maximum(_picked(begins, packed), 0),
-            lengths=taken,
-            slots=rows * self.row_length + in_row,
-            pieces=np.maximum(_picked(pieces, packed), 0),
+            row_cuts=row_cuts,
+            sequences=sequences[packed],
+            begins=begins[packed],
+            lengths=sizes[packed],
+            pieces=pieces[packed],
         )
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
@@ -147,9 +211,9 @@ class Pack(Decided):
     def fingerprint(self) -> Json:
         return {"kind": "Pack", **dataclasses.asdict(self)}
 
-    def _num_rows(self, lengths: Lengths) -> int:
+    def _num_rows(self, runs: Runs) -> int:
         """Return how many rows sequences fill."""
-        sizes = self._items(lengths)[2]
+        sizes = self._items(runs.every(1))[2]
         return len(pack_rows(-np.sort(-sizes), self.row_length)[1]) - 1
 
     def _taken(self, lengths: Lengths) -> Lengths:
@@ -176,9 +240,9 @@ class Pack(Decided):
                 "Tokenize(max_length=...) or Pack(overflow='truncate'), 'split' or 'drop'"
             )
 
-    def _counts(self, lengths: Lengths) -> Counts:
+    def _counts(self, runs: Runs) -> Counts:
         name = {"truncate": "truncated", "split": "split", "drop": "dropped"}.get(self.overflow)
-        over = int(np.count_nonzero(lengths > self.row_length))
+        over = int(runs.counts[runs.lengths > self.row_length].sum())
         return {name: over} if name and over else {}
 
 
@@ -192,17 +256,13 @@ def _in_random_rows(order: Index, cuts: Index, key: tuple[object, ...] | None) -
     return order[np.arange(ends[-1]) + np.repeat(cuts[rows] - ends[:-1], sizes)], ends
 
 
-def _filled_rows(order: Index, cuts: Index, num_rows: int) -> tuple[Index, Index]:
-    """Add rows of one made-up sequence each, up to a multiple of ``num_rows``."""
-    missing = -(len(cuts) - 1) % num_rows
-    return np.append(order, np.full(missing, MADE_UP)), np.append(cuts, cuts[-1] + 1 + np.arange(missing))
-
-
 def _since(starts: Index, cuts: Index) -> Index:
     """Return how far each start is from the first of its row."""
     return starts - np.repeat(starts[cuts[:-1]], np.diff(cuts)) if len(starts) else starts
 
 
-def _picked(values: npt.NDArray[np.int64], packed: Index) -> Index:
-    """Return the value of each that was packed, `MADE_UP` where it was made up."""
-    return np.append(values, MADE_UP)[packed]
+def _spread(values: Index, is_made: npt.NDArray[np.bool_], made: int) -> Index:
+    """Put values where nothing is made up."""
+    spread = np.full(len(is_made), made, dtype=np.int64)
+    spread[~is_made] = values
+    return spread

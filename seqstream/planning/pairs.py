@@ -31,7 +31,7 @@ _STRIP_PLACES = 128
 
 
 def plan_pairs(
-    lengths: Lengths2, *, max_tokens: int | None, max_rows: int | None, step_cost: float = STEP_COST
+    lengths: Lengths2, *, max_tokens: int | None, max_rows: int | None, step_cost: float = STEP_COST, world_size: int = 1
 ) -> tuple[Order, Cuts]:
     """Put rows of several sides into batches that pad little.
 
@@ -48,6 +48,7 @@ def plan_pairs(
         max_rows: Most rows of a batch. One of the two limits must be given; alone, every batch but the last has as many.
         step_cost: What a batch costs besides its tokens, as a share of ``max_tokens``. Larger means fuller batches and more
             padding.
+        world_size: How many ranks share a batch, each with its part of the rows under these limits.
 
     Returns:
         The order, ``int64 (N,)``: rows, batch after batch, and in a batch longest first by the first side, then the second and
@@ -59,8 +60,8 @@ def plan_pairs(
     if max_tokens is not None:
         _check_fit(lengths, max_tokens)
     sums = np.arange(lengths.max(0, initial=1).sum() + 1)
-    fits = fitting_rows(np.maximum(sums, 1), max_tokens, max_rows)
-    cost = step_cost * (max_tokens or 0)
+    fits = fitting_rows(np.maximum(sums, 1), max_tokens, max_rows) * world_size
+    cost = step_cost * (max_tokens or 0) * world_size
     plain = _fill(lengths, _descending(lengths.sum(1)), fits)
     strips = (_fill(lengths, _in_strips(lengths, side, fits), fits) for side in range(lengths.shape[1]))
     no_worse = [filling for filling in strips if filling.slots <= plain.slots and len(filling.cuts) <= len(plain.cuts)]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.planning.batches import Lengths
-from seqstream.planning.specs import Index
+from seqstream.planning.plan import Index
 
 Histogram: TypeAlias = npt.NDArray[np.int64]
 """``int64 (M + 1,)``, how many rows have each length."""

@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from seqstream.order import shuffled
-from seqstream.planning.batches import Cuts, Lengths
+from seqstream.planning.batches import Lengths
+from seqstream.planning.grouping import Grouping, Listed
+from seqstream.planning.order import Mixed
+from seqstream.planning.plan import MADE_UP, Index, Plan
+from seqstream.planning.runs import Runs, sorted_order
 from seqstream.sources.protocol import Json
-from seqstream.stages import Counts
-
-Index = npt.NDArray[np.int64]
-
-MADE_UP = -1
-"""Stands in a plan for a row that no record gives: one padding token, of weight 0, to fill a batch up."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which rows of a window go together.
-
-    Attributes:
-        order: ``int64 (N,)``, rows of the window, batch after batch; `MADE_UP` at the end of those that are filled up.
-        cuts: ``int64 (K + 1,)``: batch ``k`` holds ``order[cuts[k]:cuts[k + 1]]``.
-        turns: ``int64 (K,)``, the order in which batches are served.
-        multiple_of: Padded lengths are rounded up to a multiple of it.
-        widths: ``int64 (K,)``, padded length of all columns of each batch; ``None`` where each column is as wide as its longest
-            row.
-        counts: What became of rows that are not in the plan as they were.
-    """
-
-    order: Index
-    cuts: Cuts
-    turns: Index
-    multiple_of: int = 1
-    widths: Lengths | None = None
-    counts: Counts = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.turns)
-
-    def rows(self, turn: int) -> Index:
-        """Return the rows of the batch that is served ``turn``-th, without those made up."""
-        batch = self.turns[turn]
-        return self.order[self.cuts[batch] : self.cuts[batch + 1] - self.num_made[batch]]
-
-    @functools.cached_property
-    def num_made(self) -> list[int]:
-        """Rows made up in each of the K batches."""
-        made = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.order == MADE_UP)])
-        counts: list[int] = np.diff(made[self.cuts]).tolist()
-        return counts
-
-    def padded(self, lengths: Lengths) -> Lengths:
-        """Return the padded length of each of the K batches, the rows of the window having ``lengths``."""
-        if self.widths is not None or not len(self):
-            return np.empty(0, dtype=np.int64) if self.widths is None else self.widths
-        longest = np.maximum.reduceat(np.where(self.order == MADE_UP, 0, lengths[self.order]), self.cuts[:-1])
-        return -(-longest // self.multiple_of) * self.multiple_of
-
-    def width(self, batch: int, longest: int) -> int:
-        """Return the padded length of a column of a batch, of which the longest row has so many steps."""
-        if self.widths is not None:
-            return int(self.widths[batch])
-        return -(-longest // self.multiple_of) * self.multiple_of
 
 
 class BatchSpec(Protocol):
@@ -88,18 +36,29 @@ class BatchSpec(Protocol):
     def fitted(self, lengths: Lengths, max_length: int | None) -> BatchSpec:
         """Return the spec with all decided that is decided by looking at the first lengths."""
 
-    def fills_batch(self, lengths: Lengths) -> bool:
-        """Say whether rows are enough for a batch, more rows being on their way."""
+    def sort_keys(self, lengths: Lengths) -> Lengths:
+        """Return what rows are sorted by, descending, before they are planned: their lengths, or the same for all."""
 
-    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
-        """Return how many rows of a window, from its first, are planned now; the others begin the next window."""
+    def fills_group(self, runs: Runs, world_size: int) -> bool:
+        """Say whether rows are enough for a batch of each rank, more rows being on their way."""
 
-    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
-        """Return the batches of a window.
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
+        """Return how many rows of a window, from its first, are planned now; the others begin the next window.
 
         Args:
-            lengths: ``int64 (N,)``, steps of each row, in the order read; ``(N, S)`` for rows of several sides.
-            key: Seeds the order of rows and batches; ``None`` leaves both as they come.
+            num_rows: Rows there are.
+            first: Counts the lengths of so many of them, from the first on.
+            last: Whether the epoch ends with them.
+            world_size: Number of ranks.
+        """
+
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+        """Return what all ranks take at each step of a window.
+
+        Args:
+            runs: The lengths of its rows; rows are numbered as sorted by them.
+            key: Seeds the order of rows and groups; ``None`` leaves both as they come.
+            world_size: Number of ranks.
         """
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
@@ -112,7 +71,31 @@ class BatchSpec(Protocol):
         """Say what the plan depends on."""
 
 
-class Decided:
+class Plans(abc.ABC):
+    """What every batch spec can do with what it can."""
+
+    def sort_keys(self, lengths: Lengths) -> Lengths:
+        return lengths
+
+    @abc.abstractmethod
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping: ...
+
+    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
+        """Return the batches of one process whose window has these rows.
+
+        Args:
+            lengths: ``int64 (N,)``, steps of each row, in the order read; ``(N, S)`` for rows of several sides.
+            key: Seeds the order of rows and batches; ``None`` leaves both as they come.
+        """
+        keys = self.sort_keys(lengths)
+        grouping = self.arrange(Runs.of(keys), key=key, world_size=1)
+        groups, places = np.arange(len(grouping)), np.arange(grouping.cuts[-1])
+        rows = grouping.wanted(places)
+        local = np.append(sorted_order(keys), MADE_UP)[rows]
+        return grouping.lay_out(local, places, grouping.cuts, groups, grouping.turns)
+
+
+class Decided(Plans):
     """What a batch spec answers that plans by the longest column, and leaves nothing to be decided by the data."""
 
     @property
@@ -149,17 +132,22 @@ class InOrder(Decided):
     def window_batches(self) -> int:
         return 256
 
-    def fills_batch(self, lengths: Lengths) -> bool:
-        return len(lengths) >= self.batch_size
+    def sort_keys(self, lengths: Lengths) -> Lengths:
+        return np.zeros(len(lengths), dtype=np.int64)
 
-    def num_planned(self, lengths: Lengths, *, last: bool) -> int:
-        return len(lengths) if last and not self.drop_last else len(lengths) // self.batch_size * self.batch_size
+    def fills_group(self, runs: Runs, world_size: int) -> bool:
+        return runs.num_rows >= self.batch_size * world_size
 
-    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
-        num_rows = len(lengths)
-        order = np.arange(num_rows) if key is None else shuffled(num_rows, *key, "rows")
-        cuts = np.append(np.arange(0, num_rows, self.batch_size), num_rows)
-        return Plan(order, cuts, np.arange(len(cuts) - 1))
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
+        size = self.batch_size * world_size
+        return num_rows if last and not self.drop_last else num_rows // size * size
+
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+        num_rows = runs.num_rows
+        order = Mixed.of(np.array([num_rows]), None) if key is None else Listed(shuffled(num_rows, *key, "rows"))
+        cuts = np.append(np.arange(0, num_rows, self.batch_size * world_size), num_rows)
+        groups = np.ones(len(cuts) - 1, dtype=np.int64)
+        return Grouping(order, cuts, np.arange(len(groups)), self.batch_size * groups, multiples=groups)
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         return num_rows / self.batch_size

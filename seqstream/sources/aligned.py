@@ -50,6 +50,10 @@ class Aligned:
                 is_last = _all_end(fronts, line)
                 yield pieces, None if is_last else [line, *(front.offset for front in fronts)]
 
+    def approx_bytes(self, shard: int) -> int | None:
+        """Say nothing: a pair of files is read from its beginning."""
+        return None
+
     def locate(self, shard: int, record: int) -> str:
         """Name the files and the line of a record."""
         return f"{' and '.join(file.name for file in self._files(shard))}, line {record + 1:,}"

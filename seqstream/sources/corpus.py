@@ -74,6 +74,10 @@ class Corpus:
         for piece, offset in read_stream(file, state[0] if state else 0, RULES[self.unit], self.limits):
             yield [piece], None if offset is None else [offset]
 
+    def approx_bytes(self, shard: int) -> int | None:
+        """Say how many bytes a range has; nobody knows of a stream."""
+        return self.limits.block_bytes if self._stream_of(shard) is None else None
+
     def locate(self, shard: int, record: int) -> str:
         """Name the file and the line where a record starts."""
         for pieces, _ in self.blocks(shard, None):

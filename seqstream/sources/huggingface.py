@@ -109,6 +109,9 @@ class HFDataset(Source):
             return f"record {record} of shard {shard} of the stream"
         return f"row {shard * self._rows_per_shard + record} of the data set"
 
+    def approx_bytes(self, shard: int) -> int | None:
+        return None if self._streams else self._block_bytes
+
     def approx_blocks(self) -> float | None:
         return None if self._streams else float(self.num_shards)
 

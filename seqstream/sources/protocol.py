@@ -87,6 +87,13 @@ class Source(abc.ABC):
         """Estimate how many blocks an epoch has, or ``None`` where nobody can know."""
         return float(self.num_shards)
 
+    def approx_bytes(self, shard: int) -> int | None:
+        """Say about how many bytes a shard of one block has, without reading it; ``None`` for shards of any number of blocks.
+
+        Shards that say it need not be read by ranks that do not tokenise them.
+        """
+        return None
+
     @property
     def can_repeat(self) -> bool:
         """Whether records can be read again: those of a generator that was already called come only once."""
@@ -161,6 +168,10 @@ class Split(Source):
 
     def approx_blocks(self) -> float | None:
         return self.source.approx_blocks()
+
+    def approx_bytes(self, shard: int) -> int | None:
+        whole = self.source.approx_bytes(shard)
+        return None if whole is None else round(whole * (self.valid if self.held_out else 1 - self.valid))
 
     @property
     def can_repeat(self) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import MADE_UP, Plan
+from seqstream.planning.plan import MADE_UP, Plan
 
 KEY = (0, 0, 17)
 

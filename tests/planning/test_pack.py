@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.planning.pack import Pack, RowPlan
-from seqstream.planning.specs import MADE_UP
+from seqstream.planning.plan import MADE_UP
+from tests.handmade import num_planned
 
 KEY = (0, 0, 17)
 
@@ -79,8 +80,8 @@ def test_pieces_by_hand() -> None:
 def test_what_is_planned_fills_batches(lengths: npt.NDArray[np.int64], length: int, rows: int) -> None:
     """Before the end of an epoch nothing is planned where tokens do not fill a batch, else at least a row; at the end all."""
     spec = Pack(length, rows=rows, overflow="truncate")
-    now = spec.num_planned(lengths, last=False)
-    assert spec.num_planned(lengths, last=True) == len(lengths)
+    now = num_planned(spec, lengths, last=False)
+    assert num_planned(spec, lengths, last=True) == len(lengths)
     assert (now == 0) == (np.minimum(lengths, length).sum() < rows * length)
     if now == 0:
         return
@@ -91,7 +92,7 @@ def test_windows_of_real_lengths_are_full() -> None:
     """Of a window that goes on, all but a few rows are full: 99.5 % of the slots are tokens."""
     lengths = np.minimum(np.random.default_rng(0).lognormal(5, 1, 20_000).astype(np.int64) + 1, 2048)
     spec = Pack(2048, rows=8)
-    plan = spec.plan(lengths[: spec.num_planned(lengths, last=False)], key=KEY)
+    plan = spec.plan(lengths[: num_planned(spec, lengths, last=False)], key=KEY)
     tokens = plan.lengths[plan.order != MADE_UP].sum()
     assert tokens / (len(plan) * spec.num_slots) > 0.995
     assert len(plan) >= int(lengths.sum()) // spec.num_slots - 1

@@ -1,0 +1,69 @@
+"""Ranks for a thread: what it has to say to the others is said by the consumer's thread, at steps that are the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import TypeAlias, TypeVar
+
+from seqstream.ahead import Switch
+from seqstream.ranks import Ranks
+
+Item = TypeVar("Item")
+
+Answer: TypeAlias = "tuple[Sequence[bytes]] | BaseException"
+
+
+class Ferry:
+    """Takes calls of a thread to the thread that iterates, which answers them in `serve`.
+
+    Collectives of different threads could meet in another order on another rank; so only one thread, which takes the same steps
+    on every rank, makes any.
+
+    Args:
+        ranks: Who is to be talked to.
+        switch: Ends the waiting.
+    """
+
+    def __init__(self, ranks: Ranks, switch: Switch) -> None:
+        self.rank = ranks.rank
+        self.world_size = ranks.world_size
+        self._ranks = ranks
+        self._switch = switch
+        self._asked: SimpleQueue[Callable[[], Sequence[bytes]] | None] = SimpleQueue()
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        switch.wakes(lambda: self._answers.put(()))  # type: ignore[arg-type]  # whatever it is, the switch is looked at first
+
+    def gather(self, data: bytes) -> Sequence[bytes]:
+        return self._ask(partial(self._ranks.gather, data))
+
+    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        return self._ask(partial(self._ranks.swap, parts))
+
+    def each(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items on in the thread that makes them, telling `serve` when one is there, or that no more come."""
+        try:
+            for item in items:
+                self._asked.put(None)
+                yield item
+        finally:
+            self._asked.put(None)
+
+    def serve(self) -> None:
+        """Make the calls of the thread until it has its next item."""
+        while (call := self._asked.get()) is not None:
+            try:
+                answer: Answer = (call(),)
+            except Exception as error:  # noqa: BLE001 - it belongs to the thread, and comes back with what it was about
+                answer = error
+            self._answers.put(answer)
+
+    def _ask(self, call: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
+        self._switch.check()
+        self._asked.put(call)
+        answer = self._answers.get()
+        self._switch.check()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer[0]

@@ -1,0 +1,72 @@
+"""Rows by their lengths: how many there are of each, and the order by length.
+
+Legend: ``N`` rows, ``D`` different lengths, ``S`` sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from seqstream.planning.batches import Lengths
+from seqstream.planning.plan import Index
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The rows of a window by length: all that a plan depends on.
+
+    Attributes:
+        lengths: ``int64 (D,)``, descending; ``(D, S)`` for rows of several sides, by the first of them, then the second.
+        counts: ``int64 (D,)``, how many rows have each.
+    """
+
+    lengths: Lengths
+    counts: Index
+
+    @classmethod
+    def of(cls, lengths: Lengths) -> Runs:
+        """Count lengths in any order, ``int64 (N,)`` or ``(N, S)``."""
+        ordered = lengths[sorted_order(lengths)]
+        starts = run_starts(ordered)
+        return cls(ordered[starts], np.diff(starts, append=len(ordered)))
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        sizes = self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
+        return int((sizes * self.counts).sum())
+
+    @property
+    def starts(self) -> Index:
+        """Number of the first row of each length, ``int64 (D,)``."""
+        return np.cumsum(self.counts) - self.counts
+
+    def every(self, step: int) -> Lengths:
+        """Return the lengths of rows ``0``, ``step``, ``2 * step`` and so on, as sorted."""
+        if step == 1:
+            return np.repeat(self.lengths, self.counts, axis=0)
+        ends = -(-np.cumsum(self.counts) // step)
+        return np.repeat(self.lengths, np.diff(ends, prepend=0), axis=0)
+
+
+def sorted_order(lengths: Lengths) -> Index:
+    """Return the rows longest first, ``int64 (N,)``; rows of equal lengths, on all sides, stay in their order."""
+    if lengths.ndim == 2:
+        return np.lexsort([-lengths[:, side] for side in reversed(range(lengths.shape[1]))])
+    drop = lengths.max(initial=0) - lengths
+    return np.argsort(drop.astype(np.uint16) if drop.max(initial=0) < 1 << 16 else drop, kind="stable")  # 16 bits: radix sort
+
+
+def run_starts(ordered: Lengths) -> Index:
+    """Return where a row differs from the one before it, ``int64 (D,)``."""
+    if not len(ordered):
+        return np.empty(0, dtype=np.int64)
+    differs = np.diff(ordered, axis=0) != 0
+    if differs.ndim == 2:
+        differs = differs.any(axis=1)
+    return np.append(0, 1 + np.flatnonzero(differs))

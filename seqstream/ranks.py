@@ -1,0 +1,153 @@
+"""Who takes part: the ranks that share each window, and how they talk to each other."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+Gather: TypeAlias = Callable[[bytes], Sequence[bytes]]
+"""Gives every rank what each of them has, in the order of ranks."""
+
+
+class Ranks(Protocol):
+    """Some processes that build the same loader and iterate over it in step."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+
+    def gather(self, data: bytes) -> Sequence[bytes]:
+        """Return what each rank has given, in the order of ranks."""
+
+    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        """Send a part to each rank, and return what each of them has sent here."""
+
+
+class Alone:
+    """One process: there is nobody to talk to."""
+
+    rank = 0
+    world_size = 1
+
+    def gather(self, data: bytes) -> Sequence[bytes]:
+        return [data]
+
+    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        return parts
+
+
+class ByHand:
+    """Ranks that talk by a function of the user, such as threads with a barrier."""
+
+    def __init__(self, rank: int, world_size: int, gather: Gather) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._gather = gather
+
+    def gather(self, data: bytes) -> Sequence[bytes]:
+        return self._gather(data)
+
+    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        ends = np.cumsum([len(part) for part in parts])
+        found = []
+        for joined in self._gather(ends.tobytes() + b"".join(parts)):
+            cuts = np.frombuffer(joined[: ends.nbytes], dtype=np.int64) + ends.nbytes
+            found.append(joined[ends.nbytes if self.rank == 0 else cuts[self.rank - 1] : cuts[self.rank]])
+        return found
+
+
+class Distributed:
+    """The ranks of ``torch.distributed``, on a gloo group of their own, so that nothing else comes in between."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self._timeout = _timeout()
+        self._group = dist.new_group(backend="gloo", timeout=self._timeout)
+
+    def gather(self, data: bytes) -> Sequence[bytes]:
+        sizes = self._sizes([len(data)] * self.world_size)
+        longest = max(sizes)
+        own = torch.zeros(longest, dtype=torch.uint8)
+        own[: len(data)] = _as_tensor(data)
+        found = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+        self._call(lambda: dist.all_gather(found, own, group=self._group))
+        return [each.numpy()[:size].tobytes() for each, size in zip(found, sizes, strict=True)]
+
+    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        given = [len(part) for part in parts]
+        sizes = self._sizes(given)
+        found = torch.empty(sum(sizes), dtype=torch.uint8)
+        sent = _as_tensor(b"".join(parts))
+        self._call(lambda: dist.all_to_all_single(found, sent, sizes, given, group=self._group))
+        ends = np.cumsum(sizes).tolist()
+        return [found.numpy()[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
+
+    def _sizes(self, given: Sequence[int]) -> list[int]:
+        """Tell each rank a number, and return what each of them told."""
+        found = torch.empty(self.world_size, dtype=torch.int64)
+        sent = torch.tensor(given, dtype=torch.int64)
+        self._call(lambda: dist.all_to_all_single(found, sent, group=self._group))
+        sizes: list[int] = found.tolist()
+        return sizes
+
+    def _call(self, collective: Callable[[], object]) -> None:
+        try:
+            collective()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {self.rank} cannot share the next window with the {self.world_size - 1} others: one of them has died, "
+                f"has left its loop, or did not come within the {self._timeout.total_seconds():,.0f} s of the process group; "
+                "look at what the others say"
+            ) from error
+
+
+def _timeout() -> datetime.timedelta:
+    """Return how long the default process group waits for a rank; there is no public way to ask."""
+    group = dist.group.WORLD
+    for device in getattr(group, "_device_types", ()):
+        options = getattr(group._get_backend(device), "options", None)  # type: ignore[union-attr]
+        if isinstance(found := getattr(options, "_timeout", None), datetime.timedelta):
+            return found
+    return dist.default_pg_timeout
+
+
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def find_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> Ranks:
+    """Return the ranks given by hand, else those of ``torch.distributed`` where it runs, else this process alone."""
+    if rank is not None and world_size is not None:
+        return Alone() if world_size == 1 or gather is None else ByHand(rank, world_size, gather)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return Distributed()
+    return Alone()
+
+
+def check_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> None:
+    """Refuse ranks by hand that are not complete.
+
+    Raises:
+        ValueError: One is given without the others, or they do not go together.
+    """
+    if rank is None and world_size is None and gather is None:
+        return
+    if rank is None or world_size is None:
+        raise ValueError(f"rank and world_size must be given together, got rank={rank} and world_size={world_size}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in range(world_size), got rank={rank} and world_size={world_size}")
+    if world_size > 1 and gather is None:
+        raise ValueError(
+            f"gather must be given with world_size={world_size}, a function that gives every rank what each of them has; or "
+            "start torch.distributed and leave all three out"
+        )
