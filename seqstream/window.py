@@ -335,7 +335,7 @@ def _build(draft: _Draft) -> tuple[Window, int]:
     num_planned = spec.num_planned(draft.num_rows, lambda num: draft.census_of(num).runs, last=draft.is_last, world_size=group)
     census = draft.census_of(num_planned)
     own = _own_rows(draft, num_planned)
-    number = _first_row_id(own, ranks)
+    number = _first_row_id(draft, own, num_planned)
     grouping = _arrange(draft, census, own, (*recipe.key, number if num_planned else None), group)
     steps = cut_steps(grouping, draft.start.served, recipe.world_size, recipe.uneven)
     counts = Counter[str]()
@@ -375,11 +375,14 @@ def _own_rows(draft: _Draft, num_rows: int) -> pa.Table:
         return join_tables(tables)
 
 
-def _first_row_id(own: pa.Table, ranks: Ranks) -> int:
+def _first_row_id(draft: _Draft, own: pa.Table, num_rows: int) -> int:
     """Return the row id of the first row of the window; -1 if it has none."""
+    entries, ranks = draft.entries, draft.recipe.ranks
     first = own.column(ROW_ID)[0].as_py() if len(own) else -1
     told = [int.from_bytes(data, "little", signed=True) for data in ranks.gather(first.to_bytes(8, "little", signed=True))]
-    return min((each for each in told if each >= 0), default=-1)
+    ranges = _ranges(entries, draft.start.skip, num_rows)
+    owners = (entry.owner or 0 for entry, rows in zip(entries, ranges, strict=True) if rows.start < rows.stop)
+    return next((told[owner] for owner in owners), -1)
 
 
 def _window_of(
