@@ -27,7 +27,8 @@ from seqstream.collating import Padding, collate
 from seqstream.columns import Ragged
 from seqstream.order import Permutation
 from seqstream.reading import Place, read_blocks
-from seqstream.window import Recipe, Window, WindowStart, read_windows
+from seqstream.recipe import Recipe, WindowStart
+from seqstream.window import Window, read_windows
 
 BUDGETS = (4_096, 16_384)
 TARGETS = {("peps", 4_096): 5.0, ("gsm8k", 16_384): 2.5}

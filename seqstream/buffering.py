@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from seqstream.planning.batches import Lengths
 from seqstream.reading import Place, ReadBlock
 from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID
@@ -34,6 +35,7 @@ class Entry:
         owner: The rank that processes it; ``None`` as long as no window has taken it.
         num_rows: Rows that the stages made, as soon as its owner has told.
         table: Those rows, on the rank that is its owner.
+        keys: What those rows are sorted by, there.
         counts: What the stages counted there.
     """
 
@@ -44,6 +46,7 @@ class Entry:
     owner: int | None = None
     num_rows: int = 0
     table: pa.Table | None = None
+    keys: Lengths | None = None
     counts: Counts = dataclasses.field(default_factory=dict)
 
     def processed(self, table: pa.Table, counts: Counts) -> None:

@@ -16,23 +16,21 @@ from seqstream.arrow import to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
-from seqstream.label_counts import LabelRule
 from seqstream.meeting import agree
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket, Shape
-from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
-from seqstream.ranks import Ranks
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.recipe import Recipe, Sharing, WindowStart
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Json, Source
 from seqstream.stages import OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
-from seqstream.window import Recipe, Window, WindowStart, read_windows
+from seqstream.window import Window, read_windows
 from seqstream.workers import Processes, Workers
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
@@ -68,7 +66,6 @@ class Epochs:
         shuffle: bool,
         pad_token: float,
         processes: Processes,
-        uneven: Uneven = "repeat",
     ) -> None:
         self.source = source
         self.stages = tuple(stages)
@@ -77,7 +74,6 @@ class Epochs:
         self.shuffle = shuffle
         self.engines: dict[str, str] | None = None
         self.world_size = 1
-        self._uneven = uneven
         self._processes = processes
         self._workers: Workers | None = None
         self._max_length = longest_row(stages)
@@ -179,9 +175,7 @@ class Epochs:
                 f"{what} cannot look at records that a generator gives only once; pass the generator function itself"
             )
 
-    def windows(
-        self, start: Position, guard: Guard, ranks: Ranks, labels: LabelRule | None
-    ) -> Iterator[tuple[Position, Window]]:
+    def windows(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
         """Yield the windows from a position on, over epochs, each with the position at which it begins.
 
         A window of no batches is passed over, unless nothing comes after it; what it counted is counted by the next.
@@ -189,12 +183,11 @@ class Epochs:
         Args:
             start: Where to begin.
             guard: Called between steps that take time; raises to stop.
-            ranks: Who shares the windows.
-            labels: Where labels come from.
+            sharing: Who shares the windows.
         """
         counts = Counter[str]()
         empty: tuple[Position, Window] | None = None
-        for position, window in self._all(start, guard, ranks, labels):
+        for position, window in self._all(start, guard, sharing):
             counts.update(window.counts)
             window = dataclasses.replace(window, counts=dict(counts))
             empty = None if len(window.plan) else (position, window)
@@ -204,23 +197,21 @@ class Epochs:
         if empty is not None:
             yield empty
 
-    def _all(self, start: Position, guard: Guard, ranks: Ranks, labels: LabelRule | None) -> Iterator[tuple[Position, Window]]:
-        yield from self._epoch(start, guard, ranks, labels)
+    def _all(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
+        yield from self._epoch(start, guard, sharing)
         later = itertools.count(start.epoch + 1) if start.until is None else range(start.epoch + 1, start.until)
         for epoch in later:
-            yield from self._epoch(Position(epoch, start.until, WindowStart(blocks=0)), guard, ranks, labels)
+            yield from self._epoch(Position(epoch, start.until, WindowStart(blocks=0)), guard, sharing)
 
-    def _epoch(
-        self, start: Position, guard: Guard, ranks: Ranks, labels: LabelRule | None
-    ) -> Iterator[tuple[Position, Window]]:
+    def _epoch(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
-        self.world_size = ranks.world_size
+        self.world_size = sharing.ranks.world_size
         blocks, first = _peek(self._blocks(start.epoch, begin.place))
-        self.engines = agree(ranks, lambda: self.engines or self._choose_engines(first))
+        self.engines = agree(sharing.ranks, lambda: self.engines or self._choose_engines(first))
         if not begin.blocks:
             begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
-        recipe = dataclasses.replace(self._recipe(start.epoch, first, guard), ranks=ranks, uneven=self._uneven, labels=labels)
+        recipe = dataclasses.replace(self._recipe(start.epoch, first, guard), sharing=sharing)
         if is_fresh and start.epoch == 0 and not start.window.served:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0

@@ -1,4 +1,4 @@
-"""Ranks for a thread: what it has to say to the others is said by the consumer's thread, at steps that are the same on every rank."""
+"""Ranks for a thread: what it has to say is said by the thread that iterates, at steps that are the same on every rank."""
 
 from __future__ import annotations
 

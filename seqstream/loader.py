@@ -22,10 +22,10 @@ from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
 from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Gather, Ranks, check_ranks, find_ranks
+from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, compact
 from seqstream.stats import Stats
-from seqstream.window import WindowStart
 from seqstream.workers import START_METHODS, Processes
 
 
@@ -111,10 +111,10 @@ class Loader(Iterable[Batch]):
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
         processes = Processes(workers, start_method)
-        self._epochs = Epochs(
-            source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token, processes=processes, uneven=uneven
+        self._epochs = Epochs(source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token, processes=processes)
+        self._pipeline = Pipeline(
+            self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven
         )
-        self._pipeline = Pipeline(self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer)
         self._given_ranks = (rank, world_size, gather)
         self._known_ranks: Ranks | None = None
         self._fingerprint: Json = None

@@ -19,13 +19,15 @@ from seqstream.ferry import Ferry
 from seqstream.label_counts import LabelRule
 from seqstream.order import hash_index
 from seqstream.packing import collate_packed
+from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
 from seqstream.ranks import Ranks
 from seqstream.reading import Place
+from seqstream.recipe import Sharing, WindowStart
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 from seqstream.state import Position
-from seqstream.window import Window, WindowStart
+from seqstream.window import Window
 
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
@@ -60,12 +62,14 @@ class Pipeline:
         layout: str,
         on_batch: Callable[[Batch], Batch] | None,
         transfer: Transfer,
+        uneven: Uneven = "repeat",
     ) -> None:
         self.epochs = epochs
         self.transfer = transfer
         self._padding = padding
         self._layout = layout
         self._on_batch = on_batch
+        self._uneven = uneven
 
     def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int, ranks: Ranks) -> Run:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
@@ -77,11 +81,12 @@ class Pipeline:
         """
         self.epochs.start_workers()
         labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
+        sharing = Sharing(ranks, self._uneven, labels)
         if not prefetch:
-            windows = self.epochs.windows(start, switch.check, ranks, labels)
+            windows = self.epochs.windows(start, switch.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))
         ferry = None if ranks.world_size == 1 else Ferry(ranks, switch)
-        windows = self.epochs.windows(start, switch.check, ferry or ranks, labels)
+        windows = self.epochs.windows(start, switch.check, dataclasses.replace(sharing, ranks=ferry or ranks))
         ahead = Ahead(windows if ferry is None else ferry.each(windows), 1, switch, "seqstream-windows", goes_on=False)
         batches = self._batches(ahead, start, to_state, ahead.go_on, left=prefetch)
         if self._on_batch is None and not self.transfer.has_work:

@@ -84,8 +84,8 @@ def put_in_order(
     sequence: str | None,
     row_ids: Index,
     pieces: Index,
-    is_repeated: npt.NDArray[np.bool_] | None = None,
     *,
+    is_repeated: npt.NDArray[np.bool_] | None = None,
     sides: Sequence[str] | None = None,
 ) -> Planned:
     """Put what a batch needs of each row into plan order.

@@ -12,9 +12,10 @@ from seqstream.columns import Column, Dense, Objects, Ragged, read_column
 from seqstream.planning.pack import Pack
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec, InOrder
+from seqstream.recipe import WindowStart
 from seqstream.running import sequence_column
 from seqstream.sources.protocol import PIECE, ROW_ID
-from seqstream.window import Window, WindowStart
+from seqstream.window import Window
 
 
 def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> Window:
@@ -33,22 +34,8 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
     lengths = np.full(rows, length)
     plan = shown.plan(lengths, key=None)
     ids = np.arange(rows)
-    return Window(
-        WindowStart(),
-        None,
-        0,
-        Runs.of(lengths),
-        columns,
-        sequence,
-        ids,
-        np.zeros_like(ids),
-        None,
-        shown,
-        plan,
-        [rows],
-        None,
-        {},
-    )
+    runs, pieces = Runs.of(lengths), np.zeros_like(ids)
+    return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, shown, plan, [rows], {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
+from seqstream.recipe import MAX_BYTES
 from seqstream.snippets import write_loader
 from seqstream.sources.protocol import Json, Source
 from seqstream.tokenizing import Tokenize
-from seqstream.window import MAX_BYTES
 
 Lengths: TypeAlias = npt.NDArray[np.int64]
 OnProgress: TypeAlias = Callable[[str, float, float | None], None]

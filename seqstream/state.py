@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqstream.reading import Place
+from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json
-from seqstream.window import WindowStart
 
 VERSION = 1
 

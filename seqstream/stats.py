@@ -19,8 +19,8 @@ class Stats:
         dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``.
         empty: Records left out because they gave no token of their own.
         made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch up, and count as padding.
-        repeated_rows: Rows that come a second time: those served before a state was loaded with ``strict=False``, and those that
-            another rank has as well.
+        repeated_rows: Rows that come a second time: those served before a state was loaded with ``strict=False``, and those
+            that another rank has as well.
         seconds: Time from the first request for a batch to the last answer.
         seconds_waited: Time in which the consumer waited for batches; the rest was its own.
     """

@@ -22,8 +22,9 @@ from seqstream.columns import Dense, Ragged, read_column
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock
+from seqstream.recipe import Recipe, WindowStart
 from seqstream.sources.protocol import PIECE, ROW_ID
-from seqstream.window import Recipe, Window, WindowStart, read_windows
+from seqstream.window import Window, read_windows
 
 TYPES = {
     "int32": torch.int64,

@@ -18,8 +18,9 @@ from seqstream.buffering import run_here
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, read_blocks
+from seqstream.recipe import Recipe, WindowStart
 from seqstream.restoring import restore_order
-from seqstream.window import Recipe, WindowStart, read_windows
+from seqstream.window import read_windows
 from tests.handmade import Shards
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.reading import OpenShard, Place
+from seqstream.recipe import WindowStart
 from seqstream.state import Position, check_form, check_same, compact, differences
-from seqstream.window import WindowStart
 
 FINGERPRINT: dict[str, Any] = {
     "source": {"kind": "TextFiles", "files": ["a.txt"], "bytes": 100},

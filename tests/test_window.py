@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 
 from seqstream.buffering import run_here
 from seqstream.columns import Ragged
+from seqstream.drafting import level, next_size
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.recipe import Recipe, WindowStart
 from seqstream.running import run_stages, sequence_column
 from seqstream.sources.protocol import ROW_ID, Source
 from seqstream.stages import Counts, OpenStage, RecordError
 from seqstream.state import Position
-from seqstream.window import Recipe, Window, WindowStart, level, next_size, read_windows
+from seqstream.window import Window, read_windows
 from tests.handmade import Shards, sequences
 
 specs: st.SearchStrategy[BatchSpec] = st.one_of(

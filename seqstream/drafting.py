@@ -1,0 +1,205 @@
+"""Which blocks a window has, and what all ranks know of their rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.buffering import Buffer, Entry
+from seqstream.census import Census, take_census
+from seqstream.columns import Column, ColumnError, lengths_of, read_column
+from seqstream.meeting import Header, meet
+from seqstream.planning.batches import Lengths
+from seqstream.planning.runs import Runs
+from seqstream.planning.specs import BatchSpec
+from seqstream.recipe import Recipe, WindowStart
+from seqstream.running import placed
+from seqstream.sources.protocol import ROW_ID
+from seqstream.stages import RecordError
+
+GROWTH = 4
+"""A window holds at most so many times the blocks of the one before: it is made while that one is served."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """The blocks of a window, processed by whoever owns them; as far as all ranks know of them.
+
+    Attributes:
+        recipe: How they become a window.
+        start: Where it begins, with the number of blocks it has.
+        entries: The blocks.
+        is_last: Whether the epoch ends with them.
+        census: Of all their rows, without those that belong to the window before.
+    """
+
+    recipe: Recipe
+    start: WindowStart
+    entries: list[Entry]
+    is_last: bool
+    census: Census
+
+    @property
+    def runs(self) -> Runs:
+        return self.census.runs
+
+    @property
+    def num_rows(self) -> int:
+        return sum(entry.num_rows for entry in self.entries) - self.start.skip
+
+    def census_of(self, num_rows: int) -> Census:
+        """Return the census of the first rows."""
+        if num_rows == self.num_rows:
+            return self.census
+        return _census(self.entries, self.start.skip, num_rows, self.recipe)
+
+
+def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | None:
+    """Take the blocks of a window from the buffer, and process those of this rank; return ``None`` if there are none.
+
+    There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
+    """
+    size, ended = _choose_size(buffer, start, recipe.max_bytes * recipe.world_size)
+    if not size:
+        return None
+    ranks = recipe.sharing.ranks
+    entries = buffer.take(size)
+    unowned = [entry for entry in entries if entry.owner is None]
+    for at, entry in enumerate(unowned):
+        entry.owner = at * ranks.world_size // len(unowned)
+    while True:
+        _process([entry for entry in entries if entry.owner == ranks.rank and entry.block is not None], entries, start, recipe)
+        start = dataclasses.replace(start, blocks=len(entries))
+        num_rows = sum(entry.num_rows for entry in entries) - start.skip
+        draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
+        if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe)):
+            return draft
+        more = buffer.take(1)
+        more[0].owner = ranks.world_size - 1
+        entries = entries + more
+        ended = not buffer.fill(1)
+
+
+def _process(todo: Sequence[Entry], entries: Sequence[Entry], start: WindowStart, recipe: Recipe) -> None:
+    """Process blocks of this rank, and let all ranks know how many rows each block of the window has, or what went wrong."""
+    header = Header(recipe.key[-1], start.place.position, len(entries), start.skip, start.served)
+    try:
+        recipe.process(todo, recipe.guard)
+        for entry in todo:
+            _look_at(entry, recipe)
+    except Exception as error:
+        meet(header.failing(error), recipe.sharing.ranks)
+        raise
+    own = [entry.num_rows for entry in entries if entry.owner == recipe.sharing.ranks.rank]
+    told = [iter(rows) for rows in meet(header.telling(own), recipe.sharing.ranks)]
+    for entry in entries:
+        entry.num_rows = next(told[entry.owner or 0])
+
+
+def _look_at(entry: Entry, recipe: Recipe) -> None:
+    """Note the lengths of a block's rows, and refuse missing values: the rank that has them can tell the others now."""
+    table = entry.table
+    if table is not None:
+        for name in (name for name in table.column_names if table.column(name).null_count):
+            with placed(table.column(ROW_ID), recipe.locate):
+                read_rows(name, table)
+        entry.keys = recipe.spec.sort_keys(lengths_of(table, recipe.spec.columns))
+
+
+def _census(entries: Sequence[Entry], skip: int, num_rows: int, recipe: Recipe) -> Census:
+    """Count the rows of a window by length, from ``skip`` on."""
+    parts: list[list[Lengths]] = []
+    owners: list[int] = []
+    for entry, rows in zip(entries, ranges_of(entries, skip, num_rows), strict=True):
+        owner = entry.owner or 0
+        if not owners or owners[-1] != owner:
+            owners.append(owner)
+            parts.append([])
+        if entry.keys is not None:
+            parts[-1].append(entry.keys[rows])
+    own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == recipe.sharing.ranks.rank]
+    return take_census(own, owners, recipe.sharing.ranks)
+
+
+def ranges_of(entries: Sequence[Entry], skip: int, num_rows: int) -> Iterator[slice]:
+    """Yield which rows of each block are among ``num_rows`` of them from ``skip`` on."""
+    before = 0
+    for entry in entries:
+        first, stop = (min(max(at - before, 0), entry.num_rows) for at in (skip, skip + num_rows))
+        yield slice(first, stop)
+        before += entry.num_rows
+
+
+def _is_short(runs: Runs, spec: BatchSpec, world_size: int) -> bool:
+    """Say whether rows are too few to decide how they are batched; or to fill a batch of each rank, but not none."""
+    if spec.num_batches(runs.num_rows, runs.num_tokens) < spec.sample_batches:
+        return True
+    return runs.num_rows > 0 and not spec.fills_group(runs, world_size)
+
+
+def _choose_size(buffer: Buffer, start: WindowStart, max_bytes: int) -> tuple[int, bool]:
+    """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
+    size = buffer.fill(start.blocks, max_bytes if not start.served else None)
+    if start.served and size < start.blocks:
+        raise ValueError(
+            f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
+        )
+    if not start.served:
+        at_hand = buffer.fill(2 * size, 2 * max_bytes)
+        size = level(size, at_hand) if at_hand == len(buffer) else size  # otherwise it was bytes that ended the look
+    ended = buffer.fill(size + 1) <= size
+    return size, ended
+
+
+def level(size: int, remaining: int) -> int:
+    """Return how many blocks to take, so that none of the last windows is tiny.
+
+    Args:
+        size: How many were wanted.
+        remaining: How many there are, counted up to ``2 * size``.
+
+    Returns:
+        ``size``; half of what remains where that is less than two windows; all of it where it is one.
+    """
+    if size < remaining < 2 * size:
+        return -(-remaining // 2)
+    return min(size, remaining)
+
+
+def next_size(blocks: int, num_batches: float, window_batches: int, world_size: int = 1) -> int:
+    """Return how many blocks the next window should hold: as many as fill it, but at most four times those of this one.
+
+    Args:
+        blocks: Blocks of this window.
+        num_batches: About how many batches they made.
+        window_batches: How many batches of each rank a full window holds.
+        world_size: Number of ranks.
+    """
+    wanted = blocks * window_batches * world_size / num_batches if num_batches else GROWTH * blocks
+    return max(1, min(round(wanted), GROWTH * blocks))
+
+
+def planned_for(start: WindowStart, recipe: Recipe) -> int:
+    """Return for how many ranks a window is planned: those that began to serve it, else those there are."""
+    return start.group if start.served else recipe.world_size
+
+
+def follow(entries: Sequence[Entry], rows_left: int, size: int) -> tuple[int, WindowStart]:
+    """Return how many of the last blocks hold the rows left over, and where the next window begins."""
+    num_left = rows = 0
+    while rows < rows_left:
+        num_left += 1
+        rows += entries[-num_left].num_rows
+    place = entries[-num_left].before if num_left else entries[-1].after
+    return num_left, WindowStart(place, size, skip=rows - rows_left)
+
+
+def read_rows(name: str, table: pa.Table) -> Column:
+    """Read a column of a table that has row ids; an error names the row."""
+    try:
+        return read_column(name, table.column(name))
+    except ColumnError as error:
+        raise RecordError(str(error), row_id=table.column(ROW_ID)[error.row].as_py()) from None

@@ -1,0 +1,80 @@
+"""Where a window begins and how blocks become windows: all that does not move while they do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from seqstream.buffering import Guard, Process
+from seqstream.label_counts import LabelRule
+from seqstream.planning.grouping import Uneven
+from seqstream.planning.specs import BatchSpec
+from seqstream.ranks import Alone, Ranks
+from seqstream.reading import Place
+
+MAX_BYTES = 512 << 20
+"""A window stops growing at this many bytes of records as read, on each rank."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowStart:
+    """Where a window begins, and how much of it was served.
+
+    Attributes:
+        place: Where its first block begins.
+        blocks: How many blocks it holds; as long as nothing of it was served, how many it should hold, before the end of the
+            epoch is taken into account.
+        skip: Rows of its first blocks that belong to the window before.
+        group: For how many ranks it was planned; 0 as long as nothing of it was served.
+        served: Rows of it that were handed out, of all ranks together: packed rows for `Pack`.
+    """
+
+    place: Place = dataclasses.field(default_factory=Place)
+    blocks: int = 1
+    skip: int = 0
+    group: int = 0
+    served: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """Who shares windows, and on what terms.
+
+    Attributes:
+        ranks: Who takes part.
+        uneven: What becomes of a step with fewer rows than ranks.
+        labels: Where labels come from; ``None`` if nobody knows before a batch is made.
+    """
+
+    ranks: Ranks = dataclasses.field(default_factory=Alone)
+    uneven: Uneven = "repeat"
+    labels: LabelRule | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How blocks become windows: everything that does not move.
+
+    Attributes:
+        process: Runs the stages over blocks.
+        spec: How rows are cut into batches.
+        key: What the order of rows and batches depends on, the epoch at its end.
+        shuffle: Whether rows and batches are mixed at all.
+        locate: Names the place of a row id in the data, for errors.
+        guard: Called between steps that take time; raises to stop.
+        max_bytes: A window stops growing at this many bytes of records as read, on each rank.
+        max_length: The longest row that the stages let pass; ``None`` if they set no limit.
+        world_size: For how many ranks windows are made; so many share them, or this one makes them alone.
+        sharing: Who shares them.
+    """
+
+    process: Process
+    spec: BatchSpec
+    key: tuple[object, ...]
+    shuffle: bool = True
+    locate: Callable[[int], str] = str
+    guard: Guard = lambda: None
+    max_bytes: int = MAX_BYTES
+    max_length: int | None = None
+    world_size: int = 1
+    sharing: Sharing = dataclasses.field(default_factory=Sharing)
