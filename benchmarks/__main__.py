@@ -32,6 +32,9 @@ NAMES = (
     "packing",
     "shapes",
     "memory",
+    "ranks",
+    "elastic",
+    "workers",
     "lstm",
 )
 KEPT = Path(__file__).parent / "results"

@@ -44,7 +44,7 @@ def measure(settings: Settings) -> Iterator[Record]:
             settings.say(f"{name}, {max_tokens} tokens")
             window = largest_window(settings.text(name), proven, max_tokens)
             ours, theirs = _seconds(window, settings.repeats)
-            tokens = int(window.lengths.sum())
+            tokens = window.runs.num_tokens
             where = f"{name}, max_tokens={max_tokens}"
             made, padded = (
                 Record(benchmark="collation", corpus=where, what=what, value=1e9 * seconds / tokens, unit="ns a token")

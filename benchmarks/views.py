@@ -38,7 +38,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     for name in corpus.names():
         settings.say(name)
         window = largest_window(settings.text(name), proven, MAX_TOKENS)
-        tokens = int(window.lengths.sum())
+        tokens = window.runs.num_tokens
         for pair in _pairs(window):
             seconds = _shortest(pair, len(window.plan), TURNS_PER_REPEAT * settings.repeats)
             made = [

@@ -27,6 +27,42 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.frombuffer(data if data is not None else b"", kind, len(values) + values.offset)[values.offset :]
 
 
+def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return the rows of a table at ``rows``; lists of numbers are copied as bytes, a row at a time, which is much quicker."""
+    at = to_arrow(rows)
+    return pa.table([_take(column, at) for column in table.columns], schema=table.schema)
+
+
+def _take(column: pa.ChunkedArray, rows: pa.Array) -> pa.Array | pa.ChunkedArray:
+    """Take from one column; where lists hold numbers, all there, by way of an array of bytes."""
+    kind = column.type
+    if not pa.types.is_list(kind) or column.null_count or not _is_number(kind.value_type):
+        return column.take(rows)
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    width = kind.value_type.bit_width // 8
+    if not chunks or any(chunk.values.null_count for chunk in chunks):
+        return column.take(rows)
+    taken = pa.concat_arrays([_as_bytes(chunk, width) for chunk in chunks]).take(rows)
+    _, offsets, data = taken.buffers()
+    ends = np.frombuffer(offsets, np.int64, len(taken) + 1) // width
+    if ends[-1] > np.iinfo(np.int32).max:
+        return column.take(rows)  # in several chunks
+    values = pa.Array.from_buffers(kind.value_type, int(ends[-1]), [None, data])
+    return pa.Array.from_buffers(kind, len(taken), [None, pa.py_buffer(ends.astype(np.int32))], children=[values])
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(kind)) and kind.bit_width % 8 == 0
+
+
+def _as_bytes(chunk: pa.ListArray, width: int) -> pa.Array:
+    """Return lists of numbers, each of so many bytes, as the bytes of each list, over the same memory."""
+    offsets = pa.py_buffer(to_numpy(chunk.offsets).astype(np.int64) * width)
+    values = chunk.values
+    data = values.buffers()[1] or pa.py_buffer(b"")
+    return pa.Array.from_buffers(pa.large_binary(), len(chunk), [None, offsets, data.slice(values.offset * width)])
+
+
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
     numbers: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
     return numbers

@@ -1,46 +1,41 @@
 """Which rank has which rows of a window: known to all from how many rows of each length everybody has.
 
-Legend: ``N`` rows of all ranks, ``n`` rows of this one, ``D`` different lengths, ``Q`` parts of the window.
+Legend: ``N`` rows of all ranks, ``n`` rows of this one, ``D`` different lengths, ``S`` sides, ``C`` counts of all parts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from seqstream.planning.batches import Lengths
 from seqstream.planning.plan import Index
-from seqstream.planning.runs import Runs, run_starts, sorted_order
+from seqstream.planning.runs import Runs, distinct, ranges, sorted_order
 from seqstream.ranks import Ranks
+
+_Counts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+"""The different lengths of a part, descending, and how many of its rows have each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Census:
-    """The rows of a window by length and by who has them.
+    """The rows of a window by length, and which of them this rank has.
 
     A row's number is its place among all rows sorted by length, those of equal length in the order of the data.
 
     Attributes:
         runs: The lengths of all rows.
-        owners: ``int64 (Q,)``, which rank has each part, in the order of the data.
-        boundaries: ``int64 (D * Q,)``, number of the first row of each length in each part.
         numbers: ``int64 (n,)``, of this rank's own rows, ascending.
         rows: ``int64 (n,)``, which of its rows, in the order of the data, each of those is.
     """
 
     runs: Runs
-    owners: Index
-    boundaries: Index
     numbers: Index
     rows: Index
-
-    def owner_of(self, numbers: Index) -> Index:
-        """Return the rank that has each row."""
-        cells = np.searchsorted(self.boundaries, numbers, side="right") - 1
-        owner: Index = self.owners[cells % len(self.owners)]
-        return owner
 
     def row_of(self, numbers: Index) -> Index:
         """Return which of this rank's own rows each is."""
@@ -57,71 +52,58 @@ def take_census(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -
         owners: Which rank has each part of the window.
         ranks: Who takes part.
     """
-    told = [
-        [_decode(part) for part in _unpack(data)] for data in ranks.gather(_pack([_encode(Runs.of(part)) for part in parts]))
-    ]
-    queues = [iter(each) for each in told]
-    found = [next(queues[owner]) for owner in owners]
-    lengths = _joined([runs.lengths for runs in found])
-    by_length = sorted_order(lengths)
-    starts = run_starts(lengths[by_length])
-    number = np.empty(len(lengths), dtype=np.int64)
-    number[by_length] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(lengths)))
-    part = np.repeat(np.arange(len(found)), [len(runs.counts) for runs in found])
-    counts = np.zeros((len(starts), len(found)), dtype=np.int64)
-    counts[number, part] = np.concatenate([runs.counts for runs in found])
-    cells = counts.ravel()
-    boundaries = np.cumsum(cells) - cells
-    own = [at for at, owner in enumerate(owners) if owner == ranks.rank]
-    numbered = [
-        _numbers(number[part == at], boundaries[at :: len(found)], found[at].counts) for at in own
-    ]  # of the rows of each part, as sorted
-    firsts = np.cumsum([0, *map(len, parts)])
-    numbers = np.concatenate([np.empty(0, dtype=np.int64), *numbered])
-    rows = np.concatenate([np.empty(0, dtype=np.int64), *map(_shifted, map(sorted_order, parts), firsts)])
-    if len(own) > 1:
-        ascending = np.argsort(numbers)
-        numbers, rows = numbers[ascending], rows[ascending]
-    runs = Runs(lengths[by_length][starts], counts.sum(axis=1))
-    return Census(runs, np.array(owners), boundaries, numbers, rows)
+    told = [_decode(data) for data in ranks.gather(encode_counts([Runs.of(part) for part in parts]))]
+    found = [next(told[owner]) for owner in owners]
+    lengths, number = distinct(_joined([lengths for lengths, _ in found]))
+    counts = np.concatenate([counts for _, counts in found])
+    runs = Runs(lengths, _sums(number, counts, len(lengths)))
+    ends = np.cumsum([len(counts) for _, counts in found])
+    numbers, rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    before = 0
+    for part, at in zip(parts, (at for at, owner in enumerate(owners) if owner == ranks.rank), strict=True):
+        first, stop = ends[at] - len(found[at][1]), ends[at]
+        firsts = runs.starts + _sums(number[:first], counts[:first], len(lengths))  # what comes before it in the data
+        numbers.append(ranges(firsts[number[first:stop]], counts[first:stop]))
+        rows.append(before + sorted_order(part))
+        before += len(part)
+    own, order = np.concatenate(numbers), np.concatenate(rows)
+    if len(parts) > 1:
+        ascending = np.argsort(own)
+        own, order = own[ascending], order[ascending]
+    return Census(runs, own, order)
 
 
-def _numbers(lengths: Index, boundaries: Index, counts: Index) -> Index:
-    """Number the rows of a part, as sorted, which has so many of each of some lengths."""
-    before = np.cumsum(counts) - counts
-    numbers: Index = np.arange(counts.sum()) + np.repeat(boundaries[lengths] - before, counts)
-    return numbers
+def _sums(number: Index, counts: Index, num_lengths: int) -> Index:
+    """Add up the counts of each length; they are exact as floats, being far below 2^53."""
+    return np.bincount(number, weights=counts, minlength=num_lengths).astype(np.int64)
 
 
-def _shifted(order: Index, first: int) -> Index:
-    return order + first
-
-
-def _joined(lengths: Sequence[Lengths]) -> Lengths:
+def _joined(lengths: Sequence[npt.NDArray[np.int32]]) -> Lengths:
     """Return all lengths; parts with no rows may not know how many sides rows have."""
     kept = [each for each in lengths if len(each)] or list(lengths[:1])
-    return np.concatenate(kept)
+    return np.concatenate(kept).astype(np.int64)
 
 
-def _encode(runs: Runs) -> bytes:
-    sides = 0 if runs.lengths.ndim == 1 else runs.lengths.shape[1]
-    head = np.array([len(runs.counts), sides])
-    return np.concatenate([head, runs.counts, runs.lengths.ravel()]).astype(np.int32).tobytes()
+def encode_counts(parts: Sequence[Runs]) -> bytes:
+    """Return what a rank tells of its parts, as ``int32``: their number, sides and sizes, then all counts and all lengths.
+
+    Sides are 0 where lengths are ``(D,)``; where there are sides, some part may have no rows and not know it.
+    """
+    sides = max((part.lengths.shape[1] for part in parts if part.lengths.ndim == 2), default=0)
+    head = np.array([len(parts), sides, *(len(part.counts) for part in parts)], dtype=np.int64)
+    counts, lengths = ([getattr(part, name).ravel() for part in parts] for name in ("counts", "lengths"))
+    return np.concatenate([head, *counts, *lengths]).astype(np.int32).tobytes()
 
 
-def _decode(data: bytes) -> Runs:
-    num, sides, *_ = values = np.frombuffer(data, dtype=np.int32).astype(np.int64)
-    lengths = values[2 + num :]
-    return Runs(lengths.reshape(num, sides) if sides else lengths, values[2 : 2 + num])
-
-
-def _pack(parts: Sequence[bytes]) -> bytes:
-    """Join parts, each of them a whole number of ``int32``."""
-    return np.array([len(parts), *map(len, parts)], dtype=np.int64).tobytes() + b"".join(parts)
-
-
-def _unpack(data: bytes) -> list[bytes]:
-    num = int(np.frombuffer(data[:8], dtype=np.int64)[0])
-    sizes = np.frombuffer(data[8 : 8 + 8 * num], dtype=np.int64)
-    ends = np.cumsum(sizes) + 8 + 8 * num
-    return [data[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
+def _decode(data: bytes) -> Iterator[_Counts]:
+    """Yield what a rank has told of each of its parts."""
+    words = np.frombuffer(data, dtype=np.int32)
+    num, sides, *sizes = words[: 2 + int(words[0])].tolist()
+    first = 2 + num
+    lengths = words[first + sum(sizes) :]
+    if sides:
+        lengths = lengths.reshape(-1, sides)
+    begin = 0
+    for size in sizes:
+        yield lengths[begin : begin + size], words[first + begin : first + begin + size]
+        begin += size

@@ -8,13 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import to_arrow
-from seqstream.buffers import from_buffer, to_buffer
+from seqstream.arrow import take_rows, to_arrow, to_numpy
+from seqstream.buffers import from_buffers, to_buffers
 from seqstream.census import Census
 from seqstream.planning.grouping import Grouping, Steps, deal, owners
 from seqstream.planning.plan import Index, Plan
+from seqstream.planning.runs import ranges
 from seqstream.ranks import Ranks
 from seqstream.running import join_tables
+
+NUMBER = "\x00number"
+"""Rows travel with their numbers in a column of this name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +51,8 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
     if ranks.world_size == 1:
         rows = census.row_of(wanted)
     else:
-        sent = [table.take(to_arrow(part)) for part in _parts(census, grouping, steps, ranks)]
-        table = join_tables([from_buffer(part) for part in ranks.swap([to_buffer(part) for part in sent])])
-        rows = _received(wanted, census)
+        table, numbers = _swap(table, census, grouping, steps, ranks)
+        rows = _found(numbers, wanted)
     is_repeated = None
     if share.repeated.any():
         table, rows, is_repeated = _apart(table, rows, np.repeat(share.repeated, grouping.heights(share.places)))
@@ -57,44 +60,55 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
     return Dealt(table, plan, is_repeated)
 
 
-def _received(wanted: Index, census: Census) -> Index:
-    """Return where rows lie in what came: by rank, and of each rank in the order in which they are first wanted."""
-    numbers, first, inverse = np.unique(wanted, return_index=True, return_inverse=True)
-    place = np.empty(len(numbers), dtype=np.int64)
-    place[np.lexsort((first, census.owner_of(numbers)))] = np.arange(len(numbers))
-    return place[inverse]
+def _swap(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
+    """Send rows to whoever takes them; return those that came, and their numbers."""
+    which, sizes = _parts(census, grouping, steps, ranks.world_size)
+    sent = take_rows(table, census.rows[which]).append_column(NUMBER, to_arrow(census.numbers[which]))
+    given = to_buffers(sent, sizes)
+    del sent
+    came = join_tables(from_buffers(ranks.swap(given)))
+    return came.drop_columns([NUMBER]), to_numpy(came.column(NUMBER).combine_chunks())
 
 
-def _parts(census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> list[Index]:
-    """Return which of this rank's rows each rank takes, in the order in which they are first wanted there."""
+def _found(numbers: Index, wanted: Index) -> Index:
+    """Return where the rows wanted lie among those of some numbers: the same ones, each of them once."""
+    order, by_number = _argsort(wanted), _argsort(numbers)
+    again = np.diff(wanted[order], prepend=-1) == 0
+    rows = np.empty(len(wanted), dtype=np.int64)
+    rows[order] = by_number[np.cumsum(~again) - 1] if again.any() else by_number
+    return rows
+
+
+def _argsort(values: Index) -> Index:
+    """Return an ascending order of numbers that are not negative; to sort them with their places is quicker than to argsort."""
+    bits = len(values).bit_length()
+    if int(values.max(initial=0)).bit_length() + bits > 63:
+        return np.argsort(values)
+    packed = np.sort(values << bits | np.arange(len(values)))
+    order: Index = packed & (1 << bits) - 1
+    return order
+
+
+def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) -> tuple[Index, list[int]]:
+    """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
     which, places = grouping.places_of(census.numbers)
-    receiver, step = owners(steps, places, ranks.world_size)
-    again = (
-        [_repeats(steps, rank, places) for rank in range(1, ranks.world_size)]
-        if steps.sizes.min(initial=0) < ranks.world_size
-        else []
-    )
-    for rank, (at, again_step) in enumerate(again, 1):
-        which, places = np.append(which, which[at]), np.append(places, places[at])
-        receiver, step = np.append(receiver, np.full(len(at), rank)), np.append(step, again_step)
-    order = np.lexsort((np.arange(len(which)), places, step, receiver))
-    order = order[receiver[order] >= 0]
-    keys = receiver[order] * (len(census.numbers) + 1) + which[order]
-    order = order[np.sort(np.unique(keys, return_index=True)[1])]  # a sequence in pieces travels once
-    ends = np.searchsorted(receiver[order], np.arange(ranks.world_size + 1))
-    rows = census.rows[which[order]]
-    return [rows[ends[rank] : ends[rank + 1]] for rank in range(ranks.world_size)]
+    receiver, step = owners(steps, places, world_size)
+    if steps.sizes.min(initial=world_size) < world_size:
+        at, more = _repeats(steps, receiver, step, world_size)
+        which, receiver = np.append(which, which[at]), np.append(receiver, more)
+    bits = len(census.numbers).bit_length()
+    keys = np.sort((receiver << bits | which)[receiver >= 0])
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # a sequence in pieces travels once
+    return keys & (1 << bits) - 1, np.bincount(keys >> bits, minlength=world_size).tolist()
 
 
-def _repeats(steps: Steps, rank: int, places: Index) -> tuple[Index, Index]:
-    """Return which of the places a rank gets although it is another's turn, and at which step."""
-    short = np.flatnonzero(steps.sizes <= rank)
-    wanted = steps.begins[short] + rank % np.maximum(steps.sizes[short], 1)
-    by_place = np.argsort(wanted)
-    at = np.searchsorted(wanted[by_place], places)
-    hit = at < len(wanted)
-    hit[hit] = wanted[by_place][at[hit]] == places[hit]
-    return np.flatnonzero(hit), short[by_place][at[hit]]
+def _repeats(steps: Steps, receiver: Index, step: Index, world_size: int) -> tuple[Index, Index]:
+    """Return which rows other ranks get as well, because a step has fewer than there are ranks, and those ranks."""
+    short = np.flatnonzero((receiver >= 0) & (steps.sizes[step] < world_size))
+    sizes, first = steps.sizes[step[short]], receiver[short]
+    counts = (world_size - 1 - first) // sizes
+    turn = ranges(np.ones_like(counts), counts)
+    return np.repeat(short, counts), np.repeat(first, counts) + turn * np.repeat(sizes, counts)
 
 
 def _apart(table: pa.Table, rows: Index, repeated: npt.NDArray[np.bool_]) -> tuple[pa.Table, Index, npt.NDArray[np.bool_]]:

@@ -43,8 +43,8 @@ def count_labels(window: Window, rule: LabelRule | None) -> list[int]:
     if rule is None or not len(window.plan):
         return [-1] * len(window.plan)
     own = next((name for name in LABELS if name in window.columns), None)
-    if isinstance(window.spec, Pack) and window.spec.causal and rule.column is None:
-        rule = LabelRule(own or window.sequence, is_shifted=True)
+    if isinstance(window.spec, Pack) and window.spec.causal and rule.column is None and "input_ids" in window.columns:
+        rule = LabelRule("labels" if "labels" in window.columns else "input_ids", is_shifted=True)
     name = rule.column or own
     order = window.plan.order
     counts = np.zeros(len(order), dtype=np.int64)

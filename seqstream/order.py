@@ -27,8 +27,13 @@ def key_of(*parts: object) -> int:
 def hash_index(index: npt.NDArray[np.int64], *key: object) -> npt.NDArray[np.uint64]:
     """Hash each index under a key into 64 even bits, ``uint64`` of the same shape (the finaliser of SplitMix64)."""
     with np.errstate(over="ignore"):
-        x = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key_of(*key))
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        return mix_all(index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key_of(*key)))
+
+
+def mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return 64 even bits for each number, as `mix` does, ``uint64`` of the same shape."""
+    with np.errstate(over="ignore"):
+        x = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
         return mixed

@@ -86,6 +86,8 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
     columns = _packed_columns(window, rows, runs, mask, padding=padding, made=made)
     if causal and "input_ids" in columns:
         columns["labels"] = _causal_labels(columns, mask, slots)
+        if planned.num_repeated[batch]:  # of all rows, which are for another rank to learn
+            columns["labels"].fill_(LABEL_PADDING)
     row_lengths = torch.from_numpy(mask.sum(1))
     packed = [name for name in columns if name in planned.spans or name in _MADE_HERE]
     return Batch.of(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +31,9 @@ START_METHODS = ("fork", "spawn", "forkserver")
 
 _AHEAD = 4
 """How many blocks each worker has, in work and waiting, while nobody asks for more."""
+
+_IMPORT_SECONDS = 1.0
+"""How long processes wait at most for threads that import modules before they are forked."""
 
 _ITERATORS: weakref.WeakSet[Any] = weakref.WeakSet()
 """Iterators of torch that have processes, here."""
@@ -160,6 +165,7 @@ class _Pool:
     def start(self) -> None:
         with self._lock:
             if self._loader._iterator is None:
+                _wait_for_imports()
                 self._tasks.current = ()
                 _ITERATORS.add(iter(self._loader))
 
@@ -189,6 +195,16 @@ class _Pool:
                     error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
                     raise
             yield answer
+
+
+def _wait_for_imports() -> None:
+    """Wait until no other thread is importing a module: a child forked meanwhile would find it locked for ever."""
+    until = time.monotonic() + _IMPORT_SECONDS  # this thread may be importing the module that trains
+    while time.monotonic() < until:
+        specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+        if not any(getattr(spec, "_initializing", False) for spec in specs):
+            return
+        time.sleep(0.001)
 
 
 def _let_go(loader: DataLoader[Answer]) -> None:

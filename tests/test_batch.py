@@ -35,6 +35,8 @@ def make(**columns: Any) -> Batch:
         num_tokens=4,
         num_slots=6,
         num_made=0,
+        num_repeated=0,
+        global_num_tokens=4,
         widths=dict.fromkeys(padded, 3),
         pad_values=dict.fromkeys(padded, 0),
         sequence="input_ids",

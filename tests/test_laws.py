@@ -182,6 +182,18 @@ def test_laws(
     testing.check_loader(functools.partial(ss.Loader, source, tokenize, spec))
 
 
+@pytest.mark.parametrize("make_source", SOURCES, ids=lambda make: make.__name__)
+def test_workers_change_nothing(
+    make_source: Callable[[Path, Texts], ss.Source], tmp_path: Path, lines: Texts, bpe_file: Path
+) -> None:
+    """Two worker processes make the stream of none, in the second epoch too, from every kind of source (law 3)."""
+    stages = (make_source(tmp_path, lines), ss.Tokenize(bpe_file, max_length=120), ss.Bucket(512, window_batches=3))
+    alone, helped = ss.Loader(*stages, epochs=2), ss.Loader(*stages, epochs=2, workers=2)
+    for expected, got in zip(alone, helped, strict=True):
+        assert torch.equal(expected.input_ids, got.input_ids)
+        assert expected.state == got.state
+
+
 @pytest.mark.parametrize("overflow", ["truncate", "split", "drop"])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_laws_of_stages(tmp_path: Path, lines: Texts, wordpiece_tokenizer: Tokenizer, overflow: Any, shuffle: bool) -> None:

@@ -112,7 +112,7 @@ class Steps:
         begins: ``int64 (T,)``, its first place.
         sizes: ``int64 (T,)``, its rows, of all ranks together.
         after: ``int64 (T,)``, rows of the window that are served after it.
-        num_dropped: Rows left out, because there were fewer of them than ranks.
+        num_dropped: Rows left out, because there were fewer of them than ranks; for `Pack` sequences of which nothing is left.
     """
 
     groups: Index
@@ -155,8 +155,20 @@ def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven =
     if uneven == "repeat" or world_size == 1:
         return steps
     kept = steps.sizes >= world_size
-    dropped = int(steps.sizes[~kept].sum())
+    dropped = _only_in(grouping, steps.begins[~kept], steps.sizes[~kept])
     return Steps(steps.groups[kept], steps.begins[kept], steps.sizes[kept], steps.after[kept], dropped)
+
+
+def _only_in(grouping: Grouping, begins: Index, sizes: Index) -> int:
+    """Count rows that are wanted at some places and nowhere else: a row may be in pieces."""
+    is_inside = np.zeros(int(grouping.cuts[-1]), dtype=np.bool_)
+    for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
+        is_inside[begin : begin + size] = True
+    inside, outside = (grouping.wanted(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
+    found = np.zeros(1 + max(inside.max(initial=-1), outside.max(initial=-1)), dtype=np.bool_)
+    found[inside] = True
+    found[outside] = False
+    return int(found.sum())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,9 @@ import itertools
 import math
 
 import numpy as np
+import numpy.typing as npt
 
-from seqstream.order import hash_index, mix
+from seqstream.order import hash_index, mix_all
 from seqstream.planning.batches import Lengths
 from seqstream.planning.plan import Index
 from seqstream.planning.runs import run_starts, sorted_order
@@ -49,9 +50,7 @@ class Mixed:
         starts = np.cumsum(sizes) - sizes
         if key is None or not len(sizes):
             return cls(starts, sizes, np.ones_like(sizes), np.zeros_like(sizes))
-        mixed = [_stride(*run) for run in zip(sizes.tolist(), _run_keys(len(sizes), key), strict=True)]
-        strides, offsets = np.array(mixed, dtype=np.int64).T
-        return cls(starts, sizes, strides, offsets)
+        return cls(starts, sizes, *_strides(sizes, hash_index(np.arange(len(sizes)), *key, "ties")))
 
     def rows_at(self, places: Index) -> Index:
         run = np.searchsorted(self.starts, places, side="right") - 1
@@ -60,11 +59,10 @@ class Mixed:
         return rows
 
     def places_of(self, rows: Index) -> Index:
-        inverses = [pow(*pair) for pair in zip(self.strides.tolist(), [-1] * len(self.sizes), self.sizes.tolist(), strict=True)]
+        inverses = _inverses(self.strides, self.sizes)
         run = np.searchsorted(self.starts, rows, side="right") - 1
         start = self.starts[run]
-        inverse = np.array(inverses, dtype=np.int64)[run]
-        places: Index = start + (rows - start - self.offsets[run]) * inverse % self.sizes[run]
+        places: Index = start + (rows - start - self.offsets[run]) * inverses[run] % self.sizes[run]
         return places
 
 
@@ -85,30 +83,50 @@ def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> Index:
     return by_length[Mixed.of(np.diff(starts, append=len(lengths)), key).rows_at(np.arange(len(lengths)))]
 
 
-def _run_keys(num_runs: int, key: tuple[object, ...]) -> list[int]:
-    keys: list[int] = hash_index(np.arange(num_runs), *key, "ties").tolist()
-    return keys
-
-
-def _stride(size: int, key: int) -> tuple[int, int]:
-    """Return a stride coprime to ``size``, near its golden ratio, and an offset, both depending on the key."""
-    if size <= _SHORT:
-        return 1, key % size
+def _strides(sizes: Index, keys: npt.NDArray[np.uint64]) -> tuple[Index, Index]:
+    """Return for each run a stride coprime to its size, near its golden ratio, and an offset, both depending on its key."""
+    strides, offsets = np.ones_like(sizes), (keys % sizes.astype(np.uint64)).astype(np.int64)
+    left = np.flatnonzero(sizes > _SHORT)
     for attempt in itertools.count():
-        random = mix(key + attempt)
-        stride = max(1, round(size * (_GOLDEN + ((random >> 32) / (1 << 32) - 0.5) / 4)))
-        while math.gcd(stride, size) > 1:
-            stride += 1
-        if _unevenness(stride, size) <= _EVEN + attempt:
-            break
-    return stride, random % size
+        if not len(left):
+            return strides, offsets
+        size, random = sizes[left], mix_all(keys[left] + np.uint64(attempt))
+        ratio = _GOLDEN + ((random >> np.uint64(32)).astype(np.float64) / (1 << 32) - 0.5) / 4
+        stride = _coprime(np.maximum(1, np.rint(size * ratio).astype(np.int64)), size)
+        strides[left], offsets[left] = stride, (random % size.astype(np.uint64)).astype(np.int64)
+        left = left[_unevenness(stride, size) > _EVEN + attempt]
+    raise AssertionError("unreachable")
 
 
-def _unevenness(stride: int, size: int) -> int:
-    """Return the largest quotient in Euclid's algorithm; the gaps that a stretch leaves are about so many times the mean."""
-    largest = 0
-    while stride:
-        quotient, rest = divmod(size, stride)
-        largest = max(largest, quotient)
-        size, stride = stride, rest
-    return largest
+def _coprime(strides: Index, sizes: Index) -> Index:
+    """Return the next numbers from ``strides`` on that are coprime to ``sizes``."""
+    left = np.flatnonzero(np.gcd(strides, sizes) > 1)
+    while len(left):
+        strides[left] += 1
+        left = left[np.gcd(strides[left], sizes[left]) > 1]
+    return strides
+
+
+def _unevenness(strides: Index, sizes: Index) -> npt.NDArray[np.float64]:
+    """Return the largest quotient in Euclid's algorithm; the gaps that a stretch leaves are about so many times the mean.
+
+    Numbers are floats, which are exact below 2^53 and quicker to divide. Rests of coprime numbers end at 1 and stay there.
+    """
+    before, rests = sizes.astype(np.float64), strides.astype(np.float64)
+    largest = np.zeros_like(before)
+    while (rests > 1).any():
+        quotients = np.floor(before / rests)
+        largest = np.maximum(largest, quotients)
+        before, rests = rests, np.maximum(before - quotients * rests, 1)
+    return np.maximum(largest, before)
+
+
+def _inverses(strides: Index, sizes: Index) -> Index:
+    """Return what strides are multiplied with to give 1, modulo sizes coprime to them: Euclid's algorithm, extended."""
+    before, rests = sizes.astype(np.float64), strides.astype(np.float64)
+    factors, found = np.zeros_like(before), np.ones_like(before)
+    while (going := rests > 1).any():
+        quotients = np.floor(before / rests)
+        factors, found = np.where(going, found, factors), np.where(going, factors - quotients * found, found)
+        before, rests = rests, np.maximum(before - quotients * rests, 1)
+    return found.astype(np.int64) % sizes

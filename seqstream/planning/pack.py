@@ -88,7 +88,8 @@ class PackedGrouping(Grouping):
         return counts
 
     def lay_out(self, rows: Index, places: Index, cuts: Cuts, groups: Index, turns: Index) -> RowPlan:
-        places, cuts = fill_up(places, cuts, self.multiples[groups])
+        multiples = self.multiples[groups]
+        places, cuts = fill_up(places, cuts, -(-np.diff(cuts) // multiples) * multiples)
         made = places == MADE_UP
         items = np.where(made, 1, np.diff(self.row_cuts)[places]) if len(self.row_cuts) > 1 else np.ones_like(places)
         item_cuts = np.append(0, np.cumsum(items))

@@ -12,6 +12,9 @@ import numpy as np
 from seqstream.planning.batches import Lengths
 from seqstream.planning.plan import Index
 
+_DENSE = 1 << 20
+"""Lengths below are counted in a table of so many entries, which takes no sorting."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
@@ -28,6 +31,10 @@ class Runs:
     @classmethod
     def of(cls, lengths: Lengths) -> Runs:
         """Count lengths in any order, ``int64 (N,)`` or ``(N, S)``."""
+        if _is_dense(lengths):
+            counts = np.bincount(lengths)
+            seen = np.flatnonzero(counts)[::-1]
+            return cls(seen, counts[seen])
         ordered = lengths[sorted_order(lengths)]
         starts = run_starts(ordered)
         return cls(ordered[starts], np.diff(starts, append=len(ordered)))
@@ -60,6 +67,33 @@ def sorted_order(lengths: Lengths) -> Index:
         return np.lexsort([-lengths[:, side] for side in reversed(range(lengths.shape[1]))])
     drop = lengths.max(initial=0) - lengths
     return np.argsort(drop.astype(np.uint16) if drop.max(initial=0) < 1 << 16 else drop, kind="stable")  # 16 bits: radix sort
+
+
+def distinct(lengths: Lengths) -> tuple[Lengths, Index]:
+    """Return the different lengths, descending, ``int64 (D,)`` or ``(D, S)``, and which of them each is, ``int64 (N,)``."""
+    if _is_dense(lengths):
+        seen = np.bincount(lengths) > 0
+        greater = np.cumsum(seen[::-1])[::-1] - 1
+        return np.flatnonzero(seen)[::-1], greater[lengths]
+    order = sorted_order(lengths)
+    ordered = lengths[order].astype(np.int64)
+    starts = run_starts(ordered)
+    number = np.empty(len(lengths), dtype=np.int64)
+    number[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(lengths)))
+    return ordered[starts], number
+
+
+def _is_dense(lengths: Lengths) -> bool:
+    return lengths.ndim == 1 and int(lengths.max(initial=0)) < _DENSE
+
+
+def ranges(firsts: Index, counts: Index) -> Index:
+    """Return ``firsts[0]``, ``firsts[0] + 1`` and so on, ``counts[0]`` of them, then from ``firsts[1]`` on."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    if not len(ends):
+        return ends
+    found: Index = np.arange(ends[-1]) + np.repeat(firsts - (ends - counts), counts)
+    return found
 
 
 def run_starts(ordered: Lengths) -> Index:

@@ -1,0 +1,121 @@
+"""How small is the state of many ranks, what does it cost to save it at every step, and to go on with another number of them?
+
+Four ranks share the windows of the second epoch, which are full; they are threads that share the cores of this machine. So the
+time to the first batch after a resume stands beside the time that the engine takes, on the same cores, to tokenise the window
+under way: ranks on machines of their own take their part of either. A state is what ``json.dumps`` makes of
+``loader.state_dict()``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import seqstream as ss
+from benchmarks import corpus
+from benchmarks.proven import Proven, prove
+from benchmarks.records import Record, Target
+from benchmarks.settings import Settings
+from benchmarks.simulated import tokenise
+from seqstream.order import Permutation
+from seqstream.rank_threads import Options, run_ranks
+from seqstream.reading import read_blocks
+from seqstream.sources.protocol import Json
+from seqstream.state import Position
+
+MAX_TOKENS = 4_096
+WINDOW_BATCHES = 64
+EPOCH = 1
+WORLD_SIZE = 4
+RESUMED_SIZES = (1, 2, 4, 8)
+STATE_TARGET = Target("<=", 4_096)
+SAVING_TARGET = 0.01
+RESUME_TARGET = 2.0
+"""What a resume may take of the time to tokenise the window, the rest of what makes a batch of it included."""
+
+
+def measure(settings: Settings) -> Iterator[Record]:
+    """Measure on mixed texts."""
+    proven = prove(corpus.tokenizer())
+    source = ss.TextFiles(str(settings.text(corpus.FIXED)))
+    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+
+    def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
+        return Record(benchmark="elastic", corpus=name, what=what, value=value, unit=unit, target=target)
+
+    def median(step: Callable[[], float]) -> float:
+        return 1e3 * statistics.median(step() for _ in range(settings.repeats))
+
+    settings.say("states")
+    largest, middle = _states(source, proven)
+    yield record(f"largest state of {WORLD_SIZE} ranks", largest, "bytes", STATE_TARGET)
+    saving, rest = _saving(source, proven)
+    alone = record("a step of a loader of its own", 1e6 * rest, "us")
+    yield alone
+    yield record("saving the state", 1e6 * saving, "us").against(alone, "<=", SAVING_TARGET)
+    tokenised = record(f"tokenising a window of {WORLD_SIZE} ranks", median(lambda: _tokenise(source, proven, middle)), "ms")
+    yield tokenised
+    for size in RESUMED_SIZES:
+        settings.say(f"{size} ranks go on")
+        value = median(lambda size=size: _resume(source, proven, middle, size))  # type: ignore[misc]
+        yield record(f"first batch of {size} ranks in the middle of it", value, "ms").against(tokenised, "<=", RESUME_TARGET)
+
+
+def _loader(source: ss.TextFiles, proven: Proven, options: Options) -> ss.Loader:
+    loader = proven.loader(source, ss.Bucket(MAX_TOKENS, window_batches=WINDOW_BATCHES), **options)
+    loader.set_epoch(EPOCH)
+    return loader
+
+
+def _states(source: ss.TextFiles, proven: Proven) -> tuple[int, dict[str, Json]]:
+    """Return the size of the largest state of an epoch, and the one in the middle of its longest window."""
+
+    def run(options: Options) -> list[dict[str, Json]]:
+        loader = _loader(source, proven, options)
+        return [loader.state_dict() for _ in loader]
+
+    states, *_ = run_ranks(WORLD_SIZE, run)
+    windows = [list(window) for _, window in itertools.groupby(states, key=lambda state: (state["position"], state["skip"]))]
+    longest = max(windows, key=len)
+    return max(len(json.dumps(state).encode()) for state in states), longest[len(longest) // 2]
+
+
+def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
+    """Return the seconds for a state at each step, and those that the loader takes for the step itself, on average."""
+    loader = _loader(source, proven, {})
+    saving, num_steps = 0.0, 0
+    begun = time.perf_counter()
+    for _ in loader:
+        num_steps += 1
+        before = time.perf_counter()
+        json.dumps(loader.state_dict())
+        saving += time.perf_counter() - before
+    return saving / num_steps, (time.perf_counter() - begun - saving) / num_steps
+
+
+def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> float:
+    """Return the seconds for the window that a state is in, read and tokenised as a loader does, several blocks at a time."""
+    stage = proven.open()
+    window = Position.from_json(state).window
+    order = Permutation(source.num_shards, state["seed"], state["epoch"], "shards")
+    begun = time.perf_counter()
+    blocks = itertools.islice(read_blocks(source, order, window.place), window.blocks)
+    tokenise((block.table for block in blocks), stage)
+    return time.perf_counter() - begun
+
+
+def _resume(source: ss.TextFiles, proven: Proven, state: dict[str, Json], world_size: int) -> float:
+    """Return the seconds until all of so many ranks have a batch."""
+
+    def first(options: Options) -> None:
+        loader = _loader(source, proven, options)
+        loader.load_state_dict(state)
+        batches = iter(loader)
+        next(batches)
+
+    begun = time.perf_counter()
+    run_ranks(world_size, first)
+    return time.perf_counter() - begun

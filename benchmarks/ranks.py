@@ -1,0 +1,191 @@
+"""Do all ranks have as much to do at each step, and what does it cost to see to that?
+
+8, 64 and 512 ranks are simulated in one process by the planners themselves. Corpora are in file order; a window holds 256
+batches of every rank, its blocks are drawn as a loader draws them, and each rank has a part of them in a row. Where a corpus is
+shorter than that, and most are, it is drawn again in the order of the next epoch; that flatters ranks that plan alone, whose
+rows are then much the same.
+
+The straggler factor is the sum over steps of what the slowest rank has to do, over that of the mean: how much longer training
+takes than with even work. An RNN has to do the time steps of its batch, which are its longest row; a transformer
+``rows * (L + L**2 / (6 * hidden_size))``. Beside ours stand ranks that each plan a window of their own: in an order of its own
+each, steps paired by number; and each longest first, so that ranks take the same quantile of their rows at the same step.
+
+Costs are those of one rank and window: counts of lengths gathered, the plan, rows taken out for the others, written, read and
+put in order. What would go over the wire is counted, not sent. Beside them stands the time to tokenise the rank's part.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import seqstream as ss
+from benchmarks import corpus
+from benchmarks.proven import prove
+from benchmarks.records import Record, Target
+from benchmarks.settings import Settings
+from benchmarks.simulated import Blocks, Served, Simulated, World, alone, straggler, synchronised, tokenise
+from seqstream.arrow import take_rows, to_arrow
+from seqstream.buffering import Buffer
+from seqstream.buffers import to_buffers
+from seqstream.exchange import NUMBER, deal_rows
+from seqstream.planning.grouping import deal
+from seqstream.running import join_tables
+
+MAX_TOKENS = 16_384
+WORLD_SIZES = (8, 64, 512)
+WINDOW_BATCHES = 256
+FEW_BATCHES = 16
+"""Batches of a window where corpora are cut."""
+
+HIDDEN_SIZE = 768
+STRAGGLER_TARGET = Target("<=", 1.03)
+STRAGGLER_SIZES = (8, 64)
+SHORTEST = "tatoeba"
+"""The corpus whose rows are shortest: there are the most of them to plan and to send."""
+
+COST_TARGET = 0.05
+COST_SIZE = 512
+MEMORY_TARGET = Target("<=", 64)
+BITS_PER_SECOND = 10e9
+
+_MEGABYTE = 1e6
+
+
+def measure(settings: Settings) -> Iterator[Record]:
+    """Measure stragglers on each corpus, then what it costs."""
+    proven = prove(corpus.tokenizer())
+    spec = ss.Bucket(MAX_TOKENS, window_batches=WINDOW_BATCHES if settings.max_bytes is None else FEW_BATCHES)
+    for name in corpus.names():
+        blocks = Blocks.of(settings.text(name), proven)
+        for size in WORLD_SIZES:
+            settings.say(f"{name}, {size} ranks")
+            yield from _stragglers(name, World(blocks, spec, size))
+    for name in (corpus.FIXED, *(name for name in corpus.names() if name == SHORTEST)):
+        blocks = Blocks.of(settings.text(name), proven)
+        for size in WORLD_SIZES:
+            settings.say(f"cost on {name}, {size} ranks")
+            yield from _costs(name, World(blocks, spec, size), settings.repeats)
+
+
+# Stragglers
+
+
+def rnn(served: Served) -> npt.NDArray[np.float64]:
+    """Return what each batch is to an RNN: its time steps."""
+    return served.longest.astype(np.float64)
+
+
+def transformer(served: Served) -> npt.NDArray[np.float64]:
+    """Return what each batch is to a transformer, in tokens."""
+    lengths = served.longest.astype(np.float64)
+    costs: npt.NDArray[np.float64] = served.rows * (lengths + lengths**2 / (6 * HIDDEN_SIZE))
+    return costs
+
+
+def _stragglers(name: str, world: World) -> Iterator[Record]:
+    ours = synchronised(world)
+    ways = dict(zip(("not synchronised", "quantiles aligned"), alone(world), strict=True))
+    ranks = f"{world.size} ranks"
+    tokens = sum(int((runs.lengths * runs.counts).sum()) for runs in map(world.runs_of, range(world.size)))
+    padding = 100 * (1 - tokens / int((ours.longest * ours.rows).sum()))
+    for model, cost in {"RNN": rnn, "transformer": transformer}.items():
+        target = STRAGGLER_TARGET if world.size in STRAGGLER_SIZES else None
+        for way, served in {"seqstream": ours, **ways}.items():
+            what = f"{ranks}, {model}, slowest over mean, {way}"
+            value = straggler(cost(served))
+            yield Record(benchmark="ranks", corpus=name, what=what, value=value, unit="", target=target)
+            target = None
+    yield Record(benchmark="ranks", corpus=name, what=f"{ranks}, padding, seqstream", value=padding, unit="%")
+
+
+# Costs
+
+
+def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
+    """Measure the rank in the middle."""
+    rank = world.size // 2
+    ranks = Simulated(rank, world.size, world.told)
+    lengths = world.lengths_of(rank)
+    table = join_tables([world.blocks.made[number] for number in world.numbers[rank]])
+    ranks.came = _coming(world, ranks, table)
+
+    def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
+        full = f"{world.size} ranks, {what}"
+        return Record(benchmark="ranks", corpus=name, what=full, value=value, unit=unit, target=target)
+
+    def timed(what: str, *steps: Callable[[], object]) -> Record:
+        return record(what, 1e3 * sum(map(seconds, steps)), "ms")
+
+    def seconds(step: Callable[[], object]) -> float:
+        return statistics.median(_seconds(step) for _ in range(repeats))
+
+    planned = world.plan(lengths, ranks)
+    read = [world.blocks.read[number] for number in world.numbers[rank]]
+    tokenised = timed("tokenising a rank's part", lambda: tokenise(read, world.blocks.stage))
+    planning = timed("planning", lambda: world.plan(lengths, ranks))
+    exchange = timed("exchange, without the wire", lambda: deal_rows(table, *planned, ranks))
+    both = record("planning and exchange", planning.value + exchange.value, "ms")
+    is_aimed = world.size == COST_SIZE
+    yield tokenised
+    yield planning.against(tokenised)
+    yield exchange.against(tokenised)
+    yield both.against(tokenised, "<=", COST_TARGET) if is_aimed else both.against(tokenised)
+    yield timed("looking ahead to the blocks of a window", lambda: _look(world)).against(tokenised)
+    yield record("planning, a step", 1e3 * planning.value / len(planned[2]), "us")
+    yield from _wire_records(record, ranks)
+    peak = _peak(lambda: deal_rows(table, *world.plan(lengths, ranks), ranks), ranks)
+    yield record("memory of planning and exchange", peak / _MEGABYTE, "MB", MEMORY_TARGET if is_aimed else None)
+
+
+def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated) -> Iterator[Record]:
+    """Say what goes to a rank from the others, in the order in which it does."""
+    for what, parts in (("counts gathered", ranks.told), ("rows exchanged", ranks.sent)):
+        num_bytes = sum(map(len, parts))
+        yield record(what, num_bytes / _MEGABYTE, "MB")
+        yield record(f"{what}, at 10 Gbit/s", 1e3 * 8 * num_bytes / BITS_PER_SECOND, "ms")
+
+
+def _look(world: World) -> None:
+    """Go through all blocks of a window, as every rank must, without reading any."""
+    buffer = Buffer(world.blocks.drawn(world.seed), lambda: None)
+    buffer.take(buffer.fill(world.num_blocks))
+
+
+def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[bytes]:
+    """Make what the others send: the rows that the rank wants, by number, with the content of as many rows of its own.
+
+    Both are longest first, so rows are about as long as those that would come; who sends which is left to chance.
+    """
+    census, grouping, steps = world.plan(world.lengths_of(ranks.rank), ranks)
+    wanted = np.sort(grouping.wanted(deal(steps, ranks.rank, ranks.world_size).places))
+    rows = census.rows[np.arange(len(wanted)) * len(census.rows) // len(wanted)]
+    senders = np.random.default_rng(world.seed).integers(0, ranks.world_size, len(wanted))
+    order = np.argsort(senders, kind="stable")
+    sent = take_rows(table, rows[order]).append_column(NUMBER, to_arrow(wanted[order]))
+    return to_buffers(sent, np.bincount(senders, minlength=ranks.world_size).tolist())
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    step()
+    return time.perf_counter() - begun
+
+
+def _peak(step: Callable[[], object], ranks: Simulated) -> int:
+    """Return the bytes that a step needs at most: what Python and NumPy hold, and what came from the others.
+
+    What Arrow holds of the rows taken out is gone before as much comes.
+    """
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1] + sum(map(len, ranks.came))
+    finally:
+        tracemalloc.stop()

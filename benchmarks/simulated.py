@@ -1,0 +1,233 @@
+"""Many ranks in one process: their windows, drawn as a loader draws them, and what each would have told the others.
+
+Legend: ``W`` ranks, ``T`` steps, ``M`` blocks of a corpus, ``D`` different lengths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import seqstream as ss
+from benchmarks.proven import Proven
+from seqstream.arrow import to_numpy
+from seqstream.buffering import GROUP_BYTES
+from seqstream.census import Census, encode_counts, take_census
+from seqstream.order import Permutation
+from seqstream.planning.batches import Lengths
+from seqstream.planning.grouping import Grouping, Steps, cut_steps, deal
+from seqstream.planning.plan import Index
+from seqstream.planning.runs import Runs
+from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.running import run_stages
+from seqstream.stages import OpenStage
+
+EPOCH = 1
+"""Blocks come in the order of this epoch, whose windows are full; where it is too short for a window, those after it follow."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """A corpus as a loader reads it.
+
+    Attributes:
+        source: Where it comes from.
+        stage: Tokenises.
+        read: The records of each block.
+        made: Their rows.
+    """
+
+    source: ss.TextFiles
+    stage: OpenStage
+    read: list[pa.Table]
+    made: list[pa.Table]
+
+    @classmethod
+    def of(cls, text: Path, proven: Proven) -> Blocks:
+        source = ss.TextFiles(str(text))
+        stage = proven.open()
+        read = [block.table for block in read_blocks(source, range(source.num_shards), Place())]
+        return cls(source, stage, read, [run_stages([table], (stage,))[0][0] for table in read])
+
+    @functools.cached_property
+    def lengths(self) -> list[Lengths]:
+        """Lengths of the rows of each block, in the order of the data."""
+        columns = (table.column("input_ids").combine_chunks() for table in self.made)
+        return [np.diff(to_numpy(column.offsets)).astype(np.int64) for column in columns]
+
+    @functools.cached_property
+    def counts(self) -> Index:
+        """How many rows of each length each block has, ``int64 (M, longest + 1)``."""
+        longest = max(int(lengths.max(initial=0)) for lengths in self.lengths)
+        return np.stack([np.bincount(lengths, minlength=longest + 1) for lengths in self.lengths])
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(int(lengths.sum()) for lengths in self.lengths)
+
+    def drawn(self, seed: int) -> Iterator[ReadBlock]:
+        """Yield blocks in the order in which a loader meets them, epoch after epoch without end."""
+        for epoch in itertools.count(EPOCH):
+            yield from read_blocks(self.source, Permutation(self.source.num_shards, seed, epoch, "shards"), Place())
+
+
+def tokenise(blocks: Iterable[pa.Table], stage: OpenStage) -> None:
+    """Tokenise blocks as a loader does, several at a time."""
+    num_bytes = 0
+    group: list[pa.Table] = []
+    for table in blocks:
+        if group and num_bytes + table.nbytes > GROUP_BYTES:
+            run_stages(group, (stage,))
+            group, num_bytes = [], 0
+        group.append(table)
+        num_bytes += table.nbytes
+    run_stages(group, (stage,))
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A full window of many ranks: the ``W``-th part of its blocks for each, one after the other."""
+
+    blocks: Blocks
+    spec: ss.Bucket
+    size: int
+    seed: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.seed, EPOCH, 0)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks fill the window."""
+        rows = sum(map(len, self.blocks.lengths))
+        batches = self.spec.num_batches(rows, self.blocks.num_tokens) / len(self.blocks.read)
+        return max(self.size, round(self.spec.window_batches * self.size / batches))
+
+    @functools.cached_property
+    def numbers(self) -> list[Index]:
+        """Which blocks each rank has."""
+        num_shards, epochs = self.blocks.source.num_shards, itertools.count(EPOCH)
+        orders = (Permutation(num_shards, self.seed, epoch, "shards") for epoch in epochs)
+        drawn = itertools.islice(itertools.chain.from_iterable(map(_listed, orders)), self.num_blocks)
+        numbers = np.array(list(drawn))
+        owners = np.arange(len(numbers)) * self.size // len(numbers)
+        return np.split(numbers, np.searchsorted(owners, np.arange(1, self.size)))
+
+    def runs_of(self, rank: int) -> Runs:
+        """Count the rows of a rank by length."""
+        counts = np.bincount(self.numbers[rank], minlength=len(self.blocks.read)) @ self.blocks.counts
+        lengths = np.flatnonzero(counts)[::-1]
+        return Runs(lengths, counts[lengths])
+
+    @functools.cached_property
+    def told(self) -> list[bytes]:
+        """What each rank tells of its rows."""
+        return [encode_counts([self.runs_of(rank)]) for rank in range(self.size)]
+
+    def lengths_of(self, rank: int) -> Lengths:
+        """Return the lengths of a rank's rows, in the order of the data."""
+        return np.concatenate([self.blocks.lengths[number] for number in self.numbers[rank]])
+
+    def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[Census, Grouping, Steps]:
+        """Plan the window as a rank does that has rows of these lengths."""
+        census = take_census([lengths], range(self.size), ranks)
+        grouping = self.spec.arrange(census.runs, key=self.key, world_size=self.size)
+        return census, grouping, cut_steps(grouping, 0, self.size)
+
+
+@dataclasses.dataclass
+class Simulated:
+    """One rank of many: what the others would have told it is known.
+
+    Attributes:
+        rank: Which.
+        world_size: Of how many.
+        told: What each gives when counts are gathered.
+        came: What each sends here.
+        sent: What was sent to each, as soon as it was.
+    """
+
+    rank: int
+    world_size: int
+    told: list[bytes]
+    came: Sequence[bytes] = ()
+    sent: Sequence[bytes] = ()
+
+    def gather(self, data: bytes) -> Sequence[bytes]:
+        if data != self.told[self.rank]:
+            raise ValueError("a rank must tell what was worked out for it, got other counts")
+        return self.told
+
+    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        self.sent = parts
+        return self.came
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """The batches of all ranks: ``int64 (T, W)`` each.
+
+    Attributes:
+        longest: Their padded lengths.
+        rows: How many rows each has.
+    """
+
+    longest: Index
+    rows: Index
+
+
+def synchronised(world: World) -> Served:
+    """Serve one window that all ranks share."""
+    ranks = Simulated(0, world.size, world.told)
+    census, grouping, steps = world.plan(world.lengths_of(0), ranks)
+    longest, rows = [], []
+    for rank in range(world.size):
+        share = deal(steps, rank, world.size)
+        longest.append(_length_of(census.runs, grouping.wanted(share.places[share.cuts[:-1]])))
+        rows.append(np.diff(share.cuts))
+    return Served(np.stack(longest, axis=1), np.stack(rows, axis=1))
+
+
+def alone(world: World) -> tuple[Served, Served]:
+    """Serve a window of each rank's own: in a random order each, and in step, of the same quantile of each rank's own rows.
+
+    In a random order as many steps are paired as the rank of the fewest batches has.
+    """
+    own = [_alone(world, rank) for rank in range(world.size)]
+    fewest, most = (how(len(turns) for _, turns in own) for how in (min, max))
+    random = [served[:, turns[:fewest]] for served, turns in own]
+    aligned = [served[:, np.arange(most) * len(turns) // most] for served, turns in own]
+    return _served(random), _served(aligned)
+
+
+def _alone(world: World, rank: int) -> tuple[Index, Index]:
+    """Return the padded length and the rows of each batch, ``int64 (2, K)``, longest first; and the order of the batches."""
+    runs = world.runs_of(rank)
+    grouping = world.spec.arrange(runs, key=(*world.key, rank), world_size=1)
+    return np.stack([_length_of(runs, grouping.wanted(grouping.cuts[:-1])), np.diff(grouping.cuts)]), grouping.turns
+
+
+def _served(batches: Sequence[Index]) -> Served:
+    longest, rows = np.stack(batches, axis=2)
+    return Served(longest, rows)
+
+
+def _length_of(runs: Runs, numbers: Index) -> Lengths:
+    return runs.lengths[np.searchsorted(runs.starts, numbers, side="right") - 1]
+
+
+def _listed(order: Permutation) -> Iterator[int]:
+    return (order[position] for position in range(len(order)))
+
+
+def straggler(costs: npt.NDArray[np.float64]) -> float:
+    """Return how much longer a run takes than if all ranks had the same to do at each step, from costs ``(T, W)``."""
+    return float(costs.max(axis=1).sum() / costs.mean(axis=1).sum())

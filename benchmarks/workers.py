@@ -1,0 +1,69 @@
+"""How much faster is a slow Python tokenizer with two worker processes?
+
+It takes a millisecond a record, asleep, so that what is measured is whether workers wait for each other or for the loader, not
+how many cores there are. The second epoch is timed: workers run by then, and windows are full.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import seqstream as ss
+from benchmarks import corpus
+from benchmarks.records import Record
+from benchmarks.settings import Settings
+from examples.corpus import made_once
+
+SECONDS_PER_RECORD = 1e-3
+RECORDS = 6_000
+FEW_RECORDS = 400
+"""Where corpora are cut."""
+
+NUM_BLOCKS = 64
+TARGET = 1 / 1.7
+
+
+def slow_lengths(texts: list[str]) -> list[list[int]]:
+    """Tokenise into characters, a millisecond each text."""
+    time.sleep(SECONDS_PER_RECORD * len(texts))
+    return [[ord(letter) % 128 for letter in text[:16]] for text in texts]
+
+
+def measure(settings: Settings) -> Iterator[Record]:
+    """Measure one worker, then two."""
+    text = _lines(settings.text(corpus.FIXED), RECORDS if settings.max_bytes is None else FEW_RECORDS)
+    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+    found = []
+    for workers in (1, 2):
+        settings.say(f"{workers} workers")
+        value = _seconds(text, workers)
+        what = f"an epoch, 1 ms a record, workers={workers}"
+        found.append(Record(benchmark="workers", corpus=name, what=what, value=value, unit="s"))
+    one, two = found
+    yield one
+    yield two.against(one, "<=", TARGET)
+
+
+def _lines(text: Path, num: int) -> Path:
+    """Return a file of the first lines of a text."""
+
+    def first() -> list[str]:
+        with text.open(encoding="utf-8") as lines:
+            return [line.removesuffix("\n") for line in itertools.islice(lines, num)]
+
+    return made_once(f"beginnings/{text.stem}-{text.stat().st_size}-{num}-lines.txt", first)
+
+
+def _seconds(text: Path, workers: int) -> float:
+    """Return the seconds of an epoch whose windows are full, workers running when it begins."""
+    source = ss.TextFiles(str(text), block_bytes=max(1, text.stat().st_size // NUM_BLOCKS))
+    loader = ss.Loader(source, ss.Tokenize(slow_lengths), ss.Bucket(batch_size=32, window_batches=4), workers=workers)
+    for _ in loader:
+        pass
+    begun = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - begun

@@ -1,0 +1,96 @@
+"""Train with Lightning, from a stream of which nobody knows the length, and go on in mid-epoch with exactly the next batch.
+
+Lightning fetches one batch ahead, to know which is the last. Given the loader itself, it would save where the loader is, and a
+resumed run would never see that batch. `Stream` saves where the batch ends that was trained on.
+"""
+
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from corpus import docstring_texts, tokenizer
+from torch import Tensor
+from transformer import Transformer, padded
+
+import seqstream as ss
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+except ImportError:
+    sys.exit("this example needs lightning; pip install lightning")
+
+STEPS, SAVED = 24, 10
+
+
+class Stream(Callback):
+    """The batches of a loader, and where among them the training is: pass it as callback and as data."""
+
+    def __init__(self, loader: ss.Loader) -> None:
+        self.loader = loader
+        self.trained = loader.state_dict()
+
+    def __iter__(self) -> Iterator[ss.Batch]:
+        return iter(self.loader)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: ss.Batch, batch_idx: int) -> None:
+        self.trained = self.loader.state_dict() if trainer.is_last_batch else batch.state  # after the last: the next epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.trained
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trained = state
+        self.loader.load_state_dict(state)
+
+
+class LanguageModel(LightningModule):
+    """A small transformer, and the mean loss of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Transformer(num_blocks=1)
+        self.losses: list[float] = []
+
+    def training_step(self, batch: ss.Batch) -> Tensor:
+        share = self.model(padded(batch)) / batch.global_num_label_tokens  # of the mean loss of all ranks
+        self.losses.append(self.trainer.strategy.reduce(share.detach(), reduce_op="sum").item())
+        return share * self.trainer.world_size  # of the ranks' gradients Lightning takes the mean, not the sum
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def train(folder: str, checkpoint: str | None = None) -> list[float]:
+    """Train with everything made anew, from the beginning or from a checkpoint, and return the loss of each step."""
+    torch.manual_seed(0)
+    model = LanguageModel()
+    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(1_024)
+    stream = Stream(ss.Loader(ss.TextFiles(docstring_texts()), *stages, on_batch=ss.CausalLabels()))
+    save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=SAVED, save_top_k=-1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_steps=STEPS, callbacks=[stream, save], accelerator="cpu", **quiet)
+    trainer.fit(model, stream, ckpt_path=checkpoint)
+    return model.losses
+
+
+def main() -> None:
+    """Train, go on from the middle with everything made anew, and compare."""
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")  # that the folder has checkpoints already
+    with tempfile.TemporaryDirectory() as folder:
+        losses = train(folder)
+        resumed = train(folder, f"{folder}/step={SAVED}.ckpt")
+    if resumed != losses[SAVED:]:
+        sys.exit("the resumed run has other losses")
+    print(f"loss of step 1 {losses[0]:.3f}, of step {STEPS} {losses[-1]:.3f}")
+    print(f"resumed after step {SAVED}: {STEPS - SAVED} more steps have the same losses, to the last bit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What the laws of a loader compare: rows without their padding, batches, states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+from seqstream.batch import Batch
+from seqstream.loader import Loader
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import InOrder
+from seqstream.sources.protocol import Json
+
+Row: TypeAlias = tuple[int, int]
+"""Row id and piece."""
+
+
+class MakeLoader(Protocol):
+    """Makes a loader anew, with more options."""
+
+    def __call__(self, **options: Any) -> Loader:
+        """Return a loader that has not moved."""
+
+
+def rows_of(batches: Iterable[Batch]) -> dict[Row, dict[str, Any]]:
+    """Return every row of some batches without its padding, by row id and piece.
+
+    Raises:
+        AssertionError: A row comes twice.
+    """
+    rows: dict[Row, dict[str, Any]] = {}
+    for batch in batches:
+        for at, row in enumerate(zip(batch.row_ids.tolist(), batch.pieces.tolist(), strict=True)):
+            if not batch.weights[at]:
+                continue
+            expect(row not in rows, f"row {row} must come once, got it twice")
+            rows[row] = {name: _unpadded(batch, name, at) for name in _names(batch)}
+    return rows
+
+
+def _names(batch: Batch) -> list[str]:
+    """Return the columns that say something of a row: not where in a packed row it lies."""
+    return [name for name in dict.fromkeys((*batch.columns, *batch.jagged)) if batch.packing is None or name != "sequence_ids"]
+
+
+def _unpadded(batch: Batch, name: str, at: int) -> Any:
+    """Return the value of one row in a column, without padding."""
+    value = getattr(batch, name)
+    if not isinstance(value, torch.Tensor):
+        return value[at]
+    if name not in batch.column_lengths:
+        return value[at].tolist()
+    if batch.packing is not None:
+        start, length = int(batch.packing.starts[at]), int(batch.packing.lengths[at])
+        return value.flatten(0, 1)[start : start + length].tolist()
+    length = int(batch.column_lengths[name][at])
+    return (value[at, :length] if batch.padding_side == "right" else value[at, value.shape[1] - length :]).tolist()
+
+
+def fixed_shapes(loader: Loader) -> list[tuple[int, int]] | None:
+    """Return the shapes that all batches of a loader have; ``None`` where they may have any."""
+    spec = loader.stages[-1]
+    return loader.shapes() if isinstance(spec, Pack) or (isinstance(spec, Bucket) and spec.shapes is not None) else None
+
+
+def expect_in_budget(batch: Batch, spec: object, shapes: Sequence[Sequence[int]] | None, where: str) -> None:
+    """Expect the limits of a spec to hold for a batch, and its lengths, mask and weights to agree.
+
+    Args:
+        batch: The batch.
+        spec: How rows are batched.
+        shapes: One of these it must have; ``None`` for any.
+        where: Names the batch.
+    """
+    expect(batch.num_rows > 0, f"{where} must have rows")
+    expect(bool((batch.lengths > 0).all()), f"rows of {where} must have steps, got {batch.lengths.tolist()}")
+    expect(torch.equal(batch.mask.sum(1), batch.lengths), f"mask of {where} must agree with its lengths")
+    made_up = batch.weights.eq(0).tolist()
+    expect(made_up == sorted(made_up), f"rows made up must be the last of {where}, got weights {batch.weights}")
+    if isinstance(spec, Bucket):
+        most = spec.max_tokens or batch.num_slots
+        expect(batch.num_slots <= most, f"{where} must have at most {most} slots, got {batch.num_slots}")
+        rows = spec.batch_size or batch.num_rows
+        expect(batch.num_rows <= rows, f"{where} must have at most {rows} rows, got {batch.num_rows}")
+        expect(batch.num_rows % spec.rows_multiple_of == 0, f"rows of {where} must be a multiple, got {batch.num_rows}")
+        descending = batch.lengths.sort(descending=True).values
+        expect(torch.equal(descending, batch.lengths), f"rows of {where} must come longest first")
+    if isinstance(spec, InOrder):
+        expect(batch.num_rows <= spec.batch_size, f"{where} must have at most {spec.batch_size} rows, got {batch.num_rows}")
+    if shapes is not None:
+        shape = tuple(batch.mask.shape)
+        expect(shape in [*map(tuple, shapes)], f"{where} must have one of the shapes {shapes}, got {shape}")
+
+
+def through_json(state: dict[str, Json]) -> dict[str, Json]:
+    """Return a state as it comes back from a checkpoint that is JSON."""
+    loaded: dict[str, Json] = json.loads(json.dumps(state))
+    return loaded
+
+
+def expect(holds: bool, message: str) -> None:
+    """Raise `AssertionError` with a message if something does not hold."""
+    if not holds:
+        raise AssertionError(message)
+
+
+def expect_same(expected: list[Batch], got: Iterable[Batch], what: str) -> None:
+    """Expect the same batches in the same order."""
+    batches = list(got)
+    expect(len(expected) == len(batches), f"{what} must give {len(expected)} batches, got {len(batches)}")
+    for number, (one, other) in enumerate(zip(expected, batches, strict=True)):
+        expect_event(one, other, f"batch {number} with {what}")
+
+
+def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
+    """Expect the same batch, its columns, seed and state; or ``None``, the end of an epoch, in both."""
+    if expected is None or got is None:
+        expect(expected is got, f"{what} must be {'the end of an epoch' if expected is None else 'a batch'}, got the other")
+        return
+    expect(
+        torch.equal(expected.row_ids, got.row_ids),
+        f"{what} must have rows {expected.row_ids.tolist()}, got {got.row_ids.tolist()}",
+    )
+    for name in dict.fromkeys((*expected.columns, *expected.jagged)):
+        value, other = getattr(expected, name), getattr(got, name)
+        same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+        expect(same, f"{what} must have the same column {name!r}")
+    expect(
+        torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
+    )
+    expect(expected.seed == got.seed, f"{what} must have the same seed")
+    moving = ("epoch", "position", "blocks", "skip", "group", "served", "source", "shapes", "engine")
+    for entry in moving:
+        expect(
+            expected.state[entry] == got.state[entry],
+            f"{what} must have {entry}={expected.state[entry]} in its state, got {got.state[entry]}",
+        )

@@ -1,0 +1,249 @@
+"""The laws of ranks as checks: who shares the data, in step, and goes on with another number of them.
+
+Ranks are threads of this process, so nothing needs to be started and a debugger sees them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from seqstream.batch import Batch
+from seqstream.comparing import MakeLoader, Row, expect, expect_in_budget, expect_same, rows_of, through_json
+from seqstream.loader import Loader
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import InOrder
+from seqstream.rank_threads import Options, run_ranks
+from seqstream.reading import Place, read_blocks
+from seqstream.sources.protocol import Json
+from seqstream.stats import Stats
+
+State: TypeAlias = "dict[str, Json]"
+
+MAX_STATE_BYTES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What one rank was given by a loader.
+
+    Attributes:
+        batches: Its batches.
+        state: The state of the loader after them.
+        stats: What the loader counted.
+    """
+
+    batches: list[Batch]
+    state: State
+    stats: Stats
+
+
+def take(loader: Loader, num_steps: int | None = None) -> Taken:
+    """Take some batches, by default those of an epoch, and stop there."""
+    iterator = iter(loader)
+    batches = list(itertools.islice(iterator, num_steps))
+    iterator.close()
+    return Taken(batches, loader.state_dict(), loader.stats)
+
+
+def check_ranks(make: MakeLoader, world_size: int = 2) -> None:
+    """Check law 5, and laws 1 and 3 over all ranks: they share the data in step, of like lengths at each step.
+
+    Two epochs are taken. Tokens and labels of each step add up to what every rank is told of all of them, and states are
+    small and the same everywhere.
+
+    Args:
+        make: Makes the loader of one rank.
+        world_size: How many ranks there are.
+    """
+    loader = make()
+    alone = rows_of(loader)
+
+    def two_epochs(options: Options) -> tuple[Taken, Taken]:
+        own = make(**options)
+        return take(own), take(own)
+
+    for epoch, taken in enumerate(zip(*run_ranks(world_size, two_epochs), strict=True)):
+        check_steps(taken, loader)
+        expect_all_rows(taken, alone, loader, counted=epoch == 0)
+
+
+def expect_all_rows(taken: Sequence[Taken], alone: dict[Row, dict[str, Any]], loader: Loader, *, counted: bool) -> None:
+    """Expect that ranks were given each row once, with the values that one process has.
+
+    Args:
+        taken: What each rank was given in an epoch.
+        alone: The rows of one process in an epoch.
+        loader: A loader of the same data.
+        counted: Whether the ranks' stats are those of this epoch alone, so that they account for every record.
+    """
+    seen = rows_of(batch for each in taken for batch in each.batches)
+    for row in seen.keys() & alone.keys():
+        expect(seen[row] == alone[row], f"row {row} must be {alone[row]}, got {seen[row]}")
+    if not leaves_out(loader):
+        expect(seen.keys() == alone.keys(), f"ranks must have the rows of one process, got {_difference(seen, alone)}")
+    if counted:
+        records = {row_id for row_id, _ in seen}
+        left_out = sum(each.stats.dropped + each.stats.empty for each in taken)
+        total = sum(len(block.table) for block in read_blocks(loader.source, range(loader.source.num_shards), Place()))
+        expect(len(records) + left_out == total, f"records must come or be counted, got {len(records)} + {left_out} of {total}")
+
+
+def leaves_out(loader: Loader) -> bool:
+    """Say whether rows may be left out because batches are not full, which are others with each number of ranks."""
+    spec = loader.stages[-1]
+    return loader._pipeline._uneven == "drop" or (isinstance(spec, InOrder) and spec.drop_last)
+
+
+def _difference(seen: Mapping[Row, Any], expected: Mapping[Row, Any]) -> str:
+    more, less = sorted(seen.keys() - expected.keys()), sorted(expected.keys() - seen.keys())
+    return f"{len(more)} others {more[:4]}, {len(less)} not {less[:4]}"
+
+
+def check_steps(taken: Sequence[Taken], loader: Loader) -> None:
+    """Check what ranks were given, step by step.
+
+    Args:
+        taken: What each rank was given, of one epoch.
+        loader: Any of their loaders, or one like them.
+    """
+    counts = [len(each.batches) for each in taken]
+    expect(len(set(counts)) == 1, f"ranks must take the same number of steps, got {counts}")
+    _expect_one_state([each.state for each in taken], "the end")
+    for number, batches in enumerate(zip(*(each.batches for each in taken), strict=True)):
+        where = f"step {number}"
+        _expect_one_state([batch.state for batch in batches], where)
+        _expect_totals(batches, where)
+        union = _expect_repeats(batches, where)
+        _expect_alike(batches, union, loader, where)
+        for rank, batch in enumerate(batches):
+            expect_in_budget(batch, loader.stages[-1], _shapes(batch, loader), f"{where} of rank {rank}")
+    repeated = [sum(batch.num_repeated for batch in each.batches) for each in taken]
+    for rank, (each, number) in enumerate(zip(taken, repeated, strict=True)):
+        found = int(sum((batch.weights.eq(0) & batch.row_ids.ge(0)).sum() for batch in each.batches))
+        expect(found == number, f"repeated rows of rank {rank} must be counted, got {found} of {number}")
+        expect(each.stats.repeated_rows >= number, f"repeated rows of rank {rank} must be in its stats")
+
+
+def _expect_one_state(states: Sequence[State], where: str) -> None:
+    first = json.dumps(states[0])
+    expect(json.loads(first) == states[0], f"the state after {where} must survive JSON unchanged")
+    expect(len(first) < MAX_STATE_BYTES, f"the state after {where} must have less than 4 KiB, got {len(first)}")
+    for rank, state in enumerate(states):
+        expect(json.dumps(state) == first, f"the state after {where} must be {first} on rank {rank}, got {state}")
+
+
+def _expect_totals(batches: Sequence[Batch], where: str) -> None:
+    for name in ("num_tokens", "num_label_tokens"):
+        total = sum(getattr(batch, name) for batch in batches)
+        try:
+            told = [getattr(batch, f"global_{name}") for batch in batches]
+        except RuntimeError:  # labels that nobody can know
+            continue
+        expect(told == [total] * len(batches), f"global_{name} of {where} must be {total} on all ranks, got {told}")
+
+
+def _expect_repeats(batches: Sequence[Batch], where: str) -> dict[Row, int]:
+    """Return the length of every row of a step, having looked that what weighs nothing is made up or another's as well."""
+    union: dict[Row, int] = {}
+    repeats: set[Row] = set()
+    for batch in batches:
+        lengths = batch.lengths if batch.packing is None else batch.packing.lengths
+        given = zip(batch.row_ids.tolist(), batch.pieces.tolist(), batch.weights.tolist(), lengths.tolist(), strict=True)
+        for row_id, piece, weight, length in given:
+            if weight:
+                union[row_id, piece] = length
+            elif row_id >= 0:
+                repeats.add((row_id, piece))
+                expect(
+                    batch.num_tokens == 0, f"a batch of {where} that is repeated must have no tokens, got {batch.num_tokens}"
+                )
+    expect(repeats <= union.keys(), f"what {where} repeats must be rows of another rank, got {repeats - union.keys()}")
+    return union
+
+
+def _expect_alike(batches: Sequence[Batch], union: Mapping[Row, int], loader: Loader, where: str) -> None:
+    """Expect like lengths: one shape where shapes are fixed, and longest rows that are neighbours of each other."""
+    spec = loader.stages[-1]
+    shapes = [tuple(batch.mask.shape) for batch in batches]
+    if isinstance(spec, Pack) or (isinstance(spec, Bucket) and spec.shapes is not None):
+        expect(len(set(shapes)) == 1, f"ranks must have one shape at {where}, got {shapes}")
+    if isinstance(spec, Bucket) and len(batches[0].column_lengths) == 1:
+        lengths = sorted(union.values(), reverse=True)
+        expected = [lengths[rank % len(lengths)] for rank in range(len(batches))]
+        longest = [int(batch.lengths.max()) for batch in batches]
+        expect(longest == expected, f"longest rows of {where} must be {expected}, got {longest}")
+        sizes = [int(batch.weights.count_nonzero()) for batch in batches]
+        expect(max(sizes) - min(sizes) <= 1, f"ranks must have as many rows at {where}, give or take one, got {sizes}")
+
+
+def _shapes(batch: Batch, loader: Loader) -> Sequence[Sequence[int]] | None:
+    """Return the shapes that batches have: those of the first window, which is another with each number of ranks."""
+    spec = loader.stages[-1]
+    if isinstance(spec, Pack):
+        return ((spec.rows, spec.row_length),)
+    shapes: Sequence[Sequence[int]] | None = batch.state["shapes"]
+    return shapes
+
+
+def check_elastic(make: MakeLoader, world_sizes: Sequence[int] = (1, 2, 4, 3), num_steps: int = 2) -> None:
+    """Check law 6: stop and go on with another number of ranks, over and over; each row comes once.
+
+    Args:
+        make: Makes the loader of one rank.
+        world_sizes: How many ranks there are in turn, until the epoch ends.
+        num_steps: How many steps each of them takes; few, so that some windows are stopped in more than once.
+    """
+    loader = make()
+    alone = rows_of(loader)
+    rows: dict[Row, dict[str, Any]] = {}
+    state = make().state_dict()
+    for taken in _in_turns(make, state, itertools.cycle(world_sizes), num_steps):
+        check_steps(taken, loader)
+        more = rows_of(batch for each in taken for batch in each.batches)
+        again = sorted(more.keys() & rows.keys())
+        expect(not again, f"rows must come once, got {len(again)} again with {len(taken)} ranks: {again[:4]}")
+        rows.update(more)
+    for row in rows.keys() & alone.keys():
+        expect(rows[row] == alone[row], f"row {row} must be {alone[row]}, got {rows[row]}")
+    if not leaves_out(loader):
+        expect(rows.keys() == alone.keys(), f"all rows must come, got {_difference(rows, alone)}")
+
+
+def _in_turns(make: MakeLoader, state: State, world_sizes: Iterator[int], num_steps: int) -> Iterator[Sequence[Taken]]:
+    """Yield what ranks are given in an epoch that goes on with another number of them every few steps."""
+    epoch = state["epoch"]
+    while state["epoch"] == epoch:
+        taken = run_ranks(next(world_sizes), _go_on(make, state, num_steps))
+        yield taken
+        state = through_json(taken[0].state)
+
+
+def _go_on(make: MakeLoader, state: State, num_steps: int | None) -> Callable[[Options], Taken]:
+    def job(options: Options) -> Taken:
+        loader = make(**options)
+        loader.load_state_dict(state)
+        return take(loader, num_steps)
+
+    return job
+
+
+def check_resume_on_ranks(make: MakeLoader, world_size: int = 2, num_stops: int = 4) -> None:
+    """Check law 4 over ranks: as many of them, at any state, go on with exactly the batches that follow.
+
+    Args:
+        make: Makes the loader of one rank.
+        world_size: How many ranks there are.
+        num_stops: After how many steps of an epoch it is tried, evenly over it.
+    """
+    whole = run_ranks(world_size, lambda options: take(make(**options)))
+    steps = len(whole[0].batches)
+    for number in range(0, steps, max(1, -(-steps // num_stops))):
+        state = through_json(whole[0].batches[number].state)
+        rest = run_ranks(world_size, _go_on(make, state, None))
+        for rank, (expected, got) in enumerate(zip(whole, rest, strict=True)):
+            expect_same(expected.batches[number + 1 :], got.batches, f"resuming after step {number} on rank {rank}")

@@ -1,0 +1,86 @@
+"""Loaders in accelerate: in one process, and on two ranks started by torchrun."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from tokenizers import Tokenizer
+
+from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
+from tests.running_examples import keep_part
+
+
+@pytest.fixture
+def folder(tmp_path: Path, texts: list[str], bpe_tokenizer: Tokenizer) -> Path:
+    write_corpus(tmp_path, texts[:400], bpe_tokenizer)
+    return tmp_path
+
+
+def test_prepare_leaves_a_loader_alone(folder: Path) -> None:
+    """What comes back is the loader itself."""
+    loader = make_loader(folder)
+    assert Accelerator(cpu=True).prepare(loader) is loader
+
+
+def test_save_state_keeps_the_place(folder: Path) -> None:
+    """A registered loader is saved with the rest, and a new one goes on with exactly the next batch."""
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(make_loader(folder))
+    accelerator.register_for_checkpointing(loader)
+    batches = iter(loader)
+    for _ in itertools.islice(batches, 7):
+        pass
+    accelerator.save_state(str(folder / "state"))
+    expected = list(batches)
+    other = Accelerator(cpu=True)
+    resumed = other.prepare(make_loader(folder))
+    other.register_for_checkpointing(resumed)
+    other.load_state(str(folder / "state"))
+    got = list(resumed)
+    assert len(got) == len(expected) > 7
+    assert all(torch.equal(one.input_ids, another.input_ids) for one, another in zip(got, expected, strict=True))
+
+
+def test_reading_ahead_does_not_shift_the_place(folder: Path) -> None:
+    """Where a loop holds a batch that it has read ahead, the state of the batch in use goes on with the one that is held."""
+    batches = iter(make_loader(folder))
+    held = next(batches)
+    for _ in range(5):
+        batch, held = held, next(batches)
+    resumed = make_loader(folder)
+    resumed.load_state_dict(json.loads(json.dumps(batch.state)))
+    assert torch.equal(next(iter(resumed)).row_ids, held.row_ids)
+
+
+def test_a_batch_is_gathered_and_moved(folder: Path) -> None:
+    """Functions of accelerate that take what they are given apart make a dict of a batch, and ``to`` keeps it a batch."""
+    accelerator = Accelerator(cpu=True)
+    batch = next(iter(make_loader(folder)))
+    padded = accelerator.pad_across_processes(batch, dim=1)
+    assert type(padded) is dict
+    assert set(padded) == {"input_ids", "attention_mask", "labels"}
+    assert torch.equal(padded["input_ids"], batch.input_ids)
+    moved = send_to_device(batch, accelerator.device)
+    assert type(moved) is type(batch)
+    assert moved.state == batch.state
+
+
+def test_two_ranks(folder: Path) -> None:
+    """Ranks gather each record once, in batches of one size, and the example goes on exactly on both."""
+    cache = keep_part(folder, 4_000)
+    script = ROOT / "tests" / "frameworks" / "accelerate_on_ranks.py"
+    printed = torchrun(script, str(folder), ranks=2, XDG_CACHE_HOME=str(cache))
+    first, second = (json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    rows = sorted(row for ids, _, _ in first for row in ids)
+    assert rows == sorted(row for batch in make_loader(folder) for row in batch.row_ids.tolist())
+    assert all(sum(tokens) == total and len(tokens) == 2 for _, tokens, total in first)
+    assert re.search(r"^2 ranks: loss of step 1 \d\.\d+, of step 12 \d\.\d+$", printed, re.M)
+    assert re.search(r"^resumed after step 5: 7 more steps have the same losses, to the last bit$", printed, re.M)

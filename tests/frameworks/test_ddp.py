@@ -1,0 +1,45 @@
+"""DistributedDataParallel under torchrun: the examples, run as a reader would run them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.running_examples import keep_part, run
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return keep_part(tmp_path_factory.mktemp("cache"), 24_000)
+
+
+def test_train_ddp_goes_on_exactly(cache: Path, tmp_path: Path) -> None:
+    """From a checkpoint two ranks do the steps again that they did, and three take the records that are left, each once."""
+    printed = run("train_ddp.py", cache=cache, cwd=tmp_path)
+    trained = re.findall(
+        r"^(\d) ranks trained for (\d+) steps; loss (\d\.\d+) at the first, (\d\.\d+) at the last$", printed, re.M
+    )
+    (two, epoch, first, last), (again, left, _, again_last), (three, _, _, _) = trained
+    assert (two, again, three) == ("2", "2", "3")
+    assert again_last == last < first
+    resumed = re.findall(
+        r"^from step (\d+) on 2 ranks: (\d+) of (\d+) steps have the same rows and the same loss", printed, re.M
+    )
+    assert resumed == [("3", left, left)]
+    assert int(epoch) - 3 == int(left) > 1
+    seen, different, records = re.findall(r"on 3 ranks: (\d+) records, (\d+) different ones, of (\d+)$", printed, re.M)[0]
+    assert seen == different == records
+    assert int(records) > 100
+
+
+def test_ranks_change_no_gradient(cache: Path, tmp_path: Path) -> None:
+    """Gradients of 1, 2 and 4 ranks are those of one process on the same rows; by a rank's own labels they are not."""
+    printed = run("exact_gradients.py", cache=cache, cwd=tmp_path)
+    lines = re.findall(r"^(\d) ranks, (\d+) steps: the gradient differs by at most (\S+)\n.* by (\S+)$", printed, re.M)
+    assert [ranks for ranks, _, _, _ in lines] == ["1", "2", "4"]
+    assert [int(steps) for _, steps, _, _ in lines] == sorted((int(steps) for _, steps, _, _ in lines), reverse=True)
+    assert all(float(difference) < 1e-12 for _, _, difference, _ in lines)
+    assert all(float(usual) > 1e-3 for _, _, _, usual in lines[1:])
+    assert float(re.findall(r"add up to the same on 1, 2 and 4 ranks, but for (\S+)$", printed, re.M)[0]) < 1e-12
