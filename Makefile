@@ -32,7 +32,7 @@ demo: $(VENV)/.ready-to-run
 
 test: $(VENV)/.ready-to-test
 	@echo "== tests"
-	@$(VENV)/bin/python -m pytest $(TESTS)
+	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope $(TESTS)
 
 check: $(VENV)/.ready-to-test
 	@echo "== ruff check"

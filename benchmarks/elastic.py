@@ -26,7 +26,7 @@ from seqstream.reading import read_blocks
 from seqstream.sources.protocol import Json
 from seqstream.state import Position
 
-MAX_TOKENS = 4_096
+MAX_TOKENS = 16_384
 WINDOW_BATCHES = 64
 EPOCH = 1
 WORLD_SIZE = 4
