@@ -16,7 +16,7 @@ from seqstream.arrow import to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
-from seqstream.meeting import agree
+from seqstream.meeting import Header, agree
 from seqstream.order import Permutation
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
@@ -208,7 +208,8 @@ class Epochs:
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         self.world_size = sharing.ranks.world_size
         blocks, first = _peek(self._blocks(start.epoch, begin.place))
-        self.engines = agree(sharing.ranks, lambda: self.engines or self._choose_engines(first))
+        place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
+        self.engines = agree(place, sharing.ranks, lambda: self.engines or self._choose_engines(first))
         if not begin.blocks:
             begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
         recipe = dataclasses.replace(self._recipe(start.epoch, first, guard), sharing=sharing)

@@ -107,6 +107,7 @@ class Loader(Iterable[Batch]):
         self.epochs = epochs
         self.prefetch = prefetch
         self.progress = progress
+        self.uneven = uneven
         padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from seqstream.ranks import Ranks
-from seqstream.sources.protocol import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Header:
         served: Rows of it that were served.
         rows: Rows of each of this rank's blocks.
         error: What went wrong here.
+        chosen: What was chosen here, where ranks begin to iterate; ``None`` before a window.
     """
 
     epoch: object
@@ -33,6 +33,7 @@ class Header:
     served: int
     rows: tuple[int, ...] = ()
     error: str = ""
+    chosen: dict[str, str] | None = None
 
     def telling(self, rows: Sequence[int]) -> Header:
         return dataclasses.replace(self, rows=tuple(rows))
@@ -41,15 +42,15 @@ class Header:
         return dataclasses.replace(self, error=f"{type(error).__name__}: {error}")
 
     def to_bytes(self) -> bytes:
-        place = json.dumps([self.epoch, self.position, self.blocks, self.skip, self.served, self.error]).encode()
+        place = json.dumps([self.epoch, self.position, self.blocks, self.skip, self.served, self.error, self.chosen]).encode()
         return len(place).to_bytes(4, "little") + place + np.array(self.rows, dtype=np.int32).tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Header:
         stop = 4 + int.from_bytes(data[:4], "little")
-        epoch, position, blocks, skip, served, error = json.loads(data[4:stop])
+        epoch, position, blocks, skip, served, error, chosen = json.loads(data[4:stop])
         rows = tuple(np.frombuffer(data[stop:], dtype=np.int32).tolist())
-        return cls(epoch, position, blocks, skip, served, rows, error)
+        return cls(epoch, position, blocks, skip, served, rows, error, chosen)
 
 
 def meet(own: Header, ranks: Ranks) -> list[tuple[int, ...]]:
@@ -58,9 +59,32 @@ def meet(own: Header, ranks: Ranks) -> list[tuple[int, ...]]:
     Raises:
         RuntimeError: Some rank is elsewhere, or something went wrong there.
     """
+    return [other.rows for other in _told(own, ranks)]
+
+
+def agree(own: Header, ranks: Ranks, choose: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return what rank 0 has chosen, if all ranks begin at the same place.
+
+    Raises:
+        RuntimeError: Some rank is elsewhere, or rank 0 could not choose.
+    """
+    if ranks.world_size == 1:
+        return choose()
+    own = dataclasses.replace(own, chosen={})
+    if ranks.rank == 0:
+        try:
+            own = dataclasses.replace(own, chosen=choose())
+        except Exception as error:
+            _told(own.failing(error), ranks)
+            raise
+    return _told(own, ranks)[0].chosen or {}
+
+
+def _told(own: Header, ranks: Ranks) -> list[Header]:
+    """Return what all ranks say, in their order."""
     told = [Header.from_bytes(data) for data in ranks.gather(own.to_bytes())]
     for rank, other in enumerate(told):
-        if (other.epoch, other.position) != (own.epoch, own.position):
+        if (other.epoch, other.position, other.chosen is None) != (own.epoch, own.position, own.chosen is None):
             raise RuntimeError(
                 f"ranks must take the same steps, got rank {ranks.rank} at epoch {own.epoch}, position {own.position} and rank "
                 f"{rank} at epoch {other.epoch}, position {other.position}; one of them has left its loop early, so let all "
@@ -74,26 +98,4 @@ def meet(own: Header, ranks: Ranks) -> list[tuple[int, ...]]:
                 f"{ranks.rank}, {other.blocks} and {other.served} on rank {rank} at position {own.position}; "
                 "give all ranks the same source and state"
             )
-    return [other.rows for other in told]
-
-
-def agree(ranks: Ranks, choose: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Return what rank 0 has chosen.
-
-    Raises:
-        RuntimeError: It could not choose.
-    """
-    if ranks.world_size == 1:
-        return choose()
-    told: dict[str, Json] = {}
-    if ranks.rank == 0:
-        try:
-            told["chosen"] = choose()
-        except Exception as error:
-            ranks.gather(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
-            raise
-    first = json.loads(ranks.gather(json.dumps(told).encode())[0])
-    if "error" in first:
-        raise RuntimeError(f"rank 0 cannot go on, so nor can rank {ranks.rank}; there it was {first['error']}")
-    chosen: dict[str, str] = first["chosen"]
-    return chosen
+    return told

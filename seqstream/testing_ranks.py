@@ -96,7 +96,7 @@ def expect_all_rows(taken: Sequence[Taken], alone: dict[Row, dict[str, Any]], lo
 def leaves_out(loader: Loader) -> bool:
     """Say whether rows may be left out because batches are not full, which are others with each number of ranks."""
     spec = loader.stages[-1]
-    return loader._pipeline._uneven == "drop" or (isinstance(spec, InOrder) and spec.drop_last)
+    return loader.uneven == "drop" or (isinstance(spec, InOrder) and spec.drop_last)
 
 
 def _difference(seen: Mapping[Row, Any], expected: Mapping[Row, Any]) -> str:
