@@ -3,7 +3,7 @@
 Four ranks share the windows of the second epoch, which are full; they are threads that share the cores of this machine. So the
 time to the first batch after a resume stands beside the time that the engine takes, on the same cores, to tokenise the window
 under way: ranks on machines of their own take their part of either. A state is what ``json.dumps`` makes of
-``loader.state_dict()``; while it is made another thread may work on the next window, so it counts what the processor did for it.
+``loader.state_dict()``. Meanwhile another thread may work on the next window, so what counts is the time of the processor.
 """
 
 from __future__ import annotations

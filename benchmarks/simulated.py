@@ -50,8 +50,8 @@ class Blocks:
     made: list[pa.Table]
 
     @classmethod
-    def of(cls, text: Path, proven: Proven) -> Blocks:
-        source = ss.TextFiles(str(text))
+    def of(cls, text: Path, proven: Proven, block_bytes: int | None = None) -> Blocks:
+        source = ss.TextFiles(str(text), block_bytes=block_bytes)
         stage = proven.open()
         read = [block.table for block in read_blocks(source, range(source.num_shards), Place())]
         return cls(source, stage, read, [run_stages([table], (stage,))[0][0] for table in read])

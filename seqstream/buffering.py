@@ -31,7 +31,8 @@ class Entry:
         before: Where it begins.
         after: Where the next begins.
         num_bytes: About how many bytes it has as read.
-        block: The block; ``None`` once the stages have run.
+        held_bytes: How many of them each rank holds: all, if every rank must read it, else its part on average.
+        block: The block; ``None`` once the stages have run, or where they run on another rank.
         owner: The rank that processes it; ``None`` as long as no window has taken it.
         num_rows: Rows that the stages made, as soon as its owner has told.
         table: Those rows, on the rank that is its owner.
@@ -42,12 +43,19 @@ class Entry:
     before: Place
     after: Place
     num_bytes: int
+    held_bytes: float
     block: ReadBlock | None
     owner: int | None = None
     num_rows: int = 0
     table: pa.Table | None = None
     keys: Lengths | None = None
     counts: Counts = dataclasses.field(default_factory=dict)
+
+    def give_to(self, owner: int, rank: int) -> None:
+        """Say which rank processes the block; the others need not hold it."""
+        self.owner = owner
+        if owner != rank:
+            self.block = None
 
     def processed(self, table: pa.Table, counts: Counts) -> None:
         """Take what the stages made of it."""
@@ -64,10 +72,12 @@ class Buffer:
     Args:
         blocks: The blocks of the epoch from some place on.
         guard: Called before each is asked for.
+        world_size: How many ranks share them.
     """
 
-    def __init__(self, blocks: Iterator[ReadBlock], guard: Guard) -> None:
+    def __init__(self, blocks: Iterator[ReadBlock], guard: Guard, world_size: int) -> None:
         self._blocks = blocks
+        self._world_size = world_size
         self._guard = guard
         self._entries: deque[Entry] = deque()
 
@@ -75,14 +85,14 @@ class Buffer:
         return len(self._entries)
 
     def fill(self, num: int, max_bytes: int | None = None) -> int:
-        """Look ahead to ``num`` blocks or ``max_bytes``; return how many there are within both, at least one."""
-        total = 0
+        """Look ahead to ``num`` blocks or ``max_bytes`` on each rank; return how many there are within both, at least one."""
+        total = 0.0
         for count in itertools.count():
             if count == num:
                 return count
             if count == len(self._entries) and not self._look():
                 return count
-            total += self._entries[count].num_bytes
+            total += self._entries[count].held_bytes
             if max_bytes is not None and count and total > max_bytes:
                 return count
         raise AssertionError("unreachable")
@@ -100,7 +110,8 @@ class Buffer:
         block = next(self._blocks, None)
         if block is None:
             return False
-        self._entries.append(Entry(block.before, block.after, block.num_bytes, block))
+        held = block.num_bytes / (1 if block.approx_bytes is None else self._world_size)
+        self._entries.append(Entry(block.before, block.after, block.num_bytes, held, block))
         return True
 
 

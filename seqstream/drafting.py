@@ -62,23 +62,23 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
 
     There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
     """
-    size, ended = _choose_size(buffer, start, recipe.max_bytes * recipe.world_size)
+    size, ended = _choose_size(buffer, start, recipe.max_bytes)
     if not size:
         return None
     ranks = recipe.sharing.ranks
     entries = buffer.take(size)
-    unowned = [entry for entry in entries if entry.owner is None]
-    for at, entry in enumerate(unowned):
-        entry.owner = at * ranks.world_size // len(unowned)
+    new = [entry for entry in entries if entry.owner is None]
+    for at, entry in enumerate(new):
+        entry.give_to(at * ranks.world_size // len(new), ranks.rank)
     while True:
-        _process([entry for entry in entries if entry.owner == ranks.rank and entry.block is not None], entries, start, recipe)
+        _process([entry for entry in entries if entry.block is not None], entries, start, recipe)
         start = dataclasses.replace(start, blocks=len(entries))
         num_rows = sum(entry.num_rows for entry in entries) - start.skip
         draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
         if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe)):
             return draft
         more = buffer.take(1)
-        more[0].owner = ranks.world_size - 1
+        more[0].give_to(ranks.world_size - 1, ranks.rank)
         entries = entries + more
         ended = not buffer.fill(1)
 

@@ -99,7 +99,7 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
         start: Where to begin, as the ``following`` of the window before says.
         recipe: What to do with them.
     """
-    buffer = Buffer(iter(blocks), recipe.guard)
+    buffer = Buffer(iter(blocks), recipe.guard, recipe.world_size)
     while True:
         draft = take_blocks(buffer, start, recipe)
         if draft is None:
