@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -103,8 +104,8 @@ class Epochs:
         if shapes is not None and isinstance(self.spec, Bucket):
             self.spec = dataclasses.replace(self.spec, shapes=tuple((rows, length) for rows, length in shapes))
 
-    def estimate_steps(self) -> int | None:
-        """Estimate the batches of an epoch from some of its blocks; exact where those are all."""
+    def estimate_steps(self, world_size: int) -> int | None:
+        """Estimate the steps of an epoch that ranks share, from some of its blocks; close where those are all."""
         total = self.source.approx_blocks()
         if total is None:
             return None
@@ -120,7 +121,7 @@ class Epochs:
         keys = spec.sort_keys(lengths)
         num_planned = spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=True, world_size=1)
         planned = len(spec.arrange(Runs.of(keys[:num_planned]), key=None, world_size=1))
-        return round(planned * total / len(blocks))
+        return math.ceil(round(planned * total / len(blocks)) / world_size)
 
     def choose_shapes(self) -> tuple[Shape, ...]:
         """Return the shapes of all batches, looking at the first of epoch 0 if nothing has decided them yet.

@@ -21,7 +21,7 @@ from seqstream.epochs import Epochs
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
 from seqstream.planning.specs import BatchSpec
-from seqstream.ranks import Gather, Ranks, check_ranks, find_ranks
+from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, compact
@@ -58,7 +58,7 @@ class Loader(Iterable[Batch]):
         padding_side: Where padding goes: ``"right"`` or ``"left"``; that of `Pack` is always at the end of a row.
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
             `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on the first rank.
         rank: Which of ``world_size`` processes this is. Both are those of ``torch.distributed`` where it runs when an iteration
             begins; ``rank=0, world_size=1`` makes a loader of this process alone there.
         world_size: How many processes share the data.
@@ -200,11 +200,11 @@ class Loader(Iterable[Batch]):
         return self._position.epoch if until is None or self.epochs is None else until - self.epochs
 
     def estimate_steps(self) -> int | None:
-        """Estimate how many batches an epoch has, from the first blocks of the data; ``None`` where the source cannot know.
+        """Estimate how many batches an epoch has for this rank, from the first blocks of the data.
 
-        A one-shot generator would be used up by looking, so ``None`` as well.
+        ``None`` where the source cannot know; a one-shot generator would be used up by looking, so there as well.
         """
-        return self._epochs.estimate_steps()
+        return self._epochs.estimate_steps(count_ranks(self._given_ranks[1]))
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return the ``(rows, length)`` that batches can have, shortest first, to warm up a compiled model.
@@ -295,8 +295,9 @@ class Iteration(Iterator[Batch]):
         self._pid = os.getpid()
         self._over: str | None = None
         self._switch = Switch()
-        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, loader._ranks())
-        self._bar = _progress_bar(loader) if loader.progress else None
+        ranks = loader._ranks()
+        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
+        self._bar = _progress_bar(loader) if loader.progress and not ranks.rank else None
         self._finalizer = weakref.finalize(self, self._switch.turn_off)
         self._answered: float | None = None
 

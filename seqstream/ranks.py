@@ -134,6 +134,13 @@ def find_ranks(rank: int | None, world_size: int | None, gather: Gather | None) 
     return Alone()
 
 
+def count_ranks(world_size: int | None) -> int:
+    """Return how many ranks there are, given by hand or those of ``torch.distributed``; nothing is said to them."""
+    if world_size is not None:
+        return world_size
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def check_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> None:
     """Refuse ranks by hand that are not complete.
 
