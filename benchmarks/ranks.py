@@ -154,7 +154,7 @@ def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated)
 
 def _look(world: World) -> None:
     """Go through all blocks of a window, as every rank must, without reading any."""
-    buffer = Buffer(world.blocks.drawn(world.seed), lambda: None)
+    buffer = Buffer(world.blocks.drawn(world.seed), lambda: None, world.size)
     buffer.take(buffer.fill(world.num_blocks))
 
 

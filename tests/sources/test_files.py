@@ -113,7 +113,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
         "except PermissionError as error: print(error)"
     )
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder.is_relative_to(tmp_path.parents[1]):
+        if folder.stat().st_uid == os.getuid() and "pytest-of" in str(folder):
             folder.chmod(0o755)
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == message
