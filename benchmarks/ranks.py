@@ -146,8 +146,8 @@ def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
 
 def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated) -> Iterator[Record]:
     """Say what goes to a rank from the others, in the order in which it does."""
-    for what, parts in (("counts gathered", ranks.told), ("rows exchanged", ranks.sent)):
-        num_bytes = sum(map(len, parts))
+    for what, sizes in (("counts gathered", map(len, ranks.told)), ("rows exchanged", ranks.sent)):
+        num_bytes = sum(sizes)
         yield record(what, num_bytes / _MEGABYTE, "MB")
         yield record(f"{what}, at 10 Gbit/s", 1e3 * 8 * num_bytes / BITS_PER_SECOND, "ms")
 

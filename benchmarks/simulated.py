@@ -27,6 +27,7 @@ from seqstream.planning.plan import Index
 from seqstream.planning.runs import Runs
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.running import run_stages
+from seqstream.sources.protocol import BLOCK_BYTES
 from seqstream.stages import OpenStage
 
 EPOCH = 1
@@ -50,7 +51,8 @@ class Blocks:
     made: list[pa.Table]
 
     @classmethod
-    def of(cls, text: Path, proven: Proven, block_bytes: int | None = None) -> Blocks:
+    def of(cls, text: Path, proven: Proven, block_bytes: int = BLOCK_BYTES) -> Blocks:
+        """Read and tokenise a corpus, in blocks as large as those of one that many ranks share."""
         source = ss.TextFiles(str(text), block_bytes=block_bytes)
         stage = proven.open()
         read = [block.table for block in read_blocks(source, range(source.num_shards), Place())]
@@ -152,14 +154,14 @@ class Simulated:
         world_size: Of how many.
         told: What each gives when counts are gathered.
         came: What each sends here.
-        sent: What was sent to each, as soon as it was.
+        sent: How many bytes were sent to each, as soon as they were.
     """
 
     rank: int
     world_size: int
     told: list[bytes]
     came: Sequence[bytes] = ()
-    sent: Sequence[bytes] = ()
+    sent: Sequence[int] = ()
 
     def gather(self, data: bytes) -> Sequence[bytes]:
         if data != self.told[self.rank]:
@@ -167,7 +169,7 @@ class Simulated:
         return self.told
 
     def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        self.sent = parts
+        self.sent = [len(part) for part in parts]
         return self.came
 
 
