@@ -55,7 +55,8 @@ class Switch:
     def turn_off(self) -> None:
         """End all threads and wait for them; in one of them, for none."""
         self.is_off = True
-        for wake in self._wakers:
+        wakers, self._wakers = self._wakers, []  # what they are about knows this switch, and is not to be kept alive by it
+        for wake in wakers:
             wake()
         if threading.current_thread() not in self._threads:
             for thread in self._threads:

@@ -7,7 +7,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TypeAlias, TypeVar
 
-from seqstream.ahead import Switch
+from seqstream.ahead import Switch, SwitchedOffError
 from seqstream.ranks import Ranks
 
 Item = TypeVar("Item")
@@ -33,7 +33,7 @@ class Ferry:
         self._switch = switch
         self._asked: SimpleQueue[Callable[[], Sequence[bytes]] | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
-        switch.wakes(lambda: self._answers.put(()))  # type: ignore[arg-type]  # whatever it is, the switch is looked at first
+        switch.wakes(partial(self._answers.put, SwitchedOffError()))
 
     def gather(self, data: bytes) -> Sequence[bytes]:
         return self._ask(partial(self._ranks.gather, data))

@@ -6,6 +6,7 @@ A block crosses to a worker and back as one buffer in shared memory, in the form
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import pickle
 import sys
@@ -166,6 +167,7 @@ class _Pool:
         with self._lock:
             if self._loader._iterator is None:
                 _wait_for_imports()
+                gc.collect()  # here: a forked child that collects a process group would join threads that it does not have
                 self._tasks.current = ()
                 _ITERATORS.add(iter(self._loader))
 
