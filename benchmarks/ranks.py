@@ -2,8 +2,8 @@
 
 8, 64 and 512 ranks are simulated in one process by the planners themselves. Corpora are in file order; a window holds 256
 batches of every rank, its blocks are drawn as a loader draws them, and each rank has a part of them in a row. Where a corpus is
-shorter than that, and most are, it is drawn again in the order of the next epoch; that flatters ranks that plan alone, whose
-rows are then much the same.
+shorter than that, and most are, its blocks come several times; that flatters ranks that plan alone, whose rows are then much
+the same.
 
 The straggler factor is the sum over steps of what the slowest rank has to do, over that of the mean: how much longer training
 takes than with even work. An RNN has to do the time steps of its batch, which are its longest row; a transformer
@@ -30,11 +30,10 @@ from benchmarks import corpus
 from benchmarks.proven import prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from benchmarks.simulated import Blocks, Served, Simulated, World, alone, straggler, synchronised, tokenise
-from seqstream.arrow import take_rows, to_arrow
-from seqstream.buffering import Buffer
-from seqstream.buffers import to_buffers
-from seqstream.exchange import NUMBER, deal_rows
+from benchmarks.simulated import Blocks, Noting, Served, Simulated, Swapped, World, alone, straggler, synchronised, tokenise
+from seqstream.buffering import Buffer, share_out
+from seqstream.carrying import carry_numbers, carry_rows, kind_of
+from seqstream.exchange import deal_rows
 from seqstream.planning.grouping import deal
 from seqstream.running import join_tables
 
@@ -114,6 +113,7 @@ def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
     ranks = Simulated(rank, world.size, world.told)
     lengths = world.lengths_of(rank)
     table = join_tables([world.blocks.made[number] for number in world.numbers[rank]])
+    ranks.kind = kind_of(table)
     ranks.came = _coming(world, ranks, table)
 
     def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
@@ -140,13 +140,15 @@ def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
     yield timed("looking ahead to the blocks of a window", lambda: _look(world)).against(tokenised)
     yield record("planning, a step", 1e3 * planning.value / len(planned[2]), "us")
     yield from _wire_records(record, ranks)
-    peak = _peak(lambda: deal_rows(table, *world.plan(lengths, ranks), ranks), ranks)
-    yield record("memory of planning and exchange", peak / _MEGABYTE, "MB", MEMORY_TARGET if is_aimed else None)
+    with _Peak() as peak:
+        ranks.before_swap = peak.end_phase
+        deal_rows(table, *world.plan(lengths, ranks), ranks)
+    yield record("memory of planning and exchange", peak.num_bytes / _MEGABYTE, "MB", MEMORY_TARGET if is_aimed else None)
 
 
 def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated) -> Iterator[Record]:
     """Say what goes to a rank from the others, in the order in which it does."""
-    for what, sizes in (("counts gathered", map(len, ranks.told)), ("rows exchanged", ranks.sent)):
+    for what, sizes in (("counts gathered", map(len, ranks.told)), ("rows exchanged", (len(data) for data, _ in ranks.came))):
         num_bytes = sum(sizes)
         yield record(what, num_bytes / _MEGABYTE, "MB")
         yield record(f"{what}, at 10 Gbit/s", 1e3 * 8 * num_bytes / BITS_PER_SECOND, "ms")
@@ -154,11 +156,11 @@ def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated)
 
 def _look(world: World) -> None:
     """Go through all blocks of a window, as every rank must, without reading any."""
-    buffer = Buffer(world.blocks.drawn(world.seed), lambda: None, world.size)
-    buffer.take(buffer.fill(world.num_blocks))
+    buffer = Buffer(world.ahead(), lambda: None, world.size)
+    share_out(buffer.take(buffer.fill(world.num_blocks)), world.size // 2, world.size)
 
 
-def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[bytes]:
+def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
     """Make what the others send: the rows that the rank wants, by number, with the content of as many rows of its own.
 
     Both are longest first, so rows are about as long as those that would come; who sends which is left to chance.
@@ -168,8 +170,10 @@ def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[bytes]:
     rows = census.rows[np.arange(len(wanted)) * len(census.rows) // len(wanted)]
     senders = np.random.default_rng(world.seed).integers(0, ranks.world_size, len(wanted))
     order = np.argsort(senders, kind="stable")
-    sent = take_rows(table, rows[order]).append_column(NUMBER, to_arrow(wanted[order]))
-    return to_buffers(sent, np.bincount(senders, minlength=ranks.world_size).tolist())
+    sizes, noting = np.bincount(senders, minlength=ranks.world_size), Noting()
+    carry_numbers(wanted[order], sizes, noting)
+    carry_rows(table, rows[order], sizes, noting)
+    return noting.sent
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -178,14 +182,32 @@ def _seconds(step: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _peak(step: Callable[[], object], ranks: Simulated) -> int:
-    """Return the bytes that a step needs at most: what Python and NumPy hold, and what came from the others.
+class _Peak:
+    """The most bytes that are held at once, at most: phase by phase what Python and NumPy hold, and what Arrow does."""
 
-    What Arrow holds of the rows taken out is gone before as much comes.
-    """
-    tracemalloc.start()
-    try:
-        step()
-        return tracemalloc.get_traced_memory()[1] + sum(map(len, ranks.came))
-    finally:
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._usual = pa.default_memory_pool()
+        self._pools: list[pa.MemoryPool] = []
+
+    def __enter__(self) -> _Peak:
+        tracemalloc.start()
+        self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end_phase()
         tracemalloc.stop()
+        pa.set_memory_pool(self._usual)
+
+    def end_phase(self) -> None:
+        """Count a phase, and begin the next: what it holds was there before it, or comes from a pool of its own."""
+        *older, newest = self._pools
+        arrow = sum(pool.bytes_allocated() for pool in older) + newest.max_memory()
+        self.num_bytes = max(self.num_bytes, tracemalloc.get_traced_memory()[1] + arrow)
+        tracemalloc.reset_peak()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pools.append(pa.proxy_memory_pool(self._usual))
+        pa.set_memory_pool(self._pools[-1])

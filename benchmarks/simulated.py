@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,14 @@ from seqstream.planning.batches import Lengths
 from seqstream.planning.grouping import Grouping, Steps, cut_steps, deal
 from seqstream.planning.plan import Index
 from seqstream.planning.runs import Runs
-from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.ranks import Alone, Bytes
+from seqstream.reading import Ahead, Place, look_ahead, read_blocks
 from seqstream.running import run_stages
-from seqstream.sources.protocol import BLOCK_BYTES
+from seqstream.sources.protocol import BLOCK_BYTES, Block, Json
 from seqstream.stages import OpenStage
 
 EPOCH = 1
-"""Blocks come in the order of this epoch, whose windows are full; where it is too short for a window, those after it follow."""
+"""Blocks come in the order of this epoch, whose windows are full."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +75,23 @@ class Blocks:
     def num_tokens(self) -> int:
         return sum(int(lengths.sum()) for lengths in self.lengths)
 
-    def drawn(self, seed: int) -> Iterator[ReadBlock]:
-        """Yield blocks in the order in which a loader meets them, epoch after epoch without end."""
-        for epoch in itertools.count(EPOCH):
-            yield from read_blocks(self.source, Permutation(self.source.num_shards, seed, epoch, "shards"), Place())
+
+@dataclasses.dataclass(frozen=True)
+class Long(ss.Source):
+    """A source over and over, as large as a window."""
+
+    source: ss.Source
+    size: int
+
+    @property
+    def num_shards(self) -> int:
+        return self.size
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        return self.source.read(shard % self.source.num_shards, state)
+
+    def approx_bytes(self, shards: Index) -> Index:
+        return self.source.approx_bytes(shards % self.source.num_shards)
 
 
 def tokenise(blocks: Iterable[pa.Table], stage: OpenStage) -> None:
@@ -108,18 +122,23 @@ class World:
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks fill the window."""
+        """How many blocks fill the window; where a corpus has fewer, its blocks come several times."""
         rows = sum(map(len, self.blocks.lengths))
         batches = self.spec.num_batches(rows, self.blocks.num_tokens) / len(self.blocks.read)
         return max(self.size, round(self.spec.window_batches * self.size / batches))
 
+    @property
+    def order(self) -> Permutation:
+        return Permutation(self.num_blocks, self.seed, EPOCH, "shards")
+
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield the blocks of the window as a loader meets them."""
+        return look_ahead(Long(self.blocks.source, self.num_blocks), self.order, Place())
+
     @functools.cached_property
     def numbers(self) -> list[Index]:
         """Which blocks each rank has."""
-        num_shards, epochs = self.blocks.source.num_shards, itertools.count(EPOCH)
-        orders = (Permutation(num_shards, self.seed, epoch, "shards") for epoch in epochs)
-        drawn = itertools.islice(itertools.chain.from_iterable(map(_listed, orders)), self.num_blocks)
-        numbers = np.array(list(drawn))
+        numbers = self.order.between(0, self.num_blocks) % self.blocks.source.num_shards
         owners = np.arange(len(numbers)) * self.size // len(numbers)
         return np.split(numbers, np.searchsorted(owners, np.arange(1, self.size)))
 
@@ -145,6 +164,10 @@ class World:
         return census, grouping, cut_steps(grouping, 0, self.size)
 
 
+Swapped: TypeAlias = tuple[Bytes, Index]
+"""Bytes, and how many of them go to each rank or come from it."""
+
+
 @dataclasses.dataclass
 class Simulated:
     """One rank of many: what the others would have told it is known.
@@ -153,24 +176,43 @@ class Simulated:
         rank: Which.
         world_size: Of how many.
         told: What each gives when counts are gathered.
-        came: What each sends here.
-        sent: How many bytes were sent to each, as soon as they were.
+        kind: What each says of its columns when rows are exchanged.
+        came: What the others send here, call after call.
+        turn: Which call of ``swap`` is next.
+        before_swap: Called at the beginning of each.
     """
 
     rank: int
     world_size: int
     told: list[bytes]
-    came: Sequence[bytes] = ()
-    sent: Sequence[int] = ()
+    kind: bytes = b""
+    came: Sequence[Swapped] = ()
+    turn: int = 0
+    before_swap: Callable[[], None] = lambda: None
 
     def gather(self, data: bytes) -> Sequence[bytes]:
+        if data == self.kind:
+            return [data] * self.world_size
         if data != self.told[self.rank]:
             raise ValueError("a rank must tell what was worked out for it, got other counts")
         return self.told
 
-    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        self.sent = [len(part) for part in parts]
-        return self.came
+    def swap(self, data: Bytes, sizes: Index) -> Swapped:
+        self.before_swap()
+        came, sizes = self.came[self.turn]
+        self.turn = (self.turn + 1) % len(self.came)
+        return came.copy(), sizes
+
+
+class Noting(Alone):
+    """Notes what it is given to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[Swapped] = []
+
+    def swap(self, data: Bytes, sizes: Index) -> Swapped:
+        self.sent.append((data, sizes))
+        return data, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,10 +266,6 @@ def _served(batches: Sequence[Index]) -> Served:
 
 def _length_of(runs: Runs, numbers: Index) -> Lengths:
     return runs.lengths[np.searchsorted(runs.starts, numbers, side="right") - 1]
-
-
-def _listed(order: Permutation) -> Iterator[int]:
-    return (order[position] for position in range(len(order)))
 
 
 def straggler(costs: npt.NDArray[np.float64]) -> float:

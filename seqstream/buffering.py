@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream.planning.batches import Lengths
-from seqstream.reading import Place, ReadBlock
+from seqstream.planning.plan import Index
+from seqstream.reading import Ahead, Place, ReadBlock, Stretch
 from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID
 from seqstream.stages import Counts, OpenStage
@@ -25,81 +27,151 @@ Guard: TypeAlias = Callable[[], None]
 
 @dataclasses.dataclass
 class Entry:
-    """A block in the buffer.
+    """Blocks that follow each other in the buffer: a stretch that nobody has taken, one of this rank, or some of another.
 
     Attributes:
-        before: Where it begins.
-        after: Where the next begins.
-        num_bytes: About how many bytes it has as read.
-        held_bytes: How many of them each rank holds: all, if every rank must read it, else its part on average.
-        block: The block; ``None`` once the stages have run, or where they run on another rank.
-        owner: The rank that processes it; ``None`` as long as no window has taken it.
-        num_rows: Rows that the stages made, as soon as its owner has told.
-        table: Those rows, on the rank that is its owner.
+        before: Where the first begins.
+        after: Where the next after them begins.
+        num_bytes: ``int64 (n,)``, about how many bytes each has as read.
+        is_shared: Whether only the rank that processes a block reads it.
+        stretch: The blocks, as long as no window has taken them and they were not read.
+        block: The block, if it is one; ``None`` once the stages have run, or where they run on another rank.
+        owner: The rank that processes them; ``None`` as long as no window has taken them.
+        num_rows: ``int64 (n,)``, rows that the stages made, as soon as their owner has told.
+        table: Those rows, on the rank that is the owner.
         keys: What those rows are sorted by, there.
         counts: What the stages counted there.
     """
 
     before: Place
     after: Place
-    num_bytes: int
-    held_bytes: float
-    block: ReadBlock | None
+    num_bytes: Index
+    is_shared: bool
+    stretch: Stretch | None = None
+    block: ReadBlock | None = None
     owner: int | None = None
-    num_rows: int = 0
+    num_rows: Index = dataclasses.field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     table: pa.Table | None = None
     keys: Lengths | None = None
     counts: Counts = dataclasses.field(default_factory=dict)
 
-    def give_to(self, owner: int, rank: int) -> None:
-        """Say which rank processes the block; the others need not hold it."""
-        self.owner = owner
+    @classmethod
+    def of(cls, ahead: Ahead) -> Entry:
+        """Enter what lies ahead."""
+        if isinstance(ahead, Stretch):
+            none = np.zeros(len(ahead), dtype=np.int64)
+            return cls(ahead.before, ahead.place_at(len(ahead)), ahead.num_bytes, True, stretch=ahead, num_rows=none)
+        return cls(ahead.before, ahead.after, np.array([ahead.num_bytes]), ahead.approx_bytes is not None, block=ahead)
+
+    def __len__(self) -> int:
+        return len(self.num_bytes)
+
+    def part(self, first: int, stop: int) -> Entry:
+        """Return some of the blocks."""
+        if stop - first == len(self):
+            return self
+        return dataclasses.replace(
+            self,
+            before=self._place_at(first),
+            after=self._place_at(stop),
+            num_bytes=self.num_bytes[first:stop],
+            stretch=None if self.stretch is None else self.stretch.part(first, stop),
+            num_rows=self.num_rows[first:stop],
+        )
+
+    def _place_at(self, number: int) -> Place:
+        return self.after if number == len(self) else Place(self.before.position + number, self.before.open)
+
+    def given_to(self, owner: int, rank: int) -> list[Entry]:
+        """Say which rank processes the blocks: that one has each by itself, the others need not hold them."""
         if owner != rank:
-            self.block = None
+            return [dataclasses.replace(self, owner=owner, stretch=None, block=None)]
+        if self.stretch is None:
+            return [dataclasses.replace(self, owner=owner)]
+        return [dataclasses.replace(Entry.of(block), owner=owner) for block in self.stretch.blocks()]
 
     def processed(self, table: pa.Table, counts: Counts) -> None:
-        """Take what the stages made of it."""
-        self.block, self.table, self.num_rows, self.counts = None, table, len(table), counts
+        """Take what the stages made of the block."""
+        self.block, self.table, self.num_rows, self.counts = None, table, np.array([len(table)]), counts
 
 
 Process: TypeAlias = Callable[[Sequence[Entry], Guard], None]
 """Runs the stages over blocks, in their order: here, or in other processes."""
 
 
+def share_out(entries: Iterable[Entry], rank: int, world_size: int) -> list[Entry]:
+    """Give each rank its part of some blocks, as many as each other, give or take one."""
+    entries = list(entries)
+    num, before = count_blocks(entries), 0
+    found = []
+    for entry in entries:
+        owners = np.arange(before, before + len(entry)) * world_size // num
+        for first, stop in itertools.pairwise([0, *(1 + np.flatnonzero(np.diff(owners))).tolist(), len(entry)]):
+            found += entry.part(first, stop).given_to(int(owners[first]), rank)
+        before += len(entry)
+    return found
+
+
+def count_blocks(entries: Iterable[Entry]) -> int:
+    """Return how many blocks there are."""
+    return sum(map(len, entries))
+
+
+def last_blocks(entries: Sequence[Entry], num: int) -> list[Entry]:
+    """Return the last so many blocks."""
+    found: list[Entry] = []
+    for entry in reversed(entries):
+        if not num:
+            break
+        found.insert(0, entry.part(max(0, len(entry) - num), len(entry)))
+        num -= len(found[0])
+    return found
+
+
 class Buffer:
     """Blocks of an epoch in their order, from the first that no window has taken.
 
     Args:
-        blocks: The blocks of the epoch from some place on.
-        guard: Called before each is asked for.
+        ahead: The blocks of the epoch from some place on.
+        guard: Called before more of them are asked for.
         world_size: How many ranks share them.
     """
 
-    def __init__(self, blocks: Iterator[ReadBlock], guard: Guard, world_size: int) -> None:
-        self._blocks = blocks
+    def __init__(self, ahead: Iterator[Ahead], guard: Guard, world_size: int) -> None:
+        self._ahead = ahead
         self._world_size = world_size
         self._guard = guard
         self._entries: deque[Entry] = deque()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return count_blocks(self._entries)
 
     def fill(self, num: int, max_bytes: int | None = None) -> int:
         """Look ahead to ``num`` blocks or ``max_bytes`` on each rank; return how many there are within both, at least one."""
-        total = 0.0
-        for count in itertools.count():
-            if count == num:
+        count, held = 0, 0.0
+        for at in itertools.count():
+            if count == num or (at == len(self._entries) and not self._look()):
                 return count
-            if count == len(self._entries) and not self._look():
-                return count
-            total += self._entries[count].held_bytes
-            if max_bytes is not None and count and total > max_bytes:
-                return count
+            entry = self._entries[at]
+            sizes = entry.num_bytes[: num - count] / (self._world_size if entry.is_shared else 1)
+            ends = held + np.cumsum(sizes)
+            within = len(ends) if max_bytes is None else int(np.searchsorted(ends, max_bytes, side="right"))
+            if within < len(ends) and (count or len(ends) > 1):
+                return max(1, count + within)
+            count, held = count + len(ends), ends[-1]
         raise AssertionError("unreachable")
 
     def take(self, num: int) -> list[Entry]:
         """Take the first blocks out; they were looked at before."""
-        return [self._entries.popleft() for _ in range(num)]
+        taken: list[Entry] = []
+        while num:
+            entry = self._entries.popleft()
+            if len(entry) > num:
+                self._entries.appendleft(entry.part(num, len(entry)))
+                entry = entry.part(0, num)
+            taken.append(entry)
+            num -= len(entry)
+        return taken
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """Put blocks back that were taken last, as they are now."""
@@ -107,11 +179,10 @@ class Buffer:
 
     def _look(self) -> bool:
         self._guard()
-        block = next(self._blocks, None)
-        if block is None:
+        ahead = next(self._ahead, None)
+        if ahead is None:
             return False
-        held = block.num_bytes / (1 if block.approx_bytes is None else self._world_size)
-        self._entries.append(Entry(block.before, block.after, block.num_bytes, held, block))
+        self._entries.append(Entry.of(ahead))
         return True
 
 
@@ -128,7 +199,7 @@ def run_here(stages: tuple[OpenStage, ...], locate: Callable[[int], str] = str, 
         todo = list(entries)
         while todo:
             guard()
-            sizes = itertools.accumulate(entry.num_bytes for entry in todo)
+            sizes = itertools.accumulate(int(entry.num_bytes[0]) for entry in todo)
             group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
             del todo[: len(group)]
             read = tables_of(group)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from seqstream.buffering import Buffer, Entry
+from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
 from seqstream.census import Census, take_census
 from seqstream.columns import Column, ColumnError, lengths_of, read_column
-from seqstream.meeting import Header, meet
+from seqstream.meeting import NO_BLOCKS, Header, meet
 from seqstream.planning.batches import Lengths
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
@@ -48,7 +48,11 @@ class Draft:
 
     @property
     def num_rows(self) -> int:
-        return sum(entry.num_rows for entry in self.entries) - self.start.skip
+        return _count_rows(self.entries) - self.start.skip
+
+    @property
+    def num_blocks(self) -> int:
+        return count_blocks(self.entries)
 
     def census_of(self, num_rows: int) -> Census:
         """Return the census of the first rows."""
@@ -67,25 +71,23 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
         return None
     ranks = recipe.sharing.ranks
     entries = buffer.take(size)
-    new = [entry for entry in entries if entry.owner is None]
-    for at, entry in enumerate(new):
-        entry.give_to(at * ranks.world_size // len(new), ranks.rank)
+    taken = [entry for entry in entries if entry.owner is not None]
+    entries = taken + share_out(entries[len(taken) :], ranks.rank, ranks.world_size)
     while True:
         _process([entry for entry in entries if entry.block is not None], entries, start, recipe)
-        start = dataclasses.replace(start, blocks=len(entries))
-        num_rows = sum(entry.num_rows for entry in entries) - start.skip
+        start = dataclasses.replace(start, blocks=count_blocks(entries))
+        num_rows = _count_rows(entries) - start.skip
         draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
         if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe)):
             return draft
-        more = buffer.take(1)
-        more[0].give_to(ranks.world_size - 1, ranks.rank)
-        entries = entries + more
+        (more,) = buffer.take(1)
+        entries = entries + more.given_to(ranks.world_size - 1, ranks.rank)
         ended = not buffer.fill(1)
 
 
 def _process(todo: Sequence[Entry], entries: Sequence[Entry], start: WindowStart, recipe: Recipe) -> None:
     """Process blocks of this rank, and let all ranks know how many rows each block of the window has, or what went wrong."""
-    header = Header(recipe.key[-1], start.place.position, len(entries), start.skip, start.served)
+    header = Header(recipe.key[-1], start.place.position, count_blocks(entries), start.skip, start.served)
     try:
         recipe.process(todo, recipe.guard)
         for entry in todo:
@@ -94,9 +96,10 @@ def _process(todo: Sequence[Entry], entries: Sequence[Entry], start: WindowStart
         meet(header.failing(error), recipe.sharing.ranks)
         raise
     own = [entry.num_rows for entry in entries if entry.owner == recipe.sharing.ranks.rank]
-    told = [iter(rows) for rows in meet(header.telling(own), recipe.sharing.ranks)]
+    told = meet(header.telling(np.concatenate(own) if own else NO_BLOCKS), recipe.sharing.ranks)
     for entry in entries:
-        entry.num_rows = next(told[entry.owner or 0])
+        owner = entry.owner or 0
+        entry.num_rows, told[owner] = told[owner][: len(entry)].astype(np.int64), told[owner][len(entry) :]
 
 
 def _look_at(entry: Entry, recipe: Recipe) -> None:
@@ -125,12 +128,17 @@ def _census(entries: Sequence[Entry], skip: int, num_rows: int, recipe: Recipe) 
 
 
 def ranges_of(entries: Sequence[Entry], skip: int, num_rows: int) -> Iterator[slice]:
-    """Yield which rows of each block are among ``num_rows`` of them from ``skip`` on."""
+    """Yield which rows of each entry are among ``num_rows`` of them from ``skip`` on."""
     before = 0
     for entry in entries:
-        first, stop = (min(max(at - before, 0), entry.num_rows) for at in (skip, skip + num_rows))
+        num = int(entry.num_rows.sum())
+        first, stop = (min(max(at - before, 0), num) for at in (skip, skip + num_rows))
         yield slice(first, stop)
-        before += entry.num_rows
+        before += num
+
+
+def _count_rows(entries: Sequence[Entry]) -> int:
+    return sum(int(entry.num_rows.sum()) for entry in entries)
 
 
 def _is_short(runs: Runs, spec: BatchSpec, world_size: int) -> bool:
@@ -187,14 +195,12 @@ def planned_for(start: WindowStart, recipe: Recipe) -> int:
     return start.group if start.served else recipe.world_size
 
 
-def follow(entries: Sequence[Entry], rows_left: int, size: int) -> tuple[int, WindowStart]:
-    """Return how many of the last blocks hold the rows left over, and where the next window begins."""
-    num_left = rows = 0
-    while rows < rows_left:
-        num_left += 1
-        rows += entries[-num_left].num_rows
-    place = entries[-num_left].before if num_left else entries[-1].after
-    return num_left, WindowStart(place, size, skip=rows - rows_left)
+def follow(entries: Sequence[Entry], rows_left: int, size: int) -> tuple[list[Entry], WindowStart]:
+    """Return the last blocks, which hold the rows left over, and where the next window begins."""
+    ends = np.cumsum(np.concatenate([entry.num_rows[::-1] for entry in reversed(entries)]))
+    left = last_blocks(entries, int(np.searchsorted(ends, rows_left)) + 1 if rows_left else 0)
+    place = left[0].before if left else entries[-1].after
+    return left, WindowStart(place, size, skip=_count_rows(left) - rows_left)
 
 
 def read_rows(name: str, table: pa.Table) -> Column:

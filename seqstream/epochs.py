@@ -23,7 +23,7 @@ from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
-from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
 from seqstream.recipe import Recipe, Sharing, WindowStart
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
@@ -109,7 +109,7 @@ class Epochs:
         total = self.source.approx_blocks()
         if total is None:
             return None
-        blocks = list(itertools.islice(self._blocks(0, Place()), _SAMPLED_BLOCKS + 1))
+        blocks = list(itertools.islice(blocks_of(self._ahead(0, Place())), _SAMPLED_BLOCKS + 1))
         if not blocks:
             return 0
         stages = self._open(blocks)
@@ -152,10 +152,10 @@ class Epochs:
             self.choose_shapes()
         spec = self.spec if max_tokens is None else self._with_budget(max_tokens)
         rows, length = spec.largest(self._max_length)
-        blocks, first = _peek(self._blocks(0, Place()))
+        ahead, first = _peek(self._ahead(0, Place()))
         stages = self._open(first)
         total: Counter[str] = Counter()
-        for block in blocks:
+        for block in blocks_of(ahead):
             with placed(block.table.column(ROW_ID), self.source.locate):
                 (table,), counts = run_stages([block.table], stages, self._fill)
                 if len(table):
@@ -208,7 +208,7 @@ class Epochs:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         self.world_size = sharing.ranks.world_size
-        blocks, first = _peek(self._blocks(start.epoch, begin.place))
+        ahead, first = _peek(self._ahead(start.epoch, begin.place))
         place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
         self.engines = agree(place, sharing.ranks, lambda: self.engines or self._choose_engines(first))
         if not begin.blocks:
@@ -218,7 +218,7 @@ class Epochs:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
         counts: Counter[str] = Counter()
-        for window in read_windows(blocks, begin, recipe):
+        for window in read_windows(ahead, begin, recipe):
             if is_fresh and start.epoch == 0 and not num_batches:
                 self._learn_from(window)
             num_batches += len(window.plan)
@@ -229,11 +229,11 @@ class Epochs:
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
 
-    def _blocks(self, epoch: int, place: Place) -> Iterator[ReadBlock]:
+    def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
         num_shards = self.source.num_shards
         if self.shuffle:
-            return read_blocks(self.source, Permutation(num_shards, self.seed, epoch, "shards"), place)
-        return read_blocks(self.source, range(num_shards), place, num_open=1)
+            return look_ahead(self.source, Permutation(num_shards, self.seed, epoch, "shards"), place)
+        return look_ahead(self.source, range(num_shards), place, num_open=1)
 
     def _open(self, first: Sequence[ReadBlock]) -> tuple[OpenStage, ...]:
         """Open the stages once; engines are chosen by looking at the first records, unless a state has named them."""
@@ -293,10 +293,10 @@ class Epochs:
 
     def _learn(self, guard: Guard) -> None:
         """Learn from the beginning of epoch 0 what a run that came from there knows."""
-        blocks, first = _peek(self._blocks(0, Place()))
+        ahead, first = _peek(self._ahead(0, Place()))
         start = WindowStart(blocks=self._first_size(0, first, guard))
         recipe = dataclasses.replace(self._recipe(0, first, guard), spec=self._asked)
-        for window in read_windows(blocks, start, recipe):
+        for window in read_windows(ahead, start, recipe):
             if self._learn_from(window):
                 break
 
@@ -319,14 +319,16 @@ class Epochs:
         return bool(num_batches)
 
 
-def _peek(blocks: Iterator[ReadBlock]) -> tuple[Iterator[ReadBlock], list[ReadBlock]]:
-    """Return the blocks unchanged, and those up to the first that has records."""
+def _peek(ahead: Iterator[Ahead]) -> tuple[Iterator[Ahead], list[ReadBlock]]:
+    """Return what lies ahead, and of it the blocks up to the first that has records."""
     seen: list[ReadBlock] = []
-    for block in blocks:
-        seen.append(block)
-        if len(block.table):
-            break
-    return itertools.chain(seen, blocks), seen
+    for each in ahead:
+        for number, block in enumerate(blocks_of([each]), 1):
+            seen.append(block)
+            if len(block.table):
+                rest = [each.part(number, len(each))] if isinstance(each, Stretch) and number < len(each) else []
+                return itertools.chain(seen, rest, ahead), seen
+    return iter(seen), seen
 
 
 @functools.cache

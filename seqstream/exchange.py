@@ -8,17 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import take_rows, to_arrow, to_numpy
-from seqstream.buffers import from_buffers, to_buffers
+from seqstream.arrow import to_arrow
+from seqstream.carrying import carry_numbers, carry_rows
 from seqstream.census import Census
 from seqstream.planning.grouping import Grouping, Steps, deal, owners
 from seqstream.planning.plan import Index, Plan
 from seqstream.planning.runs import ranges
 from seqstream.ranks import Ranks
-from seqstream.running import join_tables
-
-NUMBER = "\x00number"
-"""Rows travel with their numbers in a column of this name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +42,12 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
         steps: What is left of it.
         ranks: Who takes part.
     """
+    numbers = None
+    if ranks.world_size > 1:
+        table, numbers = _swap(table, census, grouping, steps, ranks)
     share = deal(steps, ranks.rank, ranks.world_size)
     wanted = grouping.wanted(share.places)
-    if ranks.world_size == 1:
-        rows = census.row_of(wanted)
-    else:
-        table, numbers = _swap(table, census, grouping, steps, ranks)
-        rows = _found(numbers, wanted)
+    rows = census.row_of(wanted) if numbers is None else _found(numbers, wanted)
     is_repeated = None
     if share.repeated.any():
         table, rows, is_repeated = _apart(table, rows, np.repeat(share.repeated, grouping.heights(share.places)))
@@ -63,11 +58,8 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
 def _swap(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
     which, sizes = _parts(census, grouping, steps, ranks.world_size)
-    sent = take_rows(table, census.rows[which]).append_column(NUMBER, to_arrow(census.numbers[which]))
-    given = to_buffers(sent, sizes)
-    del sent
-    came = join_tables(from_buffers(ranks.swap(given)))
-    return came.drop_columns([NUMBER]), to_numpy(came.column(NUMBER).combine_chunks())
+    numbers, _ = carry_numbers(census.numbers[which], sizes, ranks)
+    return carry_rows(table, census.rows[which], sizes, ranks), numbers
 
 
 def _found(numbers: Index, wanted: Index) -> Index:
@@ -89,7 +81,7 @@ def _argsort(values: Index) -> Index:
     return order
 
 
-def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) -> tuple[Index, list[int]]:
+def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) -> tuple[Index, Index]:
     """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
     which, places = grouping.places_of(census.numbers)
     receiver, step = owners(steps, places, world_size)
@@ -99,7 +91,7 @@ def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) ->
     bits = len(census.numbers).bit_length()
     keys = np.sort((receiver << bits | which)[receiver >= 0])
     keys = keys[np.diff(keys, prepend=-1) > 0]  # a sequence in pieces travels once
-    return keys & (1 << bits) - 1, np.bincount(keys >> bits, minlength=world_size).tolist()
+    return keys & (1 << bits) - 1, np.bincount(keys >> bits, minlength=world_size)
 
 
 def _repeats(steps: Steps, receiver: Index, step: Index, world_size: int) -> tuple[Index, Index]:

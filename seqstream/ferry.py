@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from seqstream.ahead import Switch, SwitchedOffError
-from seqstream.ranks import Ranks
+from seqstream.planning.plan import Index
+from seqstream.ranks import Bytes, Ranks
 
 Item = TypeVar("Item")
 
-Answer: TypeAlias = "tuple[Sequence[bytes]] | BaseException"
+Answer: TypeAlias = "tuple[Any] | BaseException"
 
 
 class Ferry:
@@ -31,15 +32,15 @@ class Ferry:
         self.world_size = ranks.world_size
         self._ranks = ranks
         self._switch = switch
-        self._asked: SimpleQueue[Callable[[], Sequence[bytes]] | None] = SimpleQueue()
+        self._asked: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         switch.wakes(partial(self._answers.put, SwitchedOffError()))
 
     def gather(self, data: bytes) -> Sequence[bytes]:
         return self._ask(partial(self._ranks.gather, data))
 
-    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        return self._ask(partial(self._ranks.swap, parts))
+    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+        return self._ask(partial(self._ranks.swap, data, sizes))
 
     def each(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items on in the thread that makes them, telling `serve` when one is there, or that no more come."""
@@ -59,11 +60,12 @@ class Ferry:
                 answer = error
             self._answers.put(answer)
 
-    def _ask(self, call: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
+    def _ask(self, call: Callable[[], Item]) -> Item:
         self._switch.check()
         self._asked.put(call)
         answer = self._answers.get()
         self._switch.check()
         if isinstance(answer, BaseException):
             raise answer
-        return answer[0]
+        found: Item = answer[0]
+        return found

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from seqstream.ranks import Ranks
+
+NO_BLOCKS = np.empty(0, dtype=np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Header:
         blocks: How many blocks it has.
         skip: Rows of its first blocks that belong to the window before.
         served: Rows of it that were served.
-        rows: Rows of each of this rank's blocks.
+        rows: ``int32 (n,)``, rows of each of this rank's blocks.
         error: What went wrong here.
         chosen: What was chosen here, where ranks begin to iterate; ``None`` before a window.
     """
@@ -31,29 +35,28 @@ class Header:
     blocks: int
     skip: int
     served: int
-    rows: tuple[int, ...] = ()
+    rows: npt.NDArray[np.int32] = dataclasses.field(default_factory=lambda: NO_BLOCKS)
     error: str = ""
     chosen: dict[str, str] | None = None
 
-    def telling(self, rows: Sequence[int]) -> Header:
-        return dataclasses.replace(self, rows=tuple(rows))
+    def telling(self, rows: npt.NDArray[np.integer[Any]]) -> Header:
+        return dataclasses.replace(self, rows=rows.astype(np.int32))
 
     def failing(self, error: BaseException) -> Header:
         return dataclasses.replace(self, error=f"{type(error).__name__}: {error}")
 
     def to_bytes(self) -> bytes:
         place = json.dumps([self.epoch, self.position, self.blocks, self.skip, self.served, self.error, self.chosen]).encode()
-        return len(place).to_bytes(4, "little") + place + np.array(self.rows, dtype=np.int32).tobytes()
+        return len(place).to_bytes(4, "little") + place + self.rows.tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Header:
         stop = 4 + int.from_bytes(data[:4], "little")
         epoch, position, blocks, skip, served, error, chosen = json.loads(data[4:stop])
-        rows = tuple(np.frombuffer(data[stop:], dtype=np.int32).tolist())
-        return cls(epoch, position, blocks, skip, served, rows, error, chosen)
+        return cls(epoch, position, blocks, skip, served, np.frombuffer(data[stop:], dtype=np.int32), error, chosen)
 
 
-def meet(own: Header, ranks: Ranks) -> list[tuple[int, ...]]:
+def meet(own: Header, ranks: Ranks) -> list[npt.NDArray[np.int32]]:
     """Return how many rows each block of each rank has, if all ranks are at the same place.
 
     Raises:

@@ -69,12 +69,32 @@ class Permutation:
             value = self._encrypt(value)
         return value
 
+    def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return what lies at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, many at a time."""
+        values = self._encrypt_all(np.arange(start, stop, dtype=np.uint64))
+        while len(outside := np.flatnonzero(values >= self.size)):
+            values[outside] = self._encrypt_all(values[outside])
+        return values.astype(np.int64)
+
+    def _encrypt_all(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        half, low_bits = np.uint64(self._half), np.uint64((1 << self._half) - 1)
+        left, right = values >> half, values & low_bits
+        for key in self._keys:
+            left, right = right, left ^ (mix_all(right ^ np.uint64(key)) & low_bits)
+        found: npt.NDArray[np.uint64] = left << half | right
+        return found
+
     def _encrypt(self, value: int) -> int:
         low_bits = (1 << self._half) - 1
         left, right = value >> self._half, value & low_bits
         for key in self._keys:
             left, right = right, left ^ (mix(right ^ key) & low_bits)
         return left << self._half | right
+
+
+def numbers_at(order: Permutation | range, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Return what lies at positions ``start`` to ``stop - 1`` of an order."""
+    return order.between(start, stop) if isinstance(order, Permutation) else np.array(order[start:stop], dtype=np.int64)
 
 
 def shuffled(size: int, *key: object) -> npt.NDArray[np.int64]:

@@ -7,8 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
+
+from seqstream.planning.plan import Index
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 Gather: TypeAlias = Callable[[bytes], Sequence[bytes]]
 """Gives every rank what each of them has, in the order of ranks."""
@@ -28,8 +33,13 @@ class Ranks(Protocol):
     def gather(self, data: bytes) -> Sequence[bytes]:
         """Return what each rank has given, in the order of ranks."""
 
-    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        """Send a part to each rank, and return what each of them has sent here."""
+    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+        """Send so many bytes to each rank; return those that came, rank after rank, and how many from each.
+
+        Args:
+            data: ``uint8 (n,)``.
+            sizes: ``int64 (R,)``, which add up to ``n``.
+        """
 
 
 class Alone:
@@ -41,8 +51,8 @@ class Alone:
     def gather(self, data: bytes) -> Sequence[bytes]:
         return [data]
 
-    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        return parts
+    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+        return data, sizes
 
 
 class ByHand:
@@ -56,13 +66,13 @@ class ByHand:
     def gather(self, data: bytes) -> Sequence[bytes]:
         return self._gather(data)
 
-    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        ends = np.cumsum([len(part) for part in parts])
+    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
         found = []
-        for joined in self._gather(ends.tobytes() + b"".join(parts)):
-            cuts = np.frombuffer(joined[: ends.nbytes], dtype=np.int64) + ends.nbytes
-            found.append(joined[ends.nbytes if self.rank == 0 else cuts[self.rank - 1] : cuts[self.rank]])
-        return found
+        for told in self._gather(sizes.astype(np.int64).tobytes() + data.tobytes()):
+            theirs = np.frombuffer(told, np.int64, len(sizes))
+            first = theirs.nbytes + int(theirs[: self.rank].sum())
+            found.append(np.frombuffer(told, np.uint8, int(theirs[self.rank]), first))
+        return np.concatenate(found), np.array([len(part) for part in found])
 
 
 class Distributed:
@@ -83,14 +93,12 @@ class Distributed:
         self._call(lambda: dist.all_gather(found, own, group=self._group))
         return [each.numpy()[:size].tobytes() for each, size in zip(found, sizes, strict=True)]
 
-    def swap(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        given = [len(part) for part in parts]
-        sizes = self._sizes(given)
-        found = torch.empty(sum(sizes), dtype=torch.uint8)
-        sent = _as_tensor(b"".join(parts))
-        self._call(lambda: dist.all_to_all_single(found, sent, sizes, given, group=self._group))
-        ends = np.cumsum(sizes).tolist()
-        return [found.numpy()[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
+    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+        given, coming = sizes.tolist(), self._sizes(sizes.tolist())
+        found = torch.empty(sum(coming), dtype=torch.uint8)
+        sent = torch.from_numpy(data if data.flags.writeable else data.copy())  # it warns of memory that is not
+        self._call(lambda: dist.all_to_all_single(found, sent, coming, given, group=self._group))
+        return found.numpy(), np.array(coming)
 
     def _sizes(self, given: Sequence[int]) -> list[int]:
         """Tell each rank a number, and return what each of them told."""

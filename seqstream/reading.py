@@ -2,25 +2,33 @@
 
 Shards of many blocks are read in turn, several at a time, so that one file never fills a window; a shard of one block is
 opened, read and forgotten. A `Place` says all of that in a few numbers and is enough to go on.
+
+Shards that say that they are one block come as stretches, thousands at a time: of the blocks of many ranks each reads its own,
+and looks at the others only to count them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.order import Permutation
+from seqstream.order import Permutation, numbers_at
+from seqstream.planning.plan import Index
 from seqstream.sources.protocol import PIECE, RECORD_BITS, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
 
 OPEN_SHARDS = 8
 """How many shards of many blocks are read in turn when the loader shuffles."""
+
+_STRETCH = 4096
+"""How many positions of the order are computed at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +81,52 @@ class ReadBlock:
         return size
 
 
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Shards of one block each, one after the other in the order, that nobody has read.
+
+    Attributes:
+        source: Where they come from.
+        shards: ``int64 (n,)``.
+        num_bytes: ``int64 (n,)``, about how many each has.
+        before: Where the first begins.
+    """
+
+    source: Source
+    shards: Index
+    num_bytes: Index
+    before: Place
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def place_at(self, number: int) -> Place:
+        """Return where one of them begins, or the next after all."""
+        return Place(self.before.position + number, self.before.open) if number else self.before
+
+    def part(self, first: int, stop: int) -> Stretch:
+        """Return some of them."""
+        return Stretch(self.source, self.shards[first:stop], self.num_bytes[first:stop], self.place_at(first))
+
+    def blocks(self) -> Iterator[ReadBlock]:
+        """Yield the blocks, which are read when they are looked into."""
+        before = self.before
+        for number, (shard, num_bytes) in enumerate(zip(self.shards.tolist(), self.num_bytes.tolist(), strict=True), 1):
+            after = self.place_at(number)
+            yield ReadBlock(functools.partial(_read_shard, self.source, shard), before, after, num_bytes)
+            before = after
+
+
+Ahead: TypeAlias = "ReadBlock | Stretch"
+"""What lies ahead in an epoch."""
+
+
+def blocks_of(ahead: Iterable[Ahead]) -> Iterator[ReadBlock]:
+    """Yield blocks one by one."""
+    for each in ahead:
+        yield from each.blocks() if isinstance(each, Stretch) else (each,)
+
+
 @dataclasses.dataclass
 class _Cursor:
     """An open iterator of a shard, beside what a `Place` keeps of it."""
@@ -82,6 +136,11 @@ class _Cursor:
 
 
 def read_blocks(source: Source, order: Permutation | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[ReadBlock]:
+    """Yield the blocks of an epoch from a place on, as `look_ahead` does, but one by one."""
+    return blocks_of(look_ahead(source, order, start, num_open))
+
+
+def look_ahead(source: Source, order: Permutation | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[Ahead]:
     """Yield the blocks of an epoch from a place on.
 
     The same blocks follow the same place, whoever reads and however often it was resumed.
@@ -92,22 +151,23 @@ def read_blocks(source: Source, order: Permutation | range, start: Place, num_op
         start: Where to begin.
         num_open: How many shards of many blocks are open at once. More mix better and hold more memory.
     """
-    position = start.position
+    position, openings = start.position, _openings(source, order, start.position)
     turns = deque(_Cursor(shard, source.read(shard.shard, shard.state)) for shard in start.open)
     before = start
-    while turns or position < len(order):
-        if len(turns) < num_open and position < len(order):
-            number = order[position]
-            if (num_bytes := source.approx_bytes(number)) is not None:
-                position += 1
-                after = Place(position, before.open)
-                yield ReadBlock(functools.partial(_read_shard, source, number), before, after, num_bytes)
-                before = after
+    while True:
+        if len(turns) < num_open and (opening := next(openings, None)) is not None:
+            shards, num_bytes = opening
+            position += len(shards)
+            if num_bytes[0] >= 0:
+                yield Stretch(source, shards, num_bytes, before)
+                before = Place(position, before.open)
                 continue
+            number = int(shards[0])
             cursor = _Cursor(OpenShard(number, 0, None), source.read(number))
-            position += 1
-        else:
+        elif turns:
             cursor = turns.popleft()
+        else:
+            return
         block = next(cursor.blocks, None)
         if block is None:
             continue
@@ -121,11 +181,21 @@ def read_blocks(source: Source, order: Permutation | range, start: Place, num_op
         before = after
 
 
+def _openings(source: Source, order: Permutation | range, start: int) -> Iterator[tuple[Index, Index]]:
+    """Yield shards in their order with their sizes: of one block each as many as follow each other, else one, of size -1."""
+    for first in range(start, len(order), _STRETCH):
+        shards = numbers_at(order, first, min(first + _STRETCH, len(order)))
+        num_bytes = source.approx_bytes(shards)
+        is_end = (num_bytes[1:] < 0) | (num_bytes[:-1] < 0)
+        for begin, stop in itertools.pairwise([0, *(1 + np.flatnonzero(is_end)).tolist(), len(shards)]):
+            yield shards[begin:stop], num_bytes[begin:stop]
+
+
 def _read_shard(source: Source, number: int) -> pa.Table:
     """Read a shard of one block."""
     (table, _), *more = source.read(number)
     if more:
-        raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return None there")
+        raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return -1 there")
     return _with_row_ids(table, OpenShard(number, 0, None))[0]
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
-from seqstream.buffering import Buffer, row_ids_of
+from seqstream.buffering import Buffer, Entry, row_ids_of
 from seqstream.census import Census
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of
 from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
@@ -29,7 +29,7 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.plan import Plan
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
-from seqstream.reading import ReadBlock
+from seqstream.reading import Ahead
 from seqstream.recipe import Recipe, Sharing, WindowStart
 from seqstream.running import join_tables, placed, sequence_column
 from seqstream.sources.protocol import PIECE, ROW_ID
@@ -91,7 +91,7 @@ class Window:
         )
 
 
-def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
+def read_windows(blocks: Iterable[Ahead], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
     """Yield the windows of an epoch from a start on.
 
     Args:
@@ -107,10 +107,10 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
         if recipe.spec.sample_batches:
             recipe = dataclasses.replace(recipe, spec=recipe.spec.fitted(draft.runs.every(1), recipe.max_length))
             draft = dataclasses.replace(draft, recipe=recipe)
-        window, num_left = _build(draft)
-        buffer.give_back(draft.entries[len(draft.entries) - num_left :])
+        window, left = _build(draft)
+        buffer.give_back(left)
         following = window.following
-        del draft
+        del draft, left
         yield window
         del window
         if following is None:
@@ -118,8 +118,8 @@ def read_windows(blocks: Iterable[ReadBlock], start: WindowStart, recipe: Recipe
         start = following
 
 
-def _build(draft: Draft) -> tuple[Window, int]:
-    """Plan the rows of some blocks; return the window, and how many of its last blocks the next begins with."""
+def _build(draft: Draft) -> tuple[Window, list[Entry]]:
+    """Plan the rows of some blocks; return the window, and those of its last blocks that the next begins with."""
     recipe, spec, entries = draft.recipe, draft.recipe.spec, draft.entries
     ranks = recipe.sharing.ranks
     group = planned_for(draft.start, recipe)
@@ -136,11 +136,12 @@ def _build(draft: Draft) -> tuple[Window, int]:
     if ranks.rank == 0:  # who counts for all
         counts.update(grouping.counts)
         counts["dropped"] += steps.num_dropped + (draft.num_rows - num_planned if draft.is_last else 0)
-    num_left, following = 0, None
+    left: list[Entry] = []
+    following = None
     if not draft.is_last:
         num_batches = spec.num_batches(num_planned, census.runs.num_tokens)
-        size = next_size(len(entries), num_batches, spec.window_batches, recipe.world_size)
-        num_left, following = follow(entries, draft.num_rows - num_planned, size)
+        size = next_size(draft.num_blocks, num_batches, spec.window_batches, recipe.world_size)
+        left, following = follow(entries, draft.num_rows - num_planned, size)
     dealt = deal_rows(own, census, grouping, steps, ranks)
     start = dataclasses.replace(draft.start, group=group)
     with placed(dealt.table.column(ROW_ID), recipe.locate):
@@ -161,7 +162,7 @@ def _build(draft: Draft) -> tuple[Window, int]:
         counts=+counts,
         rank=ranks.rank,
     )
-    return _with_totals(window, recipe.sharing), num_left
+    return _with_totals(window, recipe.sharing), left
 
 
 def _own_rows(draft: Draft, num_rows: int) -> pa.Table:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.order import Permutation, hash_index, key_of, shuffled
+from seqstream.order import Permutation, hash_index, key_of, numbers_at, shuffled
 
 
 def numbers(permutation: Permutation) -> list[int]:
@@ -41,6 +41,18 @@ def test_a_permutation_does_not_change_between_versions() -> None:
     assert hash_index(np.arange(-1, 2), 0, "key").tolist() == [16491486633132792757, 7121419125028977838, 10346209742875190638]
     assert shuffled(10, 0, "rows").tolist() == [6, 0, 2, 5, 1, 7, 4, 9, 8, 3]
     assert key_of(0, 0, "shards") == 14788456053565992210
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.one_of(st.integers(1, 3000), st.integers(1, 1 << 62)), st.integers(), st.data())
+def test_many_places_at_once(size: int, seed: int, data: st.DataObject) -> None:
+    """A stretch of a permutation, and of a range, is what its places are one by one."""
+    begin = data.draw(st.integers(0, size - 1))
+    stop = min(size, begin + data.draw(st.integers(0, 50)))
+    permutation = Permutation(size, seed)
+    assert permutation.between(begin, stop).tolist() == [permutation[place] for place in range(begin, stop)]
+    assert numbers_at(permutation, begin, stop).tolist() == permutation.between(begin, stop).tolist()
+    assert numbers_at(range(size), begin, stop).tolist() == list(range(begin, stop))
 
 
 def test_a_place_of_a_huge_permutation_is_found_at_once() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqstream.sources.files import File, FileTable
+from seqstream.sources.files import File, FileTable, Int64s
 from seqstream.sources.pieces import Front, Limits, Piece
 from seqstream.sources.protocol import Json
 from seqstream.sources.rules import LINES
@@ -50,9 +50,9 @@ class Aligned:
                 is_last = _all_end(fronts, line)
                 yield pieces, None if is_last else [line, *(front.offset for front in fronts)]
 
-    def approx_bytes(self, shard: int) -> int | None:
+    def approx_bytes(self, shards: Int64s) -> Int64s:
         """Say nothing: a pair of files is read from its beginning."""
-        return None
+        return np.full(len(shards), -1)
 
     def locate(self, shard: int, record: int) -> str:
         """Name the files and the line of a record."""

@@ -67,16 +67,17 @@ class Corpus:
 
     def blocks(self, shard: int, state: Json) -> Generator[tuple[list[Piece], Json], None, None]:
         """Yield the blocks of a shard as pieces of files, each with the state after it."""
-        file = self._stream_of(shard)
-        if file is None:
+        file = self.files[int(self.shards.segments[self._segment_of(shard)])]
+        if not file.is_stream:
             yield list(self._range_pieces(shard)), None
             return
         for piece, offset in read_stream(file, state[0] if state else 0, RULES[self.unit], self.limits):
             yield [piece], None if offset is None else [offset]
 
-    def approx_bytes(self, shard: int) -> int | None:
-        """Say how many bytes a range has; nobody knows of a stream."""
-        return self.limits.block_bytes if self._stream_of(shard) is None else None
+    def approx_bytes(self, shards: Int64s) -> Int64s:
+        """Say how many bytes ranges have, ``int64 (n,)``; -1 for streams, of which nobody knows."""
+        segments = np.searchsorted(self.shards.shards, shards, side="right") - 1
+        return np.where(self.files.streams[self.shards.segments[segments]], -1, self.limits.block_bytes)
 
     def locate(self, shard: int, record: int) -> str:
         """Name the file and the line where a record starts."""
@@ -104,10 +105,6 @@ class Corpus:
         if not 0 <= shard < self.num_shards:
             raise IndexError(f"shard must be in range({self.num_shards}), got {shard}")
         return int(np.searchsorted(self.shards.shards, shard, side="right")) - 1
-
-    def _stream_of(self, shard: int) -> File | None:
-        file = self.files[int(self.shards.segments[self._segment_of(shard)])]
-        return file if file.is_stream else None
 
     def _range_pieces(self, shard: int) -> Iterator[Piece]:
         segment, block_bytes = self._segment_of(shard), self.limits.block_bytes

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream.sources.files import spread
@@ -109,8 +110,8 @@ class HFDataset(Source):
             return f"record {record} of shard {shard} of the stream"
         return f"row {shard * self._rows_per_shard + record} of the data set"
 
-    def approx_bytes(self, shard: int) -> int | None:
-        return None if self._streams else self._block_bytes
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        return np.full(len(shards), -1 if self._streams else self._block_bytes)
 
     def approx_blocks(self) -> float | None:
         return None if self._streams else float(self.num_shards)

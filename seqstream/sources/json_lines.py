@@ -102,8 +102,8 @@ class JsonLines(Source):
     def locate(self, row_id: int) -> str:
         return self._corpus.locate(*split_row_id(row_id))
 
-    def approx_bytes(self, shard: int) -> int | None:
-        return self._corpus.approx_bytes(shard)
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        return self._corpus.approx_bytes(shards)
 
     def approx_blocks(self) -> float:
         return self._corpus.approx_blocks()

@@ -87,12 +87,18 @@ class Source(abc.ABC):
         """Estimate how many blocks an epoch has, or ``None`` where nobody can know."""
         return float(self.num_shards)
 
-    def approx_bytes(self, shard: int) -> int | None:
-        """Say about how many bytes a shard of one block has, without reading it; ``None`` for shards of any number of blocks.
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        """Say about how many bytes shards of one block have, without reading them; -1 for those of any number of blocks.
 
-        Shards that say it need not be read by ranks that do not tokenise them.
+        A shard that says it need not be read by ranks that do not tokenise it.
+
+        Args:
+            shards: ``int64 (n,)``.
+
+        Returns:
+            ``int64 (n,)``.
         """
-        return None
+        return np.full(len(shards), -1)
 
     @property
     def can_repeat(self) -> bool:
@@ -169,9 +175,10 @@ class Split(Source):
     def approx_blocks(self) -> float | None:
         return self.source.approx_blocks()
 
-    def approx_bytes(self, shard: int) -> int | None:
-        whole = self.source.approx_bytes(shard)
-        return None if whole is None else round(whole * (self.valid if self.held_out else 1 - self.valid))
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        whole = self.source.approx_bytes(shards)
+        part = np.rint(whole * (self.valid if self.held_out else 1 - self.valid)).astype(np.int64)
+        return np.where(whole < 0, -1, part)
 
     @property
     def can_repeat(self) -> bool:

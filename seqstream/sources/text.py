@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream.sources.aligned import Aligned
@@ -104,8 +105,8 @@ class TextFiles(Source):
     def locate(self, row_id: int) -> str:
         return self._corpus.locate(*split_row_id(row_id))
 
-    def approx_bytes(self, shard: int) -> int | None:
-        return self._corpus.approx_bytes(shard)
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        return self._corpus.approx_bytes(shards)
 
     def approx_blocks(self) -> float:
         return self._corpus.approx_blocks()

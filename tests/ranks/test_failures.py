@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch.distributed as dist
 
 import seqstream as ss
 from seqstream.comparing import rows_of
-from seqstream.rank_threads import Options, try_ranks
+from seqstream.rank_threads import Options, run_ranks, try_ranks
 from tests.ranks import corpora
 from tests.ranks.corpora import SPECS, letters, make_ids, make_loader, some_texts
 from tests.ranks.processes import LostError, Pool
@@ -329,3 +331,22 @@ def test_ranks_by_hand_are_complete() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             make_loader(ss.Generator(["a"]), SPECS["tokens"], **options)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_iterator_that_ended_keeps_no_group(prefetch: int, tmp_path: Path) -> None:
+    """Without the collector of cycles: it may run in a forked process, where the end of a process group is a crash."""
+    source = corpora.text_files(tmp_path, some_texts(160))
+
+    def left(options: Options) -> weakref.ref[object]:
+        loader = make_loader(source, SPECS["tokens"], prefetch=prefetch, **options)
+        batches = iter(loader)
+        next(batches)
+        batches.close()
+        return weakref.ref(loader._ranks())
+
+    gc.disable()
+    try:
+        assert [found() for found in run_ranks(2, left)] == [None, None]
+    finally:
+        gc.enable()

@@ -1,0 +1,104 @@
+"""Columns on their way to other ranks: numbers, and lists of numbers, travel as they lie in memory, one column after the other.
+
+Legend: ``R`` ranks, ``n`` rows that leave, rank after rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from seqstream.arrow import take_rows, to_arrow, to_numpy
+from seqstream.buffers import from_buffer, to_buffer
+from seqstream.planning.plan import Index
+from seqstream.ranks import Ranks
+from seqstream.running import join_tables
+
+
+def carry_rows(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> pa.Table:
+    """Send rows to ranks; return those that came, rank after rank.
+
+    Args:
+        table: This rank's rows.
+        rows: ``int64 (n,)``, which of them leave.
+        sizes: ``int64 (R,)``, how many for each rank.
+        ranks: Who takes part.
+    """
+    told = sorted(set(ranks.gather(kind_of(table))))
+    if sum(map(_has_rows, told)) > 1:  # rows of several kinds find a common one where they meet
+        return _carry_streams(table, rows, sizes, ranks)
+    plain, schema = _read_kind(max(told, key=lambda kind: (_has_rows(kind), len(kind))))
+    table = table if len(table) else schema.empty_table()  # what has no rows may lack columns
+    columns = {name: _carry_column(table.select([name]), rows, sizes, ranks) for name in plain}
+    others = [name for name in schema.names if name not in plain]
+    if others:
+        came = _carry_streams(table.select(others), rows, sizes, ranks)
+        columns |= {name: came.column(name) for name in others}
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def carry_numbers(values: npt.NDArray[Any], sizes: Index, ranks: Ranks) -> tuple[npt.NDArray[Any], Index]:
+    """Send stretches of an array, so many values to each rank; return those that came, and how many from each."""
+    width = values.dtype.itemsize
+    came, num_bytes = ranks.swap(values.view(np.uint8), sizes * width)
+    return came.view(values.dtype), num_bytes // width
+
+
+def kind_of(table: pa.Table) -> bytes:
+    """Say whether a table has rows, which of its columns are plain, and what all are."""
+    schema: bytes = table.schema.serialize().to_pybytes()
+    return bytes([len(table) > 0, *map(_is_plain, table.columns)]) + schema
+
+
+def _has_rows(kind: bytes) -> bool:
+    return bool(kind[0])
+
+
+def _read_kind(kind: bytes) -> tuple[list[str], pa.Schema]:
+    """Return the names of the plain columns, and the schema of all."""
+    begin = kind.index(b"\xff")  # with which a schema begins
+    schema = pa.ipc.read_schema(pa.py_buffer(kind[begin:]))
+    return [name for name, is_plain in zip(schema.names, kind[1:begin], strict=True) if is_plain], schema
+
+
+def _is_plain(column: pa.ChunkedArray) -> bool:
+    """Say whether a column is of numbers, or of lists of numbers, none of them missing."""
+    kind = column.type
+    if column.null_count:
+        return False
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+        if any(chunk.values.null_count for chunk in column.chunks):
+            return False
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _carry_column(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> pa.Array:
+    """Send the rows of one plain column."""
+    sent = take_rows(table, rows).column(0).combine_chunks()
+    kind = sent.type
+    if pa.types.is_fixed_size_list(kind):
+        values, _ = carry_numbers(to_numpy(sent.flatten()), sizes * kind.list_size, ranks)
+        return pa.FixedSizeListArray.from_arrays(to_arrow(values), type=kind)
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return to_arrow(carry_numbers(to_numpy(sent), sizes, ranks)[0])
+    offsets, values = to_numpy(sent.offsets), to_numpy(sent.flatten())
+    ends = offsets[np.append(0, np.cumsum(sizes))].astype(np.int64)
+    del sent
+    lengths, _ = carry_numbers(np.diff(offsets), sizes, ranks)
+    values, _ = carry_numbers(values, np.diff(ends), ranks)
+    offsets = np.append(0, np.cumsum(lengths)).astype(offsets.dtype)
+    return pa.Array.from_buffers(kind, len(lengths), [None, pa.py_buffer(offsets)], children=[to_arrow(values)])
+
+
+def _carry_streams(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> pa.Table:
+    """Send rows of any columns: a stream of Arrow for each rank."""
+    sent, firsts = take_rows(table, rows), np.cumsum(sizes) - sizes
+    parts = [to_buffer(sent.slice(first, size)) for first, size in zip(firsts.tolist(), sizes.tolist(), strict=True)]
+    joined = np.frombuffer(bytearray().join(parts), dtype=np.uint8)
+    came, num_bytes = carry_numbers(joined, np.array([len(part) for part in parts]), ranks)
+    ends = np.cumsum(num_bytes).tolist()
+    return join_tables([from_buffer(came[end - size : end]) for end, size in zip(ends, num_bytes.tolist(), strict=True)])

@@ -1,0 +1,141 @@
+"""Blocks between source and plan: looked at many at a time, read one at a time, by whoever processes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import seqstream as ss
+from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
+from seqstream.drafting import follow
+from seqstream.order import Permutation
+from seqstream.reading import Place, ReadBlock, Stretch, blocks_of, look_ahead, read_blocks
+from seqstream.recipe import WindowStart
+from seqstream.sources.protocol import Block, Json
+
+
+@dataclasses.dataclass
+class Sized(ss.Source):
+    """Shards of some numbers of blocks; those of one block say how large they are. Notes which are read."""
+
+    blocks: list[int]
+    read_shards: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.blocks)
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        self.read_shards.append(shard)
+        num, first = self.blocks[shard], state or 0
+        for number in range(first, num):  # type: ignore[arg-type]
+            yield pa.table({"x": [shard * 100 + number]}), None if number + 1 == num else number + 1
+
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        return np.where(np.array(self.blocks)[shards] == 1, 10 + shards, -1)
+
+
+def entered(source: Sized) -> Buffer:
+    """Return a buffer of all blocks of a source in order."""
+    return Buffer(look_ahead(source, range(source.num_shards), Place()), lambda: None, 2)
+
+
+SHARDS = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3]), min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(SHARDS, st.integers(1, 4), st.booleans())
+def test_ahead_is_what_is_read(shards: list[int], num_open: int, shuffle: bool) -> None:
+    """Stretches and blocks by turns are the blocks one by one; each says where it begins, and reading goes on there."""
+    source = Sized(shards)
+    order = Permutation(len(shards), 3) if shuffle else range(len(shards))
+    ahead = list(look_ahead(source, order, Place(), num_open))
+    blocks = list(blocks_of(ahead))
+    assert sum(len(each) if isinstance(each, Stretch) else 1 for each in ahead) == len(blocks) == sum(shards)
+    assert all(block.after == after.before for block, after in itertools.pairwise(blocks))
+    for at, block in enumerate(blocks):
+        rest = [each.table.column("x").to_pylist() for each in read_blocks(source, order, block.before, num_open)]
+        assert rest == [each.table.column("x").to_pylist() for each in blocks[at:]]
+
+
+def test_stretches_are_read_when_they_are_looked_into() -> None:
+    """To know what lies ahead of shards of one block, none is read; the part of a rank is read by it alone."""
+    source = Sized([1] * 10)
+    entries = entered(source)
+    assert entries.fill(8) == 8
+    own = [entry for entry in share_out(entries.take(8), 1, 4) if entry.owner == 1]
+    assert source.read_shards == []
+    assert [entry.block.table.column("x").to_pylist() for entry in own if entry.block] == [[200], [300]]
+    assert source.read_shards == [2, 3]
+
+
+@settings(deadline=None)
+@given(SHARDS, st.integers(1, 60), st.one_of(st.none(), st.integers(1, 800)))
+def test_how_far_to_look(shards: list[int], num: int, max_bytes: int | None) -> None:
+    """As many blocks as are wanted, or as there are, or as keep within the bytes that a rank holds; but at least one."""
+    source = Sized(shards)
+    held = [
+        block.num_bytes / (1 if block.approx_bytes is None else 2) for block in read_blocks(source, range(len(shards)), Place())
+    ]
+    within = sum(1 for end in itertools.accumulate(held) if max_bytes is None or end <= max_bytes)
+    assert entered(source).fill(num, max_bytes) == max(1, min(num, within))
+
+
+@settings(deadline=None)
+@given(SHARDS, st.integers(1, 7), st.data())
+def test_each_rank_has_its_part(shards: list[int], world_size: int, data: st.DataObject) -> None:
+    """Parts follow each other and are of equal size, give or take one; a rank has its own blocks one by one, and no others."""
+    source = Sized(shards)
+    buffer = entered(source)
+    num = data.draw(st.integers(1, buffer.fill(99)))
+    rank = data.draw(st.integers(0, world_size - 1))
+    blocks = list(read_blocks(source, range(len(shards)), Place()))[:num]
+    entries = share_out(buffer.take(num), rank, world_size)
+    owners = [entry.owner for entry in entries for _ in range(len(entry))]
+    assert owners == [at * world_size // num for at in range(num)]
+    assert count_blocks(entries) == num
+    assert (entries[0].before, entries[-1].after) == (blocks[0].before, blocks[-1].after)
+    assert all(entry.after == after.before for entry, after in itertools.pairwise(entries))
+    own = [entry for entry in entries if entry.owner == rank]
+    assert all(len(entry) == 1 and isinstance(entry.block, ReadBlock) for entry in own)
+    assert [entry.block.table for entry in own if entry.block] == [
+        block.table for block, owner in zip(blocks, owners, strict=True) if owner == rank
+    ]
+    assert all(entry.block is entry.stretch is None for entry in entries if entry.owner != rank)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=6), st.data())
+def test_rows_left_over(rows: list[list[int]], data: st.DataObject) -> None:
+    """The next window begins with the last blocks, as few as hold the rows left over, and skips their other rows."""
+    firsts = np.cumsum([0, *map(len, rows)]).tolist()
+    entries = [
+        Entry(Place(first), Place(first + len(each)), np.ones(len(each)), True, owner=0, num_rows=np.array(each))
+        for first, each in zip(firsts, rows, strict=False)
+    ]
+    flat = [row for each in rows for row in each]
+    left_over = data.draw(st.integers(0, sum(flat)))
+    left, start = follow(entries, left_over, 7)
+    num = next(num for num in range(len(flat) + 1) if sum(flat[len(flat) - num :]) >= left_over)
+    assert count_blocks(left) == num
+    assert [row for entry in left for row in entry.num_rows.tolist()] == flat[len(flat) - num :]
+    assert start == WindowStart(Place(len(flat) - num), 7, skip=sum(flat[len(flat) - num :]) - left_over)
+    assert last_blocks(entries, len(flat)) == entries
+
+
+def test_a_shard_of_two_blocks_that_says_it_is_one() -> None:
+    """The error names the shard and says what to return."""
+
+    class Wrong(Sized):
+        def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+            return np.full(len(shards), 5)
+
+    with pytest.raises(ValueError, match=r"shard 1 must be one block, as approx_bytes\(\) says, got 2; return -1 there"):
+        [block.table for block in read_blocks(Wrong([1, 2]), range(2), Place())]
