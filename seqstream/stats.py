@@ -14,7 +14,7 @@ class Stats:
         rows: Rows in them.
         tokens: Real tokens in them, or steps of other sequences.
         slots: Tokens and padding.
-        truncated: Records shortened to ``max_length``.
+        truncated: Records shortened to ``max_length``, or by a piece that ``uneven="drop"`` left out.
         split: Records cut into pieces.
         dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``.
         empty: Records left out because they gave no token of their own.

@@ -135,6 +135,7 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
         entry.counts = {}
     if ranks.rank == 0:  # who counts for all
         counts.update(grouping.counts)
+        counts["truncated"] += steps.num_truncated
         counts["dropped"] += steps.num_dropped + (draft.num_rows - num_planned if draft.is_last else 0)
     left: list[Entry] = []
     following = None

@@ -113,6 +113,7 @@ class Steps:
         sizes: ``int64 (T,)``, its rows, of all ranks together.
         after: ``int64 (T,)``, rows of the window that are served after it.
         num_dropped: Rows left out, because there were fewer of them than ranks; for `Pack` sequences of which nothing is left.
+        num_truncated: Sequences of which some pieces are left out, and some are not.
     """
 
     groups: Index
@@ -120,6 +121,7 @@ class Steps:
     sizes: Index
     after: Index
     num_dropped: int = 0
+    num_truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -155,20 +157,22 @@ def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven =
     if uneven == "repeat" or world_size == 1:
         return steps
     kept = steps.sizes >= world_size
-    dropped = _only_in(grouping, steps.begins[~kept], steps.sizes[~kept])
-    return Steps(steps.groups[kept], steps.begins[kept], steps.sizes[kept], steps.after[kept], dropped)
+    dropped, truncated = _count_left_out(grouping, steps.begins[~kept], steps.sizes[~kept])
+    return Steps(steps.groups[kept], steps.begins[kept], steps.sizes[kept], steps.after[kept], dropped, truncated)
 
 
-def _only_in(grouping: Grouping, begins: Index, sizes: Index) -> int:
-    """Count rows that are wanted at some places and nowhere else: a row may be in pieces."""
+def _count_left_out(grouping: Grouping, begins: Index, sizes: Index) -> tuple[int, int]:
+    """Count rows that are wanted at some places and nowhere else, and those that are wanted elsewhere too: in pieces."""
     is_inside = np.zeros(int(grouping.cuts[-1]), dtype=np.bool_)
     for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
         is_inside[begin : begin + size] = True
     inside, outside = (grouping.wanted(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
     found = np.zeros(1 + max(inside.max(initial=-1), outside.max(initial=-1)), dtype=np.bool_)
     found[inside] = True
+    num_wanted = int(found.sum())
     found[outside] = False
-    return int(found.sum())
+    num_dropped = int(found.sum())
+    return num_dropped, num_wanted - num_dropped
 
 
 @dataclasses.dataclass(frozen=True)

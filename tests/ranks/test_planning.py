@@ -143,12 +143,12 @@ def test_steps_of_too_few_rows_are_dropped() -> None:
 
 
 def test_dropped_pieces_count_once() -> None:
-    """Of packed rows what is dropped are sequences of which no piece is left."""
+    """Of packed rows what is dropped are sequences of which no piece is left; those of which some are left are truncated."""
     spec = ss.Pack(4, rows=1, overflow="split")
     grouping = spec.arrange(Runs.of(np.array([9, 1])), key=None, world_size=2)  # rows of 4, 4 and 1 + 1
     steps = cut_steps(grouping, 0, 2, "drop")
     assert [size for _, _, size, _ in listed(steps)] == [2]
-    assert steps.num_dropped == 1, "the short one; a piece of the long one is served"
+    assert (steps.num_dropped, steps.num_truncated) == (1, 1), "the short one; two pieces of the long one are served"
 
 
 def test_dealing_to_three() -> None:
