@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
+import itertools
 import os
 import pickle
 import sys
@@ -30,7 +32,10 @@ from seqstream.stages import Counts, OpenStage
 
 START_METHODS = ("fork", "spawn", "forkserver")
 
-_AHEAD = 4
+_WHO_IS_FREE: dict[str, Any] = {"in_order": False} if "in_order" in inspect.signature(DataLoader).parameters else {}
+"""Gives a block to the worker that is free, whose turn it may not be; torch can do so from 2.6 on."""
+
+_AHEAD = 2 if _WHO_IS_FREE else 4
 """How many blocks each worker has, in work and waiting, while nobody asks for more."""
 
 _IMPORT_SECONDS = 1.0
@@ -49,14 +54,14 @@ def _disown() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown)
 
-Task: TypeAlias = "tuple[dict[str, str], torch.Tensor]"
-"""The engines, and a block."""
+Task: TypeAlias = "tuple[int, dict[str, str], torch.Tensor]"
+"""The number of the task, the engines, and a block."""
 
 Answer: TypeAlias = "tuple[torch.Tensor, Counts] | bytes"
 """The block and what was counted, or a pickled error."""
 
 
-class _Stages(Dataset["Answer"]):
+class _Stages(Dataset["tuple[int, Answer]"]):
     """What a worker does with a block: ``stages[task]``. The stages are opened in the worker, once."""
 
     def __init__(self, stages: Sequence[DataStage], fill: int | None) -> None:
@@ -64,8 +69,11 @@ class _Stages(Dataset["Answer"]):
         self._fill = fill
         self._opened: tuple[OpenStage, ...] | None = None
 
-    def __getitem__(self, task: Task) -> Answer:
-        engines, block = task
+    def __getitem__(self, task: Task) -> tuple[int, Answer]:
+        number, engines, block = task
+        return number, self._answer(engines, block)
+
+    def _answer(self, engines: dict[str, str], block: torch.Tensor) -> Answer:
         try:
             if self._opened is None:
                 self._opened = open_stages(self._stages, engines)
@@ -136,13 +144,13 @@ class Workers:
 
 def _tasks(entries: Sequence[Entry], engines: Mapping[str, str], failed: list[Exception]) -> Iterator[Task]:
     """Read blocks for the workers; an error ends the tasks, and is kept for whoever misses the answer."""
-    for entry in entries:
+    for number, entry in enumerate(entries):
         try:
             block = _as_tensor(*tables_of([entry]))
         except Exception as error:  # noqa: BLE001 - it is raised where it is not taken for one of the processes
             failed.append(error)
             return
-        yield dict(engines), block
+        yield number, dict(engines), block
 
 
 class _Pool:
@@ -152,7 +160,7 @@ class _Pool:
         self._tasks = _Tasks()
         self._lock = threading.Lock()  # an epoch that was left may still wait for an answer when the next one begins
         self._run_number = 0
-        self._loader: DataLoader[Answer] = DataLoader(
+        self._loader: DataLoader[tuple[int, Answer]] = DataLoader(
             stages,
             batch_size=None,
             sampler=self._tasks,
@@ -161,6 +169,7 @@ class _Pool:
             prefetch_factor=_AHEAD,
             persistent_workers=True,
             multiprocessing_context=processes.start_method,
+            **_WHO_IS_FREE,
         )
 
     def start(self) -> None:
@@ -181,22 +190,28 @@ class _Pool:
             self._run_number += 1
             own = self._run_number
             self._tasks.current = tasks
-            answers = iter(self._loader)
+            came = iter(self._loader)
             self._tasks.current = ()
-            _ITERATORS.add(answers)
-        while True:
-            with self._lock:
-                if self._run_number != own:
-                    raise SwitchedOffError
-                try:
-                    answer = next(answers)
-                except StopIteration:
+            _ITERATORS.add(came)
+        early: dict[int, Answer] = {}
+        for number in itertools.count():
+            while number not in early:
+                answer = self._next(came, own)
+                if answer is None:
                     return
-                except RuntimeError as error:
-                    _let_go(self._loader)
-                    error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
-                    raise
-            yield answer
+                early[answer[0]] = answer[1]
+            yield early.pop(number)
+
+    def _next(self, came: Iterator[tuple[int, Answer]], run_number: int) -> tuple[int, Answer] | None:
+        with self._lock:
+            if self._run_number != run_number:
+                raise SwitchedOffError
+            try:
+                return next(came, None)
+            except RuntimeError as error:
+                _let_go(self._loader)
+                error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
+                raise
 
 
 def _wait_for_imports() -> None:
@@ -209,7 +224,7 @@ def _wait_for_imports() -> None:
         time.sleep(0.001)
 
 
-def _let_go(loader: DataLoader[Answer]) -> None:
+def _let_go(loader: DataLoader[tuple[int, Answer]]) -> None:
     """End the processes of a loader, which starts them again when it is iterated."""
     iterator, loader._iterator = loader._iterator, None
     if iterator is not None:

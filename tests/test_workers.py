@@ -48,6 +48,12 @@ def deadly(texts: Texts) -> list[list[int]]:
 PARENT = os.getpid()
 
 
+def uneven(texts: Texts) -> list[list[int]]:
+    """Tokenise by letters, some blocks thirty times as slowly as others; keep the process id in the second token."""
+    time.sleep(0.03 if any("line 7" in text for text in texts) else 0.001)
+    return [[ids[0], os.getpid(), *ids[2:]] for ids in letters(texts)]
+
+
 def corpus(folder: Path, num_lines: int = 200) -> ss.TextFiles:
     """Lines in small blocks."""
     (folder / "a.txt").write_text("".join(f"line {number} {'of many ' * (number % 9)}\n" for number in range(num_lines)))
@@ -73,6 +79,17 @@ def test_the_stream_is_the_same(tmp_path: Path, workers: int) -> None:
             assert expected.state == got.state
     counts = ("rows", "tokens", "truncated", "dropped", "empty")
     assert [getattr(alone.stats, name) for name in counts] == [getattr(helped.stats, name) for name in counts]
+
+
+def test_blocks_that_take_long(tmp_path: Path) -> None:
+    """Rows keep their order where blocks do not end in theirs; every worker has some of the blocks."""
+    source = corpus(tmp_path, 400)
+    loader = ss.Loader(source, ss.Tokenize(uneven), ss.InOrder(20), shuffle=False, workers=3)
+    batches = list(loader)
+    row_ids = torch.cat([batch.row_ids for batch in batches]).tolist()
+    assert row_ids == sorted(set(row_ids))
+    assert len(row_ids) == 400
+    assert len({pid for batch in batches for pid in batch.input_ids[:, 1].tolist()}) == 3
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
