@@ -3,7 +3,8 @@
 Four ranks share the windows of the second epoch, which are full; they are threads that share the cores of this machine. So the
 time to the first batch after a resume stands beside the time that the engine takes, on the same cores, to tokenise the window
 under way: ranks on machines of their own take their part of either. A state is what ``json.dumps`` makes of
-``loader.state_dict()``. Meanwhile another thread may work on the next window, so what counts is the time of the processor.
+``loader.state_dict()``; to save it and to make a step are compared by the time of the processor in all threads, as some work
+on the next window meanwhile.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def measure(settings: Settings) -> Iterator[Record]:
     largest, middle = _states(source, proven)
     yield record(f"largest state of {WORLD_SIZE} ranks", largest, "bytes", STATE_TARGET)
     saving, rest = _saving(source, proven)
-    alone = record("a step of a loader of its own", 1e6 * rest, "us")
-    yield alone
-    yield record("saving the state", 1e6 * saving, "us").against(alone, "<=", SAVING_TARGET)
+    step = record(f"a step of one of {WORLD_SIZE} ranks, processor time", 1e6 * rest, "us")
+    yield step
+    yield record("saving the state at each step", 1e6 * saving, "us").against(step, "<=", SAVING_TARGET)
     tokenised = record(f"tokenising a window of {WORLD_SIZE} ranks", median(lambda: _tokenise(source, proven, middle)), "ms")
     yield tokenised
     for size in RESUMED_SIZES:
@@ -82,16 +83,22 @@ def _states(source: ss.TextFiles, proven: Proven) -> tuple[int, dict[str, Json]]
 
 
 def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
-    """Return the seconds of the processor for a state at each step, and those that pass for the step itself, on average."""
-    loader = _loader(source, proven, {})
-    saving, num_steps = 0.0, 0
-    begun = time.perf_counter()
-    for _ in loader:
-        num_steps += 1
-        before = time.thread_time()
-        json.dumps(loader.state_dict())
-        saving += time.thread_time() - before
-    return saving / num_steps, (time.perf_counter() - begun - saving) / num_steps
+    """Return the seconds of the processor for a state at each step of a rank, and those for the step itself, on average."""
+
+    def run(options: Options) -> tuple[float, int]:
+        saving, num_steps = 0.0, 0
+        loader = _loader(source, proven, options)
+        for _ in loader:
+            num_steps += 1
+            if not options["rank"]:
+                first, begun = time.thread_time(), time.thread_time()  # to look at the clock takes time too
+                json.dumps(loader.state_dict())
+                saving += time.thread_time() - begun - (begun - first)
+        return saving, num_steps
+
+    begun = time.process_time()
+    (saving, num_steps), *_ = run_ranks(WORLD_SIZE, run)
+    return saving / num_steps, (time.process_time() - begun - saving) / (num_steps * WORLD_SIZE)
 
 
 def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> float:

@@ -24,7 +24,7 @@ from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
-from seqstream.state import Position, check_form, check_same, compact
+from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
 from seqstream.workers import START_METHODS, Processes
 
@@ -118,10 +118,11 @@ class Loader(Iterable[Batch]):
         )
         self._given_ranks = (rank, world_size, gather)
         self._known_ranks: Ranks | None = None
-        self._fingerprint: Json = None
+        self._fingerprint: str | None = None
         self._position = self._beginning(0)
         self._moved = False
         self._loaded = False
+        self._last: tuple[Position | None, dict[str, Json]] = None, {}
         self._stats = Stats()
         self._iteration: weakref.ref[Iteration] | None = None
 
@@ -152,6 +153,9 @@ class Loader(Iterable[Batch]):
 
     def state_dict(self) -> dict[str, Json]:
         """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered."""
+        position, state = self._last
+        if position is self._position:
+            return dict(state)
         return self._state(self._position)
 
     def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
@@ -240,9 +244,9 @@ class Loader(Iterable[Batch]):
             shapes=None if shapes is None else [list(shape) for shape in shapes],
         )
 
-    def _own_fingerprint(self) -> Json:
+    def _own_fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = compact(self._epochs.fingerprint())
+            self._fingerprint = write(self._epochs.fingerprint())
         return self._fingerprint
 
     def _ranks(self) -> Ranks:
@@ -257,7 +261,7 @@ class Loader(Iterable[Batch]):
 
     def _took(self, made: Made, waited: float, elapsed: float) -> None:
         """Move on past a batch."""
-        self._position, self._moved = made.position, True
+        self._position, self._moved, self._last = made.position, True, (made.position, made.state)
         if (batch := made.batch) is not None:
             self._stats = self._stats.plus(
                 batches=1,

@@ -40,6 +40,7 @@ class Made:
         batch: What the consumer gets.
         position: Where the run is after it.
         counts: What became of records since the batch before.
+        state: What a loader saves after it.
         event: Happens when its copy to the device has ended.
         meets: Whether ranks share the next window before this batch is handed out.
     """
@@ -47,6 +48,7 @@ class Made:
     batch: Batch | None
     position: Position
     counts: Counts
+    state: dict[str, Json] = dataclasses.field(default_factory=dict)
     event: torch.cuda.Event | None = None
     meets: bool = False
 
@@ -132,7 +134,7 @@ class Pipeline:
                 batch, event = self.transfer.send(batch)
                 if turn == meeting == 0 and window.totals is not None:
                     go_on()
-                yield Made(batch, position, dict(counts), event, turn == meeting)
+                yield Made(batch, position, dict(counts), dict(state), event, turn == meeting)
                 counts.clear()
                 if not turn and (meeting or window.totals is None):
                     go_on()

@@ -98,6 +98,11 @@ def compact(fingerprint: Json) -> Json:
     return json.loads(text)
 
 
+def write(fingerprint: Json) -> str:
+    """Return a fingerprint as it stands in a state: one text, which is saved many times as quickly as its parts."""
+    return json.dumps(compact(fingerprint))
+
+
 def differences(saved: Json, own: Json, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield what two fingerprints disagree on: the name of the entry, the saved one, and the loader's own."""
     if isinstance(saved, Mapping) and isinstance(own, Mapping):
@@ -107,12 +112,12 @@ def differences(saved: Json, own: Json, name: str = "") -> Iterator[tuple[str, A
         yield name, saved, own
 
 
-def check_same(state: Mapping[str, Json], fingerprint: Json, seed: int, *, strict: bool) -> bool:
+def check_same(state: Mapping[str, Json], fingerprint: str, seed: int, *, strict: bool) -> bool:
     """Refuse a state that was saved by a loader of other data, tokenizer, order or batches.
 
     Args:
         state: What was saved.
-        fingerprint: The loader's own.
+        fingerprint: The loader's own, as `write` returned it.
         seed: The loader's own.
         strict: Whether all must agree, or the source and the seed only.
 
@@ -122,7 +127,8 @@ def check_same(state: Mapping[str, Json], fingerprint: Json, seed: int, *, stric
     Raises:
         ValueError: It names each entry that differs, with both values.
     """
-    found = list(differences({"seed": state["seed"], **state["fingerprint"]}, {"seed": seed, **fingerprint}))
+    saved, own = {"seed": state["seed"], **json.loads(state["fingerprint"])}, {"seed": seed, **json.loads(fingerprint)}
+    found = list(differences(saved, own))
     refused = [entry for entry in found if strict or entry[0].split(".")[0] in ("seed", "source", "shuffle")]
     if refused:
         listed = "; ".join(
