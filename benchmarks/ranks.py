@@ -141,7 +141,7 @@ def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
     yield record("planning, a step", 1e3 * planning.value / len(planned[2]), "us")
     yield from _wire_records(record, ranks)
     with _Peak() as peak:
-        ranks.before_swap = peak.end_phase
+        ranks.before_call = peak.end_phase
         deal_rows(table, *world.plan(lengths, ranks), ranks)
     yield record("memory of planning and exchange", peak.num_bytes / _MEGABYTE, "MB", MEMORY_TARGET if is_aimed else None)
 
@@ -171,8 +171,8 @@ def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
     senders = np.random.default_rng(world.seed).integers(0, ranks.world_size, len(wanted))
     order = np.argsort(senders, kind="stable")
     sizes, noting = np.bincount(senders, minlength=ranks.world_size), Noting()
-    carry_numbers(wanted[order], sizes, noting)
     carry_rows(table, rows[order], sizes, noting)
+    carry_numbers(wanted[order], sizes, noting)
     return noting.sent
 
 

@@ -179,7 +179,7 @@ class Simulated:
         kind: What each says of its columns when rows are exchanged.
         came: What the others send here, call after call.
         turn: Which call of ``swap`` is next.
-        before_swap: Called at the beginning of each.
+        before_call: Called before anything is told or sent.
     """
 
     rank: int
@@ -188,9 +188,10 @@ class Simulated:
     kind: bytes = b""
     came: Sequence[Swapped] = ()
     turn: int = 0
-    before_swap: Callable[[], None] = lambda: None
+    before_call: Callable[[], None] = lambda: None
 
     def gather(self, data: bytes) -> Sequence[bytes]:
+        self.before_call()
         if data == self.kind:
             return [data] * self.world_size
         if data != self.told[self.rank]:
@@ -198,7 +199,7 @@ class Simulated:
         return self.told
 
     def swap(self, data: Bytes, sizes: Index) -> Swapped:
-        self.before_swap()
+        self.before_call()
         came, sizes = self.came[self.turn]
         self.turn = (self.turn + 1) % len(self.came)
         return came.copy(), sizes

@@ -27,7 +27,7 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.frombuffer(data if data is not None else b"", kind, len(values) + values.offset)[values.offset :]
 
 
-def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+def take_rows(table: pa.Table, rows: npt.NDArray[np.integer[Any]]) -> pa.Table:
     """Return the rows of a table at ``rows``; lists of numbers are copied as bytes, a row at a time, which is much quicker."""
     at = to_arrow(rows)
     return pa.table([_take(column, at) for column in table.columns], schema=table.schema)

@@ -5,7 +5,7 @@ Legend: ``R`` ranks, ``n`` rows that leave, rank after rank.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,20 @@ import pyarrow as pa
 
 from seqstream.arrow import take_rows, to_arrow, to_numpy
 from seqstream.buffers import from_buffer, to_buffer
+from seqstream.columns import is_list
 from seqstream.planning.plan import Index
 from seqstream.ranks import Ranks
 from seqstream.running import join_tables
 
+Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 
-def carry_rows(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> pa.Table:
+
+def carry_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Table:
     """Send rows to ranks; return those that came, rank after rank.
 
     Args:
         table: This rank's rows.
-        rows: ``int64 (n,)``, which of them leave.
+        rows: ``int32 (n,)`` or ``int64``, which of them leave.
         sizes: ``int64 (R,)``, how many for each rank.
         ranks: Who takes part.
     """
@@ -58,10 +61,11 @@ def _has_rows(kind: bytes) -> bool:
 
 
 def _read_kind(kind: bytes) -> tuple[list[str], pa.Schema]:
-    """Return the names of the plain columns, and the schema of all."""
+    """Return the names of the plain columns, lists before numbers, and the schema of all."""
     begin = kind.index(b"\xff")  # with which a schema begins
     schema = pa.ipc.read_schema(pa.py_buffer(kind[begin:]))
-    return [name for name, is_plain in zip(schema.names, kind[1:begin], strict=True) if is_plain], schema
+    plain = [name for name, is_plain in zip(schema.names, kind[1:begin], strict=True) if is_plain]
+    return sorted(plain, key=lambda name: not is_list(schema.field(name).type)), schema
 
 
 def _is_plain(column: pa.ChunkedArray) -> bool:
@@ -76,7 +80,7 @@ def _is_plain(column: pa.ChunkedArray) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _carry_column(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> pa.Array:
+def _carry_column(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Array:
     """Send the rows of one plain column."""
     sent = take_rows(table, rows).column(0).combine_chunks()
     kind = sent.type
@@ -94,7 +98,7 @@ def _carry_column(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> p
     return pa.Array.from_buffers(kind, len(lengths), [None, pa.py_buffer(offsets)], children=[to_arrow(values)])
 
 
-def _carry_streams(table: pa.Table, rows: Index, sizes: Index, ranks: Ranks) -> pa.Table:
+def _carry_streams(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Table:
     """Send rows of any columns: a stream of Arrow for each rank."""
     sent, firsts = take_rows(table, rows), np.cumsum(sizes) - sizes
     parts = [to_buffer(sent.slice(first, size)) for first, size in zip(firsts.tolist(), sizes.tolist(), strict=True)]

@@ -30,18 +30,18 @@ class Census:
     Attributes:
         runs: The lengths of all rows.
         numbers: ``int64 (n,)``, of this rank's own rows, ascending.
-        rows: ``int64 (n,)``, which of its rows, in the order of the data, each of those is.
+        rows: ``int32 (n,)``, which of its rows, in the order of the data, each of those is.
     """
 
     runs: Runs
     numbers: Index
-    rows: Index
+    rows: npt.NDArray[np.int32]
 
     def row_of(self, numbers: Index) -> Index:
         """Return which of this rank's own rows each is."""
         if len(self.numbers) == self.runs.num_rows:  # all of them
-            return self.rows[numbers]
-        return self.rows[np.searchsorted(self.numbers, numbers)]
+            return self.rows[numbers].astype(np.int64)
+        return self.rows[np.searchsorted(self.numbers, numbers)].astype(np.int64)
 
 
 def take_census(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -> Census:
@@ -70,7 +70,7 @@ def take_census(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -
     if len(parts) > 1:
         ascending = np.argsort(own)
         own, order = own[ascending], order[ascending]
-    return Census(runs, own, order)
+    return Census(runs, own, order.astype(np.int32))
 
 
 def _sums(number: Index, counts: Index, num_lengths: int) -> Index:

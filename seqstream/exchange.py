@@ -58,16 +58,17 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
 def _swap(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
     which, sizes = _parts(census, grouping, steps, ranks.world_size)
-    numbers, _ = carry_numbers(census.numbers[which], sizes, ranks)
-    return carry_rows(table, census.rows[which], sizes, ranks), numbers
+    came = carry_rows(table, census.rows[which], sizes, ranks)
+    return came, carry_numbers(census.numbers[which], sizes, ranks)[0]
 
 
 def _found(numbers: Index, wanted: Index) -> Index:
     """Return where the rows wanted lie among those of some numbers: the same ones, each of them once."""
     order, by_number = _argsort(wanted), _argsort(numbers)
-    again = np.diff(wanted[order], prepend=-1) == 0
+    if len(numbers) < len(wanted):
+        by_number = by_number[np.cumsum(np.diff(wanted[order], prepend=-1) > 0) - 1]
     rows = np.empty(len(wanted), dtype=np.int64)
-    rows[order] = by_number[np.cumsum(~again) - 1] if again.any() else by_number
+    rows[order] = by_number
     return rows
 
 
@@ -76,9 +77,11 @@ def _argsort(values: Index) -> Index:
     bits = len(values).bit_length()
     if int(values.max(initial=0)).bit_length() + bits > 63:
         return np.argsort(values)
-    packed = np.sort(values << bits | np.arange(len(values)))
-    order: Index = packed & (1 << bits) - 1
-    return order
+    packed = values << bits
+    packed |= np.arange(len(values))
+    packed.sort()
+    packed &= (1 << bits) - 1
+    return packed
 
 
 def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) -> tuple[Index, Index]:
@@ -89,9 +92,15 @@ def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) ->
         at, more = _repeats(steps, receiver, step, world_size)
         which, receiver = np.append(which, which[at]), np.append(receiver, more)
     bits = len(census.numbers).bit_length()
-    keys = np.sort((receiver << bits | which)[receiver >= 0])
-    keys = keys[np.diff(keys, prepend=-1) > 0]  # a sequence in pieces travels once
-    return keys & (1 << bits) - 1, np.bincount(keys >> bits, minlength=world_size)
+    keys = receiver << bits
+    keys |= which
+    keys = keys[receiver >= 0]
+    keys.sort()
+    if len(which) > len(census.numbers):
+        keys = keys[np.diff(keys, prepend=-1) > 0]  # a sequence in pieces travels once
+    sizes = np.diff(np.searchsorted(keys, np.arange(world_size + 1) << bits))
+    keys &= (1 << bits) - 1
+    return keys.astype(np.int32), sizes
 
 
 def _repeats(steps: Steps, receiver: Index, step: Index, world_size: int) -> tuple[Index, Index]:
