@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 _MASK = (1 << 64) - 1
+_SCALAR = 32
+"""So few positions of a permutation are computed sooner one by one."""
+
 _ROUNDS = 6  # with 4, some of five shards came first a third more often than others
 
 
@@ -94,7 +97,9 @@ class Permutation:
 
 def numbers_at(order: Permutation | range, start: int, stop: int) -> npt.NDArray[np.int64]:
     """Return what lies at positions ``start`` to ``stop - 1`` of an order."""
-    return order.between(start, stop) if isinstance(order, Permutation) else np.array(order[start:stop], dtype=np.int64)
+    if isinstance(order, Permutation) and stop - start > _SCALAR:
+        return order.between(start, stop)
+    return np.array([*map(order.__getitem__, range(start, stop))], dtype=np.int64)
 
 
 def shuffled(size: int, *key: object) -> npt.NDArray[np.int64]:

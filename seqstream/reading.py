@@ -28,7 +28,9 @@ OPEN_SHARDS = 8
 """How many shards of many blocks are read in turn when the loader shuffles."""
 
 _STRETCH = 4096
-"""How many positions of the order are computed at once."""
+"""How many positions of the order are computed at once, but for the first few, with which a window begins sooner."""
+
+_FEW = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +185,11 @@ def look_ahead(source: Source, order: Permutation | range, start: Place, num_ope
 
 def _openings(source: Source, order: Permutation | range, start: int) -> Iterator[tuple[Index, Index]]:
     """Yield shards in their order with their sizes: of one block each as many as follow each other, else one, of size -1."""
-    for first in range(start, len(order), _STRETCH):
-        shards = numbers_at(order, first, min(first + _STRETCH, len(order)))
+    few = min(start + _FEW, len(order))
+    for first, stop in itertools.pairwise([start, *range(few, len(order), _STRETCH), len(order)]):
+        shards = numbers_at(order, first, stop)
+        if not len(shards):
+            continue
         num_bytes = source.approx_bytes(shards)
         is_end = (num_bytes[1:] < 0) | (num_bytes[:-1] < 0)
         for begin, stop in itertools.pairwise([0, *(1 + np.flatnonzero(is_end)).tolist(), len(shards)]):
