@@ -25,7 +25,7 @@ from seqstream.batch import Batch
 from seqstream.buffering import run_here
 from seqstream.collating import Padding, collate
 from seqstream.columns import Ragged
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.window import Window, read_windows
@@ -95,6 +95,6 @@ def tensors_of(window: Window) -> list[torch.Tensor]:
 def largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
     """Return the window of most batches, of those that the first epoch has."""
     source = ss.TextFiles(str(text))
-    blocks = read_blocks(source, Permutation(source.num_shards, 0, 0, "shards"), Place())
+    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Place())
     recipe = Recipe(run_here((proven.open(),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
     return max(read_windows(blocks, WindowStart(), recipe), key=lambda window: len(window.plan))

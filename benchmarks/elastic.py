@@ -21,7 +21,7 @@ from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import tokenise
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import read_blocks
 from seqstream.sources.protocol import Json
@@ -105,7 +105,7 @@ def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> f
     """Return the seconds for the window that a state is in, read and tokenised as a loader does, several blocks at a time."""
     stage = proven.open()
     window = Position.from_json(state).window
-    order = Permutation(source.num_shards, state["seed"], state["epoch"], "shards")
+    order = EvenOrder(source.num_shards, state["seed"], state["epoch"], "shards")
     begun = time.perf_counter()
     blocks = itertools.islice(read_blocks(source, order, window.place), window.blocks)
     tokenise((block.table for block in blocks), stage)

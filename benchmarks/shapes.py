@@ -30,7 +30,7 @@ from benchmarks import corpus
 from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.planning.batches import Lengths
 from seqstream.planning.shapes import Histogram, choose_lengths
 from seqstream.reading import Place, read_blocks
@@ -127,7 +127,7 @@ def _stream_lengths(proven: Proven, text: Path) -> Lengths:
     source = ss.TextFiles(str(text))
     stage = proven.open()
     tables = (
-        stage([block.table])[0][0] for block in read_blocks(source, Permutation(source.num_shards, 0, 0, "shards"), Place())
+        stage([block.table])[0][0] for block in read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Place())
     )
     columns = (table["input_ids"].combine_chunks() for table in tables)
     return np.concatenate([np.diff(column.offsets.to_numpy()).astype(np.int64) for column in columns])

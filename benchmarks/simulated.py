@@ -20,7 +20,7 @@ from benchmarks.proven import Proven
 from seqstream.arrow import to_numpy
 from seqstream.buffering import GROUP_BYTES
 from seqstream.census import Census, encode_counts, take_census
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.planning.batches import Lengths
 from seqstream.planning.grouping import Grouping, Steps, cut_steps, deal
 from seqstream.planning.plan import Index
@@ -128,8 +128,8 @@ class World:
         return max(self.size, round(self.spec.window_batches * self.size / batches))
 
     @property
-    def order(self) -> Permutation:
-        return Permutation(self.num_blocks, self.seed, EPOCH, "shards")
+    def order(self) -> EvenOrder:
+        return EvenOrder(self.num_blocks, self.seed, EPOCH, "shards")
 
     def ahead(self) -> Iterator[Ahead]:
         """Yield the blocks of the window as a loader meets them."""

@@ -59,7 +59,11 @@ class Batch(Views, Mapping[str, Any]):
         num_slots: Real steps, rows made up and padding together.
         num_made: Rows made up to fill a fixed shape, the last of the batch: one padding token each.
         num_repeated: Rows that another rank has as well: none, or all that are not made up. They weigh 0, and have no labels.
-        global_num_tokens: Real steps of the batches that all ranks take at this step; ``num_tokens`` in one process.
+        global_num_tokens: Real steps of the batches that all ranks take at once; ``num_tokens`` in one process.
+        step: The optimiser step of the epoch that the batch belongs to, from 0: ``Loader(accumulate=K)`` plans K batches a rank
+            for each.
+        is_step_end: Whether it is the last of them.
+        step_num_tokens: Real steps of all batches of the optimiser step, of all ranks, known from its first batch on.
         widths: Padded length of each column of sequences.
         pad_values: What its padding holds.
         sequence: The column of which ``lengths`` are the lengths.
@@ -84,6 +88,9 @@ class Batch(Views, Mapping[str, Any]):
     num_made: int
     num_repeated: int
     global_num_tokens: int
+    step: int
+    is_step_end: bool
+    step_num_tokens: int
     widths: dict[str, int]
     pad_values: dict[str, float]
     sequence: str | None

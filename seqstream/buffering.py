@@ -161,6 +161,19 @@ class Buffer:
             count, held = count + len(ends), ends[-1]
         raise AssertionError("unreachable")
 
+    def within(self, num_bytes: int) -> tuple[int, bool]:
+        """Look ahead to so many bytes of all ranks; return how many blocks are within, at least one, and if that is all."""
+        count, held = 0, 0
+        for at in itertools.count():
+            if at == len(self._entries) and not self._look():
+                return count, True
+            ends = held + np.cumsum(self._entries[at].num_bytes)
+            inside = int(np.searchsorted(ends, num_bytes, side="right"))
+            count, held = count + inside, int(ends[-1])
+            if inside < len(ends):
+                return max(1, count), False
+        raise AssertionError("unreachable")
+
     def take(self, num: int) -> list[Entry]:
         """Take the first blocks out; they were looked at before."""
         taken: list[Entry] = []

@@ -166,7 +166,9 @@ def batches(
     field: Field = "text",
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Padded tokens of a batch.")] = 16_384,
     max_length: MaxLength = None,
-    window_batches: Annotated[int, typer.Option(min=1, metavar="N", help="Batches planned together.")] = 256,
+    window_batches: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Batches planned together; by default as many as 64 MiB of ids are.")
+    ] = None,
     num: Annotated[int, typer.Option("--num", "-n", min=1, metavar="N", help="How many batches to show.")] = 3,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows of each, from the longest to the shortest.")] = 5,
     unit: UnitOption = Unit.line,
@@ -176,7 +178,7 @@ def batches(
 ) -> None:
     """Show the first batches: their size and padding, and some rows decoded, with their place in the data.
 
-    The first window of an epoch is small so that training begins at once; later batches pad less.
+    Where a corpus is larger than a window, the first one is small so that training begins at once; later batches pad less.
     """
     with one_line_errors():
         source = open_source(files, format, unit, field)

@@ -231,7 +231,7 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         "sequence": window.sequence,
         "padding_side": padding.side,
         "num_made": plan.num_made[batch],
-        **of_all_ranks(window, turn, batch),
+        **of_step(window, turn, batch),
         "num_tokens": planned.num_tokens[batch],
         "num_slots": planned.num_slots[batch] if layout == "padded" else planned.num_steps[batch],
         "packing": None,
@@ -245,12 +245,18 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
     return Batch.of(fields)
 
 
-def of_all_ranks(window: Window, turn: int, batch: int) -> dict[str, Any]:
-    """Return what a batch says of its step, which it shares with those of other ranks."""
-    planned, totals = window.planned, window.totals
-    tokens = planned.num_tokens[batch] if totals is None else int(totals[turn, 0])
-    labels = None if totals is None else int(totals[turn, 1])
-    return {"num_repeated": planned.num_repeated[batch], "global_num_tokens": tokens, "_global_labels": labels}
+def of_step(window: Window, turn: int, batch: int) -> dict[str, Any]:
+    """Return what a batch says of the batches that other ranks take at once, and of its optimiser step."""
+    own, totals, steps = window.planned.num_tokens[batch], window.totals, window.step_totals
+    return {
+        "num_repeated": window.planned.num_repeated[batch],
+        "global_num_tokens": own if totals is None else int(totals[turn, 0]),
+        "_global_labels": None if totals is None else int(totals[turn, 1]),
+        "step": window.step_numbers[turn],
+        "is_step_end": window.step_ends[turn],
+        "step_num_tokens": own if steps is None else int(steps[turn, 0]),
+        "_step_labels": None if steps is None else int(steps[turn, 1]),
+    }
 
 
 def _put_columns(fields: dict[str, Any], window: Window, batch: int, gaps: Gaps, *, padding: Padding, layout: str) -> None:

@@ -133,7 +133,7 @@ def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
         torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
     )
     expect(expected.seed == got.seed, f"{what} must have the same seed")
-    moving = ("epoch", "position", "blocks", "skip", "group", "served", "source", "shapes", "engine")
+    moving = ("epoch", "position", "blocks", "skip", "group", "served", "step", "source", "shapes", "engine")
     for entry in moving:
         expect(
             expected.state[entry] == got.state[entry],

@@ -15,13 +15,13 @@ from seqstream.meeting import NO_BLOCKS, Header, meet
 from seqstream.planning.batches import Lengths
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
-from seqstream.recipe import Recipe, WindowStart
+from seqstream.recipe import SLOW_GROWTH, Recipe, WindowStart
 from seqstream.running import placed
 from seqstream.sources.protocol import ROW_ID
 from seqstream.stages import RecordError
 
-GROWTH = 4
-"""A window holds at most so many times the blocks of the one before: it is made while that one is served."""
+LAST = 1.25
+"""What is left of an epoch after a window is at least a quarter of one; less is part of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,19 @@ class Draft:
     def num_blocks(self) -> int:
         return count_blocks(self.entries)
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of its records as read, of all ranks."""
+        return sum(int(entry.num_bytes.sum()) for entry in self.entries)
+
+    def share(self, num_rows: int, num_tokens: int) -> float:
+        """Return how much of a full window some of its rows are."""
+        num_batches = self.recipe.spec.num_batches(num_rows, num_tokens)
+        size = self.recipe.spec.window_size(shuffle=self.recipe.shuffle)
+        return size.share(
+            num_batches=num_batches, num_tokens=num_tokens, read_bytes=self.read_bytes, world_size=self.recipe.world_size
+        )
+
     def census_of(self, num_rows: int) -> Census:
         """Return the census of the first rows."""
         if num_rows == self.num_rows:
@@ -66,7 +79,7 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
 
     There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
     """
-    size, ended = _choose_size(buffer, start, recipe.max_bytes)
+    size, ended = _choose_size(buffer, start, recipe)
     if not size:
         return None
     ranks = recipe.sharing.ranks
@@ -78,7 +91,7 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
         start = dataclasses.replace(start, blocks=count_blocks(entries))
         num_rows = _count_rows(entries) - start.skip
         draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
-        if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe)):
+        if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe) * recipe.accumulate):
             return draft
         (more,) = buffer.take(1)
         entries = entries + more.given_to(ranks.world_size - 1, ranks.rank)
@@ -141,53 +154,51 @@ def _count_rows(entries: Sequence[Entry]) -> int:
     return sum(int(entry.num_rows.sum()) for entry in entries)
 
 
-def _is_short(runs: Runs, spec: BatchSpec, world_size: int) -> bool:
-    """Say whether rows are too few to decide how they are batched; or to fill a batch of each rank, but not none."""
+def _is_short(runs: Runs, spec: BatchSpec, multiple: int) -> bool:
+    """Return whether rows are too few to decide how they are batched; or to fill so many batches, but not none."""
     if spec.num_batches(runs.num_rows, runs.num_tokens) < spec.sample_batches:
         return True
-    return runs.num_rows > 0 and not spec.fills_group(runs, world_size)
+    return runs.num_rows > 0 and not spec.fills(runs, multiple)
 
 
-def _choose_size(buffer: Buffer, start: WindowStart, max_bytes: int) -> tuple[int, bool]:
+def _choose_size(buffer: Buffer, start: WindowStart, recipe: Recipe) -> tuple[int, bool]:
     """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
-    size = buffer.fill(start.blocks, max_bytes if not start.served else None)
-    if start.served and size < start.blocks:
-        raise ValueError(
-            f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
-        )
-    if not start.served:
-        at_hand = buffer.fill(2 * size, 2 * max_bytes)
-        size = level(size, at_hand) if at_hand == len(buffer) else size  # otherwise it was bytes that ended the look
+    if start.served:
+        size = buffer.fill(start.blocks)
+        if size < start.blocks:
+            raise ValueError(
+                f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
+            )
+    else:
+        size = level(buffer, start.blocks or recipe.first(buffer), recipe.max_bytes)
     ended = buffer.fill(size + 1) <= size
     return size, ended
 
 
-def level(size: int, remaining: int) -> int:
-    """Return how many blocks to take, so that none of the last windows is tiny.
+def level(buffer: Buffer, size: int, max_bytes: int) -> int:
+    """Return how many blocks to take where so many are wanted: all that are left, where those are hardly more.
 
     Args:
-        size: How many were wanted.
-        remaining: How many there are, counted up to ``2 * size``.
-
-    Returns:
-        ``size``; half of what remains where that is less than two windows; all of it where it is one.
+        buffer: Looks ahead.
+        size: How many are wanted.
+        max_bytes: At most so many bytes of records as read are taken on each rank.
     """
-    if size < remaining < 2 * size:
-        return -(-remaining // 2)
-    return min(size, remaining)
+    size = buffer.fill(size, max_bytes)
+    most = int(LAST * size)
+    at_hand = buffer.fill(most + 1, int(LAST * max_bytes))
+    return at_hand if at_hand <= most and at_hand == len(buffer) else size
 
 
-def next_size(blocks: int, num_batches: float, window_batches: int, world_size: int = 1) -> int:
-    """Return how many blocks the next window should hold: as many as fill it, but at most four times those of this one.
+def next_size(blocks: int, share: float, growth: int) -> int:
+    """Return how many blocks the next window should hold: as many as fill it, but at most ``growth`` times those of this one.
 
     Args:
         blocks: Blocks of this window.
-        num_batches: About how many batches they made.
-        window_batches: How many batches of each rank a full window holds.
-        world_size: Number of ranks.
+        share: How much of a full window they were; 0 if nothing was planned.
+        growth: At most so many times the blocks of this one.
     """
-    wanted = blocks * window_batches * world_size / num_batches if num_batches else GROWTH * blocks
-    return max(1, min(round(wanted), GROWTH * blocks))
+    wanted = blocks / share if share else SLOW_GROWTH * blocks
+    return max(1, min(round(wanted), growth * blocks))
 
 
 def planned_for(start: WindowStart, recipe: Recipe) -> int:

@@ -29,6 +29,9 @@ FUNCTION = "function"
 """The engine of a user's own function: there is no other."""
 
 _FASTEST = {"BPE": "fastokens", "WordPiece": "nanotoken"}
+FAST_ENGINES = frozenset(_FASTEST.values())
+"""They fill a window of 64 MiB in about a second."""
+
 _SHOWN_CHARS = 60
 _logger = logging.getLogger("seqstream")
 

@@ -17,14 +17,16 @@ from seqstream.arrow import to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
+from seqstream.engines import FAST_ENGINES
+from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.meeting import Header, agree
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
 from seqstream.planning.runs import Runs
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.specs import ID_BYTES, BatchSpec, InOrder
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
-from seqstream.recipe import Recipe, Sharing, WindowStart
+from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.protocol import ROW_ID, Json, Source
@@ -35,11 +37,8 @@ from seqstream.window import Window, read_windows
 from seqstream.workers import Processes, Workers
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
-_FIRST_BYTES = 256 << 10
-"""About how much the first window of epoch 0 holds at most, as read: a few milliseconds of tokenising."""
-
-_BYTES_PER_TOKEN = 4
-"""A guess for that window; the others go by what was counted."""
+_FIRST_STEPS = 2
+"""A small first window has enough for so many optimiser steps of several batches."""
 
 _SAMPLED_BLOCKS = 8
 """How many blocks `Epochs.estimate_steps` looks at."""
@@ -65,6 +64,7 @@ class Epochs:
         *,
         seed: int,
         shuffle: bool,
+        accumulate: int,
         pad_token: float,
         processes: Processes,
     ) -> None:
@@ -73,20 +73,28 @@ class Epochs:
         self.spec = self._asked = spec
         self.seed = seed
         self.shuffle = shuffle
+        self._accumulate = accumulate
         self.engines: dict[str, str] | None = None
         self.world_size = 1
         self._processes = processes
         self._workers: Workers | None = None
         self._max_length = longest_row(stages)
         self._opened: tuple[OpenStage, ...] | None = None
-        self._batches_per_block: float | None = None
+        self._full_bytes: int | None = None
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
+        self._is_text = any(isinstance(stage, Tokenize) for stage in stages)
 
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
         stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
-        return {"source": self.source.fingerprint(), "shuffle": self.shuffle, **stages, "batches": self._asked.fingerprint()}
+        return {
+            "source": self.source.fingerprint(),
+            "shuffle": self.shuffle,
+            **stages,
+            "batches": self._asked.fingerprint(),
+            "accumulate": self._accumulate,
+        }
 
     def use_engines(self, engines: Mapping[str, str]) -> None:
         """Tokenise with the engines that a state names."""
@@ -105,7 +113,7 @@ class Epochs:
             self.spec = dataclasses.replace(self.spec, shapes=tuple((rows, length) for rows, length in shapes))
 
     def estimate_steps(self, world_size: int) -> int | None:
-        """Estimate the steps of an epoch that ranks share, from some of its blocks; close where those are all."""
+        """Estimate the optimiser steps of an epoch that ranks share, from some of its blocks; close where those are all."""
         total = self.source.approx_blocks()
         if total is None:
             return None
@@ -119,9 +127,9 @@ class Epochs:
         lengths = lengths_of(tables, self.spec.columns)
         spec = self.spec.fitted(lengths, self._max_length)
         keys = spec.sort_keys(lengths)
-        num_planned = spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=True, world_size=1)
+        num_planned = spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=True, multiple=1)
         planned = len(spec.arrange(Runs.of(keys[:num_planned]), key=None, world_size=1))
-        return math.ceil(round(planned * total / len(blocks)) / world_size)
+        return math.ceil(round(planned * total / len(blocks)) / (world_size * self._accumulate))
 
     def choose_shapes(self) -> tuple[Shape, ...]:
         """Return the shapes of all batches, looking at the first of epoch 0 if nothing has decided them yet.
@@ -211,14 +219,15 @@ class Epochs:
         ahead, first = _peek(self._ahead(start.epoch, begin.place))
         place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
         self.engines = agree(place, sharing.ranks, lambda: self.engines or self._choose_engines(first))
-        if not begin.blocks:
-            begin = dataclasses.replace(begin, blocks=self._first_size(start.epoch, first, guard))
-        recipe = dataclasses.replace(self._recipe(start.epoch, first, guard), sharing=sharing)
+        sizes = self._first_window(start.epoch, first, guard)
+        patience = Patience(guard, self.source.num_shards, sizes.guessed_bytes)
+        recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
         if is_fresh and start.epoch == 0 and not start.window.served:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
         counts: Counter[str] = Counter()
         for window in read_windows(ahead, begin, recipe):
+            patience.end()
             if is_fresh and start.epoch == 0 and not num_batches:
                 self._learn_from(window)
             num_batches += len(window.plan)
@@ -232,7 +241,7 @@ class Epochs:
     def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
         num_shards = self.source.num_shards
         if self.shuffle:
-            return look_ahead(self.source, Permutation(num_shards, self.seed, epoch, "shards"), place)
+            return look_ahead(self.source, EvenOrder(num_shards, self.seed, epoch, "shards"), place)
         return look_ahead(self.source, range(num_shards), place, num_open=1)
 
     def _open(self, first: Sequence[ReadBlock]) -> tuple[OpenStage, ...]:
@@ -260,7 +269,9 @@ class Epochs:
             self.shuffle,
             self.source.locate,
             guard,
+            growth=FAST_GROWTH if FAST_ENGINES.issuperset((self.engines or {}).values()) else SLOW_GROWTH,
             max_length=self._max_length,
+            accumulate=self._accumulate,
             world_size=self.world_size,
         )
 
@@ -277,46 +288,58 @@ class Epochs:
         if self._workers is not None:
             self._workers.start()
 
-    def _first_size(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> int:
-        """Return the blocks of the first window of an epoch: few in epoch 0, to begin at once, later enough to fill it.
+    def _first_window(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> FirstWindow:
+        """Return what chooses the first window of an epoch.
 
         Args:
             epoch: Which epoch.
             first: The first blocks of the epoch.
             guard: Raises to stop.
         """
+        table = first[-1].table if first else _NO_RECORDS
+        guess = guess_full_bytes(table, self._asked, is_text=self._is_text, shuffle=self.shuffle, world_size=self.world_size)
+        blocks = self.source.approx_blocks()
+        total = None if blocks is None else blocks * max(table.nbytes, 1)
+        sizes = FirstWindow(guess, total, is_read=not first or first[-1].approx_bytes is None)
+        if not self.shuffle:
+            # Rows in the order of the data are the same whatever the windows; planned ones are the same in every epoch.
+            return dataclasses.replace(sizes, small_bytes=SMALL_BYTES) if isinstance(self.spec, InOrder) else sizes
+        if self.source.num_shards < FEW_SHARDS:
+            return sizes
         if epoch == 0:
-            return self._opening_size(first[-1].table) if first else 1
-        if self._batches_per_block is None:
+            return dataclasses.replace(sizes, small_bytes=self._small_bytes(table))
+        return dataclasses.replace(sizes, full_bytes=functools.partial(self._learnt_bytes, guard))
+
+    def _small_bytes(self, table: pa.Table) -> int:
+        """Return how many bytes to begin with: few, or as many as what is decided by the first batches needs."""
+        few = SMALL_BYTES * self.world_size
+        steps = _FIRST_STEPS * self._accumulate * self.world_size if self._accumulate > 1 else 0
+        wanted = max(self._asked.sample_batches, steps)
+        num_bytes = max(table.nbytes, 1)
+        num_batches = self._asked.num_batches(len(table), num_bytes // ID_BYTES)
+        return max(few, round(num_bytes * wanted / num_batches)) if num_batches else few
+
+    def _learnt_bytes(self, guard: Guard) -> int:
+        """Return how many bytes of records as read fill a window, as the first window of epoch 0 has taught."""
+        if self._full_bytes is None:
             self._learn(guard)
-        return max(1, round(self.spec.window_batches * self.world_size / (self._batches_per_block or 1)))
+        return self._full_bytes or 1
 
     def _learn(self, guard: Guard) -> None:
         """Learn from the beginning of epoch 0 what a run that came from there knows."""
         ahead, first = _peek(self._ahead(0, Place()))
-        start = WindowStart(blocks=self._first_size(0, first, guard))
-        recipe = dataclasses.replace(self._recipe(0, first, guard), spec=self._asked)
-        for window in read_windows(ahead, start, recipe):
+        recipe = dataclasses.replace(self._recipe(0, first, guard), spec=self._asked, first=self._first_window(0, first, guard))
+        for window in read_windows(ahead, WindowStart(blocks=0), recipe):
             if self._learn_from(window):
                 break
 
-    def _opening_size(self, table: pa.Table) -> int:
-        """Return the blocks of the very first window, by what is known before any is tokenised: the first that has records."""
-        num_bytes: int = max(table.nbytes, 1)
-        num_batches = self.spec.num_batches(len(table), num_bytes // _BYTES_PER_TOKEN)
-        if self._asked.sample_batches:
-            return max(1, round(self._asked.sample_batches / num_batches)) if num_batches else 1
-        wanted = self.spec.window_batches / num_batches if num_batches else 1
-        return max(1, round(min(wanted, _FIRST_BYTES / num_bytes) * self.world_size))
-
     def _learn_from(self, window: Window) -> bool:
-        """Keep how many batches a block makes, and what was decided by them, from the first window that makes any."""
-        num_batches = self.spec.num_batches(window.runs.num_rows, window.runs.num_tokens)
-        if num_batches and self._batches_per_block is None:
-            self._batches_per_block = num_batches / window.start.blocks
+        """Keep how many bytes fill a window, and what was decided by them, from the first window that has batches."""
+        if window.full_bytes and self._full_bytes is None:
+            self._full_bytes = window.full_bytes
         if self.spec.sample_batches:
             self.spec = window.spec
-        return bool(num_batches)
+        return bool(window.full_bytes)
 
 
 def _peek(ahead: Iterator[Ahead]) -> tuple[Iterator[Ahead], list[ReadBlock]]:
@@ -335,7 +358,7 @@ def _peek(ahead: Iterator[Ahead]) -> tuple[Iterator[Ahead], list[ReadBlock]]:
 def _say_once_of_one_shard() -> None:
     """Say it as a line of log: nothing is wrong that ``-W error`` should stop."""
     logging.getLogger("seqstream").warning(
-        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_batches to mix more"
+        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_bytes to mix more"
     )
 
 

@@ -16,6 +16,8 @@ from seqstream.planning.plan import Index, Plan
 from seqstream.planning.runs import ranges
 from seqstream.ranks import Ranks
 
+_NONE = np.empty(0, dtype=np.int64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dealt:
@@ -51,7 +53,7 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
     is_repeated = None
     if share.repeated.any():
         table, rows, is_repeated = _apart(table, rows, np.repeat(share.repeated, grouping.heights(share.places)))
-    plan = grouping.lay_out(rows, share.places, share.cuts, steps.groups, np.arange(len(steps)))
+    plan = grouping.lay_out(rows, share.places, share.cuts, share.groups, np.arange(len(steps)))
     return Dealt(table, plan, is_repeated)
 
 
@@ -87,9 +89,9 @@ def _argsort(values: Index) -> Index:
 def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) -> tuple[Index, Index]:
     """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
     which, places = grouping.places_of(census.numbers)
-    receiver, step = owners(steps, places, world_size)
-    if steps.sizes.min(initial=world_size) < world_size:
-        at, more = _repeats(steps, receiver, step, world_size)
+    receiver, part = owners(steps, places, world_size)
+    at, more = _repeats(steps, receiver, part, world_size) if steps.width == 1 else _repeated_parts(steps, places)
+    if len(at):
         which, receiver = np.append(which, which[at]), np.append(receiver, more)
     bits = len(census.numbers).bit_length()
     keys = receiver << bits
@@ -103,13 +105,25 @@ def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) ->
     return keys.astype(np.int32), sizes
 
 
-def _repeats(steps: Steps, receiver: Index, step: Index, world_size: int) -> tuple[Index, Index]:
-    """Return which rows other ranks get as well, because a step has fewer than there are ranks, and those ranks."""
-    short = np.flatnonzero((receiver >= 0) & (steps.sizes[step] < world_size))
-    sizes, first = steps.sizes[step[short]], receiver[short]
+def _repeats(steps: Steps, receiver: Index, part: Index, world_size: int) -> tuple[Index, Index]:
+    """Return which rows other ranks get as well, because a part has fewer than there are ranks, and those ranks."""
+    if steps.sizes.min(initial=world_size) >= world_size:
+        return _NONE, _NONE
+    short = np.flatnonzero((receiver >= 0) & (steps.sizes[part] < world_size))
+    sizes, first = steps.sizes[part[short]], receiver[short]
     counts = (world_size - 1 - first) // sizes
     turn = ranges(np.ones_like(counts), counts)
     return np.repeat(short, counts), np.repeat(first, counts) + turn * np.repeat(sizes, counts)
+
+
+def _repeated_parts(steps: Steps, places: Index) -> tuple[Index, Index]:
+    """Return which rows, by their places, lie in parts that another rank gets as well, and that rank."""
+    at, more = [_NONE], [_NONE]
+    for part in () if steps.is_repeated is None else np.flatnonzero(steps.is_repeated).tolist():
+        begin = int(steps.begins[part])
+        at.append(np.flatnonzero((places >= begin) & (places < begin + int(steps.sizes[part]))))
+        more.append(np.full(len(at[-1]), part % steps.width))
+    return np.concatenate(at), np.concatenate(more)
 
 
 def _apart(table: pa.Table, rows: Index, repeated: npt.NDArray[np.bool_]) -> tuple[pa.Table, Index, npt.NDArray[np.bool_]]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from seqstream.columns import Column, Dense, Ragged
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import MADE_UP, Index
+from seqstream.planning.specs import BatchSpec
 from seqstream.steps import LABEL_PADDING
 
 if TYPE_CHECKING:
@@ -42,14 +43,16 @@ def count_labels(window: Window, rule: LabelRule | None) -> list[int]:
     """
     if rule is None or not len(window.plan):
         return [-1] * len(window.plan)
-    own = next((name for name in LABELS if name in window.columns), None)
-    if isinstance(window.spec, Pack) and window.spec.causal and rule.column is None and "input_ids" in window.columns:
-        rule = LabelRule("labels" if "labels" in window.columns else "input_ids", is_shifted=True)
-    name = rule.column or own
+    name, is_shifted = _labelled(window.columns, window.spec, rule)
     order = window.plan.order
     counts = np.zeros(len(order), dtype=np.int64)
     if name is not None:
-        counts = _of_rows(window, name, window.columns[name], is_shifted=rule.is_shifted)
+        column = window.columns[name]
+        if isinstance(column, Ragged):
+            rows = window.planned.spans[name]
+            counts = _in_steps(name, column, rows.starts, rows.lengths, is_shifted=is_shifted)
+        elif isinstance(column, Dense):
+            counts = np.append(_in_rows(column), 0)[order]
         counts[order == MADE_UP] = 0
         if window.is_repeated is not None:
             counts[window.is_repeated[order]] = 0
@@ -57,18 +60,50 @@ def count_labels(window: Window, rule: LabelRule | None) -> list[int]:
     return found
 
 
-def _of_rows(window: Window, name: str, column: Column, *, is_shifted: bool) -> Index:
-    """Return how many labels each row of the plan has."""
+def count_labels_of(
+    columns: Mapping[str, Column], spec: BatchSpec, rule: LabelRule | None, *, rows: Index, begins: Index, lengths: Index
+) -> int:
+    """Return how many labels parts of some rows have; -1 where nobody can know.
+
+    Args:
+        columns: Columns that have the rows.
+        spec: How rows are batched.
+        rule: Where labels come from; ``None`` if nobody knows before a batch is made.
+        rows: ``int64 (n,)``, the row of each part.
+        begins: ``int64 (n,)``, its first step there.
+        lengths: ``int64 (n,)``, its most steps.
+    """
+    if rule is None:
+        return -1
+    name, is_shifted = _labelled(columns, spec, rule)
+    column = None if name is None else columns[name]
     if isinstance(column, Dense):
-        per_row = (column.values != LABEL_PADDING).reshape(len(column.values), -1).sum(axis=1)
-        return np.append(per_row, 0)[window.plan.order]
-    if not isinstance(column, Ragged):
-        return np.zeros(len(window.plan.order), dtype=np.int64)
-    rows = window.planned.spans[name]
+        return int(_in_rows(column)[rows].sum())
+    if name is None or not isinstance(column, Ragged):
+        return 0
+    taken = np.minimum(column.lengths[rows] - begins, lengths)
+    return int(_in_steps(name, column, column.starts[rows] + begins, taken, is_shifted=is_shifted).sum())
+
+
+def _labelled(columns: Mapping[str, Column], spec: BatchSpec, rule: LabelRule) -> tuple[str | None, bool]:
+    """Return the column that labels are of, and whether the first step of each row is none."""
+    if isinstance(spec, Pack) and spec.causal and rule.column is None and "input_ids" in columns:
+        return "labels" if "labels" in columns else "input_ids", True
+    return rule.column or next((name for name in LABELS if name in columns), None), rule.is_shifted
+
+
+def _in_rows(column: Dense) -> Index:
+    """Return how many labels each row has."""
+    counts: Index = (column.values != LABEL_PADDING).sum(axis=tuple(range(1, column.values.ndim)))
+    return counts
+
+
+def _in_steps(name: str, column: Ragged, starts: Index, lengths: Index, *, is_shifted: bool) -> Index:
+    """Return how many labels some stretches of steps have."""
     if name not in LABELS:
-        return rows.lengths - is_shifted
+        return lengths - is_shifted
     before = np.append(0, np.cumsum((column.values != LABEL_PADDING).sum(axis=1)))
-    counts: Index = before[rows.starts + rows.lengths] - before[rows.starts + np.minimum(is_shifted, rows.lengths)]
+    counts: Index = before[starts + lengths] - before[starts + np.minimum(is_shifted, lengths)]
     return counts
 
 

@@ -20,7 +20,7 @@ from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.specs import BatchSpec, check_positive
 from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
@@ -43,6 +43,10 @@ class Loader(Iterable[Batch]):
         shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
             order, and batches of a `Bucket` longest first; `restore_order` undoes that.
         epochs: How many epochs one iteration runs over, with no pause between them; ``None`` for no end.
+        accumulate: How many batches of each rank an optimiser step sums. They are planned as one thing, of different lengths,
+            so that a step is a fair sample of the data: `Batch.step`, `Batch.is_step_end`, and with ``step_num_tokens`` and
+            ``step_num_label_tokens`` what to divide their losses by, known from the first of them on. Every step has as many,
+            but for the last one of an epoch or of very few rows.
         workers: How many processes run the stages over blocks, in order, through torch's own ``DataLoader``: for stages that
             take long in Python. Without any, a thread does; the fast engines use all cores by themselves. The stream is the
             same.
@@ -78,6 +82,7 @@ class Loader(Iterable[Batch]):
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = 1,
+        accumulate: int = 1,
         workers: int = 0,
         start_method: str | None = None,
         prefetch: int = 2,
@@ -95,6 +100,7 @@ class Loader(Iterable[Batch]):
     ) -> None:
         _check_choice("uneven", uneven, UNEVEN)
         check_ranks(rank, world_size, gather)
+        check_positive("accumulate", accumulate)
         _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
         _check_choice("start_method", start_method, (None, *START_METHODS))
         _check_choice("padding_side", padding_side, ("right", "left"))
@@ -105,6 +111,7 @@ class Loader(Iterable[Batch]):
         self.seed = seed
         self.shuffle = shuffle
         self.epochs = epochs
+        self.accumulate = accumulate
         self.prefetch = prefetch
         self.progress = progress
         self.uneven = uneven
@@ -112,7 +119,16 @@ class Loader(Iterable[Batch]):
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
         processes = Processes(workers, start_method)
-        self._epochs = Epochs(source, data_stages, spec, seed=seed, shuffle=shuffle, pad_token=pad_token, processes=processes)
+        self._epochs = Epochs(
+            source,
+            data_stages,
+            spec,
+            seed=seed,
+            shuffle=shuffle,
+            accumulate=accumulate,
+            pad_token=pad_token,
+            processes=processes,
+        )
         self._pipeline = Pipeline(
             self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven
         )
@@ -204,7 +220,7 @@ class Loader(Iterable[Batch]):
         return self._position.epoch if until is None or self.epochs is None else until - self.epochs
 
     def estimate_steps(self) -> int | None:
-        """Estimate how many batches an epoch has for this rank, from the first blocks of the data.
+        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches each, from the first blocks of the data.
 
         ``None`` where the source cannot know; a one-shot generator would be used up by looking, so there as well.
         """
@@ -265,6 +281,7 @@ class Loader(Iterable[Batch]):
         if (batch := made.batch) is not None:
             self._stats = self._stats.plus(
                 batches=1,
+                steps=int(batch.is_step_end),
                 rows=len(batch.row_ids) - batch.num_made - batch.num_repeated,
                 made_up_rows=batch.num_made,
                 repeated_rows=batch.num_repeated,
@@ -361,5 +378,5 @@ def _progress_bar(loader: Loader) -> Any:
     from tqdm.auto import tqdm
 
     steps = loader.estimate_steps()
-    total = None if steps is None or loader.epochs is None else steps * loader.epochs
+    total = None if steps is None or loader.epochs is None else steps * loader.epochs * loader.accumulate
     return tqdm(total=total, unit=" batches", dynamic_ncols=True)

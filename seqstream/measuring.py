@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from seqstream.buffering import GROUP_BYTES
 from seqstream.loader import Loader
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
@@ -107,7 +107,7 @@ def take_survey(
 
 
 def _epoch(source: Source, seed: int) -> Iterator[ReadBlock]:
-    return read_blocks(source, Permutation(source.num_shards, seed, EPOCH, "shards"), Place())
+    return read_blocks(source, EvenOrder(source.num_shards, seed, EPOCH, "shards"), Place())
 
 
 def _find_records(blocks: Iterator[ReadBlock]) -> ReadBlock:

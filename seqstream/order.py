@@ -1,4 +1,4 @@
-"""Seeded order without state: a permutation computed from a position, and hashes of counters.
+"""Seeded order without state: an even order computed from a position, and hashes of counters.
 
 Nothing here draws from a generator: every number is a function of the seed and of where it is used, so that nothing needs to be
 saved and a position can be opened without visiting those before it.
@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 _MASK = (1 << 64) - 1
-_SCALAR = 32
-"""So few positions of a permutation are computed sooner one by one."""
-
-_ROUNDS = 6  # with 4, some of five shards came first a third more often than others
+_ODD = 0x9E3779B97F4A7C15
+_FEW = 16
+"""So few positions are computed sooner one by one."""
 
 
 def key_of(*parts: object) -> int:
@@ -30,7 +29,7 @@ def key_of(*parts: object) -> int:
 def hash_index(index: npt.NDArray[np.int64], *key: object) -> npt.NDArray[np.uint64]:
     """Hash each index under a key into 64 even bits, ``uint64`` of the same shape (the finaliser of SplitMix64)."""
     with np.errstate(over="ignore"):
-        return mix_all(index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key_of(*key)))
+        return mix_all(index.astype(np.uint64) * np.uint64(_ODD) + np.uint64(key_of(*key)))
 
 
 def mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -49,17 +48,25 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-class Permutation:
-    """A seeded permutation of ``range(size)`` that computes ``permutation[position]`` in constant time and memory.
+class EvenOrder:
+    """A seeded order of ``range(size)`` of which every stretch is spread evenly, computed from the position, with no table.
 
-    A balanced Feistel network over the smallest even number of bits that holds ``size``; a value outside the range is fed back
-    until it falls inside (cycle walking), fewer than four times on average.
+    Halves are visited in turn, and so are the halves of each half, down to single numbers; which one is first is drawn each
+    time. So of any stretch half lies in either half, a quarter in each quarter, and so on, give or take one: the radical
+    inverse in base 2, scrambled as by Owen, "Randomly Permuted (t,m,s)-Nets and (t,s)-Sequences", 1995, for any size. A
+    position takes as many steps as ``size`` has bits.
+
+    Args:
+        size: How many numbers.
+        key: What the order depends on.
+        turned: Begin at a random number and go round, so that over many keys each number comes at each position equally often.
+            Without, it is exactly halves, quarters and eighths of ``range(size)`` that are visited in turn.
     """
 
-    def __init__(self, size: int, *key: object) -> None:
+    def __init__(self, size: int, *key: object, turned: bool = True) -> None:
         self.size = size
-        self._half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-        self._keys = [key_of(*key, number) for number in range(_ROUNDS)]
+        self._key = key_of(*key)
+        self._shift = key_of(*key, "shift") % size if turned and size else 0
 
     def __len__(self) -> int:
         return self.size
@@ -67,41 +74,44 @@ class Permutation:
     def __getitem__(self, position: int) -> int:
         if not 0 <= position < self.size:
             raise IndexError(f"position must be in range({self.size}), got {position}")
-        value = self._encrypt(position)
-        while value >= self.size:
-            value = self._encrypt(value)
-        return value
+        low, size = 0, self.size
+        while size > 1:
+            is_first = not position & 1
+            is_left = is_first != self._flips(low, size)
+            half = (size + is_first) // 2  # of an odd number the half that is first has one more
+            low += 0 if is_left else size - half
+            size, position = half, position >> 1
+        return (low + self._shift) % self.size
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return what lies at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, many at a time."""
-        values = self._encrypt_all(np.arange(start, stop, dtype=np.uint64))
-        while len(outside := np.flatnonzero(values >= self.size)):
-            values[outside] = self._encrypt_all(values[outside])
-        return values.astype(np.int64)
+        position = np.arange(start, stop)
+        low, size = np.zeros_like(position), np.full_like(position, self.size)
+        for _ in range((self.size - 1).bit_length()):
+            is_first = ~position & 1
+            is_left = is_first.astype(np.bool_) != self._flip_all(low, size)
+            half = np.where(size > 1, (size + is_first) // 2, size)
+            low += np.where(is_left, 0, size - half)
+            size, position = half, position >> 1
+        return (low + self._shift) % self.size if self.size else low
 
-    def _encrypt_all(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        half, low_bits = np.uint64(self._half), np.uint64((1 << self._half) - 1)
-        left, right = values >> half, values & low_bits
-        for key in self._keys:
-            left, right = right, left ^ (mix_all(right ^ np.uint64(key)) & low_bits)
-        found: npt.NDArray[np.uint64] = left << half | right
-        return found
+    def _flips(self, low: int, size: int) -> bool:
+        """Return whether the right half of a range comes first."""
+        return bool(mix((low * _ODD + size & _MASK) ^ self._key) & 1)
 
-    def _encrypt(self, value: int) -> int:
-        low_bits = (1 << self._half) - 1
-        left, right = value >> self._half, value & low_bits
-        for key in self._keys:
-            left, right = right, left ^ (mix(right ^ key) & low_bits)
-        return left << self._half | right
+    def _flip_all(self, low: npt.NDArray[np.int64], size: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        with np.errstate(over="ignore"):
+            values = low.astype(np.uint64) * np.uint64(_ODD) + size.astype(np.uint64)
+        return (mix_all(values ^ np.uint64(self._key)) & np.uint64(1)).astype(np.bool_)
 
 
-def numbers_at(order: Permutation | range, start: int, stop: int) -> npt.NDArray[np.int64]:
+def numbers_at(order: EvenOrder | range, start: int, stop: int) -> npt.NDArray[np.int64]:
     """Return what lies at positions ``start`` to ``stop - 1`` of an order."""
-    if isinstance(order, Permutation) and stop - start > _SCALAR:
+    if isinstance(order, EvenOrder) and stop - start > _FEW:
         return order.between(start, stop)
     return np.array([*map(order.__getitem__, range(start, stop))], dtype=np.int64)
 
 
 def shuffled(size: int, *key: object) -> npt.NDArray[np.int64]:
-    """Return a seeded random order of ``range(size)``, ``int64 (size,)``; all at once, unlike `Permutation`."""
+    """Return a seeded random order of ``range(size)``, ``int64 (size,)``; all at once, unlike `EvenOrder`."""
     return np.argsort(hash_index(np.arange(size), *key), kind="stable")

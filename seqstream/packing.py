@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from seqstream.batch import Batch
-from seqstream.collating import Padding, Rows, gather_steps, of_all_ranks, take_rows
+from seqstream.collating import Padding, Rows, gather_steps, of_step, take_rows
 from seqstream.columns import MADE_BY_PACKING, Array, Ragged
 from seqstream.planning.pack import RowPlan
 from seqstream.sources.protocol import Json
@@ -106,7 +106,7 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
             "sequence": window.sequence,
             "padding_side": "right",
             "num_made": made,
-            **of_all_ranks(window, turn, batch),
+            **of_step(window, turn, batch),
             "num_tokens": planned.num_tokens[batch],
             "num_slots": mask.size,
             "packing": runs.packing(),

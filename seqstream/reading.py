@@ -20,17 +20,15 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.order import Permutation, numbers_at
+from seqstream.order import EvenOrder, numbers_at
 from seqstream.planning.plan import Index
 from seqstream.sources.protocol import PIECE, RECORD_BITS, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
 
-OPEN_SHARDS = 8
+OPEN_SHARDS = 16
 """How many shards of many blocks are read in turn when the loader shuffles."""
 
-_STRETCH = 4096
-"""How many positions of the order are computed at once, but for the first few, with which a window begins sooner."""
-
-_FEW = 16
+_STRETCHES = (16, 512, 4096)
+"""How many positions of the order are computed at once: few at first, with which a window begins sooner."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +135,12 @@ class _Cursor:
     blocks: Iterator[Block]
 
 
-def read_blocks(source: Source, order: Permutation | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[ReadBlock]:
+def read_blocks(source: Source, order: EvenOrder | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[ReadBlock]:
     """Yield the blocks of an epoch from a place on, as `look_ahead` does, but one by one."""
     return blocks_of(look_ahead(source, order, start, num_open))
 
 
-def look_ahead(source: Source, order: Permutation | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[Ahead]:
+def look_ahead(source: Source, order: EvenOrder | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[Ahead]:
     """Yield the blocks of an epoch from a place on.
 
     The same blocks follow the same place, whoever reads and however often it was resumed.
@@ -183,13 +181,13 @@ def look_ahead(source: Source, order: Permutation | range, start: Place, num_ope
         before = after
 
 
-def _openings(source: Source, order: Permutation | range, start: int) -> Iterator[tuple[Index, Index]]:
+def _openings(source: Source, order: EvenOrder | range, start: int) -> Iterator[tuple[Index, Index]]:
     """Yield shards in their order with their sizes: of one block each as many as follow each other, else one, of size -1."""
-    few = min(start + _FEW, len(order))
-    for first, stop in itertools.pairwise([start, *range(few, len(order), _STRETCH), len(order)]):
-        shards = numbers_at(order, first, stop)
-        if not len(shards):
-            continue
+    sizes = itertools.chain(_STRETCHES, itertools.repeat(_STRETCHES[-1]))
+    while start < len(order):
+        stop = min(start + next(sizes), len(order))
+        shards = numbers_at(order, start, stop)
+        start = stop
         num_bytes = source.approx_bytes(shards)
         is_end = (num_bytes[1:] < 0) | (num_bytes[:-1] < 0)
         for begin, stop in itertools.pairwise([0, *(1 + np.flatnonzero(is_end)).tolist(), len(shards)]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from seqstream.buffering import Guard, Process
+from seqstream.buffering import Buffer, Guard, Process
 from seqstream.label_counts import LabelRule
 from seqstream.planning.grouping import Uneven
 from seqstream.planning.specs import BatchSpec
@@ -16,6 +16,11 @@ MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read, on each rank."""
 
 
+SLOW_GROWTH = 4
+FAST_GROWTH = 1 << 12
+"""A fast engine fills a window while a few batches are served."""
+
+
 @dataclasses.dataclass(frozen=True)
 class WindowStart:
     """Where a window begins, and how much of it was served.
@@ -23,10 +28,11 @@ class WindowStart:
     Attributes:
         place: Where its first block begins.
         blocks: How many blocks it holds; as long as nothing of it was served, how many it should hold, before the end of the
-            epoch is taken into account.
+            epoch is taken into account, and 0 where that is still to be chosen.
         skip: Rows of its first blocks that belong to the window before.
         group: For how many ranks it was planned; 0 as long as nothing of it was served.
         served: Rows of it that were handed out, of all ranks together: packed rows for `Pack`.
+        step: Optimiser steps of the epoch before it.
     """
 
     place: Place = dataclasses.field(default_factory=Place)
@@ -34,6 +40,7 @@ class WindowStart:
     skip: int = 0
     group: int = 0
     served: int = 0
+    step: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +69,11 @@ class Recipe:
         shuffle: Whether rows and batches are mixed at all.
         locate: Names the place of a row id in the data, for errors.
         guard: Called between steps that take time; raises to stop.
+        first: Chooses the size of a window that begins an epoch, in blocks, looking ahead in the buffer.
+        growth: A window holds at most so many times the blocks of the one before, as it is made while that one is served.
         max_bytes: A window stops growing at this many bytes of records as read, on each rank.
         max_length: The longest row that the stages let pass; ``None`` if they set no limit.
+        accumulate: How many batches of each rank an optimiser step sums.
         world_size: For how many ranks windows are made; so many share them, or this one makes them alone.
         sharing: Who shares them.
     """
@@ -74,7 +84,10 @@ class Recipe:
     shuffle: bool = True
     locate: Callable[[int], str] = str
     guard: Guard = lambda: None
+    first: Callable[[Buffer], int] = lambda _: 1
+    growth: int = SLOW_GROWTH
     max_bytes: int = MAX_BYTES
     max_length: int | None = None
+    accumulate: int = 1
     world_size: int = 1
     sharing: Sharing = dataclasses.field(default_factory=Sharing)

@@ -35,7 +35,7 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
     plan = shown.plan(lengths, key=None)
     ids = np.arange(rows)
     runs, pieces = Runs.of(lengths), np.zeros_like(ids)
-    return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, shown, plan, [rows], {})
+    return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, shown, plan, [rows], {}, [0], [True])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.drafting import LAST
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import InOrder
+from seqstream.planning.specs import ID_BYTES, InOrder
 from seqstream.recipe import MAX_BYTES
 from seqstream.snippets import write_loader
 from seqstream.sources.protocol import Json, Source
@@ -224,7 +225,7 @@ def compare(
     for number, budget in enumerate(sorted(set(budgets))):
         on_progress("planning", number, len(set(budgets)))
         buckets = [Bucket(budget, window_batches=window) for window in sorted(set(windows))]
-        num_smaller = sum(1 for bucket in buckets if budget * bucket.window_batches < total)
+        num_smaller = sum(1 for bucket in buckets if budget * (bucket.window_batches or 0) < total)
         planned = [plan_epoch(lengths, bucket, bytes_per_token) for bucket in buckets[: num_smaller + 1]]
         random = InOrder(max(1, round(planned[-1].rows)))
         settings += [dataclasses.replace(plan_epoch(lengths, random, bytes_per_token), max_tokens=budget), *planned]
@@ -241,7 +242,9 @@ def plan_epoch(lengths: Lengths, spec: Bucket | InOrder, bytes_per_token: float 
     """
     budget = spec.max_tokens if isinstance(spec, Bucket) else None
     batch_tokens = budget or lengths.mean() * (spec.batch_size or 1)
-    window_tokens = min(batch_tokens * spec.window_batches, MAX_BYTES / bytes_per_token if bytes_per_token else math.inf)
+    size = spec.window_size(shuffle=True)
+    window_tokens = max(batch_tokens * (size.batches or 0), (size.num_bytes or 0) / ID_BYTES)
+    window_tokens = min(window_tokens, MAX_BYTES / bytes_per_token if bytes_per_token else math.inf)
     batches = slots = 0
     for number, rows in enumerate(np.split(lengths, cut_windows(lengths, window_tokens))):
         plan = spec.plan(rows, key=(number,))
@@ -251,13 +254,9 @@ def plan_epoch(lengths: Lengths, spec: Bucket | InOrder, bytes_per_token: float 
 
 
 def cut_windows(lengths: Lengths, window_tokens: float) -> npt.NDArray[np.int64]:
-    """Return the rows at which all windows but the first begin; each has so many tokens, the last two share the rest."""
+    """Return the rows at which all windows but the first begin; each has so many tokens, the last up to a quarter more."""
     ends = np.cumsum(lengths)
-    num_full = max(0, math.ceil(ends[-1] / window_tokens) - 2)
-    left = ends[-1] - num_full * window_tokens
-    marks = window_tokens * np.arange(1, num_full + 1)
-    if left > window_tokens:
-        marks = np.append(marks, ends[-1] - left / 2)
+    marks = window_tokens * np.arange(1, math.ceil(ends[-1] / window_tokens - (LAST - 1)))
     cuts = np.unique(np.searchsorted(ends, marks) + 1)
     return cuts[cuts < len(lengths)]
 

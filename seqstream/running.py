@@ -94,6 +94,11 @@ def _with_steps(column: pa.ChunkedArray, lengths: npt.NDArray[np.int64], value: 
     return pa.ListArray.from_arrays(to_arrow(offsets), to_arrow(steps))
 
 
+def steps_of(column: pa.ChunkedArray) -> int:
+    """Return how many steps all rows of a column of sequences have."""
+    return sum(int(to_numpy(chunk.offsets)[-1]) - int(to_numpy(chunk.offsets)[0]) for chunk in column.chunks if len(chunk))
+
+
 def sequence_column(schema: pa.Schema) -> str | None:
     """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of sequences."""
     ragged = [field.name for field in schema if holds_steps(field.type)]

@@ -12,7 +12,8 @@ from seqstream.reading import Place
 from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json
 
-VERSION = 1
+VERSION = 2
+"""Version 1 visited shards and served batches in another order."""
 
 _KEYS = {
     "version",
@@ -25,6 +26,7 @@ _KEYS = {
     "skip",
     "group",
     "served",
+    "step",
     "shapes",
     "engine",
     "source",
@@ -61,13 +63,14 @@ class Position:
             "skip": window.skip,
             "group": window.group,
             "served": window.served,
+            "step": window.step,
             "source": window.place.source_json(),
         }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Json]) -> Position:
         place = Place.from_json(state["position"], state["source"])
-        window = WindowStart(place, state["blocks"], state["skip"], state["group"], state["served"])
+        window = WindowStart(place, state["blocks"], state["skip"], state["group"], state["served"], state["step"])
         return cls(state["epoch"], state["until"], window)
 
 
@@ -82,7 +85,8 @@ def check_form(state: Mapping[str, Json]) -> None:
         raise TypeError(f"state must be the dict that state_dict() returned, got {type(state).__name__}")
     if state.get("version") != VERSION and "version" in state:
         raise ValueError(
-            f"state must be of version {VERSION}, got {state['version']}; load it with the seqstream that saved it"
+            f"state must be of version {VERSION}, got {state['version']}, which serves rows in another order; go on with the "
+            "seqstream that saved it, or start the epoch anew"
         )
     if missing := sorted(_KEYS - set(state)):
         raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")

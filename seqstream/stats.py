@@ -11,6 +11,7 @@ class Stats:
 
     Attributes:
         batches: Batches handed out.
+        steps: Optimiser steps of which all batches were handed out; as many as batches unless ``Loader(accumulate=...)``.
         rows: Rows in them.
         tokens: Real tokens in them, or steps of other sequences.
         slots: Tokens and padding.
@@ -26,6 +27,7 @@ class Stats:
     """
 
     batches: int = 0
+    steps: int = 0
     rows: int = 0
     tokens: int = 0
     slots: int = 0
@@ -47,6 +49,11 @@ class Stats:
     def rows_per_batch(self) -> float:
         """Mean rows of a batch: what `InOrder` needs to make batches as large."""
         return self.rows / self.batches if self.batches else 0.0
+
+    @property
+    def rows_per_step(self) -> float:
+        """Mean rows of an optimiser step, of this rank: a constant to divide losses of rows by."""
+        return self.rows / self.steps if self.steps else 0.0
 
     @property
     def tokens_per_batch(self) -> float:

@@ -62,13 +62,27 @@ class Views:
         Raises:
             RuntimeError: Labels are made by another ``on_batch``, so no rank knows those of the others.
         """
-        known = self.__dict__.get("_global_labels")
+        return self._known_labels("_global_labels", "global_num_label_tokens")
+
+    @property
+    def step_num_label_tokens(self) -> int:
+        """Labels of all batches of the optimiser step, of all ranks, known from its first batch on.
+
+        What the sum of the losses of each batch is divided by, so that those of the step add up to the mean over its labels.
+
+        Raises:
+            RuntimeError: Labels are made by another ``on_batch`` than ours, so those of later batches are not known.
+        """
+        return self._known_labels("_step_labels", "step_num_label_tokens")
+
+    def _known_labels(self, field: str, name: str) -> int:
+        known = self.__dict__.get(field)
         if known is None:
             return self.num_label_tokens
         if known < 0:
             raise RuntimeError(
-                "global_num_label_tokens cannot be known for labels that a function on_batch makes; add up "
-                "batch.num_label_tokens of all ranks with torch.distributed.all_reduce"
+                f"{name} cannot be known for labels that a function on_batch makes; add up batch.num_label_tokens of all "
+                "ranks with torch.distributed.all_reduce, and of all batches of a step"
             )
         return int(known)
 

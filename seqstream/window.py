@@ -22,7 +22,7 @@ from seqstream.census import Census
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of
 from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
 from seqstream.exchange import deal_rows
-from seqstream.label_counts import count_labels, without_labels
+from seqstream.label_counts import without_labels
 from seqstream.planned import Planned, put_in_order
 from seqstream.planning.grouping import Grouping, cut_steps
 from seqstream.planning.pack import Pack
@@ -30,10 +30,11 @@ from seqstream.planning.plan import Plan
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
 from seqstream.reading import Ahead
-from seqstream.recipe import Recipe, Sharing, WindowStart
+from seqstream.recipe import Recipe, WindowStart
 from seqstream.running import join_tables, placed, sequence_column
 from seqstream.sources.protocol import PIECE, ROW_ID
 from seqstream.stages import Counts, RecordError
+from seqstream.step_totals import OwnRows, Totals, add_up, count_begun
 
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 
@@ -54,11 +55,15 @@ class Window:
         is_repeated: ``bool (n,)``, rows that another rank has as well; ``None`` for none.
         spec: What was planned by, decided in all.
         plan: Which rows go together, step after step.
-        after: Rows of the window that are served after each step.
+        after: Rows of the window that are served after each batch.
         counts: What became of records that were changed or left out, as far as this rank worked on them.
-        totals: ``int64 (steps, 2)``, real tokens and labels of each step on all ranks, -1 labels where nobody knows;
-            ``None`` where this is the only rank.
+        step_numbers: The optimiser step of the epoch that each batch belongs to.
+        step_ends: Whether it is the last of its step.
+        totals: ``int64 (T, 2)``, real tokens and labels of what all ranks take at once, -1 labels where nobody knows; ``None``
+            where this is the only rank.
+        step_totals: The same of the optimiser step that each batch belongs to; ``None`` where a batch is a step.
         rank: Whose rows these are.
+        full_bytes: About how many bytes of records as read would fill a window; 0 where nothing was planned.
     """
 
     start: WindowStart
@@ -74,8 +79,12 @@ class Window:
     plan: Plan
     after: list[int]
     counts: Counts
+    step_numbers: list[int]
+    step_ends: list[bool]
     totals: npt.NDArray[np.int64] | None = None
+    step_totals: npt.NDArray[np.int64] | None = None
     rank: int = 0
+    full_bytes: int = 0
 
     @functools.cached_property
     def planned(self) -> Planned:
@@ -123,7 +132,8 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
     recipe, spec, entries = draft.recipe, draft.recipe.spec, draft.entries
     ranks = recipe.sharing.ranks
     group = planned_for(draft.start, recipe)
-    num_planned = spec.num_planned(draft.num_rows, lambda num: draft.census_of(num).runs, last=draft.is_last, world_size=group)
+    multiple = group * recipe.accumulate
+    num_planned = spec.num_planned(draft.num_rows, lambda num: draft.census_of(num).runs, last=draft.is_last, multiple=multiple)
     census = draft.census_of(num_planned)
     own = _own_rows(draft, num_planned)
     number = _first_row_id(draft, own, num_planned)
@@ -139,10 +149,13 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
         counts["dropped"] += steps.num_dropped + (draft.num_rows - num_planned if draft.is_last else 0)
     left: list[Entry] = []
     following = None
+    share = draft.share(num_planned, census.runs.num_tokens)
+    full_bytes = round(draft.read_bytes / share) if share else 0
     if not draft.is_last:
-        num_batches = spec.num_batches(num_planned, census.runs.num_tokens)
-        size = next_size(draft.num_blocks, num_batches, spec.window_batches, recipe.world_size)
+        size = next_size(draft.num_blocks, share, recipe.growth)
         left, following = follow(entries, draft.num_rows - num_planned, size)
+        following = dataclasses.replace(following, step=draft.start.step + grouping.num_steps)
+    begun = _count_begun(draft, own, census, grouping)
     dealt = deal_rows(own, census, grouping, steps, ranks)
     start = dataclasses.replace(draft.start, group=group)
     with placed(dealt.table.column(ROW_ID), recipe.locate):
@@ -161,9 +174,12 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
         plan=dealt.plan,
         after=steps.after.tolist(),
         counts=+counts,
+        step_numbers=(draft.start.step + steps.numbers).tolist(),
+        step_ends=steps.ends.tolist(),
         rank=ranks.rank,
+        full_bytes=full_bytes,
     )
-    return _with_totals(window, recipe.sharing), left
+    return add_up(window, ranks, recipe.sharing.labels, begun), left
 
 
 def _own_rows(draft: Draft, num_rows: int) -> pa.Table:
@@ -179,6 +195,16 @@ def _own_rows(draft: Draft, num_rows: int) -> pa.Table:
         return NO_ROWS
     with placed(row_ids_of(tables), draft.recipe.locate):
         return join_tables(tables)
+
+
+def _count_begun(draft: Draft, own: pa.Table, census: Census, grouping: Grouping) -> Totals | None:
+    """Return what this rank has made of the optimiser step under way that was served before; ``None`` if none was."""
+    if not len(grouping.begun_places(draft.start.served)):
+        return None
+    spec = draft.recipe.spec
+    columns, sequence = _read_columns(own, spec) if len(own) else ({}, None)
+    rows = OwnRows(columns, sequence, census)
+    return count_begun(rows, grouping, draft.start.served, spec, draft.recipe.sharing.labels)
 
 
 def _first_row_id(draft: Draft, own: pa.Table, num_rows: int) -> int:
@@ -197,16 +223,6 @@ def _pieces(table: pa.Table) -> npt.NDArray[np.int64]:
     return np.zeros(len(table), dtype=np.int64)
 
 
-def _with_totals(window: Window, sharing: Sharing) -> Window:
-    """Return the window with what all ranks together have at each step."""
-    if sharing.ranks.world_size == 1:
-        return window
-    own = np.array([window.planned.num_tokens, count_labels(window, sharing.labels)], dtype=np.int64)
-    told = [np.frombuffer(data, dtype=np.int64).reshape(2, -1) for data in sharing.ranks.gather(own.tobytes())]
-    totals = np.where(np.min(told, axis=0) < 0, -1, np.sum(told, axis=0))
-    return dataclasses.replace(window, totals=totals.T)
-
-
 def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
     """Return the columns of the rows, and the one that is the sequence."""
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
@@ -223,7 +239,9 @@ def _arrange(draft: Draft, census: Census, own: pa.Table, key: tuple[object, ...
     """Plan the window; an error names the longest row, if it is one of this rank's."""
     recipe, spec = draft.recipe, draft.recipe.spec
     try:
-        return spec.arrange(census.runs, key=key if recipe.shuffle else None, world_size=world_size)
+        return spec.arrange(
+            census.runs, key=key if recipe.shuffle else None, world_size=world_size, accumulate=recipe.accumulate
+        )
     except ValueError as error:
         lengths = lengths_of(own, spec.columns)
         totals = lengths if lengths.ndim == 1 else lengths.sum(axis=1)

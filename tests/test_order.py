@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.order import Permutation, hash_index, key_of, numbers_at, shuffled
+from seqstream.order import EvenOrder, hash_index, key_of, numbers_at, shuffled
 
 
-def numbers(permutation: Permutation) -> list[int]:
+def numbers(permutation: EvenOrder) -> list[int]:
     """Return the number at each position."""
     return [permutation[position] for position in range(len(permutation))]
 
@@ -20,20 +20,20 @@ def numbers(permutation: Permutation) -> list[int]:
 def test_a_permutation_has_every_number_once() -> None:
     """Whatever the size, each position has a number of its own."""
     for size in [*range(130), 255, 256, 257, 1023, 1025, 4097]:
-        assert sorted(numbers(Permutation(size, 7, "shards"))) == list(range(size)), size
+        assert sorted(numbers(EvenOrder(size, 7, "shards"))) == list(range(size)), size
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3000), st.integers(), st.integers(0, 5))
 def test_a_permutation_of_any_seed_has_every_number_once(size: int, seed: int, epoch: int) -> None:
     """Seeds and epochs of any size give permutations."""
-    assert sorted(numbers(Permutation(size, seed, epoch))) == list(range(size))
+    assert sorted(numbers(EvenOrder(size, seed, epoch))) == list(range(size))
 
 
 def test_a_permutation_does_not_change_between_versions() -> None:
     """States saved today mean the same tomorrow: the numbers themselves are fixed."""
-    assert numbers(Permutation(10, 0, 0, "shards")) == [8, 0, 7, 6, 4, 3, 1, 5, 9, 2]
-    assert [Permutation(10**12, 0, 0, "shards")[place] for place in (0, 1, 10**12 - 1)] == [
+    assert numbers(EvenOrder(10, 0, 0, "shards")) == [8, 0, 7, 6, 4, 3, 1, 5, 9, 2]
+    assert [EvenOrder(10**12, 0, 0, "shards")[place] for place in (0, 1, 10**12 - 1)] == [
         632770975131,
         469783841218,
         417196284626,
@@ -49,7 +49,7 @@ def test_many_places_at_once(size: int, seed: int, data: st.DataObject) -> None:
     """A stretch of a permutation, and of a range, is what its places are one by one."""
     begin = data.draw(st.integers(0, size - 1))
     stop = min(size, begin + data.draw(st.integers(0, 50)))
-    permutation = Permutation(size, seed)
+    permutation = EvenOrder(size, seed)
     assert permutation.between(begin, stop).tolist() == [permutation[place] for place in range(begin, stop)]
     assert numbers_at(permutation, begin, stop).tolist() == permutation.between(begin, stop).tolist()
     assert numbers_at(range(size), begin, stop).tolist() == list(range(begin, stop))
@@ -57,7 +57,7 @@ def test_many_places_at_once(size: int, seed: int, data: st.DataObject) -> None:
 
 def test_a_place_of_a_huge_permutation_is_found_at_once() -> None:
     """Time and memory do not depend on the size."""
-    permutation = Permutation((1 << 62) + 1, 3)
+    permutation = EvenOrder((1 << 62) + 1, 3)
     begin = time.perf_counter()
     found = [permutation[place] for place in range(1000)]
     assert time.perf_counter() - begin < 1
@@ -70,7 +70,7 @@ def test_a_place_of_a_huge_permutation_is_found_at_once() -> None:
 def test_keys_give_different_permutations() -> None:
     """Another seed, epoch or purpose is another order."""
     orders = {
-        tuple(numbers(Permutation(50, seed, epoch, name))) for seed in range(20) for epoch in range(5) for name in ("a", "b")
+        tuple(numbers(EvenOrder(50, seed, epoch, name))) for seed in range(20) for epoch in range(5) for name in ("a", "b")
     }
     assert len(orders) == 200
 
@@ -80,26 +80,26 @@ def test_every_number_comes_first_equally_often(size: int) -> None:
     """Few shards are mixed as well as many: over seeds, each is first, and each last, about as often."""
     num_seeds = 4000
     for place in (0, size - 1):
-        counts = np.bincount([Permutation(size, seed, "shards")[place] for seed in range(num_seeds)], minlength=size)
+        counts = np.bincount([EvenOrder(size, seed, "shards")[place] for seed in range(num_seeds)], minlength=size)
         expected = num_seeds / size
         assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
 
 
 def test_a_permutation_breaks_up_neighbours() -> None:
     """Numbers that follow each other do not end up near each other."""
-    steps = np.abs(np.diff(numbers(Permutation(4096, 1, "shards"))))
+    steps = np.abs(np.diff(numbers(EvenOrder(4096, 1, "shards"))))
     assert abs(steps.mean() / 4096 - 1 / 3) < 0.02  # what independent places have
     assert (steps == 1).sum() < 12
 
 
 def test_a_place_outside_is_refused() -> None:
     """There is nothing before the first place and nothing after the last."""
-    permutation = Permutation(5, 0)
+    permutation = EvenOrder(5, 0)
     for place in (-1, 5):
         with pytest.raises(IndexError, match=rf"^position must be in range\(5\), got {place}$"):
             permutation[place]
     with pytest.raises(IndexError, match=r"^position must be in range\(0\), got 0$"):
-        Permutation(0, 0)[0]
+        EvenOrder(0, 0)[0]
 
 
 def test_hashes_are_even_in_every_bit() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.reading import OpenShard, Place, ReadBlock, read_blocks
 from seqstream.sources.protocol import RECORD, RECORD_BITS, ROW_ID, Source
 from tests.handmade import Shards, sequences
@@ -23,8 +23,8 @@ sources = st.builds(Shards, st.lists(blocks_of_a_shard, max_size=14).map(tuple),
 orders = st.sampled_from(["shuffled", "in order"])
 
 
-def order_of(source: Source, name: str) -> Permutation | range:
-    return Permutation(source.num_shards, 3, "shards") if name == "shuffled" else range(source.num_shards)
+def order_of(source: Source, name: str) -> EvenOrder | range:
+    return EvenOrder(source.num_shards, 3, "shards") if name == "shuffled" else range(source.num_shards)
 
 
 def row_ids(blocks: list[ReadBlock]) -> list[int]:

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
-from seqstream.planning.grouping import Grouping, Listed, Order
+from seqstream.planning.grouping import Grouping, Listed, Order, split_groups
 from seqstream.planning.order import Mixed
 from seqstream.planning.pairs import plan_pairs
 from seqstream.planning.plan import Index
+from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import Plans, check_positive, needed, show, turns_of
+from seqstream.planning.specs import Plans, WindowSize, check_positive, needed, show, turns_of
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -33,6 +34,25 @@ _ATTENTION_MEMORY = 435
 Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022; fused attention needs less."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Groups:
+    """Groups before they have turns: what a `Grouping` says of them, and what a batch of each costs.
+
+    Attributes:
+        order: From places to rows.
+        cuts: ``int64 (G + 1,)``.
+        rooms: ``int64 (G,)``.
+        costs: ``int64 (G,)``, in tokens.
+        widths: ``int64 (G,)``, or ``None``.
+    """
+
+    order: Order
+    cuts: Cuts
+    rooms: Index
+    costs: Index
+    widths: Lengths | None = None
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bucket(Plans):
     """Batches of rows of similar length, cut from a window so that padding is least.
@@ -43,8 +63,10 @@ class Bucket(Plans):
         max_tokens: Budget of a batch in padded tokens: rows times the longest. Larger means bigger batches and fewer steps.
         batch_size: Number of rows of a batch. Alone, every batch has as many, save the last of an epoch; beside
             ``max_tokens`` it is a second limit.
-        window_batches: How many batches are planned together. More pad less, mix rows of more distant places, and hold more in
-            memory; padding falls in proportion.
+        window_batches: Least batches that are planned together, of each rank. More pad less, mix rows of more distant places,
+            and hold more in memory; padding falls in proportion.
+        window_bytes: Least bytes of ids that are planned together, four each, of all ranks. Where one of the two is given, it
+            alone counts; by default windows hold 256 batches and 64 MiB, whichever is more, and a smaller corpus is one window.
         multiple_of: Padded lengths are rounded up to a multiple of it, as some hardware likes; within the budget.
         rows_multiple_of: Batches have a multiple of so many rows, within the budget; what is missing at the end of a window is
             made up (`Batch.weights` is 0 there).
@@ -58,6 +80,11 @@ class Bucket(Plans):
         columns: Columns of sequences whose lengths the budget counts, such as those of a source and of its translation: rows
             times the sum of what each is padded to. Rows come longest first by the first of them. By default those that
             ``Tokenize`` makes if it makes several, else the longest column.
+        step: Which lengths the ranks have at a step. ``"mixed"``: each rank has a batch of its own lengths, and all cost the
+            same of the budget: a step is a fair sample of the window. Right for transformers, whose time goes by tokens.
+            ``"alike"``: the rows of a step are neighbours by length, dealt like cards: right for RNNs, whose time goes by the
+            longest row; set ``Loader(accumulate=8)`` beside it. By default mixed under ``max_tokens``, alike under
+            ``batch_size`` alone.
 
     Raises:
         ValueError: No limit is given, a number is not positive, or the limits leave no room for a batch.
@@ -66,16 +93,19 @@ class Bucket(Plans):
 
     max_tokens: int | None = None
     batch_size: int | None = dataclasses.field(default=None, kw_only=True)
-    window_batches: int = dataclasses.field(default=256, kw_only=True)
+    window_batches: int | None = dataclasses.field(default=None, kw_only=True)
+    window_bytes: int | None = dataclasses.field(default=None, kw_only=True)
     multiple_of: int = dataclasses.field(default=1, kw_only=True)
     rows_multiple_of: int = dataclasses.field(default=1, kw_only=True)
     shapes: int | Sequence[Shape] | str | os.PathLike[str] | None = dataclasses.field(default=None, kw_only=True)
     cost: Literal["tokens", "attention"] = dataclasses.field(default="tokens", kw_only=True)
     hidden_size: int | None = dataclasses.field(default=None, kw_only=True)
     columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+    step: Literal["alike", "mixed"] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "batch_size", "window_batches", "multiple_of", "rows_multiple_of", "hidden_size"):
+        sizes = ("max_tokens", "batch_size", "window_batches", "window_bytes")
+        for name in (*sizes, "multiple_of", "rows_multiple_of", "hidden_size"):
             check_positive(name, getattr(self, name))
         if self.shapes is not None and not isinstance(self.shapes, int):
             object.__setattr__(self, "shapes", _read_shapes(self.shapes))
@@ -86,6 +116,9 @@ class Bucket(Plans):
 
     def __repr__(self) -> str:
         return show(self)
+
+    def window_size(self, *, shuffle: bool) -> WindowSize:
+        return WindowSize.of(self.window_batches, self.window_bytes)
 
     @property
     def sample_batches(self) -> float:
@@ -104,27 +137,56 @@ class Bucket(Plans):
         chosen = choose_lengths(counts, self.shapes, multiple_of=self.multiple_of).tolist()
         return dataclasses.replace(self, shapes=tuple((self._rows_of(length), length) for length in chosen))
 
-    def fills_group(self, runs: Runs, world_size: int) -> bool:
-        return self.num_planned(runs.num_rows, lambda _: runs, last=False, world_size=world_size) > 0
+    def fills(self, runs: Runs, multiple: int) -> bool:
+        return self.num_planned(runs.num_rows, lambda _: runs, last=False, multiple=multiple) > 0
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
-        if self.max_tokens is not None or self.batch_size is None or self.shapes is not None or last:
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+        if not self._is_by_rows or last:
             return num_rows
-        size = self.batch_size * world_size
+        size = cast("int", self.batch_size) * multiple
         return num_rows // size * size
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
         order = Mixed.of(runs.counts, key)
+        shared = 1 if self.is_mixed else world_size  # how many ranks share a group
+        step_groups = accumulate * world_size // shared
         if runs.lengths.ndim == 2:
-            return self._arrange_sides(runs, order, key, world_size)
-        if self.shapes is not None:
-            return self._arrange_shapes(runs, order, key, world_size)
-        step = self.rows_multiple_of * world_size
-        padded = self._rounded(runs.every(step))
-        cuts, rooms = self._cut(padded)
-        return self._grouped(order, np.minimum(cuts * step, runs.num_rows), rooms, key)
+            groups = self._group_sides(runs, order, shared, step_groups)
+        elif self.shapes is not None:
+            groups = self._group_shapes(runs, order, shared, step_groups)
+        else:
+            groups = self._group_lengths(runs, order, shared, step_groups)
+        turns = mixed_turns(groups.costs, world_size, key) if self.is_mixed else turns_of(len(groups.rooms), key)
+        return Grouping(
+            groups.order,
+            groups.cuts,
+            turns,
+            groups.rooms,
+            np.full(len(groups.rooms), self.rows_multiple_of) if groups.widths is None else groups.rooms,
+            self.multiple_of,
+            groups.widths,
+            step_groups=step_groups,
+            is_mixed=self.is_mixed and world_size > 1,
+        )
 
-    def _cut(self, padded: Lengths) -> tuple[Cuts, Index]:
+    @property
+    def is_mixed(self) -> bool:
+        """Whether each rank takes batches of its own lengths at a step; by default where a budget makes them cost alike."""
+        return self.step == "mixed" or (self.step is None and self.max_tokens is not None)
+
+    @property
+    def _is_by_rows(self) -> bool:
+        """Whether all batches have the same rows."""
+        return self.max_tokens is None and self.batch_size is not None and self.shapes is None
+
+    def _group_lengths(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
+        step = self.rows_multiple_of * shared
+        padded = self._rounded(runs.every(step))
+        cuts, rooms = self._cut(padded, step_groups)
+        costs = self._costs(padded[cuts[:-1]]) * np.diff(cuts)
+        return _Groups(order, np.minimum(cuts * step, runs.num_rows), rooms, costs)
+
+    def _cut(self, padded: Lengths, step_groups: int) -> tuple[Cuts, Index]:
         """Cut rows, longest first, of which every so many-th is given: each stands for one of every rank, or a few.
 
         They are never longer than that, so a group costs each rank what it would if all were as long.
@@ -135,13 +197,11 @@ class Bucket(Plans):
         budget = None if self.max_tokens is None else self.max_tokens // group
         costs = self._costs(padded)
         cuts = plan_batches(costs, max_tokens=budget, max_rows=most)
+        if not self._is_by_rows:
+            cuts = split_groups(cuts, step_groups)
         return cuts, fitting_rows(costs[cuts[:-1]], budget, most) * group
 
-    def _grouped(self, order: Order, cuts: Cuts, rooms: Index, key: tuple[object, ...] | None) -> Grouping:
-        multiples = np.full(len(rooms), self.rows_multiple_of)
-        return Grouping(order, cuts, turns_of(len(rooms), key), rooms, multiples, self.multiple_of)
-
-    def _arrange_sides(self, runs: Runs, order: Order, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+    def _group_sides(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
         """Plan rows of several sides, such as a source and a target."""
         lengths = self._rounded(runs.every(1))
         rows, cuts = plan_pairs(
@@ -149,19 +209,22 @@ class Bucket(Plans):
             max_tokens=self.max_tokens,
             max_rows=self.batch_size,
             step_cost=STEP_COST,
-            world_size=world_size,
+            world_size=shared,
         )
+        if not self._is_by_rows:
+            cuts = split_groups(cuts, step_groups)
         sums = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
-        return self._grouped(Listed(order.rows_at(rows)), cuts, fitting_rows(sums, self.max_tokens, self.batch_size), key)
+        rooms = fitting_rows(sums, self.max_tokens, self.batch_size)
+        return _Groups(Listed(order.rows_at(rows)), cuts, rooms, sums * np.diff(cuts))
 
-    def _arrange_shapes(self, runs: Runs, order: Order, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+    def _group_shapes(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
         """Fill shapes: a group has that of its longest row, and shorter rows where those of its length are at an end."""
         rows, widths = np.array(self.shapes).T  # shortest first, as they were read
-        shapes = shape_of(runs.every(world_size), widths)
-        cuts = fill_greedily(rows[shapes])
+        shapes = shape_of(runs.every(shared), widths)
+        cuts = split_groups(fill_greedily(rows[shapes]), step_groups)
         used = shapes[cuts[:-1]]
-        cuts = np.minimum(cuts * world_size, runs.num_rows)
-        return Grouping(order, cuts, turns_of(len(used), key), rows[used], multiples=rows[used], widths=widths[used])
+        cuts = np.minimum(cuts * shared, runs.num_rows)
+        return _Groups(order, cuts, rows[used], self._costs(widths[used]) * rows[used], widths[used])
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         limit = self.max_tokens
@@ -242,6 +305,8 @@ class Bucket(Plans):
             raise ValueError(
                 f"batch_size must be a multiple of rows_multiple_of={self.rows_multiple_of}, got {self.batch_size}"
             )
+        if self.step not in (None, "alike", "mixed"):
+            raise ValueError(f"step must be one of 'alike', 'mixed', got {self.step!r}")
         if self.cost not in ("tokens", "attention"):
             raise ValueError(f"cost must be one of 'tokens', 'attention', got {self.cost!r}")
         if (self.cost == "attention") != (self.hidden_size is not None):

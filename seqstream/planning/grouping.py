@@ -1,9 +1,12 @@
-"""Which rows of a window all ranks take at a step, and which of them each rank does: pure functions, the same on every rank.
+"""Which rows of a window all ranks take at once, and which of them each rank does: pure functions, the same on every rank.
+
+A group is a run of neighbours by length. All ranks share a group, each with its part of the rows; or each takes one of its own,
+so that what they take at once is of different lengths. An optimiser step sums several groups, one after the other.
 
 Rows are numbered as sorted: longest first, those of one length in the order read. So whoever knows how many rows of each length
 every rank has knows the number of each row, and needs no list of lengths.
 
-Legend: ``N`` rows, ``D`` different lengths, ``G`` groups, ``T`` steps, ``P`` rows of one rank.
+Legend: ``N`` rows, ``D`` different lengths, ``G`` groups, ``T`` batches of each rank, ``E`` parts, ``P`` rows of one rank.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy.typing as npt
 
 from seqstream.planning.batches import Cuts, Lengths
 from seqstream.planning.plan import Index, Plan, fill_up
+from seqstream.planning.runs import ranges
 from seqstream.stages import Counts
 
 Uneven: TypeAlias = Literal["repeat", "drop"]
@@ -50,7 +54,7 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True)
 class Grouping:
-    """Groups of neighbours: the batches that all ranks take at a step.
+    """Groups of neighbours: the batches that all ranks take at once, or each of them one.
 
     Attributes:
         order: From places to rows, ``N`` of both.
@@ -61,6 +65,8 @@ class Grouping:
         multiple_of: Padded lengths are rounded up to a multiple of it.
         widths: ``int64 (G,)``, padded length of all columns; ``None`` where each column is as wide as its longest row.
         counts: What became of rows that are not in it as they were.
+        step_groups: How many groups, in their turns, an optimiser step sums.
+        is_mixed: Whether each rank takes groups of its own.
     """
 
     order: Order
@@ -71,9 +77,16 @@ class Grouping:
     multiple_of: int = 1
     widths: Lengths | None = None
     counts: Counts = dataclasses.field(default_factory=dict)
+    step_groups: int = 1
+    is_mixed: bool = False
 
     def __len__(self) -> int:
         return len(self.turns)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the window."""
+        return -(-len(self) // self.step_groups)
 
     def wanted(self, places: Index) -> Index:
         """Return the rows that lie at places, by number; ``int64`` of any shape for which `lay_out` has a row."""
@@ -82,6 +95,26 @@ class Grouping:
     def places_of(self, numbers: Index) -> tuple[Index, Index]:
         """Return where rows go: for each place that takes one, which of the rows given it takes, and the place."""
         return np.arange(len(numbers)), self.order.places_of(numbers)
+
+    def own_items(self, numbers: Index, places: Index) -> tuple[Index, Index, Index]:
+        """Return what of some rows lies at places, ``int64 (n,)`` each: which of the rows, its first step, and its most steps.
+
+        Args:
+            numbers: ``int64 (N,)``, the rows by number, ascending.
+            places: ``int64 (P,)``.
+        """
+        which = np.flatnonzero(np.isin(self.order.places_of(numbers), places))
+        return which, np.zeros_like(which), np.full_like(which, np.iinfo(np.int64).max)
+
+    def begun_places(self, served: int) -> Index:
+        """Return the places of the optimiser step under way that were served, as rows of the window were."""
+        sizes = np.diff(self.cuts)[self.turns]
+        ends = np.cumsum(sizes)
+        first = int(np.searchsorted(ends, served, side="right"))
+        start = first // self.step_groups * self.step_groups
+        turns = slice(start, min(first + 1, len(sizes)))
+        left = served - (int(ends[start - 1]) if start else 0)
+        return ranges(self.cuts[self.turns[turns]], sizes[turns])[:left]
 
     def heights(self, places: Index) -> Index:
         """Return how many rows each place takes."""
@@ -105,13 +138,16 @@ class Grouping:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """What is left of a window, cut into steps; the same on every rank.
+    """What is left of a window, cut into what all ranks take at once; the same on every rank.
 
     Attributes:
-        groups: ``int64 (T,)``, the group of each.
-        begins: ``int64 (T,)``, its first place.
-        sizes: ``int64 (T,)``, its rows, of all ranks together.
-        after: ``int64 (T,)``, rows of the window that are served after it.
+        groups: ``int64 (E,)``, the group of each part; ``E = T * width``.
+        begins: ``int64 (E,)``, its first place.
+        sizes: ``int64 (E,)``, its rows.
+        after: ``int64 (T,)``, rows of the window that are served after each ``width`` parts.
+        numbers: ``int64 (T,)``, to which optimiser step of the window they belong.
+        width: 1 where all ranks share a part, else the number of ranks, each of which takes one.
+        is_repeated: ``bool (E,)``, parts that another rank has as well; ``None`` for none.
         num_dropped: Rows left out, because there were fewer of them than ranks; for `Pack` sequences of which nothing is left.
         num_truncated: Sequences of which some pieces are left out, and some are not.
     """
@@ -120,45 +156,146 @@ class Steps:
     begins: Index
     sizes: Index
     after: Index
+    numbers: Index
+    width: int = 1
+    is_repeated: npt.NDArray[np.bool_] | None = None
     num_dropped: int = 0
     num_truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.after)
+
+    @property
+    def ends(self) -> npt.NDArray[np.bool_]:
+        """Whether an optimiser step ends, ``bool (T,)``."""
+        ends: npt.NDArray[np.bool_] = np.diff(self.numbers, append=-1) != 0
+        return ends
+
+
+@dataclasses.dataclass(frozen=True)
+class _Left:
+    """Groups that are left of a window, or parts of them, in their turns: ``int64 (n,)`` each.
+
+    Attributes:
+        groups: Their numbers.
+        begins: Their first places.
+        sizes: Their rows.
+        numbers: The optimiser steps that they belong to.
+    """
+
+    groups: Index
+    begins: Index
+    sizes: Index
+    numbers: Index
+
+    @classmethod
+    def of(cls, grouping: Grouping, served: int) -> _Left:
+        sizes = np.diff(grouping.cuts)[grouping.turns]
+        ends = np.cumsum(sizes)
+        first = int(np.searchsorted(ends, served, side="right"))
+        groups, sizes = grouping.turns[first:], sizes[first:].copy()
+        begins = grouping.cuts[groups].copy()
+        if len(groups):
+            begun = served - (int(ends[first]) - int(sizes[0]))
+            sizes[0] -= begun
+            begins[0] += begun
+        return cls(groups, begins, sizes, np.arange(first, len(grouping)) // grouping.step_groups)
+
+    def split(self, parts: Index) -> _Left:
+        """Cut each into so many parts, as even as can be; some are empty where there are fewer rows."""
+        number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        least, longer = np.repeat(self.sizes // parts, parts), np.repeat(self.sizes % parts, parts)
+        begins = np.repeat(self.begins, parts) + number * least + np.minimum(number, longer)
+        return _Left(np.repeat(self.groups, parts), begins, least + (number < longer), np.repeat(self.numbers, parts))
 
     def __len__(self) -> int:
         return len(self.groups)
 
 
-def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
-    """Cut what is left of a window into steps, no batch of which is over its room.
+def split_groups(cuts: Cuts, multiple: int) -> Cuts:
+    """Split groups in halves until their number is a multiple; a group of one row stays.
 
-    A group that was made for as many ranks is one step. Where there are fewer ranks now it is several, as even as can be. A
-    step never reaches over the end of a group, so its lengths are alike, and its shape is one.
+    Args:
+        cuts: ``int64 (G + 1,)``.
+        multiple: What the number of groups is to be a multiple of.
+    """
+    while (missing := -(len(cuts) - 1) % multiple) and len(able := np.flatnonzero(np.diff(cuts) > 1)):
+        chosen = able[np.arange(min(missing, len(able))) * len(able) // min(missing, len(able))]
+        cuts = np.insert(cuts, chosen + 1, (cuts[chosen] + cuts[chosen + 1] + 1) // 2)
+    return cuts
+
+
+def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
+    """Cut what is left of a window into what all ranks take at once, no batch of which is over its room.
+
+    A group that was made for as many ranks is one such part. Where there are fewer ranks now it is several, as even as can be.
+    A part never reaches over the end of a group, so its lengths are alike, and its shape is one. Where each rank takes groups
+    of its own, those of an optimiser step are dealt to the ranks that there are now; the last of them are split, so that each
+    rank has one.
 
     Args:
         grouping: The window as it was planned, by whatever number of ranks.
         served: How many of its rows were served, a prefix of its groups in their turns.
         world_size: How many ranks there are now.
-        uneven: What becomes of a step with fewer rows than ranks: ``"repeat"`` keeps it, ``"drop"`` does not.
+        uneven: What becomes of fewer rows than ranks: ``"repeat"`` keeps them, ``"drop"`` does not.
     """
-    sizes = np.diff(grouping.cuts)[grouping.turns]
-    ends = np.cumsum(sizes)
-    first = int(np.searchsorted(ends, served, side="right"))
-    groups, sizes = grouping.turns[first:], sizes[first:].copy()
-    begins = grouping.cuts[groups].copy()
-    if len(groups):
-        begun = served - (int(ends[first]) - int(sizes[0]))
-        sizes[0] -= begun
-        begins[0] += begun
-    parts = -(-sizes // (world_size * grouping.rooms[groups]))
-    number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-    least, longer = np.repeat(sizes // parts, parts), np.repeat(sizes % parts, parts)
-    taken = least + (number < longer)
-    starts = np.repeat(begins, parts) + number * least + np.minimum(number, longer)
-    steps = Steps(np.repeat(groups, parts), starts, taken, served + np.cumsum(taken))
-    if uneven == "repeat" or world_size == 1:
+    left = _Left.of(grouping, served)
+    if grouping.is_mixed:
+        left, width = left.split(_parts_of_own(left, world_size)), world_size
+    else:
+        left, width = left.split(-(-left.sizes // (world_size * grouping.rooms[left.groups]))), 1
+    totals = left.sizes.reshape(-1, width).sum(axis=1)
+    steps = Steps(left.groups, left.begins, left.sizes, served + np.cumsum(totals), left.numbers[::width], width)
+    is_short = totals < world_size
+    if world_size == 1 or not is_short.any():
         return steps
-    kept = steps.sizes >= world_size
-    dropped, truncated = _count_left_out(grouping, steps.begins[~kept], steps.sizes[~kept])
-    return Steps(steps.groups[kept], steps.begins[kept], steps.sizes[kept], steps.after[kept], dropped, truncated)
+    return _repeat(steps) if uneven == "repeat" else _drop(steps, grouping, is_short)
+
+
+def _parts_of_own(left: _Left, world_size: int) -> Index:
+    """Return in how many parts each group is dealt, so that the parts of each optimiser step are a multiple of the ranks.
+
+    Only groups that would be the last of their step are split, the one with the most rows a part first.
+    """
+    parts = np.ones(len(left), dtype=np.int64)
+    _, firsts, counts = np.unique(left.numbers, return_index=True, return_counts=True)
+    short = counts % world_size > 0
+    for first, count in zip(firsts[short].tolist(), counts[short].tolist(), strict=True):
+        last = slice(first + count // world_size * world_size, first + count)
+        for _ in range(-count % world_size):
+            parts[last.start + int(np.argmax(left.sizes[last] / parts[last]))] += 1
+    return parts
+
+
+def _repeat(steps: Steps) -> Steps:
+    """Give ranks without rows a part that another has."""
+    if steps.width == 1:
+        return steps  # `deal` does
+    empty = np.flatnonzero(steps.sizes == 0)
+    groups, begins, sizes = steps.groups.copy(), steps.begins.copy(), steps.sizes.copy()
+    for part in empty.tolist():
+        first = part // steps.width * steps.width
+        others = first + np.flatnonzero(steps.sizes[first : first + steps.width])
+        other = others[part % len(others)]
+        groups[part], begins[part], sizes[part] = groups[other], begins[other], sizes[other]
+    is_repeated = np.isin(np.arange(len(groups)), empty)
+    return dataclasses.replace(steps, groups=groups, begins=begins, sizes=sizes, is_repeated=is_repeated)
+
+
+def _drop(steps: Steps, grouping: Grouping, is_short: npt.NDArray[np.bool_]) -> Steps:
+    """Leave out what has fewer rows than there are ranks."""
+    out = np.repeat(is_short, steps.width)
+    dropped, truncated = _count_left_out(grouping, steps.begins[out], steps.sizes[out])
+    return Steps(
+        steps.groups[~out],
+        steps.begins[~out],
+        steps.sizes[~out],
+        steps.after[~is_short],
+        steps.numbers[~is_short],
+        steps.width,
+        num_dropped=dropped,
+        num_truncated=truncated,
+    )
 
 
 def _count_left_out(grouping: Grouping, begins: Index, sizes: Index) -> tuple[int, int]:
@@ -182,20 +319,25 @@ class Share:
     Attributes:
         places: ``int64 (P,)``, in a batch longest first.
         cuts: ``int64 (T + 1,)``: step ``t`` holds ``places[cuts[t]:cuts[t + 1]]``.
+        groups: ``int64 (T,)``, the group of each.
         repeated: ``bool (P,)``, rows that another rank has as well, because there are fewer rows than ranks.
     """
 
     places: Index
     cuts: Cuts
+    groups: Index
     repeated: npt.NDArray[np.bool_]
 
 
 def deal(steps: Steps, rank: int, world_size: int) -> Share:
-    """Deal the rows of each step to the ranks in turn, as cards are: rank ``r`` gets rows ``r``, ``r + world_size`` and so on.
+    """Deal the rows of each step to the ranks: parts of their own, or those of a shared part in turn, as cards are.
 
-    So the batches of a step have the same rows, give or take one, and about the same lengths. Where there are fewer rows than
-    ranks, the ranks left over get one that another has, from the first on.
+    Of a shared part rank ``r`` gets rows ``r``, ``r + world_size`` and so on. So the batches of a step have the same rows, give
+    or take one, and about the same lengths. Where there are fewer rows than ranks, the ranks left over get one that another
+    has, from the first on.
     """
+    if steps.width > 1:
+        return _own_parts(steps, rank)
     counts = -((rank - steps.sizes) // world_size)
     lacking = counts <= 0
     counts = np.maximum(counts, 1)
@@ -203,11 +345,19 @@ def deal(steps: Steps, rank: int, world_size: int) -> Share:
     number = np.arange(cuts[-1]) - np.repeat(cuts[:-1], counts)
     first = np.where(lacking, rank % np.maximum(steps.sizes, 1), rank)
     places = np.repeat(steps.begins + first, counts) + number * world_size
-    return Share(places, cuts, np.repeat(lacking, counts))
+    return Share(places, cuts, steps.groups, np.repeat(lacking, counts))
+
+
+def _own_parts(steps: Steps, rank: int) -> Share:
+    own = slice(rank, None, steps.width)
+    sizes = steps.sizes[own]
+    cuts = np.append(0, np.cumsum(sizes))
+    repeated = np.zeros(len(sizes), dtype=np.bool_) if steps.is_repeated is None else steps.is_repeated[own]
+    return Share(ranges(steps.begins[own], sizes), cuts, steps.groups[own], np.repeat(repeated, sizes))
 
 
 def owners(steps: Steps, places: Index, world_size: int) -> tuple[Index, Index]:
-    """Return who takes the row at each place at which step: what `deal` gives, the other way round.
+    """Return who takes the row at each place as a row of which part: what `deal` gives, the other way round.
 
     Args:
         steps: The steps.
@@ -215,14 +365,16 @@ def owners(steps: Steps, places: Index, world_size: int) -> tuple[Index, Index]:
         world_size: Number of ranks.
 
     Returns:
-        Rank and step of each, ``int64 (N,)``; -1 where no step takes the row. Repeated rows count for the first who has them.
+        Rank and part of each, ``int64 (N,)``; -1 where nobody takes the row. Repeated rows count for the first who has them.
     """
-    if not len(steps):
+    first_parts = np.flatnonzero(steps.sizes if steps.is_repeated is None else ~steps.is_repeated)
+    if not len(first_parts):
         nowhere = np.full(len(places), -1)
         return nowhere, nowhere
-    by_place = np.argsort(steps.begins)
+    by_place = first_parts[np.argsort(steps.begins[first_parts], kind="stable")]
     begins = steps.begins[by_place]
     at = np.searchsorted(begins, places, side="right") - 1
-    since = places - begins[at]
-    taken = (at >= 0) & (since < steps.sizes[by_place][at])
-    return np.where(taken, since % world_size, -1), np.where(taken, by_place[at], -1)
+    part, since = by_place[at], places - begins[at]
+    taken = (at >= 0) & (since < steps.sizes[part])
+    rank = since % world_size if steps.width == 1 else part % steps.width
+    return np.where(taken, rank, -1), np.where(taken, part, -1)

@@ -17,7 +17,7 @@ from seqstream.planning.order import Mixed, longest_first
 from seqstream.planning.plan import MADE_UP, Index, Plan, fill_up
 from seqstream.planning.rows import pack_rows
 from seqstream.planning.runs import Runs
-from seqstream.planning.specs import Decided, check_positive, show, turns_of
+from seqstream.planning.specs import Decided, WindowSize, check_positive, show, turns_of
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
@@ -77,11 +77,22 @@ class PackedGrouping(Grouping):
         return self.sequences[self._items(places)]
 
     def places_of(self, numbers: Index) -> tuple[Index, Index]:
+        which, items = self._own(numbers)
+        return which, np.searchsorted(self.row_cuts, items, side="right") - 1
+
+    def _own(self, numbers: Index) -> tuple[Index, Index]:
+        """Return the items that are of some sequences: of which of them each is, and the item."""
         which = np.searchsorted(numbers, self.sequences)
         own = which < len(numbers)
         own[own] = numbers[which[own]] == self.sequences[own]
         items = np.flatnonzero(own)
-        return which[items], np.searchsorted(self.row_cuts, items, side="right") - 1
+        return which[items], items
+
+    def own_items(self, numbers: Index, places: Index) -> tuple[Index, Index, Index]:
+        which, items = self._own(numbers)
+        there = np.isin(np.searchsorted(self.row_cuts, items, side="right") - 1, places)
+        which, items = which[there], items[there]
+        return which, self.begins[items], self.lengths[items]
 
     def heights(self, places: Index) -> Index:
         counts: Index = np.diff(self.row_cuts)[places]
@@ -130,7 +141,8 @@ class Pack(Decided):
     Args:
         row_length: Slots of a row.
         rows: Rows of a batch.
-        window_batches: How many batches are packed together.
+        window_batches: Least batches that are packed together, of each rank.
+        window_bytes: Least bytes of ids that are packed together, four each, of all ranks; see `Bucket`.
         overflow: What becomes of sequences longer than a row: ``"error"`` raises; ``"truncate"`` drops the end; ``"split"``
             makes pieces of it, each in any row, numbered in `Batch.pieces`; ``"drop"`` drops the sequence.
         causal: Whether ``labels`` are for next-token prediction: the ids themselves where the source has no labels, and -100 on
@@ -143,12 +155,13 @@ class Pack(Decided):
     row_length: int
     _: dataclasses.KW_ONLY
     rows: int
-    window_batches: int = 256
+    window_batches: int | None = None
+    window_bytes: int | None = None
     overflow: Literal["error", "truncate", "split", "drop"] = "error"
     causal: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("row_length", "rows", "window_batches"):
+        for name in ("row_length", "rows", "window_batches", "window_bytes"):
             check_positive(name, getattr(self, name))
         if self.overflow not in _OVERFLOWS:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, _OVERFLOWS))}, got {self.overflow!r}")
@@ -156,21 +169,24 @@ class Pack(Decided):
     def __repr__(self) -> str:
         return show(self)
 
+    def window_size(self, *, shuffle: bool) -> WindowSize:
+        return WindowSize.of(self.window_batches, self.window_bytes)
+
     @property
     def num_slots(self) -> int:
         """Slots of a batch."""
         return self.rows * self.row_length
 
-    def fills_group(self, runs: Runs, world_size: int) -> bool:
-        return int((self._taken(runs.lengths) * runs.counts).sum()) >= self.num_slots * world_size
+    def fills(self, runs: Runs, multiple: int) -> bool:
+        return int((self._taken(runs.lengths) * runs.counts).sum()) >= self.num_slots * multiple
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
-        """Return how many sequences fill whole batches; 0 if they do not fill one for each rank."""
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+        """Return how many sequences fill whole steps; 0 if they do not fill one."""
         if last:
             return num_rows
-        if not self.fills_group(runs := first(num_rows), world_size):
+        if not self.fills(runs := first(num_rows), multiple):
             return 0
-        num, size = num_rows, self.rows * world_size
+        num, size = num_rows, self.rows * multiple
         filled = self._num_rows(runs)
         wanted = filled // size * size
         for attempt in range(1, _ATTEMPTS + 1):
@@ -180,7 +196,7 @@ class Pack(Decided):
             filled = self._num_rows(first(num))
         return num
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> PackedGrouping:
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> PackedGrouping:
         self._check_fit(runs.lengths)
         sequences, begins, sizes, pieces = self._items(runs.every(1))
         by_length = longest_first(sizes, key)
@@ -195,6 +211,7 @@ class Pack(Decided):
             rooms=groups,
             multiples=groups,
             counts=self._counts(runs),
+            step_groups=accumulate,
             row_length=self.row_length,
             row_cuts=row_cuts,
             sequences=sequences[packed],

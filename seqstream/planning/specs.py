@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from seqstream.order import shuffled
+from seqstream.order import EvenOrder, shuffled
 from seqstream.planning.batches import Lengths
 from seqstream.planning.grouping import Grouping, Listed
 from seqstream.planning.order import Mixed
@@ -17,13 +17,53 @@ from seqstream.planning.plan import MADE_UP, Index, Plan
 from seqstream.planning.runs import Runs, sorted_order
 from seqstream.sources.protocol import Json
 
+WINDOW_BATCHES = 256
+WINDOW_BYTES = 64 << 20
+ID_BYTES = 4
+
+_READ_SHARE = 0.5
+"""Of records as read, which are held as well, half counts: text has as many bytes as its ids, other columns may have more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowSize:
+    """How much is planned together: as many batches of each rank *and* as many bytes of ids, of all ranks, as are given.
+
+    Attributes:
+        batches: Batches of each rank; ``None`` for any number.
+        num_bytes: Bytes of ids, four each; ``None`` for any number.
+    """
+
+    batches: int | None = WINDOW_BATCHES
+    num_bytes: int | None = WINDOW_BYTES
+
+    @classmethod
+    def of(cls, batches: int | None, num_bytes: int | None) -> WindowSize:
+        """Return the size that a user asks for: where one number is given, it alone counts; where none is, both defaults do."""
+        return cls() if batches is None and num_bytes is None else cls(batches, num_bytes)
+
+    def share(self, *, num_batches: float, num_tokens: float, read_bytes: float, world_size: int) -> float:
+        """Return how much of a full window some rows are, 1.0 for all of it.
+
+        Args:
+            num_batches: How many batches they make.
+            num_tokens: Their tokens.
+            read_bytes: Bytes of their records as read.
+            world_size: Number of ranks.
+        """
+        shares = []
+        if self.batches is not None:
+            shares.append(num_batches / (self.batches * world_size))
+        if self.num_bytes is not None:
+            shares.append(max(ID_BYTES * num_tokens, _READ_SHARE * read_bytes) / self.num_bytes)
+        return min(shares)
+
 
 class BatchSpec(Protocol):
     """What a loader asks of a batch spec: `Bucket`, `Pack` and `InOrder` are its kinds."""
 
-    @property
-    def window_batches(self) -> int:
-        """How many batches a full window holds."""
+    def window_size(self, *, shuffle: bool) -> WindowSize:
+        """Return how much a full window holds."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -39,26 +79,27 @@ class BatchSpec(Protocol):
     def sort_keys(self, lengths: Lengths) -> Lengths:
         """Return what rows are sorted by, descending, before they are planned: their lengths, or the same for all."""
 
-    def fills_group(self, runs: Runs, world_size: int) -> bool:
-        """Say whether rows are enough for a batch of each rank, more rows being on their way."""
+    def fills(self, runs: Runs, multiple: int) -> bool:
+        """Return whether rows are enough for so many batches, more rows being on their way."""
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
         """Return how many rows of a window, from its first, are planned now; the others begin the next window.
 
         Args:
             num_rows: Rows there are.
             first: Counts the lengths of so many of them, from the first on.
             last: Whether the epoch ends with them.
-            world_size: Number of ranks.
+            multiple: Batches of an optimiser step, of all ranks: where batches are to be full, they are a multiple of it.
         """
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
         """Return what all ranks take at each step of a window.
 
         Args:
             runs: The lengths of its rows; rows are numbered as sorted by them.
             key: Seeds the order of rows and groups; ``None`` leaves both as they come.
             world_size: Number of ranks.
+            accumulate: How many batches of each rank an optimiser step sums.
         """
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
@@ -78,7 +119,7 @@ class Plans(abc.ABC):
         return lengths
 
     @abc.abstractmethod
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping: ...
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping: ...
 
     def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
         """Return the batches of one process whose window has these rows.
@@ -110,7 +151,7 @@ class Decided(Plans):
         return self
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class InOrder(Decided):
     """Batches of consecutive rows, padded: what one gets without bucketing, to compare with and to evaluate with.
 
@@ -120,34 +161,44 @@ class InOrder(Decided):
     Args:
         batch_size: Number of rows of a batch; the last of an epoch may have fewer.
         drop_last: Drop that last batch where it is smaller; its rows are counted as dropped.
+        window_batches: Least batches whose rows are shuffled together.
+        window_bytes: Least bytes of ids that are shuffled together, four each. Where one of the two is given, it alone counts;
+            by default windows hold 256 batches a rank and 64 MiB of ids, whichever is more.
     """
 
     batch_size: int
     drop_last: bool = False
+    window_batches: int | None = dataclasses.field(default=None, kw_only=True)
+    window_bytes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_positive("batch_size", self.batch_size)
+        for name in ("batch_size", "window_batches", "window_bytes"):
+            check_positive(name, getattr(self, name))
 
-    @property
-    def window_batches(self) -> int:
-        return 256
+    def __repr__(self) -> str:
+        return show(self)
+
+    def window_size(self, *, shuffle: bool) -> WindowSize:
+        if not shuffle and self.window_batches is None and self.window_bytes is None:
+            return WindowSize(WINDOW_BATCHES, None)  # rows come as they are, whatever the window
+        return WindowSize.of(self.window_batches, self.window_bytes)
 
     def sort_keys(self, lengths: Lengths) -> Lengths:
         return np.zeros(len(lengths), dtype=np.int64)
 
-    def fills_group(self, runs: Runs, world_size: int) -> bool:
-        return runs.num_rows >= self.batch_size * world_size
+    def fills(self, runs: Runs, multiple: int) -> bool:
+        return runs.num_rows >= self.batch_size * multiple
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, world_size: int) -> int:
-        size = self.batch_size * world_size
+    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+        size = self.batch_size * multiple
         return num_rows if last and not self.drop_last else num_rows // size * size
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int) -> Grouping:
+    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
         num_rows = runs.num_rows
         order = Mixed.of(np.array([num_rows]), None) if key is None else Listed(shuffled(num_rows, *key, "rows"))
         cuts = np.append(np.arange(0, num_rows, self.batch_size * world_size), num_rows)
         groups = np.ones(len(cuts) - 1, dtype=np.int64)
-        return Grouping(order, cuts, np.arange(len(groups)), self.batch_size * groups, multiples=groups)
+        return Grouping(order, cuts, np.arange(len(groups)), self.batch_size * groups, groups, step_groups=accumulate)
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         return num_rows / self.batch_size
@@ -166,8 +217,13 @@ def show(spec: Any) -> str:
 
 
 def turns_of(num_batches: int, key: tuple[object, ...] | None) -> Index:
-    """Return the order in which batches are served: any, or with ``key=None`` the one they have."""
-    return np.arange(num_batches) if key is None else shuffled(num_batches, *key, "batches")
+    """Return the order in which batches, longest first, are served: long and short ones in turn, and so at every scale.
+
+    So any eight batches that follow each other are one of each eighth by length; see `EvenOrder`. With ``key=None`` they stay.
+    """
+    if key is None:
+        return np.arange(num_batches)
+    return EvenOrder(num_batches, *key, "batches", turned=False).between(0, num_batches)
 
 
 def needed(max_length: int | None) -> int:

@@ -18,7 +18,7 @@ from seqstream import testing
 from seqstream.buffering import run_here
 from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
-from seqstream.order import Permutation
+from seqstream.order import EvenOrder
 from seqstream.planning.grouping import cut_steps
 from seqstream.planning.runs import Runs, sorted_order
 from seqstream.planning.specs import BatchSpec
@@ -194,7 +194,7 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
     assert first["served"], "the first window must have more than one step"
     tokenize = ss.Tokenize(corpora.letters, max_length=corpora.MAX_LENGTH)
     process = run_here(open_stages([tokenize], tokenize.choose_engines()))
-    blocks = read_blocks(source, Permutation(source.num_shards, 0, 0, "shards"), start.place)
+    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.place)
     found = []
     for window in read_windows(blocks, start, Recipe(process, spec, (0, 0), world_size=world_size)):
         column = window.columns["input_ids"]

@@ -1,0 +1,125 @@
+"""How large the first window of an epoch is: all of a small corpus; a full window of few shards; else little, to begin at once.
+
+A window that is part of a corpus is a fair sample of it only if it holds many places of it. Of many shards in an even order the
+next window does; of a compressed file, which is read front to back, the window itself must be as large as can be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from seqstream.buffering import Buffer, Guard
+from seqstream.drafting import LAST
+from seqstream.planning.specs import BatchSpec
+from seqstream.running import sequence_column, steps_of
+
+FEW_SHARDS = 64
+"""An epoch of fewer shards fills its first window before the first batch."""
+
+SMALL_BYTES = 256 << 10
+"""About how much is read on each rank to begin at once: a few milliseconds of tokenising."""
+
+_BYTES_PER_TOKEN = 4
+"""A guess for texts that were not tokenised."""
+
+_PATIENCE = 1.0
+_SAY_AGAIN = 10.0
+_logger = logging.getLogger("seqstream")
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstWindow:
+    """Chooses the size of a window that begins an epoch.
+
+    Attributes:
+        guessed_bytes: About how many bytes of records as read fill a window, by their first ones.
+        total_bytes: About how many an epoch has, where looking ahead would read it; ``None`` where nobody knows.
+        is_read: Whether looking ahead reads records.
+        small_bytes: How many to begin with where a window holds less than the epoch; ``None`` to fill it.
+        full_bytes: Tells how many fill a window, as was learnt; ``None`` for the guess.
+    """
+
+    guessed_bytes: int
+    total_bytes: float | None = None
+    is_read: bool = True
+    small_bytes: int | None = None
+    full_bytes: Callable[[], int] | None = None
+
+    def __call__(self, buffer: Buffer) -> int:
+        """Return how many blocks the window should hold."""
+        most = int(LAST * self.guessed_bytes)
+        waits = self.small_bytes is None and self.full_bytes is None
+        if waits or self._is_whole(buffer, most):
+            num_blocks, is_all = buffer.within(most)
+            return num_blocks if is_all else buffer.within(self.guessed_bytes)[0]
+        if self.full_bytes is not None:
+            return buffer.within(self.full_bytes())[0]
+        return buffer.within(self.small_bytes or 0)[0]
+
+    def _is_whole(self, buffer: Buffer, most: int) -> bool:
+        """Return whether the epoch is hardly more than a window."""
+        if self.is_read:
+            return self.total_bytes is not None and self.total_bytes <= most
+        return buffer.within(most)[1]
+
+
+def guess_full_bytes(table: pa.Table, spec: BatchSpec, *, is_text: bool, shuffle: bool, world_size: int) -> int:
+    """Return about how many bytes of records as read fill a window, by the first of them.
+
+    Args:
+        table: Some records.
+        spec: How they are batched.
+        is_text: Whether they are still to be tokenised.
+        shuffle: Whether rows are mixed.
+        world_size: Number of ranks.
+    """
+    num_bytes = int(max(table.nbytes, 1))
+    name = sequence_column(table.schema)
+    num_tokens = num_bytes / _BYTES_PER_TOKEN
+    if not is_text:
+        num_tokens = len(table) if name is None else steps_of(table.column(name))
+    share = spec.window_size(shuffle=shuffle).share(
+        num_batches=spec.num_batches(len(table), int(num_tokens)),
+        num_tokens=num_tokens,
+        read_bytes=num_bytes,
+        world_size=world_size,
+    )
+    return max(1, round(num_bytes / share)) if share else num_bytes
+
+
+class Patience:
+    """A guard that says why the first batch takes long, once it does.
+
+    Args:
+        guard: What is called as well.
+        num_shards: Number of shards of the source.
+        window_bytes: About how many bytes of records are read.
+    """
+
+    def __init__(self, guard: Guard, num_shards: int, window_bytes: int) -> None:
+        self._guard = guard
+        self._begun: float | None = time.monotonic()
+        self._next = self._begun + _PATIENCE
+        shards = f"{num_shards} shard{'s' if num_shards != 1 else ''}"
+        self._why = (
+            f"a source of {shards} is mixed no further than a window, so the first batch waits for one of up to "
+            f"{max(1, window_bytes >> 20):,} MiB; plain files, more files or row groups, lists, or data tokenised before "
+            "begin sooner, and a smaller window_bytes does but mixes less"
+        )
+
+    def __call__(self) -> None:
+        self._guard()
+        if self._begun is not None and (now := time.monotonic()) >= self._next:
+            _logger.warning(
+                "filling the first window, %.0f s so far%s", now - self._begun, f": {self._why}" if self._why else ""
+            )
+            self._why, self._next = "", now + _SAY_AGAIN
+
+    def end(self) -> None:
+        """Say nothing from here on."""
+        self._begun = None

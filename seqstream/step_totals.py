@@ -1,0 +1,102 @@
+"""What all ranks have in an optimiser step, known before its first batch is served: so losses are divided by the right number.
+
+Legend: ``T`` batches of each rank in what is left of a window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from seqstream.census import Census
+from seqstream.columns import Column, Ragged
+from seqstream.label_counts import LabelRule, count_labels, count_labels_of
+from seqstream.planning.grouping import Grouping
+from seqstream.planning.plan import Index
+from seqstream.planning.specs import BatchSpec
+from seqstream.ranks import Ranks
+
+if TYPE_CHECKING:
+    from seqstream.window import Window
+
+Totals = npt.NDArray[np.int64]
+"""Real tokens and labels, ``int64 (..., 2)``; -1 labels where nobody can know."""
+
+_NOTHING = np.zeros(2, dtype=np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnRows:
+    """The rows of a window that this rank has made, before they go to those who take them.
+
+    Attributes:
+        columns: Their columns.
+        sequence: The column that lengths are those of; ``None`` where every row has one step.
+        census: Their numbers.
+    """
+
+    columns: Mapping[str, Column]
+    sequence: str | None
+    census: Census
+
+
+def add_up(window: Window, ranks: Ranks, rule: LabelRule | None, begun: Totals | None) -> Window:
+    """Return the window with what all ranks together have in each batch and in each optimiser step.
+
+    Args:
+        window: A window, with the batches of this rank.
+        ranks: Who takes part.
+        rule: Where labels come from; ``None`` if nobody knows before a batch is made.
+        begun: What this rank has of the step under way that was served before.
+    """
+    is_whole = begun is None and all(window.step_ends)
+    if is_whole and ranks.world_size == 1:
+        return window  # a step is a batch, which knows all of this itself
+    own = np.array([window.planned.num_tokens, count_labels(window, rule)], dtype=np.int64).T
+    before = _NOTHING if begun is None else begun
+    told = [np.frombuffer(data, dtype=np.int64).reshape(-1, 2) for data in ranks.gather(np.vstack([before, own]).tobytes())]
+    found: Totals = np.where(np.min(told, axis=0) < 0, -1, np.sum(told, axis=0))
+    totals = found[1:]
+    steps = totals if is_whole else _of_steps(totals, np.array(window.step_numbers), found[0])
+    return dataclasses.replace(window, totals=None if ranks.world_size == 1 else totals, step_totals=steps)
+
+
+def _of_steps(totals: Totals, numbers: Index, begun: Totals) -> Totals:
+    """Add up the batches of each step, and tell it to each of them, ``int64 (T, 2)``."""
+    if not len(numbers):
+        return totals
+    step = numbers - numbers[0]
+    sums = np.stack([np.bincount(step, weights=totals[:, each]) for each in (0, 1)], axis=1).astype(np.int64)
+    sums[0] += begun
+    unknown = np.unique(step[totals[:, 1] < 0])
+    sums[unknown, 1] = -1
+    if begun[1] < 0:
+        sums[0, 1] = -1
+    of_each: Totals = sums[step]
+    return of_each
+
+
+def count_begun(own: OwnRows, grouping: Grouping, served: int, spec: BatchSpec, rule: LabelRule | None) -> Totals:
+    """Return what this rank has made of the optimiser step under way that was served before, ``int64 (2,)``.
+
+    Args:
+        own: The rows of this rank.
+        grouping: The window as it was planned.
+        served: How many of its rows were served.
+        spec: How rows are batched.
+        rule: Where labels come from.
+    """
+    if not len(own.census.numbers):
+        return np.array([0, -1 if rule is None else 0])
+    rows, begins, lengths = grouping.own_items(own.census.numbers, grouping.begun_places(served))
+    rows = own.census.rows[rows].astype(np.int64)
+    names = [own.sequence, *(spec.columns or ())[1:]]
+    tokens = 0
+    for column in (own.columns.get(name or "") for name in names):
+        whole = column.lengths[rows] if isinstance(column, Ragged) else np.ones(len(rows), dtype=np.int64)
+        tokens += int(np.minimum(whole - begins, lengths).sum())
+    return np.array([tokens, count_labels_of(own.columns, spec, rule, rows=rows, begins=begins, lengths=lengths)])
