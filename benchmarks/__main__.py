@@ -30,6 +30,7 @@ NAMES = (
     "waste",
     "mixing",
     "packing",
+    "equal_cost",
     "shapes",
     "memory",
     "ranks",

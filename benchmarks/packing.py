@@ -70,7 +70,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     names = CORPORA if corpus.data_folder() else (corpus.DOCSTRINGS,)
     texts = [settings.text(name) for name in names]
     where = " + ".join(names)
-    lengths = _lengths(texts)
+    lengths = lengths_of(texts, max(ROW_LENGTHS))
     for row_length in ROW_LENGTHS:
         settings.say(f"{where}, rows of {row_length}")
         yield from _planner_records(f"{where}, rows of {row_length}", np.minimum(lengths, row_length), row_length, settings)
@@ -82,9 +82,9 @@ def _source(texts: Sequence[Path]) -> ss.TextFiles:
     return ss.TextFiles([str(text) for text in texts])
 
 
-def _lengths(texts: Sequence[Path]) -> Lengths:
+def lengths_of(texts: Sequence[Path], max_length: int) -> Lengths:
     """Return the lengths of all texts, in the order in which they lie in their files."""
-    tokenize = ss.Tokenize(str(corpus.tokenizer()), max_length=max(ROW_LENGTHS))
+    tokenize = ss.Tokenize(str(corpus.tokenizer()), max_length=max_length)
     loader = ss.Loader(_source(texts), tokenize, ss.InOrder(1_000), shuffle=False)
     return np.concatenate([batch.lengths.numpy() for batch in loader])
 

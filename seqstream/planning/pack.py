@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.order import shuffled
 from seqstream.planning.batches import Cuts, Lengths
+from seqstream.planning.equal_cost import deal_equally, row_costs
 from seqstream.planning.grouping import Grouping
 from seqstream.planning.order import Mixed, longest_first
 from seqstream.planning.plan import MADE_UP, Index, Plan, fill_up
 from seqstream.planning.rows import pack_rows
-from seqstream.planning.runs import Runs
+from seqstream.planning.runs import Runs, ranges
 from seqstream.planning.specs import Decided, WindowSize, check_positive, show, turns_of
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
@@ -134,9 +134,10 @@ class PackedGrouping(Grouping):
 class Pack(Decided):
     """Batches of rows of exactly one length, each packed with whole sequences: no padding to speak of, and one shape.
 
-    Sequences are packed by best fit decreasing over a window. A batch has ``position_ids`` that restart in every sequence,
-    ``sequence_ids``, and ``labels``. What does not fill a batch begins the next window; at the end of an epoch, or where it
-    would be kept from packing well, rows are left empty but for one made-up token of weight 0.
+    Sequences are packed by best fit decreasing over a window, and rows dealt so that all ranks have as much attention to
+    compute at a step: a long document costs more than the short ones that fill as many slots. A batch has ``position_ids`` that
+    restart in every sequence, ``sequence_ids``, and ``labels``. What does not fill a batch begins the next window; at the end
+    of an epoch, or where it would be kept from packing well, rows are left empty but for one made-up token of weight 0.
 
     Args:
         row_length: Slots of a row.
@@ -201,7 +202,11 @@ class Pack(Decided):
         sequences, begins, sizes, pieces = self._items(runs.every(1))
         by_length = longest_first(sizes, key)
         packed, row_cuts = pack_rows(sizes[by_length], self.row_length)
-        packed, row_cuts = _in_random_rows(by_length[packed], row_cuts, key)
+        packed = by_length[packed]
+        if key is not None:
+            costs = row_costs(sizes[packed], row_cuts)
+            order = deal_equally(costs, rows=self.rows, world_size=world_size, key=key)
+            packed, row_cuts = _in_order(order, packed, row_cuts)
         num_rows, size = len(row_cuts) - 1, self.rows * world_size
         groups = np.full(-(-num_rows // size), self.rows)
         return PackedGrouping(
@@ -264,14 +269,10 @@ class Pack(Decided):
         return {name: over} if name and over else {}
 
 
-def _in_random_rows(order: Index, cuts: Index, key: tuple[object, ...] | None) -> tuple[Index, Index]:
-    """Put rows in a random order, so that a batch has rows of every kind; with ``key=None`` they stay."""
-    if key is None or len(cuts) < 2:
-        return order, cuts
-    rows = shuffled(len(cuts) - 1, *key, "rows")
-    sizes = np.diff(cuts)[rows]
-    ends = np.append(0, np.cumsum(sizes))
-    return order[np.arange(ends[-1]) + np.repeat(cuts[rows] - ends[:-1], sizes)], ends
+def _in_order(rows: Index, items: Index, cuts: Cuts) -> tuple[Index, Cuts]:
+    """Put rows in an order, each with its items."""
+    counts = np.diff(cuts)[rows]
+    return items[ranges(cuts[rows], counts)], np.append(0, np.cumsum(counts))
 
 
 def _since(starts: Index, cuts: Index) -> Index:
