@@ -27,6 +27,7 @@ from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_
 from seqstream.recipe import Recipe, Sharing, WindowStart
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
+from seqstream.sources.by_row import in_random_order
 from seqstream.sources.protocol import ROW_ID, Json, Source
 from seqstream.stages import OpenStage
 from seqstream.state import Position
@@ -86,7 +87,13 @@ class Epochs:
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
         stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
-        return {"source": self.source.fingerprint(), "shuffle": self.shuffle, **stages, "batches": self._asked.fingerprint()}
+        source = self._visited(0).fingerprint()
+        return {"source": source, "shuffle": self.shuffle, **stages, "batches": self._asked.fingerprint()}
+
+    @functools.cached_property
+    def num_shards(self) -> int:
+        """How many shards an epoch visits."""
+        return self._visited(0).num_shards
 
     def use_engines(self, engines: Mapping[str, str]) -> None:
         """Tokenise with the engines that a state names."""
@@ -106,7 +113,7 @@ class Epochs:
 
     def estimate_steps(self, world_size: int) -> int | None:
         """Estimate the steps of an epoch that ranks share, from some of its blocks; close where those are all."""
-        total = self.source.approx_blocks()
+        total = self._visited(0).approx_blocks()
         if total is None:
             return None
         blocks = list(itertools.islice(blocks_of(self._ahead(0, Place())), _SAMPLED_BLOCKS + 1))
@@ -224,16 +231,25 @@ class Epochs:
             num_batches += len(window.plan)
             counts.update(window.counts)
             yield dataclasses.replace(start, window=window.start), window
-            if window.following is not None and self.shuffle and self.source.num_shards == 1:
+            if window.following is not None and self.shuffle and self.source.num_shards == 1 and not self._by_row:
                 _say_once_of_one_shard()
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
 
     def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
-        num_shards = self.source.num_shards
-        if self.shuffle:
-            return look_ahead(self.source, Permutation(num_shards, self.seed, epoch, "shards"), place)
-        return look_ahead(self.source, range(num_shards), place, num_open=1)
+        source, in_order = self._visited(epoch), range(self.num_shards)
+        if not self.shuffle:
+            return look_ahead(source, in_order, place, num_open=1)
+        order = in_order if self._by_row else Permutation(self.num_shards, self.seed, epoch, "shards")
+        return look_ahead(source, order, place)
+
+    @property
+    def _by_row(self) -> bool:
+        return self.shuffle and self.source.num_records is not None
+
+    def _visited(self, epoch: int) -> Source:
+        """Return the source as an epoch reads it: where records can be read one by one, in an order of its own."""
+        return in_random_order(self.source, self.seed, epoch) if self._by_row else self.source
 
     def _open(self, first: Sequence[ReadBlock]) -> tuple[OpenStage, ...]:
         """Open the stages once; engines are chosen by looking at the first records, unless a state has named them."""
