@@ -29,6 +29,7 @@ from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_
 from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
 from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
+from seqstream.sources.by_row import in_random_order
 from seqstream.sources.protocol import ROW_ID, Json, Source
 from seqstream.stages import OpenStage
 from seqstream.state import Position
@@ -89,12 +90,17 @@ class Epochs:
         """Say what the order and content of batches depend on."""
         stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
         return {
-            "source": self.source.fingerprint(),
+            "source": self._visited(0).fingerprint(),
             "shuffle": self.shuffle,
             **stages,
             "batches": self._asked.fingerprint(),
             "accumulate": self._accumulate,
         }
+
+    @functools.cached_property
+    def num_shards(self) -> int:
+        """How many shards an epoch visits."""
+        return self._visited(0).num_shards
 
     def use_engines(self, engines: Mapping[str, str]) -> None:
         """Tokenise with the engines that a state names."""
@@ -114,7 +120,7 @@ class Epochs:
 
     def estimate_steps(self, world_size: int) -> int | None:
         """Estimate the optimiser steps of an epoch that ranks share, from some of its blocks; close where those are all."""
-        total = self.source.approx_blocks()
+        total = self._visited(0).approx_blocks()
         if total is None:
             return None
         blocks = list(itertools.islice(blocks_of(self._ahead(0, Place())), _SAMPLED_BLOCKS + 1))
@@ -220,7 +226,7 @@ class Epochs:
         place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
         self.engines = agree(place, sharing.ranks, lambda: self.engines or self._choose_engines(first))
         sizes = self._first_window(start.epoch, first, guard)
-        patience = Patience(guard, self.source.num_shards, sizes.guessed_bytes)
+        patience = Patience(guard, self.num_shards, sizes.guessed_bytes)
         recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
         if is_fresh and start.epoch == 0 and not start.window.served:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
@@ -233,16 +239,25 @@ class Epochs:
             num_batches += len(window.plan)
             counts.update(window.counts)
             yield dataclasses.replace(start, window=window.start), window
-            if window.following is not None and self.shuffle and self.source.num_shards == 1:
+            if window.following is not None and self.shuffle and self.source.num_shards == 1 and not self._by_row:
                 _say_once_of_one_shard()
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
 
     def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
-        num_shards = self.source.num_shards
-        if self.shuffle:
-            return look_ahead(self.source, EvenOrder(num_shards, self.seed, epoch, "shards"), place)
-        return look_ahead(self.source, range(num_shards), place, num_open=1)
+        source, in_order = self._visited(epoch), range(self.num_shards)
+        if not self.shuffle:
+            return look_ahead(source, in_order, place, num_open=1)
+        order = in_order if self._by_row else EvenOrder(self.num_shards, self.seed, epoch, "shards")
+        return look_ahead(source, order, place)
+
+    @property
+    def _by_row(self) -> bool:
+        return self.shuffle and self.source.num_records is not None
+
+    def _visited(self, epoch: int) -> Source:
+        """Return the source as an epoch reads it: where records can be read one by one, in an order of its own."""
+        return in_random_order(self.source, self.seed, epoch) if self._by_row else self.source
 
     def _open(self, first: Sequence[ReadBlock]) -> tuple[OpenStage, ...]:
         """Open the stages once; engines are chosen by looking at the first records, unless a state has named them."""
@@ -298,13 +313,13 @@ class Epochs:
         """
         table = first[-1].table if first else _NO_RECORDS
         guess = guess_full_bytes(table, self._asked, is_text=self._is_text, shuffle=self.shuffle, world_size=self.world_size)
-        blocks = self.source.approx_blocks()
+        blocks = self._visited(epoch).approx_blocks()
         total = None if blocks is None else blocks * max(table.nbytes, 1)
         sizes = FirstWindow(guess, total, is_read=not first or first[-1].approx_bytes is None)
         if not self.shuffle:
             # Rows in the order of the data are the same whatever the windows; planned ones are the same in every epoch.
             return dataclasses.replace(sizes, small_bytes=SMALL_BYTES) if isinstance(self.spec, InOrder) else sizes
-        if self.source.num_shards < FEW_SHARDS:
+        if self.num_shards < FEW_SHARDS and not self._by_row:
             return sizes
         if epoch == 0:
             return dataclasses.replace(sizes, small_bytes=self._small_bytes(table))

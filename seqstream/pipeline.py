@@ -127,7 +127,7 @@ class Pipeline:
             seeds = hash_index(np.array(window.after), self.epochs.seed, position.epoch, window.number, window.rank).tolist()
             meeting = max(0, len(window.plan) - 1 - left)
             for turn in range(len(window.plan)):
-                position = _after(position, window, turn, self.epochs.source.num_shards)
+                position = _after(position, window, turn, self.epochs.num_shards)
                 moved = {"group": window.start.group, "served": position.window.served}
                 state = {**begun, **moved} if position.window.served else to_state(position)
                 batch = self._customised(self._collated(window, turn, state, seeds[turn]))

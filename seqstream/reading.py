@@ -22,7 +22,7 @@ import pyarrow as pa
 from seqstream.arrow import to_arrow
 from seqstream.order import EvenOrder, numbers_at
 from seqstream.planning.plan import Index
-from seqstream.sources.protocol import PIECE, RECORD_BITS, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
+from seqstream.sources.protocol import PIECE, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
 
 OPEN_SHARDS = 16
 """How many shards of many blocks are read in turn when the loader shuffles."""
@@ -172,7 +172,7 @@ def look_ahead(source: Source, order: EvenOrder | range, start: Place, num_open:
         if block is None:
             continue
         table, state = block
-        table, records = _with_row_ids(table, cursor.shard)
+        table, records = _with_row_ids(source, table, cursor.shard)
         cursor.shard = OpenShard(cursor.shard.shard, records, state)
         if state is not None:
             turns.append(cursor)
@@ -199,10 +199,10 @@ def _read_shard(source: Source, number: int) -> pa.Table:
     (table, _), *more = source.read(number)
     if more:
         raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return -1 there")
-    return _with_row_ids(table, OpenShard(number, 0, None))[0]
+    return _with_row_ids(source, table, OpenShard(number, 0, None))[0]
 
 
-def _with_row_ids(table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
+def _with_row_ids(source: Source, table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
     """Return the table with row ids, and the number of the record after its last."""
     records = record_numbers(table, shard.records).astype(np.int64, copy=False)
     following = int(records[-1]) + 1 if len(records) else shard.records
@@ -211,4 +211,4 @@ def _with_row_ids(table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
         raise ValueError(
             f"column {taken[0]!r} cannot come from a source; the loader numbers records itself, so rename the column"
         )
-    return table.append_column(ROW_ID, to_arrow(records + (shard.shard << RECORD_BITS))), following
+    return table.append_column(ROW_ID, to_arrow(source.to_row_ids(shard.shard, records))), following

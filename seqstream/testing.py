@@ -35,6 +35,7 @@ from seqstream.comparing import (
 from seqstream.loader import Loader
 from seqstream.rank_threads import run_ranks
 from seqstream.reading import Place, read_blocks
+from seqstream.sources.by_row import in_random_order
 from seqstream.sources.protocol import ROW_ID, Source
 from seqstream.testing_ranks import check_elastic, check_ranks, check_resume_on_ranks
 
@@ -66,7 +67,7 @@ def check_loader(make: MakeLoader) -> None:
 
 
 def check_source(source: Source) -> None:
-    """Check a source: record numbers, states that survive JSON and resume, `locate`, and a fingerprint that is JSON."""
+    """Check a source: record numbers, states that survive JSON and resume, `locate`, `take`, and a fingerprint that is JSON."""
     whole = _row_ids(source, Place())
     expect(len(set(whole)) == len(whole), "row ids must be unique")
     expect(source.fingerprint() == json.loads(json.dumps(source.fingerprint())), "fingerprint() must survive JSON unchanged")
@@ -80,6 +81,9 @@ def check_source(source: Source) -> None:
         )
     for row_id in whole[:: max(1, len(whole) // 5)]:
         expect(bool(source.locate(row_id)), f"locate({row_id}) must name a place")
+    if source.num_records is not None:
+        mixed = _row_ids(in_random_order(source, 0, 0), Place())
+        expect(sorted(mixed) == sorted(whole), f"take() must give the {len(whole)} records that read() gives, got {len(mixed)}")
 
 
 def _row_ids(source: Source, place: Place) -> list[int]:

@@ -142,6 +142,29 @@ def generator(folder: Path, lines: Texts) -> ss.Source:
     return ss.Generator(lambda: ({"text": text, "label": float(len(text))} for text in lines), block_bytes=BLOCK)
 
 
+class Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """A map-style data set of dicts."""
+
+    def __init__(self, lines: Texts) -> None:
+        self.lines = lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {"text": self.lines[number], "label": float(number)}
+
+
+def map_style(folder: Path, lines: Texts) -> ss.Source:
+    """Items that are read by their numbers."""
+    return ss.Generator(Rows(lines), block_bytes=BLOCK)
+
+
+def part_of_a_list(folder: Path, lines: Texts) -> ss.Source:
+    """The training part of a split of items that are read by their numbers."""
+    return ss.Generator(lines, block_bytes=BLOCK).split(valid=0.4, seed=3)[0]
+
+
 SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     text_files,
     paragraphs,
@@ -155,6 +178,8 @@ SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     hf_dataset,
     hf_stream,
     generator,
+    map_style,
+    part_of_a_list,
 ]
 
 SPECS: list[BatchSpec] = [

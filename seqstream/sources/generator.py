@@ -1,23 +1,39 @@
-"""Python generators and iterables: items taken one by one, made into columns block by block."""
+"""Python generators, iterables and lists: items taken one by one, made into columns block by block."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+from torch.utils.data import Dataset, IterableDataset
+
 from seqstream.sources.items import Layout, Value, layout_of, size_of
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.protocol import (
+    BLOCK_BYTES,
+    BLOCK_RECORDS,
+    Block,
+    Json,
+    Source,
+    count_records,
+    sampled_records,
+    split_row_id,
+)
 
 Make: TypeAlias = Callable[[], Iterable[Any]] | Iterable[Any]
-
-_BLOCK_ITEMS = 1_024
 
 
 @dataclasses.dataclass(frozen=True)
 class Generator(Source):
-    """Items of a generator function or of any iterable: one shard, read front to back.
+    """Items of a generator function, of a list or a map-style data set, or of any iterable.
+
+    What has ``__len__`` and ``__getitem__``, such as a list, an array or a ``torch.utils.data.Dataset``, is shuffled as a
+    whole: with ``Loader(shuffle=True)`` its items are read by their numbers, in a random order for each epoch. All else, and
+    everything with ``shuffle=False``, is read front to back, and shuffling mixes it within windows.
 
     An item is one of these, and all items are of the kind of the first:
 
@@ -28,22 +44,24 @@ class Generator(Source):
     - a dict of named fields, each like one of the above or a single number or bool; every item has the same fields.
 
     Going on after a break runs the generator again and passes over the items that were taken, so it must give the same
-    items each time. A generator that was already called runs once: one epoch, and no going on.
+    items each time; items read by their numbers are not passed over. A generator that was already called runs once: one
+    epoch, and no going on.
 
     Args:
         make: A generator function or another function that gives an iterable; or an iterable: a list, an object with
-            ``__iter__`` or with ``__len__`` and ``__getitem__``.
-        block_bytes: Bytes in a block, which also ends after 1,024 items.
+            ``__iter__`` or with ``__len__`` and ``__getitem__``. What a function gives is read front to back.
+        block_bytes: Bytes in a block, which also ends after 1,024 items. By default 256 KiB; items read by their numbers come
+            in smaller blocks where they are few, so that there are 128.
 
     Raises:
         TypeError: ``make`` is none of these.
     """
 
     make: Make
-    block_bytes: int = dataclasses.field(default=262_144, kw_only=True)
+    block_bytes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.block_bytes < 1:
+        if self.block_bytes is not None and self.block_bytes < 1:
             raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
         _ = self._items
 
@@ -64,8 +82,8 @@ class Generator(Source):
             layout = layout or layout_of(item, self._items.name)
             if number < taken:
                 continue
-            if size >= self.block_bytes or len(block) == _BLOCK_ITEMS:
-                yield layout.table(block, number - len(block)), number
+            if size >= self._block_bytes or len(block) == BLOCK_RECORDS:
+                yield layout.table(block, range(number - len(block), number)), number
                 block, size = [], 0
             block.append(layout.values(item, number))
             size += size_of(block[-1])
@@ -75,20 +93,53 @@ class Generator(Source):
                 "it must give the same items each time, start anew"
             )
         if layout is not None and block:
-            yield layout.table(block, number + 1 - len(block)), None
+            yield layout.table(block, range(number + 1 - len(block), number + 1)), None
 
     def fingerprint(self) -> Json:
-        return {"kind": "Generator", "name": self._items.name, "items": self._items.count, "block_bytes": self.block_bytes}
+        return {"kind": "Generator", "name": self._items.name, "items": self._items.count, "block_bytes": self._block_bytes}
 
     def locate(self, row_id: int) -> str:
         return f"item {split_row_id(row_id)[1]} of {self._items.name}"
 
     def approx_blocks(self) -> float | None:
-        return None
+        if self.num_records is None:
+            return None
+        wanted = math.ceil(self._block_bytes / max(self.approx_record_bytes, 1))
+        return float(math.ceil(self.num_records / min(BLOCK_RECORDS, wanted)))
 
     @property
     def can_repeat(self) -> bool:
         return not self._items.one_shot
+
+    @property
+    def num_records(self) -> int | None:
+        return self._items.count if self._items.has_numbers else None
+
+    def take(self, records: np.ndarray) -> pa.Table:
+        numbers = records.tolist()
+        return self._layout.table(list(self._values(numbers)), numbers)
+
+    @functools.cached_property
+    def approx_record_bytes(self) -> float:
+        sizes = [size_of(values) for values in self._values(sampled_records(self.num_records or 0).tolist())]
+        return sum(sizes) / max(len(sizes), 1)
+
+    @property
+    def records_per_block(self) -> int:
+        return count_records(self, self.block_bytes)
+
+    def _values(self, numbers: list[int]) -> Iterator[list[Value]]:
+        """Yield what some items have in each column."""
+        for number, item in zip(numbers, self._items.take(numbers), strict=True):
+            yield self._layout.values(item, number)
+
+    @functools.cached_property
+    def _layout(self) -> Layout:
+        return layout_of(next(self._items.take([0])), self._items.name)
+
+    @property
+    def _block_bytes(self) -> int:
+        return BLOCK_BYTES if self.block_bytes is None else self.block_bytes
 
     @functools.cached_property
     def _items(self) -> Items:
@@ -96,11 +147,12 @@ class Generator(Source):
 
 
 class Items:
-    """What a user passes where items are wanted: iterated anew each time, if it can be.
+    """What a user passes where items are wanted: iterated anew each time, if it can be, or read by their numbers.
 
     Attributes:
         name: The name of the function, or the type of the iterable.
         count: Number of items, where it is known without taking them.
+        has_numbers: Whether each item can be had by its number.
         one_shot: Whether it can be iterated once only, being a generator that was already called.
     """
 
@@ -109,8 +161,9 @@ class Items:
         if not _gives_items(self.make) and not callable(self.make):
             raise TypeError(f"make must be a generator function or an iterable of items, got {type(make).__name__}")
         self.name = _name_of(make)
-        self.count = len(make) if isinstance(make, Sized) else None
+        self.count = _count(make)
         self.one_shot = isinstance(make, Iterator)
+        self.has_numbers = self.count is not None and not self.one_shot and _has_numbers(make)
         self._opened = False
 
     def __iter__(self) -> Iterator[Any]:
@@ -118,6 +171,22 @@ class Items:
             raise TypeError(f"{self.name} cannot be read a second time; pass the generator function itself, not its result")
         self._opened = True
         return self._take()
+
+    def take(self, numbers: list[int]) -> Iterator[Any]:
+        """Yield items by their numbers.
+
+        Raises:
+            ValueError: There are more or fewer items than there were.
+        """
+        if len(self.make) != self.count:
+            raise ValueError(f"{self.name} must keep its {self.count} items, has {len(self.make)} now; make a Generator anew")
+        number = -1
+        try:
+            for number in numbers:
+                yield self.make[number]
+        except Exception as error:
+            error.add_note(f"while reading item {number} of {self.name}")
+            raise
 
     def _take(self) -> Iterator[Any]:
         number = -1
@@ -141,6 +210,26 @@ def _gives_items(made: Any) -> bool:
     if isinstance(made, str | bytes | Mapping):
         return False
     return isinstance(made, Iterable) or (hasattr(type(made), "__len__") and hasattr(type(made), "__getitem__"))
+
+
+def _has_numbers(made: Any) -> bool:
+    """Say whether items can be had by their numbers, the same as one after the other.
+
+    What has ``keys``, such as a table or a series, gives items by their names. Every ``Dataset`` of torch inherits a
+    ``__getitem__``, which only raises.
+    """
+    kind = type(made)
+    if isinstance(made, str | bytes | Mapping | IterableDataset) or hasattr(kind, "keys"):
+        return False
+    return hasattr(kind, "__len__") and getattr(kind, "__getitem__", None) not in (None, Dataset.__getitem__)
+
+
+def _count(made: Any) -> int | None:
+    """Return how many items there are; some have a ``__len__`` that only raises."""
+    try:
+        return len(made) if isinstance(made, Sized) else None
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _name_of(make: Any) -> str:

@@ -60,15 +60,15 @@ class Field:
             return False
         return self.shape == (value.shape[1:] if value.ndim else None)
 
-    def column(self, values: Sequence[Any], first: int, source: str) -> pa.Array:
-        """Join the values of a block, whose first item is number ``first``, into a column.
+    def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
+        """Join the values of a block's items, which have these numbers, into a column.
 
         Raises:
             ValueError: A whole number does not fit the column's type.
         """
         if self.dtype is None:
             return pa.array(values, pa.string())
-        column = pa.array(self._joined(values, self.dtype, first, source).reshape(-1))
+        column = pa.array(self._joined(values, self.dtype, numbers, source).reshape(-1))
         if self.shape is None:
             return column
         for size in reversed(self.shape):
@@ -77,14 +77,15 @@ class Field:
         np.cumsum([len(value) for value in values], out=offsets[1:])
         return pa.ListArray.from_arrays(offsets, column)
 
-    def _joined(self, values: Sequence[Array], dtype: np.dtype[Any], first: int, source: str) -> Array:
+    def _joined(self, values: Sequence[Array], dtype: np.dtype[Any], numbers: Sequence[int], source: str) -> Array:
         rows = [value.reshape(-1, *self.shape) if self.shape else value.reshape(-1) for value in values]
         try:
             if len({row.dtype for row in rows}) == 1:
                 return _narrowed(np.concatenate(rows), dtype)
-            return np.concatenate([_narrowed(row, dtype) for row in rows])
+            return np.concatenate([np.empty((0, *(self.shape or ())), dtype), *(_narrowed(row, dtype) for row in rows)])
         except OverflowError:
-            number, value = next((number, bad) for number, row in enumerate(rows, first) for bad in _outside(row, dtype))
+            places = zip(numbers, rows, strict=True)
+            number, value = next((number, bad) for number, row in places for bad in _outside(row, dtype))
             raise ValueError(f"{self.name} of item {number} of {source} must fit {dtype}, got {value}") from None
 
     def __str__(self) -> str:
@@ -121,7 +122,7 @@ class TextsField:
             return isinstance(part, str)
         return isinstance(part, Mapping) and part.keys() == set(self.keys) and all(isinstance(part[key], str) for key in part)
 
-    def column(self, values: Sequence[Any], first: int, source: str) -> pa.Array:
+    def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
         """Join the values of a block into a column."""
         inner = pa.string() if self.keys is None else pa.struct([(key, pa.string()) for key in self.keys])
         return pa.array(values, pa.list_(inner))
@@ -171,10 +172,11 @@ class Layout:
                 raise ValueError(f"{where} of {self.source} must be {field} like item 0, got {error}") from error.__cause__
         return values
 
-    def table(self, block: list[list[Value]], first: int) -> pa.Table:
-        """Join the values of consecutive items, from number ``first`` on."""
-        columns = zip(self.fields, zip(*block, strict=True), strict=True)
-        return pa.table({field.name: field.column(values, first, self.source) for field, values in columns})
+    def table(self, block: list[list[Value]], numbers: Sequence[int]) -> pa.Table:
+        """Join the values of the items that have these numbers."""
+        values = zip(*block, strict=True) if block else [()] * len(self.fields)
+        columns = zip(self.fields, values, strict=True)
+        return pa.table({field.name: field.column(values, numbers, self.source) for field, values in columns})
 
     def __str__(self) -> str:
         return f"a dict with {', '.join(repr(field.name) for field in self.fields)}" if self.named else str(self.fields[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -27,9 +28,14 @@ RECORD = "record"
 """An optional column of a block: the number of each record in its shard, where they are not consecutive."""
 
 BLOCK_BYTES = 256 << 10
+BLOCK_RECORDS = 1_024
+"""A block of records that are taken one by one has no more of them."""
+
 SMALLEST_BLOCK_BYTES = 4 << 10
 FEWEST_BLOCKS = 128
 """A corpus of two labels, one after the other, in so many blocks: any eighth of an epoch has both, and not by luck."""
+
+_SAMPLED_RECORDS = 16
 
 RECORD_BITS = 32
 """A row id is ``shard << 32 | record``."""
@@ -49,6 +55,9 @@ class Source(abc.ABC):
 
     Two members are needed: `num_shards` and `read`. A shard is what can be opened by itself: a range of bytes, a row
     group, a compressed file. Many small shards mix best; a shard of one block costs no state.
+
+    A source of one shard may also read its records one by one, by their numbers: it gives `num_records` and `take`, and a
+    loader that shuffles reads them in random order.
     """
 
     @property
@@ -105,6 +114,46 @@ class Source(abc.ABC):
         """Whether records can be read again: those of a generator that was already called come only once."""
         return True
 
+    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
+        """Return the row ids of records of a shard, which are the same in whatever order they are read.
+
+        Args:
+            shard: Which shard.
+            records: ``int64 (n,)``, their numbers in the shard.
+
+        Returns:
+            ``int64 (n,)``.
+        """
+        ids: np.ndarray = records + (shard << RECORD_BITS)
+        return ids
+
+    @property
+    def num_records(self) -> int | None:
+        """Number of records that `take` reads, those of the only shard; ``None`` where they cannot be read one by one."""
+        return None
+
+    def take(self, records: np.ndarray) -> pa.Table:
+        """Read records of the only shard by their numbers, in the order given.
+
+        Args:
+            records: ``int64 (n,)``, each ``0 <= record < num_records``.
+
+        Returns:
+            A row for each; or fewer, with their numbers in a column ``record``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have take(records), as it has num_records")
+
+    @functools.cached_property
+    def approx_record_bytes(self) -> float:
+        """About how many bytes a record has that `take` reads, by a few that lie far apart."""
+        table = self.take(sampled_records(self.num_records or 0))
+        return float(table.nbytes / max(len(table), 1))
+
+    @property
+    def records_per_block(self) -> int:
+        """How many records `take` reads at once."""
+        return count_records(self, None)
+
     def split(self, *, valid: float = 0.05, seed: int = 0) -> tuple[Split, Split]:
         """Split into a training and a validation source, by a hash of the row id.
 
@@ -129,6 +178,23 @@ def choose_block_bytes(given: int | None, total: float | None) -> int:
     if total is None:
         return BLOCK_BYTES
     return int(min(BLOCK_BYTES, max(total / FEWEST_BLOCKS, SMALLEST_BLOCK_BYTES)))
+
+
+def sampled_records(num_records: int) -> np.ndarray:
+    """Return numbers of a few records, spread over all of them, ``int64 (n,)``."""
+    return np.linspace(0, num_records - 1, min(num_records, _SAMPLED_RECORDS)).astype(np.int64)
+
+
+def count_records(source: Source, block_bytes: int | None) -> int:
+    """Return how many records of a source make a block.
+
+    Args:
+        source: Its records are taken one by one.
+        block_bytes: Bytes of a block that the user asked for.
+    """
+    num_bytes = source.approx_record_bytes
+    wanted = choose_block_bytes(block_bytes, num_bytes * (source.num_records or 0))
+    return max(1, min(BLOCK_RECORDS, int(wanted / max(num_bytes, 1))))
 
 
 def split_row_id(row_id: int) -> tuple[int, int]:
@@ -163,8 +229,12 @@ class Split(Source):
             yield table, None if after is None else [first, after]
 
     def _keep(self, shard: int, records: np.ndarray) -> np.ndarray:
-        held_out = hash_index(records + (shard << RECORD_BITS), self.seed, "split") < np.uint64(self.valid * 2**64)
+        held_out = hash_index(self.to_row_ids(shard, records), self.seed, "split") < np.uint64(self.valid * 2**64)
         return held_out if self.held_out else ~held_out
+
+    @property
+    def _share(self) -> float:
+        return self.valid if self.held_out else 1 - self.valid
 
     def fingerprint(self) -> Json:
         return {"source": self.source.fingerprint(), "valid": self.valid, "seed": self.seed, "held_out": self.held_out}
@@ -177,12 +247,31 @@ class Split(Source):
 
     def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
         whole = self.source.approx_bytes(shards)
-        part = np.rint(whole * (self.valid if self.held_out else 1 - self.valid)).astype(np.int64)
+        part = np.rint(whole * self._share).astype(np.int64)
         return np.where(whole < 0, -1, part)
 
     @property
     def can_repeat(self) -> bool:
         return self.source.can_repeat
+
+    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
+        return self.source.to_row_ids(shard, records)
+
+    @property
+    def num_records(self) -> int | None:
+        return self.source.num_records
+
+    def take(self, records: np.ndarray) -> pa.Table:
+        kept = records[self._keep(0, records)]
+        return with_record_numbers(self.source.take(kept), kept)
+
+    @functools.cached_property
+    def approx_record_bytes(self) -> float:
+        return self.source.approx_record_bytes * self._share
+
+    @property
+    def records_per_block(self) -> int:
+        return self.source.records_per_block
 
 
 def record_numbers(table: pa.Table, first: int) -> np.ndarray:
@@ -190,6 +279,19 @@ def record_numbers(table: pa.Table, first: int) -> np.ndarray:
     if RECORD in table.column_names:
         return to_numpy(table.column(RECORD))
     return np.arange(first, first + len(table), dtype=np.int64)
+
+
+def with_record_numbers(table: pa.Table, records: np.ndarray) -> pa.Table:
+    """Return what `Source.take` has read with the numbers of its records.
+
+    Raises:
+        ValueError: Some are missing, and nothing says which.
+    """
+    if RECORD in table.column_names:
+        return table
+    if len(table) != len(records):
+        raise ValueError(f"take() must give the {len(records)} records it is asked for, got {len(table)}")
+    return table.append_column(RECORD, to_arrow(records))
 
 
 def drop_record_numbers(table: pa.Table) -> pa.Table:

@@ -57,6 +57,16 @@ def generator(folder: Path, texts: list[str]) -> ss.Source:
     return ss.Generator(lambda: ({"text": text, "score": float(len(text))} for text in texts), block_bytes=BLOCK)
 
 
+def items(folder: Path, texts: list[str]) -> ss.Source:
+    """Items read by their numbers: a rank reads only those that it tokenises."""
+    return ss.Generator([{"text": text, "number": number} for number, text in enumerate(texts)], block_bytes=BLOCK)
+
+
+def split_items(folder: Path, texts: list[str]) -> ss.Source:
+    """The larger part of a split of items read by their numbers."""
+    return items(folder, texts).split(valid=0.2, seed=3)[0]
+
+
 def split(folder: Path, texts: list[str]) -> ss.Source:
     """The larger part of a split."""
     return text_files(folder, texts).split(valid=0.2, seed=3)[0]
@@ -80,7 +90,7 @@ def hf_stream(folder: Path, texts: list[str]) -> ss.Source:
 
 MakeSource = Callable[[Path, list[str]], ss.Source]
 
-SOURCES: list[MakeSource] = [text_files, json_lines, compressed, generator, split, hf_dataset, hf_stream]
+SOURCES: list[MakeSource] = [text_files, json_lines, compressed, generator, items, split, split_items, hf_dataset, hf_stream]
 
 SPECS: dict[str, BatchSpec] = {
     "in-order": ss.InOrder(4),

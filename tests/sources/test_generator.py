@@ -358,6 +358,7 @@ def test_it_names_what_it_reads() -> None:
     assert repr(source) == "Generator(words)"
     assert source.locate(17) == "item 17 of words"
     assert source.approx_blocks() is None
+    assert source.num_records is None
 
 
 def test_it_can_be_pickled_where_its_function_can() -> None:
