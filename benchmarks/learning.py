@@ -219,7 +219,7 @@ def train(
     for number, rows in enumerate(steps[:num_steps], 1):
         optimizer.zero_grad(set_to_none=True)
         for part in task.parts(rows):
-            (network.losses(*part).sum() / constant).backward()  # type: ignore[no-untyped-call]
+            (network.losses(*part).sum() / constant).backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimizer.step()

@@ -139,7 +139,7 @@ def _train_timed(task: Task, way: Way, seed: int, *, tokens: float = np.inf, sec
     for batch in loader:
         losses = network.losses(batch.input_ids, batch.lengths, batch["label"])
         # Divided by a constant, every row weighs the same, in a step of many and in one of few.
-        (losses.sum() / mean_rows).backward()  # type: ignore[no-untyped-call]
+        (losses.sum() / mean_rows).backward()
         if batch.is_step_end:
             nn.utils.clip_grad_norm_(network.parameters(), CLIPPED_AT)
             optimizer.step()

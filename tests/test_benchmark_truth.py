@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import seqstream as ss
 from benchmarks import orders, truth
 from benchmarks.design_effect import Gradients
 from benchmarks.learning import Network, padded
-from benchmarks.orders import GOLDEN, UNCORRELATED, Turns, even_shards, random_shards, shuffled_turns, strided_turns
+from benchmarks.orders import GOLDEN, UNCORRELATED, Turns, even_shards, even_turns, random_shards, shuffled_turns, strided_turns
 from benchmarks.sketches import Sketch
 
-TURNS = [shuffled_turns, strided_turns(GOLDEN), strided_turns(UNCORRELATED), random_shards, even_shards]
+TURNS = [shuffled_turns, strided_turns(GOLDEN), strided_turns(UNCORRELATED), random_shards, even_shards, even_turns]
 
 
 @pytest.mark.parametrize("num_labels", [3, None])
@@ -37,11 +38,23 @@ def test_turns_are_permutations(turns: Turns, num: int) -> None:
     assert num < 100 or turns(num, 0).tolist() != turns(num, 1).tolist()
 
 
-def test_even_shards_by_halves() -> None:
-    """Any two in a row are one of each half, and any four one of each quarter, where a run begins at a multiple."""
-    visited = even_shards(64, 5)
+def test_even_turns_by_halves() -> None:
+    """Any two in a row are one of each half, any four one of each quarter, and so on, where a run begins at a multiple."""
+    visited = even_turns(64, 5)
     for parts in (2, 4, 8, 16):
         assert (np.sort(visited.reshape(-1, parts) // (64 // parts), axis=1) == np.arange(parts)).all()
+
+
+def test_arranged_steps_hold_every_row_once() -> None:
+    """Steps of our planner are a partition of the rows, with groups of neighbours, or of different lengths."""
+    lengths = np.random.default_rng(0).integers(1, 60, 2_000)
+    windows = np.array_split(np.arange(2_000), 2)
+    spread: dict[str, float] = {}
+    for step in ("alike", "mixed"):
+        steps = orders.arranged(lengths, windows, ss.Bucket(256, step=step), 0, world_size=8)
+        assert sorted(np.concatenate(steps).tolist()) == list(range(2_000))
+        spread[step] = float(np.mean([lengths[rows].std() for rows in steps]))
+    assert spread["mixed"] > 4 * spread["alike"]
 
 
 def test_uncorrelated_turns_are() -> None:
