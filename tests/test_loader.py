@@ -301,7 +301,7 @@ def test_other_stages_are_refused_by_name(source: JsonArrays) -> None:
     ("state", "error", "message"),
     [
         ([1], TypeError, "state must be the dict that state_dict"),
-        ({"version": 99}, ValueError, "state must be of version 1, got 99"),
+        ({"version": 99}, ValueError, "state must be of version 2, got 99"),
         ({"model": 1}, ValueError, "state must be what state_dict.. returned, got one without"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Order without state: permutations and hashes."""
+"""Order without state: orders and hashes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 
 from seqstream.order import EvenOrder, hash_index, key_of, numbers_at, shuffled
 
+SMALL = [1, 7, 9, 3, 0, 5, 8, 4, 2, 6]
+LARGE = [72929841374, 653289621867, 869801555796]
+STRAIGHT = [8, 4, 6, 0, 7, 2, 5, 1, 9, 3]
 
-def numbers(permutation: EvenOrder) -> list[int]:
+
+def numbers(order: EvenOrder) -> list[int]:
     """Return the number at each position."""
-    return [permutation[position] for position in range(len(permutation))]
+    return [order[position] for position in range(len(order))]
 
 
-def test_a_permutation_has_every_number_once() -> None:
+def test_an_order_has_every_number_once() -> None:
     """Whatever the size, each position has a number of its own."""
     for size in [*range(130), 255, 256, 257, 1023, 1025, 4097]:
         assert sorted(numbers(EvenOrder(size, 7, "shards"))) == list(range(size)), size
@@ -25,19 +29,16 @@ def test_a_permutation_has_every_number_once() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3000), st.integers(), st.integers(0, 5))
-def test_a_permutation_of_any_seed_has_every_number_once(size: int, seed: int, epoch: int) -> None:
-    """Seeds and epochs of any size give permutations."""
+def test_an_order_of_any_seed_has_every_number_once(size: int, seed: int, epoch: int) -> None:
+    """Seeds and epochs of any size give orders."""
     assert sorted(numbers(EvenOrder(size, seed, epoch))) == list(range(size))
 
 
-def test_a_permutation_does_not_change_between_versions() -> None:
+def test_an_order_does_not_change_between_versions() -> None:
     """States saved today mean the same tomorrow: the numbers themselves are fixed."""
-    assert numbers(EvenOrder(10, 0, 0, "shards")) == [8, 0, 7, 6, 4, 3, 1, 5, 9, 2]
-    assert [EvenOrder(10**12, 0, 0, "shards")[place] for place in (0, 1, 10**12 - 1)] == [
-        632770975131,
-        469783841218,
-        417196284626,
-    ]
+    assert numbers(EvenOrder(10, 0, 0, "shards")) == SMALL
+    assert [EvenOrder(10**12, 0, 0, "shards")[place] for place in (0, 1, 10**12 - 1)] == LARGE
+    assert numbers(EvenOrder(10, 0, 0, "shards", turned=False)) == STRAIGHT
     assert hash_index(np.arange(-1, 2), 0, "key").tolist() == [16491486633132792757, 7121419125028977838, 10346209742875190638]
     assert shuffled(10, 0, "rows").tolist() == [6, 0, 2, 5, 1, 7, 4, 9, 8, 3]
     assert key_of(0, 0, "shards") == 14788456053565992210
@@ -46,28 +47,28 @@ def test_a_permutation_does_not_change_between_versions() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.one_of(st.integers(1, 3000), st.integers(1, 1 << 62)), st.integers(), st.data())
 def test_many_places_at_once(size: int, seed: int, data: st.DataObject) -> None:
-    """A stretch of a permutation, and of a range, is what its places are one by one."""
+    """A stretch of a order, and of a range, is what its places are one by one."""
     begin = data.draw(st.integers(0, size - 1))
     stop = min(size, begin + data.draw(st.integers(0, 50)))
-    permutation = EvenOrder(size, seed)
-    assert permutation.between(begin, stop).tolist() == [permutation[place] for place in range(begin, stop)]
-    assert numbers_at(permutation, begin, stop).tolist() == permutation.between(begin, stop).tolist()
+    order = EvenOrder(size, seed)
+    assert order.between(begin, stop).tolist() == [order[place] for place in range(begin, stop)]
+    assert numbers_at(order, begin, stop).tolist() == order.between(begin, stop).tolist()
     assert numbers_at(range(size), begin, stop).tolist() == list(range(begin, stop))
 
 
-def test_a_place_of_a_huge_permutation_is_found_at_once() -> None:
+def test_a_place_of_a_huge_order_is_found_at_once() -> None:
     """Time and memory do not depend on the size."""
-    permutation = EvenOrder((1 << 62) + 1, 3)
+    order = EvenOrder((1 << 62) + 1, 3)
     begin = time.perf_counter()
-    found = [permutation[place] for place in range(1000)]
+    found = [order[place] for place in range(1000)]
     assert time.perf_counter() - begin < 1
-    assert len(permutation) == (1 << 62) + 1
+    assert len(order) == (1 << 62) + 1
     assert len(set(found)) == 1000
     assert all(0 <= number <= 1 << 62 for number in found)
     assert len({number >> 58 for number in found}) == 16, "neighbours must go everywhere"
 
 
-def test_keys_give_different_permutations() -> None:
+def test_keys_give_different_orders() -> None:
     """Another seed, epoch or purpose is another order."""
     orders = {
         tuple(numbers(EvenOrder(50, seed, epoch, name))) for seed in range(20) for epoch in range(5) for name in ("a", "b")
@@ -76,28 +77,51 @@ def test_keys_give_different_permutations() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 17])
-def test_every_number_comes_first_equally_often(size: int) -> None:
-    """Few shards are mixed as well as many: over seeds, each is first, and each last, about as often."""
+def test_every_number_comes_everywhere_equally_often(size: int) -> None:
+    """Few shards are mixed as well as many: over seeds, each is first, in the middle, and last about as often."""
     num_seeds = 4000
-    for place in (0, size - 1):
+    for place in (0, size // 2, size - 1):
         counts = np.bincount([EvenOrder(size, seed, "shards")[place] for seed in range(num_seeds)], minlength=size)
         expected = num_seeds / size
         assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
 
 
-def test_a_permutation_breaks_up_neighbours() -> None:
-    """Numbers that follow each other do not end up near each other."""
-    steps = np.abs(np.diff(numbers(EvenOrder(4096, 1, "shards"))))
-    assert abs(steps.mean() / 4096 - 1 / 3) < 0.02  # what independent places have
-    assert (steps == 1).sum() < 12
+def test_an_order_by_hand() -> None:
+    """Halves in turn: of eight numbers each pair has one of each half, each four one of each quarter."""
+    for seed in range(50):
+        order = numbers(EvenOrder(8, seed, turned=False))
+        assert all({number // 4 for number in order[start : start + 2]} == {0, 1} for start in range(7))
+        assert all({number // 2 for number in order[start : start + 4]} == {0, 1, 2, 3} for start in range(5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 600), st.integers(), st.booleans(), st.data())
+def test_every_stretch_is_spread_evenly(size: int, seed: int, turned: bool, data: st.DataObject) -> None:
+    """Of any stretch a half of the numbers, wherever it begins, has its share, give or take two."""
+    order = np.array(numbers(EvenOrder(size, seed, turned=turned)))
+    start = data.draw(st.integers(0, size - 1))
+    stretch = order[start : start + data.draw(st.integers(1, size))]
+    low = data.draw(st.integers(0, size - 1))
+    inside = ((stretch - low) % size < size / 2).sum()
+    assert abs(inside - len(stretch) / 2) <= 0.5 * np.log2(size + 1) + 1.5
+
+
+def test_orders_of_two_epochs_do_not_correlate() -> None:
+    """Where a number comes in one epoch says nothing of where it comes in the next."""
+    found = []
+    for epoch in range(200):
+        one, other = (np.argsort(numbers(EvenOrder(128, 0, each, "shards"))) for each in (epoch, epoch + 1))
+        found.append(np.corrcoef(one, other)[0, 1])
+    assert abs(np.mean(found)) < 3 / np.sqrt(128 * 200)
+    assert np.std(found) < 1.5 / np.sqrt(128)
 
 
 def test_a_place_outside_is_refused() -> None:
     """There is nothing before the first place and nothing after the last."""
-    permutation = EvenOrder(5, 0)
+    order = EvenOrder(5, 0)
     for place in (-1, 5):
         with pytest.raises(IndexError, match=rf"^position must be in range\(5\), got {place}$"):
-            permutation[place]
+            order[place]
     with pytest.raises(IndexError, match=r"^position must be in range\(0\), got 0$"):
         EvenOrder(0, 0)[0]
 
@@ -138,7 +162,7 @@ def test_parts_of_a_key_are_told_apart() -> None:
 
 
 def test_a_shuffle_has_every_number_once_and_depends_on_the_key() -> None:
-    """All at once or position by position, a shuffle is a permutation."""
+    """All at once or position by position, a shuffle is a order."""
     for size in (0, 1, 2, 1000):
         order = shuffled(size, 0, "rows")
         assert sorted(order.tolist()) == list(range(size))

@@ -76,10 +76,12 @@ def test_bins_hold_every_row_once(lengths: Any) -> None:
 
 
 def test_windows_by_hand() -> None:
-    """Windows are full, and the last two share what is left."""
+    """Windows are full, and the last takes up to a quarter more."""
     ones = np.ones(35, np.int64)
-    assert cut_windows(ones, 10).tolist() == [10, 20, 28]
-    assert cut_windows(ones, 20).tolist() == [18]
+    assert cut_windows(ones, 10).tolist() == [10, 20, 30]
+    assert cut_windows(ones, 11).tolist() == [11, 22]
+    assert cut_windows(ones, 20).tolist() == [20]
+    assert cut_windows(ones, 28).tolist() == []
     assert cut_windows(ones, 35).tolist() == []
     assert cut_windows(ones, 100).tolist() == []
     assert cut_windows(np.array([1, 1, 99]), 50).tolist() == []
@@ -87,11 +89,11 @@ def test_windows_by_hand() -> None:
 
 @given(many_lengths, st.integers(1, 20_000))
 def test_windows_hold_what_they_should(lengths: Any, window_tokens: int) -> None:
-    """No window is empty, and none holds more than its tokens and a row."""
+    """No window is empty, and none holds more than its tokens, a quarter more if it is the last, and a row."""
     windows = np.split(lengths, cut_windows(lengths, window_tokens))
     assert np.concatenate(windows).tolist() == lengths.tolist()
     assert all(len(window) for window in windows)
-    assert all(window.sum() < window_tokens + lengths.max() for window in windows)
+    assert all(window.sum() < 1.25 * window_tokens + lengths.max() for window in windows)
 
 
 def test_plan_by_hand() -> None:

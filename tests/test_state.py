@@ -32,7 +32,7 @@ def state_of(**others: Any) -> dict[str, Any]:
 
 open_shards = st.builds(OpenShard, st.integers(0), st.integers(0), st.none() | st.integers() | st.lists(st.text()))
 places = st.builds(Place, st.integers(0), st.lists(open_shards, max_size=3).map(tuple))
-starts = st.builds(WindowStart, places, *[st.integers(0)] * 4)
+starts = st.builds(WindowStart, places, *[st.integers(0)] * 5)
 
 
 @settings(max_examples=100, deadline=None)
@@ -44,9 +44,9 @@ def test_a_position_comes_back_from_json(position: Position) -> None:
 
 def test_a_state_by_hand() -> None:
     """Its keys and their meaning are fixed: states of today must be read tomorrow."""
-    window = WindowStart(Place(7, (OpenShard(3, 40, {"next": 2}),)), blocks=5, skip=6, group=1, served=2)
+    window = WindowStart(Place(7, (OpenShard(3, 40, {"next": 2}),)), blocks=5, skip=6, group=1, served=2, step=3)
     assert Position(1, 4, window).to_json(fingerprint={}, seed=9, engine={"text": "tokenizers"}) == {
-        "version": 1,
+        "version": 2,
         "fingerprint": {},
         "seed": 9,
         "engine": {"text": "tokenizers"},
@@ -57,6 +57,7 @@ def test_a_state_by_hand() -> None:
         "skip": 6,
         "group": 1,
         "served": 2,
+        "step": 3,
         "source": [[3, 40, {"next": 2}]],
     }
 
@@ -84,9 +85,12 @@ def test_all_missing_entries_are_named() -> None:
 
 def test_a_state_of_another_version_is_refused() -> None:
     """Before anything is said of its entries."""
-    message = r"^state must be of version 1, got 2; load it with the seqstream that saved it$"
+    message = (
+        "^state must be of version 2, got 1, which serves rows in another order; go on with the seqstream that saved it, or "
+        "start the epoch anew$"
+    )
     with pytest.raises(ValueError, match=message):
-        check_form({"version": 2})
+        check_form({"version": 1})
 
 
 @pytest.mark.parametrize(("state", "name"), [(None, "NoneType"), ([1], "list"), ("{}", "str")])

@@ -160,19 +160,16 @@ def test_rows_left_over_are_carried() -> None:
     assert [window.row_ids.tolist() for window in found] == [
         [0, 1, 2, 3],  # of 6 rows; 2 of the block before place 2 are left
         [4, 5, 6, 7, 8, 9, 10, 11],  # of 4 blocks, less the row that is gone; the last block is left whole
-        [12, 13, 14, 15, 16, 17, 18, 19],  # 5 blocks remain: 3 and then what there is
-        [20, 21, 22, 23, 24, 25, 26],
+        [*range(12, 27)],  # 5 blocks remain where 4 are wanted
     ]
     assert [window.start for window in found] == [
         WindowStart(Place(0), 2, 0, group=1),
-        WindowStart(Place(1), 4, 1, group=1),
-        WindowStart(Place(4), 3, 0, group=1),
-        WindowStart(Place(6), 3, 2, group=1),
+        WindowStart(Place(1), 4, 1, group=1, step=1),
+        WindowStart(Place(4), 5, 0, group=1, step=3),
     ]
     assert [window.following for window in found] == [
-        WindowStart(Place(1), 4, 1),
-        WindowStart(Place(4), 4, 0),
-        WindowStart(Place(6), 3, 2),
+        WindowStart(Place(1), 4, 1, step=1),
+        WindowStart(Place(4), 4, step=3),
         None,
     ]
     assert served(found[1]) == [[5, 8, 11, 4], [7, 10, 6, 9]]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.order import longest_first
+from seqstream.planning.pack import Pack
 from seqstream.planning.plan import Plan
-from seqstream.planning.specs import InOrder
+from seqstream.planning.specs import InOrder, WindowSize
 from tests.handmade import num_planned
 
 KEY = (0, 0, 17)
@@ -126,14 +127,15 @@ def test_a_key_mixes_batches_and_another_mixes_them_otherwise(spec: Bucket | InO
     assert rows_of(spec.plan(lengths, key=KEY)) != rows_of(spec.plan(lengths, key=(0, 1, 17)))
 
 
-def test_lengths_of_batches_that_follow_each_other_are_independent() -> None:
-    """Batches of a window are served in a random order: the correlation of neighbours is about none."""
-    lengths = np.random.default_rng(0).integers(1, 200, 20_000)
-    found = []
-    for seed in range(20):
-        widths = np.array(widths_of(Bucket(8000).plan(lengths, key=(seed, 0, 0)), lengths))
-        found.append(np.corrcoef(widths[:-1], widths[1:])[0, 1])
-    assert abs(np.mean(found)) < 0.05
+def test_batches_that_follow_each_other_have_every_length() -> None:
+    """Any eight batches of a window are one of each eighth by length, and each half of them one of each quarter."""
+    lengths = np.random.default_rng(0).permutation(np.repeat(np.arange(1, 1025), 8))
+    for seed in range(5):
+        plan = Bucket(batch_size=8).plan(lengths, key=(seed, 0, 0))
+        eighths = (np.array(widths_of(plan, lengths)) - 1) // 128
+        for start in range(len(plan) - 8):
+            assert sorted(eighths[start : start + 8]) == list(range(8))
+            assert sorted(eighths[start : start + 4] // 2) == list(range(4))
 
 
 def test_without_a_key_batches_come_longest_first() -> None:
@@ -152,19 +154,35 @@ def test_batches_are_estimated_from_rows_and_tokens() -> None:
     assert Bucket(100).num_batches(0, 0) == InOrder(5).num_batches(0, 0) == 0
 
 
-def test_windows_hold_256_batches_unless_told() -> None:
-    """The default is large enough to pad little."""
-    assert Bucket(100).window_batches == InOrder(5).window_batches == 256
-    assert Bucket(100, window_batches=3).window_batches == 3
+def test_windows_hold_256_batches_and_64_mebibytes_unless_told() -> None:
+    """Where one of the two is given, it alone counts; rows that come as they are need no large window."""
+    for spec in (Bucket(100), InOrder(5), Pack(8, rows=2)):
+        assert spec.window_size(shuffle=True) == WindowSize(256, 64 << 20)
+    assert Bucket(100, window_batches=3).window_size(shuffle=True) == WindowSize(3, None)
+    assert Pack(8, rows=2, window_bytes=4096).window_size(shuffle=True) == WindowSize(None, 4096)
+    assert InOrder(5, window_batches=3, window_bytes=4096).window_size(shuffle=True) == WindowSize(3, 4096)
+    assert Bucket(100).window_size(shuffle=False) == WindowSize(256, 64 << 20)
+    assert InOrder(5).window_size(shuffle=False) == WindowSize(256, None)
+
+
+def test_how_much_of_a_window_rows_are_by_hand() -> None:
+    """Both numbers must be reached; ids count four bytes each, and records as read by half."""
+    size = WindowSize(10, 4000)
+    assert size.share(num_batches=5, num_tokens=2000, read_bytes=0, world_size=1) == 0.5
+    assert size.share(num_batches=20, num_tokens=250, read_bytes=0, world_size=1) == 0.25
+    assert size.share(num_batches=20, num_tokens=250, read_bytes=4000, world_size=1) == 0.5
+    assert size.share(num_batches=20, num_tokens=5000, read_bytes=0, world_size=4) == 0.5
+    assert WindowSize(10, None).share(num_batches=20, num_tokens=1, read_bytes=1, world_size=1) == 2
 
 
 def test_fingerprints_are_json_and_name_each_argument() -> None:
     """A change of any argument shows in the fingerprint."""
     fingerprint = Bucket(100, batch_size=5, window_batches=3, multiple_of=8).fingerprint()
     given = {"kind": "Bucket", "max_tokens": 100, "batch_size": 5, "window_batches": 3, "multiple_of": 8}
-    others = {"rows_multiple_of": 1, "shapes": None, "cost": "tokens", "hidden_size": None, "columns": None}
-    assert fingerprint == given | others
-    assert InOrder(4).fingerprint() == {"kind": "InOrder", "batch_size": 4, "drop_last": False}
+    others = {"rows_multiple_of": 1, "shapes": None, "cost": "tokens", "hidden_size": None, "columns": None, "step": None}
+    assert fingerprint == given | others | {"window_bytes": None}
+    in_order = {"kind": "InOrder", "batch_size": 4, "drop_last": False, "window_batches": None, "window_bytes": None}
+    assert InOrder(4).fingerprint() == in_order
     assert json.loads(json.dumps(fingerprint)) == fingerprint
 
 
@@ -181,6 +199,12 @@ def test_fingerprints_are_json_and_name_each_argument() -> None:
         (lambda: Bucket(True), "max_tokens must be a positive whole number, got True"),
         (lambda: Bucket(batch_size=0), "batch_size must be a positive whole number, got 0"),
         (lambda: Bucket(9, window_batches=0), "window_batches must be a positive whole number, got 0"),
+        (lambda: Bucket(9, window_bytes=0), "window_bytes must be a positive whole number, got 0"),
+        (lambda: InOrder(9, window_bytes=0), "window_bytes must be a positive whole number, got 0"),
+        (
+            lambda: Bucket(9, step="random"),  # type: ignore[arg-type]
+            "step must be one of 'alike', 'mixed', got 'random'",
+        ),
         (lambda: Bucket(9, multiple_of=0), "multiple_of must be a positive whole number, got 0"),
         (lambda: Bucket(7, multiple_of=8), "max_tokens must be at least multiple_of=8, got 7"),
         (lambda: InOrder(0), "batch_size must be a positive whole number, got 0"),
