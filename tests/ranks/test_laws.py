@@ -20,7 +20,7 @@ from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
 from seqstream.order import EvenOrder
 from seqstream.planning.grouping import cut_steps
-from seqstream.planning.runs import Runs, sorted_order
+from seqstream.planning.runs import Runs, ranges, sorted_order
 from seqstream.planning.specs import BatchSpec
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import Place, read_blocks
@@ -120,6 +120,7 @@ windows = st.integers(1, 4)
 any_spec = (
     st.builds(ss.InOrder, st.integers(1, 5), drop_last=st.just(False))
     | st.builds(ss.Bucket, st.integers(24, 120), batch_size=st.none() | st.integers(1, 5), window_batches=windows)
+    | st.builds(ss.Bucket, st.integers(24, 120), step=st.just("alike"), window_batches=windows)
     | st.builds(ss.Bucket, batch_size=st.integers(1, 5), window_batches=windows)
     | st.builds(ss.Bucket, st.integers(96, 200), window_batches=windows, rows_multiple_of=st.integers(1, 4))
     | st.builds(ss.Bucket, shapes=st.sampled_from([[(3, 24)], [(2, 24), (4, 9)]]), window_batches=windows)
@@ -203,8 +204,9 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
         steps = cut_steps(grouping, 0, world_size)
         by_number = sorted_order(keys)
         window_steps = []
-        for begin, size in zip(steps.begins.tolist(), steps.sizes.tolist(), strict=True):
-            places = np.arange(begin, begin + size)
+        for step in range(len(steps)):
+            parts = slice(step * steps.width, (step + 1) * steps.width)
+            places = ranges(steps.begins[parts], steps.sizes[parts])
             ids = window.row_ids[by_number[grouping.wanted(places)]].tolist()
             pieces = getattr(grouping, "pieces", None)
             own = [0] * len(ids) if pieces is None else pieces[grouping._items(places)].tolist()  # type: ignore[attr-defined]
