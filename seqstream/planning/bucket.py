@@ -156,7 +156,8 @@ class Bucket(Plans):
             groups = self._group_shapes(runs, order, shared, step_groups)
         else:
             groups = self._group_lengths(runs, order, shared, step_groups)
-        turns = mixed_turns(groups.costs, world_size, key) if self.is_mixed else turns_of(len(groups.rooms), key)
+        is_mixed = self.is_mixed and world_size > 1
+        turns = mixed_turns(groups.costs, world_size, key) if is_mixed else turns_of(len(groups.rooms), key)
         return Grouping(
             groups.order,
             groups.cuts,
@@ -166,7 +167,7 @@ class Bucket(Plans):
             self.multiple_of,
             groups.widths,
             step_groups=step_groups,
-            is_mixed=self.is_mixed and world_size > 1,
+            is_mixed=is_mixed,
         )
 
     @property
