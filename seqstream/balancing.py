@@ -22,7 +22,7 @@ from seqstream.arrow import to_numpy
 from seqstream.census import Census
 from seqstream.columns import plain
 from seqstream.forms.fields import is_text
-from seqstream.planning.balanced_turns import balanced_turns, scaled
+from seqstream.planning.balanced_turns import CANDIDATES, balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.grouping import Grouping
 from seqstream.planning.plan import Index
@@ -38,6 +38,9 @@ _COUNTED = 256
 """Of more classes the rarest are counted as one; a batch has a row of few of them anyway."""
 
 _NUM_RANGES = 32
+
+_PARTS = 8
+"""Units to choose among are an eighth of all at most: so lengths stay even, and small windows are not in one order always."""
 
 _NO_VALUE = json.dumps(None)
 
@@ -73,8 +76,16 @@ def balance_turns(
     edges = length_edges(census.runs)
     kinds = len(edges) + 1, num_classes
     counts = _count(_own_rows(grouping, units, census, edges, classes), (len(units), *kinds), ranks)
-    turns = units[balanced_turns(_features(counts, kinds[0]), (*key, "balance"))].ravel()
-    return dataclasses.replace(grouping, turns=np.append(turns, grouping.turns[units.size :]))
+    by_length = _by_length(counts[..., : kinds[0]])
+    candidates = min(CANDIDATES, -(-len(units) // _PARTS))
+    turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"), candidates)]
+    return dataclasses.replace(grouping, turns=np.append(units[turns].ravel(), grouping.turns[units.size :]))
+
+
+def _by_length(counts: Index) -> Index:
+    """Order units by their tokens a row, longest first, given rows and tokens of each range, ``int64 (2, U, Q)``."""
+    rows, tokens = counts.sum(axis=2)
+    return np.argsort(-tokens / np.maximum(rows, 1), kind="stable")
 
 
 def _features(counts: Index, num_ranges: int) -> Index:

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-from seqstream.order import hash_index, shuffled
+from seqstream.order import EvenOrder
 from seqstream.planning.plan import Index
 
 CANDIDATES = 16
-"""With more, features are more even and all that they do not say is less so; with fewer, features are less even."""
+"""With more, features are more even, and lengths and all that features do not say are less so."""
 
 _UNIT = 1 << 16
 """What features that vary by 1 are as whole numbers, so that sums are the same however they are added up."""
@@ -25,39 +25,33 @@ _BITS = 18
 def balanced_turns(features: Index, key: tuple[object, ...], candidates: int = CANDIDATES) -> Index:
     """Order units so that the sum of the features of any first few of them is near so many times the mean.
 
-    Next comes the one that brings it nearest, of a few drawn among those that are left (herding: Welling, "Herding Dynamical
-    Weights to Learn", 2009). As they are drawn, what features do not say is left to chance.
+    An even order, drawn by the key, says about how long the next unit is. Of those left that are nearest to it in length, the
+    one comes that brings the sum nearest (herding: Welling, "Herding Dynamical Weights to Learn", 2009). So lengths stay as
+    even as they are without features, and what features do not say is left to chance.
 
     Args:
-        features: ``int64 (U, F)``, such as `scaled` gives; those with larger numbers count more.
+        features: ``int64 (U, F)``, such as `scaled` gives, of units in order of their lengths; larger numbers count more.
         key: What chance depends on.
-        candidates: How many are drawn each time. More follow the mean more closely and leave less to chance.
+        candidates: Of how many units one is chosen. More follow the mean of the features more closely and lengths less.
 
     Returns:
         ``int64 (U,)``, each unit once.
     """
     num = len(features)
     centred = features - (2 * features.sum(axis=0) + num) // max(1, 2 * num)
-    sizes = (centred**2).sum(axis=1)
-    left, drawn = shuffled(num, *key, "left"), _draw(num, candidates, key)
+    sizes, doubled = (centred**2).sum(axis=1), 2 * centred
+    left, found = np.arange(num), np.empty(num, dtype=np.int64)
     total = np.zeros(features.shape[1], dtype=np.int64)
-    for turn in range(num):
+    for turn, wanted in enumerate(EvenOrder(num, *key, turned=False).between(0, num).tolist()):
         last = num - 1 - turn
-        places = drawn[turn] if last >= candidates else np.arange(last + 1)
-        units = left[places]
-        best = np.argmin(sizes[units] + 2 * (centred[units] @ total))
-        total += centred[units[best]]
-        left[places[best]], left[last] = left[last], units[best]
-    found: Index = left[::-1].copy()
+        first = int(left[: last + 1].searchsorted(wanted)) - candidates // 2
+        first = max(0, min(first, last + 1 - candidates))
+        units = left[first : min(first + candidates, last + 1)]
+        best = int((sizes.take(units) + doubled.take(units, axis=0) @ total).argmin())
+        found[turn] = unit = units[best]
+        total += centred[unit]
+        left[first + best : last] = left[first + best + 1 : last + 1]
     return found
-
-
-def _draw(num: int, candidates: int, key: tuple[object, ...]) -> Index:
-    """Draw places among those of the units that are left at each turn, ``int64 (U, candidates)``; some may come twice."""
-    places = np.arange(num * candidates).reshape(num, candidates)
-    left = np.arange(num, 0, -1, dtype=np.uint64)
-    drawn: Index = (hash_index(places, *key, "drawn") % left[:, None]).astype(np.int64)
-    return drawn
 
 
 def scaled(counts: Index) -> Index:
