@@ -38,7 +38,7 @@ CLASSES: dict[str, MakeClass] = {
 def grouped(num: int = 6000, seed: int = 0) -> list[Record]:
     """Make records grouped by source, whose lengths go with it."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(np.concatenate([rng.lognormal(mean, 0.8, num // 4) for mean in (2, 2.6, 3.2, 4)]), 1, 256).astype(int)
+    lengths = np.clip(np.concatenate([rng.lognormal(mean, 0.8, num // 4) for mean in (3, 3.1, 3.2, 3.4)]), 1, 256).astype(int)
     return [{"input_ids": [1] * length, "source": SOURCES[4 * at // num]} for at, length in enumerate(lengths.tolist())]
 
 
@@ -60,8 +60,8 @@ def source_of(tmp_path: Path) -> Callable[[str], ss.Source]:
     return make
 
 
-def make_loader(rows: list[Record], spec: ss.Bucket, **options: Any) -> ss.Loader:
-    return ss.Loader(ss.Generator(lambda: iter(rows), block_bytes=400), spec, **options)
+def make_loader(rows: list[Record], spec: ss.Bucket, block_bytes: int = 400, **options: Any) -> ss.Loader:
+    return ss.Loader(ss.Generator(lambda: iter(rows), block_bytes=block_bytes), spec, **options)
 
 
 def distance_of_runs(turns: list[list[ss.Batch]], num: int) -> tuple[float, float]:
@@ -91,13 +91,13 @@ def test_a_few_batches_have_each_class_as_often_as_all(world_size: int, step: An
 
     def epochs(balance: str | None) -> list[list[ss.Batch]]:
         spec = ss.Bucket(1024 // world_size, window_batches=500, step=step, balance=balance)
-        ranks = run_ranks(world_size, lambda options: [*make_loader(rows, spec, epochs=4, **options)])
+        ranks = run_ranks(world_size, lambda options: [*make_loader(rows, spec, 1 << 20, epochs=4, **options)])
         return [[*turn] for turn in zip(*ranks, strict=True)]
 
     num = 16 if step == "alike" else 16 // world_size
     plain, balanced = (distance_of_runs(epochs(balance), num) for balance in (None, "source"))
-    assert balanced[0] < 1.1 * plain[0], f"rows: {plain} without, {balanced} with"
-    assert balanced[1] < 0.75 * plain[1], f"tokens: {plain} without, {balanced} with"
+    assert balanced[0] < plain[0], f"rows: {plain} without, {balanced} with"
+    assert balanced[1] < 0.65 * plain[1], f"tokens: {plain} without, {balanced} with"
 
 
 @pytest.mark.parametrize("kind", CLASSES)
