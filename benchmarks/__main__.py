@@ -36,6 +36,7 @@ NAMES = (
     "ranks",
     "elastic",
     "workers",
+    "device",
     "lstm",
 )
 KEPT = Path(__file__).parent / "results"

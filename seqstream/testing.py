@@ -17,8 +17,12 @@ The ranks of the last two are threads of this process.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from seqstream.batch import Batch
 from seqstream.comparing import (
@@ -33,6 +37,7 @@ from seqstream.comparing import (
     through_json,
 )
 from seqstream.loader import Loader
+from seqstream.planning.bucket import Bucket
 from seqstream.rank_threads import run_ranks
 from seqstream.reading import Place, read_blocks
 from seqstream.sources.by_row import in_random_order
@@ -45,6 +50,7 @@ __all__ = [
     "check_budget",
     "check_elastic",
     "check_every_record_once",
+    "check_fair_sample",
     "check_loader",
     "check_ranks",
     "check_refusal",
@@ -57,13 +63,20 @@ __all__ = [
 ]
 
 
+RUN = 16
+FAIR_SHARE = 0.25
+FEWEST_BATCHES = 64
+FEWEST_ROWS = 4
+
+
 def check_loader(make: MakeLoader) -> None:
-    """Check laws 1 to 4 and 9: every record once, the budget, the same stream, resuming anywhere, refusing another seed."""
+    """Check laws 1 to 4, 9 and 11: every record once, the budget, the same stream, resuming, refusing, fair samples."""
     check_every_record_once(make)
     check_budget(make)
     check_same_stream(make)
     check_resume(make)
     check_refusal(make)
+    check_fair_sample(make)
 
 
 def check_source(source: Source) -> None:
@@ -158,6 +171,53 @@ def check_resume(make: MakeLoader) -> None:
             expect(len(rest) == len(events) - number - 1, f"resuming after event {number} must give the events that follow")
             for offset, (expected, got) in enumerate(zip(events[number + 1 :], rest, strict=True)):
                 expect_event(expected, got, f"event {number + 1 + offset} after resuming at {number}")
+
+
+def check_fair_sample(make: MakeLoader) -> None:
+    """Check law 11: any 16 batches of `Bucket` that follow each other in a window hold its lengths as the window does.
+
+    Batches are sorted by their longest row and cut into octiles. Each octile of the 16 has its share of their tokens within
+    `FAIR_SHARE` on average; none is off by more than two of the 16. Windows of less than 64 batches and budgets of less than
+    four of the longest rows are too coarse to tell, and left out, as are batches without a budget of tokens, those planned by
+    several columns, and those served in the order of their lengths.
+    """
+    loader = make()
+    spec = loader.stages[-1]
+    if not isinstance(spec, Bucket) or spec.max_tokens is None or not loader.shuffle:
+        return
+    for _, window in itertools.groupby(loader, key=lambda batch: batch.window):
+        batches = [(int(batch.lengths.max()), batch.num_tokens) for batch in window if len(batch.column_lengths) == 1]
+        if len(batches) >= FEWEST_BATCHES and FEWEST_ROWS * max(batches)[0] <= spec.max_tokens:
+            _expect_fair(*np.array(batches, dtype=np.float64).T)
+
+
+def _expect_fair(lengths: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> None:
+    octiles = _octiles_of(lengths) * tokens[:, None]
+    share = octiles.sum(axis=0) / octiles.sum()
+    sums = np.concatenate([np.zeros((1, 8)), octiles.cumsum(axis=0)])
+    runs = sums[RUN:] - sums[:-RUN]
+    off = np.abs(runs / runs.sum(axis=1, keepdims=True) - share)
+    worst = int(off.sum(axis=1).argmax())
+    average, most = off[worst].sum(), off.max()
+    expect(
+        average <= FAIR_SHARE,
+        f"batches {worst} to {worst + RUN - 1} of a window must hold each octile of its lengths within {FAIR_SHARE:.0%} of its "
+        f"share on average, got {average:.0%}",
+    )
+    expect(most <= 2 / RUN, f"no octile may be off by more than two batches, got {most:.1%} of {RUN}")
+
+
+def _octiles_of(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how much of each batch is in each octile by length, ``float64 (n, 8)``; batches of one length share theirs."""
+    rank = np.empty(len(lengths))
+    rank[np.argsort(-lengths, kind="stable")] = np.arange(len(lengths))
+    edges = np.arange(9) / 8 * len(lengths)
+    own = np.clip(np.minimum(rank[:, None] + 1, edges[1:]) - np.maximum(rank[:, None], edges[:-1]), 0, None)
+    _, number, counts = np.unique(lengths, return_inverse=True, return_counts=True)
+    shared = np.zeros((len(counts), 8))
+    np.add.at(shared, number, own)
+    found: npt.NDArray[np.float64] = (shared / counts[:, None])[number]
+    return found
 
 
 def check_refusal(make: MakeLoader) -> None:

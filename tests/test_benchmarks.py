@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import printing, records, waste
@@ -31,6 +32,8 @@ TINY = Settings(repeats=1, seeds=2, max_bytes=100_000, isolate=here)
 @pytest.mark.filterwarnings("default")  # what other libraries warn of when they are imported is not ours
 def test_every_benchmark_makes_records(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records belong to their benchmark, hold finite numbers, survive JSON, and at least one says what it must reach."""
+    if name == "device" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
     monkeypatch.delenv("SEQSTREAM_DATA", raising=False)
     found: list[Record] = list(importlib.import_module(f"benchmarks.{name}").measure(TINY))
     written = [json.loads(json.dumps(record.to_json())) for record in found]

@@ -152,7 +152,8 @@ class Bucket(Plans):
 
     def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
         order = Mixed.of(runs.counts, key)
-        shared = 1 if self.is_mixed else world_size  # how many ranks share a group
+        is_mixed = self.is_mixed and world_size > 1
+        shared = 1 if is_mixed else world_size  # how many ranks share a group
         step_groups = accumulate * world_size // shared
         if runs.lengths.ndim == 2:
             groups = self._group_sides(runs, order, shared, step_groups)
@@ -160,7 +161,6 @@ class Bucket(Plans):
             groups = self._group_shapes(runs, order, shared, step_groups)
         else:
             groups = self._group_lengths(runs, order, shared, step_groups)
-        is_mixed = self.is_mixed and world_size > 1
         turns = mixed_turns(groups.costs, world_size, key) if is_mixed else turns_of(len(groups.rooms), key)
         return Grouping(
             groups.order,
