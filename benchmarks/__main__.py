@@ -36,6 +36,7 @@ NAMES = (
     "ranks",
     "elastic",
     "workers",
+    "truth",
     "device",
     "lstm",
 )

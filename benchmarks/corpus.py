@@ -23,6 +23,9 @@ DOCSTRINGS = "docstrings"
 FIXED = "fixed"
 """The corpus of the throughput figures: documents, reviews, questions and single sentences, shuffled."""
 
+PASSAGES, SOURCES, BOOKS = "passages", "sources", "books"
+"""The corpora that models are trained on, beside the docstrings."""
+
 Texts = Iterable[str]
 
 
@@ -62,10 +65,22 @@ def labelled() -> dict[str, Path]:
     }
 
 
-def tokenizer() -> Path:
-    """Return the GPT-2 ``tokenizer.json``, or without ``SEQSTREAM_DATA`` the one trained on the docstrings."""
+def grouped() -> dict[str, Path]:
+    """Return corpora to train on, as JSON lines ``{"text", "label"}``, labels numbered and one after another.
+
+    `PASSAGES` are of movie reviews, good ones first; `SOURCES` are five that differ a lot; `BOOKS` are the paragraphs of four.
+    """
     folder = data_folder()
-    return folder / "tokenizers/gpt2/tokenizer.json" if folder else docstring_corpus.tokenizer()
+    if folder is None:
+        return {}
+    made = {PASSAGES: _passages, SOURCES: _sources, BOOKS: _books}
+    return {name: made_once(f"{_key(folder)}/{name}.jsonl", functools.partial(make, folder)) for name, make in made.items()}
+
+
+def tokenizer(name: str = "gpt2") -> Path:
+    """Return a ``tokenizer.json``, by default that of GPT-2; without ``SEQSTREAM_DATA`` the one trained on the docstrings."""
+    folder = data_folder()
+    return folder / "tokenizers" / name / "tokenizer.json" if folder else docstring_corpus.tokenizer()
 
 
 def data_folder() -> Path | None:
@@ -123,6 +138,38 @@ def _labelled_rows(file: Path) -> Iterator[str]:
 def _grouped_docstrings() -> list[str]:
     lines = docstring_corpus.docstrings().read_text(encoding="utf-8").splitlines()
     return sorted(lines, key=lambda line: docstring_corpus.LABELS.index(json.loads(line)["label"]))
+
+
+def _passages(folder: Path) -> Iterator[str]:
+    """Cut reviews after every few sentences, and keep 3,000 passages of each label."""
+    draw = random.Random(0)
+    cut: dict[str, list[str]] = {"pos": [], "neg": []}
+    for row in _rows(folder / "movie_reviews/movie_reviews.jsonl.gz"):
+        sentences = row["text"].split("\n")
+        while sentences:
+            size = draw.randint(1, 12)
+            cut[row["label"]].append(" ".join(sentences[:size]))
+            sentences = sentences[size:]
+    return _labelled(draw.sample(passages, 3_000) for passages in cut.values())
+
+
+def _sources(folder: Path) -> Iterator[str]:
+    """Draw from sources whose rows differ in length and in language, so many of each that none is most of the tokens."""
+    french = (line.split("\t")[1] for line in _lines(folder / "tatoeba_eng_fra/eng-fra.tsv.gz"))
+    sizes = {"peps": 5_000, "gsm8k": 1_200, "movie_reviews": 300, "rotten_tomatoes": 4_000}
+    texts = [(_CORPORA[name](folder), size) for name, size in sizes.items()] + [(french, 8_000)]
+    draw = random.Random(0)
+    return _labelled(draw.sample(list(_one_line_each(source)), size) for source, size in texts)
+
+
+def _books(folder: Path) -> Iterator[str]:
+    return _labelled(
+        _one_line_each(_paragraphs(["\n".join(_lines(book))])) for book in sorted((folder / "gutenberg").glob("*.gz"))
+    )
+
+
+def _labelled(groups: Iterable[Texts]) -> Iterator[str]:
+    return (json.dumps({"text": text, "label": label}) for label, texts in enumerate(groups) for text in texts)
 
 
 def _gutenberg(folder: Path) -> Iterator[str]:

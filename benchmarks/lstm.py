@@ -1,206 +1,272 @@
-"""How much sooner does an LSTM learn?
+"""How much sooner does an LSTM learn, and as much from a token?
 
-The classifier of `examples/train_lstm.py` is trained with random padded batches and with `Bucket`, for each learning rate
-of one grid and each seed, one way after the other. Steps of both hold as many rows, and so as many real tokens, on average.
-Seconds are those of training, reading and tokenising included, evaluation left out. Accuracies are means over the seeds,
-with the learning rate that is best for that way and that accuracy: after equal tokens, and after equal time, the seconds
-that the bucketed run took for them.
+Two models are trained on steps of random rows and on ours, which have as many tokens on average, from the same first weights.
+*As much from a token* is asked after equal tokens: of the classifier of `examples/train_lstm.py`, clipped as there, its
+accuracy and its loss, with a learning rate that all have and with the best of each; and where ``SEQSTREAM_DATA`` has them, of a
+language model on five sources that come one after the other. Here rows of a step are computed in parts of similar lengths,
+random ones too: what comes out is the same sum of gradients, sooner.
+
+*How much sooner* is measured as it is used, random rows padded: reading and tokenising included, evaluation left out.
+Accuracies after equal time are those after the seconds that half an epoch of ours takes.
+
+Means are over seeds, with their standard errors; a difference is the mean of those of each seed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
 import itertools
-import math
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 import seqstream as ss
-from benchmarks.corpus import DOCSTRINGS
+from benchmarks import corpus, learning, orders, peers
+from benchmarks.corpus import DOCSTRINGS, SOURCES
+from benchmarks.learning import RATE, Rows, Task
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from examples import corpus
-from seqstream.sources.protocol import Source
 
-SEEDS = (0, 1, 2)
-RATES = (5e-3, 1e-2, 2e-2)
-MAX_TOKENS = 4_096
-MAX_LENGTH = 256
-TOKENS = 800_000
+SEEDS = (0, 1, 2, 3, 4)
+OTHER_RATE = 2e-2
+CLIPPED_AT = 0.5
+MEAN_TOKENS = 3_900
+"""Real tokens of a step of `BUCKET`, by which random ones are as large on average."""
 
 SPEED_TARGET = 2.0
+TIME_TARGET = Target(">=", 5)
+LOSS_TARGET = Target("<=", 0.02)
 NOISE = 2
 """Means that differ by less than so many standard errors are equal within seed noise."""
 
-_BYTES_PER_TOKEN_OF_LESS = 20
-"""Where corpora are cut to so many bytes, training is cut to so many tokens."""
+POINTS = (0.25, 0.5, 1.0, 2.0)
+"""Epochs after which the classifier is tested."""
 
-RANDOM, BUCKET = "random padded batches", "Bucket"
+_NO_TARGET = POINTS[0]
+"""There what a row more or less in a step does to gradients as large as the first is all one sees."""
 
+_LESS_BYTES = 300_000
+"""Where corpora are cut, they are cut to so many."""
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is learnt, and how it is batched.
-
-    Attributes:
-        example: The module of `examples/train_lstm.py`: model and test.
-        source: Training records, labels as numbers after ``stages``.
-        stages: What makes rows of them.
-        test: Batches to test on.
-        specs: Both ways of batching.
-        mean_rows: Rows of a batch, on average.
-    """
-
-    example: Any
-    source: Source
-    stages: tuple[ss.Map, ss.Tokenize]
-    test: list[ss.Batch]
-    specs: dict[str, ss.InOrder | ss.Bucket]
-    mean_rows: int
+RANDOM, BUCKET, STEPS = "random rows", "Bucket(4096)", "4 x Bucket(1024)"
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """One run.
+class Way:
+    """How rows become steps: batches of a spec, so many of them a step."""
 
-    Attributes:
-        seconds: How long it trained.
-        tokens: Real tokens that it trained on.
-        waste: Share of padding in its batches.
-        accuracy: Share of the test rows that it has right at its end.
-        early_accuracy: The same after the seconds that were asked for.
-    """
+    spec: ss.Bucket | ss.InOrder
+    accumulate: int = 1
+
+    def loader(self, task: Task, seed: int, epochs: int | None = None) -> ss.Loader:
+        """Return a loader of the rows to train on."""
+        return ss.Loader(task.source, *task.stages, self.spec, accumulate=self.accumulate, seed=seed, epochs=epochs)
+
+
+WAYS = {BUCKET: Way(ss.Bucket(4_096)), STEPS: Way(ss.Bucket(1_024), accumulate=4)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What a model has learnt after some tokens: its loss on held-out rows, and the share that it has right."""
+
+    loss: float
+    accuracy: float
+
+
+Curves = dict[tuple[str, float, int], dict[float, Point]]
+"""By way, learning rate and seed: after so many epochs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A training as it is used: seconds, real tokens, the share of padding, and the accuracy at its end."""
 
     seconds: float
     tokens: int
     waste: float
     accuracy: float
-    early_accuracy: float
-
-
-Runs = dict[tuple[str, float, int], Training]
-"""By way, learning rate and seed."""
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    """Train both ways."""
-    whole = settings.max_bytes is None
-    rates, seeds = (RATES, SEEDS) if whole else (RATES[-1:], SEEDS[: settings.repeats])
-    tokens = settings.max_bytes // _BYTES_PER_TOKEN_OF_LESS if settings.max_bytes else TOKENS
-    task, runs = _task(), Runs()
-    for rate, seed in itertools.product(rates, seeds):
-        settings.say(f"learning rate {rate}, seed {seed}")
-        with _one_thread():
-            bucketed = runs[BUCKET, rate, seed] = _train(task, BUCKET, rate, seed, tokens=tokens, early=math.inf)
-            runs[RANDOM, rate, seed] = _train(task, RANDOM, rate, seed, tokens=tokens, early=bucketed.seconds)
-    yield from _records(runs)
+    """Train all ways on both tasks."""
+    if settings.max_bytes is not None:
+        settings = dataclasses.replace(settings, max_bytes=min(settings.max_bytes, _LESS_BYTES))
+    seeds = SEEDS if settings.max_bytes is None else SEEDS[: settings.repeats]
+    with learning.one_thread():
+        task = learning.load(DOCSTRINGS, settings)
+        yield from _times(task, seeds, settings)
+        yield from _classifier(task, seeds, settings)
+        if SOURCES in corpus.grouped():
+            yield from _language_model(learning.load(SOURCES, settings), seeds, settings)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: two of a model so small wait for each other, which takes ages if a core is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+# As it is used
 
 
-def _records(runs: Runs) -> Iterator[Record]:
-    def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
-        return Record(benchmark="lstm", corpus=DOCSTRINGS, what=what, value=value, unit=unit, target=target)
-
-    slow, fast = (
-        record(f"{way}, real tokens", _median(runs, way, lambda run: run.tokens / run.seconds), "tokens/s")
-        for way in (RANDOM, BUCKET)
-    )
+def _times(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Record]:
+    record = Recording(DOCSTRINGS)
+    random_way = Way(ss.InOrder(_mean_rows(task)))
+    half, runs = int(task.lengths.sum()) // 2, dict[str, list[Timed]]()
+    for seed in seeds:
+        settings.say(f"as it is used, seed {seed}")
+        ours = [_train_timed(task, way, seed, tokens=half) for way in WAYS.values()]
+        other = _train_timed(task, random_way, seed, seconds=ours[-1].seconds)
+        for name, run in zip((*WAYS, RANDOM), (*ours, other), strict=True):
+            runs.setdefault(name, []).append(run)
+    slow = record.value(f"{RANDOM} padded, real tokens", _median(runs[RANDOM], _speed), "tokens/s")
     yield slow
-    yield fast.against(slow, ">=", SPEED_TARGET)
-    for way in (RANDOM, BUCKET):
-        yield record(f"{way}, padding", _median(runs, way, lambda run: 100 * run.waste), "%")
-    early = {RANDOM: lambda run: run.early_accuracy, BUCKET: lambda run: run.accuracy}
-    final = {RANDOM: lambda run: run.accuracy, BUCKET: lambda run: run.accuracy}
-    for what, accuracies, noise in (("after equal tokens", final, NOISE), ("after equal time", early, 0)):
-        ours, theirs = _best(runs, BUCKET, accuracies[BUCKET]), _best(runs, RANDOM, accuracies[RANDOM])
-        for way, values in ((RANDOM, theirs), (BUCKET, ours)):
-            yield record(f"{way}, accuracy {what}", 100 * statistics.mean(values), "%")
-        lead = 100 * (statistics.mean(ours) - statistics.mean(theirs))
-        spread = 100 * math.sqrt((_variance(ours) + _variance(theirs)) / len(ours))
-        target = Target(">=", -noise * round(spread, 2))
-        yield record(f"lead of {BUCKET} {what}, standard error {spread:.2f}", lead, "%", target)
+    for name in WAYS:
+        yield record.value(f"{name}, real tokens", _median(runs[name], _speed), "tokens/s").against(slow, ">=", SPEED_TARGET)
+    for name, of_way in runs.items():
+        yield record.value(f"{name}, padding", _median(of_way, lambda run: 100 * run.waste), "%")
+    reached = {name: [100 * run.accuracy for run in of_way] for name, of_way in runs.items()}
+    for name in (RANDOM, STEPS):
+        yield record.mean(f"{name}, accuracy after equal time", reached[name], "%")
+    yield record.mean(f"lead of {STEPS} after equal time", _differences(reached[STEPS], reached[RANDOM]), "%", TIME_TARGET)
 
 
-def _median(runs: Runs, way: str, value: Callable[[Training], float]) -> float:
-    return statistics.median(value(run) for (of, _, _), run in runs.items() if of == way)
-
-
-def _best(runs: Runs, way: str, value: Callable[[Training], float]) -> list[float]:
-    """Return the values of all seeds for the learning rate with the best mean."""
-    rates = {rate for _, rate, _ in runs}
-    found = [[value(run) for (of, at, _), run in runs.items() if (of, at) == (way, rate)] for rate in rates]
-    return max(found, key=statistics.mean)
-
-
-def _variance(values: list[float]) -> float:
-    return statistics.variance(values) if len(values) > 1 else 0.0
-
-
-def _task() -> Task:
-    example = _example()
-    training, testing = ss.JsonLines(str(corpus.docstrings())).split(valid=0.1, seed=0)
-    stages = (ss.Map(example.number_labels), ss.Tokenize(str(corpus.tokenizer()), max_length=MAX_LENGTH))
-    bucket = ss.Bucket(max_tokens=MAX_TOKENS)
-    probe = ss.Loader(training, *stages, bucket)
-    for _ in probe:
-        pass
-    mean_rows = round(probe.stats.rows / probe.stats.batches)
-    specs: dict[str, ss.InOrder | ss.Bucket] = {BUCKET: bucket, RANDOM: ss.InOrder(mean_rows)}
-    return Task(example, training, stages, list(ss.Loader(testing, *stages, bucket)), specs, mean_rows)
-
-
-def _train(task: Task, way: str, rate: float, seed: int, *, tokens: int, early: float) -> Training:
-    """Train on so many real tokens, and look at the accuracy when ``early`` seconds are over as well."""
-    torch.manual_seed(seed)
-    model: nn.Module = task.example.Classifier()
-    loader = ss.Loader(task.source, *task.stages, task.specs[way], epochs=None, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    early_accuracy: float | None = None
-    tested, begun = 0.0, time.perf_counter()
+def _train_timed(task: Task, way: Way, seed: int, *, tokens: float = np.inf, seconds: float = np.inf) -> Timed:
+    """Train on batches as they come, for so many tokens or seconds."""
+    network = task.network(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    loader, mean_rows = way.loader(task, seed), _mean_rows(task)
+    begun = time.perf_counter()
     for batch in loader:
-        logits = model(batch.input_ids, batch.lengths)
-        # Divided by a constant, every row weighs the same, in a batch of many and in one of few.
-        loss = nn.functional.cross_entropy(logits, batch.label, reduction="sum") / task.mean_rows
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if early_accuracy is None and time.perf_counter() - begun - tested >= early:
-            asked = time.perf_counter()
-            early_accuracy = task.example.accuracy(model, task.test)
-            tested += time.perf_counter() - asked
-        if loader.stats.tokens >= tokens:
+        losses = network.losses(batch.input_ids, batch.lengths, batch["label"])
+        # Divided by a constant, every row weighs the same, in a step of many and in one of few.
+        (losses.sum() / mean_rows).backward()
+        if batch.is_step_end:
+            nn.utils.clip_grad_norm_(network.parameters(), CLIPPED_AT)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if loader.stats.tokens >= tokens or time.perf_counter() - begun >= seconds:
             break
-    seconds = time.perf_counter() - begun - tested
-    accuracy = task.example.accuracy(model, task.test)
-    if early_accuracy is None:
-        early_accuracy = accuracy
-    return Training(seconds, loader.stats.tokens, loader.stats.waste, accuracy, early_accuracy)
+    spent = time.perf_counter() - begun
+    return Timed(spent, loader.stats.tokens, loader.stats.waste, task.test(network)[1])
 
 
-def _example() -> Any:
-    """Return the module of the example, which finds its neighbours as it does when it is run."""
-    folder = str(Path(__file__).parent.parent / "examples")
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module("train_lstm")
-    finally:
-        sys.path.remove(folder)
+def _speed(run: Timed) -> float:
+    return run.tokens / run.seconds
+
+
+def _median(runs: Sequence[Timed], value: Callable[[Timed], float]) -> float:
+    return statistics.median(map(value, runs))
+
+
+# By tokens
+
+
+def _classifier(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Record]:
+    record, curves = Recording(DOCSTRINGS), Curves()
+    names = (RANDOM, STEPS)
+    for seed, (rate, points) in itertools.product(seeds, {RATE: POINTS, OTHER_RATE: POINTS[:3]}.items()):
+        for name in names:
+            settings.say(f"{name}, learning rate {rate}, seed {seed}")
+            curves[name, rate, seed] = _learn(task, name, rate, seed, points=points, clip=CLIPPED_AT)
+    for point in POINTS:
+        what = f"after {point:g} epochs, rate {RATE}"
+        losses, accuracies = _of(curves, names, RATE, point)
+        for name in names:
+            yield record.mean(f"{name}, accuracy {what}", accuracies[name], "%")
+            yield record.mean(f"{name}, loss {what}", losses[name], "nats")
+        yield _lead(record, what, accuracies, no_target=point == _NO_TARGET)
+    best = {name: _best(curves, name, POINTS[2]) for name in names}
+    for name, (rate, accuracies) in best.items():
+        yield record.mean(f"{name}, accuracy after {POINTS[2]:g} epochs, its best rate {rate}", accuracies, "%")
+    yield _lead(record, f"after {POINTS[2]:g} epochs, best rate of each", {name: best[name][1] for name in names})
+
+
+def _language_model(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Record]:
+    record, curves = Recording(SOURCES), Curves()
+    points, names = POINTS[:2], (RANDOM, *WAYS)
+    for seed, name in itertools.product(seeds, names):
+        settings.say(f"language model, {name}, seed {seed}")
+        curves[name, RATE, seed] = _learn(task, name, RATE, seed, points=points, clip=None)
+    for point in points:
+        losses, _ = _of(curves, names, RATE, point)
+        for name in names:
+            yield record.mean(f"{name}, loss a token after {point:g} epochs", losses[name], "nats")
+        for name in WAYS:
+            target = LOSS_TARGET if name == STEPS else None
+            more = _differences(losses[name], losses[RANDOM])
+            yield record.mean(f"{name}, more loss than {RANDOM} after {point:g} epochs", more, "nats", target)
+
+
+def _learn(task: Task, name: str, rate: float, seed: int, *, points: Sequence[float], clip: float | None) -> dict[float, Point]:
+    """Train on the steps of a way, and test after the tokens of so many epochs."""
+    network, total = task.network(seed), int(task.lengths.sum())
+    epochs = int(np.ceil(points[-1]))
+    steps = _random_steps(task, seed, epochs) if name == RANDOM else task.steps_of(WAYS[name].loader(task, seed, epochs))
+    ends = np.cumsum([task.lengths[rows].sum() for rows in steps])
+    wanted = {int(np.searchsorted(ends, point * total - 1)) + 1: point for point in points}
+    found: dict[float, Point] = {}
+    for number in learning.train(task, network, steps, rate=rate, clip=clip, num_steps=max(wanted)):
+        if number in wanted:
+            found[wanted[number]] = Point(*task.test(network))
+    return found
+
+
+def _random_steps(task: Task, seed: int, epochs: int) -> list[Rows]:
+    """Cut random rows: as many of them a step, or for a language model as many tokens."""
+    keys = [1_000 * seed + epoch for epoch in range(epochs)]
+    if task.is_language_model:
+        return [rows for key in keys for rows in orders.random_tokens(task.lengths, MEAN_TOKENS, key)]
+    return [rows for key in keys for rows in peers.random_batches(task.lengths, batch_size=_mean_rows(task), seed=key)]
+
+
+def _mean_rows(task: Task) -> int:
+    return max(1, round(MEAN_TOKENS / task.lengths.mean()))
+
+
+# Means over seeds
+
+Values = dict[str, list[float]]
+"""By way, for each seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Makes records of a corpus."""
+
+    corpus: str
+
+    def value(self, what: str, value: float, unit: str, target: Target | None = None, error: float | None = None) -> Record:
+        """Return the record of one number."""
+        return Record(benchmark="lstm", corpus=self.corpus, what=what, value=value, unit=unit, target=target, error=error)
+
+    def mean(self, what: str, values: Sequence[float], unit: str, target: Target | None = None) -> Record:
+        """Return the record of a mean."""
+        return self.value(what, statistics.mean(values), unit, target, _error(values))
+
+
+def _of(curves: Curves, names: Sequence[str], rate: float, point: float) -> tuple[Values, Values]:
+    """Return losses, and accuracies in percent, of all seeds."""
+    points = {name: [curve[point] for (of, at, _), curve in curves.items() if (of, at) == (name, rate)] for name in names}
+    losses = {name: [point.loss for point in found] for name, found in points.items()}
+    return losses, {name: [100 * point.accuracy for point in found] for name, found in points.items()}
+
+
+def _best(curves: Curves, name: str, point: float) -> tuple[float, list[float]]:
+    """Return the rate with the best mean accuracy, and the accuracies of all seeds with it."""
+    found = {rate: _of(curves, [name], rate, point)[1][name] for rate in sorted({rate for _, rate, _ in curves})}
+    return max(found.items(), key=lambda pair: statistics.mean(pair[1]))
+
+
+def _lead(record: Recording, what: str, accuracies: Values, *, no_target: bool = False) -> Record:
+    """Return by how much ours are ahead, which must not be behind by more than noise."""
+    differences = _differences(accuracies[STEPS], accuracies[RANDOM])
+    target = None if no_target else Target(">=", -NOISE * round(_error(differences) or 0.0, 2))
+    return record.mean(f"lead of {STEPS} {what}", differences, "%", target)
+
+
+def _differences(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(ours, theirs, strict=True)]
+
+
+def _error(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None

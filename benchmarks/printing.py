@@ -54,9 +54,10 @@ def _bound_value(record: Record) -> str:
 
 
 def _value(record: Record) -> str:
+    error = "" if record.error is None else f" ± {record.error:.2g}"
     if record.unit == "%":
-        return f"{record.value:.2f} %"
-    return f"{_digits(record.value)} {record.unit}".rstrip()
+        return f"{record.value:.2f}{error} %"
+    return f"{_digits(record.value)}{error} {record.unit}".rstrip()
 
 
 def _ratio(record: Record) -> str:

@@ -46,6 +46,7 @@ class Record:
         ratio: The value divided by that of ``ratio_to``, measured in the same run.
         ratio_to: What it is compared with.
         target: What the ratio must reach, or the value where there is no ratio.
+        error: Standard error of the value, where it is a mean over seeds.
     """
 
     benchmark: str
@@ -56,6 +57,7 @@ class Record:
     ratio: float | None = None
     ratio_to: str | None = None
     target: Target | None = None
+    error: float | None = None
 
     @property
     def reached(self) -> bool | None:

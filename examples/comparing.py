@@ -6,6 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+SPREAD = 2.6
+"""Standard deviation of a test accuracy over seeds, in points, after half an epoch: ``python -m benchmarks lstm``, whose errors
+are of means of five."""
+
 
 class Checkpoint(NamedTuple):
     """How well a model did after so many real tokens and so many seconds of training."""
@@ -13,6 +17,7 @@ class Checkpoint(NamedTuple):
     tokens: int
     seconds: float
     accuracy: float
+    loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,39 +33,38 @@ class Run:
         """Real tokens a second."""
         return self.checkpoints[-1].tokens / self.checkpoints[-1].seconds
 
-    def accuracy_by(self, seconds: float) -> float:
-        """Return the accuracy at the last checkpoint by then, or at the first."""
+    def by(self, seconds: float) -> Checkpoint:
+        """Return the last checkpoint by then, or the first."""
         reached = sum(point.seconds <= seconds for point in self.checkpoints)
-        return self.checkpoints[max(reached, 1) - 1].accuracy
+        return self.checkpoints[max(reached, 1) - 1]
 
 
 def report(random: Run, similar: Run, *, tokens_per_epoch: int) -> str:
-    """Return a table of both runs, and what it comes to in two lines."""
+    """Return a table of both runs, and what it comes to in three lines."""
     runs = random, similar
     shared = min(len(run.checkpoints) for run in runs) - 1
     tokens, seconds = random.checkpoints[shared].tokens, random.checkpoints[-1].seconds
-    equal_tokens = [f"{run.checkpoints[shared].accuracy:.1%}" for run in runs]
-    equal_time = [f"{run.accuracy_by(seconds):.1%}" for run in runs]
+    equal_tokens, equal_time = [run.checkpoints[shared] for run in runs], [run.by(seconds) for run in runs]
+    by_tokens, by_time = ([f"{point.accuracy:.1%}" for point in points] for points in (equal_tokens, equal_time))
     waste = [f"{run.waste:.1%}" for run in runs]
     rows = [
         ("", *(run.name for run in runs)),
         ("padding", *waste),
         ("real tokens a second", *(f"{run.tokens_per_second:,.0f}" for run in runs)),
         ("seconds an epoch", *(f"{tokens_per_epoch / run.tokens_per_second:.1f}" for run in runs)),
-        (f"test accuracy after {tokens:,} tokens", *equal_tokens),
-        (f"test accuracy after {seconds:.1f} seconds", *equal_time),
+        (f"test accuracy after {tokens:,} tokens", *by_tokens),
+        (f"test loss after {tokens:,} tokens", *(f"{point.loss:.3f}" for point in equal_tokens)),
+        (f"test accuracy after {seconds:.1f} seconds", *by_time),
+        (f"test loss after {seconds:.1f} seconds", *(f"{point.loss:.3f}" for point in equal_time)),
     ]
-    by_time = f"after equal time {equal_time[1]} (random {equal_time[0]})"
     ratio = similar.tokens_per_second / random.tokens_per_second
-    return "\n".join(
-        [
-            "",
-            *(f"{name:38}{one:>22}{other:>18}" for name, one, other in rows),
-            "",
-            f"Similar lengths: {ratio:.1f} times as many real tokens a second; {waste[1]} padding instead of {waste[0]}.",
-            f"Test accuracy: after equal tokens {equal_tokens[1]} (random {equal_tokens[0]}), {by_time}.",
-        ]
-    )
+    table = "\n".join(f"{name:38}{one:>22}{other:>18}" for name, one, other in rows)
+    return f"""
+{table}
+
+Similar lengths: {ratio:.1f} times as many real tokens a second; {waste[1]} padding instead of {waste[0]}.
+Test accuracy: after equal tokens {by_tokens[1]} (random {by_tokens[0]}), after equal time {by_time[1]} (random {by_time[0]}).
+One run is one seed: others differ by {SPREAD:.1f} points (standard deviation), and so a difference by {2**0.5 * SPREAD:.1f}."""
 
 
 def plot(runs: Sequence[Run], path: Path) -> str:
@@ -72,7 +76,7 @@ def plot(runs: Sequence[Run], path: Path) -> str:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for run, color in zip(runs, ("#9a9a9a", "#1f6fb4"), strict=True):
-        _, seconds, accuracies = zip(*run.checkpoints, strict=True)
+        _, seconds, accuracies, _ = zip(*run.checkpoints, strict=True)
         label = f"{run.name}: {run.tokens_per_second:,.0f} real tokens a second, {run.waste:.0%} padding"
         axes.plot(seconds, accuracies, "o-", color=color, linewidth=2, markersize=4, label=label)
     axes.set(xlabel="seconds of training", ylabel="test accuracy")

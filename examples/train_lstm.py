@@ -1,6 +1,7 @@
 """Train an LSTM to tell which library wrote a docstring: on random padded batches, then on batches of similar lengths.
 
-Both runs have the same model, first weights, optimiser and mean number of real tokens a step, and train for the same time.
+Both runs have the same model, first weights, optimiser, mean number of real tokens a step, and time. A step is a random batch,
+or four of different lengths, each of similar ones: a fair sample of the data either way.
 """
 
 import argparse
@@ -45,16 +46,17 @@ def train(loader: ss.Loader, test: list[ss.Batch], mean_rows: int, seconds: floa
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     checkpoints, tokens, spent, started = [], 0, 0.0, time.perf_counter()
     for batch in loader:
-        logits = model(batch.input_ids, batch.lengths)
-        # Short rows come many to a batch, long ones few: divided by a constant, every row weighs the same.
-        loss = nn.functional.cross_entropy(logits, batch.label, reduction="sum") / mean_rows
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        losses = nn.functional.cross_entropy(model(batch.input_ids, batch.lengths), batch.label, reduction="sum")
+        (losses / mean_rows).backward()  # steps differ in rows: divided by a constant, every row weighs the same
         tokens += batch.num_tokens
+        if not batch.is_step_end:
+            continue
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)  # most of all a step of many rows, while all pull one way
+        optimizer.step()
+        optimizer.zero_grad()
         if tokens >= 100_000 * (len(checkpoints) + 1):
             spent += time.perf_counter() - started
-            checkpoints.append(Checkpoint(tokens, spent, accuracy(model, test)))
+            checkpoints.append(Checkpoint(tokens, spent, *evaluate(model, test)))
             started = time.perf_counter()
             if spent >= seconds:
                 break
@@ -62,10 +64,11 @@ def train(loader: ss.Loader, test: list[ss.Batch], mean_rows: int, seconds: floa
 
 
 @torch.inference_mode()
-def accuracy(model: Classifier, test: list[ss.Batch]) -> float:
-    """Return the share of rows that are classified right."""
-    right = sum((model(batch.input_ids, batch.lengths).argmax(1) == batch.label).sum().item() for batch in test)
-    return right / sum(batch.num_rows for batch in test)
+def evaluate(model: Classifier, test: list[ss.Batch]) -> tuple[float, float]:
+    """Return the share of rows that are classified right, and the mean loss of a row."""
+    logits = torch.cat([model(batch.input_ids, batch.lengths) for batch in test])
+    labels = torch.cat([batch.label for batch in test])
+    return (logits.argmax(1) == labels).float().mean().item(), nn.functional.cross_entropy(logits, labels).item()
 
 
 def main() -> None:
@@ -79,16 +82,14 @@ def main() -> None:
     source, held_out = ss.JsonLines(docstrings()).split(valid=0.1, seed=0)
     stages = ss.Map(number_labels), ss.Tokenize(tokenizer(), max_length=256)
     test = list(ss.Loader(held_out, *stages, ss.Bucket(16_384)))
-
-    bucket = ss.Bucket(4_096)
-    measured = ss.Loader(source, *stages, bucket)
-    mean_rows = round(sum(batch.num_rows for batch in measured) / measured.stats.batches)
+    bucket = ss.Bucket(1_024)
+    measured = ss.Loader(source, *stages, bucket, accumulate=4)
+    mean_rows = round(sum(batch.num_rows for batch in measured) / measured.stats.steps)
     print(f"{measured.stats.rows:,} docstrings to train on; a step has about {mean_rows} of them either way")
-
     runs = []
-    for name, spec in (("random padded batches", ss.InOrder(mean_rows)), ("similar lengths", bucket)):
-        print(f"\n{name}: {spec}", flush=True)
-        loader = ss.Loader(source, *stages, spec, seed=options.seed, epochs=None, progress=True)
+    for name, spec, accumulate in (("random padded batches", ss.InOrder(mean_rows), 1), ("similar lengths", bucket, 4)):
+        print(f"\n{name}: {accumulate} x {spec} a step", flush=True)
+        loader = ss.Loader(source, *stages, spec, accumulate=accumulate, seed=options.seed, epochs=None, progress=True)
         runs.append(Run(name, train(loader, test, mean_rows, options.seconds), loader.stats.waste))
     print(report(*runs, tokens_per_epoch=measured.stats.tokens))
     print(plot(runs, Path("train_lstm.png")))

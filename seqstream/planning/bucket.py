@@ -161,7 +161,9 @@ class Bucket(Plans):
             groups = self._group_shapes(runs, order, shared, step_groups)
         else:
             groups = self._group_lengths(runs, order, shared, step_groups)
-        turns = mixed_turns(groups.costs, world_size, key) if is_mixed else turns_of(len(groups.rooms), key)
+        turns = turns_of(len(groups.rooms), key)
+        if is_mixed:
+            turns = mixed_turns(groups.costs, step_groups=step_groups, world_size=world_size, key=key)
         return Grouping(
             groups.order,
             groups.cuts,

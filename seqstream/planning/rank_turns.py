@@ -1,11 +1,9 @@
-"""The order of groups where each rank takes one of its own: equal costs and different lengths at each step. Pure functions.
+"""The order of groups where each rank takes one of its own: different lengths and like costs at each step. Pure functions.
 
-Legend: ``G`` groups, ``R`` ranks, ``S`` steps of one group a rank.
+Legend: ``G`` groups, ``R`` ranks, ``S`` groups of an optimiser step, ``T`` steps.
 """
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -13,58 +11,77 @@ import numpy.typing as npt
 from seqstream.order import EvenOrder, hash_index
 from seqstream.planning.plan import Index
 
-_SPREAD = 0.03
-"""Groups of a step cost alike, up to this share; so the slowest takes about half of that longer than the mean."""
+_NOISE = 0.03
+"""Groups that differ less than this in cost come in random order."""
+
+_STRATA = 16
+"""Steps of fewer groups are made several at a time, so that as many groups that follow each other are of as many lengths."""
 
 
-def mixed_turns(costs: npt.NDArray[np.int64], world_size: int, key: tuple[object, ...] | None) -> Index:
+def mixed_turns(costs: npt.NDArray[np.int64], *, step_groups: int, world_size: int, key: tuple[object, ...] | None) -> Index:
     """Return the order in which groups are served, rank after rank and step after step.
 
-    Groups that cost about the same are a class. A class is cut by length into as many parts as there are ranks, and each of its
-    steps takes one group of each part, at random: so a step is as long and as short as its class. Steps of all classes are
-    served in an even order.
+    Groups are cut by length into as many strata as a step has groups, and each step takes one of each: so it holds lengths as
+    the window does. From all strata it takes the one that comes at the same place by cost: so its groups cost about the same.
 
     Args:
         costs: ``int64 (G,)``, what each group costs; groups are longest first.
-        world_size: Number of ranks, ``R``.
+        step_groups: Groups of an optimiser step, a multiple of ``world_size``.
+        world_size: Number of ranks.
         key: What chance depends on; ``None`` leaves groups as they are.
 
     Returns:
-        ``int64 (G,)``: rank ``r`` takes the group at ``r``, ``r + R`` and so on. Of groups that do not fill a step the cheapest
-        are the last.
+        ``int64 (G,)``: rank ``r`` takes the group at ``r``, ``r + R`` and so on. Groups that do not fill a step come last.
     """
-    if key is None or world_size == 1 or len(costs) < world_size:
+    num_steps = len(costs) // step_groups
+    if key is None or not num_steps:
         return np.arange(len(costs))
-    by_cost = np.argsort(-costs, kind="stable")
-    bounds = _classes(costs[by_cost], world_size)
-    steps = [
-        _mixed_steps(np.sort(by_cost[first:stop]), world_size, (*key, number))
-        for number, (first, stop) in enumerate(itertools.pairwise(bounds))
-    ]
-    dealt = np.concatenate(steps)
-    dealt = np.take_along_axis(dealt, _random(dealt.shape, (*key, "ranks")), axis=1)
-    in_turn = dealt[EvenOrder(len(dealt), *key, "steps", turned=False).between(0, len(dealt))]
-    return np.concatenate([in_turn.ravel(), by_cost[bounds[-1] :]])
+    noise = hash_index(np.arange(len(costs)), *key, "costs").astype(np.float64) / 2**64
+    noisy = costs * (1 + _NOISE * noise)
+    at_once = min(num_steps, -(-_STRATA // step_groups))
+    most, fewer = _evenly_apart(num_steps * step_groups, num_steps % at_once * step_groups)
+    found = [_steps_of(most, noisy, step_groups, at_once, key)]
+    if len(fewer):
+        found.append(_steps_of(fewer, noisy, step_groups, len(fewer) // step_groups, (*key, "last")))
+    steps = np.concatenate([_to_ranks(steps, noisy, world_size, (*key, number)) for number, steps in enumerate(found)])
+    return np.concatenate([steps.ravel(), np.arange(num_steps * step_groups, len(costs))])
 
 
-def _classes(costs: npt.NDArray[np.int64], world_size: int) -> list[int]:
-    """Return where classes begin and the last one ends; each has whole steps, of groups that cost alike as far as there are.
+def _evenly_apart(size: int, num: int) -> tuple[Index, Index]:
+    """Return ``range(size)`` without some numbers, evenly apart, and those."""
+    chosen = np.zeros(size, dtype=np.bool_)
+    chosen[(2 * np.arange(num) + 1) * size // (2 * num or 1)] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _steps_of(groups: Index, costs: npt.NDArray[np.float64], step_groups: int, at_once: int, key: tuple[object, ...]) -> Index:
+    """Return steps of groups, ``int64 (T, S)``, so many of which that follow each other have a group of as many strata.
 
     Args:
-        costs: ``int64 (G,)``, descending.
-        world_size: Number of ranks.
+        groups: ``int64 (n,)``, longest first; ``n`` is a multiple of ``step_groups * at_once``.
+        costs: ``float64 (G,)``.
+        step_groups: Groups of a step.
+        at_once: How many steps are made at a time.
+        key: Seeds the order of steps.
     """
-    bounds, last = [0], len(costs) // world_size * world_size
-    while (first := bounds[-1]) < last:
-        alike = int(np.searchsorted(-costs[first:], -costs[first] * (1 - _SPREAD), side="right"))
-        bounds.append(min(last, first + max(1, alike // world_size) * world_size))
-    return bounds
+    strata = groups.reshape(step_groups, at_once, -1)
+    for axis in (2, 1):
+        strata = np.take_along_axis(strata, np.argsort(costs[strata], axis=axis, kind="stable"), axis=axis)
+    several = strata.transpose(2, 1, 0)
+    several = several[EvenOrder(len(several), *key, "steps", turned=False).between(0, len(several))]
+    return np.take_along_axis(several, _random(several.shape[:2], (*key, "at once"))[:, :, None], axis=1).reshape(
+        -1, step_groups
+    )
 
 
-def _mixed_steps(groups: Index, world_size: int, key: tuple[object, ...]) -> Index:
-    """Return the steps of a class, ``int64 (S, R)``, each with a group of every part by length."""
-    parts = groups.reshape(world_size, -1)
-    return np.take_along_axis(parts, _random(parts.shape, key), axis=1).T
+def _to_ranks(steps: Index, costs: npt.NDArray[np.float64], world_size: int, key: tuple[object, ...]) -> Index:
+    """Order the groups of each step, ``int64 (T, S)``: ranks take at once those that are next to each other in cost."""
+    by_cost = np.take_along_axis(steps, np.argsort(costs[steps], axis=1, kind="stable"), axis=1)
+    at_once = by_cost.reshape(-1, world_size)
+    at_once = np.take_along_axis(at_once, _random(at_once.shape, (*key, "ranks")), axis=1)
+    in_step = at_once.reshape(len(steps), -1, world_size)
+    order = _random(in_step.shape[:2], (*key, "in step"))
+    return np.take_along_axis(in_step, order[:, :, None], axis=1).reshape(steps.shape)
 
 
 def _random(shape: tuple[int, ...], key: tuple[object, ...]) -> Index:
