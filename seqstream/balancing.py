@@ -1,7 +1,7 @@
 """The order of a window's batches, balanced by a class of their rows: what ranks tell of theirs, and what follows for all.
 
 Two things are gathered from all ranks: which classes there are, and how many rows and tokens of each class, and of each range
-of lengths, each unit has. A unit is what is served as one: a group, or one group of each rank where all have their own.
+of lengths, each unit has. A unit is what is served as one: a group; or an optimiser step, where ranks have groups of their own.
 
 Legend: ``n`` rows of this rank, ``G`` groups, ``U`` units, ``C`` classes, ``Q`` ranges of lengths.
 """
@@ -22,7 +22,7 @@ from seqstream.arrow import to_numpy
 from seqstream.census import Census
 from seqstream.columns import plain
 from seqstream.forms.fields import is_text
-from seqstream.planning.balanced_turns import CANDIDATES, balanced_turns, scaled
+from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.grouping import Grouping
 from seqstream.planning.plan import Index
@@ -39,22 +39,17 @@ _COUNTED = 256
 
 _NUM_RANGES = 32
 
-_PARTS = 8
-"""Units to choose among are an eighth of all at most: so lengths stay even, and small windows are not in one order always."""
-
 _NO_VALUE = json.dumps(None)
 
 _Told: TypeAlias = dict[str, Any]
 """What a rank says of its rows: ``classes`` with the rows of each, the ``columns`` it has instead, or an ``error``."""
 
 
-def balance_turns(
-    grouping: Grouping, own: pa.Table, census: Census, recipe: Recipe, *, key: tuple[object, ...], world_size: int
-) -> Grouping:
+def balance_turns(grouping: Grouping, own: pa.Table, census: Census, recipe: Recipe, key: tuple[object, ...]) -> Grouping:
     """Return the groups of a window in an order in which every stretch is like the window, in classes and in lengths.
 
-    Which groups ranks take at once stays as it is; groups that are too few for all ranks stay the last. Nothing changes, and
-    nothing is said to other ranks, where the batch spec names no column or rows are not shuffled.
+    Where each rank has groups of its own, an optimiser step stays as it is, and groups too few for one stay the last. Nothing
+    changes, and nothing is said to other ranks, where the batch spec names no column or rows are not shuffled.
 
     Args:
         grouping: The plan of the window.
@@ -62,7 +57,6 @@ def balance_turns(
         census: Who has what.
         recipe: How the window is made.
         key: Seeds the order.
-        world_size: For how many ranks the window is planned.
 
     Raises:
         ValueError: The column is missing, or holds no classes; the same on every rank.
@@ -71,14 +65,13 @@ def balance_turns(
     if not isinstance(spec, Bucket) or spec.balance is None or not recipe.shuffle or not len(grouping):
         return grouping
     classes, num_classes = number_classes(own, spec.balance, ranks)
-    width = world_size if grouping.is_mixed else 1
+    width = grouping.step_groups if grouping.is_mixed else 1
     units = grouping.turns[: len(grouping) // width * width].reshape(-1, width)
     edges = length_edges(census.runs)
     kinds = len(edges) + 1, num_classes
     counts = _count(_own_rows(grouping, units, census, edges, classes), (len(units), *kinds), ranks)
     by_length = _by_length(counts[..., : kinds[0]])
-    candidates = min(CANDIDATES, -(-len(units) // _PARTS))
-    turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"), candidates)]
+    turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"))]
     return dataclasses.replace(grouping, turns=np.append(units[turns].ravel(), grouping.turns[units.size :]))
 
 

@@ -140,7 +140,7 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
     number = _first_row_id(draft, own, num_planned)
     key = (*recipe.key, number if num_planned else None)
     grouping = _arrange(draft, census, own, key, group)
-    grouping = balance_turns(grouping, own, census, recipe, key=key, world_size=group)
+    grouping = balance_turns(grouping, own, census, recipe, key)
     steps = cut_steps(grouping, draft.start.served, recipe.world_size, recipe.sharing.uneven)
     counts = Counter[str]()
     for entry in entries:

@@ -172,13 +172,17 @@ def test_only_the_order_changes() -> None:
     assert found[2] == found[3]
 
 
-def test_what_ranks_take_at_once_stays() -> None:
-    """Where each rank has a group of its own, the steps are those that there are without, in another order."""
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_of_ranks_with_groups_of_their_own_stay(accumulate: int) -> None:
+    """The optimiser steps are those that there are without, in another order."""
 
     def epoch(balance: str | None) -> list[list[list[int]]]:
         spec = ss.Bucket(60, balance=balance)
-        ranks = run_ranks(3, lambda options: [batch.row_ids.tolist() for batch in make_loader(records(), spec, **options)])
-        return [[*step] for step in zip(*ranks, strict=True)]
+        ranks = run_ranks(3, lambda options: [*make_loader(records(), spec, accumulate=accumulate, **options)])
+        steps: dict[int, list[list[int]]] = {}
+        for batch in (batch for batches in zip(*ranks, strict=True) for batch in batches):
+            steps.setdefault(batch.step, []).append(batch.row_ids.tolist())
+        return [*steps.values()]
 
     plain, balanced = epoch(None), epoch("label")
     assert sorted(plain) == sorted(balanced)
