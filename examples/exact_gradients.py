@@ -64,9 +64,7 @@ def compare(ranks: int, accumulate: int) -> Tensor:
             usual.append((own - expected).norm() / expected.norm())
             total, step = total + shared * count, []
     if distributed.get_rank() == 0:
-        print(
-            f"{ranks} ranks x {accumulate} batches, {len(usual)} steps: the gradient differs by at most {max(differences):.0e}"
-        )
+        print(f"{ranks} ranks x {accumulate} batches, {len(usual)} steps: gradients differ by at most {max(differences):.0e}")
         print(f"    divided by each batch's own labels, it differs by up to {max(usual):.0e}", flush=True)
     if max(differences) > 1e-6:
         sys.exit("the gradients are not the same")

@@ -29,6 +29,11 @@ def make_loader(folder: Path, **options: Any) -> ss.Loader:
     return ss.Loader(source, *stages, **{"on_batch": ss.CausalLabels(), **options})
 
 
+def rows_of(batch: ss.Batch) -> list[int]:
+    """Return the rows of a batch, without those that a rank repeats to have any."""
+    return batch.row_ids[batch.weights > 0].tolist()
+
+
 def torchrun(script: Path, *options: str, ranks: int, **environment: str) -> str:
     """Run a script on so many ranks of this machine, and return what they printed."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH")]))
