@@ -102,6 +102,17 @@ def test_trainer_counts_to_the_same(folder: Path, tmp_path: Path, trained: Watch
     assert weights(trainer.model) == pytest.approx(weights(trained.model), abs=1e-6)
 
 
+def test_a_last_step_of_fewer_batches(folder: Path, tmp_path: Path) -> None:
+    """Where epochs end with a step of fewer batches, steps end there, and are of the rows that they have."""
+    loader = make_loader(folder, ss.InOrder(24), epochs=None, accumulate=ACCUMULATED)
+    trainer = WatchedTrainer(loader, model=make_model(dropout=0), args=arguments(tmp_path))
+    trainer.train()
+    assert {len(step) for step in trainer.trained} == {ACCUMULATED, 2}
+    assert loader.stats.steps == trainer.state.global_step == STEPS
+    expected = train_by_hand(folder, make_model(dropout=0), trainer.rows(), loss_of_gpt2)
+    assert weights(trainer.model) == pytest.approx(expected, abs=1e-6)
+
+
 def test_trainer_moves_a_batch_as_a_dict(folder: Path, trained: WatchedTrainer) -> None:
     """Trainer rebuilds what it moves to the device by the type of the batch, and gets what models take."""
     batch = next(iter(make_loader(folder)))
