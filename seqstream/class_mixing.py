@@ -52,7 +52,7 @@ class ClassWatch:
             if found is not None:
                 _logger.warning(
                     "%s; a model that sees one class at a time learns little, so raise window_bytes, give plain files, more "
-                    "row groups or a list, which are shuffled as a whole, or sum several batches a step: Loader(accumulate=...)",
+                    "row groups or a list, which are shuffled as a whole, or sum several batches a step with accumulate",
                     found,
                 )
                 self._left = 0

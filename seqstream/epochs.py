@@ -230,7 +230,11 @@ class Epochs:
         sizes = self._first_window(start.epoch, first, guard)
         patience = Patience(guard, self.num_shards, sizes.guessed_bytes)
         recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
-        if is_fresh and start.epoch == 0 and not start.window.served:
+        begins_anew = is_fresh and start.epoch == 0 and not start.window.served
+        if self.spec.sample_batches and not begins_anew:
+            self._learn(guard)
+            recipe = dataclasses.replace(recipe, spec=self.spec)
+        if begins_anew:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
         counts: Counter[str] = Counter()
