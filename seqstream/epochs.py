@@ -320,9 +320,12 @@ class Epochs:
             guard: Raises to stop.
         """
         table = first[-1].table if first else _NO_RECORDS
-        guess = guess_full_bytes(table, self._asked, is_text=self._is_text, shuffle=self.shuffle, world_size=self.world_size)
+        num_bytes = max(first[-1].num_bytes, 1) if first else 1
+        guess = guess_full_bytes(
+            table, num_bytes, self._asked, is_text=self._is_text, shuffle=self.shuffle, world_size=self.world_size
+        )
         blocks = self._visited(epoch).approx_blocks()
-        total = None if blocks is None else blocks * max(table.nbytes, 1)
+        total = None if blocks is None else blocks * num_bytes
         sizes = FirstWindow(guess, total, is_read=not first or first[-1].approx_bytes is None)
         if not self.shuffle:
             # Rows in the order of the data are the same whatever the windows; planned ones are the same in every epoch.
@@ -330,15 +333,14 @@ class Epochs:
         if self.num_shards < FEW_SHARDS and not self._by_row:
             return sizes
         if epoch == 0:
-            return dataclasses.replace(sizes, small_bytes=self._small_bytes(table))
+            return dataclasses.replace(sizes, small_bytes=self._small_bytes(table, num_bytes, guess))
         return dataclasses.replace(sizes, full_bytes=functools.partial(self._learnt_bytes, guard))
 
-    def _small_bytes(self, table: pa.Table) -> int:
+    def _small_bytes(self, table: pa.Table, num_bytes: int, full_bytes: int) -> int:
         """Return how many bytes to begin with: few, or as many as what is decided by the first batches needs."""
-        few = SMALL_BYTES * self.world_size
+        few = min(SMALL_BYTES * self.world_size, full_bytes)
         steps = _FIRST_STEPS * self._accumulate * self.world_size if self._accumulate > 1 else 0
         wanted = max(self._asked.sample_batches, steps)
-        num_bytes = max(table.nbytes, 1)
         num_batches = self._asked.num_batches(len(table), num_bytes // ID_BYTES)
         return max(few, round(num_bytes * wanted / num_batches)) if num_batches else few
 

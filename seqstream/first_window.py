@@ -27,6 +27,9 @@ SMALL_BYTES = 256 << 10
 _BYTES_PER_TOKEN = 4
 """A guess for texts that were not tokenised."""
 
+_BYTES_BESIDE = 12
+"""What a record has besides its text: where it ends, and its row id."""
+
 _PATIENCE = 1.0
 _SAY_AGAIN = 10.0
 _logger = logging.getLogger("seqstream")
@@ -68,19 +71,19 @@ class FirstWindow:
         return buffer.within(most)[1]
 
 
-def guess_full_bytes(table: pa.Table, spec: BatchSpec, *, is_text: bool, shuffle: bool, world_size: int) -> int:
+def guess_full_bytes(table: pa.Table, num_bytes: int, spec: BatchSpec, *, is_text: bool, shuffle: bool, world_size: int) -> int:
     """Return about how many bytes of records as read fill a window, by the first of them.
 
     Args:
         table: Some records.
+        num_bytes: For how many bytes they count.
         spec: How they are batched.
         is_text: Whether they are still to be tokenised.
         shuffle: Whether rows are mixed.
         world_size: Number of ranks.
     """
-    num_bytes = int(max(table.nbytes, 1))
     name = sequence_column(table.schema)
-    num_tokens = num_bytes / _BYTES_PER_TOKEN
+    num_tokens = max(table.nbytes - _BYTES_BESIDE * len(table), len(table)) / _BYTES_PER_TOKEN
     if not is_text:
         num_tokens = len(table) if name is None else steps_of(table.column(name))
     share = spec.window_size(shuffle=shuffle).share(
