@@ -24,8 +24,8 @@ def turns(costs: object, step_groups: int, world_size: int, *key: object) -> lis
 def test_two_steps_of_four_groups_for_two_ranks() -> None:
     """The worked example: pairs of neighbours are the strata; one step has the cheaper of each, the other the dearer.
 
-    The cheaper ones cost 90, 80, 88 and 70, so 6 and 3 are taken at once, and 4 and 1; the dearer ones cost 110, 96, 106 and 84,
-    so 7 and 2 are, and 5 and 0. The last group fills no step. Chance orders steps, what is in them, and who takes which.
+    The cheaper ones cost 90, 80, 88 and 70, so 6 and 3 are taken at once, and 4 and 1. The dearer ones cost 110, 96, 106 and
+    84, so 7 and 2 are, and 5 and 0. The last group fills no step. Chance orders steps, what is in them, and who takes which.
     """
     costs = [110, 90, 96, 80, 88, 106, 70, 84, 50]
     assert turns(costs, 4, 2, 0) == [5, 0, 2, 7, 1, 4, 6, 3, 8]
