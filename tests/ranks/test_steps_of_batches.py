@@ -150,7 +150,7 @@ def test_a_state_changes_hands_twice_within_a_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_all_ranks_have_as_many_batches_in_every_step(world_size: int, tmp_path: Path) -> None:
     """Of ``Bucket(max_tokens)`` every step has exactly ``accumulate`` batches of each rank, over windows and epochs."""
-    source = corpora.text_files(tmp_path, some_texts(200))
+    source = corpora.text_files(tmp_path, some_texts(600))
     make = functools.partial(make_loader, source, ss.Bucket(160, window_batches=3), accumulate=3)
 
     def two_epochs(options: Options) -> list[list[ss.Batch]]:
