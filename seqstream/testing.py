@@ -64,7 +64,8 @@ __all__ = [
 
 
 RUN = 16
-FAIR_SHARE = 0.25
+FAIR_SHARE = 0.4
+"""Even orders are off by 0.2 to 0.38, random ones by 0.5 or more."""
 FEWEST_BATCHES = 64
 FEWEST_ROWS = 4
 
@@ -174,10 +175,10 @@ def check_resume(make: MakeLoader) -> None:
 
 
 def check_fair_sample(make: MakeLoader) -> None:
-    """Check law 11: any 16 batches of `Bucket` that follow each other in a window hold its lengths as the window does.
+    """Check law 11: any 16 batches of `Bucket` that follow each other in a window are of all lengths, as the window is.
 
-    Batches are sorted by their longest row and cut into octiles. Each octile of the 16 has its share of their tokens within
-    `FAIR_SHARE` on average; none is off by more than two of the 16. Windows of less than 64 batches and budgets of less than
+    Batches are sorted by their longest row and cut into octiles. Of the 16 each octile has its share within `FAIR_SHARE`, over
+    all octiles together; none is off by more than two of the 16. Windows of less than 64 batches and budgets of less than
     four of the longest rows are too coarse to tell, and left out, as are batches without a budget of tokens, those planned by
     several columns, and those served in the order of their lengths.
     """
@@ -186,23 +187,20 @@ def check_fair_sample(make: MakeLoader) -> None:
     if not isinstance(spec, Bucket) or spec.max_tokens is None or not loader.shuffle:
         return
     for _, window in itertools.groupby(loader, key=lambda batch: batch.window):
-        batches = [(int(batch.lengths.max()), batch.num_tokens) for batch in window if len(batch.column_lengths) == 1]
-        if len(batches) >= FEWEST_BATCHES and FEWEST_ROWS * max(batches)[0] <= spec.max_tokens:
-            _expect_fair(*np.array(batches, dtype=np.float64).T)
+        longest = [int(batch.lengths.max()) for batch in window if len(batch.column_lengths) == 1]
+        if len(longest) >= FEWEST_BATCHES and FEWEST_ROWS * max(longest) <= spec.max_tokens:
+            _expect_fair(np.array(longest, dtype=np.float64))
 
 
-def _expect_fair(lengths: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> None:
-    octiles = _octiles_of(lengths) * tokens[:, None]
-    share = octiles.sum(axis=0) / octiles.sum()
-    sums = np.concatenate([np.zeros((1, 8)), octiles.cumsum(axis=0)])
-    runs = sums[RUN:] - sums[:-RUN]
-    off = np.abs(runs / runs.sum(axis=1, keepdims=True) - share)
+def _expect_fair(lengths: npt.NDArray[np.float64]) -> None:
+    sums = np.concatenate([np.zeros((1, 8)), _octiles_of(lengths).cumsum(axis=0)])
+    off = np.abs((sums[RUN:] - sums[:-RUN]) / RUN - 1 / 8)
     worst = int(off.sum(axis=1).argmax())
-    average, most = off[worst].sum(), off.max()
+    together, most = off[worst].sum(), off.max()
     expect(
-        average <= FAIR_SHARE,
-        f"batches {worst} to {worst + RUN - 1} of a window must hold each octile of its lengths within {FAIR_SHARE:.0%} of its "
-        f"share on average, got {average:.0%}",
+        together <= FAIR_SHARE,
+        f"batches {worst} to {worst + RUN - 1} of a window must hold each octile of its lengths as the window does, within "
+        f"{FAIR_SHARE:.0%} over all octiles, got {together:.0%}",
     )
     expect(most <= 2 / RUN, f"no octile may be off by more than two batches, got {most:.1%} of {RUN}")
 

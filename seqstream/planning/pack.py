@@ -21,8 +21,8 @@ from seqstream.planning.specs import Decided, WindowSize, check_positive, show, 
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
-_ATTEMPTS = 4
-"""How often it is tried to plan a few rows less, so that they fill whole batches."""
+_ATTEMPTS = 12
+"""How often it is tried to plan fewer sequences, so that they fill whole batches: by guessing, then by halving."""
 
 _OVERFLOWS = ("error", "truncate", "split", "drop")
 
@@ -187,15 +187,24 @@ class Pack(Decided):
             return num_rows
         if not self.fills(runs := first(num_rows), multiple):
             return 0
-        num, size = num_rows, self.rows * multiple
-        filled = self._num_rows(runs)
+        size, filled = self.rows * multiple, self._num_rows(runs)
         wanted = filled // size * size
-        for attempt in range(1, _ATTEMPTS + 1):
-            if filled <= wanted:
+        if filled == wanted:
+            return num_rows
+        most, least = (num_rows, filled), (0, 0)
+        for attempt in range(_ATTEMPTS):
+            share = (wanted - least[1]) / (most[1] - least[1]) if attempt < _ATTEMPTS // 2 else 0.5
+            num = least[0] + math.floor(share * (most[0] - least[0]))
+            if not least[0] < num < most[0]:
                 break
-            num = max(1, num - math.ceil(attempt * num * (filled - wanted) / filled))
             filled = self._num_rows(first(num))
-        return num
+            if filled > wanted:
+                most = num, filled
+                continue
+            least = num, filled
+            if wanted - filled < self.rows:  # no batch is missing
+                break
+        return least[0] or most[0]
 
     def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> PackedGrouping:
         self._check_fit(runs.lengths)

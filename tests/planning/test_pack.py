@@ -88,6 +88,20 @@ def test_what_is_planned_fills_batches(lengths: npt.NDArray[np.int64], length: i
     assert len(spec.plan(lengths[:now], key=KEY)) >= 1
 
 
+@pytest.mark.parametrize(("rows", "batches"), [(1, 4), (1, 32), (2, 4), (4, 8)])
+@pytest.mark.parametrize("num", [200, 2000])
+def test_what_is_planned_fills_steps(num: int, rows: int, batches: int) -> None:
+    """Of real lengths as many are planned as fill whole steps, at least one: none lacks a batch."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        lengths = np.clip(rng.lognormal(4.4, 0.8, num + seed * num // 8).astype(np.int64), 1, 512)
+        spec = Pack(512, rows=rows)
+        now = num_planned(spec, lengths, last=False, world_size=batches)
+        found = len(spec.plan(lengths[:now], key=KEY))
+        assert found % batches == 0
+        assert found > 0
+
+
 def test_windows_of_real_lengths_are_full() -> None:
     """Of a window that goes on, all but a few rows are full: 99.5 % of the slots are tokens."""
     lengths = np.minimum(np.random.default_rng(0).lognormal(5, 1, 20_000).astype(np.int64) + 1, 2048)

@@ -1,0 +1,275 @@
+"""Groups of a window, and what ranks take of them: alike, or each of them groups of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import seqstream as ss
+from seqstream.planning.grouping import Grouping, Listed, Steps, cut_steps, deal, owners, split_groups
+from seqstream.planning.order import Mixed
+from seqstream.planning.runs import Runs
+
+quick = settings(max_examples=80, deadline=None)
+
+
+def grouping_of(
+    sizes: Sequence[int], turns: Sequence[int], step_groups: int, *, is_mixed: bool = True, room: int = 3
+) -> Grouping:
+    """Make a grouping whose places are the rows as sorted."""
+    cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
+    ones = np.ones(len(sizes), dtype=np.int64)
+    order = Mixed.of(np.array([cuts[-1]]), None)
+    return Grouping(order, cuts, np.array(turns), room * ones, ones, step_groups=step_groups, is_mixed=is_mixed)
+
+
+def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
+    """Return of all that ranks take at once group, first place and rows of each part; rows served after it; and its step."""
+    parts = [*zip(steps.groups.tolist(), steps.begins.tolist(), steps.sizes.tolist(), strict=True)]
+    at_once = [parts[at : at + steps.width] for at in range(0, len(parts), steps.width)]
+    return [*zip(at_once, steps.after.tolist(), steps.numbers.tolist(), strict=True)]
+
+
+@pytest.fixture
+def six() -> Grouping:
+    """Groups of 2 to 7 rows, of which a step has four: 3, 0, 5 and 1, then 4 and 2."""
+    return grouping_of([2, 3, 4, 5, 6, 7], [3, 0, 5, 1, 4, 2], 4)
+
+
+# --- Splitting groups ---
+
+
+def test_groups_are_split_in_halves() -> None:
+    """The worked example: groups of four, one and four rows, made up to four, five and seven groups."""
+    cuts = np.array([0, 4, 5, 9])
+    assert split_groups(cuts, 1).tolist() == split_groups(cuts, 3).tolist() == [0, 4, 5, 9]
+    assert split_groups(cuts, 4).tolist() == [0, 2, 4, 5, 9]
+    assert split_groups(cuts, 5).tolist() == [0, 2, 4, 5, 7, 9]
+    assert split_groups(cuts, 7).tolist() == [0, 1, 2, 4, 5, 6, 7, 9], "first all that can be, then some of the halves"
+    assert split_groups(np.array([0, 3, 6, 9, 12, 15]), 7).tolist() == [0, 2, 3, 6, 8, 9, 12, 15], "evenly apart"
+
+
+def test_what_cannot_be_split_stays() -> None:
+    """Groups of one row stay as they are, however few they are; and so does nothing."""
+    assert split_groups(np.array([0, 1, 2]), 4).tolist() == [0, 1, 2]
+    assert split_groups(np.array([0, 1, 3]), 4).tolist() == [0, 1, 2, 3]
+    assert split_groups(np.array([0]), 4).tolist() == [0]
+
+
+@quick
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 40))
+def test_splitting_adds_the_fewest_cuts(sizes: list[int], multiple: int) -> None:
+    """The number of groups is a multiple, or all have one row; cuts stay where they were, and no more are added than needed."""
+    cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
+    found = split_groups(cuts, multiple)
+    assert set(cuts.tolist()) <= set(found.tolist())
+    assert (np.diff(found) >= 1).all()
+    assert len(found) - 1 == min(-(-len(sizes) // multiple) * multiple, sum(sizes))
+
+
+# --- Steps where each rank takes groups of its own ---
+
+
+def test_each_rank_takes_groups_of_its_own(six: Grouping) -> None:
+    """The worked example: two ranks take two groups at once, in their turns; the first step has four groups, the last two."""
+    steps = cut_steps(six, 0, 2)
+    assert listed(steps) == [
+        ([(3, 9, 5), (0, 0, 2)], 7, 0),
+        ([(5, 20, 7), (1, 2, 3)], 17, 0),
+        ([(4, 14, 6), (2, 5, 4)], 27, 1),
+    ]
+    assert steps.ends.tolist() == [False, True, True]
+    assert six.num_steps == 2
+
+
+def test_the_last_groups_of_a_step_are_split(six: Grouping) -> None:
+    """The worked example: three ranks have a fourth group left in thirds, and the larger of two in halves."""
+    steps = cut_steps(six, 0, 3)
+    assert listed(steps) == [
+        ([(3, 9, 5), (0, 0, 2), (5, 20, 7)], 14, 0),
+        ([(1, 2, 1), (1, 3, 1), (1, 4, 1)], 17, 0),
+        ([(4, 14, 3), (4, 17, 3), (2, 5, 4)], 27, 1),
+    ]
+    assert steps.is_repeated is None
+
+
+def test_one_rank_takes_group_after_group(six: Grouping) -> None:
+    """One rank goes through all groups in their turns, and steps end where they did."""
+    steps = cut_steps(six, 0, 1)
+    assert [parts for parts, _, _ in listed(steps)] == [
+        [(3, 9, 5)],
+        [(0, 0, 2)],
+        [(5, 20, 7)],
+        [(1, 2, 3)],
+        [(4, 14, 6)],
+        [(2, 5, 4)],
+    ]
+    assert steps.numbers.tolist() == [0, 0, 0, 0, 1, 1]
+    assert steps.ends.tolist() == [False, False, False, True, False, True]
+
+
+def test_others_go_on_within_a_step(six: Grouping) -> None:
+    """The worked example: after two groups the rest of the step, 7 and 3 rows, is for three ranks; after three, for two."""
+    assert listed(cut_steps(six, 7, 3))[0] == ([(5, 20, 4), (5, 24, 3), (1, 2, 3)], 17, 0)
+    assert listed(cut_steps(six, 14, 2))[0] == ([(1, 2, 2), (1, 4, 1)], 17, 0)
+    assert listed(cut_steps(six, 16, 1))[0] == ([(1, 4, 1)], 17, 0), "of a group that was begun, what is left"
+    assert listed(cut_steps(six, 17, 2)) == [([(4, 14, 6), (2, 5, 4)], 27, 1)]
+    assert listed(cut_steps(six, 27, 2)) == []
+
+
+def test_ranks_without_rows_repeat_those_of_another(six: Grouping) -> None:
+    """The worked example: three rows for five ranks, the last two of which have those of the first and the second again."""
+    steps = cut_steps(six, 14, 5)
+    assert listed(steps)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
+    assert steps.is_repeated is not None
+    assert np.flatnonzero(steps.is_repeated).tolist() == [3, 4]
+    assert [deal(steps, rank, 5).repeated[0] for rank in range(5)] == [False, False, False, True, True]
+    who, part = owners(steps, np.arange(2, 5), 5)
+    assert who.tolist() == part.tolist() == [0, 1, 2]
+
+
+def test_too_few_rows_for_the_ranks_are_dropped(six: Grouping) -> None:
+    """With ``uneven="drop"`` the three rows are left out and counted; the step after them is as it was."""
+    steps = cut_steps(six, 14, 5, "drop")
+    assert steps.num_dropped == 3
+    assert [(after, number) for _, after, number in listed(steps)] == [(27, 1)]
+    assert steps.sizes.sum() == 10
+    assert (owners(steps, np.arange(2, 5), 5)[0] == -1).all()
+
+
+@st.composite
+def groupings(draw: st.DrawFn) -> Grouping:
+    """Draw groups of either kind in any turns, with rows in any order."""
+    sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=14))
+    turns = draw(st.permutations(range(len(sizes))))
+    grouping = grouping_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
+    return dataclasses.replace(grouping, order=Listed(np.array(draw(st.permutations(range(sum(sizes)))))))
+
+
+@quick
+@given(groupings(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
+def test_every_place_is_taken_once(grouping: Grouping, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
+    """Whoever goes on, anywhere: each place left has one rank that takes it, in the step that its group belongs to."""
+    sizes = np.diff(grouping.cuts)
+    step_of_group = np.empty(len(sizes), dtype=np.int64)
+    step_of_group[grouping.turns] = np.arange(len(sizes)) // grouping.step_groups
+    step_of_place = np.repeat(step_of_group, sizes)
+    by_turn = np.concatenate([np.arange(*grouping.cuts[turn : turn + 2]) for turn in grouping.turns])
+    served = 0
+    for world_size in world_sizes:
+        steps = cut_steps(grouping, served, world_size, uneven)
+        shares = [deal(steps, rank, world_size) for rank in range(world_size)]
+        taken = np.concatenate([share.places[~share.repeated] for share in shares])
+        assert len(set(taken.tolist())) == len(taken)
+        assert set(taken.tolist()) <= set(by_turn[served:].tolist())
+        assert len(taken) + steps.num_dropped == len(by_turn) - served
+        assert uneven == "drop" or not steps.num_dropped
+        receivers, parts = owners(steps, np.arange(len(by_turn)), world_size)
+        for rank, share in enumerate(shares):
+            assert (np.diff(share.cuts) > 0).all(), "no rank is without rows"
+            at = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
+            assert (step_of_place[share.places] == steps.numbers[at]).all()
+            assert sorted(share.places[~share.repeated]) == np.flatnonzero(receivers == rank).tolist()
+            own = share.places[~share.repeated]
+            assert (parts[own] // steps.width == at[~share.repeated]).all()
+        assert (np.diff(steps.numbers) >= 0).all()
+        if not len(steps):
+            return
+        served = int(steps.after[data.draw(st.integers(0, len(steps) - 1))])
+
+
+@quick
+@given(groupings(), st.integers(1, 5))
+def test_made_for_as_many_ranks_steps_are_whole_groups(grouping: Grouping, world_size: int) -> None:
+    """Where ranks take groups of their own and a step has a multiple of the ranks, no group is split in full steps."""
+    grouping = dataclasses.replace(grouping, is_mixed=True, step_groups=world_size * grouping.step_groups)
+    steps = cut_steps(grouping, 0, world_size)
+    full = len(grouping) // grouping.step_groups * grouping.step_groups
+    assert steps.groups[:full].tolist() == grouping.turns[:full].tolist()
+    assert steps.sizes[:full].tolist() == np.diff(grouping.cuts)[grouping.turns[:full]].tolist()
+
+
+# --- The step under way ---
+
+
+def test_places_of_a_step_that_was_begun(six: Grouping) -> None:
+    """The worked example: what of the step under way was served, in the order in which it was; nothing at its beginning."""
+    assert six.begun_places(0).tolist() == []
+    assert six.begun_places(3).tolist() == [9, 10, 11]
+    assert six.begun_places(7).tolist() == [9, 10, 11, 12, 13, 0, 1]
+    assert six.begun_places(16).tolist() == [9, 10, 11, 12, 13, 0, 1, *range(20, 27), 2, 3]
+    assert six.begun_places(17).tolist() == []
+    assert six.begun_places(20).tolist() == [14, 15, 16]
+
+
+@quick
+@given(groupings(), st.integers(1, 5), st.integers(1, 5))
+def test_what_was_begun_and_what_is_left_are_the_step(grouping: Grouping, first: int, other: int) -> None:
+    """Of any step, however far some ranks got, what was served and what others take of it are its groups."""
+    by_turn = [set(range(*grouping.cuts[turn : turn + 2].tolist())) for turn in grouping.turns.tolist()]
+    for served in cut_steps(grouping, 0, first).after[:-1].tolist():
+        begun = grouping.begun_places(served).tolist()
+        steps = cut_steps(grouping, served, other)
+        number = int(steps.numbers[0])
+        rest = {
+            place
+            for rank in range(other)
+            for share in [deal(steps, rank, other)]
+            for place in share.places[: share.cuts[int((steps.numbers == number).sum())]].tolist()
+        }
+        whole = by_turn[number * grouping.step_groups : (number + 1) * grouping.step_groups]
+        assert len(set(begun)) == len(begun)
+        assert set(begun).isdisjoint(rest)
+        assert set(begun) | rest == set().union(*whole)
+
+
+def test_own_rows_at_some_places() -> None:
+    """The worked example: of the rows that a rank has, those at the places, all their steps."""
+    grouping = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=Listed(np.array([3, 0, 4, 1, 2])))
+    which, begins, lengths = grouping.own_items(np.array([0, 2, 3]), np.array([0, 3, 4]))  # rows 3, 1 and 2
+    assert which.tolist() == [1, 2]
+    assert begins.tolist() == [0, 0]
+    assert (lengths > 1 << 60).all()
+    assert grouping.own_items(np.array([], dtype=np.int64), np.array([0]))[0].tolist() == []
+
+
+def test_own_pieces_at_some_places() -> None:
+    """The worked example: nine steps and one in rows of four; the piece of one step and the short sequence share a row."""
+    grouping = ss.Pack(4, rows=1, overflow="split").arrange(Runs.of(np.array([9, 1])), key=None, world_size=2)
+
+    def items(numbers: list[int], places: list[int]) -> list[list[int]]:
+        return [found.tolist() for found in grouping.own_items(np.array(numbers), np.array(places))]
+
+    assert items([0, 1], [2]) == [[0, 1], [8, 0], [1, 1]]
+    assert items([1], [2]) == [[0], [0], [1]]
+    assert items([1], [0, 1]) == [[], [], []]
+    assert items([0], [1, 0]) == [[0, 0], [0, 4], [4, 4]]
+
+
+@quick
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.sampled_from(["truncate", "split"]), st.integers(0, 9))
+def test_own_pieces_of_ranks_are_all(lengths: list[int], overflow: Any, seed: int) -> None:
+    """Whoever has which sequences: over all ranks and all steps of packed rows, pieces are what is wanted there, once each."""
+    spec = ss.Pack(8, rows=2, overflow=overflow)
+    grouping = spec.arrange(Runs.of(np.array(lengths)), key=(seed,), world_size=1, accumulate=2)
+    has = np.random.default_rng(seed).integers(0, 3, len(lengths))
+    ordered = np.sort(lengths)[::-1]
+    total = 0
+    for turn in range(len(grouping)):
+        group = int(grouping.turns[turn])
+        places = np.arange(grouping.cuts[group], grouping.cuts[group + 1])
+        found: list[int] = []
+        for rank in range(3):
+            own = np.flatnonzero(has == rank)
+            which, begins, taken = grouping.own_items(own, places)
+            found += own[which].tolist()
+            assert (begins + taken <= ordered[own[which]]).all()
+            total += int(taken.sum())
+        assert sorted(found) == sorted(grouping.wanted(places).tolist())
+    assert total == (sum(lengths) if overflow == "split" else int(np.minimum(ordered, 8).sum()))
