@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -266,7 +267,8 @@ def test_steps_are_estimated_and_counted(name: str) -> None:
     """`estimate_steps` is close to the steps of an epoch, which ``stats`` counts; the last may have fewer batches."""
     rng = np.random.default_rng(0)
     rows = [[1] * int(length) for length in rng.integers(1, 40, 900)]
-    loader = ss.Loader(ss.Generator(rows), SPECS[name], accumulate=4)
+    spec = dataclasses.replace(SPECS[name], window_batches=64)  # type: ignore[type-var]
+    loader = ss.Loader(ss.Generator(rows), spec, accumulate=4)
     estimated = loader.estimate_steps()
     batches = [*loader]
     steps = steps_of(batches)

@@ -180,7 +180,7 @@ def test_fingerprints_are_json_and_name_each_argument() -> None:
     fingerprint = Bucket(100, batch_size=5, window_batches=3, multiple_of=8).fingerprint()
     given = {"kind": "Bucket", "max_tokens": 100, "batch_size": 5, "window_batches": 3, "multiple_of": 8}
     others = {"rows_multiple_of": 1, "shapes": None, "cost": "tokens", "hidden_size": None, "columns": None, "step": None}
-    assert fingerprint == given | others | {"window_bytes": None}
+    assert fingerprint == given | others | {"window_bytes": None, "balance": None}
     in_order = {"kind": "InOrder", "batch_size": 4, "drop_last": False, "window_batches": None, "window_bytes": None}
     assert InOrder(4).fingerprint() == in_order
     assert json.loads(json.dumps(fingerprint)) == fingerprint
