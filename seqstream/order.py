@@ -13,9 +13,6 @@ import numpy.typing as npt
 
 _MASK = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
-_TURNED = 64
-"""Of more numbers the first half is not larger by so much that it shows."""
-
 _FEW = 16
 """So few positions are computed sooner one by one."""
 
@@ -62,14 +59,15 @@ class EvenOrder:
     Args:
         size: How many numbers.
         key: What the order depends on.
-        turned: Of few numbers, begin at a random one and go round: halves of three or five are unlike, and over many keys each
-            number is to come at each position equally often. Many are spread by their halves alone.
+        turned: Begin at a random number and go round, so that over many keys each number comes at each position equally often,
+            though halves may be unlike; where ``size`` is a power of two none is, and nothing is turned. Without, it is exactly
+            halves, quarters and eighths of ``range(size)`` that are visited in turn.
     """
 
     def __init__(self, size: int, *key: object, turned: bool = True) -> None:
         self.size = size
         self._key = key_of(*key)
-        self._shift = key_of(*key, "shift") % size if turned and 0 < size < _TURNED else 0
+        self._shift = key_of(*key, "shift") % size if turned and size & (size - 1) else 0
 
     def __len__(self) -> int:
         return self.size
