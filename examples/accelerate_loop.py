@@ -1,11 +1,12 @@
 """Train in a loop of Hugging Face's accelerate, and go on in mid-epoch with exactly the next batch.
 
 ``prepare`` leaves a loader alone, as it should: the loader knows its rank and puts batches on the device by itself. Once it is
-registered, what `Accelerator` saves says where it is. `torchrun --nproc-per-node 2 examples/accelerate_loop.py` trains on two
-ranks, and no line is different.
+registered, what `Accelerator` saves says where it is. It says as well where an optimiser step of several batches ends, so
+nothing counts them, and `Accelerator` is told of no ``gradient_accumulation_steps``, by which it would divide. `torchrun
+--nproc-per-node 2 examples/accelerate_loop.py` trains on two ranks, and no line is different.
 """
 
-import itertools
+import contextlib
 import sys
 import tempfile
 
@@ -21,7 +22,7 @@ try:
 except ImportError:
     sys.exit("this example needs accelerate; pip install accelerate")
 
-STEPS, SAVED = 12, 5
+STEPS, SAVED, ACCUMULATE = 12, 5, 4
 
 
 def train(folder: str, *, resume: bool) -> list[float]:
@@ -31,7 +32,8 @@ def train(folder: str, *, resume: bool) -> list[float]:
     loader = ss.Loader(
         ss.TextFiles(docstring_texts()),
         ss.Tokenize(tokenizer(), max_length=128),
-        ss.Bucket(512),
+        ss.Bucket(256),
+        accumulate=ACCUMULATE,
         device=accelerator.device,
         on_batch=ss.CausalLabels(),
     )
@@ -41,15 +43,21 @@ def train(folder: str, *, resume: bool) -> list[float]:
     accelerator.register_for_checkpointing(loader)
     if resume:
         accelerator.load_state(folder)
-    losses: list[float] = []
-    for batch in itertools.islice(loader, STEPS - SAVED if resume else STEPS):
-        share = model(padded(batch)) / batch.global_num_label_tokens  # of the mean loss of all ranks
-        accelerator.backward(share * accelerator.num_processes)  # of the ranks' gradients a mean is taken, not the sum
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(accelerator.gather(share.detach()).sum().item())
-        if len(losses) == SAVED and not resume:
-            accelerator.save_state(folder)
+    losses, total, steps = [], torch.zeros(1), range(SAVED if resume else 0, STEPS)
+    for batch in loader:
+        with contextlib.nullcontext() if batch.is_step_end else accelerator.no_sync(model):
+            share = model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
+            accelerator.backward(share * accelerator.num_processes)  # of the ranks' gradients a mean is taken, not the sum
+        total += share.detach()
+        if batch.is_step_end:
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(accelerator.gather(total).sum().item())
+            total.zero_()
+            if len(losses) == len(steps):
+                break
+            if len(losses) == SAVED and not resume:
+                accelerator.save_state(folder)  # gradients are not in it, so only where a step ends
     return losses
 
 

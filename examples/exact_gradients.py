@@ -1,13 +1,14 @@
-"""Show that ranks change no gradient: 1, 2 and 4 ranks have at each step that of one process on the union of their batches.
+"""Show that ranks and accumulation change no gradient: it is that of one process on the union of the batches of each step.
 
-Each rank divides the sum of its losses by the labels of the step on *all* ranks, ``batch.global_num_label_tokens``, times the
-number of ranks, since DistributedDataParallel takes a mean where the sum is wanted. Divided by its own labels, as is usual, a
-token weighs more where a batch has fewer of them. All in double precision: what is compared is not rounding.
+Each rank divides the sum of its losses by the labels of *all* batches of the step, ``batch.step_num_label_tokens``, times the
+number of ranks, since DistributedDataParallel takes a mean where the sum is wanted. Where each batch is divided by its own
+labels, as is usual, a token weighs more if there are fewer. All in double precision: what is compared is not rounding.
 """
 
 import copy
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import torch
 from corpus import docstring_texts, tokenizer
@@ -19,17 +20,21 @@ from transformer import Form, Transformer, attend_in_rows, padded
 
 import seqstream as ss
 
+RANKS, ACCUMULATE = (1, 2, 4), (1, 4)
 
-def gradient(model: torch.nn.Module, loss: Tensor) -> Tensor:
-    """Return the gradient of all parameters, one after the other; with DistributedDataParallel the mean over ranks."""
+
+def gradient(model: torch.nn.Module, forms: Sequence[Form], divisors: Sequence[float]) -> Tensor:
+    """Return the gradient of some batches, their losses divided; with DistributedDataParallel the mean over ranks."""
     model.zero_grad()
-    loss.backward()
+    for form, divisor in zip(forms, divisors, strict=True):  # train_ddp.py has ranks wait for one another at the last alone
+        (model(form) / divisor).backward()
     return parameters_to_vector([parameter.grad for parameter in model.parameters()]).clone()
 
 
-def union(batch: ss.Batch) -> Form:
-    """Return the rows of the batches of all ranks as one batch, without those that a rank repeats to have any."""
-    rows = [row[:length] for row, length, weight in zip(batch.input_ids, batch.lengths, batch.weights, strict=True) if weight]
+def union(step: Sequence[ss.Batch]) -> Form:
+    """Return the rows of a step, of all ranks, as one batch, without those that a rank repeats to have any."""
+    numbered = ((batch, number) for batch in step for number in batch.weights.nonzero()[:, 0].tolist())
+    rows = [batch.input_ids[number, : batch.lengths[number]] for batch, number in numbered]
     ranks = [rows] * distributed.get_world_size()
     distributed.all_gather_object(ranks, rows)
     rows = [row for rank in ranks for row in rank]
@@ -39,36 +44,40 @@ def union(batch: ss.Batch) -> Form:
     return Form(ids, positions, pad_sequence(labels, batch_first=True, padding_value=-100), attend_in_rows)
 
 
-def relative(difference: Tensor, expected: Tensor) -> float:
-    """Return how large a difference is against what was expected."""
-    return (difference.norm() / expected.norm()).item()
-
-
-def run_rank(rank: int, ranks: int, folder: str) -> None:
-    """Compare the gradients of an epoch, step by step, and save what they add up to."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/{ranks}-ranks", rank=rank, world_size=ranks)
-    torch.set_num_threads(1)
+def compare(ranks: int, accumulate: int) -> Tensor:
+    """Compare the gradients of an epoch, step by step, and return what they add up to, each times its labels."""
     torch.manual_seed(0)
     alone = Transformer(num_blocks=1).double()
     model = DistributedDataParallel(copy.deepcopy(alone))
-    source, _ = ss.TextFiles(docstring_texts()).split(valid=0.998)
+    source, _ = ss.TextFiles(docstring_texts()).split(valid=0.997)
     stages = ss.Tokenize(tokenizer(), max_length=48), ss.Bucket(192)
-    differences, total = [], torch.zeros(())
-    for step, batch in enumerate(ss.Loader(source, *stages, on_batch=ss.CausalLabels())):
-        whole, count = union(batch), batch.global_num_label_tokens
-        shared = gradient(model, model(padded(batch)) * ranks / count)
-        total = total + shared * count
-        if rank == 0:
-            expected = gradient(alone, alone(whole) / (whole.labels != -100).sum())
-            differences.append(relative(shared - expected, expected))
-        if step == 0:
-            usual = relative(gradient(model, model(padded(batch)) / batch.num_label_tokens) - shared, shared)
+    loader = ss.Loader(source, *stages, accumulate=accumulate, on_batch=ss.CausalLabels())
+    differences, usual, total, step = [], [], torch.zeros(()), []
+    for batch in loader:
+        step.append(batch)
+        if batch.is_step_end:
+            forms, whole, count = list(map(padded, step)), union(step), batch.step_num_label_tokens
+            shared = gradient(model, forms, [count / ranks] * len(step))
+            expected = gradient(alone, [whole], [(whole.labels != -100).sum().item()])
+            differences.append((shared - expected).norm() / expected.norm())
+            own = gradient(model, forms, [each.num_label_tokens * len(step) for each in step])
+            usual.append((own - expected).norm() / expected.norm())
+            total, step = total + shared * count, []
+    if distributed.get_rank() == 0:
+        print(f"{ranks} ranks x {accumulate} batches, {len(usual)} steps: gradients differ by at most {max(differences):.0e}")
+        print(f"    divided by each batch's own labels, it differs by up to {max(usual):.0e}", flush=True)
+    if max(differences) > 1e-6:
+        sys.exit("the gradients are not the same")
+    return total
+
+
+def run_rank(rank: int, ranks: int, folder: str) -> None:
+    """Compare on one of some ranks, for steps of one batch of each and of several."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/{ranks}-ranks", rank=rank, world_size=ranks)
+    torch.set_num_threads(1)
+    totals = [compare(ranks, accumulate) for accumulate in ACCUMULATE]
     if rank == 0:
-        torch.save(total, f"{folder}/{ranks}.pt")
-        print(f"{ranks} ranks, {len(differences)} steps: the gradient differs by at most {max(differences):.0e}")
-        print(f"    divided by each rank's own labels, that of the first step differs by {usual:.0e}", flush=True)
-        if max(differences) > 1e-6:
-            sys.exit("the gradients are not the same")
+        torch.save(totals, f"{folder}/{ranks}.pt")
     distributed.destroy_process_group()
 
 
@@ -77,11 +86,11 @@ def main() -> None:
     tokenizer()  # made once, before several processes want it
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "seqstream"])  # imported once
-        for ranks in (1, 2, 4):
+        for ranks in RANKS:
             multiprocessing.start_processes(run_rank, (ranks, folder), nprocs=ranks, start_method="forkserver")
-        one, *others = (torch.load(f"{folder}/{ranks}.pt") for ranks in (1, 2, 4))
-    worst = max(relative(other - one, one) for other in others)
-    print(f"the gradients of an epoch, each times its labels, add up to the same on 1, 2 and 4 ranks, but for {worst:.0e}")
+        one, *others = (total for ranks in RANKS for total in torch.load(f"{folder}/{ranks}.pt"))
+    worst = max((other - one).norm() / one.norm() for other in others)
+    print(f"the gradients of an epoch, each times its labels, add up to the same in all of them, but for {worst:.0e}")
     if worst > 1e-6:
         sys.exit("the gradients are not the same")
 

@@ -1,19 +1,18 @@
 """Train with Lightning, from a stream of which nobody knows the length, and go on in mid-epoch with exactly the next batch.
 
-Lightning fetches one batch ahead, to know which is the last. Given the loader itself, it would save where the loader is, and a
-resumed run would never see that batch. `Stream` saves where the batch ends that was trained on.
+Lightning reads one batch ahead, so `Stream` saves where the optimiser step ended that the weights are of. A step is several
+batches, and the loader says which is the last; Lightning would count them, so the module steps by hand.
 """
 
+import contextlib
 import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from corpus import docstring_texts, tokenizer
-from torch import Tensor
 from transformer import Transformer, padded
 
 import seqstream as ss
@@ -24,21 +23,21 @@ try:
 except ImportError:
     sys.exit("this example needs lightning; pip install lightning")
 
-STEPS, SAVED = 24, 10
+STEPS, SAVED, ACCUMULATE = 24, 10, 4
 
 
 class Stream(Callback):
     """The batches of a loader, and where among them the training is: pass it as callback and as data."""
 
     def __init__(self, loader: ss.Loader) -> None:
-        self.loader = loader
-        self.trained = loader.state_dict()
+        self.loader, self.trained = loader, loader.state_dict()
 
     def __iter__(self) -> Iterator[ss.Batch]:
         return iter(self.loader)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: ss.Batch, batch_idx: int) -> None:
-        self.trained = self.loader.state_dict() if trainer.is_last_batch else batch.state  # after the last: the next epoch
+        if batch.is_step_end:  # what is saved before that has no gradients: the step is done again from its first batch
+            self.trained = self.loader.state_dict() if trainer.is_last_batch else batch.state  # after the last: the next epoch
 
     def state_dict(self) -> dict[str, Any]:
         return self.trained
@@ -49,28 +48,32 @@ class Stream(Callback):
 
 
 class LanguageModel(LightningModule):
-    """A small transformer, and the mean loss of each step."""
+    """A small transformer, and what each batch adds to the mean loss of its step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Transformer(num_blocks=1)
-        self.losses: list[float] = []
+        self.automatic_optimization = False
+        self.model, self.losses = Transformer(num_blocks=1), []
 
-    def training_step(self, batch: ss.Batch) -> Tensor:
-        share = self.model(padded(batch)) / batch.global_num_label_tokens  # of the mean loss of all ranks
+    def training_step(self, batch: ss.Batch) -> None:
+        share = self.model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
+        with contextlib.nullcontext() if batch.is_step_end or self.trainer.world_size == 1 else self.trainer.model.no_sync():
+            self.manual_backward(share * self.trainer.world_size)  # of the ranks' gradients a mean is taken, not the sum
         self.losses.append(self.trainer.strategy.reduce(share.detach(), reduce_op="sum").item())
-        return share * self.trainer.world_size  # of the ranks' gradients Lightning takes the mean, not the sum
+        if batch.is_step_end:
+            self.optimizers().step()
+            self.optimizers().zero_grad()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
 def train(folder: str, checkpoint: str | None = None) -> list[float]:
-    """Train with everything made anew, from the beginning or from a checkpoint, and return the loss of each step."""
+    """Train with everything made anew, from the beginning or from a checkpoint, and return the losses."""
     torch.manual_seed(0)
     model = LanguageModel()
-    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(1_024)
-    stream = Stream(ss.Loader(ss.TextFiles(docstring_texts()), *stages, on_batch=ss.CausalLabels()))
+    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(256)
+    stream = Stream(ss.Loader(ss.TextFiles(docstring_texts()), *stages, accumulate=ACCUMULATE, on_batch=ss.CausalLabels()))
     save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=SAVED, save_top_k=-1)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(max_steps=STEPS, callbacks=[stream, save], accelerator="cpu", **quiet)
@@ -82,13 +85,13 @@ def main() -> None:
     """Train, go on from the middle with everything made anew, and compare."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")  # that the folder has checkpoints already
+    logging.captureWarnings(True)  # that the folder has checkpoints already, and what is in them
     with tempfile.TemporaryDirectory() as folder:
         losses = train(folder)
         resumed = train(folder, f"{folder}/step={SAVED}.ckpt")
-    if resumed != losses[SAVED:]:
+    if resumed != losses[SAVED * ACCUMULATE :]:
         sys.exit("the resumed run has other losses")
-    print(f"loss of step 1 {losses[0]:.3f}, of step {STEPS} {losses[-1]:.3f}")
+    print(f"loss of step 1 {sum(losses[:ACCUMULATE]):.3f}, of step {STEPS} {sum(losses[-ACCUMULATE:]):.3f}")
     print(f"resumed after step {SAVED}: {STEPS - SAVED} more steps have the same losses, to the last bit")
 
 

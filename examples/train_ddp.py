@@ -1,11 +1,11 @@
-"""Train with DistributedDataParallel, and go on in mid-epoch with exactly the next batch, also on another number of ranks.
+"""Train with DistributedDataParallel, and go on in mid-epoch with exactly the next step, also on another number of ranks.
 
 `torchrun --nproc-per-node 2 examples/train_ddp.py FOLDER` trains for an epoch on two ranks and saves checkpoints in the folder;
-with ``--checkpoint FILE`` it goes on from one. `python examples/train_ddp.py` starts ``torchrun`` by itself: for an epoch, and
-for its second part again, from a checkpoint, on two ranks and on three.
+with ``--checkpoint FILE`` it goes on from one. Without a folder it starts ``torchrun`` by itself, on two ranks and on three.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -24,7 +24,7 @@ import seqstream as ss
 SAVE_EVERY = 3
 
 
-def train(folder: Path, checkpoint: Path | None) -> None:
+def train(folder: Path, checkpoint: Path | None, accumulate: int) -> None:
     """Train on all ranks to the end of an epoch, from its beginning or from a checkpoint."""
     distributed.init_process_group("gloo")  # "nccl" where each rank has a GPU
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
@@ -33,26 +33,30 @@ def train(folder: Path, checkpoint: Path | None) -> None:
     model = DistributedDataParallel(Transformer(num_blocks=1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     source, _ = ss.TextFiles(docstring_texts()).split(valid=0.99)  # a small part, so that an epoch takes seconds
-    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(1_024)
-    loader, done = ss.Loader(source, *stages, on_batch=ss.CausalLabels()), 0
+    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(256)
+    loader, step = ss.Loader(source, *stages, accumulate=accumulate, on_batch=ss.CausalLabels()), 0
     folder.mkdir(exist_ok=True)
     if checkpoint is not None:
         saved = torch.load(checkpoint)
-        done = saved["step"]
+        step = saved["step"]
         model.module.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         loader.load_state_dict(saved["loader"])
-    for step, batch in enumerate(loader, start=done + 1):
-        share = model(padded(batch)) / batch.global_num_label_tokens  # of the mean loss of all ranks
-        optimizer.zero_grad()
-        (share * world_size).backward()  # DDP takes the mean of the ranks' gradients, where the sum is wanted
-        optimizer.step()
-        shares = [None] * world_size
-        distributed.all_gather_object(shares, (share.item(), batch.row_ids[batch.weights > 0].tolist()))
-        if rank == 0:
+    loss, rows, shares = 0.0, [], [None] * world_size
+    for batch in loader:  # several make an optimiser step, of each rank; their plan says which is the last
+        with contextlib.nullcontext() if batch.is_step_end else model.no_sync():
+            share = model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
+            (share * world_size).backward()  # DDP takes the mean of the ranks' gradients, where the sum is wanted
+        loss, rows = loss + share.item(), rows + batch.row_ids[batch.weights > 0].tolist()
+        if batch.is_step_end:
+            optimizer.step()
+            optimizer.zero_grad()
+            distributed.gather_object((loss, rows), shares if rank == 0 else None)
+            loss, rows, step = 0.0, [], step + 1
+        if batch.is_step_end and rank == 0:
             with (folder / "log").open("a") as log:
                 log.write(json.dumps([sum(loss for loss, _ in shares), [row for _, rows in shares for row in rows]]) + "\n")
-        if rank == 0 and step % SAVE_EVERY == 0:  # the state of the loader is the same on all ranks
+        if batch.is_step_end and rank == 0 and step % SAVE_EVERY == 0:  # the state of the loader is the same on all ranks
             states = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
             torch.save({"step": step, **states}, folder / f"step-{step}.pt")
             print(f"saved {folder.name}/step-{step}.pt", flush=True)
@@ -64,10 +68,8 @@ def run(folder: Path, ranks: int, *options: str) -> list[tuple[float, list[int]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     subprocess.run([*torchrun, __file__, str(folder), *options], env={"OMP_NUM_THREADS": "1", **os.environ}, check=True)
     log = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
-    print(
-        f"{ranks} ranks trained for {len(log)} steps; loss {log[0][0]:.3f} at the first, {log[-1][0]:.3f} at the last",
-        flush=True,
-    )
+    losses = f"loss {log[0][0]:.3f} at the first, {log[-1][0]:.3f} at the last"
+    print(f"{ranks} ranks trained for {len(log)} steps; {losses}", flush=True)
     return log
 
 
@@ -81,9 +83,7 @@ def compare() -> None:
         begun, rest = epoch[:SAVE_EVERY], epoch[SAVE_EVERY:]
         same = sum(one == other for one, other in zip(run(folder / "2 ranks", 2, *checkpoint), rest, strict=True))
         on_three = run(folder / "3 ranks", 3, *checkpoint)
-    print(
-        f"from step {SAVE_EVERY} on 2 ranks: {same} of {len(rest)} steps have the same rows and the same loss, to the last bit"
-    )
+    print(f"from step {SAVE_EVERY} on 2 ranks: {same} of {len(rest)} steps have the same rows and the same loss, bit for bit")
     seen, expected = (sorted(row for _, rows in steps for row in rows) for steps in ([*begun, *on_three], epoch))
     print(f"from step {SAVE_EVERY} on 3 ranks: {len(seen)} records, {len(set(seen))} different ones, of {len(expected)}")
     if same < len(rest) or seen != expected:
@@ -93,6 +93,7 @@ def compare() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="where checkpoints and a log go; without, runs are compared")
+    parser.add_argument("--accumulate", type=int, default=4, help="how many batches of each rank make a step")
     parser.add_argument("--checkpoint", type=Path, help="where to go on")
     options = parser.parse_args()
-    train(options.folder, options.checkpoint) if options.folder else compare()
+    train(options.folder, options.checkpoint, options.accumulate) if options.folder else compare()

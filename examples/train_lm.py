@@ -1,13 +1,13 @@
 """Train an LSTM language model on packed batches of similar lengths, with a loss that is right when gradients accumulate.
 
 Batches differ in tokens, so in the mean of their mean losses a token of a small batch weighs more than one of a large batch.
-What to write instead: the sum of the losses of all batches of a step, divided by the number of label tokens of all of them.
+What to write instead: the sum of the losses of each batch, divided by the label tokens of all batches of its optimiser step.
 """
 
 import argparse
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from corpus import docstring_texts, tokenizer
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import seqstream as ss
 
-BATCHES_PER_STEP = 4
+ACCUMULATE = 4
 
 
 class LanguageModel(nn.Module):
@@ -33,16 +33,14 @@ class LanguageModel(nn.Module):
         return self.linear(outputs.data)
 
 
-def losses(model: LanguageModel, batches: Sequence[ss.Batch]) -> Iterator[Tensor]:
-    """Give the share of each batch in the mean loss of all their label tokens."""
-    label_tokens = sum(batch.num_label_tokens for batch in batches)  # known before anything is computed
-    for batch in batches:
-        following = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100)  # what is to be predicted at each token
-        logits, targets = model(batch.packed_sequence()), batch.packed_sequence(following).data
-        yield nn.functional.cross_entropy(logits, targets, reduction="sum") / label_tokens
+def loss(model: LanguageModel, batch: ss.Batch) -> Tensor:
+    """Return the sum of the losses of all label tokens of a batch."""
+    following = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100)  # what is to be predicted at each token
+    logits, targets = model(batch.packed_sequence()), batch.packed_sequence(following).data
+    return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
-def accumulate(model: LanguageModel, parts: Iterable[Tensor]) -> Tensor:
+def gradient(model: LanguageModel, parts: Iterable[Tensor]) -> Tensor:
     """Add up the gradients of parts of a loss, one graph in memory at a time, and return them, one after the other."""
     model.zero_grad()
     for part in parts:
@@ -54,19 +52,20 @@ def compare_gradients(model: LanguageModel, batches: Sequence[ss.Batch]) -> None
     """Print how far two ways to accumulate are from the gradient of all rows in one batch, as PyTorch alone makes it."""
     rows = [row[:length] for batch in batches for row, length in zip(batch.input_ids, batch.lengths, strict=True) if length > 1]
     ids, targets = (pack_sequence([row[part] for row in rows], enforce_sorted=False) for part in (slice(-1), slice(1, None)))
-    expected = accumulate(model, [nn.functional.cross_entropy(model(ids), targets.data)])
+    expected = gradient(model, [nn.functional.cross_entropy(model(ids), targets.data)])
     counts = ", ".join(str(batch.num_label_tokens) for batch in batches)
     print(f"batches of {counts} label tokens; their gradient, against that of all rows in one batch:")
-    means = (mean / len(batches) for batch in batches for mean in losses(model, [batch]))
-    for name, parts in (("sum of losses / all label tokens", losses(model, batches)), ("mean of mean losses", means)):
-        difference = (accumulate(model, parts) - expected).norm() / expected.norm()
+    shares = (loss(model, batch) / batch.step_num_label_tokens for batch in batches)
+    means = (loss(model, batch) / batch.num_label_tokens / len(batches) for batch in batches)
+    for name, parts in (("sum of losses / all label tokens", shares), ("mean of mean losses", means)):
+        difference = (gradient(model, parts) - expected).norm() / expected.norm()
         print(f"    {name:34} differs by {difference:.1e}")
 
 
 @torch.inference_mode()
 def perplexity(model: LanguageModel, batches: Sequence[ss.Batch]) -> float:
     """Return between how many tokens the model hesitates, on average."""
-    return math.exp(sum(loss.item() for loss in losses(model, batches)))
+    return math.exp(sum(loss(model, batch).item() for batch in batches) / sum(batch.num_label_tokens for batch in batches))
 
 
 def main() -> None:
@@ -81,14 +80,18 @@ def main() -> None:
     source, held_out = ss.TextFiles(docstring_texts()).split(valid=0.05, seed=0)
     stages, labels = (ss.Tokenize(tokenizer(), max_length=256), ss.Bucket(512)), ss.CausalLabels()
     test = list(itertools.islice(ss.Loader(held_out, *stages, on_batch=labels), 20))
-    batches = iter(ss.Loader(source, *stages, epochs=None, on_batch=labels))
-    compare_gradients(model, list(itertools.islice(batches, BATCHES_PER_STEP)))
+    batches = iter(ss.Loader(source, *stages, epochs=None, accumulate=ACCUMULATE, on_batch=labels))
+    compare_gradients(model, list(itertools.islice(batches, ACCUMULATE)))
+    optimizer.zero_grad()
     print(f"held-out perplexity before training: {perplexity(model, test):,.0f}", flush=True)
-    while tokens < options.tokens:
-        step = list(itertools.islice(batches, BATCHES_PER_STEP))
-        accumulate(model, losses(model, step))
-        optimizer.step()
-        tokens += sum(batch.num_tokens for batch in step)
+    for batch in batches:
+        (loss(model, batch) / batch.step_num_label_tokens).backward()  # a share of the mean loss of the step
+        tokens += batch.num_tokens
+        if batch.is_step_end:
+            optimizer.step()
+            optimizer.zero_grad()
+            if tokens >= options.tokens:
+                break
     print(f"held-out perplexity after {tokens:,} tokens: {perplexity(model, test):,.0f}")
 
 

@@ -62,7 +62,7 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
     Raises:
         ValueError: A column of numbers has missing values.
     """
-    values = _plain(values)
+    values = plain(values)
     kind = values.type
     if is_list(kind) and (step := _step_of(kind.value_type)) is not None:
         _refuse_nulls(name, values)
@@ -74,7 +74,7 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
     return Objects(values)
 
 
-def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column without dictionary and extension types."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -141,7 +141,7 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
 
 
 def _list_lengths(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    parts = [np.diff(to_numpy(chunk.offsets)) for chunk in _plain(values).chunks]
+    parts = [np.diff(to_numpy(chunk.offsets)) for chunk in plain(values).chunks]
     return np.concatenate(parts or [np.empty(0)]).astype(np.int64)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from seqstream.arrow import to_arrow
 from seqstream.buffering import Guard, Process, run_here
+from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.engines import FAST_ENGINES
@@ -82,6 +83,7 @@ class Epochs:
         self._max_length = longest_row(stages)
         self._opened: tuple[OpenStage, ...] | None = None
         self._full_bytes: int | None = None
+        self._class_watch = ClassWatch()
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
         self._is_text = any(isinstance(stage, Tokenize) for stage in stages)
@@ -228,12 +230,18 @@ class Epochs:
         sizes = self._first_window(start.epoch, first, guard)
         patience = Patience(guard, self.num_shards, sizes.guessed_bytes)
         recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
-        if is_fresh and start.epoch == 0 and not start.window.served:
+        begins_anew = is_fresh and start.epoch == 0 and not start.window.served
+        if self.spec.sample_batches and not begins_anew:
+            self._learn(guard)
+            recipe = dataclasses.replace(recipe, spec=self.spec)
+        if begins_anew:
             recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
         num_batches = 0
         counts: Counter[str] = Counter()
         for window in read_windows(ahead, begin, recipe):
             patience.end()
+            if self.shuffle and sharing.ranks.rank == 0:
+                self._class_watch.look(window)
             if is_fresh and start.epoch == 0 and not num_batches:
                 self._learn_from(window)
             num_batches += len(window.plan)

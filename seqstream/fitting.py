@@ -31,6 +31,9 @@ _ENOUGH = 2
 _LARGEST = 3
 """So many of the largest tries tell of memory: what small batches take may be that of the optimiser alone."""
 
+_ROUNDING = 1e-9
+"""What is fitted by least squares is as exact, on any processor."""
+
 _REACH = 16
 """Memory is foretold up to so many times a budget that ran: little steps may show nothing of what large ones take."""
 
@@ -196,7 +199,7 @@ def _foretold(probes: Sequence[Probe], good: int, bad: int | None, limit: float 
     def num_bytes(budget: int) -> float:
         return memory.num_bytes(*_shape_at(known, budget))
 
-    budget = bisect.bisect_right(range(_REACH * good + 1), limit, key=num_bytes) - 1
+    budget = bisect.bisect_right(range(_REACH * good + 1), limit * (1 + _ROUNDING), key=num_bytes) - 1
     if bad is None:
         return budget
     if next(probe.num_bytes for probe in probes if probe.max_tokens == bad) is None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
+from seqstream.balancing import balance_turns
 from seqstream.buffering import Buffer, Entry, row_ids_of
 from seqstream.census import Census
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of
@@ -137,7 +138,9 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
     census = draft.census_of(num_planned)
     own = _own_rows(draft, num_planned)
     number = _first_row_id(draft, own, num_planned)
-    grouping = _arrange(draft, census, own, (*recipe.key, number if num_planned else None), group)
+    key = (*recipe.key, number if num_planned else None)
+    grouping = _arrange(draft, census, own, key, group)
+    grouping = balance_turns(grouping, own, census, recipe, key)
     steps = cut_steps(grouping, draft.start.served, recipe.world_size, recipe.sharing.uneven)
     counts = Counter[str]()
     for entry in entries:

@@ -85,6 +85,9 @@ class Bucket(Plans):
             ``"alike"``: the rows of a step are neighbours by length, dealt like cards: right for RNNs, whose time goes by the
             longest row; set ``Loader(accumulate=8)`` beside it. By default mixed under ``max_tokens``, alike under
             ``batch_size`` alone.
+        balance: A column of classes, such as a label or the name of a source, of at most 4,096 values: batches are served in an
+            order in which every few of them have each class, and each length, as often as the window has. By default only
+            lengths are spread evenly. A missing value is a class of its own.
 
     Raises:
         ValueError: No limit is given, a number is not positive, or the limits leave no room for a batch.
@@ -102,6 +105,7 @@ class Bucket(Plans):
     hidden_size: int | None = dataclasses.field(default=None, kw_only=True)
     columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
     step: Literal["alike", "mixed"] | None = dataclasses.field(default=None, kw_only=True)
+    balance: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         sizes = ("max_tokens", "batch_size", "window_batches", "window_bytes")
@@ -310,6 +314,8 @@ class Bucket(Plans):
             )
         if self.step not in (None, "alike", "mixed"):
             raise ValueError(f"step must be one of 'alike', 'mixed', got {self.step!r}")
+        if self.balance is not None and (not isinstance(self.balance, str) or not self.balance):
+            raise ValueError(f"balance must be the name of a column, got {self.balance!r}")
         if self.cost not in ("tokens", "attention"):
             raise ValueError(f"cost must be one of 'tokens', 'attention', got {self.cost!r}")
         if (self.cost == "attention") != (self.hidden_size is not None):

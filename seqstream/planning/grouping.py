@@ -273,10 +273,10 @@ def _repeat(steps: Steps) -> Steps:
         return steps  # `deal` does
     empty = np.flatnonzero(steps.sizes == 0)
     groups, begins, sizes = steps.groups.copy(), steps.begins.copy(), steps.sizes.copy()
-    for part in empty.tolist():
+    for number, part in enumerate(empty.tolist()):
         first = part // steps.width * steps.width
         others = first + np.flatnonzero(steps.sizes[first : first + steps.width])
-        other = others[part % len(others)]
+        other = others[number % len(others)]
         groups[part], begins[part], sizes[part] = groups[other], begins[other], sizes[other]
     is_repeated = np.isin(np.arange(len(groups)), empty)
     return dataclasses.replace(steps, groups=groups, begins=begins, sizes=sizes, is_repeated=is_repeated)

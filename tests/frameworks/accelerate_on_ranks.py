@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import accelerate_loop
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
-from tests.frameworks.streams import make_loader
+from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, weights
+from tests.frameworks.streams import make_loader, rows_of
+
+ACCUMULATED = 3
+STOPS = {"inside": 7, "border": 6}
 
 
 def gather_epoch(accelerator: Accelerator, folder: Path) -> list[tuple[list[int], list[int], int]]:
@@ -24,8 +31,56 @@ def gather_epoch(accelerator: Accelerator, folder: Path) -> list[tuple[list[int]
     return steps
 
 
+class Gradients:
+    """The gradients of a step under way, for accelerate to save: their mean over ranks, which each of them goes on with."""
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module) -> None:
+        self.accelerator, self.model = accelerator, model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        known = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
+        return {name: self.accelerator.reduce(gradient.clone(), "mean") for name, gradient in known.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = state.get(name)
+
+
+def train(folder: Path, *, save_after: int | None = None, resume: bool = False) -> dict[str, Any]:
+    """Train for an epoch, or the rest of one, and return the rows of each step and the weights."""
+    accelerator = Accelerator(cpu=True)
+    loader, model = make_loader(folder, accumulate=ACCUMULATED), make_words()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    accelerator.register_for_checkpointing(loader, Gradients(accelerator, model))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if resume:
+        accelerator.load_state(str(folder / "state"))
+    steps: list[list[int]] = [[]]
+    for number, batch in enumerate(loader, 1):
+        with contextlib.nullcontext() if batch.is_step_end else accelerator.no_sync(model):
+            loss = loss_of_words(model, batch.input_ids, batch.labels, batch.step_num_label_tokens)
+            accelerator.backward(loss * accelerator.num_processes)
+        steps[-1] += rows_of(batch)
+        if batch.is_step_end:
+            optimizer.step()
+            optimizer.zero_grad()
+            steps.append([])
+        if number == save_after:
+            accelerator.save_state(str(folder / "state"))
+    return {"steps": steps[:-1], "weights": weights(model), "num_steps": loader.stats.steps}
+
+
+def train_again(folder: Path) -> dict[str, Any]:
+    """Train, and again from a border of steps and from inside of one."""
+    seen = train(folder)
+    for name, batches in STOPS.items():
+        train(folder, save_after=batches)
+        seen[name] = train(folder, resume=True)
+    return seen
+
+
 if __name__ == "__main__":
     accelerator, folder = Accelerator(cpu=True), Path(sys.argv[1])
-    seen = gather_epoch(accelerator, folder)
+    seen = {"epoch": gather_epoch(accelerator, folder), "trained": train_again(folder)}
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(seen))
     accelerate_loop.main()

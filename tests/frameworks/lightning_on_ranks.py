@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,40 +11,66 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_fit import Stream
-from torch import Tensor, nn
+from torch import Tensor
 
 import seqstream as ss
-from tests.frameworks.streams import make_loader
+from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, weights
+from tests.frameworks.streams import make_loader, rows_of
 
 
 class Words(LightningModule):
-    """Guesses the next token from a token alone, and remembers the epoch, the rows and the loss of each step."""
+    """Guesses the next token from a token alone, and remembers the epoch, the rows and the loss of each batch.
 
-    def __init__(self) -> None:
+    Args:
+        counts: Whether Lightning counts the batches of a step; else a step ends where the loader says so.
+    """
+
+    def __init__(self, *, counts: bool) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Embedding(600, 8), nn.Linear(8, 600))
+        self.automatic_optimization = counts
+        self.model = make_words()
         self.seen: list[tuple[int, list[int], float]] = []
+        self.steps: list[list[int]] = [[]]
 
-    def training_step(self, batch: ss.Batch) -> Tensor:
-        logits = self.model(batch.input_ids[:, :-1]).flatten(0, 1)
-        share = (
-            nn.functional.cross_entropy(logits, batch.labels[:, 1:].flatten(), reduction="sum") / batch.global_num_label_tokens
-        )
+    def training_step(self, batch: ss.Batch) -> Tensor | None:
+        world_size = self.trainer.world_size
+        share = loss_of_words(self.model, batch.input_ids, batch.labels, batch.step_num_label_tokens)
         total = self.trainer.strategy.reduce(share.detach(), reduce_op="sum").item()
-        self.seen.append((self.current_epoch, batch.row_ids[batch.weights > 0].tolist(), total))
-        return share * self.trainer.world_size
+        self.seen.append((self.current_epoch, rows_of(batch), total))
+        self.steps[-1] += rows_of(batch)
+        if batch.is_step_end:
+            self.steps.append([])
+        if self.automatic_optimization:
+            return share * world_size * self.trainer.accumulate_grad_batches  # by which Lightning divides
+        with contextlib.nullcontext() if batch.is_step_end or world_size == 1 else self.trainer.model.no_sync():
+            self.manual_backward(share * world_size)
+        if batch.is_step_end:
+            self.optimizers().step()
+            self.optimizers().zero_grad()
+        return None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-2)
+        return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
 
-def fit(folder: Path, runs: Path, checkpoint: Path | None = None, **options: Any) -> Words:
+class SaveInside(Callback):
+    """Saves after each batch that does not end a step."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: ss.Batch, batch_idx: int) -> None:
+        if not batch.is_step_end:
+            trainer.save_checkpoint(self.runs / f"inside-{trainer.current_epoch}-{batch_idx:02}.ckpt")
+
+
+def fit(folder: Path, runs: Path, checkpoint: Path | None = None, *, accumulate: int = 1, **options: Any) -> Words:
     """Fit from the beginning, or from a checkpoint, and return what was fitted; each step and each epoch is saved."""
-    module, stream = Words(), Stream(make_loader(folder))
+    module = Words(counts="accumulate_grad_batches" in options)
+    stream = Stream(make_loader(folder, accumulate=accumulate))
     each_step = ModelCheckpoint(
         runs, filename="step-{step:02}", auto_insert_metric_name=False, every_n_train_steps=1, save_top_k=-1
     )
@@ -51,18 +78,23 @@ def fit(folder: Path, runs: Path, checkpoint: Path | None = None, **options: Any
         runs, filename="epoch-{epoch}", auto_insert_metric_name=False, save_on_train_epoch_end=True, save_top_k=-1
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(callbacks=[stream, each_step, each_epoch], **{**quiet, **options})
+    inside = [] if module.automatic_optimization else [SaveInside(runs)]
+    trainer = Trainer(callbacks=[stream, *inside, each_step, each_epoch], **{**quiet, **options})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # that the folder has checkpoints, and of its own use of torch
         trainer.fit(module, stream, ckpt_path=checkpoint)
     assert trainer.train_dataloader is stream
+    if trainer.max_steps < 0 and checkpoint is None:  # else it has read a batch more
+        assert trainer.global_step == stream.loader.stats.steps
     return module
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     options = {"devices": int(os.environ["WORLD_SIZE"]), "strategy": "ddp", "max_epochs": 2}
-    whole = fit(folder, folder / "ranks", **options)
-    resumed = fit(folder, folder / "ranks", folder / "ranks" / "step-03.ckpt", **options)
-    seen = {"whole": whole.seen, "resumed": resumed.seen}
+    whole = fit(folder, folder / "ranks", accumulate=2, **options)
+    seen = {"whole": whole.seen, "steps": whole.steps, "weights": weights(whole)}
+    for name in ("step-01", "inside-0-02"):
+        resumed = fit(folder, folder / "again", folder / "ranks" / f"{name}.ckpt", accumulate=2, **options)
+        seen[name] = resumed.seen, weights(resumed)
     (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(seen))

@@ -22,11 +22,16 @@ def write_corpus(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def make_loader(folder: Path, **options: Any) -> ss.Loader:
+def make_loader(folder: Path, spec: ss.Bucket | ss.InOrder | None = None, **options: Any) -> ss.Loader:
     """Make a loader of many short windows."""
     source = ss.TextFiles(str(folder / "corpus.txt"), block_bytes=2_048)
-    stages = ss.Tokenize(folder / "tokenizer.json", max_length=MAX_LENGTH), ss.Bucket(192, window_batches=8)
+    stages = ss.Tokenize(folder / "tokenizer.json", max_length=MAX_LENGTH), spec or ss.Bucket(192, window_batches=8)
     return ss.Loader(source, *stages, **{"on_batch": ss.CausalLabels(), **options})
+
+
+def rows_of(batch: ss.Batch) -> list[int]:
+    """Return the rows of a batch, without those that a rank repeats to have any."""
+    return batch.row_ids[batch.weights > 0].tolist()
 
 
 def torchrun(script: Path, *options: str, ranks: int, **environment: str) -> str:

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from tokenizers import Tokenizer
 
+from tests.frameworks.accelerate_on_ranks import ACCUMULATED, STOPS, train, train_again
+from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, train_by_hand, weights
 from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
 from tests.running_examples import keep_part
 
@@ -72,12 +75,46 @@ def test_a_batch_is_gathered_and_moved(folder: Path) -> None:
     assert moved.state == batch.state
 
 
+def check_trained(folder: Path, seen: dict[str, Any], steps: list[list[int]]) -> None:
+    """The weights are those of one backward for each step over all its rows, and a run that went on has the same."""
+    assert len(steps) == seen["num_steps"] > 4
+    assert seen["weights"] == pytest.approx(train_by_hand(folder, make_words(), steps), abs=1e-12)
+    for stop, batches in STOPS.items():
+        assert seen[stop]["weights"] == pytest.approx(seen["weights"], abs=1e-12)
+        assert seen[stop]["steps"][1:] == seen["steps"][batches // ACCUMULATED + 1 :]
+
+
+def test_steps_are_those_of_their_unions(folder: Path) -> None:
+    """Each optimiser step is of all batches that were planned for it, also where a run goes on inside of one."""
+    seen = train_again(folder)
+    check_trained(folder, seen, seen["steps"])
+
+
+def test_accelerate_counts_to_the_same(folder: Path) -> None:
+    """Where each step has as many batches, ``accumulate`` steps where one ends; it divides losses by their number."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATED)
+    model = make_words()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=LEARNING_RATE))
+    for batch in make_loader(folder, accumulate=ACCUMULATED):
+        with accelerator.accumulate(model):
+            loss = loss_of_words(model, batch.input_ids, batch.labels, batch.step_num_label_tokens)
+            accelerator.backward(loss * accelerator.gradient_accumulation_steps)
+            assert accelerator.sync_gradients == batch.is_step_end
+            optimizer.step()
+            optimizer.zero_grad()
+    assert weights(model) == pytest.approx(train(folder)["weights"], abs=1e-12)
+
+
 def test_two_ranks(folder: Path) -> None:
     """Ranks gather each record once, in batches of one size, and the example goes on exactly on both."""
     cache = keep_part(folder, 4_000)
     script = ROOT / "tests" / "frameworks" / "accelerate_on_ranks.py"
     printed = torchrun(script, str(folder), ranks=2, XDG_CACHE_HOME=str(cache))
-    first, second = (json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2))
+    seen = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    steps = [one + other for one, other in zip(*(each["trained"]["steps"] for each in seen), strict=True)]
+    for each in seen:
+        check_trained(folder, each["trained"], steps)
+    first, second = (each["epoch"] for each in seen)
     assert first == second
     rows = sorted(row for ids, _, _ in first for row in ids)
     assert rows == sorted(row for batch in make_loader(folder) for row in batch.row_ids.tolist())

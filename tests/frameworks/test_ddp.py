@@ -35,11 +35,14 @@ def test_train_ddp_goes_on_exactly(cache: Path, tmp_path: Path) -> None:
 
 
 def test_ranks_change_no_gradient(cache: Path, tmp_path: Path) -> None:
-    """Gradients of 1, 2 and 4 ranks are those of one process on the same rows; by a rank's own labels they are not."""
+    """Gradients of 1, 2 and 4 ranks, of 1 and 4 batches each, are those of one process on the same rows; by own labels not."""
     printed = run("exact_gradients.py", cache=cache, cwd=tmp_path)
-    lines = re.findall(r"^(\d) ranks, (\d+) steps: the gradient differs by at most (\S+)\n.* by (\S+)$", printed, re.M)
-    assert [ranks for ranks, _, _, _ in lines] == ["1", "2", "4"]
-    assert [int(steps) for _, steps, _, _ in lines] == sorted((int(steps) for _, steps, _, _ in lines), reverse=True)
-    assert all(float(difference) < 1e-12 for _, _, difference, _ in lines)
-    assert all(float(usual) > 1e-3 for _, _, _, usual in lines[1:])
-    assert float(re.findall(r"add up to the same on 1, 2 and 4 ranks, but for (\S+)$", printed, re.M)[0]) < 1e-12
+    pattern = r"^(\d) ranks x (\d) batches, (\d+) steps: gradients differ by at most (\S+)\n.* by up to (\S+)$"
+    lines = re.findall(pattern, printed, re.M)
+    assert [(int(ranks), int(batches)) for ranks, batches, *_ in lines] == [(1, 1), (1, 4), (2, 1), (2, 4), (4, 1), (4, 4)]
+    for batches in "14":
+        steps = [int(number) for _, of, number, *_ in lines if of == batches]
+        assert steps == sorted(steps, reverse=True)
+    assert all(float(difference) < 1e-12 for *_, difference, _ in lines)
+    assert all(float(usual) > 1e-3 for *_, usual in lines[1:])
+    assert float(re.findall(r"add up to the same in all of them, but for (\S+)$", printed, re.M)[0]) < 1e-12

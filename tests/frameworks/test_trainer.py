@@ -5,14 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import Trainer
 
+import seqstream as ss
+from tests.frameworks.steps_by_hand import train_by_hand, weights
 from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
-from tests.frameworks.trainer_on_ranks import ACCUMULATED, SAVE_EVERY, STEPS, WatchedTrainer, train, union_norm
+from tests.frameworks.trainer_on_ranks import (
+    ACCUMULATED,
+    SAVE_EVERY,
+    STEPS,
+    WatchedTrainer,
+    arguments,
+    loss_of_gpt2,
+    make_model,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +46,13 @@ def trained(folder: Path) -> WatchedTrainer:
 
 
 def test_trainer_trains_on_the_batches_of_the_loader(folder: Path, trained: WatchedTrainer) -> None:
-    """In their order, none left out, each a batch still, of rows of similar length."""
-    expected = itertools.islice(make_loader(folder, epochs=None), STEPS * ACCUMULATED)
-    assert [batch.state for batch in trained.trained] == [batch.state for batch in expected]
-    assert trained.state.global_step == STEPS
+    """In their order, none left out, each a batch still, of rows of similar length, and a step for each that is planned."""
+    batches = [batch for step in trained.trained for batch in step]
+    expected = itertools.islice(make_loader(folder, epochs=None, accumulate=ACCUMULATED), len(batches))
+    assert [batch.state for batch in batches] == [batch.state for batch in expected]
+    assert [batch.is_step_end for batch in batches].count(True) == trained.state.global_step == STEPS
+    assert all(step[-1].is_step_end for step in trained.trained)
+    assert trained.stream.loader.stats.steps == STEPS
     assert trained.stream.loader.stats.waste < 0.2
 
 
@@ -42,18 +60,57 @@ def test_trainer_trains_on_the_batches_of_the_loader(folder: Path, trained: Watc
 def test_a_resumed_run_is_the_same(folder: Path, trained: WatchedTrainer, step: int) -> None:
     """From any checkpoint, in whatever epoch, a new trainer sees the same batches and has the same losses to the last bit."""
     resumed = train(folder, folder / "runs", step, dropout=0.1)
-    states = [batch.state for batch in trained.trained[step * ACCUMULATED :]]
-    assert [batch.state for batch in resumed.trained] == states
+    assert resumed.rows() == trained.rows()[step:]
     assert resumed.logged("loss") == trained.logged("loss")
     assert resumed.logged("grad_norm") == trained.logged("grad_norm")
+    assert weights(resumed.model) == weights(trained.model)
 
 
-def test_accumulated_gradients_are_those_of_all_labels(folder: Path, tmp_path: Path) -> None:
-    """The gradient of a step is that of the sum of the losses of its batches, divided by all their labels."""
+def test_steps_are_those_of_their_unions(folder: Path, tmp_path: Path) -> None:
+    """The weights are those of one backward for each step over all its rows, and the losses are those that are logged."""
     trainer = train(folder, tmp_path, dropout=0)
-    first = [dict(batch) for batch in trainer.trained[:ACCUMULATED]]
-    assert len({int((batch["labels"] != -100).sum()) for batch in first}) > 1, "equal batches could not tell"
-    assert trainer.logged("grad_norm")[0] == pytest.approx(union_norm(first), rel=1e-5)
+    assert len({batch.num_label_tokens for batch in trainer.trained[0]}) > 1, "equal batches could not tell"
+    expected = train_by_hand(folder, make_model(dropout=0), trainer.rows(), loss_of_gpt2)
+    assert weights(trainer.model) == pytest.approx(expected, abs=1e-6)
+
+
+class CountingTrainer(Trainer):
+    """Trainer as it is, which takes so many batches for a step and counts their labels."""
+
+    def __init__(self, loader: ss.Loader, **options: Any) -> None:
+        super().__init__(**options)
+        self.loader = loader
+        self.trained: list[tuple[ss.Batch, int]] = []
+
+    def get_train_dataloader(self) -> Iterator[ss.Batch]:
+        return iter(self.loader)
+
+    def training_step(self, model: nn.Module, inputs: ss.Batch, num_items_in_batch: Tensor) -> Tensor:
+        self.trained.append((inputs, int(num_items_in_batch)))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+def test_trainer_counts_to_the_same(folder: Path, tmp_path: Path, trained: WatchedTrainer) -> None:
+    """Where each step has as many batches, counting them gives the same steps, of as many labels as are told, and weights."""
+    loader = make_loader(folder, epochs=None, accumulate=ACCUMULATED)
+    options = arguments(tmp_path, gradient_accumulation_steps=ACCUMULATED)
+    trainer = CountingTrainer(loader, model=make_model(dropout=0.1), args=options)
+    trainer.train()
+    assert [batch.is_step_end for batch, _ in trainer.trained] == [*[False] * (ACCUMULATED - 1), True] * STEPS
+    assert all(count == batch.step_num_label_tokens for batch, count in trainer.trained)
+    assert loader.stats.steps == STEPS
+    assert weights(trainer.model) == pytest.approx(weights(trained.model), abs=1e-6)
+
+
+def test_a_last_step_of_fewer_batches(folder: Path, tmp_path: Path) -> None:
+    """Where epochs end with a step of fewer batches, steps end there, and are of the rows that they have."""
+    loader = make_loader(folder, ss.InOrder(24), epochs=None, accumulate=ACCUMULATED)
+    trainer = WatchedTrainer(loader, model=make_model(dropout=0), args=arguments(tmp_path))
+    trainer.train()
+    assert {len(step) for step in trainer.trained} == {ACCUMULATED, 2}
+    assert loader.stats.steps == trainer.state.global_step == STEPS
+    expected = train_by_hand(folder, make_model(dropout=0), trainer.rows(), loss_of_gpt2)
+    assert weights(trainer.model) == pytest.approx(expected, abs=1e-6)
 
 
 def test_trainer_moves_a_batch_as_a_dict(folder: Path, trained: WatchedTrainer) -> None:
@@ -69,10 +126,13 @@ def test_two_ranks(folder: Path) -> None:
     """Ranks take other rows, each as often as one process would, have the gradient of all, and go on exactly."""
     torchrun(ROOT / "tests" / "frameworks" / "trainer_on_ranks.py", str(folder), ranks=2)
     first, second = (json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2))
+    steps = [one + other for one, other in zip(first["rows"], second["rows"], strict=True)]
+    expected = train_by_hand(folder, make_model(dropout=0), steps, loss_of_gpt2)
     for seen in (first, second):
-        assert seen["rows again"] == seen["rows"][2 * SAVE_EVERY * ACCUMULATED :]
+        assert seen["rows again"] == seen["rows"][2 * SAVE_EVERY :]
         assert seen["losses again"] == seen["losses"] == first["losses"]
-        assert seen["norm"] == pytest.approx(seen["union norm"], rel=1e-5)
-    taken = Counter(row for seen in (first, second) for batch in seen["rows"] for row in batch)
+        assert seen["weights again"] == seen["weights"] == pytest.approx(expected, abs=1e-6)
+        assert seen["num_steps"] == STEPS
+    taken = Counter(row for rows in steps for row in rows)
     assert max(taken.values()) - min(taken.values()) <= 1
     assert min(taken.values()) >= 2

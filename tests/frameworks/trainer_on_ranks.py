@@ -9,26 +9,31 @@ from typing import Any
 
 import torch
 from hf_trainer import StreamTrainer
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 import seqstream as ss
-from tests.frameworks.streams import MAX_LENGTH, make_loader
+from tests.frameworks.steps_by_hand import LEARNING_RATE, weights
+from tests.frameworks.streams import MAX_LENGTH, make_loader, rows_of
 
-STEPS, SAVE_EVERY, ACCUMULATED = 14, 3, 2
+STEPS, SAVE_EVERY, ACCUMULATED = 11, 3, 3
 
 
 class WatchedTrainer(StreamTrainer):
-    """A Trainer that keeps the batches it trained on."""
+    """A Trainer that keeps the steps it trained on."""
 
     def __init__(self, loader: ss.Loader, **options: Any) -> None:
         super().__init__(loader, **options)
-        self.trained: list[ss.Batch] = []
+        self.trained: list[list[ss.Batch]] = []
 
-    def training_step(self, model: torch.nn.Module, inputs: ss.Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
-        self.trained.append(inputs)
-        return super().training_step(model, inputs, num_items_in_batch)
+    def training_step(self, model: nn.Module, step: list[ss.Batch], num_items_in_batch: None = None) -> Tensor:
+        self.trained.append(step)
+        return super().training_step(model, step, num_items_in_batch)
+
+    def rows(self) -> list[list[int]]:
+        """Return the rows of each step."""
+        return [[row for batch in step for row in rows_of(batch)] for step in self.trained]
 
     def logged(self, name: str) -> list[float]:
         """Return a figure of each step, those before the checkpoint included."""
@@ -43,52 +48,52 @@ def make_model(dropout: float) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**size, **drop, bos_token_id=0, eos_token_id=0, loss_type="ForCausalLM"))
 
 
-def train(folder: Path, runs: Path, checkpoint: int | None = None, *, dropout: float) -> WatchedTrainer:
-    """Train from the beginning, or from a checkpoint, and return the trainer."""
-    arguments = TrainingArguments(
+def loss_of_gpt2(model: nn.Module, ids: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the sum of the losses of all labels, over a number of labels."""
+    return model(input_ids=ids, labels=labels, num_items_in_batch=count).loss
+
+
+def arguments(runs: Path, **options: Any) -> TrainingArguments:
+    """Return the arguments of a training by plain gradient descent, each step of which is logged."""
+    return TrainingArguments(
         str(runs),
         max_steps=STEPS,
         save_steps=SAVE_EVERY,
-        gradient_accumulation_steps=ACCUMULATED,
         ignore_data_skip=True,
-        learning_rate=1e-2,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        learning_rate=LEARNING_RATE,
         max_grad_norm=1e6,
         logging_steps=1,
         disable_tqdm=True,
         report_to="none",
         use_cpu=True,
+        **options,
     )
+
+
+def train(folder: Path, runs: Path, checkpoint: int | None = None, *, dropout: float) -> WatchedTrainer:
+    """Train from the beginning, or from a checkpoint, and return the trainer."""
     disable_progress_bar()
-    trainer = WatchedTrainer(make_loader(folder, epochs=None), model=make_model(dropout), args=arguments)
+    loader = make_loader(folder, epochs=None, accumulate=ACCUMULATED)
+    trainer = WatchedTrainer(loader, model=make_model(dropout), args=arguments(runs))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(runs / f"checkpoint-{checkpoint}"))
     return trainer
 
 
-def union_norm(batches: list[dict[str, Tensor]]) -> float:
-    """Return the norm of the first gradient: of the sum of the losses of all batches, divided by all their labels."""
-    model = make_model(dropout=0)
-    count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    for batch in batches:
-        model(**batch, num_items_in_batch=count).loss.backward()
-    return float(torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()]))
-
-
 def watch(folder: Path) -> dict[str, Any]:
     """Train on this rank, go on from a checkpoint, and return what was seen, for JSON."""
     trainer = train(folder, folder / "ranks", dropout=0)
-    first = [dict(batch) for batch in trainer.trained[:ACCUMULATED]]
-    of_ranks = [first] * distributed.get_world_size()
-    distributed.all_gather_object(of_ranks, first)
     resumed = train(folder, folder / "ranks", 2 * SAVE_EVERY, dropout=0)
-    rows, rows_again = ([batch.row_ids[batch.weights > 0].tolist() for batch in each.trained] for each in (trainer, resumed))
     return {
-        "rows": rows,
-        "rows again": rows_again,
+        "rows": trainer.rows(),
+        "rows again": resumed.rows(),
         "losses": trainer.logged("loss"),
         "losses again": resumed.logged("loss"),
-        "norm": trainer.logged("grad_norm")[0],
-        "union norm": union_norm([batch for batches in of_ranks for batch in batches]),
+        "weights": weights(trainer.model),
+        "weights again": weights(resumed.model),
+        "num_steps": trainer.stream.loader.stats.steps,
     }
 
 

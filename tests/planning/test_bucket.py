@@ -204,3 +204,13 @@ def test_what_leaves_no_room_is_refused(make: Any, message: str) -> None:
     """Where possible when the bucket is made; the message has the values, the limit and the remedy."""
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_one_process_serves_long_and_short_batches_in_turn() -> None:
+    """Under a budget too, where each of several ranks would take lengths of its own: of any two batches one is a long one."""
+    lengths = np.random.default_rng(0).integers(1, 200, 2000)
+    plan = Bucket(2000).plan(lengths, key=KEY)
+    is_long = plan.turns < len(plan) / 2
+    assert (is_long[::2] != is_long[0]).sum() <= 1
+    assert (is_long[1::2] == is_long[0]).sum() <= 1
+    assert Bucket(2000).plan(lengths, key=None).turns.tolist() == [*range(len(plan))]

@@ -153,7 +153,7 @@ def test_dropped_pieces_count_once() -> None:
 
 def test_dealing_to_three() -> None:
     """The worked example: five rows to three ranks as cards are dealt, then one row, which two ranks repeat."""
-    steps = Steps(np.array([0, 1]), np.array([0, 5]), np.array([5, 1]), np.array([5, 6]))
+    steps = Steps(np.array([0, 1]), np.array([0, 5]), np.array([5, 1]), np.array([5, 6]), np.array([0, 1]))
     shares = [deal(steps, rank, 3) for rank in range(3)]
     assert [share.places.tolist() for share in shares] == [[0, 3, 5], [1, 4, 5], [2, 5]]
     assert [share.cuts.tolist() for share in shares] == [[0, 2, 3], [0, 2, 3], [0, 1, 2]]
@@ -165,7 +165,7 @@ def test_dealing_to_three() -> None:
 
 def test_two_rows_to_five() -> None:
     """The ranks left over take the rows from the first on."""
-    steps = Steps(np.array([0]), np.array([3]), np.array([2]), np.array([2]))
+    steps = Steps(np.array([0]), np.array([3]), np.array([2]), np.array([2]), np.array([0]))
     shares = [deal(steps, rank, 5) for rank in range(5)]
     assert [share.places.tolist() for share in shares] == [[3], [4], [3], [4], [3]]
     assert [share.repeated.tolist() for share in shares] == [[False], [False], [True], [True], [True]]
@@ -174,7 +174,7 @@ def test_two_rows_to_five() -> None:
 def test_no_steps() -> None:
     """Where no step is left, nobody takes anything."""
     empty = np.empty(0, dtype=np.int64)
-    steps = Steps(empty, empty, empty, empty)
+    steps = Steps(empty, empty, empty, empty, empty)
     assert len(deal(steps, 1, 2).places) == 0
     receivers, step = owners(steps, np.arange(3), 2)
     assert receivers.tolist() == step.tolist() == [-1, -1, -1]
@@ -199,12 +199,14 @@ def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], 
         rest = set(by_turn[served:].tolist())
         shares = [deal(steps, rank, world_size) for rank in range(world_size)]
         taken = [place for share in shares for place in share.places[~share.repeated].tolist()]
-        assert len(taken) == len(set(taken)) == int(steps.sizes.sum())
+        sizes = steps.sizes if steps.is_repeated is None else steps.sizes[~steps.is_repeated]
+        assert len(taken) == len(set(taken)) == int(sizes.sum())
         assert set(taken) <= rest
         if uneven == "repeat":
             assert set(taken) == rest
-            assert steps.after.tolist() == (served + np.cumsum(steps.sizes)).tolist()
-        receivers, step = owners(steps, np.arange(total), world_size)
+            assert steps.after[-1:].tolist() == ([total] if len(steps) else [])
+        receivers, part = owners(steps, np.arange(total), world_size)
+        step = np.where(part < 0, -1, part // steps.width)
         for rank, share in enumerate(shares):
             assert np.diff(share.cuts).min(initial=1) >= 1, "every rank has a row at every step"
             own = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
@@ -233,8 +235,8 @@ def test_the_budget_holds_for_every_rank(
     ordered = np.sort(lengths)[::-1]
     for rank in range(world_size):
         share = deal(steps, rank, world_size)
-        groups = steps.groups
-        plan = grouping.lay_out(grouping.wanted(share.places), share.places, share.cuts, groups, np.arange(len(steps)))
+        wanted = grouping.wanted(share.places)
+        plan = grouping.lay_out(wanted, share.places, share.cuts, share.groups, np.arange(len(steps)))
         for batch in range(len(plan)):
             rows = plan.order[plan.cuts[batch] : plan.cuts[batch + 1]]
             longest = max(1 if row == MADE_UP else int(ordered[row]) for row in rows.tolist())
@@ -249,7 +251,7 @@ def test_the_budget_holds_for_every_rank(
 
 def test_a_group_is_what_one_rank_would_plan_for_every_so_many_th_row() -> None:
     """The worked example: eight rows for two ranks, 12 tokens each; a group pads no rank's batch over its budget."""
-    grouping = arrange(ss.Bucket(12), np.array([6, 6, 5, 4, 4, 4, 3, 3]), 2, None)
+    grouping = arrange(ss.Bucket(12, step="alike"), np.array([6, 6, 5, 4, 4, 4, 3, 3]), 2, None)
     assert grouping.cuts.tolist() == [0, 4, 8]
     assert grouping.rooms.tolist() == [2, 3]
     steps = cut_steps(grouping, 0, 2)

@@ -1,0 +1,85 @@
+"""Whether batches hold one class each, which a model cannot learn from: found in the first windows, and said with numbers."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.arrow import to_arrow
+from seqstream.columns import Column, Dense, Objects
+from seqstream.planning.plan import Index
+
+if TYPE_CHECKING:
+    from seqstream.window import Window
+
+_BATCHES = 64
+"""How many batches of a window are looked at."""
+
+_FEWEST_ROWS = 4
+"""Smaller batches often hold one class by chance."""
+
+_WINDOWS = 4
+"""How many windows are looked at."""
+
+_logger = logging.getLogger("seqstream")
+
+
+class ClassWatch:
+    """Looks at the first windows of a run, and says once that most of their batches hold one value of a column of classes.
+
+    A window in which a column has one value only says nothing, unless the next has another one.
+    """
+
+    def __init__(self) -> None:
+        self._left = _WINDOWS
+        self._constant: dict[str, Any] = {}
+
+    def look(self, window: Window) -> None:
+        """Look at a window, as long as few were looked at and nothing was found."""
+        if not self._left or not len(window.plan):
+            return
+        self._left -= 1
+        batches = [
+            rows for turn in range(min(_BATCHES, len(window.plan))) if len(rows := window.plan.rows(turn)) >= _FEWEST_ROWS
+        ]
+        if len(batches) < 2:
+            return
+        for name, column in window.columns.items():
+            found = self._describe(name, column, batches)
+            if found is not None:
+                _logger.warning(
+                    "%s; a model that sees one class at a time learns little, so raise window_bytes, give plain files, more "
+                    "row groups or a list, which are shuffled as a whole, or sum several batches a step with accumulate",
+                    found,
+                )
+                self._left = 0
+                return
+
+    def _describe(self, name: str, column: Column, batches: list[Index]) -> str | None:
+        values = _values(column, np.concatenate(batches))
+        if values is None:
+            return None
+        distinct, codes = np.unique(values, return_inverse=True)
+        if len(distinct) == 1:
+            now = distinct[0].item()
+            before = self._constant.setdefault(name, now)
+            return None if before == now else f"a window holds {name}={before!r} alone, a later one {now!r}"
+        cuts = np.cumsum([0, *map(len, batches[:-1])])
+        single = int((np.maximum.reduceat(codes, cuts) == np.minimum.reduceat(codes, cuts)).sum())
+        if len(distinct) > len(values) / _FEWEST_ROWS or 2 * single <= len(batches):
+            return None
+        return (
+            f"{single} of the first {len(batches)} batches hold one value of {name!r} each, of {len(distinct)} that there are"
+        )
+
+
+def _values(column: Column, rows: Index) -> Any:
+    """Return the values of rows, if they may be classes: whole numbers, booleans or texts, one a row."""
+    if isinstance(column, Dense) and column.values.ndim == 1 and column.values.dtype.kind in "iub":
+        return column.values[rows]
+    if isinstance(column, Objects) and pa.types.is_string(column.values.type):
+        return np.array(column.values.take(to_arrow(rows)).fill_null("").to_pylist())
+    return None
