@@ -289,7 +289,7 @@ def test_a_loader_that_fills_its_window_says_why(
     tmp_path: Path, prefetch: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where reading takes seconds it is said, in whatever thread that is; windows after the first are waited for in silence."""
-    seconds = itertools.count(0, 0.3)
+    seconds = itertools.count(0, 5)
     monkeypatch.setattr("seqstream.first_window.time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
     loader = make_words(compressed(tmp_path, 1 << 20), ss.Bucket(2048, window_bytes=512 << 10), prefetch=prefetch)
     batches = iter(loader)
