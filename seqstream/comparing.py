@@ -117,7 +117,7 @@ def expect_same(expected: list[Batch], got: Iterable[Batch], what: str) -> None:
 
 
 def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
-    """Expect the same batch, its columns, seed and state; or ``None``, the end of an epoch, in both."""
+    """Expect the same batch, its columns, seed, step and state; or ``None``, the end of an epoch, in both."""
     if expected is None or got is None:
         expect(expected is got, f"{what} must be {'the end of an epoch' if expected is None else 'a batch'}, got the other")
         return
@@ -132,7 +132,9 @@ def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
     expect(
         torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
     )
-    expect(expected.seed == got.seed, f"{what} must have the same seed")
+    for name in ("seed", "step", "is_step_end", "num_tokens", "global_num_tokens", "step_num_tokens"):
+        one, another = getattr(expected, name), getattr(got, name)
+        expect(one == another, f"{what} must have {name}={one}, got {another}")
     moving = ("epoch", "position", "blocks", "skip", "group", "served", "step", "source", "shapes", "engine")
     for entry in moving:
         expect(

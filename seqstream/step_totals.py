@@ -80,19 +80,19 @@ def _of_steps(totals: Totals, numbers: Index, begun: Totals) -> Totals:
     return of_each
 
 
-def count_begun(own: OwnRows, grouping: Grouping, served: int, spec: BatchSpec, rule: LabelRule | None) -> Totals:
+def count_begun(own: OwnRows, grouping: Grouping, places: Index, spec: BatchSpec, rule: LabelRule | None) -> Totals:
     """Return what this rank has made of the optimiser step under way that was served before, ``int64 (2,)``.
 
     Args:
         own: The rows of this rank.
         grouping: The window as it was planned.
-        served: How many of its rows were served.
+        places: ``int64 (P,)``, what of the step was served.
         spec: How rows are batched.
         rule: Where labels come from.
     """
     if not len(own.census.numbers):
         return np.array([0, -1 if rule is None else 0])
-    rows, begins, lengths = grouping.own_items(own.census.numbers, grouping.begun_places(served))
+    rows, begins, lengths = grouping.own_items(own.census.numbers, places)
     rows = own.census.rows[rows].astype(np.int64)
     names = [own.sequence, *(spec.columns or ())[1:]]
     tokens = 0

@@ -25,7 +25,7 @@ from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of,
 from seqstream.exchange import deal_rows
 from seqstream.label_counts import without_labels
 from seqstream.planned import Planned, put_in_order
-from seqstream.planning.grouping import Grouping, cut_steps
+from seqstream.planning.grouping import Grouping, cut_steps, owners
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import Plan
 from seqstream.planning.runs import Runs
@@ -202,12 +202,14 @@ def _own_rows(draft: Draft, num_rows: int) -> pa.Table:
 
 def _count_begun(draft: Draft, own: pa.Table, census: Census, grouping: Grouping) -> Totals | None:
     """Return what this rank has made of the optimiser step under way that was served before; ``None`` if none was."""
-    if not len(grouping.begun_places(draft.start.served)):
+    places = grouping.begun_places(draft.start.served)
+    if not len(places):
         return None
-    spec = draft.recipe.spec
+    spec, sharing, group = draft.recipe.spec, draft.recipe.sharing, draft.start.group
+    if sharing.uneven == "drop":  # as those who began the window did
+        places = places[owners(cut_steps(grouping, 0, group, "drop"), places, group)[0] >= 0]
     columns, sequence = _read_columns(own, spec) if len(own) else ({}, None)
-    rows = OwnRows(columns, sequence, census)
-    return count_begun(rows, grouping, draft.start.served, spec, draft.recipe.sharing.labels)
+    return count_begun(OwnRows(columns, sequence, census), grouping, places, spec, sharing.labels)
 
 
 def _first_row_id(draft: Draft, own: pa.Table, num_rows: int) -> int:

@@ -99,6 +99,12 @@ def test_the_last_groups_of_a_step_are_split(six: Grouping) -> None:
     assert steps.is_repeated is None
 
 
+def test_the_group_with_the_most_rows_a_part_is_split() -> None:
+    """The worked example: five ranks have nine rows in thirds, by when four rows are more than three, and those in halves."""
+    steps = cut_steps(grouping_of([4, 9], [1, 0], 2), 0, 5)
+    assert listed(steps) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
+
+
 def test_one_rank_takes_group_after_group(six: Grouping) -> None:
     """One rank goes through all groups in their turns, and steps end where they did."""
     steps = cut_steps(six, 0, 1)

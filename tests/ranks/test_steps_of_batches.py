@@ -61,6 +61,16 @@ def test_laws(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
     testing.check_resume_on_ranks(make, world_size, num_stops=3)
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("name", ["mixed", "alike", "rows", "mixed-rows", "shapes-alike", "pack", "in-order"])
+def test_steps_without_what_is_dropped(name: str, world_size: int, tmp_path: Path) -> None:
+    """With ``uneven="drop"`` a step has the totals of what is left of it, wherever it is resumed."""
+    source = corpora.text_files(tmp_path, some_texts(45))
+    make = functools.partial(make_loader, source, SPECS[name], accumulate=4, uneven="drop")
+    testing.check_ranks(make, world_size)
+    testing.check_resume_on_ranks(make, world_size, num_stops=12)
+
+
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_others_go_on(spec: BatchSpec, tmp_path: Path) -> None:
     """Each row comes once where the number of ranks changes after every batch, or every second: in the middle of steps."""
@@ -91,6 +101,43 @@ def test_any_rows(rows: list[list[int]], spec: BatchSpec, world_sizes: list[int]
     make = functools.partial(make_ids, rows, spec, 40, accumulate=accumulate, prefetch=0)
     testing.check_elastic(make, world_sizes, num_steps)
     testing.check_ranks(make, world_sizes[0])
+
+
+def every_second(batch: ss.Batch) -> ss.Batch:
+    """Label every second token, which nobody can know before."""
+    labels = batch.input_ids.clone()
+    labels[:, ::2] = -100
+    return batch.with_columns("input_ids", labels=labels)
+
+
+def test_labels_that_nobody_can_know(tmp_path: Path) -> None:
+    """Of labels that a function makes no rank knows the sum, at the beginning of a step and within it; tokens it knows."""
+    source = corpora.text_files(tmp_path, some_texts(60))
+    make = functools.partial(make_loader, source, SPECS["mixed"], accumulate=4, on_batch=every_second)
+    begun = go_on(make, None, 2, 1)
+    step = [*begun, *go_on(make, begun[0].state, 2, 3)]
+    total = sum(batch.num_tokens for each in step for batch in each.batches)
+    for each in step:
+        for batch in each.batches:
+            assert batch.step_num_tokens == total
+            with pytest.raises(RuntimeError, match=r"^step_num_label_tokens cannot be known .* and of all batches of a step"):
+                batch.step_num_label_tokens  # noqa: B018 - it raises
+
+
+def test_steps_are_estimated_for_all_ranks() -> None:
+    """`estimate_steps` tells each rank the steps that all of them take together, of several batches each."""
+    rows = [[1] * int(length) for length in np.random.default_rng(0).integers(1, 40, 900)]
+
+    def job(options: Options) -> tuple[int | None, ss.Loader]:
+        loader = make_ids(rows, ss.Bucket(160), 1 << 20, accumulate=4, **options)
+        estimated = loader.estimate_steps()
+        take(loader)
+        return estimated, loader
+
+    for estimated, loader in run_ranks(2, job):
+        assert estimated is not None
+        assert abs(estimated - loader.stats.steps) <= 1
+        assert loader.stats.batches == 4 * loader.stats.steps
 
 
 @pytest.mark.parametrize("causal", [True, False])
