@@ -30,7 +30,7 @@ def print_report(report: Report, console: Console) -> None:
     tokens = _short(report.measured_tokens)
     console.print(Text("random: shuffled rows in batches as large, with no regard to length", style="dim"))
     console.print(Text(f"tokens/s: real tokens from a loader, all its work included, measured on {tokens} tokens", style="dim"))
-    best = f"max_tokens={report.best.max_tokens:,}, window_batches={report.best.spec.window_batches:,}"
+    best = f"max_tokens={report.best.max_tokens:,}"
     console.print(_heading(f"Recommended: {best}"))
     console.print(Text(f"{report.reason[0].upper()}{report.reason[1:]}.\n"))
     console.print(Text(report.code, style="cyan"), soft_wrap=True)  # lines to be pasted are not broken

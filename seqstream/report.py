@@ -16,7 +16,7 @@ import numpy.typing as npt
 from seqstream.drafting import LAST
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import ID_BYTES, InOrder
+from seqstream.planning.specs import ID_BYTES, InOrder, WindowSize
 from seqstream.recipe import MAX_BYTES
 from seqstream.snippets import write_loader
 from seqstream.sources.protocol import Json, Source
@@ -178,7 +178,11 @@ def make_report(
         measured.append(dataclasses.replace(setting, tokens_per_second=speed.tokens / speed.seconds))
     best, reason = recommend(measured)
     found = describe(survey.lengths, sorted({*LIMITS, max_length}))
-    code = write_loader(source, tokenize, best.spec)
+    # A smaller window saves memory that few need, and mixes less: the default stays, but where a larger one is worth it.
+    size = WindowSize()
+    is_larger = best.max_tokens * (best.spec.window_batches or 0) > (size.num_bytes or 0) / ID_BYTES
+    spec = best.spec if is_larger else dataclasses.replace(best.spec, window_batches=None)
+    code = write_loader(source, tokenize, spec)
     return Report(survey, found, max_length, tuple(measured), speed.tokens, best, reason, code)
 
 
