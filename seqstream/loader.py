@@ -40,8 +40,9 @@ class Loader(Iterable[Batch]):
         stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are
             batched: `Bucket`, `Pack` or `InOrder`.
         seed: Another seed, another order.
-        shuffle: Visit shards in a random order, and mix the rows and batches of a window. Without it windows come in source
-            order, and batches of a `Bucket` longest first; `restore_order` undoes that.
+        shuffle: Visit shards in an order of each epoch's own that is even: every stretch of it covers the data; and mix the
+            rows and batches of a window. Lists and map-style data sets are read row by row in such an order. Without it windows
+            come in source order, the same in every epoch, and batches of a `Bucket` longest first; `restore_order` undoes that.
         epochs: How many epochs one iteration runs over, with no pause between them; ``None`` for no end.
         accumulate: How many batches of each rank an optimiser step sums. They are planned as one thing, of different lengths,
             so that a step is a fair sample of the data: `Batch.step`, `Batch.is_step_end`, and with ``step_num_tokens`` and

@@ -59,6 +59,16 @@ class Bucket(Plans):
 
     Rows of a batch come longest first.
 
+    A batch of like lengths is no random sample: its rows are often of one source or label, and its gradient is noisier than
+    that of as many random rows. So batches of a window are served long and short in turn, at every scale, and an optimiser step
+    sums
+    several: ``Loader(accumulate=K)``. For an RNN or a transformer on one device take four to eight batches a step, of as small
+        a
+    budget as keeps the device busy. On many ranks a transformer needs nothing more, as each rank has lengths of its own; for an
+    RNN set ``step="alike"`` and ``accumulate=8``. Divide the sum of the losses of rows by a constant, such as
+    ``loader.stats.rows_per_step``, and that of tokens by ``batch.step_num_label_tokens``: by the rows of each batch, rows of
+    long batches would weigh more. What was measured stands in ``benchmarks/README.md``.
+
     Args:
         max_tokens: Budget of a batch in padded tokens: rows times the longest. Larger means bigger batches and fewer steps.
         batch_size: Number of rows of a batch. Alone, every batch has as many, save the last of an epoch; beside
