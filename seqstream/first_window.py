@@ -95,6 +95,20 @@ def guess_full_bytes(table: pa.Table, num_bytes: int, spec: BatchSpec, *, is_tex
     return max(1, round(num_bytes / share)) if share else num_bytes
 
 
+def _why(num_shards: int, size: str) -> str:
+    """Return why the first batch waits, and what to do."""
+    if num_shards < FEW_SHARDS:
+        shards = f"{num_shards} shard{'s' if num_shards != 1 else ''}"
+        return (
+            f"a source of {shards} is mixed no further than a window, so the first batch waits for one of {size}; plain files, "
+            "more files or row groups, lists, or data tokenised before begin sooner, and a smaller window_bytes does but mixes less"
+        )
+    return (
+        f"the data fits one window of {size}, so the first batch waits for all of it; the fast engines, pip install "
+        "'seqstream[fast]', or data tokenised before begin sooner, and a smaller window_bytes does but mixes less"
+    )
+
+
 class Patience:
     """A guard that says why the first batch takes long, once it does.
 
@@ -108,12 +122,7 @@ class Patience:
         self._guard = guard
         self._begun: float | None = time.monotonic()
         self._next = self._begun + _PATIENCE
-        shards = f"{num_shards} shard{'s' if num_shards != 1 else ''}"
-        self._why = (
-            f"a source of {shards} is mixed no further than a window, so the first batch waits for one of up to "
-            f"{max(1, window_bytes >> 20):,} MiB; plain files, more files or row groups, lists, or data tokenised before "
-            "begin sooner, and a smaller window_bytes does but mixes less"
-        )
+        self._why = _why(num_shards, f"up to {max(1, window_bytes >> 20):,} MiB")
 
     def __call__(self) -> None:
         self._guard()

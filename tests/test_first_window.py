@@ -163,6 +163,15 @@ def test_patience_with_one_shard(clock: list[float], caplog: pytest.LogCaptureFi
     assert "up to 1 MiB" in caplog.text
 
 
+def test_patience_with_a_corpus_of_one_window(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    """Many shards that fit one window are waited for because they do."""
+    with caplog.at_level(logging.WARNING, "seqstream"):
+        patience = Patience(lambda: None, 129, 80 << 20)
+        clock[0] += 1.5
+        patience()
+    assert "the data fits one window of up to 80 MiB, so the first batch waits for all of it; the fast engines" in caplog.text
+
+
 def test_a_guard_that_stops_is_heard_first(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     """What the guard raises comes through, and nothing is said after it."""
 
