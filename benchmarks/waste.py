@@ -9,12 +9,13 @@ A corpus of at most 64 MiB of ids is one window, in the first epoch too. What la
 with a small window, is seen with windows of a sixth of the corpus, and of a half: padding of the first epoch over that of the
 second.
 
-What a training step sees is asked of any 16 batches of a window that follow each other: how much of their tokens lies in each
-octile of the window by length, less an eighth of the window or what it is, summed over the octiles; 0 for a perfect sample,
+What a training step sees is asked of any 16 batches of a window that follow each other: the share of their tokens in each
+octile of the window by length, less that of the window, without the sign, summed over the octiles; 0 for a perfect sample,
 about 0.5 for 16 batches drawn at random. The worst of thousands of runs must be no further off than random ones are on
 average. No fixed bar would say as much of all corpora: where a window has few batches the edges of octiles cut through them,
-and where rows have few lengths batches of one length lie on both sides of an edge, full ones and what is left of them. Windows of less than 64 batches are too coarse for octiles, and left out. The correlation of a batch's length with the next is
-not asked to be small: a long batch follows a short one on purpose, which makes it about -0.6.
+and where rows have few lengths batches of one length lie on both sides of an edge, full ones and what is left of them. Windows
+of less than 64 batches are too coarse for octiles, and left out. The correlation of a batch's length with the next is not asked
+to be small: a long batch follows a short one on purpose, which makes it about -0.6.
 """
 
 from __future__ import annotations
