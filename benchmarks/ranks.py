@@ -9,9 +9,10 @@ The straggler factor is the sum over steps of what the slowest rank has to do, o
 takes than with even work. An RNN has to do the time steps of its batch, which are its longest row: it is asked of
 ``step="alike"``, which gives all ranks neighbours by length. A transformer has to do ``rows * (L + L**2 / (6 * hidden_size))``:
 it is asked of ``step="mixed"``, which gives each rank its own lengths, all of equal cost; once where the budget counts what the
-transformer does, and once where it counts padded tokens, which are then equal while long rows cost more: so much, and no target,
-is what ``cost="attention"`` is for. Beside ours stand ranks that each plan a window of their own: in an order of its own each,
-steps paired by number; and each longest first, so that ranks take the same quantile of their rows at the same step.
+transformer does, and once where it counts padded tokens. Those are then equal, and long rows cost more; there is no target for
+how much: it is what ``cost="attention"`` is for. Beside ours stand ranks that each plan a window of their own: in an order of
+its own each, steps paired by number; and each longest first, so that ranks take the same quantile of their rows at the same
+step.
 
 Costs are those of one rank and window, for both kinds of steps: counts of lengths gathered, the plan, rows taken out for the
 others, written, read and put in order. What would go over the wire is counted, not sent. Beside them stands the time to

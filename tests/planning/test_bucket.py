@@ -103,7 +103,7 @@ def test_attention_by_hand() -> None:
 
 
 def test_attention_costs_parts_of_a_token() -> None:
-    """With a width of 32, rows of 8 cost 8 + 1/3: under a budget of 100 twelve fit, where a cost of 9 would leave room for 11."""
+    """With a width of 32, rows of 8 cost 8 + 1/3: twelve fit a budget of 100, where a cost of 9 would leave room for 11."""
     plan = Bucket(100, cost="attention", hidden_size=32).plan(np.full(24, 8), key=None)
     assert [len(batch) for batch in batches_of(plan)] == [12, 12]
 
