@@ -29,6 +29,7 @@ NAMES = (
     "views",
     "waste",
     "mixing",
+    "source_order",
     "packing",
     "equal_cost",
     "shapes",

@@ -57,12 +57,17 @@ def labelled() -> dict[str, Path]:
     """Return corpora for classification as JSON lines ``{"text", "label"}``, grouped by label: the hard case for mixing."""
     folder = data_folder()
     if folder is None:
-        return {DOCSTRINGS: made_once(f"grouped-{docstring_corpus.docstrings().name}", _grouped_docstrings)}
+        return {DOCSTRINGS: grouped_docstrings()}
     files = {"movie_reviews": "movie_reviews/movie_reviews", "rotten_tomatoes": "rotten_tomatoes/rt-polarity"}
     return {
         name: made_once(f"{_key(folder)}/{name}.jsonl", functools.partial(_labelled_rows, folder / f"{file}.jsonl.gz"))
         for name, file in files.items()
     }
+
+
+def grouped_docstrings() -> Path:
+    """Return the docstrings as JSON lines ``{"text", "label"}``, library after library."""
+    return made_once(f"grouped-{docstring_corpus.docstrings().name}", _grouped_docstrings)
 
 
 def grouped() -> dict[str, Path]:

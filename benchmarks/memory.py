@@ -2,27 +2,36 @@
 
 A fresh process imports everything and then runs two epochs over a text of four full windows, another over one of ten times
 its size. What counts is the largest resident size after the imports, less the size then.
+
+Windows there are of 64 batches, so that a corpus of few megabytes has many. What a process needs with windows as they are by
+default, of 64 MiB of ids, is measured by itself: one epoch over as many copies of the text as fill four of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import seqstream as ss
 from benchmarks import corpus
 from benchmarks.proven import prove
-from benchmarks.records import Record
+from benchmarks.records import Record, Target
 from benchmarks.settings import Settings, first_lines
 from examples.corpus import made_once
+from seqstream.planning.specs import ID_BYTES, WINDOW_BYTES
 
 TARGET = 1.2
 MAX_TOKENS = 4_096
 WINDOW_BATCHES = 64
 NUM_WINDOWS = 4
 TIMES = 10
+
+DEFAULT_WINDOWS = 4
+DEFAULT_TARGET = Target("<=", 800)
+"""MiB: two windows, that being served and the next, with their texts, ids and plans."""
 
 _MEBIBYTE = 1 << 20
 
@@ -47,6 +56,22 @@ def measure(settings: Settings) -> Iterator[Record]:
     if whole != small:
         times = whole.stat().st_size / small.stat().st_size
         yield _record(name, f"{times:.1f} times as much text, none repeated", whole, settings).against(once)
+    if settings.max_bytes is None:
+        yield _default_record(name, whole, size, settings)
+
+
+def _default_record(name: str, text: Path, size: int, settings: Settings) -> Record:
+    """Measure windows as they are by default, on a text that fills some, from how much fills those of `NUM_WINDOWS`."""
+    tokens = DEFAULT_WINDOWS * WINDOW_BYTES / ID_BYTES
+    wanted = size * tokens / (NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "text.txt")
+        with file.open("wb") as repeated:
+            while repeated.tell() < wanted:
+                repeated.write(text.read_bytes())
+        what = f"{file.stat().st_size >> 20} MiB of text, windows as by default"
+        record = _record(name, what, file, settings, window_batches=None, epochs=1)
+    return dataclasses.replace(record, target=DEFAULT_TARGET)
 
 
 def _bytes_of_windows(text: Path) -> int:
@@ -57,9 +82,11 @@ def _bytes_of_windows(text: Path) -> int:
     return int(NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS * text.stat().st_size / loader.stats.tokens)
 
 
-def _record(name: str, what: str, text: Path, settings: Settings) -> Record:
+def _record(
+    name: str, what: str, text: Path, settings: Settings, *, window_batches: int | None = WINDOW_BATCHES, epochs: int = 2
+) -> Record:
     settings.say(what)
-    peak: Peak = settings.isolate(_peak, text, corpus.tokenizer())
+    peak: Peak = settings.isolate(_peak, text, corpus.tokenizer(), window_batches, epochs)
     mebibytes = peak.num_bytes / _MEBIBYTE
     return Record(benchmark="memory", corpus=name, what=f"{what}, {peak.num_windows} windows", value=mebibytes, unit="MiB")
 
@@ -69,14 +96,14 @@ def _repeated(text: Path) -> Path:
     return made_once(f"beginnings/{text.stem}-{TIMES}-times.txt", lambda: lines * TIMES)
 
 
-def _peak(text: Path, tokenizer: Path) -> Peak:
+def _peak(text: Path, tokenizer: Path, window_batches: int | None, epochs: int) -> Peak:
     import fastokens  # noqa: F401 - so that it is not counted
     import tqdm.auto  # noqa: F401
 
     before = _forget_peak()
-    bucket = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=WINDOW_BATCHES)
-    loader = prove(tokenizer).loader(ss.TextFiles(str(text)), bucket, epochs=2)
-    windows = {batch.window for batch in loader if batch.state["epoch"] == 1}
+    bucket = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=window_batches)
+    loader = prove(tokenizer).loader(ss.TextFiles(str(text)), bucket, epochs=epochs)
+    windows = {batch.window for batch in loader if batch.state["epoch"] >= epochs - 1}
     return Peak(_peak_bytes() - before, len(windows))
 
 

@@ -6,16 +6,22 @@ shorter than that, and most are, its blocks come several times; that flatters ra
 the same.
 
 The straggler factor is the sum over steps of what the slowest rank has to do, over that of the mean: how much longer training
-takes than with even work. An RNN has to do the time steps of its batch, which are its longest row; a transformer
-``rows * (L + L**2 / (6 * hidden_size))``. Beside ours stand ranks that each plan a window of their own: in an order of its own
-each, steps paired by number; and each longest first, so that ranks take the same quantile of their rows at the same step.
+takes than with even work. An RNN has to do the time steps of its batch, which are its longest row: it is asked of
+``step="alike"``, which gives all ranks neighbours by length. A transformer has to do ``rows * (L + L**2 / (6 * hidden_size))``:
+it is asked of ``step="mixed"``, which gives each rank its own lengths, all of equal cost; once where the budget counts what the
+transformer does, and once where it counts padded tokens. Those are then equal, and long rows cost more; there is no target for
+how much: it is what ``cost="attention"`` is for. Beside ours stand ranks that each plan a window of their own: in an order of
+its own each, steps paired by number; and each longest first, so that ranks take the same quantile of their rows at the same
+step.
 
-Costs are those of one rank and window: counts of lengths gathered, the plan, rows taken out for the others, written, read and
-put in order. What would go over the wire is counted, not sent. Beside them stands the time to tokenise the rank's part.
+Costs are those of one rank and window, for both kinds of steps: counts of lengths gathered, the plan, rows taken out for the
+others, written, read and put in order. What would go over the wire is counted, not sent. Beside them stands the time to
+tokenise the rank's part.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 import tracemalloc
@@ -60,17 +66,19 @@ _MEGABYTE = 1e6
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure stragglers on each corpus, then what it costs."""
     proven = prove(corpus.tokenizer())
-    spec = ss.Bucket(MAX_TOKENS, window_batches=WINDOW_BATCHES if settings.max_bytes is None else FEW_BATCHES)
+    num_batches = WINDOW_BATCHES if settings.max_bytes is None else FEW_BATCHES
     for name in corpus.names():
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
-            settings.say(f"{name}, {size} ranks")
-            yield from _stragglers(name, World(blocks, spec, size))
+            for way in WAYS:
+                settings.say(f"{name}, {size} ranks, {way.name}")
+                yield from _stragglers(name, way, World(blocks, way.spec(num_batches), size))
     for name in (corpus.FIXED, *(name for name in corpus.names() if name == SHORTEST)):
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
-            settings.say(f"cost on {name}, {size} ranks")
-            yield from _costs(name, World(blocks, spec, size), settings.repeats)
+            for way in (ALIKE, MIXED):
+                settings.say(f"cost on {name}, {size} ranks, {way.name}")
+                yield from _costs(name, way, World(blocks, way.spec(num_batches), size), settings.repeats)
 
 
 # Stragglers
@@ -88,26 +96,59 @@ def transformer(served: Served) -> npt.NDArray[np.float64]:
     return costs
 
 
-def _stragglers(name: str, world: World) -> Iterator[Record]:
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How steps are made, and for which model.
+
+    Attributes:
+        name: What it is called.
+        bucket: The spec, but for its window.
+        model: What a batch costs.
+        target: What the slowest rank over the mean must reach.
+        has_others: Whether ranks that plan alone stand beside it.
+    """
+
+    name: str
+    bucket: ss.Bucket
+    model: Callable[[Served], npt.NDArray[np.float64]]
+    target: Target | None = None
+    has_others: bool = True
+
+    def spec(self, window_batches: int) -> ss.Bucket:
+        return dataclasses.replace(self.bucket, window_batches=window_batches)
+
+
+ALIKE = Way("alike, RNN", ss.Bucket(MAX_TOKENS, step="alike"), rnn, STRAGGLER_TARGET)
+MIXED = Way("mixed, transformer", ss.Bucket(MAX_TOKENS, step="mixed"), transformer)
+EQUAL = Way(
+    "mixed by cost, transformer",
+    ss.Bucket(MAX_TOKENS, step="mixed", cost="attention", hidden_size=HIDDEN_SIZE),
+    transformer,
+    STRAGGLER_TARGET,
+    has_others=False,
+)
+WAYS = (ALIKE, MIXED, EQUAL)
+
+
+def _stragglers(name: str, way: Way, world: World) -> Iterator[Record]:
+    def record(what: str, value: float, unit: str = "", target: Target | None = None) -> Record:
+        full = f"{world.size} ranks, {way.name}, {what}"
+        return Record(benchmark="ranks", corpus=name, what=full, value=value, unit=unit, target=target)
+
     ours = synchronised(world)
-    ways = dict(zip(("not synchronised", "quantiles aligned"), alone(world), strict=True))
-    ranks = f"{world.size} ranks"
+    target = way.target if world.size in STRAGGLER_SIZES else None
+    yield record("slowest over mean, seqstream", straggler(way.model(ours)), target=target)
+    if way.has_others:
+        for other, served in zip(("not synchronised", "quantiles aligned"), alone(world), strict=True):
+            yield record(f"slowest over mean, {other}", straggler(way.model(served)))
     tokens = sum(int((runs.lengths * runs.counts).sum()) for runs in map(world.runs_of, range(world.size)))
-    padding = 100 * (1 - tokens / int((ours.longest * ours.rows).sum()))
-    for model, cost in {"RNN": rnn, "transformer": transformer}.items():
-        target = STRAGGLER_TARGET if world.size in STRAGGLER_SIZES else None
-        for way, served in {"seqstream": ours, **ways}.items():
-            what = f"{ranks}, {model}, slowest over mean, {way}"
-            value = straggler(cost(served))
-            yield Record(benchmark="ranks", corpus=name, what=what, value=value, unit="", target=target)
-            target = None
-    yield Record(benchmark="ranks", corpus=name, what=f"{ranks}, padding, seqstream", value=padding, unit="%")
+    yield record("padding, seqstream", 100 * (1 - tokens / int((ours.longest * ours.rows).sum())), "%")
 
 
 # Costs
 
 
-def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
+def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
     """Measure the rank in the middle."""
     rank = world.size // 2
     ranks = Simulated(rank, world.size, world.told)
@@ -117,7 +158,7 @@ def _costs(name: str, world: World, repeats: int) -> Iterator[Record]:
     ranks.came = _coming(world, ranks, table)
 
     def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
-        full = f"{world.size} ranks, {what}"
+        full = f"{world.size} ranks, {way.name.partition(',')[0]}, {what}"
         return Record(benchmark="ranks", corpus=name, what=full, value=value, unit=unit, target=target)
 
     def timed(what: str, *steps: Callable[[], object]) -> Record:

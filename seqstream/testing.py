@@ -193,8 +193,7 @@ def check_fair_sample(make: MakeLoader) -> None:
 
 
 def _expect_fair(lengths: npt.NDArray[np.float64]) -> None:
-    sums = np.concatenate([np.zeros((1, 8)), _octiles_of(lengths).cumsum(axis=0)])
-    off = np.abs((sums[RUN:] - sums[:-RUN]) / RUN - 1 / 8)
+    off = run_deviations(lengths, np.ones_like(lengths))
     worst = int(off.sum(axis=1).argmax())
     together, most = off[worst].sum(), off.max()
     expect(
@@ -203,6 +202,24 @@ def _expect_fair(lengths: npt.NDArray[np.float64]) -> None:
         f"{FAIR_SHARE:.0%} over all octiles, got {together:.0%}",
     )
     expect(most <= 2 / RUN, f"no octile may be off by more than two batches, got {most:.1%} of {RUN}")
+
+
+def run_deviations(lengths: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how far any `RUN` batches that follow each other are from the window, for each octile by length.
+
+    Args:
+        lengths: ``float64 (n,)``, the longest row of each batch of a window, as served.
+        tokens: ``float64 (n,)``, its tokens.
+
+    Returns:
+        ``float64 (n - 15, 8)``: the octile's share of the tokens of the run, less that of the window, without its sign.
+    """
+    octiles = _octiles_of(lengths) * tokens[:, None]
+    share = octiles.sum(axis=0) / octiles.sum()
+    sums = np.concatenate([np.zeros((1, 8)), octiles.cumsum(axis=0)])
+    runs = sums[RUN:] - sums[:-RUN]
+    off: npt.NDArray[np.float64] = np.abs(runs / runs.sum(axis=1, keepdims=True) - share)
+    return off
 
 
 def _octiles_of(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

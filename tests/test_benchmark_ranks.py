@@ -15,6 +15,7 @@ from seqstream.planning.grouping import deal
 from seqstream.planning.runs import Runs
 
 SPEC = ss.Bucket(64, window_batches=32)
+ALIKE = ss.Bucket(64, window_batches=32, step="alike")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +68,11 @@ def test_a_world_divides_a_full_window(blocks: Blocks, size: int) -> None:
     assert tokens / (64 * 32 * size) == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.parametrize("spec", [SPEC, ALIKE])
 @pytest.mark.parametrize("size", [2, 5, 40])
-def test_served_is_what_the_ranks_get(blocks: Blocks, size: int) -> None:
+def test_served_is_what_the_ranks_get(blocks: Blocks, spec: ss.Bucket, size: int) -> None:
     """Every row of the window is in one batch, and a batch is as long as the longest row that its rank is dealt."""
-    world = World(blocks, SPEC, size)
+    world = World(blocks, spec, size)
     served = synchronised(world)
     lengths = -np.sort(-np.concatenate([world.lengths_of(rank) for rank in range(size)]))
     rank = size - 1
@@ -85,7 +87,7 @@ def test_served_is_what_the_ranks_get(blocks: Blocks, size: int) -> None:
 
 def test_ranks_that_plan_alone_wait_for_each_other(blocks: Blocks) -> None:
     """Sharing the window leaves less to wait for than aligning quantiles, and that less than planning apart."""
-    world = World(blocks, SPEC, 5)
+    world = World(blocks, ALIKE, 5)
     random, aligned = alone(world)
     factors = [straggler(ranks.rnn(served)) for served in (synchronised(world), aligned, random)]
     assert factors == sorted(factors)

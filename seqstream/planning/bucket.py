@@ -42,7 +42,7 @@ class _Groups:
         order: From places to rows.
         cuts: ``int64 (G + 1,)``.
         rooms: ``int64 (G,)``.
-        costs: ``int64 (G,)``, in tokens.
+        costs: ``int64 (G,)``, in parts of a token.
         widths: ``int64 (G,)``, or ``None``.
     """
 
@@ -211,7 +211,7 @@ class Bucket(Plans):
         self._check_fit(padded)
         group = self.rows_multiple_of
         most = None if self.batch_size is None else self.batch_size // group
-        budget = None if self.max_tokens is None else self.max_tokens // group
+        budget = None if self.max_tokens is None else self.max_tokens * self._unit // group
         costs = self._costs(padded)
         cuts = plan_batches(costs, max_tokens=budget, max_rows=most)
         if not self._is_by_rows:
@@ -279,17 +279,20 @@ class Bucket(Plans):
     def _rounded(self, lengths: Lengths) -> Lengths:
         return -(-lengths // self.multiple_of) * self.multiple_of
 
+    @property
+    def _unit(self) -> int:
+        """In how many parts a token is counted, so that what attention costs is a whole number of them."""
+        return 1 if self.cost == "tokens" else 6 * cast("int", self.hidden_size)
+
     def _costs(self, padded: Lengths) -> Lengths:
-        """Return what a row of each length costs of the budget, ``int64``, in tokens."""
-        if self.cost == "tokens":
-            return padded
-        return padded + -(-(padded**2) // (6 * cast("int", self.hidden_size)))
+        """Return what a row of each length costs of the budget, ``int64``, in parts of a token."""
+        return padded if self.cost == "tokens" else self._unit * padded + padded**2
 
     def _rows_of(self, length: int) -> int:
         """Return how many rows of a padded length a batch holds."""
         limits = [] if self.batch_size is None else [self.batch_size]
         if self.max_tokens is not None:
-            limits.append(self.max_tokens // (int(self._costs(np.array(length))) * self._num_sides))
+            limits.append(self.max_tokens * self._unit // (int(self._costs(np.array(length))) * self._num_sides))
         rows = min(limits) // self.rows_multiple_of * self.rows_multiple_of
         if not rows:
             self._check_fit(np.array([length]))
@@ -300,7 +303,7 @@ class Bucket(Plans):
         if self.max_tokens is None or not len(padded):
             return
         length, group = int(padded[0]), self.rows_multiple_of
-        cost = int(self._costs(padded[:1])[0]) * group
+        cost = -(-int(self._costs(padded[:1])[0]) * group // self._unit)
         if cost <= self.max_tokens:
             return
         what = f"sequence of {length:,} tokens" if group == 1 else f"{group} sequences of {length:,} tokens"
@@ -344,7 +347,8 @@ class Bucket(Plans):
         if isinstance(self.shapes, int):
             check_positive("shapes", self.shapes)
         for rows, length in () if self.shapes is None or isinstance(self.shapes, int) else cast("Sequence[Shape]", self.shapes):
-            over = self.max_tokens is not None and rows * int(self._costs(np.array(length))) > self.max_tokens
+            cost = rows * int(self._costs(np.array(length)))
+            over = self.max_tokens is not None and cost > self.max_tokens * self._unit
             if over or (self.batch_size is not None and rows > self.batch_size):
                 raise ValueError(
                     f"shape ({rows}, {length}) cannot fit max_tokens={self.max_tokens}, batch_size={self.batch_size}; "

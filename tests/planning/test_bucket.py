@@ -102,6 +102,12 @@ def test_attention_by_hand() -> None:
     assert batches_of(plan) == [[1], [3], [0, 2, 4]]
 
 
+def test_attention_costs_parts_of_a_token() -> None:
+    """With a width of 32, rows of 8 cost 8 + 1/3: twelve fit a budget of 100, where a cost of 9 would leave room for 11."""
+    plan = Bucket(100, cost="attention", hidden_size=32).plan(np.full(24, 8), key=None)
+    assert [len(batch) for batch in batches_of(plan)] == [12, 12]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=120),
@@ -135,7 +141,7 @@ def test_sides_share_the_budget(pairs: list[tuple[int, int]], multiple_of: int, 
         (Bucket(1000, rows_multiple_of=4), None, (4, 250)),
         (Bucket(1000, columns=("a", "b")), 100, (5, 100)),
         (Bucket(shapes=[(2, 90), (30, 10)]), 90, (30, 10)),
-        (Bucket(1000, cost="attention", hidden_size=10), 100, (125, 7)),  # rows of 100 cost 267, and are three
+        (Bucket(1000, cost="attention", hidden_size=10), 100, (983, 1)),  # 1 costs 61/60; 100 cost 267, so are three
     ],
     ids=str,
 )
