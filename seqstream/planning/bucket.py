@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
-from seqstream.planning.grouping import Grouping, Listed, Order, split_groups
+from seqstream.planning.grouping import Dealt, Grouping, Listed, Order, split_groups
 from seqstream.planning.order import Mixed
 from seqstream.planning.pairs import plan_pairs
 from seqstream.planning.plan import Index
@@ -29,6 +29,9 @@ Shape: TypeAlias = tuple[int, int]
 SAMPLE_BATCHES = 64
 """How many batches are looked at to choose shapes."""
 
+EVEN_STEP_COST = 0.2
+"""What a batch counts for besides its tokens where ranks wait for the one that costs most: fuller batches are more even."""
+
 _ATTENTION_MEMORY = 435
 """Rows so long need as much memory for attention as for all else: 34 h + 5 a L bytes a token and layer with heads of 64, by
 Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022; fused attention needs less."""
@@ -36,7 +39,7 @@ Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Mode
 
 @dataclasses.dataclass(frozen=True)
 class _Groups:
-    """Groups before they have turns: what a `Grouping` says of them, and what a batch of each costs.
+    """Groups before they have turns: what a `Grouping` says of them, and what a batch of each costs one rank.
 
     Attributes:
         order: From places to rows.
@@ -51,6 +54,15 @@ class _Groups:
     rooms: Index
     costs: Index
     widths: Lengths | None = None
+
+    def dealt(self, world_size: int) -> _Groups:
+        """Return groups of one rank each: what each rank would have of these, dealt like cards; none without rows."""
+        order = Dealt(self.order, self.cuts, world_size)
+        sizes = np.diff(order.part_cuts)
+        kept = sizes > 0
+        rooms, costs = (np.repeat(each, world_size)[kept] for each in (self.rooms, self.costs))
+        widths = None if self.widths is None else np.repeat(self.widths, world_size)[kept]
+        return _Groups(order, np.append(0, np.cumsum(sizes[kept])), rooms, costs, widths)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -163,14 +175,16 @@ class Bucket(Plans):
     def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
         order = Mixed.of(runs.counts, key)
         is_mixed = self.is_mixed and world_size > 1
-        shared = 1 if is_mixed else world_size  # how many ranks share a group
-        step_groups = accumulate * world_size // shared
+        step_cost = EVEN_STEP_COST if is_mixed else STEP_COST
         if runs.lengths.ndim == 2:
-            groups = self._group_sides(runs, order, shared, step_groups)
+            groups = self._group_sides(runs, order, world_size, accumulate, step_cost)
         elif self.shapes is not None:
-            groups = self._group_shapes(runs, order, shared, step_groups)
+            groups = self._group_shapes(runs, order, world_size, accumulate)
         else:
-            groups = self._group_lengths(runs, order, shared, step_groups)
+            groups = self._group_lengths(runs, order, world_size, accumulate, step_cost)
+        step_groups = accumulate
+        if is_mixed:
+            groups, step_groups = groups.dealt(world_size), accumulate * world_size
         turns = turns_of(len(groups.rooms), key)
         if is_mixed:
             turns = mixed_turns(groups.costs, step_groups=step_groups, world_size=world_size, key=key)
@@ -196,14 +210,14 @@ class Bucket(Plans):
         """Whether all batches have the same rows."""
         return self.max_tokens is None and self.batch_size is not None and self.shapes is None
 
-    def _group_lengths(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
+    def _group_lengths(self, runs: Runs, order: Order, shared: int, step_groups: int, step_cost: float) -> _Groups:
         step = self.rows_multiple_of * shared
         padded = self._rounded(runs.every(step))
-        cuts, rooms = self._cut(padded, step_groups)
+        cuts, rooms = self._cut(padded, step_groups, step_cost)
         costs = self._costs(padded[cuts[:-1]]) * np.diff(cuts)
         return _Groups(order, np.minimum(cuts * step, runs.num_rows), rooms, costs)
 
-    def _cut(self, padded: Lengths, step_groups: int) -> tuple[Cuts, Index]:
+    def _cut(self, padded: Lengths, step_groups: int, step_cost: float) -> tuple[Cuts, Index]:
         """Cut rows, longest first, of which every so many-th is given: each stands for one of every rank, or a few.
 
         They are never longer than that, so a group costs each rank what it would if all were as long.
@@ -213,26 +227,26 @@ class Bucket(Plans):
         most = None if self.batch_size is None else self.batch_size // group
         budget = None if self.max_tokens is None else self.max_tokens * self._unit // group
         costs = self._costs(padded)
-        cuts = plan_batches(costs, max_tokens=budget, max_rows=most)
+        cuts = plan_batches(costs, max_tokens=budget, max_rows=most, step_cost=step_cost)
         if not self._is_by_rows:
             cuts = split_groups(cuts, step_groups)
         return cuts, fitting_rows(costs[cuts[:-1]], budget, most) * group
 
-    def _group_sides(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
+    def _group_sides(self, runs: Runs, order: Order, shared: int, step_groups: int, step_cost: float) -> _Groups:
         """Plan rows of several sides, such as a source and a target."""
         lengths = self._rounded(runs.every(1))
         rows, cuts = plan_pairs(
             lengths,
             max_tokens=self.max_tokens,
             max_rows=self.batch_size,
-            step_cost=STEP_COST,
+            step_cost=step_cost,
             world_size=shared,
         )
         if not self._is_by_rows:
             cuts = split_groups(cuts, step_groups)
         sums = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
         rooms = fitting_rows(sums, self.max_tokens, self.batch_size)
-        return _Groups(Listed(order.rows_at(rows)), cuts, rooms, sums * np.diff(cuts))
+        return _Groups(Listed(order.rows_at(rows)), cuts, rooms, sums * -(-np.diff(cuts) // shared))
 
     def _group_shapes(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
         """Fill shapes: a group has that of its longest row, and shorter rows where those of its length are at an end."""

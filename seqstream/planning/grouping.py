@@ -12,6 +12,7 @@ Legend: ``N`` rows, ``D`` different lengths, ``G`` groups, ``T`` batches of each
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -50,6 +51,40 @@ class Listed:
         places = np.empty_like(self.rows)
         places[self.rows] = np.arange(len(self.rows))
         return places[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dealt:
+    """An order in which each group of another is cut into parts, one a rank: its rows dealt like cards.
+
+    Attributes:
+        order: The other order.
+        cuts: ``int64 (G + 1,)``, its groups.
+        world_size: Number of ranks, ``R``.
+    """
+
+    order: Order
+    cuts: Cuts
+    world_size: int
+
+    @functools.cached_property
+    def part_cuts(self) -> Cuts:
+        """Where parts begin and the last one ends, ``int64 (G * R + 1,)``: of the first group, rank by rank, and so on."""
+        sizes = (np.diff(self.cuts)[:, None] + np.arange(self.world_size)[::-1]) // self.world_size
+        cuts: Cuts = np.append(0, np.cumsum(sizes))
+        return cuts
+
+    def rows_at(self, places: Index) -> Index:
+        part = np.searchsorted(self.part_cuts, places, side="right") - 1
+        group, rank = np.divmod(part, self.world_size)
+        return self.order.rows_at(self.cuts[group] + rank + (places - self.part_cuts[part]) * self.world_size)
+
+    def places_of(self, rows: Index) -> Index:
+        places = self.order.places_of(rows)
+        group = np.searchsorted(self.cuts, places, side="right") - 1
+        number, rank = np.divmod(places - self.cuts[group], self.world_size)
+        found: Index = self.part_cuts[group * self.world_size + rank] + number
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
