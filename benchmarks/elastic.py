@@ -119,7 +119,7 @@ def _resume(source: ss.TextFiles, proven: Proven, state: dict[str, Json], world_
         loader = _loader(source, proven, options)
         loader.load_state_dict(state)
         batches = iter(loader)
-        next(batches)
+        next(batches, None)  # of a corpus that was cut nothing may be left
 
     begun = time.perf_counter()
     run_ranks(world_size, first)

@@ -38,6 +38,7 @@ from seqstream.planning.pack import PackedGrouping
 from seqstream.planning.plan import Index
 from seqstream.planning.rows import pack_rows
 from seqstream.planning.runs import Runs
+from seqstream.planning.specs import WINDOW_BATCHES
 
 WORLD_SIZES = (8, 64, 512)
 SPECS = (ss.Pack(2_048, rows=8), ss.Pack(8_192, rows=2), ss.Pack(16_384, rows=1))
@@ -79,9 +80,9 @@ class Window:
         """Plan a full window of sequences drawn from lengths; of fewer steps, but some, where that takes more than so many."""
         lengths = np.minimum(lengths, spec.row_length)
         of_step = world_size * spec.num_slots / lengths.mean()
-        steps = min(spec.window_batches, max(FEWEST_STEPS, max_sequences / of_step))
+        steps = min(spec.window_batches or WINDOW_BATCHES, max(FEWEST_STEPS, max_sequences / of_step))
         drawn = np.random.default_rng(0).choice(lengths, int(steps * of_step))
-        num = spec.num_planned(len(drawn), lambda num: Runs.of(drawn[:num]), last=False, world_size=world_size)
+        num = spec.num_planned(len(drawn), lambda num: Runs.of(drawn[:num]), last=False, multiple=world_size)
         return cls(spec, world_size, num, spec.arrange(Runs.of(drawn[:num]), key=KEY, world_size=world_size))
 
     @functools.cached_property
