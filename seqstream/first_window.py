@@ -101,7 +101,7 @@ def _why(num_shards: int, size: str) -> str:
         shards = f"{num_shards} shard{'s' if num_shards != 1 else ''}"
         return (
             f"a source of {shards} is mixed no further than a window, so the first batch waits for one of {size}; plain files, "
-            "more files or row groups, lists, or data tokenised before begin sooner; so does a smaller window_bytes, mixing less"
+            "more files or row groups, lists, or data tokenised before begin sooner; so does a smaller window_bytes, less mixed"
         )
     return (
         f"the data fits one window of {size}, so the first batch waits for all of it; the fast engines, pip install "
