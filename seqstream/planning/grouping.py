@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -26,6 +27,8 @@ from seqstream.stages import Counts
 Uneven: TypeAlias = Literal["repeat", "drop"]
 
 UNEVEN = ("repeat", "drop")
+
+_PIECE = 1 << 15
 
 
 class Order(Protocol):
@@ -75,16 +78,32 @@ class Dealt:
         return cuts
 
     def rows_at(self, places: Index) -> Index:
+        return _piecewise(self._rows_at, places)
+
+    def places_of(self, rows: Index) -> Index:
+        return _piecewise(self._places_of, rows)
+
+    def _rows_at(self, places: Index) -> Index:
         part = np.searchsorted(self.part_cuts, places, side="right") - 1
         group, rank = np.divmod(part, self.world_size)
         return self.order.rows_at(self.cuts[group] + rank + (places - self.part_cuts[part]) * self.world_size)
 
-    def places_of(self, rows: Index) -> Index:
+    def _places_of(self, rows: Index) -> Index:
         places = self.order.places_of(rows)
         group = np.searchsorted(self.cuts, places, side="right") - 1
         number, rank = np.divmod(places - self.cuts[group], self.world_size)
         found: Index = self.part_cuts[group * self.world_size + rank] + number
         return found
+
+
+def _piecewise(function: Callable[[Index], Index], values: Index) -> Index:
+    """Apply a function to many values piece by piece, so that what it needs on the way is small."""
+    if len(values) <= _PIECE:
+        return function(values)
+    found = np.empty_like(values)
+    for first in range(0, len(values), _PIECE):
+        found[first : first + _PIECE] = function(values[first : first + _PIECE])
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +257,8 @@ class _Left:
 
     def split(self, parts: Index) -> _Left:
         """Cut each into so many parts, as even as can be; some are empty where there are fewer rows."""
+        if int(parts.sum()) == len(parts):
+            return self
         number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
         least, longer = np.repeat(self.sizes // parts, parts), np.repeat(self.sizes % parts, parts)
         begins = np.repeat(self.begins, parts) + number * least + np.minimum(number, longer)
@@ -408,8 +429,12 @@ def owners(steps: Steps, places: Index, world_size: int) -> tuple[Index, Index]:
         return nowhere, nowhere
     by_place = first_parts[np.argsort(steps.begins[first_parts], kind="stable")]
     begins = steps.begins[by_place]
-    at = np.searchsorted(begins, places, side="right") - 1
-    part, since = by_place[at], places - begins[at]
-    taken = (at >= 0) & (since < steps.sizes[part])
-    rank = since % world_size if steps.width == 1 else part % steps.width
-    return np.where(taken, rank, -1), np.where(taken, part, -1)
+
+    def part_of(places: Index) -> Index:
+        at = np.searchsorted(begins, places, side="right") - 1
+        part = by_place[at]
+        return np.where((at >= 0) & (places - begins[at] < steps.sizes[part]), part, -1)
+
+    part = _piecewise(part_of, places)
+    rank = (places - steps.begins[part]) % world_size if steps.width == 1 else part % steps.width
+    return np.where(part < 0, -1, rank), part
