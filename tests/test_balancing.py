@@ -97,7 +97,7 @@ def test_a_few_batches_have_each_class_as_often_as_all(world_size: int, step: An
     num = 16 if step == "alike" else 16 // world_size
     plain, balanced = (distance_of_runs(epochs(balance), num) for balance in (None, "source"))
     assert balanced[0] < plain[0], f"rows: {plain} without, {balanced} with"
-    assert balanced[1] < 0.65 * plain[1], f"tokens: {plain} without, {balanced} with"
+    assert balanced[1] < 0.75 * plain[1], f"tokens: {plain} without, {balanced} with"
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -164,7 +164,7 @@ def test_over_several_epochs_in_one_iteration(tmp_path: Path) -> None:
     state: State | None = None
     for world_size in itertools.cycle([2, 3, 1]):
         taken = go_on(make, None if state is None else through_json(state), world_size, 2)
-        rows += [row for each in taken for row in rows_of(each.batches)]
+        rows += [row for each in taken for batch in each.batches for row in rows_of([batch])]
         state = taken[0].state
         if state["epoch"] >= 2:
             break
