@@ -104,8 +104,8 @@ def _why(num_shards: int, size: str) -> str:
             "more files or row groups, lists, or data tokenised before begin sooner; so does a smaller window_bytes, less mixed"
         )
     return (
-        f"the data fits one window of {size}, so the first batch waits for all of it; the fast engines, pip install "
-        "'seqstream[fast]', or data tokenised before begin sooner, as does a smaller window_bytes, which mixes less"
+        f"the first batch waits for a window of {size}, or for all of the data where that is less; the fast engines, "
+        "pip install 'seqstream[fast]', or data tokenised before begin sooner, as does a smaller window_bytes, which mixes less"
     )
 
 
