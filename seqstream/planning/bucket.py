@@ -185,9 +185,9 @@ class Bucket(Plans):
         step_groups = accumulate
         if is_mixed:
             groups, step_groups = groups.dealt(world_size), accumulate * world_size
-        turns = turns_of(len(groups.rooms), key)
-        if is_mixed:
             turns = mixed_turns(groups.costs, step_groups=step_groups, world_size=world_size, key=key)
+        else:
+            turns = turns_of(len(groups.rooms), key)
         return Grouping(
             groups.order,
             groups.cuts,

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
 from seqstream.order import EvenOrder
 from seqstream.sources.protocol import Block, Json, Source, with_record_numbers
-
-
-class Order(Protocol):
-    """Which record comes at which position of an epoch."""
-
-    def between(self, start: int, stop: int) -> np.ndarray:
-        """Return the records at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``."""
 
 
 def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:
@@ -27,11 +19,7 @@ def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:
     """
     if source.num_records is None:
         raise ValueError(f"records of {source!r} cannot be read one by one; it must have num_records and take")
-    return RandomRows(source, _order(source.num_records, seed, epoch))
-
-
-def _order(num_records: int, seed: int, epoch: int) -> Order:
-    return EvenOrder(num_records, seed, epoch, "rows")
+    return RandomRows(source, EvenOrder(source.num_records, seed, epoch, "rows"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +34,7 @@ class RandomRows(Source):
     """
 
     source: Source
-    order: Order
+    order: EvenOrder
 
     @property
     def num_shards(self) -> int:
