@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,12 @@ from seqstream.rank_threads import Options, run_ranks
 from seqstream.testing_ranks import State, Taken, check_steps, take
 from tests.ranks import corpora, jobs
 from tests.ranks.corpora import PAIRS, SPECS, make_ids, make_loader, make_pairs, some_texts
+from tests.ranks.going_on import Make, go_on
 from tests.ranks.processes import Pool
 from tests.ranks.test_laws import ROWS, any_spec
 
 TURNS = [(1, 3), (2, 1), (4, 1), (3, 2), (1, 2), (2, 1), (4, 2)]
 """Ranks and steps, over and over."""
-
-Make = Callable[..., ss.Loader]
-
-
-def go_on(make: Make, state: State | None, world_size: int, num_steps: int | None = None) -> list[Taken]:
-    """Go on at a state with some ranks, in threads."""
-
-    def job(options: Options) -> Taken:
-        loader = make(**options)
-        if state is not None:
-            loader.load_state_dict(state)
-        return take(loader, num_steps)
-
-    return run_ranks(world_size, job)
 
 
 @pytest.mark.parametrize("spec", [name for name in SPECS if name != "in-order-full"])

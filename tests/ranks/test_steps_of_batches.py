@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from seqstream import testing
 from seqstream.comparing import rows_of, through_json
 from seqstream.planning.specs import BatchSpec
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.testing_ranks import State, Taken, check_steps, take
+from seqstream.testing_ranks import State, check_steps, take
 from tests.ranks import corpora
 from tests.ranks.corpora import PAIRS, make_ids, make_loader, make_pairs, some_texts
+from tests.ranks.going_on import go_on
 from tests.ranks.test_laws import ROWS, any_spec
 
 SPECS: dict[str, BatchSpec] = {
@@ -35,20 +35,6 @@ SPECS: dict[str, BatchSpec] = {
     "in-order": ss.InOrder(3),
     "in-order-full": ss.InOrder(3, drop_last=True),
 }
-
-Make = Callable[..., ss.Loader]
-
-
-def go_on(make: Make, state: State | None, world_size: int, num_steps: int | None = None) -> list[Taken]:
-    """Go on at a state with some ranks, in threads."""
-
-    def job(options: Options) -> Taken:
-        loader = make(**options)
-        if state is not None:
-            loader.load_state_dict(state)
-        return take(loader, num_steps)
-
-    return run_ranks(world_size, job)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

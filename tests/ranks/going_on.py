@@ -1,0 +1,23 @@
+"""Ranks that are threads, and go on at a state for some steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import seqstream as ss
+from seqstream.rank_threads import Options, run_ranks
+from seqstream.testing_ranks import State, Taken, take
+
+Make = Callable[..., ss.Loader]
+
+
+def go_on(make: Make, state: State | None, world_size: int, num_steps: int | None = None) -> list[Taken]:
+    """Go on at a state with some ranks, in threads."""
+
+    def job(options: Options) -> Taken:
+        loader = make(**options)
+        if state is not None:
+            loader.load_state_dict(state)
+        return take(loader, num_steps)
+
+    return run_ranks(world_size, job)
