@@ -60,7 +60,7 @@ def _lines(text: Path, num: int) -> Path:
 def _seconds(text: Path, workers: int) -> float:
     """Return the seconds of an epoch whose windows are full, workers running when it begins."""
     source = ss.TextFiles(str(text), block_bytes=max(1, text.stat().st_size // NUM_BLOCKS))
-    loader = ss.Loader(source, ss.Tokenize(slow_lengths), ss.Bucket(batch_size=32, window_batches=64), workers=workers)
+    loader = ss.Loader(source, ss.Tokenize(slow_lengths), ss.Bucket(batch_size=32, window_batches=64), num_workers=workers)
     for _ in loader:
         pass
     begun = time.perf_counter()

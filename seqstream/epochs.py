@@ -9,6 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ from seqstream.stages import OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.window import Window, read_windows
-from seqstream.workers import Processes, Workers
+from seqstream.workers import WorkerOptions, Workers
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _FIRST_STEPS = 2
@@ -68,7 +69,7 @@ class Epochs:
         shuffle: bool,
         accumulate: int,
         pad_token: float,
-        processes: Processes,
+        worker_options: WorkerOptions,
     ) -> None:
         self.source = source
         self.stages = tuple(stages)
@@ -78,7 +79,7 @@ class Epochs:
         self._accumulate = accumulate
         self.engines: dict[str, str] | None = None
         self.world_size = 1
-        self._processes = processes
+        self._worker_options = worker_options
         self._workers: Workers | None = None
         self._max_length = longest_row(stages)
         self._opened: tuple[OpenStage, ...] | None = None
@@ -87,6 +88,10 @@ class Epochs:
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
         self._is_text = any(isinstance(stage, Tokenize) for stage in stages)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but what runs."""
+        return {**self.__dict__, "_workers": None, "_opened": None}
 
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
@@ -306,10 +311,15 @@ class Epochs:
 
     def start_workers(self) -> None:
         """Start the worker processes, if there are to be any and they do not run."""
-        if self._processes.num and self._workers is None:
-            self._workers = Workers(self._processes, self.stages, self.source.locate, self._fill)
+        if self._worker_options and self._workers is None:
+            self._workers = Workers(self._worker_options, self.stages, self.source.locate, self._fill)
         if self._workers is not None:
             self._workers.start()
+
+    def stop_workers(self) -> None:
+        """End the worker processes at once, whatever they are doing."""
+        if self._workers is not None:
+            self._workers.stop()
 
     def _first_window(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> FirstWindow:
         """Return what chooses the first window of an epoch.

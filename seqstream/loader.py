@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from multiprocessing.context import BaseContext
 from typing import Any, NoReturn
 
 import torch
 
-from seqstream.ahead import Switch
+from seqstream.ahead import Switch, SwitchedOffError
 from seqstream.batch import Batch
 from seqstream.collating import Padding
 from seqstream.composing import DataStage, pad_tokens, parse_stages
@@ -26,7 +29,7 @@ from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
-from seqstream.workers import START_METHODS, Processes
+from seqstream.workers import WorkerOptions
 
 
 class Loader(Iterable[Batch]):
@@ -48,10 +51,15 @@ class Loader(Iterable[Batch]):
             so that a step is a fair sample of the data: `Batch.step`, `Batch.is_step_end`, and with ``step_num_tokens`` and
             ``step_num_label_tokens`` what to divide their losses by, known from the first of them on. Every step has as many,
             but for the last one of an epoch or of very few rows.
-        workers: How many processes run the stages over blocks, in order, through torch's own ``DataLoader``: for stages that
-            take long in Python. Without any, a thread does; the fast engines use all cores by themselves. The stream is the
-            same.
-        start_method: How they are started: ``"fork"``, ``"spawn"`` or ``"forkserver"``; by default as Python does.
+        num_workers: How many processes run the stages over blocks: for stages that take long in Python. Without any, a thread
+            does; the fast engines use all cores by themselves. The stream is the same for any number. A process that dies ends
+            the iteration with an error; the next one starts new processes.
+        multiprocessing_context: How they are started: ``"fork"``, ``"spawn"``, ``"forkserver"`` or a context of
+            ``multiprocessing``; by default as Python does.
+        executor: A ``concurrent.futures.Executor`` that runs the blocks instead of processes of the loader, such as one that
+            several loaders share; ``num_workers`` then says how many blocks it works on at a time, by default one for each core
+            here. It is neither started nor shut down by the loader.
+        workers: The same as ``num_workers``.
         prefetch: How many batches are made ahead of the consumer where ``device`` or ``on_batch`` makes work of them; without,
             a batch is collated when it is asked for, in less time than it takes to hand it over. The next window is always
             made ahead. More smooth out uneven steps and hold more memory. With 0 all is done in the consumer's thread.
@@ -84,8 +92,10 @@ class Loader(Iterable[Batch]):
         shuffle: bool = True,
         epochs: int | None = 1,
         accumulate: int = 1,
-        workers: int = 0,
-        start_method: str | None = None,
+        num_workers: int = 0,
+        multiprocessing_context: str | BaseContext | None = None,
+        executor: Executor | None = None,
+        workers: int | None = None,
         prefetch: int = 2,
         device: torch.device | str | None = None,
         pin_memory: bool | None = None,
@@ -102,8 +112,8 @@ class Loader(Iterable[Batch]):
         _check_choice("uneven", uneven, UNEVEN)
         check_ranks(rank, world_size, gather)
         check_positive("accumulate", accumulate)
-        _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
-        _check_choice("start_method", start_method, (None, *START_METHODS))
+        _check_options(epochs=epochs, prefetch=prefetch)
+        worker_options = WorkerOptions(num_workers if workers is None else workers, multiprocessing_context, executor)
         _check_choice("padding_side", padding_side, ("right", "left"))
         _check_choice("layout", layout, ("padded", "jagged"))
         data_stages, spec = parse_stages(source, stages)
@@ -119,7 +129,6 @@ class Loader(Iterable[Batch]):
         padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
-        processes = Processes(workers, start_method)
         self._epochs = Epochs(
             source,
             data_stages,
@@ -128,7 +137,7 @@ class Loader(Iterable[Batch]):
             shuffle=shuffle,
             accumulate=accumulate,
             pad_token=pad_token,
-            processes=processes,
+            worker_options=worker_options,
         )
         self._pipeline = Pipeline(
             self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven
@@ -298,6 +307,17 @@ class Loader(Iterable[Batch]):
         self._stats = self._stats.plus(**made.counts)
         self._position, self._moved = self._beginning(made.position.epoch + 1), False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but what runs, so that it goes on by itself from where this loader is."""
+        return {**self.__dict__, "_iteration": None, "_known_ranks": None}
+
+    def __copy__(self) -> Loader:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__getstate__())
+        other._epochs, other._pipeline = copy.copy(self._epochs), copy.copy(self._pipeline)
+        other._pipeline.epochs = other._epochs
+        return other
+
     def __len__(self) -> NoReturn:
         raise TypeError(
             "a seqstream.Loader has no len() and cannot be wrapped in torch.utils.data.DataLoader, it makes batches itself; "
@@ -316,6 +336,7 @@ class Iteration(Iterator[Batch]):
         self._loader = loader
         self._pid = os.getpid()
         self._over: str | None = None
+        self._lock = threading.RLock()
         self._switch = Switch()
         ranks = loader._ranks()
         self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
@@ -327,17 +348,30 @@ class Iteration(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
+        with self._lock:  # threads may share an iterator: each batch goes to one of them
+            self._check()
+            return self._take()
+
+    def _check(self) -> None:
+        if self._over:
+            raise RuntimeError(f"this iterator cannot go on, {self._over}; call iter(loader) again")
         if self._over is not None:
-            if self._over:
-                raise RuntimeError(f"this iterator cannot go on, {self._over}; call iter(loader) again")
             raise StopIteration
         if os.getpid() != self._pid:
             raise RuntimeError("this iterator cannot go on in a forked process; call iter(loader) there")
+
+    def _take(self) -> Batch:
         asked = time.perf_counter()
         try:
             made = next(self._made)
-        except BaseException:
+        except SwitchedOffError:
+            self.close()
+            self._check()
+            raise
+        except BaseException as error:
             self.close("it was interrupted or has raised")
+            if isinstance(error, KeyboardInterrupt):
+                self._loader._epochs.stop_workers()  # Python would wait for the blocks under way before it ends
             raise
         if made.batch is None:
             self._loader._ended(made)
@@ -361,11 +395,9 @@ class Iteration(Iterator[Batch]):
                 self._bar.close()
 
 
-def _check_options(*, epochs: int | None, workers: int, prefetch: int) -> None:
+def _check_options(*, epochs: int | None, prefetch: int) -> None:
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more processes, got {workers}")
     if prefetch < 0:
         raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
 

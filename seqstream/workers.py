@@ -1,217 +1,380 @@
-"""Processes that run the stages over blocks, in order, through torch's own ``DataLoader``.
-
-A block crosses to a worker and back as one buffer in shared memory, in the format of Arrow streams.
-"""
+"""Blocks through the stages in other processes, in order, by any ``concurrent.futures.Executor``."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import copy
 import dataclasses
+import functools
 import gc
-import inspect
 import itertools
+import multiprocessing
 import os
 import pickle
+import secrets
+import shutil
+import signal
 import sys
-import threading
+import tempfile
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import pyarrow as pa
-import torch
-from torch.utils.data import DataLoader, Dataset
 
-from seqstream.ahead import SwitchedOffError
 from seqstream.buffering import Entry, Guard, Process, row_ids_of, tables_of
-from seqstream.buffers import from_buffer, to_buffer
-from seqstream.composing import DataStage, open_stages
-from seqstream.running import placed, run_stages
-from seqstream.stages import Counts, OpenStage
+from seqstream.buffers import to_buffer
+from seqstream.composing import DataStage
+from seqstream.running import placed
+from seqstream.stages import Counts
+from seqstream.worker_process import (
+    NEEDS_STAGES,
+    Answer,
+    BlockTask,
+    LoaderStages,
+    forget_stages,
+    process_block,
+    remember_stages,
+    start_worker,
+    unpack,
+)
 
-START_METHODS = ("fork", "spawn", "forkserver")
+_AHEAD = 4
+"""How many blocks each worker has, in work and waiting: where one takes long, the others need not wait for its turn."""
 
-_WHO_IS_FREE: dict[str, Any] = {"in_order": False} if "in_order" in inspect.signature(DataLoader).parameters else {}
-"""Gives a block to the worker that is free, whose turn it may not be; torch can do so from 2.6 on."""
+_POLL_SECONDS = 0.1
+"""How often whoever waits for a block looks if it is still wanted."""
 
-_AHEAD = 2 if _WHO_IS_FREE else 4
-"""How many blocks each worker has, in work and waiting, while nobody asks for more."""
+_END_SECONDS = 0.5
+"""How long an error waits at most to learn how a process has ended."""
 
 _IMPORT_SECONDS = 1.0
 """How long processes wait at most for threads that import modules before they are forked."""
 
-_ITERATORS: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Iterators of torch that have processes, here."""
-
-
-def _disown() -> None:
-    """Keep a forked child from ending the processes of its parent when it collects what it has inherited."""
-    for iterator in _ITERATORS:
-        iterator._shutdown = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown)
-
-Task: TypeAlias = "tuple[int, dict[str, str], torch.Tensor]"
-"""The number of the task, the engines, and a block."""
-
-Answer: TypeAlias = "tuple[torch.Tensor, Counts] | bytes"
-"""The block and what was counted, or a pickled error."""
-
-
-class _Stages(Dataset["tuple[int, Answer]"]):
-    """What a worker does with a block: ``stages[task]``. The stages are opened in the worker, once."""
-
-    def __init__(self, stages: Sequence[DataStage], fill: int | None) -> None:
-        self._stages = tuple(stages)
-        self._fill = fill
-        self._opened: tuple[OpenStage, ...] | None = None
-
-    def __getitem__(self, task: Task) -> tuple[int, Answer]:
-        number, engines, block = task
-        return number, self._answer(engines, block)
-
-    def _answer(self, engines: dict[str, str], block: torch.Tensor) -> Answer:
-        try:
-            if self._opened is None:
-                self._opened = open_stages(self._stages, engines)
-            (table,), counts = run_stages([from_buffer(block.numpy())], self._opened, self._fill)
-            return _as_tensor(table), counts
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
-            return _pickled(error)
-
-
-class _Tasks:
-    """A sampler whose tasks are told anew for every epoch."""
-
-    def __init__(self) -> None:
-        self.current: Iterable[Task] = ()
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.current)
-
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
-    """How many worker processes there are to be, and how they are started, ``None`` for the default of Python."""
+class WorkerOptions:
+    """Who runs the stages.
 
-    num: int = 0
-    start_method: str | None = None
+    Attributes:
+        num_workers: How many processes; with an ``executor``, how many blocks it works on at a time, 0 for one for each core.
+        context: How processes are started: a method or a context of ``multiprocessing``, ``None`` for the default of Python.
+        executor: Runs the blocks instead of processes of our own.
+    """
+
+    num_workers: int = 0
+    context: str | BaseContext | None = None
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_workers, bool) or not isinstance(self.num_workers, int):
+            raise TypeError(f"num_workers must be a whole number of processes, got {self.num_workers!r}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more processes, got {self.num_workers}")
+        methods = multiprocessing.get_all_start_methods()
+        if self.context is not None and not isinstance(self.context, BaseContext) and self.context not in methods:
+            known = ", ".join(map(repr, methods))
+            raise ValueError(f"multiprocessing_context must be one of {known}, a context or None, got {self.context!r}")
+        if self.executor is not None and not isinstance(self.executor, Executor):
+            raise TypeError(
+                "executor must be a concurrent.futures.Executor such as ProcessPoolExecutor(2), got "
+                f"{type(self.executor).__name__}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.executor is not None:
+            raise TypeError(
+                "a Loader with executor=... cannot be copied or pickled; make it where it is used, or set num_workers"
+            )
+        return self.__dict__
+
+    @property
+    def num_ahead(self) -> int:
+        """How many blocks are under way at most."""
+        return _AHEAD * (self.num_workers or os.cpu_count() or 1)
+
+    def __bool__(self) -> bool:
+        return self.num_workers > 0 or self.executor is not None
 
 
 class Workers:
-    """Long-lived worker processes, started by the first call of `start`; they serve one epoch at a time, and end with this.
+    """Processes that serve one window after the other, started by the first call of `start`; they end with this object.
 
     Args:
-        processes: How many, and how they are started.
+        options: Who runs the stages.
         stages: What they do.
         locate: Names the place of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
     """
 
     def __init__(
-        self, processes: Processes, stages: Sequence[DataStage], locate: Callable[[int], str], fill: int | None
+        self, options: WorkerOptions, stages: Sequence[DataStage], locate: Callable[[int], str], fill: int | None
     ) -> None:
         self._locate = locate
-        self._pool = _Pool(processes, _Stages(stages, fill))
+        self._num_ahead = options.num_ahead
+        self._pool: _Pool = _Pool(options, stages, fill) if options.executor is None else _Lent(options, stages, fill)
         weakref.finalize(self, self._pool.stop)
 
     def start(self) -> None:
         """Start the processes, if they do not run; from the main thread, which is the one that may fork."""
         self._pool.start()
 
+    def stop(self) -> None:
+        """End the processes at once; `start` starts new ones."""
+        self._pool.stop()
+
     def run(self, engines: Mapping[str, str]) -> Process:
         """Return the function that processes blocks."""
 
         def process(entries: Sequence[Entry], guard: Guard) -> None:
-            failed: list[Exception] = []
-            answers = self._pool.answers(_tasks(entries, engines, failed))
-            for entry in entries:
-                guard()
-                answer = next(answers, None)
-                if answer is None:
-                    raise failed[0]
-                if isinstance(answer, bytes):
-                    with placed(row_ids_of(tables_of([entry])), self._locate):
-                        raise pickle.loads(answer)
-                rows, counts = answer
-                entry.processed(from_buffer(rows.numpy()), counts)
+            coming = iter(entries)
+            under_way: deque[tuple[Entry, _UnderWay]] = deque()
+            try:
+                while True:
+                    for entry in itertools.islice(coming, self._num_ahead - len(under_way)):
+                        guard()
+                        under_way.append((entry, self._pool.send(engines, to_buffer(*tables_of([entry])))))
+                    if not under_way:
+                        return
+                    entry, sent = under_way[0]
+                    outcome = self._pool.wait(sent, guard)
+                    under_way.popleft()
+                    if isinstance(outcome, Exception):
+                        with placed(row_ids_of(tables_of([entry])), self._locate):
+                            raise outcome
+                    entry.processed(*outcome)
+            finally:
+                for _, sent in under_way:
+                    self._pool.drop(sent)
 
         return process
 
 
-def _tasks(entries: Sequence[Entry], engines: Mapping[str, str], failed: list[Exception]) -> Iterator[Task]:
-    """Read blocks for the workers; an error ends the tasks, and is kept for whoever misses the answer."""
-    for number, entry in enumerate(entries):
-        try:
-            block = _as_tensor(*tables_of([entry]))
-        except Exception as error:  # noqa: BLE001 - it is raised where it is not taken for one of the processes
-            failed.append(error)
-            return
-        yield number, dict(engines), block
+@dataclasses.dataclass(frozen=True)
+class _UnderWay:
+    """A block that an executor has."""
+
+    task: BlockTask
+    future: Future[Answer]
 
 
 class _Pool:
     """The processes themselves; nothing that they work on knows the `Workers` whose end is theirs."""
 
-    def __init__(self, processes: Processes, stages: _Stages) -> None:
-        self._tasks = _Tasks()
-        self._lock = threading.Lock()  # an epoch that was left may still wait for an answer when the next one begins
-        self._run_number = 0
-        self._loader: DataLoader[tuple[int, Answer]] = DataLoader(
-            stages,
-            batch_size=None,
-            sampler=self._tasks,
-            num_workers=processes.num,
-            collate_fn=_as_it_is,
-            prefetch_factor=_AHEAD,
-            persistent_workers=True,
-            multiprocessing_context=processes.start_method,
-            **_WHO_IS_FREE,
-        )
+    def __init__(self, options: WorkerOptions, stages: Sequence[DataStage], fill: int | None) -> None:
+        self._options = options
+        self._stages = LoaderStages(secrets.token_hex(8), tuple(stages), fill)
+        self._numbers = itertools.count()
+        self._pid = os.getpid()
+        self._executor: Executor | None = None
+        self._folder: str | None = None
+        self._processes: list[BaseProcess] = []
 
     def start(self) -> None:
-        with self._lock:
-            if self._loader._iterator is None:
-                _wait_for_imports()
-                gc.collect()  # here: a forked child that collects a process group would join threads that it does not have
-                self._tasks.current = ()
-                _ITERATORS.add(iter(self._loader))
+        """Start the processes, unless all of them run."""
+        self._leave_to_parent()
+        if self._executor is not None and all(process.is_alive() for process in self._processes):
+            return
+        self.stop()
+        context = self._options.context
+        found = copy.copy(multiprocessing.get_context(context) if context is None or isinstance(context, str) else context)
+        is_child = found.get_start_method() != "forkserver"
+        found.Process = functools.partial(_started, found.Process, self._processes)  # type: ignore[attr-defined]
+        start = self._stages, self._pid, is_child
+        self._executor = ProcessPoolExecutor(self._options.num_workers, found, start_worker, start)
+        _wait_for_imports()
+        gc.collect()  # here: a forked child that collects a process group would join threads that it does not have
+        with _interrupts_later(), _environment("TOKENIZERS_PARALLELISM", "false"):
+            try:
+                for _ in range(self._options.num_workers):
+                    self._executor.submit(os.getpid)
+            except Exception as error:
+                self.stop()
+                error.add_note(
+                    f"while starting {self._options.num_workers} worker processes, which get all stages by pickle; {_HELP}"
+                )
+                raise
 
     def stop(self) -> None:
-        self._run_number += 1  # without the lock: who holds it waits for an answer, and now hears of the end
-        _let_go(self._loader)
+        """End the processes, whatever they are doing."""
+        if os.getpid() != self._pid:
+            return
+        executor, self._executor = self._executor, None
+        processes, self._processes = self._processes, []
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                if process.pid is not None:
+                    process.kill()
+            self._remove_folder()
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[Answer]:
-        """Yield what becomes of the tasks, in their order."""
-        with self._lock:
-            self._run_number += 1
-            own = self._run_number
-            self._tasks.current = tasks
-            came = iter(self._loader)
-            self._tasks.current = ()
-            _ITERATORS.add(came)
-        early: dict[int, Answer] = {}
-        for number in itertools.count():
-            while number not in early:
-                answer = self._next(came, own)
-                if answer is None:
-                    return
-                early[answer[0]] = answer[1]
-            yield early.pop(number)
+    def send(self, engines: Mapping[str, str], block: bytes) -> _UnderWay:
+        """Have a block processed."""
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="seqstream-")
+        return self._submit(BlockTask(self._stages.key, next(self._numbers), dict(engines), block, self._folder))
 
-    def _next(self, came: Iterator[tuple[int, Answer]], run_number: int) -> tuple[int, Answer] | None:
-        with self._lock:
-            if self._run_number != run_number:
-                raise SwitchedOffError
+    def wait(self, sent: _UnderWay, guard: Guard) -> tuple[pa.Table, Counts] | Exception:
+        """Return what became of a block: its rows and counts, or the error of a stage.
+
+        Raises:
+            RuntimeError: A process has died.
+        """
+        answer = self._result(sent, guard)
+        if answer == NEEDS_STAGES:
+            sent = self._submit(dataclasses.replace(sent.task, stages=self._pickled_stages))
+            answer = self._result(sent, guard)
+        if answer is None:
+            answer = sent.task.answer_file.read_bytes()
+            sent.task.answer_file.unlink()
+        return unpack(answer)
+
+    def drop(self, sent: _UnderWay) -> None:
+        """Forget a block that nobody waits for any more."""
+        if not sent.future.cancel():
+            file = sent.task.answer_file
+            sent.future.add_done_callback(lambda _: file.unlink(missing_ok=True))
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _submit(self, task: BlockTask) -> _UnderWay:
+        executor = self._executor
+        if executor is None:
+            raise RuntimeError("the worker processes were stopped by another iteration of this loader")
+        with self._death_is_explained():
             try:
-                return next(came, None)
-            except RuntimeError as error:
-                _let_go(self._loader)
-                error.add_note("a worker process has died; if the system killed it for memory, set fewer workers")
+                return _UnderWay(task, executor.submit(process_block, task))
+            except BrokenExecutor:
                 raise
+            except RuntimeError as error:  # it was shut down, or Python ends
+                self.stop()
+                raise RuntimeError(f"executor must run as long as the loader does, got {executor!r}: {error}") from error
+
+    def _result(self, sent: _UnderWay, guard: Guard) -> Answer:
+        with self._death_is_explained():
+            while not concurrent.futures.wait([sent.future], _POLL_SECONDS).done:
+                guard()
+            return sent.future.result()
+
+    def _leave_to_parent(self) -> None:
+        """Begin anew in a forked process, which has inherited an executor without its threads and must not end it."""
+        if os.getpid() != self._pid:
+            _INHERITED.append(self._executor)
+            self._pid, self._executor, self._processes, self._folder = os.getpid(), None, [], None
+
+    @functools.cached_property
+    def _pickled_stages(self) -> bytes:
+        try:
+            return pickle.dumps(self._stages)
+        except Exception as error:
+            error.add_note(f"while sending the stages to the processes of an executor; {_HELP}")
+            raise
+
+    @contextlib.contextmanager
+    def _death_is_explained(self) -> Iterator[None]:
+        """Say what to do where a process has died."""
+        try:
+            yield
+        except BrokenExecutor as error:
+            died = self._find_dead()
+            self.stop()
+            raise RuntimeError(f"{died}; {self._advice()}") from error
+
+    def _find_dead(self) -> str:
+        """Name the process that has died, and how; those that its executor ends for it have got SIGTERM."""
+        until, ends = time.monotonic() + _END_SECONDS, dict[int | None, int]()
+        while self._processes and not ends and time.monotonic() < until:
+            time.sleep(0.001)
+            ends = {process.pid: process.exitcode for process in self._processes if process.exitcode}
+        dead = {pid: code for pid, code in ends.items() if code != -signal.SIGTERM} or ends
+        for pid, code in dead.items():
+            how = f"was killed by {_signal_name(-code)}" if code and code < 0 else f"ended with exit code {code}"
+            return f"worker process {pid} {how}"
+        return "a worker process has died"
+
+    def _advice(self) -> str:
+        return (
+            "iterate again to start new ones; where the system killed it for memory, use a smaller num_workers or smaller "
+            "blocks (block_bytes); where processes are spawned, the script that starts them needs "
+            'if __name__ == "__main__":'
+        )
+
+
+class _Lent(_Pool):
+    """An executor of the user: its processes learn the stages with the first blocks, and are not ended here."""
+
+    def start(self) -> None:
+        """Begin to use the executor."""
+        self._leave_to_parent()
+        if self._executor is None:
+            self._executor = self._options.executor
+            remember_stages(self._stages)  # for threads, and processes that are forked from now on
+
+    def stop(self) -> None:
+        """Leave the executor as it is."""
+        if os.getpid() == self._pid and self._executor is not None:
+            self._executor = None
+            forget_stages(self._stages.key)
+            self._remove_folder()
+
+    def _advice(self) -> str:
+        return "this executor cannot go on, so give the loader a new one"
+
+
+_INHERITED: list[Executor | None] = []
+"""Executors of the process that this one was forked from."""
+
+_HELP = "functions must be defined in a module, not inside of another function or as a lambda, or be started with fork"
+
+
+def _started(make: Callable[..., BaseProcess], processes: list[BaseProcess], *args: Any, **options: Any) -> BaseProcess:
+    """Make a process of an executor and keep it in a list."""
+    process = make(*args, **options)
+    processes.append(process)
+    return process
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep SIGINT from processes that are started meanwhile, until they have chosen to ignore it, and from this thread."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for processes that are started meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _wait_for_imports() -> None:
@@ -222,31 +385,3 @@ def _wait_for_imports() -> None:
         if not any(getattr(spec, "_initializing", False) for spec in specs):
             return
         time.sleep(0.001)
-
-
-def _let_go(loader: DataLoader[tuple[int, Answer]]) -> None:
-    """End the processes of a loader, which starts them again when it is iterated."""
-    iterator, loader._iterator = loader._iterator, None
-    if iterator is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]  # the iterator of processes has it
-
-
-def _as_tensor(table: pa.Table) -> torch.Tensor:
-    """Return a table as a tensor, which crosses to another process in shared memory."""
-    return torch.frombuffer(bytearray(to_buffer(table)), dtype=torch.uint8)
-
-
-def _as_it_is(answer: Any) -> Any:
-    return answer
-
-
-def _pickled(error: Exception) -> bytes:
-    """Return an error as what another process can raise: the same, or one that says the same."""
-    told = "".join(traceback.format_exception(error))
-    error.add_note(f"in a worker process:\n{told}")
-    try:
-        whole = pickle.dumps(error)
-        pickle.loads(whole)
-    except Exception:  # noqa: BLE001 - an error may hold anything
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}\nin a worker process:\n{told}"))
-    return whole

@@ -156,7 +156,7 @@ def test_any_number_of_ranks_goes_on(kind: str, source_of: Callable[[str], ss.So
 def test_workers_give_the_same_batches() -> None:
     """However many processes run the stages."""
     spec = ss.Bucket(90, window_batches=6, balance="label")
-    alone, *others = ([batch.row_ids.tolist() for batch in make_loader(records(), spec, workers=num)] for num in (0, 1, 3))
+    alone, *others = ([batch.row_ids.tolist() for batch in make_loader(records(), spec, num_workers=num)] for num in (0, 1, 3))
     assert others == [alone, alone]
 
 

@@ -213,7 +213,7 @@ def test_workers_change_nothing(
 ) -> None:
     """Two worker processes make the stream of none, in the second epoch too, from every kind of source (law 3)."""
     stages = (make_source(tmp_path, lines), ss.Tokenize(bpe_file, max_length=120), ss.Bucket(512, window_batches=3))
-    alone, helped = ss.Loader(*stages, epochs=2), ss.Loader(*stages, epochs=2, workers=2)
+    alone, helped = ss.Loader(*stages, epochs=2), ss.Loader(*stages, epochs=2, num_workers=2)
     for expected, got in zip(alone, helped, strict=True):
         assert torch.equal(expected.input_ids, got.input_ids)
         assert expected.state == got.state

@@ -188,6 +188,8 @@ def test_processes(pool: Pool, spec: str, tmp_path: Path) -> None:
 def test_processes_with_other_workers(pool: Pool, tmp_path: Path) -> None:
     """The number of worker processes may change between stop and resume, as that of ranks does."""
     corpora.compressed(tmp_path, some_texts())
-    makes = [jobs.maker("files", "tokens", tmp_path, workers=workers, start_method="fork") for workers in (0, 1, 2)]
+    makes = [
+        jobs.maker("files", "tokens", tmp_path, num_workers=workers, multiprocessing_context="fork") for workers in (0, 1, 2)
+    ]
     rows = in_turns(pool, makes, [(1, 3), (2, 2), (2, 2), (3, 9)])
     assert sorted(rows) == sorted(rows_of(makes[0]()))

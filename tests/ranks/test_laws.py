@@ -307,7 +307,7 @@ def test_processes_with_workers(pool: Pool, workers: int, tmp_path: Path) -> Non
     """Ranks in processes, each with worker processes, give the stream that they give without."""
     corpora.compressed(tmp_path, some_texts())
     (expected,) = in_processes(pool, jobs.maker("files", "tokens", tmp_path), 2)
-    (got,) = in_processes(pool, jobs.maker("files", "tokens", tmp_path, workers=workers, start_method="fork"), 2)
+    (got,) = in_processes(pool, jobs.maker("files", "tokens", tmp_path, num_workers=workers, multiprocessing_context="fork"), 2)
     check_steps(got, jobs.loader_of("files", "tokens", str(tmp_path)))
     for one, other in zip(expected, got, strict=True):
         assert [batch.input_ids.tolist() for batch in one.batches] == [batch.input_ids.tolist() for batch in other.batches]

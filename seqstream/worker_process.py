@@ -1,0 +1,196 @@
+"""What runs inside of a worker: stages opened once, blocks in and out as bytes, and an end when the loader's process has died.
+
+A large answer does not go back through the pipe of the executor, which all of its processes share: one that is killed while it
+writes there leaves half an answer, and nobody can read on. It is written to a file, and the pipe carries that it is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import shutil
+import signal
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import pyarrow as pa
+import torch
+
+from seqstream.buffers import from_buffer, to_buffer
+from seqstream.composing import DataStage, open_stages
+from seqstream.running import run_stages
+from seqstream.stages import Counts, OpenStage
+
+ATOMIC_BYTES = 2048
+"""Answers up to this size go through the pipe: up to 4,096 bytes written at once are there as a whole or not at all."""
+
+NEEDS_STAGES = b""
+"""The answer of a process that does not know the stages: the block is to be sent again, with them."""
+
+IN_FILE = None
+"""The answer of a process that has written it to a file."""
+
+Answer: TypeAlias = "bytes | None"
+"""`NEEDS_STAGES`, `IN_FILE`, or what `unpack` takes."""
+
+_KEPT = 8
+"""The stages of so many loaders are kept in a process that works for several of them."""
+
+_WATCH_SECONDS = 1.0
+"""How long a worker outlives its parent at most, where the system does not tell it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderStages:
+    """What the processes of a loader do with a block.
+
+    Attributes:
+        key: Names the loader.
+        stages: Its stages.
+        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
+    """
+
+    key: str
+    stages: tuple[DataStage, ...]
+    fill: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockTask:
+    """A block on its way to a process.
+
+    Attributes:
+        key: Names the loader.
+        number: Names the block.
+        engines: The engine for each column of ids.
+        block: The records, as `seqstream.buffers.to_buffer` makes them.
+        folder: Where a large answer goes, if the machine has it.
+        stages: The pickled `LoaderStages`, where the process may not know them yet.
+    """
+
+    key: str
+    number: int
+    engines: Mapping[str, str]
+    block: bytes
+    folder: str
+    stages: bytes | None = None
+
+    @property
+    def answer_file(self) -> Path:
+        """Where a large answer is written."""
+        return Path(self.folder, str(self.number))
+
+
+_known: OrderedDict[str, LoaderStages] = OrderedDict()
+_lock = threading.Lock()
+_opened = threading.local()
+_folders: set[str] = set()
+"""Where this process has written answers."""
+
+
+def remember_stages(stages: LoaderStages) -> None:
+    """Keep the stages of a loader in this process."""
+    with _lock:
+        _known[stages.key] = stages
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+
+
+def forget_stages(key: str) -> None:
+    """Drop the stages of a loader from this process."""
+    with _lock:
+        _known.pop(key, None)
+
+
+def process_block(task: BlockTask) -> Answer:
+    """Run the stages of a loader over a block."""
+    if multiprocessing.parent_process() is not None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of Rust do not survive a fork, and each core has its process
+    if task.stages is not None:
+        remember_stages(pickle.loads(task.stages))
+    with _lock:
+        known = _known.get(task.key)
+    if known is None:
+        return NEEDS_STAGES
+    answer = pickle.dumps(_run(known, task), protocol=5)
+    if len(answer) <= ATOMIC_BYTES or not Path(task.folder).is_dir():
+        return answer
+    _folders.add(task.folder)
+    task.answer_file.write_bytes(answer)
+    return IN_FILE
+
+
+def unpack(answer: bytes) -> tuple[pa.Table, Counts] | Exception:
+    """Return the rows of a block with what was counted, or the error that the stages raised."""
+    rows, counts_or_error = pickle.loads(answer)
+    return pickle.loads(counts_or_error) if rows is None else (from_buffer(rows), counts_or_error)
+
+
+def start_worker(stages: LoaderStages, parent: int, is_child: bool) -> None:
+    """Prepare a process that works for one loader.
+
+    Args:
+        stages: Its stages.
+        parent: The process id of the loader.
+        is_child: Whether that process has started this one itself, and not through a server.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the loader's process ends the others
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has the handlers of its parent
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    torch.set_num_threads(1)
+    remember_stages(stages)
+    threading.Thread(target=_end_with, args=(parent, is_child), name="seqstream-parent", daemon=True).start()
+
+
+def _end_with(parent: int, is_child: bool) -> None:
+    """End this process once its parent has ended, whatever it is doing."""
+    process = multiprocessing.parent_process()
+    while process is not None:
+        multiprocessing.connection.wait([process.sentinel], _WATCH_SECONDS)
+        # Others that the parent has forked may keep the sentinel open.
+        if not process.is_alive() or (is_child and os.getppid() != parent):
+            break
+    for folder in list(_folders):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _run(known: LoaderStages, task: BlockTask) -> tuple[bytes | None, Counts | bytes]:
+    """Return the rows and counts of a block, or ``None`` and a pickled error."""
+    try:
+        opened = _open(known, task.engines)
+        (table,), counts = run_stages([from_buffer(task.block)], opened, known.fill)
+        return to_buffer(table), counts
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
+        return None, _pickled(error)
+
+
+def _open(known: LoaderStages, engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
+    """Open the stages, once in each thread."""
+    found: OrderedDict[object, tuple[OpenStage, ...]] = _opened.__dict__.setdefault("stages", OrderedDict())
+    name = known.key, tuple(sorted(engines.items()))
+    if name not in found:
+        found[name] = open_stages(known.stages, dict(engines))
+        while len(found) > _KEPT:
+            found.popitem(last=False)
+    return found[name]
+
+
+def _pickled(error: Exception) -> bytes:
+    """Return an error as what another process can raise: the same, or one that says the same."""
+    trace = "".join(traceback.format_exception(error))
+    error.add_note(f"in a worker process:\n{trace}")
+    try:
+        whole = pickle.dumps(error)
+        pickle.loads(whole)
+    except Exception:  # noqa: BLE001 - an error may hold anything
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}\nin a worker process:\n{trace}"))
+    return whole
