@@ -89,9 +89,7 @@ class WorkerOptions:
 
     def __getstate__(self) -> dict[str, Any]:
         if self.executor is not None:
-            raise TypeError(
-                "a Loader with executor=... cannot be copied or pickled; make it where it is used, or set num_workers"
-            )
+            raise TypeError("a Loader with executor= cannot be copied or pickled; make it where it is used, or set num_workers")
         return self.__dict__
 
     @property
@@ -196,9 +194,8 @@ class _Pool:
                     self._executor.submit(os.getpid)
             except Exception as error:
                 self.stop()
-                error.add_note(
-                    f"while starting {self._options.num_workers} worker processes, which get all stages by pickle; {_HELP}"
-                )
+                help_ = "a daemonic process needs num_workers=0" if multiprocessing.current_process().daemon else _HELP
+                error.add_note(f"while starting {self._options.num_workers} worker processes; {help_}")
                 raise
 
     def stop(self) -> None:
@@ -333,7 +330,7 @@ class _Lent(_Pool):
 _INHERITED: list[Executor | None] = []
 """Executors of the process that this one was forked from."""
 
-_HELP = "functions must be defined in a module, not inside of another function or as a lambda, or be started with fork"
+_HELP = "functions must be defined in a module, not inside of another or as a lambda, unless processes are forked"
 
 
 def _started(make: Callable[..., BaseProcess], processes: list[BaseProcess], *args: Any, **options: Any) -> BaseProcess:
