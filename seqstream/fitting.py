@@ -10,9 +10,10 @@ import dataclasses
 import gc
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from seqstream.batch import Batch
@@ -21,6 +22,8 @@ from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import check_positive
 from seqstream.tokenizing import Tokenize
+
+Number = TypeVar("Number", int, Fraction)
 
 CLOSE = 0.02
 """A budget is the largest where one by so much larger is known not to run, or expected not to."""
@@ -32,7 +35,7 @@ _LARGEST = 3
 """So many of the largest tries tell of memory: what small batches take may be that of the optimiser alone."""
 
 _ROUNDING = 1e-9
-"""What is fitted by least squares is as exact, on any processor."""
+"""What is foretold is as exact: the model is fitted exactly, and its terms are rounded once each."""
 
 _REACH = 16
 """Memory is foretold up to so many times a budget that ran: little steps may show nothing of what large ones take."""
@@ -175,18 +178,44 @@ def fit_memory(probes: Sequence[Probe]) -> Memory:
     known = [(probe.rows, probe.length, probe.num_bytes) for probe in probes if probe.num_bytes is not None]
     if not known:
         raise ValueError("memory must be known of one probe at least, got none")
-    rows, lengths, num_bytes = np.array(known, dtype=np.float64).T
-    terms = np.stack([np.ones(len(known)), rows * lengths, rows * lengths**2], axis=1)
-    scale = terms.max(axis=0)
-    best, least = np.zeros(3), math.inf
+    terms = [(1, rows * length, rows * length**2) for rows, length, _ in known]
+    num_bytes = [num_bytes for *_, num_bytes in known]
+    best, least = [Fraction(0)] * 3, None
     for chosen in ((0, 1, 2), (0, 2), (1, 2), (2,), (0, 1), (1,), (0,)):  # as many as there are ways for terms to be 0
-        columns = list(chosen)
-        weights = np.zeros(3)
-        weights[columns] = np.linalg.lstsq(terms[:, columns] / scale[columns], num_bytes)[0]
-        error = float(np.square(terms / scale @ weights - num_bytes).sum())
-        if (weights >= 0).all() and error < least - 1e-9 * float(num_bytes @ num_bytes):
-            best, least = weights / scale, error
-    return Memory(*best.tolist())
+        solved = _least_squares([[term[column] for column in chosen] for term in terms], num_bytes)
+        if solved is None or min(solved) < 0:
+            continue
+        weights = [dict(zip(chosen, solved, strict=True)).get(column, Fraction(0)) for column in range(3)]
+        error = sum((_dot(weights, term) - value) ** 2 for term, value in zip(terms, num_bytes, strict=True))
+        if least is None or error < least:
+            best, least = weights, error
+    return Memory(*map(float, best))
+
+
+def _least_squares(rows: Sequence[Sequence[int]], values: Sequence[int]) -> list[Fraction] | None:
+    """Return the exact solution of least squares, the same on any processor; ``None`` if there are several.
+
+    Args:
+        rows: The coefficients of each equation.
+        values: Its right side.
+    """
+    columns = list(zip(*rows, strict=True))
+    system = [[Fraction(_dot(one, other)) for other in (*columns, values)] for one in columns]  # the normal equations
+    for at in range(len(system)):
+        pivot = next((row for row in range(at, len(system)) if system[row][at]), None)
+        if pivot is None:
+            return None
+        system[at], system[pivot] = system[pivot], system[at]
+        system[at] = [value / system[at][at] for value in system[at]]
+        for row in range(len(system)):
+            if row != at:
+                factor = system[row][at]
+                system[row] = [value - factor * own for value, own in zip(system[row], system[at], strict=True)]
+    return [row[-1] for row in system]
+
+
+def _dot(one: Iterable[Number], other: Iterable[int]) -> Number | int:
+    return sum(left * right for left, right in zip(one, other, strict=True))
 
 
 def _foretold(probes: Sequence[Probe], good: int, bad: int | None, limit: float | None) -> int | None:

@@ -22,6 +22,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -177,7 +178,7 @@ class _Pool:
     def start(self) -> None:
         """Start the processes, unless all of them run."""
         self._leave_to_parent()
-        if self._executor is not None and all(process.is_alive() for process in self._processes):
+        if self._executor is not None and not connection.wait([process.sentinel for process in self._processes], 0):
             return
         self.stop()
         context = self._options.context

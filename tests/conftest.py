@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import pydoc
+import signal
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 VOCAB_SIZE = 600
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heeded() -> None:
+    """Give this process and its children Python's own handler of SIGINT, which a job in the background ignores."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
