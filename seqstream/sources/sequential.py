@@ -51,14 +51,22 @@ def regroup(tables: Iterable[pa.Table], block_bytes: int) -> Iterator[pa.Table]:
             held.append(table.slice(first, end - first))
             size += held[-1].nbytes
             if 2 * size >= block_bytes:
-                yield pa.concat_tables(held).combine_chunks()
+                yield _joined(held)
                 held, size = [], 0
     if any(len(table) for table in held):
-        yield pa.concat_tables(held).combine_chunks()
+        yield _joined(held)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """Join tables; where columns were open in some, of the types of the others."""
+    is_one = all(table.schema.equals(tables[0].schema) for table in tables)
+    return pa.concat_tables(tables, promote_options="none" if is_one else "permissive").combine_chunks()
 
 
 def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
     """Return the table's columns in the order and the types of ``schema``, without metadata; absent ones hold nulls.
+
+    Where the schema has a type that is open, because all that was seen was null, a column keeps its own.
 
     Raises:
         ValueError: A column cannot be cast, or is not in the schema; the message names it and the ``remedy``.
@@ -72,11 +80,12 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
             columns.append(pa.nulls(len(table), field.type))
             continue
         try:
-            columns.append(_plain(table.column(field.name)).cast(field.type))
+            column = _plain(table.column(field.name))
+            columns.append(column if is_open(field.type) else column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             found = table.schema.field(field.name).type
             raise ValueError(f"column '{field.name}' must hold {field.type}, got {found}: {error}; {remedy}") from error
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.table(columns, names=schema.names)
 
 
 def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
@@ -92,6 +101,15 @@ def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
         if names.count(name) > 1:
             raise ValueError(f"column '{name}' must appear once, got {names.count(name)} columns of that name; {remedy}")
     return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
+
+
+def is_open(kind: pa.DataType) -> bool:
+    """Return whether part of a type is null, so that later values may say what it is."""
+    if pa.types.is_list(kind):
+        return is_open(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(is_open(field.type) for field in kind)
+    return bool(pa.types.is_null(kind))
 
 
 def missing_columns(parameter: str, wanted: Sequence[str], present: Sequence[str]) -> str | None:
