@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
+from seqstream.arrow import to_arrow
 from seqstream.sources.protocol import RESERVED, Block, Json
 
 
@@ -125,7 +127,24 @@ def _listed(names: Sequence[str]) -> str:
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.cast(column.type.storage_type)
-    return column.cast(_plain_type(column.type))
+    kind = _plain_type(column.type)
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        return pa.chunked_array([_as_lists(chunk) for chunk in column.chunks], _as_list_type(column.type)).cast(kind)
+    return column.cast(kind)
+
+
+def _as_lists(views: pa.Array) -> pa.Array:
+    """Return list views as lists: Arrow 26 casts them to broken ones."""
+    if not (pa.types.is_list_view(views.type) or pa.types.is_large_list_view(views.type)):
+        return views
+    lengths = views.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = to_arrow(np.append(0, np.cumsum(lengths)).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, _as_lists(views.flatten()), mask=views.is_null() if views.null_count else None)
+
+
+def _as_list_type(kind: pa.DataType) -> pa.DataType:
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return pa.list_(_as_list_type(kind.value_type)) if is_view else kind
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

@@ -1,4 +1,4 @@
-"""Tables on disk: CSV and Parquet files."""
+"""CSV and TSV files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from seqstream.sources.delimited import Dialect
-from seqstream.sources.files import File, FileTable, Paths, check_unchanged, find_files, normalize_paths, vanished
+from seqstream.sources.files import File, FileTable, Paths, find_files, normalize_paths
+from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
 
@@ -62,6 +62,7 @@ class Csv(Source):
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
         _ = self._schema
+        warn_of_partitions("Csv", self._files.names, lambda: self._schema.names)
 
     @property
     def num_shards(self) -> int:
@@ -90,7 +91,7 @@ class Csv(Source):
 
     @functools.cached_property
     def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths))
+        return find_files(normalize_paths(self.paths), "*.csv")
 
     @functools.cached_property
     def _digest(self) -> Json:
@@ -121,133 +122,6 @@ class Csv(Source):
                 raise ValueError(f"{problem} in {file.name}")
             for batch in parts:
                 yield conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Parquet(Source):
-    """Records of Parquet files; a row group is a shard, read in batches of about ``block_bytes``.
-
-    Columns come in the types of the first file, with dictionaries decoded.
-
-    Args:
-        paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
-        columns: Columns to read, in this order; all by default. Others are not read from disk.
-        block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
-
-    Raises:
-        FileNotFoundError: A path or glob names no file.
-        ValueError: A file is not Parquet, or does not have the columns.
-    """
-
-    paths: Paths
-    _: dataclasses.KW_ONLY
-    columns: Sequence[str] | None = None
-    block_bytes: int = 262_144
-
-    def __post_init__(self) -> None:
-        _check_sizes(block_bytes=self.block_bytes)
-        object.__setattr__(self, "paths", normalize_paths(self.paths))
-        # Now, so that a missing file or column is an error where it is named.
-        _ = self._groups
-
-    @property
-    def num_shards(self) -> int:
-        return len(self._groups)
-
-    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
-        group = self._groups[shard]
-        file = self._files[group.file]
-        try:
-            yield from blocks(self._tables(file, group), state, self.block_bytes)
-        except Exception as error:
-            error.add_note(f"while reading {file.name}, row group {group.number}")
-            raise
-
-    def fingerprint(self) -> Json:
-        return {"kind": "Parquet", "columns": _shown(self._schema), "block_bytes": self.block_bytes, "files": self._digest}
-
-    def locate(self, row_id: int) -> str:
-        shard, record = split_row_id(row_id)
-        group = self._groups[shard]
-        return f"{self._files[group.file].name}, row {group.first_row + record:,}"
-
-    def approx_blocks(self) -> float | None:
-        return float(sum(max(1.0, group.size / self.block_bytes) for group in self._groups))
-
-    @functools.cached_property
-    def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths))
-
-    @functools.cached_property
-    def _digest(self) -> Json:
-        return self._files.fingerprint()
-
-    @functools.cached_property
-    def _schema(self) -> pa.Schema:
-        with _open_parquet(self._files[0]) as parquet:
-            schema = parquet.schema_arrow
-        if self.columns is None:
-            return plain_schema(schema, _CHOOSE)
-        if problem := missing_columns("columns", self.columns, schema.names):
-            raise ValueError(f"{problem} in {self._files[0].name}")
-        return plain_schema(pa.schema([schema.field(name) for name in self.columns]), _CHOOSE)
-
-    @functools.cached_property
-    def _groups(self) -> list[_RowGroup]:
-        groups: list[_RowGroup] = []
-        for number in range(len(self._files)):
-            with _open_parquet(self._files[number]) as parquet:
-                if problem := missing_columns("columns", self._schema.names, parquet.schema_arrow.names):
-                    raise ValueError(f"{problem} in {self._files[number].name}")
-                groups += _row_groups(number, parquet.metadata, set(self._schema.names))
-        return groups
-
-    def _tables(self, file: File, group: _RowGroup) -> Iterator[pa.Table]:
-        rows = max(1, min(_BATCH_ROWS, group.rows * self.block_bytes // max(group.size, 1)))
-        # Without columns named, so that one that other files don't have is not lost.
-        columns = None if self.columns is None else list(self.columns)
-        with _open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(rows, row_groups=[group.number], columns=columns, use_threads=False):
-                yield conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _RowGroup:
-    """Where a shard of Parquet is: its file, its number in it, its first row, and how many rows and bytes it has."""
-
-    file: int
-    number: int
-    first_row: int
-    rows: int
-    size: int
-
-
-def _row_groups(file: int, metadata: Any, names: set[str]) -> Iterator[_RowGroup]:
-    first = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        columns = map(group.column, range(group.num_columns))
-        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names)
-        yield _RowGroup(file, number, first, group.num_rows, size)
-        first += group.num_rows
-
-
-@contextlib.contextmanager
-def _open_parquet(file: File) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    try:
-        opened = pa.OSFile(file.path) if file.system is None else file.system.open(file.path, "rb")
-    except FileNotFoundError as error:
-        raise vanished(file) from error
-    with opened:
-        if file.system is None:
-            check_unchanged(file, opened.fileno())
-        try:
-            parquet = pq.ParquetFile(opened)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file.name} must be a Parquet file: {error}") from error
-        yield parquet
 
 
 def _asked_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
