@@ -202,6 +202,24 @@ def test_csv_says_how_to_set_a_type(tmp_path: Path) -> None:
         read_all(Csv([tmp_path / "good.csv", tmp_path / "late.csv"], columns=["b", "a"]))
 
 
+@pytest.mark.parametrize("number", ["18446744073709551615", "-9007199254740993", "1" * 40])
+@pytest.mark.parametrize("first", ["1", "0.5", ""])
+def test_csv_rounds_no_whole_number(tmp_path: Path, number: str, first: str) -> None:
+    """A number that a column of floats would round is an error with its line, in whichever block it is."""
+    path = tmp_path / "a.csv"
+    lines = "".join(f'"two\n lines",{first or number}\n' for _ in range(300))
+    path.write_text(f"text,hash\n{lines}x,9007199254740992.5\nx,1e300\nx,{number}\n")
+    limits = {"block_bytes": 500, "max_record_bytes": 4_000} if first else {}
+    line = 604 if first else 2
+    message = rf"a\.csv, line {line}: column 'hash' cannot hold {number} exactly as double; pass types={{'hash': 'string'}}, or"
+    if first == "1":
+        path.write_text(path.read_text().replace('lines",1', 'lines",1.5', 1))
+    with pytest.raises(ValueError, match=message):
+        read_all(Csv(path, **limits))
+    assert read_all(Csv(path, types={"hash": "string"}, **limits))[-1]["hash"] == number
+    assert read_all(Csv(path, types={"hash": "double"}, **limits))[-1]["hash"] == float(number)
+
+
 def test_csv_refuses_what_is_not_utf_8(tmp_path: Path) -> None:
     """Invalid UTF-8 is an error with the file, wherever it is."""
     path = tmp_path / "latin.csv"
