@@ -10,14 +10,15 @@ import pyarrow as pa
 import torch
 
 _INT64 = np.iinfo(np.int64)
-_SCALARS = (str, int, float, type(None))
+_NUMBERS = frozenset((int, float, bool))
+_SCALARS = _NUMBERS | {str, bytes, type(None)}
 
 
 def batches_of(records: Iterable[Mapping[str, Any]], rows: int) -> Iterator[dict[str, list[Any]]]:
     """Yield records as columns, some at once, each as it was when it was given: its objects may be filled again."""
     batch: list[dict[str, Any]] = []
     for record in records:
-        batch.append({name: own_copy(value) for name, value in record.items()})
+        batch.append(own_copy(record))
         if len(batch) == rows:
             yield _columns(batch)
             batch = []
@@ -27,14 +28,17 @@ def batches_of(records: Iterable[Mapping[str, Any]], rows: int) -> Iterator[dict
 
 def own_copy(value: Any) -> Any:
     """Return a value whose lists, dicts, arrays and tensors are its own."""
-    if isinstance(value, _SCALARS):
+    kind = type(value)  # quicker than isinstance, for what is common
+    if kind in _SCALARS:
         return value
+    if kind is dict:
+        return {key: part if type(part) in _SCALARS else own_copy(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return list(value) if not value or isinstance(value[0], int | float) else [own_copy(part) for part in value]
-    if isinstance(value, Mapping):
-        return {key: own_copy(part) for key, part in value.items()}
+        return list(value) if not value or type(value[0]) in _NUMBERS else [own_copy(part) for part in value]
     if isinstance(value, np.ndarray):
         return value.copy()
+    if isinstance(value, Mapping):
+        return own_copy(dict(value))
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
