@@ -29,8 +29,9 @@ from seqstream.restoring import restore_order
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
 from seqstream.sources.json_lines import JsonLines
+from seqstream.sources.parquet import Parquet
 from seqstream.sources.protocol import Source
-from seqstream.sources.tabular import Csv, Parquet
+from seqstream.sources.tabular import Csv
 from seqstream.sources.text import TextFiles
 from seqstream.stages import Filter, Map
 from seqstream.stats import Stats

@@ -22,8 +22,9 @@ from seqstream.planning.bucket import Bucket
 from seqstream.preview import take_previews
 from seqstream.report import OnProgress, make_report
 from seqstream.sources.json_lines import JsonLines
+from seqstream.sources.parquet import Parquet
 from seqstream.sources.protocol import Source
-from seqstream.sources.tabular import Csv, Parquet
+from seqstream.sources.tabular import Csv
 from seqstream.sources.text import TextFiles
 from seqstream.tokenizing import Tokenize
 

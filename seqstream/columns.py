@@ -5,8 +5,9 @@ Legend: ``N`` rows, ``T`` steps of all rows, ``D`` numbers in one step.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,12 +56,20 @@ Column: TypeAlias = Ragged | Dense | Objects
 
 MADE_BY_PACKING = ("position_ids", "sequence_ids")
 
+LABELS = ("labels", "label")
+"""Columns of classes: whole numbers and booleans there are int64, as losses want them."""
+
+_LARGEST = np.iinfo(np.int64).max
+
 
 def read_column(name: str, values: pa.ChunkedArray) -> Column:
     """Read a column of Arrow in the form its type calls for.
 
+    Unsigned whole numbers of more than 8 bits become int64: torch hardly computes with such types. So do the whole numbers and
+    the booleans of ``label`` and ``labels``.
+
     Raises:
-        ValueError: A column of numbers has missing values.
+        ColumnError: A column of numbers has missing values, or one that int64 cannot hold.
     """
     values = plain(values)
     kind = values.type
@@ -181,35 +190,69 @@ def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: t
     lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
     room = int(lengths.max(initial=1))  # 1: rows made up have a step before the first row
     width = int(np.prod(shape, dtype=np.int64))
-    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_widened(_dtype(kind)))
-    at = room
+    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_widened(name, _dtype(kind)))
+    at, first_row = room, 0
     for chunk, ends in zip(values.chunks, bounds, strict=True):
-        steps = _flat_numbers(name, chunk.values.slice(ends[0], ends[-1] - ends[0])).reshape(-1, width)
+        with _in_rows(ends - ends[0], first_row):
+            steps = _flat_numbers(name, chunk.values.slice(ends[0], ends[-1] - ends[0]), width).reshape(-1, width)
         flat[at : at + len(steps)] = steps
         at += len(steps)
+        first_row += len(chunk)
     return Ragged(flat, np.cumsum(lengths) - lengths + room, lengths, shape)
 
 
-def _widened(kind: np.dtype[Any]) -> np.dtype[Any]:
+@contextlib.contextmanager
+def _in_rows(ends: Array, first_row: int) -> Iterator[None]:
+    """Turn the step that an error of a chunk names into its row; ``ends`` are offsets of the chunk's rows, from 0."""
+    try:
+        yield
+    except ColumnError as error:
+        error.row = first_row + int(np.searchsorted(ends, error.row, side="right")) - 1
+        raise
+
+
+def _widened(name: str, kind: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type in which steps are held: ids as int64 at once, as batches want them, rather than batch by batch."""
-    return np.dtype(np.int64) if kind.kind in "iu" and kind.itemsize > 1 else kind
+    is_class = kind.kind in "biu" and name in LABELS
+    return np.dtype(np.int64) if is_class or (kind.kind in "iu" and kind.itemsize > 1) else kind
 
 
 def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Array:
-    parts = [_flat_numbers(name, chunk) for chunk in values.chunks] or [np.empty(0, dtype=_dtype(kind))]
-    return np.concatenate(parts).reshape(-1, *shape)
+    width = int(np.prod(shape, dtype=np.int64))
+    parts, first_row = [], 0
+    for chunk in values.chunks:
+        with _in_rows(np.arange(len(chunk) + 1), first_row):
+            parts.append(_flat_numbers(name, chunk, width))
+        first_row += len(chunk)
+    numbers = np.concatenate(parts or [np.empty(0, dtype=_dtype(kind))]).reshape(-1, *shape)
+    if numbers.dtype.kind == "i" and name not in LABELS:
+        return numbers
+    return numbers.astype(_widened(name, numbers.dtype), copy=False)
 
 
-def _flat_numbers(name: str, values: pa.Array) -> Array:
-    """Return the numbers inside an array of fixed-size lists, flat."""
+def _flat_numbers(name: str, values: pa.Array, width: int) -> Array:
+    """Return the numbers inside an array of fixed-size lists, flat; an error names the step of ``width`` numbers."""
+    inside = width
     while True:
         if values.null_count:  # of lists too: flatten() would leave them out, and move what follows
-            raise ValueError(
-                f"column {name!r} must have no missing value inside a sequence, got {values.null_count}; fill them in a Map"
+            step = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) * inside // width
+            count = values.null_count
+            raise ColumnError(
+                f"column {name!r} must have no missing value inside a sequence, got {count}; fill them in a Map", step
             )
         if not pa.types.is_fixed_size_list(values.type):
-            return to_numpy(values)
+            break
+        inside //= values.type.list_size
         values = values.flatten()
+    numbers = to_numpy(values)
+    if numbers.dtype == np.uint64 and numbers.max(initial=0) > _LARGEST:
+        at = int(np.argmax(numbers > _LARGEST))
+        raise ColumnError(
+            f"column {name!r} must hold whole numbers up to {_LARGEST:,}, the largest of int64, got {numbers[at]:,}; "
+            "turn it into a str or a smaller number in a Map, or leave the column out",
+            at // width,
+        )
+    return numbers
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.columns import Column, Dense, Ragged
+from seqstream.columns import LABELS, Column, Dense, Ragged
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import MADE_UP, Index
 from seqstream.planning.specs import BatchSpec
@@ -17,8 +17,6 @@ from seqstream.steps import LABEL_PADDING
 
 if TYPE_CHECKING:
     from seqstream.window import Window
-
-LABELS = ("labels", "label")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,7 +101,9 @@ def steps_of(column: pa.ChunkedArray) -> int:
 
 def sequence_column(schema: pa.Schema) -> str | None:
     """Return the column whose lengths a batch's lengths are: ``input_ids``, ``features``, or the first of sequences."""
-    ragged = [field.name for field in schema if holds_steps(field.type)]
+    kinds = {field.name: field.type for field in schema if holds_steps(field.type)}
+    # What is an empty list everywhere may be of texts.
+    ragged = [name for name, kind in kinds.items() if not pa.types.is_null(kind.value_type)] or list(kinds)
     for name in ("input_ids", "features"):
         if name in ragged:
             return name

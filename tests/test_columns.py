@@ -165,6 +165,78 @@ def test_a_missing_value_inside_a_sequence_is_refused(values: Any, kind: pa.Data
         read(values, kind)
 
 
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [pa.array([[1], [2, 3]]), pa.array([[], [4, None]], pa.list_(pa.int64()))],
+        [
+            pa.array([[[1, 2]]] * 2, pa.list_(pa.list_(pa.int8(), 2))),
+            pa.array([[], [[1, 2], [3, None]]], pa.list_(pa.list_(pa.int8(), 2))),
+        ],
+        [pa.array([[1, 2]] * 3, pa.list_(pa.int8(), 2)), pa.array([[1, None]], pa.list_(pa.int8(), 2))],
+    ],
+)
+def test_a_missing_value_inside_a_sequence_names_its_row(chunks: list[pa.Array]) -> None:
+    """The row is counted over chunks, over empty rows and over steps of several numbers."""
+    with pytest.raises(ColumnError) as caught:
+        read_column("x", pa.chunked_array(chunks))
+    assert caught.value.row == 3
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 2)])
+def test_unsigned_numbers_of_one_shape_are_int64(shape: tuple[int, ...]) -> None:
+    """Torch hardly computes with unsigned numbers of more than 8 bits; bytes of arrays stay bytes."""
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
+        largest = min(int(np.iinfo(kind).max), 2**63 - 1)
+        values = pa.array(np.full(int(np.prod(shape, dtype=int)), largest, kind))
+        for size in reversed(shape):
+            values = pa.FixedSizeListArray.from_arrays(values, size)
+        column = read_column("x", pa.chunked_array([values]))
+        assert isinstance(column, Dense)
+        assert column.values.dtype == (np.uint8 if kind is np.uint8 else np.int64)
+        assert column.values.reshape(-1)[0] == largest
+
+
+TOO_LARGE = 2**63
+UINT64 = pa.uint64()
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [pa.array([1, 2], UINT64), pa.array([3, TOO_LARGE, TOO_LARGE + 1], UINT64)],
+        [pa.array([[1], [2, 3]], pa.list_(UINT64)), pa.array([[], [5, TOO_LARGE]], pa.list_(UINT64))],
+        [pa.array([[1, 2]] * 3, pa.list_(UINT64, 2)), pa.array([[1, TOO_LARGE]], pa.list_(UINT64, 2))],
+        [pa.array([[[1, 2]]] * 3 + [[[1, 2], [TOO_LARGE, 3]]], pa.list_(pa.list_(UINT64, 2)))],
+    ],
+)
+def test_a_number_that_int64_cannot_hold_is_refused(chunks: list[pa.Array]) -> None:
+    """No number wraps around: the error names the column, the value, the limit, what to do, and knows the row."""
+    message = (
+        r"^column 'x' must hold whole numbers up to 9,223,372,036,854,775,807, the largest of int64, got "
+        r"9,223,372,036,854,775,808; turn it into a str or a smaller number in a Map, or leave the column out$"
+    )
+    with pytest.raises(ColumnError, match=message) as caught:
+        read_column("x", pa.chunked_array(chunks))
+    assert caught.value.row == 3
+
+
+@pytest.mark.parametrize("name", ["label", "labels"])
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int8(), pa.uint8(), pa.int32(), pa.uint64()])
+def test_labels_are_int64(name: str, kind: pa.DataType) -> None:
+    """Losses take no other whole numbers and no booleans, be there one a row, an array or a sequence of them."""
+    for values, whole in (
+        ([1, 0], kind),
+        ([[1, 0], [0, 1]], pa.list_(kind, 2)),
+        ([[1], [0, 1]], pa.list_(kind)),
+        ([[[1, 0]], [[0, 1]]], pa.list_(pa.list_(kind, 2))),
+    ):
+        column = read_column(name, pa.chunked_array([pa.array(values).cast(whole)]))
+        assert not isinstance(column, Objects)
+        assert column.values.dtype == np.int64
+        assert (rows_of(column) if isinstance(column, Ragged) else column.values.tolist()) == values
+
+
 def test_types_of_sequences_are_told_by_their_type_alone() -> None:
     """Lists of numbers are sequences, also where all are empty; lists of other things are not."""
     assert all(map(holds_steps, [pa.list_(pa.int8()), pa.large_list(pa.float32()), pa.list_(pa.list_(pa.bool_(), 3))]))

@@ -116,17 +116,22 @@ def normalize_paths(paths: Paths) -> str | PathList:
     return PathList(os.fspath(path) for path in paths)
 
 
-def find_files(paths: str | PathList) -> FileTable:
+def find_files(paths: str | PathList, pattern: str = "*.txt") -> FileTable:
     """Find the files that paths name, in order; those of a glob by name.
 
-    Asks for sizes and times and reads nothing.
+    Asks for sizes and times and reads nothing. ``pattern`` is what an error says for a directory.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
         IsADirectoryError: A path is a directory.
         PermissionError: A file may not be read.
     """
-    files = [file for path in ([paths] if isinstance(paths, str) else paths) for file in _find(path)]
+    try:
+        files = [file for path in ([paths] if isinstance(paths, str) else paths) for file in _find(path)]
+    except IsADirectoryError as error:
+        name = error.args[0]
+        remedy = f"pass a glob such as {name.rstrip('/') + '/' + pattern!r}"
+        raise IsADirectoryError(f"paths must be files, got the directory {name!r}; {remedy}") from None
     if not files:
         raise ValueError(f"paths must name at least one file, got {paths!r}")
     names, places, systems, sizes, times, compressions = zip(*files, strict=True)
@@ -226,7 +231,7 @@ def _find_local(path: str) -> Iterator[File]:
 
 def _check_file(name: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise _is_directory(name)
+        raise IsADirectoryError(name)
     if not stat.S_ISREG(mode):
         raise ValueError(f"paths must be regular files, which can be read twice, got {name!r}; write it to a file first")
     if not os.access(name, os.R_OK):
@@ -241,7 +246,7 @@ def _find_remote(url: str, system: Any, path: str) -> Iterator[File]:
         raise FileNotFoundError(f"paths must match at least one file, got {url!r}")
     for name, info in files:
         if info["type"] == "directory":
-            raise _is_directory(url)
+            raise IsADirectoryError(url)
         size = info.get("size")
         shown = system.unstrip_protocol(name)
         yield File(shown, name, system, UNKNOWN if size is None else int(size), UNKNOWN, compression_of(name))
@@ -252,12 +257,6 @@ def _remote_info(url: str, system: Any, path: str) -> Any:
         return system.info(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"paths must name files that exist, got {url!r}") from error
-
-
-def _is_directory(name: str) -> IsADirectoryError:
-    return IsADirectoryError(
-        f"paths must be files, got the directory {name!r}; pass a glob such as {name.rstrip('/') + '/*.txt'!r}"
-    )
 
 
 def compression_of(name: str) -> str | None:

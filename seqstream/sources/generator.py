@@ -41,7 +41,13 @@ class Generator(Source):
     - a list, tuple, array or tensor of whole numbers, ``(length,)``: column ``input_ids``, ``list<int32>``;
     - an array or tensor of floats, ``(length, ...)``, or of whole numbers with two or more dimensions: column ``features``.
       Only the length may vary. Floats become float32, and float16 stays; whole numbers keep their type;
-    - a dict of named fields, each like one of the above or a single number or bool; every item has the same fields.
+    - a dict of named fields, each like one of the above or a single number or bool; every item has the same fields. A field
+      for texts may be ``None``; where the first item has ``None`` or an empty list, the first that has more says what it holds;
+    - a named tuple or a dataclass, which is like a dict of its fields;
+    - a pair of a ``str`` or a sequence and a number, as ``TensorDataset`` gives them: its column, and ``label``.
+
+    Objects may be filled again and given again: what an item holds is copied when it is given. A whole number that its column
+    cannot hold exactly is an error.
 
     Going on after a break runs the generator again and passes over the items that were taken, so it must give the same
     items each time; items read by their numbers are not passed over. A generator that was already called runs once: one
@@ -80,6 +86,8 @@ class Generator(Source):
         size = 0
         for number, item in enumerate(self._items):
             layout = layout or layout_of(item, self._items.name)
+            if layout.is_open:
+                layout, block = layout.settled_block(item, number, block, range(number - len(block), number))
             if number < taken:
                 continue
             if size >= self._block_bytes or len(block) == BLOCK_RECORDS:
@@ -117,25 +125,34 @@ class Generator(Source):
 
     def take(self, records: np.ndarray) -> pa.Table:
         numbers = records.tolist()
-        return self._layout.table(list(self._values(numbers)), numbers)
+        layout = self._layout
+        block: list[list[Value]] = []
+        for number, item in zip(numbers, self._items.take(numbers), strict=True):
+            if layout.is_open:
+                layout, block = layout.settled_block(item, number, block, numbers)
+            block.append(layout.values(item, number))
+        return layout.table(block, numbers)
 
     @functools.cached_property
     def approx_record_bytes(self) -> float:
-        sizes = [size_of(values) for values in self._values(sampled_records(self.num_records or 0).tolist())]
+        numbers = sampled_records(self.num_records or 0).tolist()
+        items = zip(numbers, self._items.take(numbers), strict=True)
+        sizes = [size_of(self._layout.values(item, number)) for number, item in items]
         return sum(sizes) / max(len(sizes), 1)
 
     @property
     def records_per_block(self) -> int:
         return count_records(self, self.block_bytes)
 
-    def _values(self, numbers: list[int]) -> Iterator[list[Value]]:
-        """Yield what some items have in each column."""
-        for number, item in zip(numbers, self._items.take(numbers), strict=True):
-            yield self._layout.values(item, number)
-
     @functools.cached_property
     def _layout(self) -> Layout:
-        return layout_of(next(self._items.take([0])), self._items.name)
+        """What all items are, by the first ones: one says nothing of a field where it has ``None`` or an empty list."""
+        layout = layout_of(next(self._items.take([0])), self._items.name)
+        for number in range(1, min(self._items.count or 0, BLOCK_RECORDS)):
+            if not layout.is_open:
+                break
+            layout = layout.settled(next(self._items.take([number])), number)
+        return layout
 
     @property
     def _block_bytes(self) -> int:

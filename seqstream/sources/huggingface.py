@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from seqstream.sources.files import spread
 from seqstream.sources.protocol import Block, Json, Source, choose_block_bytes, split_row_id
+from seqstream.sources.records import batches_of, to_table
 from seqstream.sources.sequential import blocks, conform, plain_schema
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _APART = {
 
 _RENAME = "use dataset.rename_column or dataset.remove_columns"
 _DECLARE = "say what the columns hold with dataset.cast(features)"
+_MEND = "make the transform give one kind of value"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -45,8 +47,10 @@ class HFDataset(Source):
     a shard runs the stream's own ``map`` and ``filter`` again over what comes before. Steps that depend on what other shards
     hold (``take``, ``skip``, ``interleave_datasets``, ``map(with_indices=True)``) make the stream one shard.
 
-    Formats (``with_format``) are ignored: columns come as they are stored. A stream without features takes its types from its
-    first 64 rows. A stream that is random without a seed, or in its ``map``, cannot be resumed.
+    A transform (``with_transform``) is applied: rows are what ``dataset[i]`` gives. Of other formats (``with_format``) the
+    columns are heeded and the type is not: values come as they are stored, images and sounds undecoded, ``Json()`` as text.
+    A stream without features, and a transform, take their types from the first 64 rows. A stream that is random without a seed,
+    or in its ``map``, cannot be resumed; a random transform gives other values then.
 
     Args:
         dataset: What ``load_dataset(..., split=...)`` gives, with or without ``streaming=True``.
@@ -55,7 +59,7 @@ class HFDataset(Source):
 
     Raises:
         TypeError: ``dataset`` is something else, or has several splits.
-        ValueError: A stream shuffles, repeats without end or is divided among nodes: the loader does that.
+        ValueError: A stream shuffles, repeats without end or is divided among nodes: the loader does that. The format casts.
     """
 
     dataset: datasets.Dataset | datasets.IterableDataset
@@ -67,9 +71,11 @@ class HFDataset(Source):
         _check_kind(self.dataset)
         if self._streams:
             _check_stream(self.dataset)
+        else:
+            _check_format(self.dataset)
 
     def __repr__(self) -> str:
-        columns = ", ".join(self.dataset.column_names or ["columns unknown"])
+        columns = ", ".join(self._columns or self.dataset.column_names or ["columns unknown"])
         size = f"{self.num_shards} shards" if self._streams else f"{len(self.dataset):,} rows"
         return f"HFDataset({type(self.dataset).__name__} of {columns}; {size})"
 
@@ -93,7 +99,8 @@ class HFDataset(Source):
             raise
 
     def fingerprint(self) -> Json:
-        sample = self._head if self._streams else self._rows(spread(len(self.dataset), _SAMPLED_ROWS))
+        sample = self._head if self._streams else self._stored(spread(len(self.dataset), _SAMPLED_ROWS))
+        transform = {} if self._transform is None else {"transform": _name_of(self._transform)}
         return {
             "kind": "HFDataset",
             "stream": self._streams,
@@ -102,6 +109,7 @@ class HFDataset(Source):
             "block_bytes": self._block_bytes,
             "columns": {field.name: str(field.type) for field in self._schema},
             "sample": hashlib.blake2b(repr(sample.to_pydict()).encode(), digest_size=16).hexdigest(),
+            **transform,
         }
 
     def locate(self, row_id: int) -> str:
@@ -137,8 +145,24 @@ class HFDataset(Source):
 
     @functools.cached_property
     def _schema(self) -> pa.Schema:
+        if self._transform is not None:
+            return plain_schema(self._transformed(range(min(_HEAD_ROWS, len(self.dataset)))).schema, _RENAME)
         features = self.dataset.features
-        return plain_schema(features.arrow_schema if features is not None else self._raw_head.schema, _RENAME)
+        schema = features.arrow_schema if features is not None else self._raw_head.schema
+        return plain_schema(schema if self._columns is None else pa.schema(map(schema.field, self._columns)), _RENAME)
+
+    @property
+    def _transform(self) -> Callable[..., Any] | None:
+        """The function of ``with_transform``, which makes rows when they are read."""
+        transforms = not self._streams and self.dataset.format["type"] == "custom"
+        return self.dataset.format["format_kwargs"]["transform"] if transforms else None
+
+    @property
+    def _columns(self) -> list[str] | None:
+        """The columns that a format leaves of a data set, ``None`` for all, or for those that a transform makes."""
+        if self._streams or self._transform is not None or self.dataset.format["output_all_columns"]:
+            return None
+        return list(self.dataset.format["columns"])
 
     @functools.cached_property
     def _raw_head(self) -> pa.Table:
@@ -154,8 +178,28 @@ class HFDataset(Source):
         return conform(self._raw_head, self._schema, _DECLARE).slice(0, _SAMPLED_ROWS)
 
     def _rows(self, rows: range | list[int]) -> pa.Table:
-        key = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-        return conform(self.dataset.with_format("arrow")[key].combine_chunks(), self._schema, _DECLARE)
+        if self._transform is None:
+            return conform(self._stored(rows), self._schema, _DECLARE)
+        try:
+            return conform(self._transformed(rows), self._schema, _MEND)
+        except Exception as error:
+            error.add_note(f"in the transform of the data set, rows {rows[0]} to {rows[-1]}")
+            raise
+
+    def _stored(self, rows: range | list[int]) -> pa.Table:
+        return self.dataset.with_format("arrow", columns=self._columns)[_key(rows)].combine_chunks()
+
+    def _transformed(self, rows: range | list[int]) -> pa.Table:
+        made = self.dataset[_key(rows)] if len(rows) else {}
+        if not isinstance(made, Mapping):
+            raise TypeError(f"transform must return a dict of columns, got {type(made).__name__}")
+        for name, values in made.items():
+            if len(values) != len(rows):
+                raise ValueError(
+                    f"transform must return a value for each row, got {len(values)} of column '{name}' for {len(rows)} rows; "
+                    "use dataset.map or dataset.filter to make more or fewer rows"
+                )
+        return to_table(made, None, _MEND)
 
     def _stream_tables(self, shard: int, rows: int = _READ_ROWS) -> Iterator[pa.Table]:
         """Yield a shard's records as the stream gives them, ``rows`` at once."""
@@ -167,8 +211,8 @@ class HFDataset(Source):
         # Records that are Python objects are not left to with_format("arrow"): it makes a table of each record, and fails
         # where a value is None in one and not in the next.
         schema = None if self.dataset.features is None else self.dataset.features.arrow_schema
-        for batch in stream.with_format(None).iter(rows):
-            yield _to_table(batch, schema)
+        for batch in batches_of(stream.with_format(None), rows):
+            yield to_table(batch, schema, _DECLARE)
 
 
 def _check_kind(dataset: object) -> None:
@@ -180,6 +224,26 @@ def _check_kind(dataset: object) -> None:
         raise TypeError(f"dataset must be one split, got {type(dataset).__name__} with {splits}; pass dataset[{first!r}]")
     if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         raise TypeError(f"dataset must be a datasets.Dataset or datasets.IterableDataset, got {type(dataset).__name__}")
+
+
+def _check_format(dataset: datasets.Dataset) -> None:
+    kwargs = dataset.format["format_kwargs"]
+    if "dtype" in kwargs:
+        raise ValueError(
+            f"dataset cannot have the format dtype={kwargs['dtype']}, tensors have the types of the columns; "
+            "pass dataset.with_format(None), and cast with dataset.cast_column or Map"
+        )
+
+
+def _key(rows: range | list[int]) -> slice | list[int]:
+    return slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return a name that is the same in every process."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _check_stream(dataset: datasets.IterableDataset) -> None:
@@ -229,16 +293,3 @@ def _own_copy(step: Any) -> Any:
     elif hasattr(own, "ex_iterables"):
         own.ex_iterables = [_own_copy(child) for child in own.ex_iterables]
     return own
-
-
-def _to_table(batch: dict[str, list[Any]], schema: pa.Schema | None) -> pa.Table:
-    from datasets.features.features import cast_to_python_objects
-
-    columns = {}
-    for name, values in cast_to_python_objects(batch, only_1d_for_numpy=True).items():
-        kind = None if schema is None or name not in schema.names else schema.field(name).type
-        try:
-            columns[name] = pa.array(values, None if isinstance(kind, pa.BaseExtensionType) else kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(f"column '{name}' must hold one kind of value: {error}; {_DECLARE}") from error
-    return pa.table(columns)

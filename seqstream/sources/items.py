@@ -1,4 +1,4 @@
-"""Items of a generator made into columns: the first item says what all are, and each block is one concatenation."""
+"""Items of a generator made into columns: the first items say what all are, and each block is one concatenation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import pyarrow as pa
 import torch
 
 from seqstream.sources.protocol import RESERVED
+from seqstream.sources.unpacking import Unpack, unpacking
 
 Array: TypeAlias = npt.NDArray[Any]
-Value: TypeAlias = str | Array | list[Any]
+Value: TypeAlias = str | Array | list[Any] | None
 
 _ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
 _FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts of str"
+_EXACT = 1 << 53
+"""Floats hold whole numbers up to here exactly."""
+
 _RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}
 """Kinds of numbers; each may stand where one of a higher rank is wanted."""
 
@@ -34,18 +38,22 @@ class Field:
     Attributes:
         dtype: Type of the numbers, ``None`` for text.
         shape: Shape of one step of a sequence, ``None`` for a single number.
+        item: Number of the item that decided it.
     """
 
     name: str
     dtype: np.dtype[Any] | None
     shape: tuple[int, ...] | None
+    item: int = 0
 
     def value(self, given: Any) -> Value:
-        """Return what an item has in this column.
+        """Return what an item has in this column; a text may be missing.
 
         Raises:
-            UnfitError: It is not what the first item has.
+            UnfitError: It is not what the deciding item has.
         """
+        if given is None and self.dtype is None:
+            return None
         value = _as_value(given)
         if not self._accepts(value):
             raise UnfitError(_described(value))
@@ -102,20 +110,24 @@ class TextsField:
 
     Attributes:
         keys: Names in a dict, ``None`` for texts.
+        item: Number of the item that decided it.
     """
 
     name: str
     keys: tuple[str, ...] | None
+    item: int = 0
 
-    def value(self, given: Any) -> list[Any]:
-        """Return what an item has in this column.
+    def value(self, given: Any) -> list[Any] | None:
+        """Return what an item has in this column, with dicts of its own: a generator may fill the same ones again.
 
         Raises:
-            UnfitError: It is not what the first item has.
+            UnfitError: It is not what the deciding item has.
         """
+        if given is None:
+            return None
         if not isinstance(given, list | tuple) or not all(self._accepts(part) for part in given):
             raise UnfitError(_shown(given))
-        return list(given)
+        return list(given) if self.keys is None else list(map(dict, given))
 
     def _accepts(self, part: Any) -> bool:
         if self.keys is None:
@@ -132,18 +144,72 @@ class TextsField:
 
 
 @dataclasses.dataclass(frozen=True)
+class OpenField:
+    """A column of which no item has said yet what it holds: all have ``None`` or an empty list there."""
+
+    name: str
+    item: int = 0
+
+    def value(self, given: Any) -> Value:
+        """Return ``None``, or an empty list."""
+        return None if given is None else []
+
+    def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
+        """Return a column of missing values, or of empty lists, without a type."""
+        return pa.array(values)
+
+    def __str__(self) -> str:
+        return "None or an empty list"
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """What all items of a source are.
 
     Attributes:
         fields: Their columns.
-        named: Whether items are dicts.
+        named: Whether items are dicts, or made into dicts.
         source: What the items come from, for messages.
+        unpack: Makes a dict of an item that is none, ``None`` where that is not needed.
     """
 
-    fields: tuple[Field | TextsField, ...]
+    fields: tuple[Field | TextsField | OpenField, ...]
     named: bool
     source: str
+    unpack: Unpack | None = None
+
+    @functools.cached_property
+    def is_open(self) -> bool:
+        """Whether what some column holds is for a later item to say."""
+        return any(isinstance(field, OpenField) for field in self.fields)
+
+    def settled(self, item: Any, number: int) -> Layout:
+        """Return the layout with what an item says of columns that are open; itself if it says nothing.
+
+        Raises:
+            ValueError: What it has there has no place in a table.
+        """
+        item = item if self.unpack is None else self.unpack(item)
+        if not isinstance(item, Mapping):
+            return self
+        where = f"of item {number} of {self.source}"
+        fields = [
+            _named_field(field.name, item[field.name], where, number)
+            if isinstance(field, OpenField) and field.name in item and not _is_open(item[field.name])
+            else field
+            for field in self.fields
+        ]
+        return self if tuple(fields) == self.fields else dataclasses.replace(self, fields=tuple(fields))
+
+    def settled_block(
+        self, item: Any, number: int, block: list[list[Value]], numbers: Sequence[int]
+    ) -> tuple[Layout, list[list[Value]]]:
+        """Return `settled`, and the values of items before, which have these numbers, as the new layout has them."""
+        layout = self.settled(item, number)
+        if layout is self:
+            return self, block
+        pairs = [(zip(layout.fields, values, strict=True), before) for values, before in zip(block, numbers, strict=False)]
+        return layout, [[layout._value(*pair, before) for pair in values] for values, before in pairs]
 
     @functools.cached_property
     def _names(self) -> set[str]:
@@ -161,16 +227,19 @@ class Layout:
         """
         if self._is_text and type(item) is str:
             return [item]
-        if isinstance(item, Mapping) != self.named or (self.named and item.keys() != self._names):
+        if self.unpack is not None:
+            item = self.unpack(item)
+        if item is None or isinstance(item, Mapping) != self.named or (self.named and item.keys() != self._names):
             raise ValueError(f"item {number} of {self.source} must be {self} like item 0, got {_shown(item)}")
-        values = []
-        for field in self.fields:
-            try:
-                values.append(field.value(item[field.name] if self.named else item))
-            except UnfitError as error:
-                where = f"field '{field.name}' of item {number}" if self.named else f"item {number}"
-                raise ValueError(f"{where} of {self.source} must be {field} like item 0, got {error}") from error.__cause__
-        return values
+        return [self._value(field, item[field.name] if self.named else item, number) for field in self.fields]
+
+    def _value(self, field: Field | TextsField | OpenField, given: Any, number: int) -> Value:
+        try:
+            return field.value(given)
+        except UnfitError as error:
+            where = f"field '{field.name}' of item {number}" if self.named else f"item {number}"
+            like = f"{field} like item {field.item}"
+            raise ValueError(f"{where} of {self.source} must be {like}, got {error}") from error.__cause__
 
     def table(self, block: list[list[Value]], numbers: Sequence[int]) -> pa.Table:
         """Join the values of the items that have these numbers."""
@@ -189,6 +258,11 @@ def layout_of(item: Any, source: str) -> Layout:
         ValueError: An item like this has no place in a table.
     """
     where = f"item 0 of {source}"
+    try:
+        unpack = unpacking(item)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
+    item = item if unpack is None else unpack(item)
     if isinstance(item, Mapping):
         if not item or not all(isinstance(name, str) for name in item):
             raise ValueError(f"{where} must be a dict of named fields, got {dict(item)!r:.80}")
@@ -196,10 +270,9 @@ def layout_of(item: Any, source: str) -> Layout:
             if name in RESERVED:
                 raise ValueError(f"{where} cannot have a field '{name}', which the loader makes itself; choose another name")
         named = [
-            _texts_field(name, value) or _field_of(name, value, f"field '{name}' of {where}", _FIELD)
-            for name, value in item.items()
+            OpenField(name) if _is_open(value) else _named_field(name, value, f"of {where}", 0) for name, value in item.items()
         ]
-        return Layout(tuple(named), True, source)
+        return Layout(tuple(named), True, source, unpack)
     value = _first_value(item, where, _ITEM)
     if not isinstance(value, str) and (value.ndim == 0 or value.dtype == bool):
         raise ValueError(f"{where} must be {_ITEM}, got {_described(value)}; give it a name in a dict")
@@ -213,6 +286,8 @@ def size_of(values: list[Value]) -> int:
     for value in values:
         if isinstance(value, str):
             size += len(value)
+        elif value is None:
+            size += 1
         elif isinstance(value, list):
             size += sum(sum(map(len, part.values())) if isinstance(part, Mapping) else len(part) for part in value)
         else:
@@ -230,7 +305,16 @@ def _as_value(given: Any) -> str | Array:
         raise UnfitError(f"{_shown(given)}: {error}") from error
     if array.dtype.kind not in _RANKS:
         raise UnfitError(_shown(given))
+    if array.dtype.kind == "f" and isinstance(given, list | tuple) and np.abs(array).max(initial=0) >= _EXACT:
+        _check_exact(given)
     return array
+
+
+def _check_exact(given: Any) -> None:
+    """Raise if numpy has rounded a whole number: among floats, or because of one beyond int64."""
+    for number in np.array(given, object).ravel().tolist():
+        if isinstance(number, int | np.integer) and abs(int(number)) > _EXACT:
+            raise UnfitError(f"{number} in a list whose numbers only floats hold, which round it")
 
 
 def _first_value(given: Any, where: str, rule: str) -> str | Array:
@@ -252,12 +336,22 @@ def _copied(given: Any) -> Array:
     return np.array(given)
 
 
+def _is_open(given: Any) -> bool:
+    """Return whether a value says nothing of what its column holds."""
+    return given is None or (isinstance(given, list | tuple) and not given)
+
+
+def _named_field(name: str, given: Any, where: str, number: int) -> Field | TextsField:
+    field = _texts_field(name, given) or _field_of(name, given, f"field '{name}' {where}", _FIELD)
+    return dataclasses.replace(field, item=number)
+
+
 def _field_of(name: str, given: Any, where: str, rule: str) -> Field:
     value = _first_value(given, where, rule)
     if isinstance(value, str):
         return Field(name, None, None)
     if value.ndim == 0:
-        return Field(name, value.dtype, None)
+        return Field(name, np.dtype(np.float64) if value.dtype == np.longdouble else value.dtype, None)
     dtype = value.dtype
     if dtype.kind == "f" and dtype.itemsize > np.dtype(np.float32).itemsize:
         dtype = np.dtype(np.float32)
@@ -290,11 +384,14 @@ def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _outside(values: Array, dtype: np.dtype[Any]) -> list[int]:
-    """Return the smallest and the largest whole number if they do not fit the type."""
-    if dtype.kind not in "iu" or not values.size or np.can_cast(values.dtype, dtype, "safe"):
+    """Return the smallest and the largest whole number if they do not fit the type; floats must hold them exactly."""
+    if values.dtype.kind not in "iu" or not values.size or values.dtype == dtype:
         return []
-    limits = np.iinfo(dtype)
-    return [value for value in (int(values.min()), int(values.max())) if not limits.min <= value <= limits.max]
+    limit = 1 << (np.finfo(dtype).nmant + 1) if dtype.kind == "f" else np.iinfo(dtype).max
+    least = -limit if dtype.kind == "f" else np.iinfo(dtype).min
+    if least <= np.iinfo(values.dtype).min and np.iinfo(values.dtype).max <= limit:
+        return []
+    return [value for value in (int(values.min()), int(values.max())) if not least <= value <= limit]
 
 
 def _described(value: str | Array) -> str:
@@ -304,6 +401,8 @@ def _described(value: str | Array) -> str:
 def _shown(given: Any) -> str:
     if isinstance(given, Mapping):
         return f"a dict with {', '.join(map(repr, given))}"
+    if isinstance(given, int) and not isinstance(given, bool):
+        return f"{given}, beyond 64 bits"
     if isinstance(given, list | tuple) and given:
         return f"a {type(given).__name__} of {', '.join(sorted({type(part).__name__ for part in given}))}"
     return "None" if given is None else f"{type(given).__name__}"

@@ -15,6 +15,7 @@ from seqstream.sources.decoding import Errors, check_errors, check_lengths, join
 from seqstream.sources.files import Paths, find_files, normalize_paths, spread
 from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
+from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.pieces import Piece
 from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
 from seqstream.sources.rules import newlines
@@ -63,10 +64,11 @@ class JsonLines(Source):
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file is an error where it is named.
         _ = self._corpus
+        warn_of_partitions("JsonLines", self._corpus.files.names, lambda: self._base.names)
 
     @functools.cached_property
     def _corpus(self) -> Corpus:
-        files = find_files(normalize_paths(self.paths))
+        files = find_files(normalize_paths(self.paths), "*.jsonl")
         limits = make_limits(choose_block_bytes(self.block_bytes, files.text_bytes.sum()), self.max_record_bytes)
         return Corpus(files, "json", limits)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
+from seqstream.arrow import to_arrow
 from seqstream.sources.protocol import RESERVED, Block, Json
 
 
@@ -51,14 +53,22 @@ def regroup(tables: Iterable[pa.Table], block_bytes: int) -> Iterator[pa.Table]:
             held.append(table.slice(first, end - first))
             size += held[-1].nbytes
             if 2 * size >= block_bytes:
-                yield pa.concat_tables(held).combine_chunks()
+                yield _joined(held)
                 held, size = [], 0
     if any(len(table) for table in held):
-        yield pa.concat_tables(held).combine_chunks()
+        yield _joined(held)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """Join tables; where columns were open in some, of the types of the others."""
+    is_one = all(table.schema.equals(tables[0].schema) for table in tables)
+    return pa.concat_tables(tables, promote_options="none" if is_one else "permissive").combine_chunks()
 
 
 def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
     """Return the table's columns in the order and the types of ``schema``, without metadata; absent ones hold nulls.
+
+    Where the schema has a type that is open, because all that was seen was null, a column keeps its own.
 
     Raises:
         ValueError: A column cannot be cast, or is not in the schema; the message names it and the ``remedy``.
@@ -72,11 +82,12 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
             columns.append(pa.nulls(len(table), field.type))
             continue
         try:
-            columns.append(_plain(table.column(field.name)).cast(field.type))
+            column = _plain(table.column(field.name))
+            columns.append(column if is_open(field.type) else column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             found = table.schema.field(field.name).type
             raise ValueError(f"column '{field.name}' must hold {field.type}, got {found}: {error}; {remedy}") from error
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.table(columns, names=schema.names)
 
 
 def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
@@ -94,6 +105,15 @@ def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
     return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
 
 
+def is_open(kind: pa.DataType) -> bool:
+    """Return whether part of a type is null, so that later values may say what it is."""
+    if pa.types.is_list(kind):
+        return is_open(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(is_open(field.type) for field in kind)
+    return bool(pa.types.is_null(kind))
+
+
 def missing_columns(parameter: str, wanted: Sequence[str], present: Sequence[str]) -> str | None:
     """Say which columns that a parameter names are not there, or return ``None``."""
     missing = [name for name in wanted if name not in present]
@@ -107,7 +127,24 @@ def _listed(names: Sequence[str]) -> str:
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.cast(column.type.storage_type)
-    return column.cast(_plain_type(column.type))
+    kind = _plain_type(column.type)
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        return pa.chunked_array([_as_lists(chunk) for chunk in column.chunks], _as_list_type(column.type)).cast(kind)
+    return column.cast(kind)
+
+
+def _as_lists(views: pa.Array) -> pa.Array:
+    """Return list views as lists: Arrow 26 casts them to broken ones."""
+    if not (pa.types.is_list_view(views.type) or pa.types.is_large_list_view(views.type)):
+        return views
+    lengths = views.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = to_arrow(np.append(0, np.cumsum(lengths)).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, _as_lists(views.flatten()), mask=views.is_null() if views.null_count else None)
+
+
+def _as_list_type(kind: pa.DataType) -> pa.DataType:
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return pa.list_(_as_list_type(kind.value_type)) if is_view else kind
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

@@ -1,20 +1,23 @@
-"""Tables on disk: CSV and Parquet files."""
+"""CSV and TSV files."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from seqstream.sources.delimited import Dialect
-from seqstream.sources.files import File, FileTable, Paths, check_unchanged, find_files, normalize_paths, vanished
+from seqstream.sources.files import File, FileTable, Paths, find_files, normalize_paths
+from seqstream.sources.json_parsing import has_large_floats
+from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
 
+_WHOLE = re.compile(r"\s*[+-]?\d{16,300}\s*")
 _CHOOSE = "choose others with columns=[...]"
 _BATCH_ROWS = 1_024
 
@@ -27,7 +30,8 @@ class Csv(Source):
     middle of a file reads again what comes before.
 
     The first line names the columns. Their types are those of the first records of the first file, and hold for all files:
-    whole numbers, floats, booleans, else text. Text must be UTF-8; an empty field is empty text, or a missing number.
+    whole numbers, floats, booleans, else text. A whole number that a column of floats would round is an error. Text must be
+    UTF-8; an empty field is empty text, or a missing number.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
@@ -62,6 +66,7 @@ class Csv(Source):
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
         _ = self._schema
+        warn_of_partitions("Csv", self._files.names, lambda: self._schema.names)
 
     @property
     def num_shards(self) -> int:
@@ -90,7 +95,7 @@ class Csv(Source):
 
     @functools.cached_property
     def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths))
+        return find_files(normalize_paths(self.paths), "*.csv")
 
     @functools.cached_property
     def _digest(self) -> Json:
@@ -119,135 +124,41 @@ class Csv(Source):
         with contextlib.closing(self._dialect.read(file, types)) as parts:
             if problem := missing_columns("columns", self._schema.names, next(parts).names):
                 raise ValueError(f"{problem} in {file.name}")
+            is_checked = False
             for batch in parts:
-                yield conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Parquet(Source):
-    """Records of Parquet files; a row group is a shard, read in batches of about ``block_bytes``.
-
-    Columns come in the types of the first file, with dictionaries decoded.
-
-    Args:
-        paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
-        columns: Columns to read, in this order; all by default. Others are not read from disk.
-        block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
-
-    Raises:
-        FileNotFoundError: A path or glob names no file.
-        ValueError: A file is not Parquet, or does not have the columns.
-    """
-
-    paths: Paths
-    _: dataclasses.KW_ONLY
-    columns: Sequence[str] | None = None
-    block_bytes: int = 262_144
-
-    def __post_init__(self) -> None:
-        _check_sizes(block_bytes=self.block_bytes)
-        object.__setattr__(self, "paths", normalize_paths(self.paths))
-        # Now, so that a missing file or column is an error where it is named.
-        _ = self._groups
-
-    @property
-    def num_shards(self) -> int:
-        return len(self._groups)
-
-    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
-        group = self._groups[shard]
-        file = self._files[group.file]
-        try:
-            yield from blocks(self._tables(file, group), state, self.block_bytes)
-        except Exception as error:
-            error.add_note(f"while reading {file.name}, row group {group.number}")
-            raise
-
-    def fingerprint(self) -> Json:
-        return {"kind": "Parquet", "columns": _shown(self._schema), "block_bytes": self.block_bytes, "files": self._digest}
-
-    def locate(self, row_id: int) -> str:
-        shard, record = split_row_id(row_id)
-        group = self._groups[shard]
-        return f"{self._files[group.file].name}, row {group.first_row + record:,}"
-
-    def approx_blocks(self) -> float | None:
-        return float(sum(max(1.0, group.size / self.block_bytes) for group in self._groups))
+                table = conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
+                if not is_checked and any(has_large_floats(table.column(name)) for name in self._guessed_floats):
+                    self._check_rounding(file)
+                    is_checked = True
+                yield table
 
     @functools.cached_property
-    def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths))
+    def _guessed_floats(self) -> list[str]:
+        return [
+            field.name for field in self._schema if pa.types.is_floating(field.type) and field.name not in (self.types or {})
+        ]
 
-    @functools.cached_property
-    def _digest(self) -> Json:
-        return self._files.fingerprint()
-
-    @functools.cached_property
-    def _schema(self) -> pa.Schema:
-        with _open_parquet(self._files[0]) as parquet:
-            schema = parquet.schema_arrow
-        if self.columns is None:
-            return plain_schema(schema, _CHOOSE)
-        if problem := missing_columns("columns", self.columns, schema.names):
-            raise ValueError(f"{problem} in {self._files[0].name}")
-        return plain_schema(pa.schema([schema.field(name) for name in self.columns]), _CHOOSE)
-
-    @functools.cached_property
-    def _groups(self) -> list[_RowGroup]:
-        groups: list[_RowGroup] = []
-        for number in range(len(self._files)):
-            with _open_parquet(self._files[number]) as parquet:
-                if problem := missing_columns("columns", self._schema.names, parquet.schema_arrow.names):
-                    raise ValueError(f"{problem} in {self._files[number].name}")
-                groups += _row_groups(number, parquet.metadata, set(self._schema.names))
-        return groups
-
-    def _tables(self, file: File, group: _RowGroup) -> Iterator[pa.Table]:
-        rows = max(1, min(_BATCH_ROWS, group.rows * self.block_bytes // max(group.size, 1)))
-        # Without columns named, so that one that other files don't have is not lost.
-        columns = None if self.columns is None else list(self.columns)
-        with _open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(rows, row_groups=[group.number], columns=columns, use_threads=False):
-                yield conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
+    def _check_rounding(self, file: File) -> None:
+        """Raise if a file has a whole number that a column of floats rounds: read once more, as text, for it seldom happens."""
+        types = {field.name: field.type for field in self._schema} | dict.fromkeys(self._guessed_floats, pa.string())
+        record = 0
+        with contextlib.closing(self._dialect.read(file, types)) as parts:
+            for part in parts:
+                if isinstance(part, pa.Schema):
+                    continue
+                for name in self._guessed_floats:
+                    for row, text in enumerate(part.column(name).to_pylist()):
+                        if _is_rounded(text):
+                            place = self._dialect.place(file, record + row + 1 + (self.names is None))
+                            raise ValueError(
+                                f"{place}: column '{name}' cannot hold {text} exactly as double; pass types={{'{name}': "
+                                "'string'}, or 'double' to take the nearest float"
+                            )
+                record += len(part)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _RowGroup:
-    """Where a shard of Parquet is: its file, its number in it, its first row, and how many rows and bytes it has."""
-
-    file: int
-    number: int
-    first_row: int
-    rows: int
-    size: int
-
-
-def _row_groups(file: int, metadata: Any, names: set[str]) -> Iterator[_RowGroup]:
-    first = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        columns = map(group.column, range(group.num_columns))
-        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names)
-        yield _RowGroup(file, number, first, group.num_rows, size)
-        first += group.num_rows
-
-
-@contextlib.contextmanager
-def _open_parquet(file: File) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    try:
-        opened = pa.OSFile(file.path) if file.system is None else file.system.open(file.path, "rb")
-    except FileNotFoundError as error:
-        raise vanished(file) from error
-    with opened:
-        if file.system is None:
-            check_unchanged(file, opened.fileno())
-        try:
-            parquet = pq.ParquetFile(opened)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file.name} must be a Parquet file: {error}") from error
-        yield parquet
+def _is_rounded(text: str) -> bool:
+    return bool(_WHOLE.fullmatch(text)) and int(float(text)) != int(text)
 
 
 def _asked_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:

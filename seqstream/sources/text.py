@@ -14,6 +14,7 @@ from seqstream.sources.aligned import Aligned
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, decode_records
 from seqstream.sources.files import Paths, find_files, normalize_paths
+from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
 
 Unit = Literal["line", "paragraph", "file"]
@@ -62,7 +63,9 @@ class TextFiles(Source):
             if name in RESERVED:
                 raise ValueError(f"field must be none of the reserved {', '.join(RESERVED)}, got {name!r}")
         # Now, so that a missing file is an error where it is named.
-        _ = self._corpus
+        corpus = self._corpus
+        if isinstance(corpus, Corpus):
+            warn_of_partitions("TextFiles", corpus.files.names, lambda: [self.field])
 
     @functools.cached_property
     def _corpus(self) -> Corpus | Aligned:

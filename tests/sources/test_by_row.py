@@ -312,7 +312,18 @@ def test_an_item_of_another_kind_is_named() -> None:
             list(ss.Loader(ss.Generator(items), ss.InOrder(4)))
         assert str(info.value) == message
     with pytest.raises(ValueError, match="field 'a' of item 0 of list must be a str"):
-        list(ss.Loader(ss.Generator([{"a": None}, {"a": "x"}]), ss.InOrder(4)))
+        list(ss.Loader(ss.Generator([{"a": b""}, {"a": "x"}]), ss.InOrder(4)))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("count", [40, 3_000])
+def test_a_field_that_begins_empty_is_kept(shuffle: bool, count: int) -> None:
+    """Items say in any order, and after any number of blocks, what a field holds in which the first have nothing."""
+    items: list[Any] = [{"input_ids": [1], "name": None, "tags": []} for _ in range(count)]
+    items[-1] = {"input_ids": [2], "name": "last", "tags": ["x", "y"]}
+    batches = list(ss.Loader(ss.Generator(items), ss.InOrder(100), shuffle=shuffle))
+    found = [row for batch in batches for row in zip(batch.input_ids.tolist(), batch.name, batch.tags, strict=True)]
+    assert sorted(found, key=str) == [([1], None, [])] * (count - 1) + [([2], "last", ["x", "y"])]
 
 
 def test_another_number_of_items_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pickle
@@ -9,7 +10,7 @@ import re
 import weakref
 from collections import UserDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch.utils.data import TensorDataset
 
 from seqstream.sources.generator import Generator
 
@@ -168,6 +170,96 @@ def test_a_buffer_may_be_used_again() -> None:
     assert read(growing).column("input_ids").to_pylist() == [list(range(i + 1)) for i in range(4)]
 
 
+def test_messages_may_be_filled_again() -> None:
+    """Dicts inside of an item, the list around them and the item itself are taken as they are when it is given."""
+
+    def chats() -> Iterator[dict[str, Any]]:
+        message = {"role": "user", "content": ""}
+        messages = [message, message]
+        words: list[str] = []
+        array, item = np.zeros((2, 2), np.int64), {}
+        for i in range(4):
+            message["content"] = str(i)
+            words.append(f"w{i}")
+            array.fill(i)
+            item |= {"messages": messages, "words": words, "array": array, "number": array[0, 0]}
+            yield item
+
+    table = read(chats).to_pydict()
+    assert table["messages"] == [[{"role": "user", "content": str(i)}] * 2 for i in range(4)]
+    assert table["words"] == [[f"w{j}" for j in range(i + 1)] for i in range(4)]
+    assert table["array"] == [[[i, i]] * 2 for i in range(4)]
+    assert table["number"] == list(range(4))
+
+
+class Filled:
+    """A map-style data set that gives the same objects, filled anew."""
+
+    def __init__(self) -> None:
+        self.item: dict[str, Any] = {"input_ids": torch.zeros(2, dtype=torch.int64), "messages": [{"content": ""}]}
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.item["input_ids"].fill_(index)
+        self.item["messages"][0]["content"] = str(index)
+        return self.item
+
+
+def test_items_read_by_their_numbers_may_be_filled_again() -> None:
+    """Each record is as it was when it was given, in whatever order they are read."""
+    table = Generator(Filled()).take(np.array([4, 0, 5]))
+    assert table.column("input_ids").to_pylist() == [[4, 4], [0, 0], [5, 5]]
+    assert table.column("messages").to_pylist() == [[{"content": "4"}], [{"content": "0"}], [{"content": "5"}]]
+
+
+class Point(NamedTuple):
+    """An item with names."""
+
+    text: str
+    label: int
+
+
+@dataclasses.dataclass
+class Passage:
+    """An item with names, of numbers."""
+
+    input_ids: list[int]
+    score: float
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([Point("a", 1), Point("b", 0)], {"text": ["a", "b"], "label": [1, 0]}),
+        ([Passage([1, 2], 0.5), Passage([], 1)], {"input_ids": [[1, 2], []], "score": [0.5, 1.0]}),
+        ([("a", 1), ("b", True)], {"text": ["a", "b"], "label": [1, 1]}),
+        ([([1, 2], 1.5), ([3], 2)], {"input_ids": [[1, 2], [3]], "label": [1.5, 2.0]}),
+        ([[np.ones(2), np.int8(3)], (np.ones(1), np.int8(4))], {"features": [[1.0, 1.0], [1.0]], "label": [3, 4]}),
+        (
+            TensorDataset(torch.arange(4).view(2, 2), torch.tensor([True, False])),
+            {"input_ids": [[0, 1], [2, 3]], "label": [True, False]},
+        ),
+        (TensorDataset(torch.ones(2, 1, 2), torch.tensor([5, 6])), {"features": [[[1.0, 1.0]]] * 2, "label": [5, 6]}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_records_that_are_no_dicts_are_unpacked(items: Any, expected: dict[str, Any]) -> None:
+    """Named tuples and dataclasses are dicts of their fields, a sequence and a number are a sequence with its label."""
+    assert read(items).to_pydict() == expected
+
+
+def test_the_first_items_may_say_nothing_of_a_field() -> None:
+    """The first item that has a value says what a field holds, also after blocks have ended and after a break."""
+    items: list[Any] = [{"a": [], "b": None, "c": [1]}] * 5
+    items += [{"a": [0.5], "b": "x", "c": []}, {"a": [], "b": None, "c": [2]}]
+    table = read(items).to_pydict()
+    assert table == {"a": [[]] * 5 + [[0.5], []], "b": [None] * 5 + ["x", None], "c": [[1]] * 5 + [[], [2]]}
+    assert_resumes_everywhere(lambda: iter(items), block_bytes=1)
+    assert read([{"a": [], "b": None}] * 2).to_pydict() == {"a": [[], []], "b": [None, None]}
+
+
 class Images:
     """What an iterable of a user's own looks like."""
 
@@ -260,12 +352,22 @@ WRONG: list[tuple[list[Any], str]] = [
     ([5], f"item 0 of list must be {ITEM}, got int64 of shape (); give it a name in a dict"),
     ([torch.ones(2) > 0], f"item 0 of list must be {ITEM}, got bool of shape (2,); give it a name in a dict"),
     ([["a", "b"]], f"item 0 of list must be {ITEM}, got a list of str"),
-    ([(torch.ones(2), 3)], f"item 0 of list must be {ITEM}, got a tuple of Tensor, int: "),
+    (
+        [(torch.ones(2), torch.ones(2))],
+        "item 0 of list cannot be a tuple of Tensor, Tensor, which says no names; give a dict such as",
+    ),
+    ([([1, 2], [2, 3])], "item 0 of list cannot be a tuple of list, list, which says no names; give a dict such as"),
+    ([("a", "b")], "item 0 of list cannot be a tuple of str, str, which says no names; give a dict such as"),
+    ([(torch.ones(2), 3), torch.ones(2)], "item 1 of list must be a dict with 'features', 'label' like item 0, got Tensor"),
     ([[[1, 2], [3]]], f"item 0 of list must be {ITEM}, got a list of list: "),
     ([np.ones(2, complex)], f"item 0 of list must be {ITEM}, got ndarray"),
     ([{}], "item 0 of list must be a dict of named fields, got {}"),
     ([{1: 2}], "item 0 of list must be a dict of named fields, got {1: 2}"),
-    ([{"a": None}], f"field 'a' of item 0 of list must be {FIELD}, got None"),
+    ([{"a": b""}], f"field 'a' of item 0 of list must be {FIELD}, got bytes"),
+    ([{"a": None}, {"a": 1}], "field 'a' of item 0 of list must be one int64 like item 1, got None"),
+    ([{"a": None}, {"a": [1]}], "field 'a' of item 0 of list must be int32 of shape (length,) like item 1, got None"),
+    ([{"a": []}, {"a": "x"}], "field 'a' of item 0 of list must be a str like item 1, got int32 of shape (0,)"),
+    ([{"a": []}, {"a": ["x"]}, {"a": [1]}], "field 'a' of item 2 of list must be a list of str like item 1, got a list of int"),
     ([{"piece": 1}], "item 0 of list cannot have a field 'piece', which the loader makes itself; choose another name"),
     (["a", [1]], "item 1 of list must be a str like item 0, got int64 of shape (1,)"),
     (["a", {"text": "b"}], "item 1 of list must be a str like item 0, got a dict with 'text'"),
@@ -296,6 +398,13 @@ WRONG: list[tuple[list[Any], str]] = [
     ([[1], [0], np.array([-(2**31) - 1, 5])], "input_ids of item 2 of list must fit int32, got -2147483649"),
     ([[1], np.array([2**63], np.uint64)], "input_ids of item 1 of list must fit int32, got 9223372036854775808"),
     ([{"a": 1}, {"a": 2**63}], "a of item 1 of list must fit int64, got 9223372036854775808"),
+    ([{"a": 1}, {"a": 2**64}], "field 'a' of item 1 of list must be one int64 like item 0, got 18446744073709551616, beyond"),
+    ([[1, 2**63]], f"item 0 of list must be {ITEM}, got 9223372036854775808 in a list whose numbers only floats hold"),
+    ([[-1, 2**63]], f"item 0 of list must be {ITEM}, got 9223372036854775808 in a list whose numbers only floats hold"),
+    ([{"a": [0.5, 2**53 + 1]}], f"field 'a' of item 0 of list must be {FIELD}, got 9007199254740993 in a list whose"),
+    ([{"a": 0.5}, {"a": 2**53 + 1}], "a of item 1 of list must fit float64, got 9007199254740993"),
+    ([[0.5], [3, -(2**24) - 1]], "features of item 1 of list must fit float32, got -16777217"),
+    ([np.ones(2, np.float16), np.array([2049])], "features of item 1 of list must fit float16, got 2049"),
 ]
 
 

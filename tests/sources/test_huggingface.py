@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets.distributed import split_dataset_by_node
 
+import seqstream as ss
 from seqstream.sources.huggingface import HFDataset
 from seqstream.sources.protocol import Block, Source
 
@@ -116,7 +119,10 @@ def assert_same(left: list[Block], right: list[Block]) -> None:
 def test_every_record_is_read_once(name: str) -> None:
     """What the source reads is what iterating over the data set gives, in its order."""
     dataset = (DATASETS | STREAMS)[name]()
-    assert read_all(HFDataset(dataset, block_bytes=SMALL_BLOCK)) == list(dataset.with_format(None))
+    expected = dataset.with_format(None)
+    if name == "formatted":
+        expected = expected.select_columns(["label"])
+    assert read_all(HFDataset(dataset, block_bytes=SMALL_BLOCK)) == list(expected)
 
 
 @pytest.mark.parametrize("name", list(STREAMS))
@@ -199,13 +205,155 @@ def test_arrays_lose_their_extension_type() -> None:
 
 
 def test_a_value_that_changes_its_kind_says_how_to_declare_it() -> None:
-    """Where the first rows of a stream without features say nothing of a later value, the error gives the remedy."""
-    source = HFDataset(generated())
+    """Where a later value of a stream without features is of another kind than the first, the error gives the remedy."""
+    for later, kind in (("x", "one kind of value: .*"), (0.5, "int64, got double: .*")):
+
+        def changing(later: Any = later) -> Iterator[dict[str, Any]]:
+            yield from ({"note": i} for i in range(100))
+            yield {"note": later}
+
+        source = HFDataset(datasets.IterableDataset.from_generator(changing))
+        message = rf"column 'note' must hold {kind}; say what .* dataset\.cast\(features\)"
+        with pytest.raises(ValueError, match=message) as info:
+            read_all(source)
+        assert info.value.__notes__ == ["while reading shard 0 of the stream"]
+
+
+def test_what_is_missing_in_the_first_rows_of_a_stream_is_kept() -> None:
+    """A column of which the first 64 rows say nothing has what later rows have, at any depth."""
+
+    def late() -> Iterator[dict[str, Any]]:
+        for i in range(300):
+            yield {
+                "id": i,
+                "ids": [i],
+                "note": f"note {i}" if i > 99 else None,
+                "tags": ["x"] * (i > 199),
+                "said": [{"a": i, "b": i > 99 or None}],
+            }
+
+    stream = datasets.IterableDataset.from_generator(late)
+    for block_bytes in (100, 1 << 20):
+        source = HFDataset(stream, block_bytes=block_bytes)
+        assert read_all(source) == list(late())
+        assert_resumes_everywhere(source, 0)
+    batches = list(ss.Loader(HFDataset(stream, block_bytes=500), ss.InOrder(7)))
+    notes = {number: note for batch in batches for number, note in zip(batch.id.tolist(), batch.note, strict=True)}
+    assert notes == {row["id"]: row["note"] for row in late()}
+
+
+@pytest.mark.parametrize("features", [None, {"number": "int32", "ids": "int64"}])
+def test_whole_numbers_of_streams_are_exact(features: Any) -> None:
+    """A number beyond 64 bits is an error with its column and value, and none is cut off or rounded."""
+
+    def large(number: Any, ids: Any) -> datasets.IterableDataset:
+        items = [{"number": 1, "ids": [2, 3]}, {"number": number, "ids": ids}]
+        kinds = features and datasets.Features(
+            number=datasets.Value(features["number"]), ids=datasets.List(datasets.Value(features["ids"]))
+        )
+        return datasets.IterableDataset.from_generator(lambda: iter(items), features=kinds)
+
+    for number, ids, message in (
+        (5, [2**64], "column 'ids' must hold .*int64.*, got 18446744073709551616; say what"),
+        (5, np.array([1, 2**63], np.uint64), "column 'ids' must hold .*int64"),
+        (2**64, [1], "column 'number' must hold int.*, got 18446744073709551616; say what"),
+    ):
+        with pytest.raises((ValueError, OverflowError), match=message):
+            read_all(HFDataset(large(number, ids)))
+
+
+def test_a_generator_of_a_stream_may_fill_its_objects_again() -> None:
+    """Dicts, lists, arrays and tensors are as they were when they were given, in the record and inside of it."""
+
+    def filling() -> Iterator[dict[str, Any]]:
+        message, ids = {"role": "user", "content": ""}, []
+        array, tensor, record = np.zeros(2, np.int64), torch.zeros(2, dtype=torch.int64), {}
+        for i in range(150):
+            message["content"] = str(i)
+            ids.append(i)
+            array.fill(i)
+            tensor.fill_(i)
+            record |= {"messages": [message], "ids": ids, "array": array, "tensor": tensor, "number": i}
+            yield record
+
+    expected = [
+        {
+            "messages": [{"role": "user", "content": str(i)}],
+            "ids": list(range(i + 1)),
+            "array": [i, i],
+            "tensor": [i, i],
+            "number": i,
+        }
+        for i in range(150)
+    ]
+    stream = datasets.IterableDataset.from_generator(filling)
+    assert read_all(HFDataset(stream)) == expected
+    assert read_all(HFDataset(stream.with_format("torch"))) == expected
+    assert read_all(HFDataset(stream.map(lambda row: {"number": row["number"]}))) == expected
+
+
+def lowered(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Transform rows as they are read: other texts, another column, and one less."""
+    return {"text": [text[:2].upper() for text in batch["text"]], "ids": [torch.arange(n) for n in batch["label"]]}
+
+
+TRANSFORMED: dict[str, Callable[[datasets.Dataset], datasets.Dataset]] = {
+    "with": lambda data: data.with_transform(lowered),
+    "set": lambda data: data.set_transform(lowered) or data,
+    "select": lambda data: data.with_transform(lowered).select(range(900, 20, -7)),
+    "shuffle": lambda data: data.with_transform(lowered).shuffle(seed=1),
+    "filter": lambda data: data.filter(lambda row: row["label"] > 2).with_transform(lowered),
+    "split": lambda data: data.with_transform(lowered).train_test_split(0.2, seed=0)["test"],
+    "shard": lambda data: data.with_transform(lowered).shard(3, 1),
+    "columns": lambda data: data.with_transform(lambda batch: {"text": batch["text"]}, columns=["text"]),
+    "all columns": lambda data: data.with_transform(lambda batch: {"text": batch["text"]}, ["text"], output_all_columns=True),
+    "format": lambda data: data.with_format("numpy", columns=["label"]),
+    "format of all": lambda data: data.with_format("numpy", columns=["label"], output_all_columns=True),
+}
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMED))
+def test_rows_are_what_the_data_set_gives(name: str) -> None:
+    """A transform is applied, and columns that a format hides are left out, whatever was done before and after."""
+    dataset = TRANSFORMED[name](mapped())
+    expected = [{key: getattr(value, "tolist", lambda value=value: value)() for key, value in row.items()} for row in dataset]
+    source = HFDataset(dataset, block_bytes=SMALL_BLOCK)
+    assert source.num_shards > 1
+    assert read_all(source) == expected
+    assert repr(source).startswith("HFDataset(Dataset of ")
+
+
+def test_transforms_are_part_of_the_fingerprint() -> None:
+    """A state saved before a transform was set is refused; a random transform changes nothing."""
+    plain, transformed = HFDataset(mapped()), HFDataset(mapped().with_transform(lowered))
+    assert transformed.fingerprint() != plain.fingerprint()
+    assert transformed.fingerprint() == HFDataset(mapped().with_transform(lowered)).fingerprint()
+    assert transformed.fingerprint()["transform"] == "lowered"
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda batch: batch["text"], "transform must return a dict of columns, got "),
+        (
+            lambda batch: {"text": batch["text"][1:]},
+            "transform must return a value for each row, got 40 of column 'text' for 41 rows; use dataset.map",
+        ),
+        (lambda batch: {"n": [2**64 for _ in batch["text"]]}, "column 'n' must hold int64, got 18446744073709551616; make the"),
+    ],
+)
+def test_what_a_transform_must_return_is_said(transform: Any, message: str) -> None:
+    """A value for each row, in a dict, and numbers of 64 bits."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        read_all(HFDataset(mapped().with_transform(transform)))
+
+
+def test_a_format_that_casts_is_refused() -> None:
+    """Tensors have the types of the columns, so that another one asked for is not left out in silence."""
     with pytest.raises(
-        ValueError, match=r"column 'note' must hold null, got string: .*; say what .* dataset\.cast\(features\)"
-    ) as info:
-        read_all(source)
-    assert info.value.__notes__ == ["while reading shard 0 of the stream"]
+        ValueError, match=r"dataset cannot have the format dtype=.*float32.*; pass dataset\.with_format\(None\)"
+    ):
+        HFDataset(mapped().with_format("numpy", dtype=np.float32))
 
 
 def test_a_column_that_comes_late_is_not_lost() -> None:
@@ -276,6 +424,7 @@ def test_a_state_of_other_data_is_refused() -> None:
 
 FINGERPRINTS = """
 import json, datasets
+import seqstream as ss
 from seqstream.sources.huggingface import HFDataset
 data = datasets.Dataset.from_dict({"text": [str(i) for i in range(100)], "label": [i % 7 for i in range(100)]})
 stream = data.to_iterable_dataset(num_shards=2).map(lambda row: {"double": 2 * row["label"]})

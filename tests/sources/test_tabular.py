@@ -9,19 +9,25 @@ import io
 import json
 import pickle
 import random
+import re
 import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import seqstream as ss
+from seqstream.sources import footers
+from seqstream.sources.parquet import Parquet
 from seqstream.sources.protocol import Source
-from seqstream.sources.tabular import Csv, Parquet
+from seqstream.sources.tabular import Csv
 
 SMALL_BLOCK = 1_024
 
@@ -194,6 +200,24 @@ def test_csv_says_how_to_set_a_type(tmp_path: Path) -> None:
         read_all(Csv([tmp_path / "good.csv", tmp_path / "late.csv"]))
     with pytest.raises(ValueError, match=r"late\.csv, line 2: column 'a' must hold int64"):
         read_all(Csv([tmp_path / "good.csv", tmp_path / "late.csv"], columns=["b", "a"]))
+
+
+@pytest.mark.parametrize("number", ["18446744073709551615", "-9007199254740993", "1" * 40])
+@pytest.mark.parametrize("first", ["1", "0.5", ""])
+def test_csv_rounds_no_whole_number(tmp_path: Path, number: str, first: str) -> None:
+    """A number that a column of floats would round is an error with its line, in whichever block it is."""
+    path = tmp_path / "a.csv"
+    lines = "".join(f'"two\n lines",{first or number}\n' for _ in range(300))
+    path.write_text(f"text,hash\n{lines}x,9007199254740992.5\nx,1e300\nx,{number}\n")
+    limits = {"block_bytes": 500, "max_record_bytes": 4_000} if first else {}
+    line = 604 if first else 2
+    message = rf"a\.csv, line {line}: column 'hash' cannot hold {number} exactly as double; pass types={{'hash': 'string'}}, or"
+    if first == "1":
+        path.write_text(path.read_text().replace('lines",1', 'lines",1.5', 1))
+    with pytest.raises(ValueError, match=message):
+        read_all(Csv(path, **limits))
+    assert read_all(Csv(path, types={"hash": "string"}, **limits))[-1]["hash"] == number
+    assert read_all(Csv(path, types={"hash": "double"}, **limits))[-1]["hash"] == float(number)
 
 
 def test_csv_refuses_what_is_not_utf_8(tmp_path: Path) -> None:
@@ -373,32 +397,202 @@ def test_parquet_reads_remote_files(parquet: tuple[Path, pa.Table]) -> None:
 
 
 def test_parquet_lists_the_columns_that_there_are(parquet: tuple[Path, pa.Table]) -> None:
-    """A missing column is an error at once, in whichever file."""
+    """A column that no file has is an error at once; in a file that lacks one it is missing."""
     folder, table = parquet
     with pytest.raises(ValueError, match=r"columns must be among 'text', 'kind', .*, got 'txt' in .*1\.parquet"):
         Parquet(folder / "1.parquet", columns=["txt"])
     pq.write_table(table.select(["label"]), folder / "3.parquet")
-    with pytest.raises(ValueError, match=r"columns must be among 'label', got 'text' in .*3\.parquet"):
-        Parquet(str(folder / "*.parquet"), columns=["text"])
+    found = read_all(Parquet([folder / "3.parquet", folder / "1.parquet"], columns=["text"]))
+    assert found == [{"text": None}] * 3_000 + table.slice(0, 1_500).select(["text"]).to_pylist()
 
 
-def test_parquet_casts_to_the_types_of_the_first_file(tmp_path: Path) -> None:
-    """Another type of the same values is cast; one that loses something is an error with its place."""
-    pq.write_table(pa.table({"label": pa.array([1], pa.int32())}), tmp_path / "1.parquet")
-    pq.write_table(pa.table({"label": pa.array([2], pa.int64())}), tmp_path / "2.parquet")
-    assert read_all(Parquet(str(tmp_path / "*.parquet"))) == [{"label": 1}, {"label": 2}]
-    pq.write_table(pa.table({"label": ["three"]}), tmp_path / "3.parquet")
-    with pytest.raises(
-        ValueError, match=r"column 'label' must hold int32, got string: .*'three'.*; choose others with"
-    ) as info:
-        read_all(Parquet(str(tmp_path / "*.parquet")))
-    assert info.value.__notes__ == [f"while reading {tmp_path / '3.parquet'}, row group 0"]
+def write_each(folder: Path, *tables: pa.Table) -> str:
+    """Write a file for each table, and return a glob of them."""
+    folder.mkdir(exist_ok=True)
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"{number}.parquet")
+    return str(folder / "*.parquet")
+
+
+NUMBER, LIST = pa.int64(), pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ([pa.nulls(2), pa.array(["en", None])], pa.string()),
+        ([pa.array(["en"]), pa.nulls(2), pa.array(["de"], pa.large_string())], pa.string()),
+        ([pa.nulls(1), pa.array([1, 2], pa.int32()), pa.array([2**40])], NUMBER),
+        ([pa.array([1, 2]), pa.array([0.5])], pa.float64()),
+        ([pa.array([0.5], pa.float32()), pa.array([0.1])], pa.float64()),
+        ([pa.array([255], pa.uint8()), pa.array([-1], pa.int8())], pa.int16()),
+        ([pa.nulls(1), pa.array([[1], None])], LIST),
+        ([pa.array([[], []]), pa.array([[1]])], LIST),
+        ([pa.array([[1, 2]], pa.list_(pa.int64(), 2)), pa.array([[3]], pa.large_list(pa.int64()))], LIST),
+        ([pa.array([{"a": None}]), pa.array([{"a": "x", "b": 1}])], pa.struct([("a", pa.string()), ("b", NUMBER)])),
+        ([pa.nulls(1), pa.nulls(2)], pa.null()),
+        ([pa.array(["x"]).dictionary_encode(), pa.array(["y"])], pa.string()),
+        ([pa.array([Decimal("0.1")]), pa.array([Decimal("10.25")])], pa.decimal128(4, 2)),
+        ([pa.array([1], pa.timestamp("s")), pa.array([1], pa.timestamp("us"))], pa.timestamp("us")),
+    ],
+)
+def test_parquet_takes_the_types_of_all_files(tmp_path: Path, columns: list[pa.Array], kind: pa.DataType) -> None:
+    """A column has the type that holds the values of every file, whichever comes first."""
+    for number, order in enumerate((columns, columns[::-1])):
+        source = Parquet(write_each(tmp_path / str(number), *[pa.table({"x": column}) for column in order]))
+        assert {field.type for table, _ in source.read(0) for field in table.schema} == {kind}
+        expected = [value for column in order for value in column.to_pylist()]
+        filled = [value if not isinstance(value, dict) else {"a": None, "b": None} | value for value in expected]
+        assert [row["x"] for row in read_all(source)] == (filled if pa.types.is_struct(kind) else expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.array([1]), pa.array(["three"])),
+        (pa.array([True]), pa.array([1])),
+        (pa.array(["a"]), pa.array([b"a"])),
+        (pa.array([Decimal("0.1")]), pa.array([0.1])),
+        (pa.array([[1]]), pa.array([1])),
+    ],
+)
+def test_parquet_refuses_types_that_do_not_go_together(tmp_path: Path, first: pa.Array, second: pa.Array) -> None:
+    """The error names the column, both types, the file and what to do; a column that is not read does no harm."""
+    path = write_each(tmp_path / "x", pa.table({"x": first, "y": [1]}), pa.table({"x": second, "y": [2]}))
+    message = f"column 'x' must hold {first.type} as in other files, got {second.type} in {tmp_path}/x/1.parquet; write the"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Parquet(path)
+    assert read_all(Parquet(path, columns=["y"])) == [{"y": 1}, {"y": 2}]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (pa.array([0.5]), pa.array([2**53 + 1]), "column 'x' must hold double, got int64: .*9007199254740993"),
+        (pa.array([-1]), pa.array([2**63], pa.uint64()), "column 'x' must hold int64, got uint64: .*9223372036854775808"),
+    ],
+)
+def test_parquet_rounds_no_number(tmp_path: Path, first: pa.Array, second: pa.Array, message: str) -> None:
+    """A number that the common type does not hold is an error with its column, its value and its file."""
+    source = Parquet(write_each(tmp_path / "x", pa.table({"x": first}), pa.table({"x": second})))
+    with pytest.raises(ValueError, match=message) as info:
+        read_all(source)
+    assert info.value.__notes__ == [f"while reading {tmp_path}/x/1.parquet, row group 0"]
+
+
+def test_parquet_keeps_a_column_of_later_files(tmp_path: Path) -> None:
+    """A column that the first file lacks is missing there, and has its values in the others."""
+    path = write_each(tmp_path / "x", pa.table({"a": ["x"]}), pa.table({"b": [1], "a": ["y"]}), pa.table({"b": [2]}))
+    assert read_all(Parquet(path)) == [{"a": "x", "b": None}, {"a": "y", "b": 1}, {"a": None, "b": 2}]
+    assert read_all(Parquet(path, columns=["b"])) == [{"b": None}, {"b": 1}, {"b": 2}]
+
+
+def test_parquet_reads_views(tmp_path: Path) -> None:
+    """Views of strings and of lists, which Arrow stores like others, have their values."""
+    rows: list[Any] = [[1, 2], None, [], [3]]
+    kind = pa.list_view(pa.int64())
+    nested = pa.array([[[1], [2, 3]], [], [[4]], []], pa.large_list_view(kind))
+    table = pa.table({"ids": pa.array(rows, kind), "nested": nested, "text": pa.array(["a", "b", None, "c"], pa.string_view())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for source in (Parquet(tmp_path / "a.parquet"), Parquet(tmp_path / "a.parquet", block_bytes=8)):
+        assert read_all(source) == table.to_pylist()
+        assert {str(table.schema.field("ids").type) for table, _ in source.read(0)} == {"list<item: int64>"}
+
+
+def test_parquet_parses_each_footer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A footer is parsed when the source is made, and again only in another process, or where footers are too many."""
+    parsed: list[bool] = []
+
+    class Counting(pq.ParquetFile):  # type: ignore[misc]
+        def __init__(self, *args: Any, metadata: Any = None, **kwargs: Any) -> None:
+            parsed.append(metadata is None)
+            super().__init__(*args, metadata=metadata, **kwargs)
+
+    monkeypatch.setattr(pq, "ParquetFile", Counting)
+    source = Parquet(write_each(tmp_path / "x", *[pa.table({"a": [number]}) for number in range(3)]))
+    assert read_all(source) == read_all(source) == [{"a": 0}, {"a": 1}, {"a": 2}]
+    assert parsed == [True] * 3 + [False] * 6
+    assert read_all(pickle.loads(pickle.dumps(source))) == [{"a": 0}, {"a": 1}, {"a": 2}]
+    assert parsed[9:] == [True] * 3
+    monkeypatch.setattr(footers, "_CACHED_BYTES", 1)
+    parsed.clear()
+    assert read_all(Parquet(source.paths)) == [{"a": 0}, {"a": 1}, {"a": 2}]
+    assert parsed == [True] * 6
+
+
+def test_parquet_verifies_checksums(tmp_path: Path) -> None:
+    """A page that is not as it was written is an error with its file, not other text."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"record {number}" for number in range(300)]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert read_all(Parquet(path)) == table.to_pylist()
+    path.write_bytes(path.read_bytes().replace(b"record 150", b"record 151"))
+    with pytest.raises(OSError, match="CRC checksum") as info:
+        read_all(Parquet(path))
+    assert info.value.__notes__ == [f"while reading {path}, row group 0"]
+
+
+def test_parquet_has_a_column_for_folders(tmp_path: Path) -> None:
+    """What Arrow and Spark write into names of folders is a column, of whole numbers where all are such."""
+    table = pa.table(
+        {
+            "text": ["a", "b", "c", "d"],
+            "label": [1, 0, 1, None],
+            "lang": ["en", "de", "a/b =", "en"],
+            "zip": ["01", "7", "01", "7"],
+        }
+    )
+    pq.write_to_dataset(table, tmp_path / "x", partition_cols=["label", "lang", "zip"])
+    source = Parquet(f"{tmp_path}/x/**/*.parquet")
+    assert sorted(read_all(source), key=str) == sorted(table.to_pylist(), key=str)
+    assert {str(kind) for block, _ in source.read(0) for kind in block.schema.types} == {"string", "int64"}
+    chosen = Parquet(f"{tmp_path}/x/**/*.parquet", columns=["zip", "label"])
+    assert sorted(read_all(chosen), key=str) == sorted(table.select(["zip", "label"]).to_pylist(), key=str)
+    assert sorted(read_all(Parquet(f"{tmp_path}/x/label=1/**/*.parquet")), key=str) == [
+        {"text": "a", "label": 1, "lang": "en", "zip": "01"},
+        {"text": "c", "label": 1, "lang": "a/b =", "zip": "01"},
+    ]
+    with pytest.raises(ValueError, match="columns must be among 'text', 'label', 'lang', 'zip', got 'x'"):
+        Parquet(f"{tmp_path}/x/**/*.parquet", columns=["x"])
+    batches = list(ss.Loader(source, ss.Filter(lambda rows: pc.is_valid(rows["label"])), ss.InOrder(4)))
+    assert sorted(label for batch in batches for label in batch.label.tolist()) == [0, 1, 1]
+
+
+def test_folders_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    """Files of the same names and content in other folders are other data; a column of the files goes before a folder."""
+    for folder in ("x/label=0", "x/label=1", "y/label=2", "y/label=3"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"text": ["a"]}), tmp_path / folder / "a.parquet")
+    first, second = (Parquet(f"{tmp_path}/{name}/*/*.parquet").fingerprint() for name in "xy")
+    assert first["files"] == second["files"]
+    assert first != second
+    pq.write_table(pa.table({"label": [7]}), tmp_path / "x/label=1/a.parquet")
+    assert read_all(Parquet(f"{tmp_path}/x/*/*.parquet", columns=["label"])) == [{"label": None}, {"label": 7}]
+
+
+@pytest.mark.parametrize(("kind", "text"), [(ss.TextFiles, "a b\n"), (ss.JsonLines, '{"text": "a"}\n'), (ss.Csv, "text\na\n")])
+def test_folders_that_are_not_read_are_told(tmp_path: Path, kind: Any, text: str) -> None:
+    """Sources of text warn of folders that say something of their files, unless the files say it, or all are alike."""
+    for folder in ("lang=en", "lang=de"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_text(text)
+    with pytest.warns(
+        UserWarning, match=rf"^{kind.__name__} takes no columns from folders such as lang=\.\.\., so 'lang' is left"
+    ):
+        kind(str(tmp_path / "*" / "a"))
+    kind(str(tmp_path / "lang=en" / "a"))
+    with pytest.raises(IsADirectoryError, match=r"pass a glob such as '.*/\*\.(txt|jsonl|csv)'"):
+        kind(tmp_path / "lang=en")
 
 
 def test_parquet_refuses_other_files(tmp_path: Path) -> None:
     """A file of another kind, an empty one, and one cut off are errors with the file."""
     pq.write_table(pa.table({"text": ["a" * 1_000]}), tmp_path / "whole.parquet")
+    damaged = bytearray((tmp_path / "whole.parquet").read_bytes())
+    size = int.from_bytes(damaged[-8:-4], "little")
+    damaged[-8 - size : -8] = b"\xff" * size
     for name, content in {
+        "damaged": bytes(damaged),
         "text": b"some text that is longer than a footer",
         "empty": b"",
         "cut": (tmp_path / "whole.parquet").read_bytes()[:-20],

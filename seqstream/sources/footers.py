@@ -1,0 +1,95 @@
+"""What the footers of Parquet files say: their row groups, and the types that hold the values of all files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+_CACHED_BYTES = 32 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Where a shard of Parquet is: its file, its number in it, its first row, and how many rows and bytes it has."""
+
+    file: int
+    number: int
+    first_row: int
+    rows: int
+    size: int
+
+
+def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[RowGroup]:
+    """Yield the row groups of a file; their bytes are those of the columns named."""
+    first, names = 0, set(names)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        columns = map(group.column, range(group.num_columns))
+        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names)
+        yield RowGroup(file, number, first, group.num_rows, size)
+        first += group.num_rows
+
+
+class FooterCache:
+    """Parsed footers by the number of their file, up to 32 MiB as they are written; a copy for another process is empty."""
+
+    def __init__(self) -> None:
+        self._footers: dict[int, Any] = {}
+        self._size = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FooterCache, ()
+
+    def get(self, number: int) -> Any:
+        """Return the footer of a file, or ``None``."""
+        return self._footers.get(number)
+
+    def put(self, number: int, footer: Any) -> None:
+        """Keep a footer, instead of the oldest ones where they are too many."""
+        if number in self._footers:
+            return
+        self._footers[number] = footer
+        self._size += footer.serialized_size
+        while self._size > _CACHED_BYTES and len(self._footers) > 1:
+            with contextlib.suppress(KeyError, RuntimeError):  # another thread was quicker
+                self._size -= self._footers.pop(next(iter(self._footers))).serialized_size
+
+
+def unite(first: pa.Schema, second: pa.Schema, name: str, remedy: str) -> pa.Schema:
+    """Return a schema with the columns of two, in types that hold the values of both.
+
+    Args:
+        first: Columns of some files.
+        second: Columns of another file.
+        name: The name of that file.
+        remedy: What to do about columns that do not go together.
+
+    Raises:
+        ValueError: A column has types of which none holds the values of the other.
+    """
+    fields = {field.name: field for field in first}
+    for field in second:
+        known = fields.get(field.name, field)
+        try:
+            if _loses(known.type, field.type):
+                raise pa.ArrowTypeError("no type holds the values of both")
+            pair = [pa.schema([known]), pa.schema([field])]
+            fields[field.name] = pa.unify_schemas(pair, promote_options="permissive").field(0)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(
+                f"column '{field.name}' must hold {known.type} as in other files, got {field.type} in {name}; "
+                f"write the file anew, or {remedy}"
+            ) from error
+    return pa.schema([pa.field(name, field.type) for name, field in fields.items()])
+
+
+def _loses(first: pa.DataType, second: pa.DataType) -> bool:
+    """Return whether Arrow's common type would round values, or make bytes of text."""
+    kinds = (first, second)
+    if any(map(pa.types.is_decimal, kinds)) and any(map(pa.types.is_floating, kinds)):
+        return True
+    return any(map(pa.types.is_string, kinds)) and any(map(pa.types.is_binary, kinds))

@@ -1,0 +1,176 @@
+"""Parquet files: a row group is a shard."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from seqstream.sources.files import File, FileTable, Paths, check_unchanged, find_files, normalize_paths, vanished
+from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
+from seqstream.sources.partitions import Partitions, find_partitions
+from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
+
+_CHOOSE = "choose others with columns=[...]"
+_BATCH_ROWS = 1_024
+
+
+@dataclasses.dataclass(frozen=True)
+class Parquet(Source):
+    """Records of Parquet files; a row group is a shard, read in batches of about ``block_bytes``.
+
+    Columns are those of all files, in types that hold the values of each, with dictionaries decoded; a file that lacks one has
+    missing values there. Folders named ``name=value``, as Spark and ``write_to_dataset`` make them, are a column too: of whole
+    numbers if all values are such, else of strings; a column of that name in the files goes before. Checksums of pages are
+    verified where there are any.
+
+    Args:
+        paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
+        columns: Columns to read, in this order; all by default. Others are not read from disk.
+        block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
+
+    Raises:
+        FileNotFoundError: A path or glob names no file.
+        IsADirectoryError: A path is a directory.
+        ValueError: A file is not Parquet, no file has one of the columns, or the types of a column do not go together.
+    """
+
+    paths: Paths
+    _: dataclasses.KW_ONLY
+    columns: Sequence[str] | None = None
+    block_bytes: int = 262_144
+
+    def __post_init__(self) -> None:
+        if self.block_bytes < 1:
+            raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
+        object.__setattr__(self, "paths", normalize_paths(self.paths))
+        # Now, so that a missing file or column is an error where it is named.
+        _ = self._schema
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._groups)
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        group = self._groups[shard]
+        try:
+            yield from blocks(self._tables(group), state, self.block_bytes)
+        except Exception as error:
+            error.add_note(f"while reading {self._files[group.file].name}, row group {group.number}")
+            raise
+
+    def fingerprint(self) -> Json:
+        columns = {field.name: str(field.type) for field in self._schema}
+        folders = {} if self._partitions is None else {"folders": self._partitions.digest}
+        return {"kind": "Parquet", "columns": columns, "block_bytes": self.block_bytes, "files": self._digest, **folders}
+
+    def locate(self, row_id: int) -> str:
+        shard, record = split_row_id(row_id)
+        group = self._groups[shard]
+        return f"{self._files[group.file].name}, row {group.first_row + record:,}"
+
+    def approx_blocks(self) -> float | None:
+        return float(sum(max(1.0, group.size / self.block_bytes) for group in self._groups))
+
+    @functools.cached_property
+    def _files(self) -> FileTable:
+        return find_files(normalize_paths(self.paths), "**/*.parquet")
+
+    @functools.cached_property
+    def _digest(self) -> Json:
+        return self._files.fingerprint()
+
+    @functools.cached_property
+    def _footers(self) -> FooterCache:
+        return FooterCache()
+
+    @functools.cached_property
+    def _scanned(self) -> tuple[pa.Schema, list[RowGroup]]:
+        """The columns of all files, those of the first and then what others add; and their row groups."""
+        schema, seen = pa.schema([]), None
+        groups: list[RowGroup] = []
+        for number in range(len(self._files)):
+            with self._open(number) as parquet:
+                found = parquet.schema_arrow.remove_metadata()
+                groups += row_groups(number, parquet.metadata, found.names if self.columns is None else self.columns)
+            if found != seen:  # mostly all files have one schema
+                name = self._files[number].name
+                schema, seen = unite(schema, plain_schema(self._chosen(found), _CHOOSE), name, _CHOOSE), found
+        return schema, groups
+
+    def _chosen(self, schema: pa.Schema) -> pa.Schema:
+        """Return the fields that were asked for: others may have any name and type."""
+        return schema if self.columns is None else pa.schema([field for field in schema if field.name in self.columns])
+
+    @functools.cached_property
+    def _partitions(self) -> Partitions | None:
+        """The columns that are names of folders."""
+        found = find_partitions(self._files.names)
+        return None if found is None else found.without(self._scanned[0].names)
+
+    @functools.cached_property
+    def _schema(self) -> pa.Schema:
+        fields = [*self._scanned[0], *(() if self._partitions is None else self._partitions.schema)]
+        if self.columns is None:
+            return plain_schema(pa.schema(fields), _CHOOSE)
+        named = {field.name: field for field in fields}
+        if missing := [name for name in self.columns if name not in named]:
+            with self._open(0) as parquet:
+                known = list(dict.fromkeys([*parquet.schema_arrow.names, *named]))
+            raise ValueError(f"{missing_columns('columns', missing, known)} in {self._files[0].name}")
+        return plain_schema(pa.schema([named[name] for name in self.columns]), _CHOOSE)
+
+    @property
+    def _groups(self) -> list[RowGroup]:
+        return self._scanned[1]
+
+    def _tables(self, group: RowGroup) -> Iterator[pa.Table]:
+        rows = max(1, min(_BATCH_ROWS, group.rows * self.block_bytes // max(group.size, 1)))
+        with self._open(group.file) as parquet:
+            present = parquet.schema_arrow.names
+            names = [name for name in self._schema.names if name in present]
+            # With no column to read there would be no rows.
+            read = parquet.iter_batches(rows, row_groups=[group.number], columns=names or present[:1], use_threads=False)
+            for batch in read:
+                table = pa.Table.from_batches([batch]).select(names)
+                if self._partitions is not None:
+                    table = self._partitions.append(table, group.file, self._schema.names)
+                yield conform(table, self._schema, _CHOOSE)
+
+    @contextlib.contextmanager
+    def _open(self, number: int) -> Iterator[Any]:
+        """Open a file, whose footer is parsed once, unless there are very many of them.
+
+        Raises:
+            ValueError: It is not Parquet.
+        """
+        import pyarrow.parquet as pq
+
+        file = self._files[number]
+        with _opened(file) as opened:
+            try:
+                parquet = pq.ParquetFile(opened, metadata=self._footers.get(number), page_checksum_verification=True)
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:  # not the file, but reading it
+                    error.add_note(f"while reading the footer of {file.name}")
+                    raise
+                raise ValueError(f"{file.name} must be a Parquet file: {error}") from error
+            self._footers.put(number, parquet.metadata)
+            yield parquet
+
+
+@contextlib.contextmanager
+def _opened(file: File) -> Iterator[Any]:
+    try:
+        opened = pa.OSFile(file.path) if file.system is None else file.system.open(file.path, "rb")
+    except FileNotFoundError as error:
+        raise vanished(file) from error
+    with opened:
+        if file.system is None:
+            check_unchanged(file, opened.fileno())
+        yield opened

@@ -1,0 +1,92 @@
+"""Records that are Python objects, as streams and transforms give them, made into Arrow tables without a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+_INT64 = np.iinfo(np.int64)
+_NUMBERS = frozenset((int, float, bool))
+_SCALARS = _NUMBERS | {str, bytes, type(None)}
+
+
+def batches_of(records: Iterable[Mapping[str, Any]], rows: int) -> Iterator[dict[str, list[Any]]]:
+    """Yield records as columns, some at once, each as it was when it was given: its objects may be filled again."""
+    batch: list[dict[str, Any]] = []
+    for record in records:
+        batch.append(own_copy(record))
+        if len(batch) == rows:
+            yield _columns(batch)
+            batch = []
+    if batch:
+        yield _columns(batch)
+
+
+def own_copy(value: Any) -> Any:
+    """Return a value whose lists, dicts, arrays and tensors are its own."""
+    kind = type(value)  # quicker than isinstance, for what is common
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
+        return {key: part if type(part) in _SCALARS else own_copy(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return list(value) if not value or type(value[0]) in _NUMBERS else [own_copy(part) for part in value]
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return own_copy(dict(value))
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def to_table(batch: Mapping[str, Any], schema: pa.Schema | None, remedy: str) -> pa.Table:
+    """Return columns of Python objects as a table, in the types of the schema where it has them.
+
+    Raises:
+        ValueError: A column holds several kinds of values, or a number that its type does not; it names the ``remedy``.
+    """
+    from datasets.features.features import cast_to_python_objects
+
+    columns = {}
+    for name, values in cast_to_python_objects(dict(batch), only_1d_for_numpy=True).items():
+        kind = None if schema is None or name not in schema.names else schema.field(name).type
+        try:
+            columns[name] = _array(values, None if isinstance(kind, pa.BaseExtensionType) else kind)
+        except OverflowError as error:
+            number = next(_too_large(values), "a number out of range")
+            raise ValueError(f"column '{name}' must hold {kind or 'int64'}, got {number}; {remedy}") from error
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"column '{name}' must hold one kind of value: {error}; {remedy}") from error
+    return pa.table(columns)
+
+
+def _columns(batch: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for record in batch for name in record)
+    return {name: [record.get(name) for record in batch] for name in names}
+
+
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """Return values as an array; fractions are not cut off where whole numbers are wanted, as ``pa.array`` does."""
+    if kind is None or not _holds_integers(kind) or pa.types.is_uint64(kind):
+        return pa.array(values, kind)
+    return pa.array(values).cast(kind)
+
+
+def _holds_integers(kind: pa.DataType) -> bool:
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_integer(kind))
+
+
+def _too_large(values: Any) -> Iterator[int]:
+    """Yield whole numbers that 64 bits do not hold, at any depth."""
+    for value in values:
+        if isinstance(value, list | tuple | np.ndarray):
+            yield from _too_large(value)
+        elif isinstance(value, Mapping):
+            yield from _too_large(value.values())
+        elif isinstance(value, int | np.integer) and not _INT64.min <= value <= _INT64.max:
+            yield int(value)
