@@ -29,6 +29,9 @@ class Csv(Source):
     The first line names the columns. Their types are those of the first records of the first file, and hold for all files:
     whole numbers, floats, booleans, else text. Text must be UTF-8; an empty field is empty text, or a missing number.
 
+    Quotes are read as Python's ``csv.reader(strict=True)`` reads them: one at the beginning of a field opens it, one inside of
+    it is doubled, and what follows the closing one is a delimiter or the end of the line; all else is an error with the line.
+
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Columns to read, in this order; all by default.
@@ -59,6 +62,11 @@ class Csv(Source):
         for name, character in (("delimiter", self.delimiter), ("quote", self.quote)):
             if character is not None and not (len(character) == 1 and character.isascii()):
                 raise ValueError(f"{name} must be one ASCII character, got {character!r}")
+        for name, names in (("columns", self.columns), ("names", self.names)):
+            if isinstance(names, str):
+                raise TypeError(f"{name} must be a list of names, got {names!r}")
+        if not isinstance(self.types or {}, Mapping):
+            raise TypeError(f"types must be a dict of columns and their types, like {{'zip': 'string'}}, got {self.types!r}")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
         _ = self._schema
@@ -106,7 +114,7 @@ class Csv(Source):
         file = self._files[0]
         asked = _asked_types(self.types or {})
         with contextlib.closing(self._dialect.read(file, asked)) as parts:
-            guessed = next(parts)
+            guessed = next(parts).schema
         _check_utf8(guessed, asked, file)
         if problem := missing_columns("types", list(asked), guessed.names):
             raise ValueError(f"{problem} in {file.name}")
@@ -117,10 +125,10 @@ class Csv(Source):
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
         with contextlib.closing(self._dialect.read(file, types)) as parts:
-            if problem := missing_columns("columns", self._schema.names, next(parts).names):
-                raise ValueError(f"{problem} in {file.name}")
-            for batch in parts:
-                yield conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
+            for table in parts:
+                if problem := missing_columns("columns", self._schema.names, table.column_names):
+                    raise ValueError(f"{problem} in {file.name}")
+                yield conform(table, self._schema, _CHOOSE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,14 +271,10 @@ def _asked_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
 
 
 def _check_utf8(schema: pa.Schema, asked: Mapping[str, pa.DataType], file: File) -> None:
-    try:
-        fields = {field.name: field.type for field in schema}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name} must be UTF-8, but its first line is not; convert the file") from error
-    for name, kind in fields.items():
+    for field in schema:
         # Arrow's guess for what is no text.
-        if pa.types.is_binary(kind) and name not in asked:
-            raise ValueError(f"{file.name} must be UTF-8, but column '{name}' is not; convert the file")
+        if pa.types.is_binary(field.type) and field.name not in asked:
+            raise ValueError(f"{file.name} must be UTF-8, but column '{field.name}' is not; convert the file")
 
 
 def _settled(guess: pa.DataType) -> pa.DataType:
