@@ -20,7 +20,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16-LE",
     codecs.BOM_UTF16_BE: "UTF-16-BE",
 }
-_MANY_ZEROS, _FEW_ZEROS = 0.25, 0.05
+_SOME_ZEROS, _FEW_ZEROS = 0.08, 0.05
+_SEVERAL = 8
 
 
 def wide_encoding_error(file: File, head: bytes | None = None) -> ValueError | None:
@@ -44,15 +45,19 @@ def wide_encoding(head: bytes) -> str | None:
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             return name
-    head = head[: len(head) // 4 * 4]
+    size = len(head) // 4
+    head = head[: 4 * size]
     zeros = (np.frombuffer(head, np.uint8) == 0).reshape(-1, 4).mean(axis=0) if head else np.zeros(4)
     for name, zero, other in (("UTF-32-LE", zeros[2:].min(), zeros[0]), ("UTF-32-BE", zeros[:2].min(), zeros[3])):
         if zero > 1 - _FEW_ZEROS and other < _FEW_ZEROS and _decodes(head, name):
             return name
     even, odd = zeros[::2].mean(), zeros[1::2].mean()
     for name, zero, other in (("UTF-16-LE", odd, even), ("UTF-16-BE", even, odd)):
-        # Chinese has few zeros, and is no UTF-8.
-        is_likely = zero >= _MANY_ZEROS or (zero > 0 and not _is_utf8(head))
+        # All of Latin has zeros, of other scripts the blanks and the ends of lines; Chinese, with fewest, is no UTF-8.
+        num_zeros = 2 * size * zero
+        is_likely = (num_zeros > 1 and zero > 1 - _FEW_ZEROS) or (
+            num_zeros > 0 and not _is_utf8(head) if zero < _SOME_ZEROS else num_zeros >= _SEVERAL
+        )
         if is_likely and other <= _FEW_ZEROS * zero and _decodes(head, name):
             return name
     return None

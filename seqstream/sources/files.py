@@ -5,6 +5,7 @@ A table of files is columns, not objects, so that a million files cost a few hun
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -146,7 +147,8 @@ def read_bytes(file: File, start: int, stop: int) -> bytes:
     Raises:
         RuntimeError: The file changed or vanished since it was found.
     """
-    data = _read_local(file, start, stop) if file.system is None else file.system.cat_file(file.path, start=start, end=stop)
+    with naming(file):
+        data = _read_local(file, start, stop) if file.system is None else file.system.cat_file(file.path, start=start, end=stop)
     if len(data) > stop - start:
         raise OSError(
             f"{file.name} cannot be read in byte ranges, its server sends more than it is asked for; copy it here first"
@@ -156,9 +158,40 @@ def read_bytes(file: File, start: int, stop: int) -> bytes:
     return bytes(data)
 
 
+@contextlib.contextmanager
+def naming(file: File) -> Iterator[None]:
+    """Name a file in errors of reading it, which come from the operating system or a server.
+
+    Raises:
+        RuntimeError: The file vanished since it was found.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise vanished(file) from error
+    except Exception as error:
+        if file.name not in str(error):
+            error.add_note(f"while reading {file.name}")
+        raise
+
+
+def open_local(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a local file; a named pipe in its place does not wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def check_regular(file: File) -> None:
+    """Raise if what is at a local file's path is gone, or would make whoever opens it wait, as a named pipe does."""
+    with naming(file):
+        if not stat.S_ISREG(os.stat(file.path).st_mode):
+            raise _changed(file, "is no regular file any more")
+
+
 def check_unchanged(file: File, descriptor: int) -> None:
     """Raise if an open local file is not the one that was found."""
     now = os.fstat(descriptor)
+    if not stat.S_ISREG(now.st_mode):
+        raise _changed(file, "is no regular file any more")
     if now.st_size != file.size:
         raise _changed(file, f"is {now.st_size:,}")
     if now.st_mtime_ns != file.mtime_ns:
@@ -177,11 +210,10 @@ def _changed(file: File, now: str) -> RuntimeError:
 
 
 def _read_local(file: File, start: int, stop: int) -> bytes:
+    descriptor = open_local(file.path)
     try:
-        descriptor = os.open(file.path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise vanished(file) from error
-    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            check_unchanged(file, descriptor)
         data = os.pread(descriptor, stop - start, start)
         while len(data) < stop - start and (more := os.pread(descriptor, stop - start - len(data), start + len(data))):
             data += more

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.sources.delimited import Dialect
-from seqstream.sources.files import File, FileTable, Paths, check_unchanged, find_files, normalize_paths, vanished
+from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
 
@@ -244,10 +244,10 @@ def _row_groups(file: int, metadata: Any, names: set[str]) -> Iterator[_RowGroup
 def _open_parquet(file: File) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    try:
+    with naming(file):
+        if file.system is None:
+            check_regular(file)
         opened = pa.OSFile(file.path) if file.system is None else file.system.open(file.path, "rb")
-    except FileNotFoundError as error:
-        raise vanished(file) from error
     with opened:
         if file.system is None:
             check_unchanged(file, opened.fileno())
