@@ -11,7 +11,7 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -117,17 +117,22 @@ def normalize_paths(paths: Paths) -> str | PathList:
     return PathList(os.fspath(path) for path in paths)
 
 
-def find_files(paths: str | PathList) -> FileTable:
+def find_files(paths: str | PathList, storage_options: Mapping[str, Any] | None = None) -> FileTable:
     """Find the files that paths name, in order; those of a glob by name.
 
     Asks for sizes and times and reads nothing.
+
+    Args:
+        paths: Paths, globs and URLs.
+        storage_options: Arguments of the fsspec file systems that open URLs.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
         IsADirectoryError: A path is a directory.
         PermissionError: A file may not be read.
     """
-    files = [file for path in ([paths] if isinstance(paths, str) else paths) for file in _find(path)]
+    _check_options(paths, storage_options)
+    files = [file for path in ([paths] if isinstance(paths, str) else paths) for file in _find(path, storage_options or {})]
     if not files:
         raise ValueError(f"paths must name at least one file, got {paths!r}")
     names, places, systems, sizes, times, compressions = zip(*files, strict=True)
@@ -224,13 +229,21 @@ def _read_local(file: File, start: int, stop: int) -> bytes:
         os.close(descriptor)
 
 
-def _find(path: str) -> Iterator[File]:
+def _check_options(paths: str | PathList, options: Mapping[str, Any] | None) -> None:
+    # Their values are secret.
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"storage_options must be a dict of arguments for fsspec, got {type(options).__name__}")
+    if options and not any("://" in path for path in ([paths] if isinstance(paths, str) else paths)):
+        raise ValueError(f"storage_options must go with a URL, got {', '.join(map(repr, options))} for local files")
+
+
+def _find(path: str, options: Mapping[str, Any]) -> Iterator[File]:
     if "://" not in path:
         yield from _find_local(os.path.expanduser(path))
         return
     from fsspec.core import url_to_fs
 
-    system, inner = url_to_fs(path)
+    system, inner = url_to_fs(path, **options)
     if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
         yield from _find_local(inner)
     else:

@@ -41,6 +41,8 @@ class Csv(Source):
         quote: Character around fields that hold delimiters or newlines; ``None`` where quotes are ordinary characters.
         block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
         max_record_bytes: A longer record is an error. This much is read at once.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -56,6 +58,7 @@ class Csv(Source):
     quote: str | None = '"'
     block_bytes: int = 262_144
     max_record_bytes: int = 1 << 20
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_sizes(block_bytes=self.block_bytes, max_record_bytes=self.max_record_bytes)
@@ -98,7 +101,7 @@ class Csv(Source):
 
     @functools.cached_property
     def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths))
+        return find_files(normalize_paths(self.paths), self.storage_options)
 
     @functools.cached_property
     def _digest(self) -> Json:
@@ -141,6 +144,8 @@ class Parquet(Source):
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Columns to read, in this order; all by default. Others are not read from disk.
         block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -151,6 +156,7 @@ class Parquet(Source):
     _: dataclasses.KW_ONLY
     columns: Sequence[str] | None = None
     block_bytes: int = 262_144
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_sizes(block_bytes=self.block_bytes)
@@ -184,7 +190,7 @@ class Parquet(Source):
 
     @functools.cached_property
     def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths))
+        return find_files(normalize_paths(self.paths), self.storage_options)
 
     @functools.cached_property
     def _digest(self) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,8 @@ class TextFiles(Source):
             so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
         max_record_bytes: A longer record is an error.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -52,6 +54,7 @@ class TextFiles(Source):
     block_bytes: int | None = None
     errors: Errors = "strict"
     max_record_bytes: int = 64 << 20
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.unit not in ("line", "paragraph", "file"):
@@ -67,7 +70,7 @@ class TextFiles(Source):
     @functools.cached_property
     def _corpus(self) -> Corpus | Aligned:
         paths = self.paths if isinstance(self.paths, Mapping) else {self.field: self.paths}
-        found = {name: find_files(normalize_paths(some)) for name, some in paths.items()}
+        found = {name: find_files(normalize_paths(some), self.storage_options) for name, some in paths.items()}
         first = next(iter(found.values()))
         limits = make_limits(choose_block_bytes(self.block_bytes, first.text_bytes.sum()), self.max_record_bytes)
         return Aligned(found, limits) if isinstance(self.paths, Mapping) else Corpus(first, self.unit, limits)
