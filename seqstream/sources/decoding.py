@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,11 +12,9 @@ from seqstream.sources.corpus import RULES, place
 from seqstream.sources.encodings import wide_encoding_error
 from seqstream.sources.files import Int64s
 from seqstream.sources.pieces import Piece, too_long
-from seqstream.sources.rules import newlines
+from seqstream.sources.rules import GAP, newlines
 
 Errors = Literal["strict", "replace"]
-
-_BLANK_LINES = re.compile(rb"\n{3,}")
 
 
 def decode_records(pieces: list[Piece], unit: str, errors: Errors, max_record_bytes: int) -> pa.StringArray:
@@ -100,8 +97,8 @@ def _join_lines(piece: Piece) -> bytes:
 
 
 def _join_paragraphs(piece: Piece) -> bytes:
-    text = _normalized(piece).strip(b"\n")
-    return text + b"\n\n" if text else b""
+    # Blank lines at both ends, of which one is left between paragraphs.
+    return b"\n\n%b\n\n" % _normalized(piece)
 
 
 def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
@@ -110,8 +107,7 @@ def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
 
 
 def _split_paragraphs(text: bytes) -> tuple[bytes, Int64s]:
-    if b"\n\n\n" in text:
-        text = _BLANK_LINES.sub(b"\n\n", text)
+    text = GAP.sub(b"\n\n", text)[2:]
     is_newline = np.frombuffer(text, np.uint8) == 10
     ends = np.flatnonzero(is_newline[1:] & is_newline[:-1])
     return text.replace(b"\n\n", b""), np.append(0, ends - 2 * np.arange(len(ends)))

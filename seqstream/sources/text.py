@@ -26,8 +26,8 @@ class TextFiles(Source):
     Plain files are read in byte ranges of all of them laid end to end, so that many small files and one huge file both start at
     once and mix well; a compressed file is read from its front, and so are aligned files. No record goes over a file's end.
 
-    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are parted by empty lines;
-    within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
+    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are parted by blank lines,
+    which hold nothing but white space; within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these; or, for files aligned
