@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,13 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.sources.corpus import RULES, place
+from seqstream.sources.encodings import wide_encoding_error
 from seqstream.sources.files import Int64s
 from seqstream.sources.pieces import Piece, too_long
-from seqstream.sources.rules import newlines
+from seqstream.sources.rules import GAP, newlines
 
 Errors = Literal["strict", "replace"]
-
-_BLANK_LINES = re.compile(rb"\n{3,}")
 
 
 def decode_records(pieces: list[Piece], unit: str, errors: Errors, max_record_bytes: int) -> pa.StringArray:
@@ -39,7 +37,7 @@ def join_text(pieces: list[Piece], unit: str, errors: Errors) -> bytes:
     r"""Return the text of the pieces, in which each record ends with ``\n``, or with an empty line, as the unit says."""
     join = _JOIN[unit]
     text = b"".join(map(join, pieces))
-    return text if _is_utf8(text) else b"".join(join(_replaced(piece, errors)) for piece in pieces)
+    return text if _is_plain_utf8(text) else b"".join(join(_replaced(piece, errors)) for piece in pieces)
 
 
 def check_lengths(lengths: Int64s, pieces: list[Piece], unit: str, max_record_bytes: int) -> None:
@@ -71,7 +69,14 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+def _is_plain_utf8(text: bytes) -> bool:
+    """Return whether text is UTF-8 without zero bytes, which are half of each letter of UTF-16."""
+    return b"\0" not in text and _is_utf8(text)
+
+
 def _replaced(piece: Piece, errors: Errors) -> Piece:
+    if not _is_plain_utf8(piece.data) and (problem := wide_encoding_error(piece.file)):
+        raise problem
     try:
         return piece._replace(data=piece.data.decode("utf-8", errors).encode())
     except UnicodeDecodeError as error:
@@ -92,8 +97,8 @@ def _join_lines(piece: Piece) -> bytes:
 
 
 def _join_paragraphs(piece: Piece) -> bytes:
-    text = _normalized(piece).strip(b"\n")
-    return text + b"\n\n" if text else b""
+    # Blank lines at both ends, of which one is left between paragraphs.
+    return b"\n\n%b\n\n" % _normalized(piece)
 
 
 def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
@@ -102,15 +107,14 @@ def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
 
 
 def _split_paragraphs(text: bytes) -> tuple[bytes, Int64s]:
-    if b"\n\n\n" in text:
-        text = _BLANK_LINES.sub(b"\n\n", text)
+    text = GAP.sub(b"\n\n", text)[2:]
     is_newline = np.frombuffer(text, np.uint8) == 10
     ends = np.flatnonzero(is_newline[1:] & is_newline[:-1])
     return text.replace(b"\n\n", b""), np.append(0, ends - 2 * np.arange(len(ends)))
 
 
 def _split_files(pieces: list[Piece], errors: Errors) -> tuple[bytes, Int64s]:
-    texts = [piece.text if _is_utf8(piece.data) else _replaced(piece, errors).text for piece in pieces]
+    texts = [piece.text if _is_plain_utf8(piece.data) else _replaced(piece, errors).text for piece in pieces]
     return b"".join(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64)
 
 

@@ -5,12 +5,13 @@ A table of files is columns, not objects, so that a million files cost a few hun
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -116,18 +117,24 @@ def normalize_paths(paths: Paths) -> str | PathList:
     return PathList(os.fspath(path) for path in paths)
 
 
-def find_files(paths: str | PathList, pattern: str = "*.txt") -> FileTable:
+def find_files(paths: str | PathList, pattern: str = "*.txt", storage_options: Mapping[str, Any] | None = None) -> FileTable:
     """Find the files that paths name, in order; those of a glob by name.
 
     Asks for sizes and times and reads nothing. ``pattern`` is what an error says for a directory.
+
+    Args:
+        paths: Paths, globs and URLs.
+        storage_options: Arguments of the fsspec file systems that open URLs.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
         IsADirectoryError: A path is a directory.
         PermissionError: A file may not be read.
     """
+    _check_options(paths, storage_options)
     try:
-        files = [file for path in ([paths] if isinstance(paths, str) else paths) for file in _find(path)]
+        listed = [paths] if isinstance(paths, str) else paths
+        files = [file for path in listed for file in _find(path, storage_options or {})]
     except IsADirectoryError as error:
         name = error.args[0]
         remedy = f"pass a glob such as {name.rstrip('/') + '/' + pattern!r}"
@@ -151,7 +158,8 @@ def read_bytes(file: File, start: int, stop: int) -> bytes:
     Raises:
         RuntimeError: The file changed or vanished since it was found.
     """
-    data = _read_local(file, start, stop) if file.system is None else file.system.cat_file(file.path, start=start, end=stop)
+    with naming(file):
+        data = _read_local(file, start, stop) if file.system is None else file.system.cat_file(file.path, start=start, end=stop)
     if len(data) > stop - start:
         raise OSError(
             f"{file.name} cannot be read in byte ranges, its server sends more than it is asked for; copy it here first"
@@ -161,9 +169,40 @@ def read_bytes(file: File, start: int, stop: int) -> bytes:
     return bytes(data)
 
 
+@contextlib.contextmanager
+def naming(file: File) -> Iterator[None]:
+    """Name a file in errors of reading it, which come from the operating system or a server.
+
+    Raises:
+        RuntimeError: The file vanished since it was found.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise vanished(file) from error
+    except Exception as error:
+        if file.name not in str(error):
+            error.add_note(f"while reading {file.name}")
+        raise
+
+
+def open_local(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a local file; a named pipe in its place does not wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def check_regular(file: File) -> None:
+    """Raise if what is at a local file's path is gone, or would make whoever opens it wait, as a named pipe does."""
+    with naming(file):
+        if not stat.S_ISREG(os.stat(file.path).st_mode):
+            raise _changed(file, "is no regular file any more")
+
+
 def check_unchanged(file: File, descriptor: int) -> None:
     """Raise if an open local file is not the one that was found."""
     now = os.fstat(descriptor)
+    if not stat.S_ISREG(now.st_mode):
+        raise _changed(file, "is no regular file any more")
     if now.st_size != file.size:
         raise _changed(file, f"is {now.st_size:,}")
     if now.st_mtime_ns != file.mtime_ns:
@@ -182,11 +221,10 @@ def _changed(file: File, now: str) -> RuntimeError:
 
 
 def _read_local(file: File, start: int, stop: int) -> bytes:
+    descriptor = open_local(file.path)
     try:
-        descriptor = os.open(file.path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise vanished(file) from error
-    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            check_unchanged(file, descriptor)
         data = os.pread(descriptor, stop - start, start)
         while len(data) < stop - start and (more := os.pread(descriptor, stop - start - len(data), start + len(data))):
             data += more
@@ -197,13 +235,21 @@ def _read_local(file: File, start: int, stop: int) -> bytes:
         os.close(descriptor)
 
 
-def _find(path: str) -> Iterator[File]:
+def _check_options(paths: str | PathList, options: Mapping[str, Any] | None) -> None:
+    # Their values are secret.
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"storage_options must be a dict of arguments for fsspec, got {type(options).__name__}")
+    if options and not any("://" in path for path in ([paths] if isinstance(paths, str) else paths)):
+        raise ValueError(f"storage_options must go with a URL, got {', '.join(map(repr, options))} for local files")
+
+
+def _find(path: str, options: Mapping[str, Any]) -> Iterator[File]:
     if "://" not in path:
         yield from _find_local(os.path.expanduser(path))
         return
     from fsspec.core import url_to_fs
 
-    system, inner = url_to_fs(path)
+    system, inner = url_to_fs(path, **options)
     if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
         yield from _find_local(inner)
     else:

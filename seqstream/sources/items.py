@@ -245,10 +245,26 @@ class Layout:
         """Join the values of the items that have these numbers."""
         values = zip(*block, strict=True) if block else [()] * len(self.fields)
         columns = zip(self.fields, values, strict=True)
-        return pa.table({field.name: field.column(values, numbers, self.source) for field, values in columns})
+        try:
+            return pa.table({field.name: field.column(values, numbers, self.source) for field, values in columns})
+        except UnicodeEncodeError as error:
+            number = next((number for number, item in zip(numbers, block, strict=True) if not _is_unicode(item)), numbers[0])
+            raise ValueError(
+                f"item {number} of {self.source} must be text that UTF-8 can hold, got half of a surrogate pair, "
+                f"{error.object[error.start]!a}; replace it: text.encode('utf-8', 'replace').decode()"
+            ) from error
 
     def __str__(self) -> str:
         return f"a dict with {', '.join(repr(field.name) for field in self.fields)}" if self.named else str(self.fields[0])
+
+
+def _is_unicode(value: Any) -> bool:
+    """Return whether UTF-8 can hold all text in a value of an item."""
+    if isinstance(value, Mapping):
+        return all(map(_is_unicode, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_unicode, value))
+    return not isinstance(value, str) or value.encode("utf-8", "replace").decode() == value
 
 
 def layout_of(item: Any, source: str) -> Layout:

@@ -13,6 +13,7 @@ from seqstream.sources.corpus import place
 from seqstream.sources.json_parsing import MAX_DEPTH, Types, depth_of, parse_objects, rounded_number
 from seqstream.sources.pieces import Piece
 from seqstream.sources.rules import NONBLANK_LINES
+from seqstream.sources.surrogates import find_surrogate
 
 _SHOWN = 60
 _NO_OBJECT = "line must be a JSON object, got {}; write one object a line, with nothing around them"
@@ -93,7 +94,8 @@ def _load(line: bytes) -> tuple[str | None, dict[str, Any]]:
     if depth > MAX_DEPTH:
         return f"line must nest at most {MAX_DEPTH} deep, got {depth:,}", {}
     try:
-        record = json.loads(line, object_pairs_hook=_unique)
+        # Of bytes json.loads would take a zero for half a letter of UTF-16.
+        record = json.loads(line.decode("utf-8", "replace"), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         if line.lstrip().startswith(b"["):
             return _NO_OBJECT.format("an array"), {}
@@ -102,6 +104,9 @@ def _load(line: bytes) -> tuple[str | None, dict[str, Any]]:
         return f"line must name each field once, got {error} twice", {}
     if not isinstance(record, dict):
         return _NO_OBJECT.format(_KINDS[type(record)]), {}
+    if half := find_surrogate(line):
+        remedy = "pass errors='replace' to go on with U+FFFD in its place"
+        return f"text must be UTF-8, got half of a surrogate pair, {half}; {remedy}", {}
     return None, record
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +20,14 @@ from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.pieces import Piece
 from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
 from seqstream.sources.rules import newlines
+from seqstream.sources.surrogates import replace_surrogates
 
 _SAMPLED_SHARDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines(Source):
-    """Files of JSON objects, one a line; blank lines are no records.
+    r"""Files of JSON objects, one a line; blank lines are no records.
 
     Read like `TextFiles`: plain files in byte ranges, compressed ones from the front. Types are inferred once, from at most 8
     blocks spread over the files, and hold for all: a value that does not fit is an error. Strings that look like times stay
@@ -37,8 +39,11 @@ class JsonLines(Source):
         schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``.
         block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
             so that a small corpus has 128 blocks.
-        errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
+        errors: Where text is not UTF-8, half of an emoji (``"\ud83d"``) included, ``"strict"`` raises and ``"replace"`` puts
+            U+FFFD.
         max_record_bytes: A longer line is an error.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -53,11 +58,14 @@ class JsonLines(Source):
     block_bytes: int | None = None
     errors: Errors = "strict"
     max_record_bytes: int = 64 << 20
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_errors(self.errors)
         if isinstance(self.columns, str):
             raise TypeError(f"columns must be a list of names, got {self.columns!r}")
+        if not isinstance(self.schema or {}, Mapping):
+            raise TypeError(f"schema must be a dict of fields and their Arrow types, got {self.schema!r}")
         for name, kind in (self.schema or {}).items():
             if not isinstance(kind, pa.DataType):
                 raise TypeError(f"schema must give an Arrow type for each field, got {kind!r} for {name!r}")
@@ -68,7 +76,7 @@ class JsonLines(Source):
 
     @functools.cached_property
     def _corpus(self) -> Corpus:
-        files = find_files(normalize_paths(self.paths), "*.jsonl")
+        files = find_files(normalize_paths(self.paths), "*.jsonl", self.storage_options)
         limits = make_limits(choose_block_bytes(self.block_bytes, files.text_bytes.sum()), self.max_record_bytes)
         return Corpus(files, "json", limits)
 
@@ -83,7 +91,7 @@ class JsonLines(Source):
             yield self._table(text, pieces) if text.strip() else self._base.empty_table(), after
 
     def _table(self, text: bytes, pieces: list[Piece]) -> pa.Table:
-        table, self._met[0] = read_objects(text, pieces, self._met[0])
+        table, self._met[0] = read_objects(text, pieces, self._met[0], self.errors)
         for name in table.column_names:
             if name in RESERVED:
                 raise ValueError(
@@ -123,7 +131,8 @@ class JsonLines(Source):
         pieces = self._sample()
         if not pieces:
             return given if self.columns is None else _select(given, self._typed.intersection(self.columns))
-        table, _ = read_objects(join_text(pieces, "json", self.errors), pieces, Types(given, given, self._typed))
+        types = Types(given, given, self._typed)
+        table, _ = read_objects(join_text(pieces, "json", self.errors), pieces, types, self.errors)
         return table.schema if self.columns is None else _select(table.schema, self.columns)
 
     @functools.cached_property
@@ -146,8 +155,10 @@ class JsonLines(Source):
         return []
 
 
-def read_objects(text: bytes, pieces: list[Piece], types: Types) -> tuple[pa.Table, Types]:
+def read_objects(text: bytes, pieces: list[Piece], types: Types, errors: Errors) -> tuple[pa.Table, Types]:
     """Parse the objects of some pieces; also return the types of all fields met so far.
+
+    With ``errors="replace"``, U+FFFD stands for each half of a surrogate pair.
 
     Raises:
         ValueError: A line is no object, or a value does not fit, with its file and line.
@@ -162,6 +173,9 @@ def read_objects(text: bytes, pieces: list[Piece], types: Types) -> tuple[pa.Tab
         if merged is None or len(table) != count:
             raise pa.ArrowInvalid("a line holds more than an object, or fields have other types than before")
     except (pa.ArrowException, RecursionError) as error:
+        if errors == "replace" and (replaced := replace_surrogates(text)) != text:
+            pieces = [piece._replace(data=replace_surrogates(piece.data)) for piece in pieces]
+            return read_objects(replaced, pieces, types, errors)
         raise line_error(pieces, TypeCheck(types)) or _unreadable(pieces, error) from error
     if any(has_large_floats(table.column(field.name)) for field in table.schema if field.name not in types.typed):
         rounded = line_error(pieces, lambda line: rounding_problem(line, table.schema, types.typed))

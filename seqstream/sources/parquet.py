@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from seqstream.sources.files import File, FileTable, Paths, check_unchanged, find_files, normalize_paths, vanished
+from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
 from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
 from seqstream.sources.partitions import Partitions, find_partitions
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
@@ -33,6 +33,8 @@ class Parquet(Source):
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Columns to read, in this order; all by default. Others are not read from disk.
         block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -44,6 +46,7 @@ class Parquet(Source):
     _: dataclasses.KW_ONLY
     columns: Sequence[str] | None = None
     block_bytes: int = 262_144
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.block_bytes < 1:
@@ -79,7 +82,7 @@ class Parquet(Source):
 
     @functools.cached_property
     def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths), "**/*.parquet")
+        return find_files(normalize_paths(self.paths), "**/*.parquet", self.storage_options)
 
     @functools.cached_property
     def _digest(self) -> Json:
@@ -166,10 +169,10 @@ class Parquet(Source):
 
 @contextlib.contextmanager
 def _opened(file: File) -> Iterator[Any]:
-    try:
+    with naming(file):
+        if file.system is None:
+            check_regular(file)
         opened = pa.OSFile(file.path) if file.system is None else file.system.open(file.path, "rb")
-    except FileNotFoundError as error:
-        raise vanished(file) from error
     with opened:
         if file.system is None:
             check_unchanged(file, opened.fileno())

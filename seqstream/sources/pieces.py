@@ -48,10 +48,14 @@ def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) ->
         return None
     base, ahead = max(0, start - LOOK_BEHIND), min(file.size, stop + LOOK_AHEAD)
     data = read_bytes(file, base, ahead)
+    while ahead < file.size and rule.settled(data) < stop - base and len(data) <= 2 * limits.max_record_bytes + LOOK_BEHIND:
+        # White space at the border, too long to know whether a record starts with it.
+        ahead, read = min(file.size, ahead + len(data)), ahead
+        data += read_bytes(file, read, ahead)
     begin = rule.begin(data, base, start - base)
-    if begin >= stop - base and not rule.is_file:
-        return None
     end = rule.end(data, stop - base)
+    if begin >= stop - base and begin in (end, len(data)) and not rule.is_file:
+        return None
     if end < 0 and ahead < file.size:
         buffer = bytearray(data)
         end = _read_on(buffer, _steps(file, ahead), stop - base, Piece(file, base, b""), rule=rule, limits=limits)
@@ -115,13 +119,14 @@ def _read_on(buffer: bytearray, chunks: Iterator[bytes], at: int, here: Piece, *
     """Append to a buffer until a record ends at or after ``at``; return where, or -1 at the end of the file."""
     end = rule.end(buffer, at)
     while end < 0 and (chunk := next(chunks, b"")):
-        searched = max(at, len(buffer))
+        searched = max(at, rule.settled(buffer))
         buffer += chunk
         end = rule.end(buffer, searched)
         # Twice: a paragraph of empty lines that end in two bytes is half as long as text. The exact test comes later.
         if end < 0 and len(buffer) - at > 2 * limits.max_record_bytes + LOOK_BEHIND:
             starts = here._replace(data=bytes(buffer)).starts(rule)
-            raise too_long(here.file, int(starts[-1]), len(buffer) - int(starts[-1]) + here.offset, limits.max_record_bytes)
+            last = int(starts[-1]) if len(starts) else here.offset
+            raise too_long(here.file, last, len(buffer) - last + here.offset, limits.max_record_bytes)
     return end
 
 

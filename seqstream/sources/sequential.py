@@ -6,6 +6,7 @@ passes over whole blocks, and goes on with the very ones that an unbroken run wo
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ import pyarrow as pa
 
 from seqstream.arrow import to_arrow
 from seqstream.sources.protocol import RESERVED, Block, Json
+
+_LISTED = 50
 
 
 def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterator[Block]:
@@ -73,12 +76,13 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
     Raises:
         ValueError: A column cannot be cast, or is not in the schema; the message names it and the ``remedy``.
     """
+    known, present = set(schema.names), set(table.column_names)
     for name in table.column_names:
-        if name not in schema.names:
+        if name not in known:
             raise ValueError(f"column '{name}' cannot come late, the first records have {_listed(schema.names)}; {remedy}")
     columns = []
     for field in schema:
-        if field.name not in table.column_names:
+        if field.name not in present:
             columns.append(pa.nulls(len(table), field.type))
             continue
         try:
@@ -96,12 +100,12 @@ def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
     Raises:
         ValueError: A column has a name that the loader needs, or the name of another one.
     """
-    names = list(schema.names)
-    for name in names:
+    counts = collections.Counter(schema.names)
+    for name, count in counts.items():
         if name in RESERVED:
             raise ValueError(f"column '{name}' cannot have that name, which the loader uses itself; {remedy}")
-        if names.count(name) > 1:
-            raise ValueError(f"column '{name}' must appear once, got {names.count(name)} columns of that name; {remedy}")
+        if count > 1:
+            raise ValueError(f"column '{name}' must appear once, got {count} columns of that name; {remedy}")
     return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
 
 
@@ -116,12 +120,14 @@ def is_open(kind: pa.DataType) -> bool:
 
 def missing_columns(parameter: str, wanted: Sequence[str], present: Sequence[str]) -> str | None:
     """Say which columns that a parameter names are not there, or return ``None``."""
-    missing = [name for name in wanted if name not in present]
+    known = set(present)
+    missing = [name for name in wanted if name not in known]
     return f"{parameter} must be among {_listed(present)}, got {_listed(missing)}" if missing else None
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
+    shown = ", ".join(map(repr, names[:_LISTED]))
+    return f"{shown} and {len(names) - _LISTED:,} more" if len(names) > _LISTED else shown
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from seqstream.sources.files import UNKNOWN, File, check_unchanged, vanished
+from seqstream.sources.files import UNKNOWN, File, check_unchanged, naming, open_local
 
 _CHUNK_BYTES = 1 << 18
 # A block of zstd is at least 4 bytes and at most 128 KiB of text: even a file of one repeated letter stays bounded.
@@ -22,7 +22,7 @@ def open_chunks(file: File, offset: int = 0) -> Generator[bytes, None, None]:
         RuntimeError: The file changed or vanished since it was found.
         ValueError: Compressed data end too early, are damaged, or hold several files.
     """
-    with _open(file) as raw:
+    with naming(file), _open(file) as raw:
         _check(file, raw)
         if file.compression is not None:
             yield from _skip(_decompress(file, raw), offset)
@@ -35,12 +35,28 @@ def open_chunks(file: File, offset: int = 0) -> Generator[bytes, None, None]:
 
 
 def _open(file: File) -> Any:
-    try:
-        if file.system is None:
-            return open(file.path, "rb")
-        return file.system.open(file.path, "rb")
-    except FileNotFoundError as error:
-        raise vanished(file) from error
+    if file.system is None:
+        return open(file.path, "rb", opener=open_local)
+    return file.system.open(file.path, "rb")
+
+
+class _Reads:
+    """An open file that remembers an error of reading it, to tell it from one of decompressing what was read."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.error: Exception | None = None
+
+    def read(self, *size: int) -> Any:
+        """Read bytes."""
+        try:
+            return self._raw.read(*size)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
 
 
 def _check(file: File, raw: Any) -> None:
@@ -59,13 +75,17 @@ def _decompress(file: File, raw: Any) -> Iterator[bytes]:
     if file.compression == "zip":
         _check_single(file, raw)
     done = 0
+    reads = _Reads(raw)
     try:
-        for chunk in _chunks_of(file, raw):
+        for chunk in _chunks_of(file, reads):
             done += len(chunk)
             if chunk:
                 yield chunk
     # Each decompressor has errors of its own.
     except Exception as error:
+        if reads.error is not None:
+            raise reads.error from None
+        _check(file, raw)
         raise ValueError(
             f"{file.name} cannot be decompressed past byte {done:,} of its text: {error}; "
             "it is truncated or damaged, write it anew or leave it out"

@@ -33,6 +33,9 @@ class Csv(Source):
     whole numbers, floats, booleans, else text. A whole number that a column of floats would round is an error. Text must be
     UTF-8; an empty field is empty text, or a missing number.
 
+    Quotes are read as Python's ``csv.reader(strict=True)`` reads them: one at the beginning of a field opens it, one inside of
+    it is doubled, and what follows the closing one is a delimiter or the end of the line; all else is an error with the line.
+
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Columns to read, in this order; all by default.
@@ -42,6 +45,8 @@ class Csv(Source):
         quote: Character around fields that hold delimiters or newlines; ``None`` where quotes are ordinary characters.
         block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
         max_record_bytes: A longer record is an error. This much is read at once.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -57,12 +62,18 @@ class Csv(Source):
     quote: str | None = '"'
     block_bytes: int = 262_144
     max_record_bytes: int = 1 << 20
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_sizes(block_bytes=self.block_bytes, max_record_bytes=self.max_record_bytes)
         for name, character in (("delimiter", self.delimiter), ("quote", self.quote)):
             if character is not None and not (len(character) == 1 and character.isascii()):
                 raise ValueError(f"{name} must be one ASCII character, got {character!r}")
+        for name, names in (("columns", self.columns), ("names", self.names)):
+            if isinstance(names, str):
+                raise TypeError(f"{name} must be a list of names, got {names!r}")
+        if not isinstance(self.types or {}, Mapping):
+            raise TypeError(f"types must be a dict of columns and their types, like {{'zip': 'string'}}, got {self.types!r}")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
         _ = self._schema
@@ -95,7 +106,7 @@ class Csv(Source):
 
     @functools.cached_property
     def _files(self) -> FileTable:
-        return find_files(normalize_paths(self.paths), "*.csv")
+        return find_files(normalize_paths(self.paths), "*.csv", self.storage_options)
 
     @functools.cached_property
     def _digest(self) -> Json:
@@ -111,7 +122,7 @@ class Csv(Source):
         file = self._files[0]
         asked = _asked_types(self.types or {})
         with contextlib.closing(self._dialect.read(file, asked)) as parts:
-            guessed = next(parts)
+            guessed = next(parts).schema
         _check_utf8(guessed, asked, file)
         if problem := missing_columns("types", list(asked), guessed.names):
             raise ValueError(f"{problem} in {file.name}")
@@ -122,11 +133,11 @@ class Csv(Source):
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
         with contextlib.closing(self._dialect.read(file, types)) as parts:
-            if problem := missing_columns("columns", self._schema.names, next(parts).names):
-                raise ValueError(f"{problem} in {file.name}")
             is_checked = False
-            for batch in parts:
-                table = conform(pa.Table.from_batches([batch]), self._schema, _CHOOSE)
+            for part in parts:
+                if problem := missing_columns("columns", self._schema.names, part.column_names):
+                    raise ValueError(f"{problem} in {file.name}")
+                table = conform(part, self._schema, _CHOOSE)
                 if not is_checked and any(has_large_floats(table.column(name)) for name in self._guessed_floats):
                     self._check_rounding(file)
                     is_checked = True
@@ -144,8 +155,6 @@ class Csv(Source):
         record = 0
         with contextlib.closing(self._dialect.read(file, types)) as parts:
             for part in parts:
-                if isinstance(part, pa.Schema):
-                    continue
                 for name in self._guessed_floats:
                     for row, text in enumerate(part.column(name).to_pylist()):
                         if _is_rounded(text):
@@ -174,14 +183,10 @@ def _asked_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
 
 
 def _check_utf8(schema: pa.Schema, asked: Mapping[str, pa.DataType], file: File) -> None:
-    try:
-        fields = {field.name: field.type for field in schema}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name} must be UTF-8, but its first line is not; convert the file") from error
-    for name, kind in fields.items():
+    for field in schema:
         # Arrow's guess for what is no text.
-        if pa.types.is_binary(kind) and name not in asked:
-            raise ValueError(f"{file.name} must be UTF-8, but column '{name}' is not; convert the file")
+        if pa.types.is_binary(field.type) and field.name not in asked:
+            raise ValueError(f"{file.name} must be UTF-8, but column '{field.name}' is not; convert the file")
 
 
 def _settled(guess: pa.DataType) -> pa.DataType:

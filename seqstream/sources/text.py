@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,8 @@ class TextFiles(Source):
     Plain files are read in byte ranges of all of them laid end to end, so that many small files and one huge file both start at
     once and mix well; a compressed file is read from its front, and so are aligned files. No record goes over a file's end.
 
-    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are parted by empty lines;
-    within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
+    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are parted by blank lines,
+    which hold nothing but white space; within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these; or, for files aligned
@@ -39,6 +39,8 @@ class TextFiles(Source):
             so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
         max_record_bytes: A longer record is an error.
+        storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
+            fingerprint, state or ``repr``.
 
     Raises:
         FileNotFoundError: A path or glob names no file.
@@ -53,6 +55,7 @@ class TextFiles(Source):
     block_bytes: int | None = None
     errors: Errors = "strict"
     max_record_bytes: int = 64 << 20
+    storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.unit not in ("line", "paragraph", "file"):
@@ -70,7 +73,7 @@ class TextFiles(Source):
     @functools.cached_property
     def _corpus(self) -> Corpus | Aligned:
         paths = self.paths if isinstance(self.paths, Mapping) else {self.field: self.paths}
-        found = {name: find_files(normalize_paths(some)) for name, some in paths.items()}
+        found = {name: find_files(normalize_paths(some), storage_options=self.storage_options) for name, some in paths.items()}
         first = next(iter(found.values()))
         limits = make_limits(choose_block_bytes(self.block_bytes, first.text_bytes.sum()), self.max_record_bytes)
         return Aligned(found, limits) if isinstance(self.paths, Mapping) else Corpus(first, self.unit, limits)

@@ -257,7 +257,9 @@ def test_csv_does_not_drop_a_column_of_a_later_file(tmp_path: Path) -> None:
 def test_csv_refuses_records_without_end(tmp_path: Path) -> None:
     """A quote that is never closed doesn't read the file into memory."""
     rows = b'a,b\n1,"left open\n' + b"2,y\n" * 10_000
-    message = r"open\.csv cannot have a record longer than max_record_bytes=4096; close a quote that was left open, or raise it"
+    message = (
+        r"open\.csv, line 2: record cannot be longer than max_record_bytes=4096; close a quote that was left open, pass quote="
+    )
     csv_error(tmp_path / "open.csv", rows, message, max_record_bytes=4_096)
 
 

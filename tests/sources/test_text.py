@@ -27,7 +27,10 @@ UNITS: list[Unit] = ["line", "paragraph", "file"]
 
 # Few letters and many ends of lines, so that every border is hit.
 texts = st.lists(
-    st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r", b"a", b"bc", "é€𝄞".encode(), b"x" * 9, BOM, b" "]), max_size=12
+    st.sampled_from(
+        [b"\n", b"\r\n", b"\n\n", b"\r", b"a", b"bc", "é€𝄞".encode(), b"x" * 9, BOM, b" ", b"\n\t \n", "\u3000".encode()]
+    ),
+    max_size=12,
 ).map(b"".join)
 files = st.tuples(st.booleans(), st.sampled_from([b"", BOM]), texts)
 
@@ -43,7 +46,7 @@ def oracle(data: bytes, unit: Unit) -> list[str]:
         return lines
     paragraphs: list[list[str]] = [[]]
     for line in lines:
-        if line:
+        if line.strip():
             paragraphs[-1].append(line)
         else:
             paragraphs.append([])
@@ -103,6 +106,19 @@ def test_every_border(folder: Path, unit: Unit, end: bytes) -> None:
         expected = [record for each in (data, b"", data, data[:3]) for record in oracle(each, unit)]
         for block_bytes in range(1, len(data) + 6):
             assert read_texts(TextFiles(paths, unit=unit, block_bytes=block_bytes)) == expected, block_bytes
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\t \t", b"\r", b"\xc2\xa0", "\u3000\u2003".encode(), b" " * 20_000])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_blank_lines_of_white_space(tmp_path: Path, blank: bytes, name: str) -> None:
+    """Lines of white space part paragraphs, however long, and wherever blocks end; indented lines stay as they are."""
+    path = tmp_path / name
+    parts = [f"  one {number} \nmore\t".encode() for number in range(9)]
+    data = blank + b"\n" + (b"\n" + blank + b"\n").join(parts) + b"\n" + blank
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    expected = [part.decode() for part in parts]
+    for block_bytes in (1, 7, 100, 17_001) if len(data) < 10_000 else (10_000, 17_001, 40_007, 1 << 20):
+        assert read_texts(TextFiles(path, unit="paragraph", block_bytes=block_bytes)) == expected
 
 
 @pytest.mark.parametrize("unit", UNITS)

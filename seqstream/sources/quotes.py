@@ -1,0 +1,130 @@
+"""Where records of delimited text end, and whether its quotes are well formed: many records at a time.
+
+As Python's ``csv.reader(strict=True)`` reads them: a quote at the beginning of a field opens it, a quote inside of it is
+doubled, and a delimiter or the end of the line follows the one that closes it. Elsewhere a quote is an ordinary character.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from seqstream.sources.files import Int64s
+
+_NEWLINE, _RETURN = ord("\n"), ord("\r")
+
+
+@dataclasses.dataclass(frozen=True)
+class Quotes:
+    """The quotes of some text that begins with a record."""
+
+    data: bytes
+    turns: Int64s
+    """Where quotes open or close fields. A run of an even number of quotes changes nothing and may be left out."""
+    inside: npt.NDArray[np.bool_]
+    """Whether the text after each turn is in quotes."""
+    fault: tuple[int, int] | None
+    """Where a quoted field opens that has text after its closing quote, and where that text is; the first one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the end of the text is in quotes."""
+        return bool(len(self.inside) and self.inside[-1])
+
+    def last_end(self, stop: int, *, is_last: bool = False) -> int:
+        r"""Return the end of the last record that ends in ``data[:stop]``, or 0.
+
+        Args:
+            stop: How many bytes to look at.
+            is_last: Whether no byte follows, so that a ``\r`` at the end is not half of a ``\r\n``.
+        """
+        return self._last(b"\n", stop) or self._last(b"\r", stop if is_last else min(stop, len(self.data) - 1))
+
+    def until(self, end: int) -> Quotes:
+        """Return the quotes of ``data[:end]``, which are whole records."""
+        count = int(np.searchsorted(self.turns, end))
+        return Quotes(self.data[:end], self.turns[:count], self.inside[:count], self.fault)
+
+    def _last(self, end: bytes, stop: int) -> int:
+        at = self.data.rfind(end, 0, stop)
+        while at >= 0:
+            run = int(np.searchsorted(self.turns, at)) - 1
+            if run < 0 or not self.inside[run]:
+                return at + 1
+            # The field was opened after the end looked for.
+            at = self.data.rfind(end, 0, int(self.turns[run]))
+        return 0
+
+    @functools.cached_property
+    def starts(self) -> Int64s:
+        """Where each record starts, lines with nothing on them left out."""
+        letters = np.frombuffer(self.data, np.uint8)
+        ends = np.flatnonzero(letters == _NEWLINE)
+        if b"\r" in self.data:
+            returns = np.flatnonzero(letters == _RETURN)
+            followed = np.append(letters, 0)[returns + 1] == _NEWLINE
+            ends = np.sort(np.concatenate([ends, returns[~followed]]))
+        if len(self.turns):
+            runs = np.searchsorted(self.turns, ends) - 1
+            ends = ends[(runs < 0) | ~self.inside[runs]]
+        starts = np.append(0, ends + 1)
+        first = np.append(letters, _NEWLINE)[starts]
+        found: Int64s = starts[(first != _NEWLINE) & (first != _RETURN)]
+        return found
+
+
+def find_quotes(data: bytes, delimiter: str, quote: str | None) -> Quotes:
+    """Find the quotes of text that begins with a record; none where ``quote`` is ``None``."""
+    none = np.empty(0, np.int64)
+    if quote is None or quote.encode() not in data:
+        return Quotes(data, none, none.astype(np.bool_), None)
+    letters, mark = np.frombuffer(data, np.uint8), ord(quote)
+    is_end = np.zeros(256, np.bool_)
+    is_end[[ord(delimiter), _NEWLINE, _RETURN]] = True
+    at = np.flatnonzero(letters == mark)
+    if _is_plain(letters, at, is_end, mark):
+        return Quotes(data, at, np.arange(len(at)) & 1 == 0, None)
+    return _find_any(data, at, is_end)
+
+
+def _is_plain(letters: npt.NDArray[np.uint8], at: Int64s, is_end: npt.NDArray[np.bool_], mark: int) -> bool:
+    """Return whether all quotes open and close fields by turns, where a doubled one closes a field and opens it again."""
+    is_beside = is_end.copy()
+    is_beside[mark] = True
+    opening, closing = at[::2], at[1::2]
+    first, last = int(opening[0] == 0), int(at[-1] == len(letters) - 1 and len(at) % 2 == 0)
+    return bool(is_beside[letters[opening[first:] - 1]].all() and is_beside[letters[closing[: len(closing) - last] + 1]].all())
+
+
+def _find_any(data: bytes, at: Int64s, is_end: npt.NDArray[np.bool_]) -> Quotes:
+    """Find quotes among which some are ordinary characters, or wrong."""
+    letters = np.frombuffer(data, np.uint8)
+    is_first = np.diff(at, prepend=-2) != 1
+    firsts, behind = at[is_first], at[np.append(is_first[1:], True)] + 1
+    begins_field = is_end[letters[firsts - 1]] | (firsts == 0)
+    is_odd = (behind - firsts) & 1 == 1
+    inside = _states(begins_field[is_odd])
+    before = np.append(inside, False)[np.cumsum(is_odd) - is_odd - 1]  # -1, that there is none before, is the last one
+    closes = np.where(is_odd, before, begins_field & ~before) & (behind < len(data))
+    wrong = np.flatnonzero(closes & ~is_end[letters[np.minimum(behind, len(data) - 1)]])
+    fault = None
+    if len(wrong):
+        run = int(wrong[0])
+        opening = int(firsts[is_odd][int(np.cumsum(is_odd)[run]) - 2]) if is_odd[run] else int(firsts[run])
+        fault = opening, int(behind[run])
+    return Quotes(data, firsts[is_odd], inside, fault)
+
+
+def _states(begins_field: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return whether the text after each odd run is in quotes.
+
+    One at the beginning of a field, or after a delimiter in quotes, opens what is closed and closes what is open; any other
+    closes a field, or is an ordinary character of one without quotes: after it nothing is open.
+    """
+    order = np.arange(len(begins_field))
+    closed = np.maximum.accumulate(np.where(begins_field, -1, order)) if len(order) else order
+    states: npt.NDArray[np.bool_] = (order - closed) & 1 == 1
+    return states
