@@ -129,6 +129,7 @@ class Loader(Iterable[Batch]):
             accumulate=accumulate,
             pad_token=pad_token,
             processes=processes,
+            labels=None if on_batch is None else getattr(on_batch, "label_rule", None),
         )
         self._pipeline = Pipeline(
             self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven

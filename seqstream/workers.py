@@ -29,6 +29,7 @@ from seqstream.buffers import from_buffer, to_buffer
 from seqstream.composing import DataStage, open_stages
 from seqstream.running import placed, run_stages
 from seqstream.stages import Counts, OpenStage
+from seqstream.unlabelled import RowLabels
 
 START_METHODS = ("fork", "spawn", "forkserver")
 
@@ -64,9 +65,10 @@ Answer: TypeAlias = "tuple[torch.Tensor, Counts] | bytes"
 class _Stages(Dataset["tuple[int, Answer]"]):
     """What a worker does with a block: ``stages[task]``. The stages are opened in the worker, once."""
 
-    def __init__(self, stages: Sequence[DataStage], fill: int | None) -> None:
+    def __init__(self, stages: Sequence[DataStage], fill: int | None, labels: RowLabels | None) -> None:
         self._stages = tuple(stages)
         self._fill = fill
+        self._labels = labels
         self._opened: tuple[OpenStage, ...] | None = None
 
     def __getitem__(self, task: Task) -> tuple[int, Answer]:
@@ -77,7 +79,8 @@ class _Stages(Dataset["tuple[int, Answer]"]):
         try:
             if self._opened is None:
                 self._opened = open_stages(self._stages, engines)
-            (table,), counts = run_stages([from_buffer(block.numpy())], self._opened, self._fill)
+            read = [from_buffer(block.numpy())]
+            (table,), counts = run_stages(read, self._opened, self._fill, self._labels)
             return _as_tensor(table), counts
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
             return _pickled(error)
@@ -109,13 +112,19 @@ class Workers:
         stages: What they do.
         locate: Names the place of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
+        labels: What a row must have to be kept; ``None`` keeps all.
     """
 
     def __init__(
-        self, processes: Processes, stages: Sequence[DataStage], locate: Callable[[int], str], fill: int | None
+        self,
+        processes: Processes,
+        stages: Sequence[DataStage],
+        locate: Callable[[int], str],
+        fill: int | None,
+        labels: RowLabels | None = None,
     ) -> None:
         self._locate = locate
-        self._pool = _Pool(processes, _Stages(stages, fill))
+        self._pool = _Pool(processes, _Stages(stages, fill, labels))
         weakref.finalize(self, self._pool.stop)
 
     def start(self) -> None:

@@ -1,0 +1,135 @@
+"""Rows that teach nothing: those without any label are dropped before they are planned, so that no batch is without one.
+
+Shapes: ``N`` rows of a table, ``T`` steps of all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from seqstream.arrow import to_arrow, to_numpy
+from seqstream.columns import is_list
+from seqstream.label_counts import LABELS, LabelRule
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import BatchSpec
+from seqstream.sources.protocol import Json
+from seqstream.stages import Counts
+from seqstream.step_filter import Index, Mask, Steps, set_column
+from seqstream.steps import LABEL_PADDING
+
+WITHOUT_LABELS = "rows_without_labels"
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLabels:
+    """What a row must have to be served: one label at least.
+
+    Attributes:
+        column: The ids that labels are made of; ``None`` for the labels that the data has.
+        is_shifted: Whether the first step of each row is no label, because nothing predicts it.
+        never: Ids that never become labels, ascending.
+        is_causal: Whether ids are the labels where the data has none.
+        row_length: Steps that `Pack` takes of a row, or of each piece of it; ``None`` for all.
+        is_split: Whether `Pack` makes pieces of longer rows.
+    """
+
+    column: str | None = None
+    is_shifted: bool = False
+    never: tuple[int, ...] = ()
+    is_causal: bool = False
+    row_length: int | None = None
+    is_split: bool = False
+
+    @classmethod
+    def of(cls, rule: LabelRule | None, spec: BatchSpec) -> RowLabels:
+        """Return what rows of a batch spec must have; ``rule`` is that of ``on_batch``, ``None`` where it has none."""
+        rule = rule or LabelRule()
+        if not isinstance(spec, Pack):
+            return cls(rule.column, rule.is_shifted, rule.never)
+        is_causal = spec.causal and rule.column is None
+        limit = spec.row_length if spec.overflow in ("truncate", "split") else None
+        is_split = spec.overflow == "split"
+        return cls(rule.column, rule.is_shifted or is_causal, rule.never, is_causal, limit, is_split)
+
+    def fingerprint(self) -> Json:
+        """Say what decides which rows there are, as far as the batch spec does not."""
+        return {"column": self.column, "is_shifted": self.is_shifted, "never": list(self.never)} if self.column else None
+
+    def apply(self, table: pa.Table) -> tuple[pa.Table, Counts]:
+        """Return the rows that have a label, and how many had none; with `Pack`, of longer rows the pieces that have one."""
+        name = self._find(table.schema)
+        if name is None or not len(table):
+            return table, {}
+        if not is_list(table.schema.field(name).type):
+            values = to_numpy(table.column(name).combine_chunks())
+            return _kept(table, values != LABEL_PADDING)
+        steps = Steps.of(table.column(name))
+        is_label = self._labels(name, steps)
+        if self.is_split and steps.lengths.max() > (self.row_length or 0):
+            return self._without_pieces(table, steps, is_label)
+        begins, ends = steps.offsets[:-1], steps.offsets[1:]
+        if self.row_length is not None:
+            ends = np.minimum(ends, begins + self.row_length)
+        has_label = _counts(steps, is_label, begins + self.is_shifted, ends) > 0
+        return _kept(table, has_label if steps.is_null is None else has_label | steps.is_null)
+
+    def _find(self, schema: pa.Schema) -> str | None:
+        """Return the column of labels, or that they are made of."""
+        names = (self.column,) if self.column else (*LABELS, *(("input_ids",) if self.is_causal else ()))
+        for name in names:
+            if name in schema.names:
+                kind = schema.field(name).type
+                is_whole = pa.types.is_integer(kind.value_type if is_list(kind) else kind)
+                return name if is_whole and (is_list(kind) or name in LABELS) else None
+        return None
+
+    def _labels(self, name: str, steps: Steps) -> Mask | None:
+        """Return which steps are labels, ``bool (T,)``; ``None`` where all are."""
+        if name in LABELS:
+            return np.asarray(to_numpy(steps.values) != LABEL_PADDING)
+        if not self.never:
+            return None
+        return np.isin(to_numpy(steps.values), np.array(self.never), invert=True)
+
+    def _without_pieces(self, table: pa.Table, steps: Steps, is_label: Mask | None) -> tuple[pa.Table, Counts]:
+        """Leave out the pieces of rows in which there is no label; `Pack` cuts what is left where it would have anyway."""
+        size = self.row_length or 1
+        counts = np.maximum(1, -(-steps.lengths // size))
+        row = np.repeat(np.arange(len(table)), counts)
+        number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        begins = steps.offsets[row] + number * size
+        ends = np.minimum(begins + size, steps.offsets[row + 1])
+        has_label = _counts(steps, is_label, begins + self.is_shifted, ends) > 0
+        if steps.is_null is not None:
+            has_label |= steps.is_null[row]
+        if has_label.all():
+            return table, {}
+        kept = np.repeat(has_label, ends - begins)
+        for field in table.schema:
+            if is_list(field.type):
+                own = Steps.of(table.column(field.name))
+                if np.array_equal(own.offsets, steps.offsets):
+                    table = set_column(table, field.name, own.filtered(kept))
+        rows = np.zeros(len(table), bool)
+        np.logical_or.at(rows, row, has_label)
+        table = table.take(to_arrow(np.flatnonzero(rows)))
+        return table, _counted(int(np.count_nonzero(~has_label)))
+
+
+def _counts(steps: Steps, is_label: Mask | None, begins: Index, ends: Index) -> Index:
+    return ends - begins if is_label is None else steps.count(is_label, begins, ends)
+
+
+def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, Counts]:
+    if has_label.all():
+        return table, {}
+    kept = np.flatnonzero(has_label)
+    return table.take(to_arrow(kept)), _counted(len(table) - len(kept))
+
+
+def _counted(num: int) -> Counts:
+    return {WITHOUT_LABELS: num, "dropped": num}
