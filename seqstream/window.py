@@ -232,11 +232,8 @@ def _pieces(table: pa.Table) -> npt.NDArray[np.int64]:
 def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
     """Return the columns of the rows, and the one that is the sequence."""
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
-    hidden = (
-        ROW_ID,
-        PIECE,
-        *((ATTENTION_MASK,) if isinstance(spec, Pack) else ()),
-    )  # a mask of rows says nothing of packed ones
+    # What is left of a mask in the data is all ones, of which a model would make one sequence of a packed row.
+    hidden = (ROW_ID, PIECE, *((ATTENTION_MASK,) if isinstance(spec, Pack) else ()))
     columns = {name: read_rows(name, table) for name in table.column_names if name not in hidden}
     try:
         if isinstance(spec, Pack):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,10 +16,13 @@ import torch
 from seqstream.sources.protocol import RESERVED
 
 Array: TypeAlias = npt.NDArray[Any]
-Value: TypeAlias = str | Array | list[Any]
+Value: TypeAlias = str | Array | list[Any] | None
 
 _ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
-_FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts of str"
+_FIELD = "a str, a number, a sequence of numbers, a tensor or array, a list of str or of dicts, or a dict"
+_OF_CHATS = ("tools", "documents")
+"""Fields that a chat template is given beside messages; where there are none they may be ``None``."""
+
 _RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}
 """Kinds of numbers; each may stand where one of a higher rank is wanted."""
 
@@ -108,14 +112,18 @@ class TextsField:
     keys: tuple[str, ...] | None
 
     def value(self, given: Any) -> list[Any]:
-        """Return what an item has in this column.
+        """Return what an item has in this column; of dicts that hold more than the texts of these keys, the text of each.
 
         Raises:
             UnfitError: It is not what the first item has.
         """
-        if not isinstance(given, list | tuple) or not all(self._accepts(part) for part in given):
+        if not isinstance(given, list | tuple):
             raise UnfitError(_shown(given))
-        return list(given)
+        if all(self._accepts(part) for part in given):
+            return list(given)
+        if self.keys is None or not all(isinstance(part, Mapping) for part in given):
+            raise UnfitError(_shown(given))
+        return [_json_text(part) for part in given]
 
     def _accepts(self, part: Any) -> bool:
         if self.keys is None:
@@ -124,11 +132,36 @@ class TextsField:
 
     def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
         """Join the values of a block into a column."""
-        inner = pa.string() if self.keys is None else pa.struct([(key, pa.string()) for key in self.keys])
-        return pa.array(values, pa.list_(inner))
+        if self.keys is None:
+            return pa.array(values, pa.list_(pa.string()))
+        if any(isinstance(part, str) for value in values for part in value):
+            return pa.array([[_json_text(part) for part in value] for value in values], pa.list_(pa.string()))
+        return pa.array(values, pa.list_(pa.struct([(key, pa.string()) for key in self.keys])))
 
     def __str__(self) -> str:
-        return "a list of str" if self.keys is None else f"a list of dicts with {', '.join(map(repr, self.keys))}, each a str"
+        return "a list of str" if self.keys is None else "a list of dicts that JSON can hold"
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonField:
+    """What all items have in a column of dicts, or of one that a chat template is given: text of JSON, or nothing."""
+
+    name: str
+
+    def value(self, given: Any) -> str | None:
+        """Return what an item has in this column.
+
+        Raises:
+            UnfitError: JSON cannot hold it.
+        """
+        return None if given is None else _json_text(given)
+
+    def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
+        """Join the values of a block into a column."""
+        return pa.array(values, pa.string())
+
+    def __str__(self) -> str:
+        return "a dict or a list that JSON can hold, or None"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +174,7 @@ class Layout:
         source: What the items come from, for messages.
     """
 
-    fields: tuple[Field | TextsField, ...]
+    fields: tuple[Field | TextsField | JsonField, ...]
     named: bool
     source: str
 
@@ -196,7 +229,9 @@ def layout_of(item: Any, source: str) -> Layout:
             if name in RESERVED:
                 raise ValueError(f"{where} cannot have a field '{name}', which the loader makes itself; choose another name")
         named = [
-            _texts_field(name, value) or _field_of(name, value, f"field '{name}' of {where}", _FIELD)
+            _json_field(name, value)
+            or _texts_field(name, value)
+            or _field_of(name, value, f"field '{name}' of {where}", _FIELD)
             for name, value in item.items()
         ]
         return Layout(tuple(named), True, source)
@@ -215,7 +250,7 @@ def size_of(values: list[Value]) -> int:
             size += len(value)
         elif isinstance(value, list):
             size += sum(sum(map(len, part.values())) if isinstance(part, Mapping) else len(part) for part in value)
-        else:
+        elif value is not None:
             size += value.nbytes
     return size
 
@@ -273,7 +308,7 @@ def _texts_field(name: str, given: Any) -> TextsField | None:
     if isinstance(given[0], str):
         field = TextsField(name, None)
     elif isinstance(given[0], Mapping) and all(isinstance(key, str) for key in given[0]):
-        field = TextsField(name, tuple(given[0]))
+        field = TextsField(name, tuple(key for key, value in given[0].items() if isinstance(value, str)))
     else:
         return None
     try:
@@ -281,6 +316,21 @@ def _texts_field(name: str, given: Any) -> TextsField | None:
     except UnfitError:
         return None
     return field
+
+
+def _json_field(name: str, given: Any) -> JsonField | None:
+    """Return the field of a dict, or of tools and the like, of which some records have none; ``None`` if it is none."""
+    is_nested = given is None or isinstance(given, Mapping | list | tuple)
+    return JsonField(name) if isinstance(given, Mapping) or (name in _OF_CHATS and is_nested) else None
+
+
+def _json_text(given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    try:
+        return json.dumps(given, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UnfitError(f"{_shown(given)}: {error}") from error
 
 
 def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
