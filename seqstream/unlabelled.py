@@ -35,6 +35,7 @@ class RowLabels:
         is_causal: Whether ids are the labels where the data has none.
         row_length: Steps that `Pack` takes of a row, or of each piece of it; ``None`` for all.
         is_split: Whether `Pack` makes pieces of longer rows.
+        is_known: Whether nothing but these decides what labels there are; else ``on_batch`` may label a row of no labels.
     """
 
     column: str | None = None
@@ -43,17 +44,19 @@ class RowLabels:
     is_causal: bool = False
     row_length: int | None = None
     is_split: bool = False
+    is_known: bool = True
 
     @classmethod
     def of(cls, rule: LabelRule | None, spec: BatchSpec) -> RowLabels:
-        """Return what rows of a batch spec must have; ``rule`` is that of ``on_batch``, ``None`` where it has none."""
+        """Return what rows of a batch spec must have; ``rule`` is that of ``on_batch``, ``None`` where nobody knows it."""
+        is_known = rule is not None
         rule = rule or LabelRule()
         if not isinstance(spec, Pack):
-            return cls(rule.column, rule.is_shifted, rule.never)
+            return cls(rule.column, rule.is_shifted, rule.never, is_known=is_known)
         is_causal = spec.causal and rule.column is None
         limit = spec.row_length if spec.overflow in ("truncate", "split") else None
         is_split = spec.overflow == "split"
-        return cls(rule.column, rule.is_shifted or is_causal, rule.never, is_causal, limit, is_split)
+        return cls(rule.column, rule.is_shifted or is_causal, rule.never, is_causal, limit, is_split, is_known)
 
     def fingerprint(self) -> Json:
         """Say what decides which rows there are, as far as the batch spec does not."""
@@ -75,6 +78,8 @@ class RowLabels:
         if self.row_length is not None:
             ends = np.minimum(ends, begins + self.row_length)
         has_label = _counts(steps, is_label, begins + self.is_shifted, ends) > 0
+        if not self.is_known:
+            has_label |= steps.lengths == 0
         return _kept(table, has_label if steps.is_null is None else has_label | steps.is_null)
 
     def _find(self, schema: pa.Schema) -> str | None:
@@ -83,6 +88,8 @@ class RowLabels:
         for name in names:
             if name in schema.names:
                 kind = schema.field(name).type
+                if is_list(kind) and name == "label":
+                    return None  # classes of a record, of which there may be none
                 is_whole = pa.types.is_integer(kind.value_type if is_list(kind) else kind)
                 return name if is_whole and (is_list(kind) or name in LABELS) else None
         return None

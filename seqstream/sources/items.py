@@ -19,7 +19,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Value: TypeAlias = str | Array | list[Any] | None
 
 _ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
-_FIELD = "a str, a number, a sequence of numbers, a tensor or array, a list of str or of dicts, or a dict"
+_FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts"
 _OF_CHATS = ("tools", "documents")
 """Fields that a chat template is given beside messages; where there are none they may be ``None``."""
 
