@@ -148,7 +148,7 @@ def test_arguments_of_the_template(theirs: Any) -> None:
     table = {"m": [json.dumps([ASK])] * 2, "chat_template_kwargs": ['{"shout": true}', None]}
     stage = ss.Tokenize(theirs, field="m", chat="all")
     made = columns_of(stage, **table)
-    assert [theirs.decode(row) for row in made["input_ids"]] == ["!<user>?\n", "<user>?\n"]
+    assert [theirs.decode(row) for row in made["input_ids"]] == ["!<user>?", "<user>?"]
     assert set(made) == {"input_ids", "labels"}
     for wrong, message in (
         (
