@@ -59,7 +59,8 @@ class Loader(Iterable[Batch]):
         device: Where the tensors of a batch go.
         pin_memory: Pass batches through page-locked memory; by default only on the way to CUDA.
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it
-            randomness that is the same at every resume.
+            randomness that is the same at every resume. Rows of which nothing is a label, all of them -100 or too short for
+            what ours of these functions make, are dropped, so that the loss of no batch is NaN.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for labels: ``label``,
             ``labels``, ``label_ids``, names that end so, and what `ClassLabels` makes.
         padding_side: Where padding goes: ``"right"`` or ``"left"``; that of `Pack` is always at the end of a row.
