@@ -6,6 +6,7 @@ Shapes: ``N`` rows of a table, ``T`` steps of all rows.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from seqstream.planning.specs import BatchSpec
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 from seqstream.step_filter import Index, Mask, Steps, set_column
-from seqstream.steps import LABEL_PADDING
+from seqstream.steps import LABEL_PADDING, flat_starts, row_major
 
 WITHOUT_LABELS = "rows_without_labels"
 
@@ -71,13 +72,12 @@ class RowLabels:
             values = to_numpy(table.column(name).combine_chunks())
             return _kept(table, values != LABEL_PADDING)
         steps = Steps.of(table.column(name))
-        is_label = self._labels(name, steps)
         if self.is_split and steps.lengths.max() > (self.row_length or 0):
-            return self._without_pieces(table, steps, is_label)
+            return self._without_pieces(table, name, steps)
         begins, ends = steps.offsets[:-1], steps.offsets[1:]
         if self.row_length is not None:
             ends = np.minimum(ends, begins + self.row_length)
-        has_label = _counts(steps, is_label, begins + self.is_shifted, ends) > 0
+        has_label = self._have_label(name, steps, begins, ends)
         if not self.is_known:
             has_label |= steps.lengths == 0
         return _kept(table, has_label if steps.is_null is None else has_label | steps.is_null)
@@ -94,15 +94,29 @@ class RowLabels:
                 return name if is_whole and (is_list(kind) or name in LABELS) else None
         return None
 
-    def _labels(self, name: str, steps: Steps) -> Mask | None:
-        """Return which steps are labels, ``bool (T,)``; ``None`` where all are."""
-        if name in LABELS:
-            return np.asarray(to_numpy(steps.values) != LABEL_PADDING)
-        if not self.never:
-            return None
-        return np.isin(to_numpy(steps.values), np.array(self.never), invert=True)
+    def _have_label(self, name: str, steps: Steps, begins: Index, ends: Index) -> Mask:
+        """Return which of some ranges of steps have a label, ``bool (n,)``.
 
-    def _without_pieces(self, table: pa.Table, steps: Steps, is_label: Mask | None) -> tuple[pa.Table, Counts]:
+        The last step and one in the middle are looked at first: most rows need no more.
+        """
+        begins = np.minimum(begins + self.is_shifted, ends)
+        found = begins < ends
+        if name not in LABELS and not self.never:
+            return found
+        values = to_numpy(steps.values)
+        rows = np.flatnonzero(found)
+        for probe in (ends - 1, (begins + ends) // 2):
+            rows = rows[~self._are_labels(name, values[probe[rows]])]
+        if len(rows):
+            lengths = ends[rows] - begins[rows]
+            is_label = self._are_labels(name, values[row_major(begins[rows], lengths)])
+            found[rows] = np.logical_or.reduceat(is_label, flat_starts(lengths))
+        return found
+
+    def _are_labels(self, name: str, values: npt.NDArray[Any]) -> Mask:
+        return np.asarray(values != LABEL_PADDING) if name in LABELS else np.isin(values, self.never, invert=True)
+
+    def _without_pieces(self, table: pa.Table, name: str, steps: Steps) -> tuple[pa.Table, Counts]:
         """Leave out the pieces of rows in which there is no label; `Pack` cuts what is left where it would have anyway."""
         size = self.row_length or 1
         counts = np.maximum(1, -(-steps.lengths // size))
@@ -110,7 +124,7 @@ class RowLabels:
         number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         begins = steps.offsets[row] + number * size
         ends = np.minimum(begins + size, steps.offsets[row + 1])
-        has_label = _counts(steps, is_label, begins + self.is_shifted, ends) > 0
+        has_label = self._have_label(name, steps, begins, ends)
         if steps.is_null is not None:
             has_label |= steps.is_null[row]
         if has_label.all():
@@ -125,10 +139,6 @@ class RowLabels:
         np.logical_or.at(rows, row, has_label)
         table = table.take(to_arrow(np.flatnonzero(rows)))
         return table, _counted(int(np.count_nonzero(~has_label)))
-
-
-def _counts(steps: Steps, is_label: Mask | None, begins: Index, ends: Index) -> Index:
-    return ends - begins if is_label is None else steps.count(is_label, begins, ends)
 
 
 def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, Counts]:

@@ -103,9 +103,9 @@ def test_columns_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("classes", "error", "message"),
     [
-        ("pos", TypeError, r"^classes must be a list of strings, got 'pos'$"),
-        ([1, 2], TypeError, r"^classes must be a list of strings, got \[1, 2\]$"),
-        (None, TypeError, r"^classes must be a list of strings, got None$"),
+        ("pos", TypeError, r"^classes must be a list of strings, of whole numbers or of booleans, got 'pos'$"),
+        ([1, "a"], TypeError, r"^classes must be a list of strings, of whole numbers or of booleans, got \[1, 'a'\]$"),
+        (None, TypeError, r"^classes must be a list of strings, of whole numbers or of booleans, got None$"),
         ([], ValueError, r"^classes must have at least one name, got none$"),
         (["a", "b", "a"], ValueError, r"^classes must have each name once, got 'a' 2 times$"),
     ],
