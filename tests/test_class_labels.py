@@ -190,7 +190,7 @@ def test_classes_that_cannot_be_read() -> None:
     rows: list[dict[str, Any]] = [{"text": "a", "x": 0.5}]
     with pytest.raises(ValueError, match=r"^ClassLabels cannot find the field 'y' among the columns text, x"):
         ClassLabels.of(ss.Generator(rows), "y")
-    with pytest.raises(ValueError, match=r"^field 'x' must hold strings, whole numbers or booleans, got float"):
+    with pytest.raises(ValueError, match=r"^field 'x' must hold strings, whole numbers or booleans, got double"):
         ClassLabels.of(ss.Generator(rows), "x")
     with pytest.raises(ValueError, match=r"^ClassLabels.of cannot read records that a generator gives only once"):
         ClassLabels.of(ss.Generator(iter(rows)), "x")
