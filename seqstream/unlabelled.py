@@ -6,6 +6,7 @@ Shapes: ``N`` rows of a table, ``T`` steps of all rows.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,10 @@ class RowLabels:
 
     def fingerprint(self) -> Json:
         """Say what decides which rows there are, as far as the batch spec does not."""
-        return {"column": self.column, "is_shifted": self.is_shifted, "never": list(self.never)} if self.column else None
+        if self.column is None:
+            return None
+        never = hashlib.blake2b(repr(self.never).encode(), digest_size=8).hexdigest() if self.never else None
+        return {"column": self.column, "is_shifted": self.is_shifted, "never": never}
 
     def apply(self, table: pa.Table) -> tuple[pa.Table, Counts]:
         """Return the rows that have a label, and how many had none; with `Pack`, of longer rows the pieces that have one."""
