@@ -17,6 +17,7 @@ from seqstream.reading import Ahead, Place, ReadBlock, Stretch
 from seqstream.running import placed, run_stages
 from seqstream.sources.protocol import ROW_ID
 from seqstream.stages import Counts, OpenStage
+from seqstream.unlabelled import RowLabels
 
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
@@ -199,13 +200,19 @@ class Buffer:
         return True
 
 
-def run_here(stages: tuple[OpenStage, ...], locate: Callable[[int], str] = str, fill: int | None = None) -> Process:
+def run_here(
+    stages: tuple[OpenStage, ...],
+    locate: Callable[[int], str] = str,
+    fill: int | None = None,
+    labels: RowLabels | None = None,
+) -> Process:
     """Run stages in the calling thread, over several blocks at a time.
 
     Args:
         stages: Opened stages, in order.
         locate: Names the place of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
+        labels: What a row must have to be kept; ``None`` keeps all.
     """
 
     def process(entries: Sequence[Entry], guard: Guard) -> None:
@@ -217,7 +224,7 @@ def run_here(stages: tuple[OpenStage, ...], locate: Callable[[int], str] = str, 
             del todo[: len(group)]
             read = tables_of(group)
             with placed(row_ids_of(read), locate):
-                tables, counts = run_stages(read, stages, fill)
+                tables, counts = run_stages(read, stages, fill, labels)
             for entry, table in zip(group, tables, strict=True):
                 entry.processed(table, {} if entry is not group[0] else counts)
 

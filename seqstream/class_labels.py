@@ -1,58 +1,124 @@
-"""Names of classes -> numbers: the stage `ClassLabels`."""
+"""Classes -> numbers: the stage `ClassLabels`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from seqstream.arrow import to_arrow, to_numpy
 from seqstream.forms.fields import is_text, row_id_of
-from seqstream.sources.protocol import RESERVED, Json
+from seqstream.sources.protocol import RESERVED, Json, Source
 from seqstream.stages import Counts, OpenStage, RecordError
+
+Class: TypeAlias = str | int | bool
+_Fits: TypeAlias = Callable[[pa.DataType], bool]
 
 _SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ClassLabels:
-    """Turn a column of strings into numbers: each the place of the string among some classes.
+    """Turn a column of classes into numbers: each the place of the class among some.
 
-    The column keeps its name. One string a record becomes one ``int64``; a list of strings, as tags of words are, becomes a
-    list of them.
+    One class a record becomes one ``int64``; a list of them, as tags of words are, becomes a list, which a batch pads with
+    -100.
 
     Args:
-        classes: The names of all classes, in their order.
+        classes: All classes, in their order: strings, whole numbers or booleans.
         field: The column.
+        to: The column that the numbers are put into, ``"label"`` for models, where ``field`` has another name and is to stay;
+            by default that of ``field``.
+        counts: How often each class comes in the data, as `of` counts them.
 
     Raises:
-        TypeError: ``classes`` are no strings.
+        TypeError: ``classes`` are of other types, or of several.
         ValueError: There is none, or one is there twice.
     """
 
-    classes: Sequence[str]
+    classes: Sequence[Class]
     field: str = "label"
+    _: dataclasses.KW_ONLY
+    to: str | None = None
+    counts: Sequence[int] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         classes = self.classes
-        if isinstance(classes, str) or not isinstance(classes, Iterable) or not all(isinstance(name, str) for name in classes):
-            raise TypeError(f"classes must be a list of strings, got {classes!r}")
+        kinds = {type(name) for name in classes} if isinstance(classes, Iterable) else set()
+        if isinstance(classes, str) or not isinstance(classes, Iterable) or len(kinds) > 1 or not kinds <= {str, int, bool}:
+            raise TypeError(f"classes must be a list of strings, of whole numbers or of booleans, got {classes!r}")
         object.__setattr__(self, "classes", tuple(classes))
         if not self.classes:
             raise ValueError("classes must have at least one name, got none")
         often, times = Counter(self.classes).most_common(1)[0]
         if times > 1:
             raise ValueError(f"classes must have each name once, got {often!r} {times} times")
-        if self.field in RESERVED:
-            raise ValueError(f"field must be a column of the data, got {self.field!r}, which is the loader's own")
+        if self.counts is not None and len(self.counts) != len(self.classes):
+            raise ValueError(f"counts must be one a class, got {len(self.counts)} for {len(self.classes)} classes")
+        for name, column in (("field", self.field), ("to", self.to)):
+            if column in RESERVED:
+                raise ValueError(f"{name} must be a column of the data, got {column!r}, which is the loader's own")
+
+    @classmethod
+    def of(cls, source: Source, field: str = "label", *, to: str | None = None) -> Self:
+        """Return the stage for the classes that a column of a source has, sorted; reads all of the source once.
+
+        Missing values are no class.
+
+        Args:
+            source: Where the records are.
+            field: The column, of strings, whole numbers or booleans, or of lists of them.
+            to: The column that the numbers are put into.
+
+        Raises:
+            ValueError: There is no such column, it has no class or holds something else, or records can be read once only.
+        """
+        if not source.can_repeat:
+            raise ValueError("ClassLabels.of cannot read records that a generator gives only once; pass the generator function")
+        counts: Counter[Class] = Counter()
+        for values in _columns(source, field):
+            counted = values.value_counts()
+            found = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+            found.pop(None, None)
+            counts.update(found)
+        if not counts:
+            raise ValueError(f"field {field!r} must have at least one class, got none; look at the data")
+        if len({type(name) for name in counts}) > 1:
+            raise ValueError(f"field {field!r} must hold classes of one type, got several; mend it in the source")
+        classes = sorted(counts)
+        return cls(classes, field, to=to, counts=tuple(counts[name] for name in classes))
+
+    def weights(self) -> torch.Tensor:
+        """Return a weight for each class, ``float32 (C,)``: ``total / (C * count)``, as scikit-learn's "balanced".
+
+        For the ``weight`` of `torch.nn.CrossEntropyLoss`: all classes weigh the same in all, and a record 1 in the mean.
+
+        Raises:
+            ValueError: Nobody has counted the classes, or one of them never comes.
+        """
+        if self.counts is None:
+            raise ValueError("weights need the counts of the classes; make the stage by ClassLabels.of(source, field)")
+        if not all(self.counts):
+            missing = self.classes[list(self.counts).index(0)]
+            raise ValueError(f"class {missing!r} must come at least once to be weighed, got none")
+        counts = torch.tensor(self.counts, dtype=torch.float64)
+        return (counts.sum() / (len(counts) * counts)).float()
 
     def __repr__(self) -> str:
         field = f", field={self.field!r}" if self.field != "label" else ""
-        return f"ClassLabels([{self._shown}]{field})"
+        to = f", to={self.to!r}" if self.to is not None else ""
+        return f"ClassLabels([{self._shown}]{field}{to})"
+
+    @property
+    def column(self) -> str:
+        """The column that the numbers are put into."""
+        return self.field if self.to is None else self.to
 
     @property
     def _shown(self) -> str:
@@ -60,12 +126,13 @@ class ClassLabels:
 
     def fingerprint(self) -> Json:
         """Say which numbers the classes get."""
-        return {"kind": "ClassLabels", "classes": list(self.classes), "field": self.field}
+        to = {} if self.to is None else {"to": self.to}
+        return {"kind": "ClassLabels", "classes": list(self.classes), "field": self.field, **to}
 
     def open(self) -> OpenStage:
         """Return the function that numbers the labels of tables.
 
-        It raises a `RecordError` for a label that is missing or no class, and a `ValueError` for a column without strings.
+        It raises a `RecordError` for a label that is missing or no class, and a `ValueError` for a column of another type.
         """
         return self._run
 
@@ -74,9 +141,7 @@ class ClassLabels:
 
     def _apply(self, table: pa.Table) -> pa.Table:
         if self.field not in table.column_names:
-            shown = ", ".join(name for name in table.column_names if name not in RESERVED) or "(none)"
-            remedy = "set ClassLabels(classes, field=...)"
-            raise ValueError(f"ClassLabels cannot find the field {self.field!r} among the columns {shown}; {remedy}")
+            raise ValueError(_unknown(self.field, table))
         column = table.column(self.field).combine_chunks()
         self._refuse_nulls(column, np.arange(len(column)), table)
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -86,25 +151,39 @@ class ClassLabels:
             made = type(column).from_arrays(to_arrow(bounds - bounds[0]), numbers)
         else:
             made = self._numbers(column, np.arange(len(column)), table)
-        return table.set_column(table.schema.get_field_index(self.field), self.field, made)
+        if self.column == self.field:
+            return table.set_column(table.schema.get_field_index(self.field), self.field, made)
+        if self.column in table.column_names:
+            raise ValueError(f"ClassLabels cannot add the column {self.column!r}, which the table has already; set another to=")
+        return table.append_column(self.column, made)
 
     def _numbers(self, values: pa.Array, records: npt.NDArray[np.int64], table: pa.Table) -> pa.Array:
-        """Return the numbers of strings, ``records`` being where in the table each is."""
+        """Return the numbers of classes, ``records`` being where in the table each is."""
         import pyarrow.compute as pc
 
         if not len(values):  # lists that are all empty may have no type
             return to_arrow(np.zeros(0, np.int64))
         self._refuse_nulls(values, records, table)
-        if not is_text(values.type):
-            kind = table[self.field].type
-            raise ValueError(f"field {self.field!r} must hold strings for ClassLabels, got {kind}; leave ClassLabels out")
-        strings = values.cast(pa.string())
-        numbers = pc.index_in(strings, value_set=_to_strings(self.classes))
+        kind, wanted, fits = self._kind
+        if not fits(values.type):
+            got = table[self.field].type
+            raise ValueError(f"field {self.field!r} must hold {wanted} for ClassLabels, got {got}; leave ClassLabels out")
+        found = values.cast(kind)
+        numbers = pc.index_in(found, value_set=_to_array(self.classes).cast(kind))
         if numbers.null_count:
             at = _first(numbers.is_null())
-            message = f"{self.field} {strings[at].as_py()!r} must be one of {self._shown}"
+            message = f"{self.field} {found[at].as_py()!r} must be one of {self._shown}"
             raise RecordError(message, row_id_of([table], int(records[at])))
         return numbers.cast(pa.int64())
+
+    @property
+    def _kind(self) -> tuple[pa.DataType, str, _Fits]:
+        """The type in which values are compared with classes, what it is called, and whether a column is of it."""
+        if isinstance(self.classes[0], str):
+            return pa.string(), "strings", is_text
+        if isinstance(self.classes[0], bool):
+            return pa.bool_(), "booleans", pa.types.is_boolean
+        return pa.int64(), "whole numbers", pa.types.is_integer
 
     def _refuse_nulls(self, values: pa.Array, records: npt.NDArray[np.int64], table: pa.Table) -> None:
         if values.null_count:
@@ -112,12 +191,37 @@ class ClassLabels:
             raise RecordError(message, row_id_of([table], int(records[_first(values.is_null())])))
 
 
+def _columns(source: Source, field: str) -> Iterator[pa.Array]:
+    """Yield the classes of all blocks of a source."""
+    for shard in range(source.num_shards):
+        for table, _ in source.read(shard):
+            if not len(table):
+                continue
+            if field not in table.column_names:
+                raise ValueError(_unknown(field, table))
+            values = table.column(field).combine_chunks()
+            if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+                values = values.flatten()
+            values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+            kind = values.type
+            if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+                raise ValueError(f"field {field!r} must hold strings, whole numbers or booleans, got {table[field].type}")
+            yield values
+
+
+def _unknown(field: str, table: pa.Table) -> str:
+    shown = ", ".join(name for name in table.column_names if name not in RESERVED) or "(none)"
+    return f"ClassLabels cannot find the field {field!r} among the columns {shown}; set ClassLabels(classes, field=...)"
+
+
 def _first(mask: pa.BooleanArray) -> int:
     return int(np.argmax(mask.to_numpy(zero_copy_only=False)))
 
 
-def _to_strings(names: Sequence[str]) -> pa.StringArray:
-    """Return names as an Arrow array, without the import of pandas with which ``pa.array`` begins."""
-    encoded = [name.encode() for name in names]
+def _to_array(classes: Sequence[Class]) -> pa.Array:
+    """Return classes as an Arrow array, without the import of pandas with which ``pa.array`` begins."""
+    if not isinstance(classes[0], str):
+        return to_arrow(np.array(classes, np.int64))
+    encoded = [name.encode() for name in cast(Sequence[str], classes)]
     bounds = np.cumsum([0, *map(len, encoded)]).astype(np.int32)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(bounds), pa.py_buffer(b"".join(encoded)))

@@ -19,7 +19,7 @@ from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.columns import Array, Column, Dense, Ragged
 from seqstream.sources.protocol import Json
-from seqstream.steps import LABEL_PADDING
+from seqstream.steps import LABEL_PADDING, is_label
 from seqstream.window import Window
 
 Rows = npt.NDArray[np.int64]
@@ -185,7 +185,7 @@ class Padding:
     """What padding holds, and where it goes.
 
     Attributes:
-        values: For each column; where one is missing, -100 for ``labels``, which losses ignore, and 0 for others.
+        values: For each column; where one is missing, -100 for labels, which losses ignore, and 0 for others.
         side: ``"right"`` or ``"left"``.
     """
 
@@ -193,11 +193,11 @@ class Padding:
     side: str = "right"
 
     def value(self, column: str) -> float:
-        return self.values.get(column, LABEL_PADDING if column == "labels" else 0)
+        return self.values.get(column, LABEL_PADDING if is_label(column) else 0)
 
     def made_up(self, column: str) -> float:
         """Return what a column of one whole number a row holds where a row is made up."""
-        return LABEL_PADDING if column in ("label", "labels") else 0
+        return LABEL_PADDING if is_label(column) or self.values.get(column) == LABEL_PADDING else 0
 
 
 def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, *, layout: str = "padded") -> Batch:

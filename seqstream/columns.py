@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_numpy
+from seqstream.forms.objects import without_text
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -80,7 +81,7 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
         if not values.null_count:
             return Dense(_read_dense(name, values, *step))
         _refuse_nulls(name, values)
-    return Objects(values)
+    return Objects(without_text(values))
 
 
 def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:

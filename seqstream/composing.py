@@ -15,6 +15,7 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.sources.protocol import Source
 from seqstream.stages import Filter, Map, OpenStage
+from seqstream.steps import LABEL_PADDING
 from seqstream.tokenizing import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
@@ -58,9 +59,10 @@ def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tupl
 
 
 def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:
-    """Return the padding token of each column of ids whose tokenizer has one."""
+    """Return the padding token of each column of ids whose tokenizer has one, and -100 for columns of classes."""
     tokenizers = (stage for stage in stages if isinstance(stage, Tokenize))
-    return {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
+    classes = {stage.column: LABEL_PADDING for stage in stages if isinstance(stage, ClassLabels)}
+    return classes | {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
 
 
 def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:

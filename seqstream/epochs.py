@@ -21,6 +21,7 @@ from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.engines import FAST_ENGINES
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
+from seqstream.label_counts import LabelRule
 from seqstream.meeting import Header, agree
 from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket, Shape
@@ -33,10 +34,12 @@ from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.by_row import in_random_order
 from seqstream.sources.protocol import ROW_ID, Json, Source
-from seqstream.stages import OpenStage
+from seqstream.stages import Counts, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
+from seqstream.unlabelled import WITHOUT_LABELS, RowLabels
 from seqstream.window import Window, read_windows
+from seqstream.worker_process import LoaderStages
 from seqstream.workers import WorkerOptions, Workers
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
@@ -70,6 +73,7 @@ class Epochs:
         accumulate: int,
         pad_token: float,
         worker_options: WorkerOptions,
+        labels: LabelRule | None = None,
     ) -> None:
         self.source = source
         self.stages = tuple(stages)
@@ -87,6 +91,7 @@ class Epochs:
         self._class_watch = ClassWatch()
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
+        self._labels = RowLabels.of(labels, spec)
         self._is_text = any(isinstance(stage, Tokenize) for stage in stages)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,6 +107,7 @@ class Epochs:
             **stages,
             "batches": self._asked.fingerprint(),
             "accumulate": self._accumulate,
+            **({"labels": labels} if (labels := self._labels.fingerprint()) else {}),
         }
 
     @functools.cached_property
@@ -134,7 +140,7 @@ class Epochs:
         if not blocks:
             return 0
         stages = self._open(blocks)
-        tables = join_tables(run_stages([block.table for block in blocks], stages, self._fill)[0])
+        tables = join_tables(self._run([block.table for block in blocks], stages)[0])
         if len(blocks) <= _SAMPLED_BLOCKS:
             total = len(blocks)
         lengths = lengths_of(tables, self.spec.columns)
@@ -178,7 +184,7 @@ class Epochs:
         total: Counter[str] = Counter()
         for block in blocks_of(ahead):
             with placed(block.table.column(ROW_ID), self.source.locate):
-                (table,), counts = run_stages([block.table], stages, self._fill)
+                (table,), counts = self._run([block.table], stages)
                 if len(table):
                     return repeat_record(table, spec, rows, length)
             total.update(counts)
@@ -306,13 +312,14 @@ class Epochs:
     def _run_by(self, opened: tuple[OpenStage, ...]) -> Process:
         """Say who runs the stages: workers, or whoever needs a window."""
         if self._workers is None:
-            return run_here(opened, self.source.locate, self._fill)
+            return run_here(opened, self.source.locate, self._fill, self._labels)
         return self._workers.run(self.engines or {})
 
     def start_workers(self) -> None:
         """Start the worker processes, if there are to be any and they do not run."""
         if self._worker_options and self._workers is None:
-            self._workers = Workers(self._worker_options, self.stages, self.source.locate, self._fill)
+            stages = LoaderStages(self.stages, self._fill, self._labels)
+            self._workers = Workers(self._worker_options, stages, self.source.locate)
         if self._workers is not None:
             self._workers.start()
 
@@ -320,6 +327,10 @@ class Epochs:
         """End the worker processes at once, whatever they are doing."""
         if self._workers is not None:
             self._workers.stop()
+
+    def _run(self, tables: list[pa.Table], stages: tuple[OpenStage, ...]) -> tuple[list[pa.Table], Counts]:
+        """Run opened stages over tables, and leave out what is not served."""
+        return run_stages(tables, stages, self._fill, self._labels)
 
     def _first_window(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> FirstWindow:
         """Return what chooses the first window of an epoch.
@@ -399,8 +410,10 @@ def _say_once_of_one_shard() -> None:
 
 def _nothing_left(counts: Mapping[str, int]) -> str:
     if counts.get("empty") or counts.get("dropped"):
+        num = counts.get(WITHOUT_LABELS, 0)
+        unlabelled = f" ({num:,} of them without any label)" if num else ""
         return (
             f"source must give at least one row, got none: {counts.get('empty', 0):,} records were empty and "
-            f"{counts.get('dropped', 0):,} were dropped; look at the data, the filters and drop_last"
+            f"{counts.get('dropped', 0):,} were dropped{unlabelled}; look at the data, the filters and drop_last"
         )
     return "source must have at least one record, got none; look at the paths and what is in them"

@@ -26,10 +26,14 @@ class LabelRule:
     Attributes:
         column: The column they are of; ``None`` for the labels that the data has.
         is_shifted: Whether the first step of each row is none, because nothing predicts it.
+        never: Ids that never become labels, ascending.
+        is_drawn: Whether chance decides which of the others do, so that their number is not known before.
     """
 
     column: str | None = None
     is_shifted: bool = False
+    never: tuple[int, ...] = ()
+    is_drawn: bool = False
 
 
 def count_labels(window: Window, rule: LabelRule | None) -> list[int]:
@@ -39,7 +43,7 @@ def count_labels(window: Window, rule: LabelRule | None) -> list[int]:
         window: The window.
         rule: Where labels come from; ``None`` if nobody knows before a batch is made.
     """
-    if rule is None or not len(window.plan):
+    if rule is None or rule.is_drawn or not len(window.plan):
         return [-1] * len(window.plan)
     name, is_shifted = _labelled(window.columns, window.spec, rule)
     order = window.plan.order
@@ -71,7 +75,7 @@ def count_labels_of(
         begins: ``int64 (n,)``, its first step there.
         lengths: ``int64 (n,)``, its most steps.
     """
-    if rule is None:
+    if rule is None or rule.is_drawn:
         return -1
     name, is_shifted = _labelled(columns, spec, rule)
     column = None if name is None else columns[name]

@@ -20,7 +20,8 @@ class CausalLabels:
 
     They are not shifted: models of transformers do that themselves, and compare position ``i`` of the logits with ``i + 1``
     here. So nothing predicts the first token, and where sequences lie one after the other, the end of the one before does not
-    either: the labels are right padded, flat and packed.
+    either: the labels are right padded, flat and packed. Rows of one token, of which nothing is predicted, are dropped, and
+    counted as `Stats.rows_without_labels`.
 
     Args:
         column: The ids to predict.

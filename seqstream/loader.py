@@ -21,6 +21,7 @@ from seqstream.collating import Padding
 from seqstream.composing import DataStage, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
+from seqstream.label_counts import LabelRule
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
 from seqstream.planning.specs import BatchSpec, check_positive
@@ -66,8 +67,10 @@ class Loader(Iterable[Batch]):
         device: Where the tensors of a batch go.
         pin_memory: Pass batches through page-locked memory; by default only on the way to CUDA.
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it
-            randomness that is the same at every resume.
-        pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
+            randomness that is the same at every resume. Rows of which nothing is a label, all of them -100 or too short for
+            what ours of these functions make, are dropped, so that the loss of no batch is NaN.
+        pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for labels: ``label``,
+            ``labels``, ``label_ids``, names that end so, and what `ClassLabels` makes.
         padding_side: Where padding goes: ``"right"`` or ``"left"``; that of `Pack` is always at the end of a row.
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
             `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
@@ -138,6 +141,7 @@ class Loader(Iterable[Batch]):
             accumulate=accumulate,
             pad_token=pad_token,
             worker_options=worker_options,
+            labels=LabelRule() if on_batch is None else getattr(on_batch, "label_rule", None),
         )
         self._pipeline = Pipeline(
             self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from seqstream import steps
 from seqstream.batch import Batch
 from seqstream.blueprints import Blueprint, read_tokenizer
+from seqstream.label_counts import LabelRule
 from seqstream.labels import is_flat, put_beside
 from seqstream.steps import LABEL_PADDING
 
@@ -17,6 +20,12 @@ MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 
 _MASKED, _RANDOM = 0.8, 0.9
 """Of the tokens to predict, 80 % are masked, 10 % become another one, 10 % stay."""
+
+_LARGEST = 1 - 2**-20
+"""Times a probability it is less than that in float32, too."""
+
+_NEVER = 2.0
+"""More than any draw and any probability."""
 
 
 class _Vocabulary(NamedTuple):
@@ -40,6 +49,10 @@ class MaskTokens:
     Of these, 80 % become the mask token, 10 % an ordinary token drawn at random, and 10 % stay. Special tokens, padding and
     rows made up are left alone. Which ones are chosen follows from the batch: the same whenever it is made again, others in
     another epoch.
+
+    Every row has at least one token to predict: where chance chooses none, as in most rows of a few tokens, it chooses one of
+    them, each as likely as another. So a batch always has a loss, and in short rows more than a share of ``probability`` is
+    predicted, as in BERT's own data. Rows of special tokens alone are dropped, counted as `Stats.rows_without_labels`.
 
     Args:
         tokenizer: What `Tokenize` has, unless that is a function of yours.
@@ -71,9 +84,20 @@ class MaskTokens:
         column = "" if self.column == "input_ids" else f", column={self.column!r}"
         return f"MaskTokens({self._shown}, probability={self.probability}{column})"
 
+    @property
+    def label_rule(self) -> LabelRule:
+        """Which tokens may become labels: a row of special ones alone has none, and is dropped."""
+        return LabelRule(self.column, never=tuple(self._vocabulary.special.tolist()), is_drawn=True)
+
     def __call__(self, batch: Batch) -> Batch:
         ids = batch.jagged[self.column] if is_flat(batch, self.column) else getattr(batch, self.column).contiguous()
-        masked, labels = self._mask(ids, self._may_change(batch, ids), batch.generator())
+        generator = batch.generator()
+        may = self._may_change(batch, ids)
+        draw = torch.rand(ids.shape, generator=generator).to(ids.device, non_blocking=True)
+        others = self._vocabulary.ordinary[torch.randint(len(self._vocabulary.ordinary), ids.shape, generator=generator)]
+        draw = torch.where(may, draw, _NEVER)
+        self._choose_one_a_row(batch, draw, generator)
+        masked, labels = self._mask(ids, draw, others.to(ids.device, non_blocking=True))
         return put_beside(batch, self.column, **{self.column: masked, "labels": labels})
 
     def _may_change(self, batch: Batch, ids: Tensor) -> Tensor:
@@ -86,15 +110,34 @@ class MaskTokens:
             slots[starts[-none] :] = False
         return may
 
-    def _mask(self, ids: Tensor, may: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _choose_one_a_row(self, batch: Batch, draw: Tensor, generator: torch.Generator) -> None:
+        """In rows in which no token was chosen, let the one of the least draw be; what becomes of it is drawn anew.
+
+        Args:
+            batch: Says where its rows are.
+            draw: In the shape of the ids, `_NEVER` where no token may be chosen.
+            generator: Draws what becomes of them.
+        """
+        slots, starts, lengths = batch.find_rows(draw, self.column)
+        before = np.append(0, np.cumsum((slots < self.probability).cpu().numpy()))
+        none = np.flatnonzero((before[starts + lengths] == before[starts]) & (lengths > 0))
+        if not len(none):
+            return
+        lengths = lengths[none]
+        places = steps.row_major(starts[none], lengths)
+        draws = slots[steps.send(places, slots.device)].cpu().numpy()
+        least = np.minimum.reduceat(draws, steps.flat_starts(lengths))
+        row = np.repeat(np.arange(len(none)), lengths)
+        found = np.flatnonzero((draws == least[row]) & (draws < _NEVER))
+        found = found[np.diff(row[found], prepend=-1) > 0]  # one of those that are equal
+        fates = torch.rand(len(found), generator=generator).clamp_(max=_LARGEST) * self.probability
+        slots[steps.send(places[found], slots.device)] = fates.to(slots.device, non_blocking=True)
+
+    def _mask(self, ids: Tensor, draw: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Return ids, some of them masked, and labels; one draw says whether a token is chosen and what becomes of it."""
-        mask_id, _, ordinary = self._vocabulary
-        draw = torch.rand(ids.shape, generator=generator).to(ids.device, non_blocking=True)
-        others = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)].to(ids.device, non_blocking=True)
-        labels = ids.masked_fill(~(may & (draw < self.probability)), LABEL_PADDING)
-        chosen = labels != LABEL_PADDING
-        masked = torch.where(chosen & (draw < self.probability * _RANDOM), others, ids)
-        return masked.masked_fill_(chosen & (draw < self.probability * _MASKED), mask_id), labels
+        labels = ids.masked_fill(draw >= self.probability, LABEL_PADDING)
+        masked = torch.where(draw < self.probability * _RANDOM, others, ids)
+        return masked.masked_fill_(draw < self.probability * _MASKED, self._vocabulary.mask_id), labels
 
 
 def _read_vocabulary(tokenizer: Any, blueprint: Blueprint, mask_token: str | None) -> _Vocabulary:

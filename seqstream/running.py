@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,20 @@ import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
 from seqstream.columns import holds_steps, is_list
+from seqstream.data_padding import without_padding
 from seqstream.stages import Counts, OpenStage, RecordError
 from seqstream.steps import LABEL_PADDING
 
+if TYPE_CHECKING:
+    from seqstream.unlabelled import RowLabels
 
-def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None) -> tuple[list[pa.Table], Counts]:
-    """Return the tables after all stages, without rows of no length, and what was counted on the way.
+
+def run_stages(
+    tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None, labels: RowLabels | None = None
+) -> tuple[list[pa.Table], Counts]:
+    """Return the tables after all stages, without padding that the data has, rows of no length and rows without labels.
+
+    Also return what was counted on the way.
 
     A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention give NaN: it is dropped, or
     filled with one token.
@@ -26,8 +35,14 @@ def run_stages(tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int 
     for stage in stages:
         tables, counts = stage(tables)
         total.update(counts)
+    tables = [without_padding(table) for table in tables]
     kept = [_without_empty(table, fill) for table in tables]
     total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
+    if labels is not None:
+        checked = [labels.apply(table) for table in kept]
+        kept = [table for table, _ in checked]
+        for _, counts in checked:
+            total.update(counts)
     return kept, {name: count for name, count in total.items() if count}
 
 

@@ -16,7 +16,10 @@ import pyarrow as pa
 from seqstream.sources.protocol import RESERVED, Json
 
 Counts: TypeAlias = dict[str, int]
-"""Records by what befell them: ``dropped``, ``empty`` (dropped as well), ``truncated``, ``split``; absent means none."""
+"""Records by what befell them; absent means none.
+
+``dropped``, of those ``rows_without_labels``, ``empty`` (dropped as well), ``truncated``, ``split``.
+"""
 
 OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
 """Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""

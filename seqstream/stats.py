@@ -17,7 +17,9 @@ class Stats:
         slots: Tokens and padding.
         truncated: Records shortened to ``max_length``, or by a piece that ``uneven="drop"`` left out.
         split: Records cut into pieces.
-        dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``.
+        dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``, and rows without labels.
+        rows_without_labels: How many of those dropped were rows, or pieces of them, without any label, as where ``max_length``
+            cuts a completion off: a batch of such rows has no loss.
         empty: Records left out because they gave no token of their own.
         made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch up, and count as padding.
         repeated_rows: Rows that come a second time: those served before a state was loaded with ``strict=False``, and those
@@ -34,6 +36,7 @@ class Stats:
     truncated: int = 0
     split: int = 0
     dropped: int = 0
+    rows_without_labels: int = 0
     empty: int = 0
     made_up_rows: int = 0
     repeated_rows: int = 0
@@ -72,7 +75,7 @@ class Stats:
     def __str__(self) -> str:
         left_out = ", ".join(
             f"{getattr(self, name):,} {name.replace('_', ' ')}"
-            for name in ("truncated", "split", "dropped", "empty", "made_up_rows", "repeated_rows")
+            for name in ("truncated", "split", "dropped", "rows_without_labels", "empty", "made_up_rows", "repeated_rows")
             if getattr(self, name)
         )
         return (

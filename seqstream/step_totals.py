@@ -91,7 +91,7 @@ def count_begun(own: OwnRows, grouping: Grouping, places: Index, spec: BatchSpec
         rule: Where labels come from.
     """
     if not len(own.census.numbers):
-        return np.array([0, -1 if rule is None else 0])
+        return np.array([0, -1 if rule is None or rule.is_drawn else 0])
     rows, begins, lengths = grouping.own_items(own.census.numbers, places)
     rows = own.census.rows[rows].astype(np.int64)
     names = [own.sequence, *(spec.columns or ())[1:]]

@@ -21,6 +21,11 @@ LABEL_PADDING = -100
 Index = npt.NDArray[np.int64]
 
 
+def is_label(column: str) -> bool:
+    """Return whether a column holds labels, by its name: then padding is -100, which is no class."""
+    return column in ("label", "labels", "label_ids") or column.endswith(("_label", "_labels"))
+
+
 def send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Return values on a device, where they arrive in time; the CPU does not wait for that."""
     tensor = torch.from_numpy(values)

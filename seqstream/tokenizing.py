@@ -54,11 +54,15 @@ class Tokenize:
         end: A token, or its id, that closes each row, and counts in ``max_length``; for tokenizers that put none, as GPT-2's.
             Of the pieces of a text only the last has it.
         prompt: Column of texts that come before those of ``field``, tokenised apart; ``labels`` are the ids, -100 on the prompt
-            and on what the tokenizer puts before it.
+            and on what the tokenizer puts before it, and on what ends a row that was cut: the completion goes on there. A row
+            of which no label is left is dropped, and counted as `Stats.rows_without_labels`.
         labels: Column of whole numbers, one for each word of ``field``; they become ``labels``, -100 on special tokens.
         word_labels: ``"first"`` labels the first token of each word, and the others -100; ``"all"`` labels all of them.
         chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, written by the chat template of a transformers
-            tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` the ids.
+            tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` the ids. Columns
+            ``tools`` and ``documents`` go to a template that names them, and those of dicts ``chat_template_kwargs`` to every
+            one. Chats and tools may be text of JSON. Nulls that a struct of Arrow puts in are left out; `JsonLines`,
+            `Generator` and ``Json()`` features give messages as they were. Rows and pieces without labels are dropped.
         engine: What computes the ids. ``"auto"`` is the fastest one installed that proves to give the same ids.
 
     Raises:

@@ -21,6 +21,7 @@ from seqstream.balancing import balance_turns
 from seqstream.buffering import Buffer, Entry, row_ids_of
 from seqstream.census import Census
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of
+from seqstream.data_padding import ATTENTION_MASK
 from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
 from seqstream.exchange import deal_rows
 from seqstream.label_counts import without_labels
@@ -231,7 +232,9 @@ def _pieces(table: pa.Table) -> npt.NDArray[np.int64]:
 def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
     """Return the columns of the rows, and the one that is the sequence."""
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
-    columns = {name: read_rows(name, table) for name in table.column_names if name not in (ROW_ID, PIECE)}
+    # What is left of a mask in the data is all ones, of which a model would make one sequence of a packed row.
+    hidden = (ROW_ID, PIECE, *((ATTENTION_MASK,) if isinstance(spec, Pack) else ()))
+    columns = {name: read_rows(name, table) for name in table.column_names if name not in hidden}
     try:
         if isinstance(spec, Pack):
             check_parallel(columns, sequence)

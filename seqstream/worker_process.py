@@ -7,10 +7,12 @@ writes there leaves half an answer, and nobody can read on. It is written to a f
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import secrets
 import shutil
 import signal
 import threading
@@ -27,6 +29,7 @@ from seqstream.buffers import from_buffer, to_buffer
 from seqstream.composing import DataStage, open_stages
 from seqstream.running import run_stages
 from seqstream.stages import Counts, OpenStage
+from seqstream.unlabelled import RowLabels
 
 ATOMIC_BYTES = 2048
 """Answers up to this size go through the pipe: up to 4,096 bytes written at once are there as a whole or not at all."""
@@ -52,14 +55,16 @@ class LoaderStages:
     """What the processes of a loader do with a block.
 
     Attributes:
-        key: Names the loader.
         stages: Its stages.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
+        labels: Which rows have no label, and are dropped; ``None`` drops none.
+        key: Names the loader.
     """
 
-    key: str
     stages: tuple[DataStage, ...]
-    fill: int | None
+    fill: int | None = None
+    labels: RowLabels | None = None
+    key: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +172,7 @@ def _run(known: LoaderStages, task: BlockTask) -> tuple[bytes | None, Counts | b
     """Return the rows and counts of a block, or ``None`` and a pickled error."""
     try:
         opened = _open(known, task.engines)
-        (table,), counts = run_stages([from_buffer(task.block)], opened, known.fill)
+        (table,), counts = run_stages([from_buffer(task.block)], opened, known.fill, known.labels)
         return to_buffer(table), counts
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
         return None, _pickled(error)

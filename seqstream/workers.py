@@ -12,7 +12,6 @@ import itertools
 import multiprocessing
 import os
 import pickle
-import secrets
 import shutil
 import signal
 import sys
@@ -31,7 +30,6 @@ import pyarrow as pa
 
 from seqstream.buffering import Entry, Guard, Process, row_ids_of, tables_of
 from seqstream.buffers import to_buffer
-from seqstream.composing import DataStage
 from seqstream.running import placed
 from seqstream.stages import Counts
 from seqstream.worker_process import (
@@ -109,15 +107,12 @@ class Workers:
         options: Who runs the stages.
         stages: What they do.
         locate: Names the place of a row id in the data, for errors.
-        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
     """
 
-    def __init__(
-        self, options: WorkerOptions, stages: Sequence[DataStage], locate: Callable[[int], str], fill: int | None
-    ) -> None:
+    def __init__(self, options: WorkerOptions, stages: LoaderStages, locate: Callable[[int], str]) -> None:
         self._locate = locate
         self._num_ahead = options.num_ahead
-        self._pool: _Pool = _Pool(options, stages, fill) if options.executor is None else _Lent(options, stages, fill)
+        self._pool: _Pool = _Pool(options, stages) if options.executor is None else _Lent(options, stages)
         weakref.finalize(self, self._pool.stop)
 
     def start(self) -> None:
@@ -166,9 +161,9 @@ class _UnderWay:
 class _Pool:
     """The processes themselves; nothing that they work on knows the `Workers` whose end is theirs."""
 
-    def __init__(self, options: WorkerOptions, stages: Sequence[DataStage], fill: int | None) -> None:
+    def __init__(self, options: WorkerOptions, stages: LoaderStages) -> None:
         self._options = options
-        self._stages = LoaderStages(secrets.token_hex(8), tuple(stages), fill)
+        self._stages = stages
         self._numbers = itertools.count()
         self._pid = os.getpid()
         self._executor: Executor | None = None

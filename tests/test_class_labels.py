@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+import seqstream as ss
 from seqstream.class_labels import ClassLabels
 from seqstream.stages import RecordError
 
@@ -98,9 +103,9 @@ def test_columns_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("classes", "error", "message"),
     [
-        ("pos", TypeError, r"^classes must be a list of strings, got 'pos'$"),
-        ([1, 2], TypeError, r"^classes must be a list of strings, got \[1, 2\]$"),
-        (None, TypeError, r"^classes must be a list of strings, got None$"),
+        ("pos", TypeError, r"^classes must be a list of strings, of whole numbers or of booleans, got 'pos'$"),
+        ([1, "a"], TypeError, r"^classes must be a list of strings, of whole numbers or of booleans, got \[1, 'a'\]$"),
+        (None, TypeError, r"^classes must be a list of strings, of whole numbers or of booleans, got None$"),
         ([], ValueError, r"^classes must have at least one name, got none$"),
         (["a", "b", "a"], ValueError, r"^classes must have each name once, got 'a' 2 times$"),
     ],
@@ -144,3 +149,68 @@ def test_it_imports_nothing_heavy() -> None:
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "counts"),
+    [
+        (["b", "a", "b", "b"], ("a", "b"), (1, 3)),
+        ([3, 1, 3, -2], (-2, 1, 3), (1, 1, 2)),
+        ([True, False, True, True], (False, True), (1, 3)),
+        ([["x", "y"], ["x"], [], ["x"]], ("x", "y"), (3, 1)),
+    ],
+)
+def test_classes_are_read_from_the_data(tmp_path: Path, values: list[Any], classes: Any, counts: Any) -> None:
+    """Of strings, whole numbers, booleans and lists: each class once, sorted, and how often it comes; the stage takes them."""
+    rows = [{"text": "a", "category": value} for value in values]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"category": values}), tmp_path / "a.parquet")
+    for source in (ss.JsonLines(tmp_path / "a.jsonl", block_bytes=20), ss.Parquet(tmp_path / "a.parquet")):
+        stage = ClassLabels.of(source, "category", to="label")
+        assert (stage.classes, stage.counts, stage.field, stage.column) == (classes, counts, "category", "label")
+    table = pa.table({"category": values, "row_id": pa.array(range(4))})
+    ((made,), _) = stage.open()([table])
+    numbers = [[classes.index(each) for each in value] if isinstance(value, list) else classes.index(value) for value in values]
+    assert made.to_pydict() == {"category": values, "row_id": [0, 1, 2, 3], "label": numbers}
+
+
+def test_weights_are_those_of_scikit_learn() -> None:
+    """Total / (classes * count), float32: 6 / (3 * (3, 2, 1))."""
+    stage = ClassLabels(["a", "b", "c"], counts=[3, 2, 1])
+    assert stage.weights().tolist() == pytest.approx([2 / 3, 1, 2])
+    assert stage.weights().dtype == torch.float32
+    with pytest.raises(ValueError, match=r"^weights need the counts of the classes; make the stage by ClassLabels.of"):
+        ClassLabels(["a"]).weights()
+    with pytest.raises(ValueError, match=r"^class 'b' must come at least once to be weighed, got none$"):
+        ClassLabels(["a", "b"], counts=[1, 0]).weights()
+
+
+def test_classes_that_cannot_be_read() -> None:
+    """Columns that are missing, of floats or of nulls alone, and records that come once only."""
+    rows: list[dict[str, Any]] = [{"text": "a", "x": 0.5}]
+    with pytest.raises(ValueError, match=r"^ClassLabels cannot find the field 'y' among the columns text, x"):
+        ClassLabels.of(ss.Generator(rows), "y")
+    with pytest.raises(ValueError, match=r"^field 'x' must hold strings, whole numbers or booleans, got double"):
+        ClassLabels.of(ss.Generator(rows), "x")
+    with pytest.raises(ValueError, match=r"^ClassLabels.of cannot read records that a generator gives only once"):
+        ClassLabels.of(ss.Generator(iter(rows)), "x")
+    with pytest.raises(ValueError, match=r"^ClassLabels cannot add the column 'text', which the table has already"):
+        ClassLabels(["a"], to="text").open()([pa.table({"label": ["a"], "text": ["t"]})])
+    with pytest.raises(ValueError, match=r"^field 'label' must hold whole numbers for ClassLabels, got string"):
+        ClassLabels([1, 2]).open()([pa.table({"label": ["a"]})])
+
+
+@pytest.mark.parametrize("field", ["label", "tags", "ner_labels"])
+def test_lists_are_padded_with_no_class(field: str) -> None:
+    """Whatever the column is called, padding is -100 and not the first class; flat and padded."""
+    rows = [{"text": "a b", field: ["x", "y"]}, {"text": "a", field: ["y"]}]
+    stages = ClassLabels(["x", "y"], field=field), ss.Tokenize(lambda texts: [[1] * len(text) for text in texts])
+    for layout in ("padded", "jagged"):
+        (batch,) = ss.Loader(ss.Generator(rows), *stages, ss.InOrder(2), shuffle=False, layout=layout)
+        assert getattr(batch, field).tolist() == [[0, 1], [1, -100]]
+    numbers = [{"text": "a", "label": [0, 1]}, {"text": "b", "label": [1]}, {"text": "c", "label": []}]
+    (batch,) = ss.Loader(ss.Generator(numbers), stages[1], ss.InOrder(3), shuffle=False)
+    assert batch.label.tolist() == [[0, 1], [1, -100], [-100, -100]], "a record of no class is one"
+    flags = [{"text": "a", "label": [True, False]}, {"text": "b", "label": [True]}]
+    (batch,) = ss.Loader(ss.Generator(flags), stages[1], ss.InOrder(2), shuffle=False)
+    assert batch.label.tolist() == [[1, 0], [1, -100]]

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Sequences
-from seqstream.forms.fields import Field, read_chats, row_id_of
+from seqstream.forms.fields import Field, read_beside, read_chats, row_id_of
 from seqstream.forms.said import SAID, Span, find_said
 from seqstream.pieces import Frame, TokenRows
 from seqstream.sources.protocol import Json
@@ -30,6 +31,17 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 _ASSISTANT = "assistant"
 
+_BESIDE = ("tools", "documents")
+_KWARGS = "chat_template_kwargs"
+_TAKEN = (
+    "conversations",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "return_assistant_tokens_mask",
+)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 class ChatError(ValueError):
     """A chat cannot be written out."""
@@ -42,32 +54,50 @@ class ChatTemplate:
     Attributes:
         text: In Jinja, as `transformers` runs it.
         special_tokens: ``(name, token)`` of each.
+        tool_use: Another text for chats with tools, where the tokenizer has several templates.
     """
 
     text: str
     special_tokens: tuple[tuple[str, Any], ...]
+    tool_use: str | None = None
 
     def fingerprint(self) -> Json:
         """Say which template this is."""
-        return hashlib.sha256(repr((self.text, self.special_tokens)).encode()).hexdigest()[:16]
+        texts = (self.text,) if self.tool_use is None else (self.text, self.tool_use)
+        return hashlib.sha256(repr((*texts, self.special_tokens)).encode()).hexdigest()[:16]
 
-    def render(self, chat: Chat, *, prompted: bool = False) -> str:
-        """Return a chat as text, as ``apply_chat_template(chat, tokenize=False, add_generation_prompt=prompted)`` does."""
-        return self._run(chat, add_generation_prompt=prompted)[0][0]
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Columns that the template writes out beside the messages, or that say how."""
+        named = (name for name in _BESIDE if re.search(rf"\b{name}\b", self.text + (self.tool_use or "")))
+        return (*named, _KWARGS)
 
-    def render_spans(self, chat: Chat) -> tuple[str, list[Span]]:
+    def render(self, chat: Chat, *, prompted: bool = False, beside: Mapping[str, Any] = _NOTHING) -> str:
+        """Return a chat as text, as ``apply_chat_template(chat, tokenize=False, add_generation_prompt=prompted)`` does.
+
+        Args:
+            chat: The messages.
+            prompted: Whether an answer of the assistant is begun at the end.
+            beside: What else the function takes: ``tools``, ``documents``, variables of the template.
+        """
+        return self._run(chat, beside, add_generation_prompt=prompted)[0][0]
+
+    def render_spans(self, chat: Chat, beside: Mapping[str, Any] = _NOTHING) -> tuple[str, list[Span]]:
         """Return a chat as text, and the stretches of it, from character to character, that an assistant says.
 
         Raises:
             ChatError: The template does not say which they are, and changes what was before when a message is added.
         """
-        if _GENERATION.search(self.text):
-            texts, spans = self._run(chat, return_assistant_tokens_mask=True)
+        if _GENERATION.search(self._text(beside)):
+            texts, spans = self._run(chat, beside, return_assistant_tokens_mask=True)
             return texts[0], spans[0]
-        return self._compare_prefixes(chat)
+        return self._compare_prefixes(chat, beside)
 
-    def _compare_prefixes(self, chat: Chat) -> tuple[str, list[Span]]:
-        whole = self.render(chat)
+    def _text(self, beside: Mapping[str, Any]) -> str:
+        return self.text if self.tool_use is None or beside.get("tools") is None else self.tool_use
+
+    def _compare_prefixes(self, chat: Chat, beside: Mapping[str, Any]) -> tuple[str, list[Span]]:
+        whole = self.render(chat, beside=beside)
         spans = []
         for number, message in enumerate(chat):
             if message.get("role") != _ASSISTANT:
@@ -75,7 +105,8 @@ class ChatTemplate:
             if not number:
                 remedy = "drop such records with Filter before, or use chat='all'"
                 raise ChatError(f"chat cannot begin with the assistant where its template has no {{% generation %}}; {remedy}")
-            begun, ended = self.render(chat[:number], prompted=True), self.render(chat[: number + 1])
+            begun = self.render(chat[:number], prompted=True, beside=beside)
+            ended = self.render(chat[: number + 1], beside=beside)
             if not (ended.startswith(begun) and whole.startswith(ended)):
                 got = f"got message {number + 1} written otherwise in the whole chat"
                 remedy = "use a template with {% generation %}, or chat='all'"
@@ -83,10 +114,11 @@ class ChatTemplate:
             spans.append((len(begun), len(ended)))
         return whole, spans
 
-    def _run(self, chat: Chat, **settings: bool) -> tuple[list[str], list[list[Span]]]:
+    def _run(self, chat: Chat, beside: Mapping[str, Any], **settings: bool) -> tuple[list[str], list[list[Span]]]:
         render = _renderer()
+        variables = {**dict(self.special_tokens), **beside}
         try:
-            texts, spans = render(conversations=[chat], chat_template=self.text, **dict(self.special_tokens), **settings)
+            texts, spans = render(conversations=[chat], chat_template=self._text(beside), **variables, **settings)
         except Exception as error:  # a template may raise anything
             raise ChatError(f"chat template cannot write a chat: {error}; mend it in a Map before") from error
         return texts, spans
@@ -98,19 +130,23 @@ def read_chat_template(tokenizer: object, blueprint: Blueprint) -> ChatTemplate:
     Raises:
         ValueError: It has none.
     """
-    text = getattr(tokenizer, "chat_template", None)
+    text: Any = getattr(tokenizer, "chat_template", None)
+    tool_use: Any = None
     if isinstance(text, Mapping):
-        text = text.get("default")
+        text, tool_use = text.get("default"), text.get("tool_use")
     if not isinstance(text, str):
         remedy = "pass a transformers tokenizer whose chat_template is set"
         raise ValueError(f"chat needs a tokenizer with a chat template, got {blueprint} without one; {remedy}")
     special: Mapping[str, Any] = getattr(tokenizer, "special_tokens_map", {})
-    return ChatTemplate(text, tuple((name, _plain(token)) for name, token in special.items()))
+    return ChatTemplate(text, tuple((name, _plain(token)) for name, token in special.items()), tool_use)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chats:
     """A row is a chat; labels are the ids of what the assistant says, or all of them.
+
+    Columns ``tools`` and ``documents`` are given to a template that names them, and what a column ``chat_template_kwargs``
+    holds is given to every template, as to ``apply_chat_template``.
 
     Attributes:
         blueprint: The tokenizer, bare.
@@ -126,7 +162,7 @@ class Chats:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return (self.field.name,)
+        return self.field.name, *self.template.beside
 
     @property
     def num_special(self) -> int:
@@ -148,17 +184,40 @@ class Chats:
         return self._draft(rows, np.where(rows.beside[SAID], rows.ids, np.int32(IGNORED)))
 
     def _render(self, tables: Sequence[pa.Table]) -> Iterable[tuple[str, list[Span]]]:
-        for record, chat in enumerate(read_chats(tables, self.field)):
+        names = self.template.beside
+        columns = [read_beside(tables, name) for name in names]
+        for record, (chat, *values) in enumerate(zip(read_chats(tables, self.field), *columns, strict=True)):
             try:
                 if not chat:
                     raise ChatError(f"{self.field} must hold messages, got none; drop such records with Filter before")
-                yield (self.template.render(chat), []) if self.speaker == "all" else self.template.render_spans(chat)
+                beside = _arguments(dict(zip(names, values, strict=True)))
+                if self.speaker == "all":
+                    yield self.template.render(chat, beside=beside), []
+                else:
+                    yield self.template.render_spans(chat, beside)
             except ChatError as error:
                 raise RecordError(str(error), row_id_of(tables, record)) from error
 
     def _draft(self, rows: TokenRows, labels: npt.NDArray[np.int32]) -> Sequences:
         labelled = TokenRows(rows.ids, rows.offsets, {LABELS: labels})
         return Sequences(labelled, Frame(), self.blueprint.truncation_side)
+
+
+def _arguments(beside: dict[str, Any]) -> dict[str, Any]:
+    """Return what a template is given beside the messages of a record.
+
+    Raises:
+        ChatError: There are arguments that are no dict, or that are not the record's to choose.
+    """
+    more = beside.pop(_KWARGS, None)
+    found = {name: value for name, value in beside.items() if value is not None}
+    if more is None:
+        return found
+    if not isinstance(more, Mapping):
+        raise ChatError(f"column {_KWARGS!r} must hold dicts, got {more!r:.60}; mend or drop it in a Map")
+    if taken := [name for name in more if name in _TAKEN]:
+        raise ChatError(f"column {_KWARGS!r} cannot set {taken[0]!r}, which Tokenize decides; leave it out in a Map")
+    return {**found, **more}
 
 
 def _renderer() -> Renderer:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream import pieces
@@ -47,7 +48,7 @@ class Draft(Protocol):
         """Return the rows numbered ``kept``, ``int64``, ascending."""
 
     def truncate(self, limit: int) -> Draft:
-        """Return the rows with at most ``limit`` tokens."""
+        """Return the rows with at most ``limit`` tokens; special tokens behind what was cut off are not labelled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,12 @@ class Sequences:
         return dataclasses.replace(self, rows=pieces.keep_rows(self.rows, kept))
 
     def truncate(self, limit: int) -> Sequences:
-        return dataclasses.replace(self, rows=pieces.truncate(self.rows, self.frame, limit, self.side))
+        rows = pieces.truncate(self.rows, self.frame, limit, self.side)
+        if self.side == "right" and self.frame.after and LABELS in rows.beside and rows is not self.rows:
+            cut = np.flatnonzero(self.rows.lengths > limit)
+            ends = rows.offsets[1:][cut, None] - np.arange(1, self.frame.after + 1)
+            rows.beside[LABELS][ends.ravel()] = IGNORED  # a copy; nothing ends where a row was cut
+        return dataclasses.replace(self, rows=rows)
 
 
 class Form(Protocol):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import to_numpy
+from seqstream.forms.objects import decode_text, to_objects
 from seqstream.pieces import Index
 from seqstream.sources.protocol import RESERVED, ROW_ID
 from seqstream.stages import RecordError
@@ -114,19 +115,67 @@ def read_labels(tables: Sequence[pa.Table], field: Field) -> Lists:
 
 
 def read_chats(tables: Sequence[pa.Table], field: Field) -> list[list[dict[str, Any]]]:
-    """Return the messages of records, without the keys that have no value.
+    """Return the messages of records: from lists of structs, without the keys that have no value, or from text of JSON.
 
     Raises:
         ValueError: There is no such column, or it holds something else.
-        RecordError: A chat or a message is missing.
+        RecordError: A chat or a message is missing, or a text is no JSON.
     """
-    lists = _read_lists(tables, field, "lists of messages (struct<role, content>)", pa.types.is_struct)
-    messages = [
-        {key: value for key, value in message.items() if value is not None}
-        for chunk in lists.chunks
-        for message in chunk.to_pylist()
-    ]
-    return [messages[lists.part(record)] for record in range(len(lists.offsets) - 1)]
+    chats: list[list[dict[str, Any]]] = []
+    for table in (each for each in tables if len(each)):
+        column = _find(table, field)
+        if not _may_be_chats(column.type):
+            got = f"got {column.type} among the columns {_shown(table)}"
+            raise ValueError(f"{field} must hold lists of messages (struct<role, content>), {got}; {field.remedy}")
+        for chat in (chat for chunk in column.chunks for chat in to_objects(chunk)):
+            chats.append(_read_chat(chat, field, tables, len(chats)))
+    return chats
+
+
+def _may_be_chats(kind: pa.DataType) -> bool:
+    inner = kind.value_type if _is_list(kind) or pa.types.is_fixed_size_list(kind) else kind
+    return bool(is_text(inner) or isinstance(inner, pa.JsonType) or (inner != kind and _is_object(inner)))
+
+
+def _is_object(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) or pa.types.is_null(kind))
+
+
+def _read_chat(chat: Any, field: Field, tables: Sequence[pa.Table], record: int) -> list[dict[str, Any]]:
+    try:
+        messages = decode_text(chat)
+        messages = [decode_text(message) for message in messages] if isinstance(messages, list) else messages
+    except ValueError as error:
+        message = f"{field} must hold lists of messages, got text that is no JSON: {error}"
+        raise RecordError(message, row_id_of(tables, record)) from error
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        rule = f"hold lists of messages, got {messages!r:.60}"
+        if isinstance(messages, list) and None in messages:
+            rule = "not hold null; drop such records with Filter before"
+        raise RecordError(f"{field} must {rule}", row_id_of(tables, record))
+    # As apply_chat_template does: templates take a key that is missing for one without a value.
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+
+
+def read_beside(tables: Sequence[pa.Table], name: str) -> list[Any]:
+    """Return nested values of a column of records, text of JSON decoded; ``None`` where there is no column or no value.
+
+    Raises:
+        RecordError: A text is no JSON.
+    """
+    values: list[Any] = []
+    for table in tables:
+        if name not in table.column_names:
+            values += [None] * len(table)
+            continue
+        for value in (value for chunk in table.column(name).chunks for value in to_objects(chunk)):
+            try:
+                decoded = decode_text(value)
+                values.append([decode_text(each) for each in decoded] if isinstance(decoded, list) else decoded)
+            except ValueError as error:
+                message = f"column {name!r} must hold JSON where it holds text: {error}"
+                raise RecordError(message, row_id_of(tables, len(values))) from error
+    return values
 
 
 def holds_lists(tables: Sequence[pa.Table], field: Field) -> bool:

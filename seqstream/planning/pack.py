@@ -147,7 +147,8 @@ class Pack(Decided):
         overflow: What becomes of sequences longer than a row: ``"error"`` raises; ``"truncate"`` drops the end; ``"split"``
             makes pieces of it, each in any row, numbered in `Batch.pieces`; ``"drop"`` drops the sequence.
         causal: Whether ``labels`` are for next-token prediction: the ids themselves where the source has no labels, and -100 on
-            the first of every sequence, which nothing before it should predict. Without it labels stay as they are.
+            the first of every sequence, which nothing before it should predict. Without it labels stay as they are. Sequences
+            without any label, as those of one token, are dropped, and so are pieces without one.
 
     Raises:
         ValueError: A number is not positive, or ``overflow`` is none of these.

@@ -120,10 +120,11 @@ def normalize_paths(paths: Paths) -> str | PathList:
 def find_files(paths: str | PathList, pattern: str = "*.txt", storage_options: Mapping[str, Any] | None = None) -> FileTable:
     """Find the files that paths name, in order; those of a glob by name.
 
-    Asks for sizes and times and reads nothing. ``pattern`` is what an error says for a directory.
+    Asks for sizes and times and reads nothing.
 
     Args:
         paths: Paths, globs and URLs.
+        pattern: The glob that an error advises where a path is a directory.
         storage_options: Arguments of the fsspec file systems that open URLs.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,7 +20,10 @@ Array: TypeAlias = npt.NDArray[Any]
 Value: TypeAlias = str | Array | list[Any] | None
 
 _ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
-_FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts of str"
+_FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts"
+_OF_CHATS = ("tools", "documents")
+"""Fields that a chat template is given beside messages; where there are none they may be ``None``."""
+
 _EXACT = 1 << 53
 """Floats hold whole numbers up to here exactly."""
 
@@ -120,14 +124,20 @@ class TextsField:
     def value(self, given: Any) -> list[Any] | None:
         """Return what an item has in this column, with dicts of its own: a generator may fill the same ones again.
 
+        Of dicts that hold more than the texts of these keys it is the text of each.
+
         Raises:
             UnfitError: It is not what the deciding item has.
         """
         if given is None:
             return None
-        if not isinstance(given, list | tuple) or not all(self._accepts(part) for part in given):
+        if not isinstance(given, list | tuple):
             raise UnfitError(_shown(given))
-        return list(given) if self.keys is None else list(map(dict, given))
+        if all(self._accepts(part) for part in given):
+            return list(given) if self.keys is None else list(map(dict, given))
+        if self.keys is None or not all(isinstance(part, Mapping) for part in given):
+            raise UnfitError(_shown(given))
+        return [_json_text(part) for part in given]
 
     def _accepts(self, part: Any) -> bool:
         if self.keys is None:
@@ -136,11 +146,38 @@ class TextsField:
 
     def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
         """Join the values of a block into a column."""
-        inner = pa.string() if self.keys is None else pa.struct([(key, pa.string()) for key in self.keys])
-        return pa.array(values, pa.list_(inner))
+        if self.keys is None:
+            return pa.array(values, pa.list_(pa.string()))
+        if any(isinstance(part, str) for value in values if value is not None for part in value):
+            texts = [None if value is None else [_json_text(part) for part in value] for value in values]
+            return pa.array(texts, pa.list_(pa.string()))
+        return pa.array(values, pa.list_(pa.struct([(key, pa.string()) for key in self.keys])))
 
     def __str__(self) -> str:
-        return "a list of str" if self.keys is None else f"a list of dicts with {', '.join(map(repr, self.keys))}, each a str"
+        return "a list of str" if self.keys is None else "a list of dicts that JSON can hold"
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonField:
+    """What all items have in a column of dicts, or of one that a chat template is given: text of JSON, or nothing."""
+
+    name: str
+    item: int = 0
+
+    def value(self, given: Any) -> str | None:
+        """Return what an item has in this column.
+
+        Raises:
+            UnfitError: JSON cannot hold it.
+        """
+        return None if given is None else _json_text(given)
+
+    def column(self, values: Sequence[Any], numbers: Sequence[int], source: str) -> pa.Array:
+        """Join the values of a block into a column."""
+        return pa.array(values, pa.string())
+
+    def __str__(self) -> str:
+        return "a dict or a list that JSON can hold, or None"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +210,7 @@ class Layout:
         unpack: Makes a dict of an item that is none, ``None`` where that is not needed.
     """
 
-    fields: tuple[Field | TextsField | OpenField, ...]
+    fields: tuple[Field | TextsField | JsonField | OpenField, ...]
     named: bool
     source: str
     unpack: Unpack | None = None
@@ -233,7 +270,7 @@ class Layout:
             raise ValueError(f"item {number} of {self.source} must be {self} like item 0, got {_shown(item)}")
         return [self._value(field, item[field.name] if self.named else item, number) for field in self.fields]
 
-    def _value(self, field: Field | TextsField | OpenField, given: Any, number: int) -> Value:
+    def _value(self, field: Field | TextsField | JsonField | OpenField, given: Any, number: int) -> Value:
         try:
             return field.value(given)
         except UnfitError as error:
@@ -306,7 +343,7 @@ def size_of(values: list[Value]) -> int:
             size += 1
         elif isinstance(value, list):
             size += sum(sum(map(len, part.values())) if isinstance(part, Mapping) else len(part) for part in value)
-        else:
+        elif value is not None:
             size += value.nbytes
     return size
 
@@ -357,8 +394,8 @@ def _is_open(given: Any) -> bool:
     return given is None or (isinstance(given, list | tuple) and not given)
 
 
-def _named_field(name: str, given: Any, where: str, number: int) -> Field | TextsField:
-    field = _texts_field(name, given) or _field_of(name, given, f"field '{name}' {where}", _FIELD)
+def _named_field(name: str, given: Any, where: str, number: int) -> Field | TextsField | JsonField:
+    field = _json_field(name, given) or _texts_field(name, given) or _field_of(name, given, f"field '{name}' {where}", _FIELD)
     return dataclasses.replace(field, item=number)
 
 
@@ -383,7 +420,7 @@ def _texts_field(name: str, given: Any) -> TextsField | None:
     if isinstance(given[0], str):
         field = TextsField(name, None)
     elif isinstance(given[0], Mapping) and all(isinstance(key, str) for key in given[0]):
-        field = TextsField(name, tuple(given[0]))
+        field = TextsField(name, tuple(key for key, value in given[0].items() if isinstance(value, str)))
     else:
         return None
     try:
@@ -391,6 +428,21 @@ def _texts_field(name: str, given: Any) -> TextsField | None:
     except UnfitError:
         return None
     return field
+
+
+def _json_field(name: str, given: Any) -> JsonField | None:
+    """Return the field of a dict, or of tools and the like, of which some records have none; ``None`` if it is none."""
+    is_nested = given is None or isinstance(given, Mapping | list | tuple)
+    return JsonField(name) if isinstance(given, Mapping) or (name in _OF_CHATS and is_nested) else None
+
+
+def _json_text(given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    try:
+        return json.dumps(given, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UnfitError(f"{_shown(given)}: {error}") from error
 
 
 def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, check_lengths, join_text
+from seqstream.sources.exact_json import keep_exact
 from seqstream.sources.files import Paths, find_files, normalize_paths, spread
 from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
@@ -32,6 +33,9 @@ class JsonLines(Source):
     Read like `TextFiles`: plain files in byte ranges, compressed ones from the front. Types are inferred once, from at most 8
     blocks spread over the files, and hold for all: a value that does not fit is an error. Strings that look like times stay
     strings. A field that first comes later is kept, with a type of its own.
+
+    Beside messages and tools that hold more than text, a field ``exact_json`` of the struct has each as it is in the file, keys
+    in their order and nulls where there are any, for chat templates. It is left out of batches.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
@@ -169,6 +173,8 @@ def read_objects(text: bytes, pieces: list[Piece], types: Types, errors: Errors)
         if count is None or not is_shallow(text):
             raise pa.ArrowInvalid("a line is no object, or nests too deeply")
         table = parse_objects(text, types)
+        if len(table) == count:
+            table = keep_exact(table, text, types.typed)
         merged = types.merge(table.schema)
         if merged is None or len(table) != count:
             raise pa.ArrowInvalid("a line holds more than an object, or fields have other types than before")

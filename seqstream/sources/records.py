@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from seqstream.sources.json_values import encode_json
+
 _INT64 = np.iinfo(np.int64)
 _NUMBERS = frozenset((int, float, bool))
 _SCALARS = _NUMBERS | {str, bytes, type(None)}
@@ -54,7 +56,7 @@ def to_table(batch: Mapping[str, Any], schema: pa.Schema | None, remedy: str) ->
     for name, values in cast_to_python_objects(dict(batch), only_1d_for_numpy=True).items():
         kind = None if schema is None or name not in schema.names else schema.field(name).type
         try:
-            columns[name] = _array(values, None if isinstance(kind, pa.BaseExtensionType) else kind)
+            columns[name] = _array(*encode_json(values, kind))
         except OverflowError as error:
             number = next(_too_large(values), "a number out of range")
             raise ValueError(f"column '{name}' must hold {kind or 'int64'}, got {number}; {remedy}") from error

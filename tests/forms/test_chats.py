@@ -199,8 +199,12 @@ def test_chats_that_cannot_be_written(chat_tokenizer: Tokenizer, chat: list[dict
 def test_columns_that_do_not_fit(chat_tokenizer: Tokenizer) -> None:
     """A column of anything but lists of messages is named, and a message that is missing."""
     stage = Tokenize(transformers_of(chat_tokenizer, chat_template=CHATML), field="m", chat="all")
-    with pytest.raises(ValueError, match=r"^field 'm' must hold lists of messages \(struct<role, content>\), got string among"):
+    with pytest.raises(ValueError, match=r"^field 'm' must hold lists of messages \(struct<role, content>\), got int64 among"):
+        columns_of(stage, m=[1])
+    with pytest.raises(RecordError, match=r"^field 'm' must hold lists of messages, got text that is no JSON: Expecting"):
         columns_of(stage, m=["hello"])
+    with pytest.raises(RecordError, match=r"^field 'm' must hold lists of messages, got \{'role': 'user'\}$"):
+        columns_of(stage, m=['{"role": "user"}'])
     with pytest.raises(RecordError, match=r"^field 'm' must not hold null; drop such records with Filter before$") as caught:
         columns_of(stage, m=pa.array([CHATS[0], [None]], chats_of().type))
     assert caught.value.row_id == 1

@@ -33,7 +33,8 @@ def expected_of(tokenizer: Tokenizer, prompt: str, completion: str, limit: int, 
     own, labels = [*first, *second], [*[-100] * len(first), *second]
     room = limit - len(whole.ids)
     kept = slice(max(0, len(own) - room), None) if left else slice(0, room)
-    return [*before, *own[kept], *after], [*[-100] * len(before), *labels[kept], *after]
+    is_cut = len(own) > room and not left
+    return [*before, *own[kept], *after], [*[-100] * len(before), *labels[kept], *([-100] * len(after) if is_cut else after)]
 
 
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
@@ -46,7 +47,7 @@ def expected_of(tokenizer: Tokenizer, prompt: str, completion: str, limit: int, 
 def test_only_the_completion_is_predicted(
     tokenizer: Tokenizer, engine: Any, pairs: list[tuple[str, str]], limit: int, left: bool
 ) -> None:
-    """Ids are both texts in the tokenizer's frame; labels are those of the completion and of what ends it, cut alike."""
+    """Ids are both texts in the tokenizer's frame; labels are those of the completion, and of what ends it if it is whole."""
     theirs = transformers_of(tokenizer, truncation_side="left" if left else "right")
     stage = Tokenize(theirs, field="completion", prompt="prompt", max_length=limit, empty="keep", engine=engine)
     prompts, completions = map(list, zip(*pairs, strict=True))
@@ -56,7 +57,7 @@ def test_only_the_completion_is_predicted(
 
 
 def test_by_hand(wordpiece_tokenizer: Tokenizer, bpe_tokenizer: Tokenizer) -> None:
-    """A worked example, in a frame and with an end that is predicted and never cut."""
+    """A worked example, in a frame and with an end that is never cut, and predicted where the text ends there."""
     a, b, c = (wordpiece_tokenizer.token_to_id(letter) for letter in "abc")
     stage = Tokenize(wordpiece_tokenizer, field="y", prompt="x")
     assert columns_of(stage, x=["a b"], y=["c c"]) == {
@@ -67,7 +68,7 @@ def test_by_hand(wordpiece_tokenizer: Tokenizer, bpe_tokenizer: Tokenizer) -> No
     stage = Tokenize(bpe_tokenizer, field="y", prompt="x", end="<|endoftext|>", max_length=3)
     assert columns_of(stage, x=["a", "aa", "a"], y=["b", "c", ""]) == {
         "input_ids": [[a, b, 0], [a, a, 0], [a, 0]],
-        "labels": [[-100, b, 0], [-100, -100, 0], [-100, 0]],
+        "labels": [[-100, b, 0], [-100, -100, -100], [-100, 0]],
     }
 
 

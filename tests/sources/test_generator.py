@@ -344,7 +344,7 @@ def test_an_error_of_the_generator_says_where() -> None:
 
 
 ITEM = "a str, a sequence of ids, a tensor or array, or a dict of named fields"
-FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts of str"
+FIELD = "a str, a number, a sequence of numbers, a tensor or array, or a list of str or of dicts"
 
 WRONG: list[tuple[list[Any], str]] = [
     ([None], f"item 0 of list must be {ITEM}, got None"),

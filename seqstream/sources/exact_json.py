@@ -1,0 +1,70 @@
+"""Chats in JSON lines, kept as they are: beside each message that a struct does not hold whole, its text.
+
+A struct of Arrow has one set of keys for all messages of a corpus, in one order: of a call with the arguments ``{"a": 1}``
+it makes ``{"city": null, "a": 1}`` where another has a ``city``, and which of the nulls were in the file cannot be told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection
+
+import pyarrow as pa
+
+from seqstream.arrow import to_numpy
+from seqstream.forms.objects import EXACT, exact_text
+
+_ROLE = "role"
+_BESIDE = ("tools", "documents")
+
+
+def keep_exact(table: pa.Table, text: bytes, typed: Collection[str]) -> pa.Table:
+    """Return the table with the text of messages and tools, where structs do not hold all of them.
+
+    Args:
+        table: Objects as Arrow reads them.
+        text: The lines that they are of, one each, blank lines aside.
+        typed: Columns whose type the user gave, which stay as they are.
+    """
+    names = [field.name for field in table.schema if field.name not in typed and _may_lose(table, field)]
+    if not names:
+        return table
+    lines = [json.loads(line) for line in text.split(b"\n") if line.strip()]
+    for name in names:
+        index = table.schema.get_field_index(name)
+        lists = table.column(name).combine_chunks()
+        texts = [_texts(line.get(name)) for line in lines]
+        if any(map(any, texts)):
+            table = table.set_column(index, name, _with_texts(lists, list(itertools.chain.from_iterable(texts))))
+    return table
+
+
+def _may_lose(table: pa.Table, field: pa.Field) -> bool:
+    """Return whether a column holds messages or tools, and they hold more than text."""
+    kind = field.type
+    if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
+        return False
+    if kind.value_type.get_field_index(_ROLE) < 0 and field.name not in _BESIDE:
+        return False
+    return any(
+        own.null_count or not pa.types.is_string(own.type)
+        for chunk in table.column(field.name).chunks
+        for own, part in zip(chunk.values.flatten(), chunk.values.type, strict=True)
+        if part.name != EXACT
+    )
+
+
+def _texts(items: object) -> list[str | None]:
+    return [exact_text(item) for item in items] if isinstance(items, list) else []
+
+
+def _with_texts(lists: pa.ListArray, texts: list[str | None]) -> pa.ListArray:
+    """Return lists of structs with a field of texts, one for each struct of all lists."""
+    bounds = to_numpy(lists.offsets)
+    structs = lists.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
+    kept = [(field, own) for field, own in zip(structs.type, structs.flatten(), strict=True) if field.name != EXACT]
+    fields = [*(field for field, _ in kept), pa.field(EXACT, pa.string())]
+    columns = [*(own for _, own in kept), pa.array(texts, pa.string())]
+    filled = pa.StructArray.from_arrays(columns, fields=fields, mask=structs.is_null())
+    return pa.ListArray.from_arrays(pa.array(bounds - bounds[0], pa.int32()), filled, mask=lists.is_null())

@@ -1,0 +1,156 @@
+"""Rows that teach nothing: those without any label are dropped before they are planned, so that no batch is without one.
+
+Shapes: ``N`` rows of a table, ``T`` steps of all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from seqstream.arrow import to_arrow, to_numpy
+from seqstream.columns import LABELS, is_list
+from seqstream.label_counts import LabelRule
+from seqstream.planning.pack import Pack
+from seqstream.planning.specs import BatchSpec
+from seqstream.sources.protocol import Json
+from seqstream.stages import Counts
+from seqstream.step_filter import Index, Mask, Steps, set_column
+from seqstream.steps import LABEL_PADDING, flat_starts, row_major
+
+WITHOUT_LABELS = "rows_without_labels"
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLabels:
+    """What a row must have to be served: one label at least.
+
+    Attributes:
+        column: The ids that labels are made of; ``None`` for the labels that the data has.
+        is_shifted: Whether the first step of each row is no label, because nothing predicts it.
+        never: Ids that never become labels, ascending.
+        is_causal: Whether ids are the labels where the data has none.
+        row_length: Steps that `Pack` takes of a row, or of each piece of it; ``None`` for all.
+        is_split: Whether `Pack` makes pieces of longer rows.
+        is_known: Whether nothing but these decides what labels there are; else ``on_batch`` may label a row of no labels.
+    """
+
+    column: str | None = None
+    is_shifted: bool = False
+    never: tuple[int, ...] = ()
+    is_causal: bool = False
+    row_length: int | None = None
+    is_split: bool = False
+    is_known: bool = True
+
+    @classmethod
+    def of(cls, rule: LabelRule | None, spec: BatchSpec) -> RowLabels:
+        """Return what rows of a batch spec must have; ``rule`` is that of ``on_batch``, ``None`` where nobody knows it."""
+        is_known = rule is not None
+        rule = rule or LabelRule()
+        if not isinstance(spec, Pack):
+            return cls(rule.column, rule.is_shifted, rule.never, is_known=is_known)
+        is_causal = spec.causal and rule.column is None
+        limit = spec.row_length if spec.overflow in ("truncate", "split") else None
+        is_split = spec.overflow == "split"
+        return cls(rule.column, rule.is_shifted or is_causal, rule.never, is_causal, limit, is_split, is_known)
+
+    def fingerprint(self) -> Json:
+        """Say what decides which rows there are, as far as the batch spec does not."""
+        if self.column is None:
+            return None
+        never = hashlib.blake2b(repr(self.never).encode(), digest_size=8).hexdigest() if self.never else None
+        return {"column": self.column, "is_shifted": self.is_shifted, "never": never}
+
+    def apply(self, table: pa.Table) -> tuple[pa.Table, Counts]:
+        """Return the rows that have a label, and how many had none; with `Pack`, of longer rows the pieces that have one."""
+        name = self._find(table.schema)
+        if name is None or not len(table):
+            return table, {}
+        if not is_list(table.schema.field(name).type):
+            values = to_numpy(table.column(name).combine_chunks())
+            return _kept(table, values != LABEL_PADDING)
+        steps = Steps.of(table.column(name))
+        if self.is_split and steps.lengths.max() > (self.row_length or 0):
+            return self._without_pieces(table, name, steps)
+        begins, ends = steps.offsets[:-1], steps.offsets[1:]
+        if self.row_length is not None:
+            ends = np.minimum(ends, begins + self.row_length)
+        has_label = self._have_label(name, steps, begins, ends)
+        if not self.is_known:
+            has_label |= steps.lengths == 0
+        return _kept(table, has_label if steps.is_null is None else has_label | steps.is_null)
+
+    def _find(self, schema: pa.Schema) -> str | None:
+        """Return the column of labels, or that they are made of."""
+        names = (self.column,) if self.column else (*LABELS, *(("input_ids",) if self.is_causal else ()))
+        for name in names:
+            if name in schema.names:
+                kind = schema.field(name).type
+                if is_list(kind) and name == "label":
+                    return None  # classes of a record, of which there may be none
+                is_whole = pa.types.is_integer(kind.value_type if is_list(kind) else kind)
+                return name if is_whole and (is_list(kind) or name in LABELS) else None
+        return None
+
+    def _have_label(self, name: str, steps: Steps, begins: Index, ends: Index) -> Mask:
+        """Return which of some ranges of steps have a label, ``bool (n,)``.
+
+        The last step and one in the middle are looked at first: most rows need no more.
+        """
+        begins = np.minimum(begins + self.is_shifted, ends)
+        found = begins < ends
+        if name not in LABELS and not self.never:
+            return found
+        values = to_numpy(steps.values)
+        rows = np.flatnonzero(found)
+        for probe in (ends - 1, (begins + ends) // 2):
+            rows = rows[~self._are_labels(name, values[probe[rows]])]
+        if len(rows):
+            lengths = ends[rows] - begins[rows]
+            is_label = self._are_labels(name, values[row_major(begins[rows], lengths)])
+            found[rows] = np.logical_or.reduceat(is_label, flat_starts(lengths))
+        return found
+
+    def _are_labels(self, name: str, values: npt.NDArray[Any]) -> Mask:
+        return np.asarray(values != LABEL_PADDING) if name in LABELS else np.isin(values, self.never, invert=True)
+
+    def _without_pieces(self, table: pa.Table, name: str, steps: Steps) -> tuple[pa.Table, Counts]:
+        """Leave out the pieces of rows in which there is no label; `Pack` cuts what is left where it would have anyway."""
+        size = self.row_length or 1
+        counts = np.maximum(1, -(-steps.lengths // size))
+        row = np.repeat(np.arange(len(table)), counts)
+        number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        begins = steps.offsets[row] + number * size
+        ends = np.minimum(begins + size, steps.offsets[row + 1])
+        has_label = self._have_label(name, steps, begins, ends)
+        if steps.is_null is not None:
+            has_label |= steps.is_null[row]
+        if has_label.all():
+            return table, {}
+        kept = np.repeat(has_label, ends - begins)
+        for field in table.schema:
+            if is_list(field.type):
+                own = Steps.of(table.column(field.name))
+                if np.array_equal(own.offsets, steps.offsets):
+                    table = set_column(table, field.name, own.filtered(kept))
+        rows = np.zeros(len(table), bool)
+        np.logical_or.at(rows, row, has_label)
+        table = table.take(to_arrow(np.flatnonzero(rows)))
+        return table, _counted(int(np.count_nonzero(~has_label)))
+
+
+def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, Counts]:
+    if has_label.all():
+        return table, {}
+    kept = np.flatnonzero(has_label)
+    return table.take(to_arrow(kept)), _counted(len(table) - len(kept))
+
+
+def _counted(num: int) -> Counts:
+    return {WITHOUT_LABELS: num, "dropped": num}
