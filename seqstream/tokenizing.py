@@ -15,6 +15,7 @@ from seqstream.forms.chats import Speaker
 from seqstream.forms.choosing import check_options, make_form
 from seqstream.forms.drafts import Form
 from seqstream.forms.words import WordLabels
+from seqstream.limits import read_limit
 from seqstream.sources.protocol import Json
 from seqstream.stages import OpenStage
 
@@ -44,7 +45,8 @@ class Tokenize:
         field: Column of the texts, which the ids replace, or of lists of words, each then encoded by itself. Two of them make
             pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
             a model without them; ``"truncate"`` shortens the longer text first.
-        max_length: Longest row in tokens, special tokens included.
+        max_length: Longest row in tokens, special tokens included. A number of 2**31 or more is no limit, such as the
+            ``model_max_length`` of a transformers tokenizer that knows none, 10**30.
         overflow: What becomes of longer ones: ``"truncate"`` drops the end, or the beginning if the tokenizer's
             ``truncation_side`` says so; ``"split"`` makes pieces of it, every token kept, special tokens around each, other
             columns repeated, numbered in a column ``piece``; ``"drop"`` drops the record; ``"error"`` raises.
@@ -87,6 +89,7 @@ class Tokenize:
 
     def __post_init__(self) -> None:
         self._check_settings()
+        object.__setattr__(self, "max_length", _read_max_length(self.max_length, self.overflow))
         check_options(self)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
         blueprints: dict[str, Blueprint] = {}
@@ -99,7 +102,7 @@ class Tokenize:
                     f"engine must be 'auto' for the tokenizer {blueprint.name} written in Python, got {self.engine!r}"
                 )
             blueprints[column], forms[column] = blueprint, make_form(self, field, blueprint)
-            _check_lengths(blueprint, forms[column].num_special, self.max_length, self.overflow)
+            _check_length(blueprint, forms[column].num_special, self.max_length)
         object.__setattr__(self, "_blueprints", blueprints)
         object.__setattr__(self, "_forms", forms)
 
@@ -194,14 +197,16 @@ def _check_field(field: object) -> None:
         raise TypeError(f"field must be the name of a column or a tuple of two, got {field!r}")
 
 
-def _check_lengths(blueprint: Blueprint, special: int, max_length: int | None, overflow: str) -> None:
-    if max_length is None:
-        if overflow != "truncate":
-            raise ValueError(f"overflow={overflow!r} needs a max_length, got None; set Tokenize(max_length=...)")
-        return
-    if isinstance(max_length, bool) or not isinstance(max_length, int):
-        raise TypeError(f"max_length must be a whole number, got {max_length!r}")
-    if max_length <= special:
+def _read_max_length(given: object, overflow: str) -> int | None:
+    limit = read_limit("max_length", given)
+    if limit is None and overflow != "truncate":
+        reason = "" if given is None else ", which is no limit: the tokenizer's model_max_length is not known"
+        raise ValueError(f"overflow={overflow!r} needs a max_length, got {given!r}{reason}; set Tokenize(max_length=...)")
+    return limit
+
+
+def _check_length(blueprint: Blueprint, special: int, max_length: int | None) -> None:
+    if max_length is not None and max_length <= special:
         raise ValueError(
             f"max_length must be more than the {special} special tokens of tokenizer {blueprint}, got {max_length}"
         )

@@ -20,7 +20,7 @@ from seqstream.planning.plan import Index
 from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import Plans, WindowSize, check_positive, needed, show, turns_of
+from seqstream.planning.specs import Plans, WindowSize, check_positive, needed, set_positive, show, turns_of
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -130,9 +130,9 @@ class Bucket(Plans):
     balance: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        sizes = ("max_tokens", "batch_size", "window_batches", "window_bytes")
-        for name in (*sizes, "multiple_of", "rows_multiple_of", "hidden_size"):
-            check_positive(name, getattr(self, name))
+        limits = ("max_tokens", "batch_size")
+        others = ("window_batches", "window_bytes", "multiple_of", "rows_multiple_of", "hidden_size")
+        set_positive(self, (*limits, *others), limits=limits)
         if self.shapes is not None and not isinstance(self.shapes, int):
             object.__setattr__(self, "shapes", _read_shapes(self.shapes))
         if self.columns is not None:
@@ -387,7 +387,7 @@ def _read_shapes(given: object) -> tuple[Shape, ...]:
             raise ValueError(f"{where} must be a number, or a list of (rows, length), got {shape!r}")
         for name, value in zip(("rows", "length"), shape, strict=True):
             check_positive(f"{name} of {where}", value)
-        found.append((shape[0], shape[1]))
+        found.append((int(shape[0]), int(shape[1])))
     if not found:
         raise ValueError(f"{where} must be a number, or a list of (rows, length), got none")
     if len({length for _, length in found}) < len(found):
