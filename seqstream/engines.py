@@ -152,7 +152,9 @@ def _encodable(reference: Engine, texts: list[str]) -> list[str]:
     """Return the texts that the reference itself can encode: a WordPiece model without an unknown token refuses some."""
     try:
         reference(texts)
-    except Exception:  # noqa: BLE001 - the Rust side raises no class of its own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - the Rust side raises no class of its own, and a panic there is no Exception
         if len(texts) == 1:
             return []
         half = len(texts) // 2

@@ -16,6 +16,7 @@ from seqstream.forms.choosing import check_options, make_form
 from seqstream.forms.drafts import Form
 from seqstream.forms.words import WordLabels
 from seqstream.limits import read_limit
+from seqstream.python_parts import LiveTokenizer
 from seqstream.sources.protocol import Json
 from seqstream.stages import OpenStage
 
@@ -40,8 +41,9 @@ class Tokenize:
 
     Args:
         tokenizer: A ``tokenizers.Tokenizer``, a transformers tokenizer, a path to ``tokenizer.json`` or to its directory, or a
-            function from a list of texts to a list of lists of ids. A dict of field -> tokenizer makes several columns,
-            ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
+            function from a list of texts to a list of lists of ids. One with a part written in Python works as a function does:
+            at the speed of Python, and not in worker processes that are not forked. A dict of field -> tokenizer makes several
+            columns, ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
         field: Column of the texts, which the ids replace, or of lists of words, each then encoded by itself. Two of them make
             pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
             a model without them; ``"truncate"`` shortens the longer text first.
@@ -89,6 +91,7 @@ class Tokenize:
 
     def __post_init__(self) -> None:
         self._check_settings()
+        _check_fields(self.tokenizer)
         object.__setattr__(self, "max_length", _read_max_length(self.max_length, self.overflow))
         check_options(self)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
@@ -132,6 +135,12 @@ class Tokenize:
             if field.init and field.name != "tokenizer" and value != field.default:
                 parts.append(f"{field.name}={value!r}")
         return f"Tokenize({', '.join(parts)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        for blueprint in self._blueprints.values():
+            if isinstance(blueprint.source, LiveTokenizer):
+                blueprint.source.__reduce__()  # before the user's own object says less
+        return self.__dict__
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -189,6 +198,14 @@ class Tokenize:
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_fields(tokenizer: object) -> None:
+    """Refuse a dict that is no dict of tokenizers, as a vocabulary is none."""
+    for field, each in tokenizer.items() if isinstance(tokenizer, Mapping) else ():
+        if not isinstance(field, str) or isinstance(each, int):
+            remedy = "for a vocabulary pass tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=...)) with a pre-tokenizer"
+            raise TypeError(f"tokenizer must be a dict of column -> tokenizer, got {{{field!r}: {each!r}, ...}}; {remedy}")
 
 
 def _check_field(field: object) -> None:
