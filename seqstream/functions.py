@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,14 @@ class RowError(ValueError):
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
         self.row = row
+
+
+def blame(error: BaseException, row: int | None) -> BaseException:
+    """Return an error of a user's function that says of itself which text of the call it is about, if that is known."""
+    if row is not None:
+        with contextlib.suppress(AttributeError, TypeError):  # one may take no attributes
+            error.text_row = row  # type: ignore[attr-defined]
+    return error
 
 
 def encode_slow(tokenizer: SlowTokenizer, special_tokens: bool, texts: list[str]) -> list[list[int]]:

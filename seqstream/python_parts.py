@@ -31,7 +31,7 @@ class LiveTokenizer:
         return self
 
     def __reduce__(self) -> NoReturn:
-        remedy = "set workers=0 or start_method='fork', or pass a function of a module that makes the tokenizer where it is called"
+        remedy = "set workers=0 or start_method='fork', or pass a function of a module that makes it there"
         raise TypeError(f"tokenizer {self._name} cannot be sent to another process, as a part of it is in Python; {remedy}")
 
 

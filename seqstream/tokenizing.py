@@ -204,7 +204,7 @@ def _check_fields(tokenizer: object) -> None:
     """Refuse a dict that is no dict of tokenizers, as a vocabulary is none."""
     for field, each in tokenizer.items() if isinstance(tokenizer, Mapping) else ():
         if not isinstance(field, str) or isinstance(each, int):
-            remedy = "for a vocabulary pass tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=...)) with a pre-tokenizer"
+            remedy = "for a vocabulary pass a tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=...))"
             raise TypeError(f"tokenizer must be a dict of column -> tokenizer, got {{{field!r}: {each!r}, ...}}; {remedy}")
 
 

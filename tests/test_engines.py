@@ -78,6 +78,7 @@ def test_rows_are_flat_int32(bpe_tokenizer: Tokenizer, name: str) -> None:
 def test_a_difference_falls_back_with_a_warning(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the fast engine gives other ids, the warning shows the text and both lists, and tokenizers is used."""
     monkeypatch.setattr(engines, "Engine", Faulty)
+    monkeypatch.setattr(engines, "proof_of", engines.Proof)
     message = (
         r"^engine fastokens gives other ids than tokenizers for '.+': from id \d+ on \[.*\] where tokenizers gives \[.*\]; "
     )
@@ -90,6 +91,7 @@ def test_a_difference_falls_back_with_a_warning(bpe_tokenizer: Tokenizer, monkey
 def test_a_difference_of_a_named_engine_is_an_error(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that was asked for is not replaced in silence, nor used."""
     monkeypatch.setattr(engines, "Engine", Faulty)
+    monkeypatch.setattr(engines, "proof_of", engines.Proof)
     with pytest.raises(
         EngineError, match=r"^engine fastokens gives other ids than tokenizers .*; use engine='tokenizers' or 'auto'$"
     ):

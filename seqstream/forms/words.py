@@ -17,7 +17,7 @@ import pyarrow as pa
 from seqstream.blueprints import Blueprint, can_encode
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences
-from seqstream.forms.fields import Field, Lists, read_labels, read_words, row_id_of
+from seqstream.forms.fields import Field, Lists, naming_records, read_labels, read_words, row_id_of
 from seqstream.pieces import Index, TokenRows, take_rows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError
@@ -67,7 +67,8 @@ class Words:
         words = read_words(tables, self.field)
         labels = None if self.labels is None else _check_labels(words, read_labels(tables, self.labels), tables)
         distinct, places = words.distinct()
-        tokens = take_rows(engine(distinct), places)
+        with naming_records(tables, lambda row: words.record_of(int(np.argmax(places == row)))):
+            tokens = take_rows(engine(distinct), places)
         beside = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
         rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], beside)
         return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.blueprint.truncation_side)
