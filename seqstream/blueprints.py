@@ -40,6 +40,8 @@ class Blueprint:
         special_tokens: Whether special tokens are put around each text.
         ends: Which of them, before it and after it.
         pad_id: Its padding token.
+        pad_type: Token type of padding.
+        padding_side: Where it pads.
         truncation_side: Where it drops what is too long.
         split_special_tokens: Whether special tokens that a text spells out are taken for ordinary text.
         added_tokens: Texts of the tokens added to its vocabulary, special ones among them, in turn of each class of flags.
@@ -53,6 +55,8 @@ class Blueprint:
     special_tokens: bool
     ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     pad_id: int | None = None
+    pad_type: int = 0
+    padding_side: str = "right"
     truncation_side: str = "right"
     split_special_tokens: bool = False
     added_tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
@@ -183,6 +187,7 @@ def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_t
     if dropout:
         raise ValueError(f"tokenizer cannot have dropout, got {dropout:.2g}: no two runs would agree; set model.dropout = None")
     side = getattr(transformers, "truncation_side", None) or (own.truncation or {}).get("direction", "right")
+    padding = own.padding or {}
     pad_id = _pad_id(own, transformers)
     if transformers is not None:  # its own attribute counts: one call with another setting leaves that in the copied object
         own.encode_special_tokens = bool(getattr(transformers, "split_special_tokens", False))
@@ -200,6 +205,8 @@ def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_t
         special_tokens=special_tokens,
         ends=_find_ends(own, special_tokens),
         pad_id=pad_id,
+        pad_type=getattr(transformers, "pad_token_type_id", None) or padding.get("pad_type_id", 0),
+        padding_side=getattr(transformers, "padding_side", None) or padding.get("direction", "right"),
         truncation_side=side,
         split_special_tokens=own.encode_special_tokens,
         added_tokens=tuple(by_class(own.get_added_tokens_decoder().values())),
@@ -273,5 +280,6 @@ def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> Blueprint:
         special_tokens=special_tokens,
         ends=ends,
         pad_id=tokenizer.pad_token_id,
+        padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
     )

@@ -63,6 +63,22 @@ def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:
     return {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
 
 
+def find_padding_side(stages: Sequence[DataStage], given: str | None) -> str:
+    """Return where padding goes: where the user says, else where the tokenizers pad.
+
+    Warns:
+        UserWarning: The tokenizers disagree.
+    """
+    sides = {column: side for stage in stages if isinstance(stage, Tokenize) for column, side in stage.padding_sides().items()}
+    if given is not None:
+        return given
+    if len(set(sides.values())) > 1:
+        message = f"tokenizers pad on different sides, {sides}; the loader pads all columns on the right"
+        warnings.warn(f"{message}, set Loader(padding_side=...) to choose", stacklevel=3)
+        return "right"
+    return next(iter(sides.values()), "right")
+
+
 def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:
     """Return the batch spec with what follows from the tokeniser.
 

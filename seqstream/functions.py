@@ -24,6 +24,7 @@ class SlowTokenizer(Protocol):
     """A transformers tokenizer written in Python."""
 
     pad_token_id: int | None
+    padding_side: str
     truncation_side: str
 
     def __len__(self) -> int: ...

@@ -15,7 +15,7 @@ import torch
 from seqstream.ahead import Switch
 from seqstream.batch import Batch
 from seqstream.collating import Padding
-from seqstream.composing import DataStage, pad_tokens, parse_stages
+from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.pipeline import Made, Pipeline
@@ -60,7 +60,8 @@ class Loader(Iterable[Batch]):
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it
             randomness that is the same at every resume.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for ``labels``.
-        padding_side: Where padding goes: ``"right"`` or ``"left"``; that of `Pack` is always at the end of a row.
+        padding_side: Where padding goes: ``"right"`` or ``"left"``; by default where the tokenizer of `Tokenize` pads, its
+            ``padding_side``, else right. That of `Pack` is always at the end of a row.
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
             `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
         progress: Show a progress bar, on the first rank.
@@ -91,7 +92,7 @@ class Loader(Iterable[Batch]):
         pin_memory: bool | None = None,
         on_batch: Callable[[Batch], Batch] | None = None,
         pad_values: Mapping[str, float] | None = None,
-        padding_side: str = "right",
+        padding_side: str | None = None,
         layout: str = "padded",
         progress: bool = False,
         rank: int | None = None,
@@ -104,7 +105,7 @@ class Loader(Iterable[Batch]):
         check_positive("accumulate", accumulate)
         _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
         _check_choice("start_method", start_method, (None, *START_METHODS))
-        _check_choice("padding_side", padding_side, ("right", "left"))
+        _check_choice("padding_side", padding_side, (None, "right", "left"))
         _check_choice("layout", layout, ("padded", "jagged"))
         data_stages, spec = parse_stages(source, stages)
         self.source = source
@@ -116,7 +117,7 @@ class Loader(Iterable[Batch]):
         self.prefetch = prefetch
         self.progress = progress
         self.uneven = uneven
-        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
+        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, find_padding_side(data_stages, padding_side))
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
         processes = Processes(workers, start_method)

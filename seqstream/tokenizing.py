@@ -13,7 +13,7 @@ from seqstream.encoding import Encoding
 from seqstream.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
 from seqstream.forms.chats import Speaker
 from seqstream.forms.choosing import check_options, make_form
-from seqstream.forms.drafts import Form
+from seqstream.forms.drafts import TOKEN_TYPES, Form
 from seqstream.forms.words import WordLabels
 from seqstream.limits import read_limit
 from seqstream.python_parts import LiveTokenizer
@@ -155,9 +155,18 @@ class Tokenize:
         return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
 
     def pad_values(self) -> dict[str, int]:
-        """Return the padding token of each column whose tokenizer has one."""
-        pairs = ((column, blueprint.pad_id) for column, blueprint in self._blueprints.items())
-        return {column: pad_id for column, pad_id in pairs if pad_id is not None}
+        """Return the padding token of each column whose tokenizer has one, and the token type of padding if it is not 0."""
+        found: dict[str, int] = {}
+        for column, blueprint in self._blueprints.items():
+            if blueprint.pad_id is not None:
+                found[column] = blueprint.pad_id
+            if blueprint.pad_type and isinstance(self.field, tuple):
+                found[TOKEN_TYPES] = blueprint.pad_type
+        return found
+
+    def padding_sides(self) -> dict[str, str]:
+        """Return where the tokenizer of each column of ids pads, ``"right"`` or ``"left"``."""
+        return {column: blueprint.padding_side for column, blueprint in self._blueprints.items()}
 
     def choose_engines(self, sample: pa.Table | None = None) -> dict[str, str]:
         """Return the name of the engine for each column of ids, each proved on hostile texts and on the first of a sample.
