@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from seqstream.blueprints import Blueprint
-from seqstream.functions import RowError, blame, flatten
+from seqstream.functions import RowError, blame, flatten, shorten
 from seqstream.pieces import TokenRows, join
 from seqstream.probes import first_texts, hostile_texts
 
@@ -202,7 +202,7 @@ def refusal(
     if failing is None:
         return error
     row, error = failing
-    shown = texts[row] if len(texts[row]) <= _SHOWN_CHARS else f"{texts[row][:_SHOWN_CHARS]}…"
+    shown = shorten(texts[row])
     if name == REFERENCE:
         remedy = "give the tokenizer an unknown token, or change such texts in a Map before"
         return RowError(f"tokenizer {blueprint} cannot encode {shown!r}: {error}; {remedy}", row)

@@ -103,5 +103,9 @@ def _as_list(row: object) -> list[int]:
 
 
 def _shown(row: object) -> str:
-    text = repr(row)
+    return shorten(repr(row))
+
+
+def shorten(text: str) -> str:
+    """Return a text as messages show it, its end left out if it is long."""
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

@@ -37,7 +37,8 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are
+        stages: What happens to them, in this order: `Map`, `Filter`, `MapRecords`,
+            `FilterRecords`, `ClassLabels`, `Tokenize`, and at last how they are
             batched: `Bucket`, `Pack` or `InOrder`.
         seed: Another seed, another order.
         shuffle: Visit shards in an order of each epoch's own that is even: every stretch of it covers the data; and mix the
@@ -102,6 +103,8 @@ class Loader(Iterable[Batch]):
     ) -> None:
         _check_choice("uneven", uneven, UNEVEN)
         check_ranks(rank, world_size, gather)
+        if shuffle not in (True, False):
+            raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         check_positive("accumulate", accumulate)
         _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
         _check_choice("start_method", start_method, (None, *START_METHODS))
@@ -111,7 +114,7 @@ class Loader(Iterable[Batch]):
         self.source = source
         self.stages = stages
         self.seed = seed
-        self.shuffle = shuffle
+        self.shuffle = shuffle = bool(shuffle)
         self.epochs = epochs
         self.accumulate = accumulate
         self.prefetch = prefetch

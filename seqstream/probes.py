@@ -70,7 +70,7 @@ _HOSTILE = (
 
 
 _ALONE = ("{0}", "a{0}b", " {0}  {0}x", "one {0} two\n{0}\n")
-_BESIDE = ("{0}{1}", "{0} {1}", "a{0}{1}b", "中{0}\u3000{1}\t", "\n{0}\t {1}{0}.", "{0}{0} {1}{1}")
+_BESIDE = ("{0}{1}", "{0} {1}", "a{0}{1}b", "中{0}\u3000{1}\t", "\n{0}\t {1}{0}.", "{0}{0} {1}{1}", " {0}{1} .")
 """A token stands beside words and blanks, and beside another token: who finds the first one may not see the second."""
 
 _MAX_TOKENS, _MAX_TURNED, _MAX_PAIRED = 4096, 48, 24

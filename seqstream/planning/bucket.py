@@ -20,7 +20,7 @@ from seqstream.planning.plan import Index
 from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import Plans, WindowSize, check_positive, needed, set_positive, show, turns_of
+from seqstream.planning.specs import Plans, WindowSize, check_positive, meant_as_rows, needed, set_positive, show, turns_of
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -101,7 +101,7 @@ class Bucket(Plans):
         hidden_size: Width of that model.
         columns: Columns of sequences whose lengths the budget counts, such as those of a source and of its translation: rows
             times the sum of what each is padded to. Rows come longest first by the first of them. By default those that
-            ``Tokenize`` makes if it makes several, else the longest column.
+            ``Tokenize`` makes, else the longest column; after a `Map` behind ``Tokenize`` that makes one, the longest as well.
         step: Which lengths the ranks have at a step. ``"mixed"``: each rank has a batch of its own lengths, and all cost the
             same of the budget: a step is a fair sample of the window. Right for transformers, whose time goes by tokens.
             ``"alike"``: the rows of a step are neighbours by length, dealt like cards: right for RNNs, whose time goes by the
@@ -325,6 +325,7 @@ class Bucket(Plans):
         also = "" if group == 1 else ", lower rows_multiple_of"
         raise ValueError(
             f"{what}{counted} cannot fit max_tokens={self.max_tokens}; raise max_tokens{also} or set Tokenize(max_length=...)"
+            f"{meant_as_rows(self.max_tokens)}"
         )
 
     def _check_limits(self) -> None:

@@ -238,6 +238,16 @@ def needed(max_length: int | None) -> int:
     return max_length
 
 
+LARGEST_BATCH_SIZE = 128
+"""Nobody means so few tokens by a budget, but many rows by the number: it is a usual batch size."""
+
+
+def meant_as_rows(max_tokens: object) -> str:
+    """Return the end of a message that says what to write if a budget was meant as a number of rows, as small ones are."""
+    is_small = isinstance(max_tokens, int) and max_tokens <= LARGEST_BATCH_SIZE
+    return f"; for batches of {max_tokens} rows write Bucket(batch_size={max_tokens})" if is_small else ""
+
+
 def check_positive(name: str, value: object) -> None:
     """Refuse a number of things that is no positive whole number of Python or NumPy; ``None`` is none given.
 
