@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from seqstream.forms.fields import is_text
 from seqstream.sources.protocol import ROW_ID
 from seqstream.stages import Filter, Map, RecordError
 
@@ -41,19 +42,34 @@ class MapRecords(Map):
         return pa.table({name: self._column(name, [record.get(name) for record in records], shown) for name in names})
 
     def _column(self, name: object, values: list[Any], shown: pa.Table) -> pa.Array:
-        """Return a column, of the type that it had if that takes the values."""
+        """Return a column, of the type that it had if that holds the values as they are."""
         if not isinstance(name, str):
             raise TypeError(f"{self} must return dicts whose keys are names of columns, got the key {name!r}")
-        if name in shown.column_names:
-            try:
-                return pa.array(values, shown.schema.field(name).type)
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                pass  # the function has made something else of it
         try:
-            return pa.array(values)
+            made = pa.array(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             error.add_note(f"in {self}, whose values of {name!r} must be of one type that Arrow knows")
             raise
+        kept = shown.schema.field(name).type if name in shown.column_names else made.type
+        if made.type == kept or not _holds(kept, made.type):
+            return made
+        try:
+            return pa.array(values, kept)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            return made  # one is too large for it
+
+
+def _holds(kept: pa.DataType, made: pa.DataType) -> bool:
+    """Return whether a type takes values of another without a loss but of range, which raises; `pa.array` drops fractions."""
+    types = pa.types
+    if types.is_list(made) and (types.is_list(kept) or types.is_large_list(kept) or types.is_fixed_size_list(kept)):
+        return _holds(kept.value_type, made.value_type)
+    if types.is_struct(made) and types.is_struct(kept):
+        names = {field.name for field in kept}
+        return all(field.name in names and _holds(kept.field(field.name).type, field.type) for field in made)
+    is_floating = types.is_floating(kept) and (types.is_floating(made) or types.is_integer(made))
+    kinds = (is_text, types.is_integer, types.is_timestamp, types.is_time, types.is_duration)
+    return kept == made or types.is_null(made) or is_floating or any(kind(kept) and kind(made) for kind in kinds)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -44,9 +44,9 @@ class Map:
     Every record stays: the function returns as many rows as it was given, in the same order.
 
     Args:
-        fn: Takes a ``pa.Table`` of many records, where `MapRecords` takes one; returns a ``pa.Table``, a ``pa.RecordBatch`` or a
-            dict of columns. Its result replaces all columns. It is never called with a table of no rows, and may be called from
-            another thread.
+        fn: Takes a ``pa.Table`` of many records, where `MapRecords` takes one; returns a ``pa.Table``, a ``pa.RecordBatch`` or
+            a dict of columns. Its result replaces all columns. It is never called with a table of no rows, and may be called
+            from another thread.
     """
 
     fn: Callable[[Any], Any]
