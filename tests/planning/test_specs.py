@@ -231,9 +231,9 @@ def test_the_least_that_is_allowed_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda limit: Bucket(limit), "max_tokens"),
+        (Bucket, "max_tokens"),
         (lambda limit: Bucket(batch_size=limit), "batch_size"),
-        (lambda limit: InOrder(limit), "batch_size"),
+        (InOrder, "batch_size"),
         (lambda limit: Pack(limit, rows=2), "row_length"),
     ],
 )
