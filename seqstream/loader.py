@@ -108,7 +108,8 @@ class Loader(Iterable[Batch]):
         check_positive("accumulate", accumulate)
         _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
         _check_choice("start_method", start_method, (None, *START_METHODS))
-        _check_choice("padding_side", padding_side, (None, "right", "left"))
+        if padding_side is not None:
+            _check_choice("padding_side", padding_side, ("right", "left"))
         _check_choice("layout", layout, ("padded", "jagged"))
         data_stages, spec = parse_stages(source, stages)
         self.source = source
