@@ -11,7 +11,8 @@ of a window become batches, and a `Loader` puts them together:
     for batch in loader:
         logits = model(batch.input_ids, batch.lengths)
 
-`Map` and `Filter` run functions of yours on the way, before or after tokenising. `iterable` brings a generator to PyTorch's
+`Map` and `Filter` run functions of yours on the way, before or after tokenising, `MapRecords` and `FilterRecords` those of one
+record. `iterable` brings a generator to PyTorch's
 own ``DataLoader``, `restore_order` brings predictions back in the order of the source.
 """
 
@@ -25,6 +26,7 @@ from seqstream.masking import MaskTokens
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import InOrder
+from seqstream.record_stages import FilterRecords, MapRecords
 from seqstream.restoring import restore_order
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
@@ -45,12 +47,14 @@ __all__ = [
     "ClassLabels",
     "Csv",
     "Filter",
+    "FilterRecords",
     "Generator",
     "HFDataset",
     "InOrder",
     "JsonLines",
     "Loader",
     "Map",
+    "MapRecords",
     "MaskTokens",
     "Pack",
     "Parquet",

@@ -19,6 +19,8 @@ from tokenizers.processors import Sequence as PostProcessors
 
 from seqstream.functions import PROBES, EncodeTexts, SlowTokenizer, digest_of, encode_slow
 from seqstream.pieces import Frame
+from seqstream.probes import by_class
+from seqstream.python_parts import LiveTokenizer, copy_parts, serialize
 from seqstream.sources.protocol import Json
 from seqstream.stages import function_name
 
@@ -38,9 +40,11 @@ class Blueprint:
         special_tokens: Whether special tokens are put around each text.
         ends: Which of them, before it and after it.
         pad_id: Its padding token.
+        pad_type: Token type of padding.
+        padding_side: Where it pads.
         truncation_side: Where it drops what is too long.
         split_special_tokens: Whether special tokens that a text spells out are taken for ordinary text.
-        added_tokens: Texts of the tokens added to its vocabulary, special ones among them.
+        added_tokens: Texts of the tokens added to its vocabulary, special ones among them, in turn of each class of flags.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Blueprint:
     special_tokens: bool
     ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     pad_id: int | None = None
+    pad_type: int = 0
+    padding_side: str = "right"
     truncation_side: str = "right"
     split_special_tokens: bool = False
     added_tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
@@ -141,17 +147,21 @@ def read_tokenizer(tokenizer: object, *, special_tokens: bool) -> Blueprint:
 
 
 def _tokenizer_file(path: Path) -> Path:
-    path = path / "tokenizer.json" if path.is_dir() else path
+    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         remedy = "to use one by its name on the Hub, pass AutoTokenizer.from_pretrained(name)"
+        if folder.is_dir():
+            remedy = f"if the folder holds a tokenizer of another form, pass AutoTokenizer.from_pretrained({str(folder)!r})"
         raise FileNotFoundError(f"tokenizer must be a tokenizer.json that exists, got {path}; {remedy}")
     return path
 
 
 def _load(path: Path) -> Tokenizer:
-    text = path.read_text(encoding="utf-8")
+    data = path.read_bytes()
+    if not data.strip():
+        raise ValueError(f"tokenizer must be a tokenizer.json, got {path}: the file is empty")
     try:
-        return Tokenizer.from_str(text)
+        return Tokenizer.from_str(data.decode("utf-8-sig"))
     except Exception as error:  # tokenizers raises no narrower type
         raise ValueError(f"tokenizer must be a tokenizer.json, got {path}: {error}") from error
 
@@ -160,9 +170,13 @@ def _copy(tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer that a file of it would give.
 
     That is the same but for one case: scores of a Unigram model trained in this process lose their last bit, so that ties
-    may be broken otherwise than by the object itself, whose own ``save`` does no better.
+    may be broken otherwise than by the object itself, whose own ``save`` does no better. Parts written in Python, which no
+    file holds, are shared.
     """
-    copy = Tokenizer.from_str(tokenizer.to_str())
+    text = serialize(tokenizer)
+    if text is None:
+        return copy_parts(tokenizer)
+    copy = Tokenizer.from_str(text)
     copy.encode_special_tokens = tokenizer.encode_special_tokens  # no part of the serialised form
     return copy
 
@@ -173,24 +187,29 @@ def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_t
     if dropout:
         raise ValueError(f"tokenizer cannot have dropout, got {dropout:.2g}: no two runs would agree; set model.dropout = None")
     side = getattr(transformers, "truncation_side", None) or (own.truncation or {}).get("direction", "right")
+    padding = own.padding or {}
     pad_id = _pad_id(own, transformers)
     if transformers is not None:  # its own attribute counts: one call with another setting leaves that in the copied object
         own.encode_special_tokens = bool(getattr(transformers, "split_special_tokens", False))
     own.no_padding()
     own.no_truncation()
-    text = own.to_str()
+    kind = type(own.model).__name__
+    source: str | LiveTokenizer | None = serialize(own)
+    source = LiveTokenizer(name or kind, copy_parts(own), special_tokens) if source is None else source
     return Blueprint(
-        name=name or type(own.model).__name__,
-        kind=type(own.model).__name__,
+        name=name or kind,
+        kind=kind,
         vocab_size=own.get_vocab_size(),
-        digest=hashlib.sha256(text.encode()).hexdigest(),
-        source=text,
+        digest=hashlib.sha256(source.encode()).hexdigest() if isinstance(source, str) else source.digest(),
+        source=source,
         special_tokens=special_tokens,
         ends=_find_ends(own, special_tokens),
         pad_id=pad_id,
+        pad_type=getattr(transformers, "pad_token_type_id", None) or padding.get("pad_type_id", 0),
+        padding_side=getattr(transformers, "padding_side", None) or padding.get("direction", "right"),
         truncation_side=side,
         split_special_tokens=own.encode_special_tokens,
-        added_tokens=tuple(token.content for token in own.get_added_tokens_decoder().values()),
+        added_tokens=tuple(by_class(own.get_added_tokens_decoder().values())),
     )
 
 
@@ -261,5 +280,6 @@ def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> Blueprint:
         special_tokens=special_tokens,
         ends=ends,
         pad_id=tokenizer.pad_token_id,
+        padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
     )

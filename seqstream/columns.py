@@ -150,6 +150,16 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
     return np.maximum.reduce(found) if found else np.ones(len(table), dtype=np.int64)
 
 
+def which_is_longest(table: pa.Table, row: int) -> str:
+    """Return a sentence's end that says which column of sequences is the longest of a row, where there are several."""
+    ragged = [field.name for field in table.schema if holds_steps(_plain_type(field.type))]
+    if len(ragged) < 2:
+        return ""
+    longest = max(ragged, key=lambda name: int(_list_lengths(table.column(name))[row]))
+    others = tuple(name for name in ragged if name != longest)
+    return f"; the longest column is {longest!r}, and if it is none of tokens set Bucket(columns={others[:1]})"
+
+
 def _list_lengths(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     parts = [np.diff(to_numpy(chunk.offsets)) for chunk in plain(values).chunks]
     return np.concatenate(parts or [np.empty(0)]).astype(np.int64)

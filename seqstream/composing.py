@@ -12,7 +12,7 @@ import numpy as np
 from seqstream.class_labels import ClassLabels
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import BatchSpec, InOrder
+from seqstream.planning.specs import BatchSpec, InOrder, meant_as_rows
 from seqstream.sources.protocol import Source
 from seqstream.stages import Filter, Map, OpenStage
 from seqstream.steps import LABEL_PADDING
@@ -45,7 +45,7 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
         raise ValueError(
             f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})"
         )
-    return known, _completed(spec, tokenizers[0] if tokenizers else None, longest_row(known))
+    return known, _completed(spec, tokenizers[0] if tokenizers else None, longest_row(known), _sides(known))
 
 
 def longest_row(stages: Sequence[DataStage]) -> int | None:
@@ -65,15 +65,32 @@ def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:
     return classes | {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
 
 
-def _completed(spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None) -> BatchSpec:
+def find_padding_side(stages: Sequence[DataStage], given: str | None) -> str:
+    """Return where padding goes: where the user says, else where the tokenizers pad.
+
+    Warns:
+        UserWarning: The tokenizers disagree.
+    """
+    sides = {column: side for stage in stages if isinstance(stage, Tokenize) for column, side in stage.padding_sides().items()}
+    if given is not None:
+        return given
+    if len(set(sides.values())) > 1:
+        message = f"tokenizers pad on different sides, {sides}; the loader pads all columns on the right"
+        warnings.warn(f"{message}, set Loader(padding_side=...) to choose", stacklevel=3)
+        return "right"
+    return next(iter(sides.values()), "right")
+
+
+def _completed(
+    spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None, sides: tuple[str, ...]
+) -> BatchSpec:
     """Return the batch spec with what follows from the tokeniser.
 
     Raises:
         ValueError: The two cannot go together.
     """
     if isinstance(spec, Bucket):
-        sides = _sides(tokenize)
-        if spec.columns is None and len(sides) > 1:
+        if spec.columns is None and sides:
             spec = dataclasses.replace(spec, columns=sides)
         if isinstance(spec.shapes, int):
             if max_length is None:
@@ -100,12 +117,22 @@ def _warn_of_long_rows(spec: Bucket | InOrder | Pack, max_length: int | None) ->
     if most is None or is_cut or (max_length is not None and max_length <= most):
         return
     what = "Tokenize has no max_length" if max_length is None else f"Tokenize has max_length={max_length}"
+    hint = meant_as_rows(most) if limit == "max_tokens" else ""
     warnings.warn(
-        f"{what}, and a record of more than {limit}={most} tokens will stop the run; set Tokenize(max_length=...)", stacklevel=5
+        f"{what}, and a record of more than {limit}={most} tokens will stop the run; set Tokenize(max_length=...){hint}",
+        stacklevel=5,
     )
 
 
-def _sides(tokenize: Tokenize | None) -> tuple[str, ...]:
-    """Return the columns of text that the budget counts beside each other."""
-    several = tokenize is not None and isinstance(tokenize.tokenizer, Mapping)
-    return tokenize.columns if several and tokenize is not None else ()
+def _sides(stages: Sequence[DataStage]) -> tuple[str, ...]:
+    """Return the columns of ids that the budget counts: those made of text, and not a vector that is beside it.
+
+    A function that comes after may rename the only one, or make other sequences of it; none is known then.
+    """
+    sides: tuple[str, ...] = ()
+    for stage in stages:
+        if isinstance(stage, Tokenize):
+            sides = stage.columns
+        elif isinstance(stage, Map) and len(sides) == 1:
+            sides = ()
+    return sides

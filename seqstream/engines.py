@@ -6,6 +6,7 @@ An engine is built when it is first used, and again in a forked child: none can 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from seqstream.blueprints import Blueprint
-from seqstream.functions import flatten
+from seqstream.functions import RowError, blame, flatten, shorten
 from seqstream.pieces import TokenRows, join
 from seqstream.probes import first_texts, hostile_texts
 
@@ -54,7 +55,22 @@ class Engine:
         self._pid = 0
 
     def __call__(self, texts: list[str]) -> TokenRows:
-        """Return the ids of each text: padding and truncation off, special tokens as the blueprint says."""
+        """Return the ids of each text: padding and truncation off, special tokens as the blueprint says.
+
+        Raises:
+            RowError: It cannot encode a text.
+        """
+        try:
+            return self.encode(texts)
+        except (KeyboardInterrupt, SystemExit, RowError, EngineError, ModuleNotFoundError):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            if self.name == FUNCTION:
+                raise
+            raise refusal(self.blueprint, self.name, self.encode, texts, error) from error
+
+    def encode(self, texts: list[str]) -> TokenRows:
+        """Do so, but raise what the engine itself raises."""
         if self._encode is None or self._pid != os.getpid():
             self._encode, self._pid = self._build(), os.getpid()
         return self._encode(texts)
@@ -99,27 +115,98 @@ def choose_engine(blueprint: Blueprint, wanted: str, texts: Iterable[str | None]
     """
     if blueprint.is_function:
         return Engine(blueprint, FUNCTION)
-    reference = Engine(blueprint, REFERENCE)
     name = _FASTEST.get(blueprint.kind, REFERENCE) if wanted == "auto" else wanted
     if name == REFERENCE:
-        return reference
+        return Engine(blueprint, REFERENCE)
     if wanted == "auto" and not is_installed(name):
         _advise(name)
-        return reference
-    engine = Engine(blueprint, name)
+        return Engine(blueprint, REFERENCE)
+    proof = proof_of(blueprint, name)
     try:
-        difference = find_difference(engine, reference, [*hostile_texts(blueprint.added_tokens), *first_texts(texts)])
+        difference = proof.find_difference(list(first_texts(texts)))
     except EngineError as error:
         if wanted != "auto":
             raise
         _logger.warning("%s is used, which is slower: %s", REFERENCE, error)
-        return reference
+        return proof.reference
     if difference is None:
-        return engine
+        return proof.engine
     if wanted != "auto":
         raise EngineError(f"{difference}; use engine='{REFERENCE}' or 'auto'")
     warnings.warn(f"{difference}; {REFERENCE} is used, which is slower and exact", EngineWarning, stacklevel=2)
-    return reference
+    return proof.reference
+
+
+class Proof:
+    """What is known of an engine: whether it has given the ids of `tokenizers` for all texts on which both were compared."""
+
+    def __init__(self, blueprint: Blueprint, name: str) -> None:
+        self.engine = Engine(blueprint, name)
+        self.reference = Engine(blueprint, REFERENCE)
+        self._known: set[bytes] = set()
+        self._found: str | EngineError | None = None
+
+    def find_difference(self, texts: list[str]) -> str | None:
+        """Describe the first text, hostile ones first, for which the two give other ids; ``None`` if there is none.
+
+        Raises:
+            EngineError: The engine cannot take the tokenizer, or raises on one of the texts.
+        """
+        known = hashlib.blake2b(repr(texts).encode(), digest_size=16).digest()
+        if self._found is None and known not in self._known:
+            proved = self.engine.blueprint.added_tokens if not self._known else None
+            hostile = [] if proved is None else hostile_texts(proved)
+            try:
+                self._found = find_difference(self.engine, self.reference, [*hostile, *texts])
+            except EngineError as error:
+                self._found = error
+            self._known.add(known)
+        if isinstance(self._found, EngineError):
+            raise self._found
+        return self._found
+
+
+@functools.lru_cache(maxsize=4)
+def proof_of(blueprint: Blueprint, name: str) -> Proof:
+    """Return the proof of an engine, the same for the same tokenizer: loaders made anew have nothing to prove again.
+
+    It keeps both engines: each new `tokenizers.Tokenizer` that encodes leaves a third of a megabyte behind in its threads.
+    """
+    return Proof(blueprint, name)
+
+
+def find_failing(encode: Callable[[list[str]], object], texts: list[str]) -> tuple[int, BaseException] | None:
+    """Return the first text, and the error, for which a function raises, halving those that it was given; it may not be one."""
+    begin, end, found = 0, len(texts), None
+    while begin < end:
+        middle = max(begin + 1, (begin + end) // 2)
+        try:
+            encode(texts[begin:middle])
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
+            end = middle
+            if end - begin == 1:
+                found = begin, error
+                break
+        else:
+            begin = middle
+    return found
+
+
+def refusal(
+    blueprint: Blueprint, name: str, encode: Callable[[list[str]], object], texts: list[str], error: BaseException
+) -> BaseException:
+    """Return the error that says which text an engine cannot encode; the one it has raised if it is no single text."""
+    failing = find_failing(encode, texts)
+    if failing is None:
+        return error
+    row, error = failing
+    shown = shorten(texts[row])
+    if name == REFERENCE:
+        remedy = "give the tokenizer an unknown token, or change such texts in a Map before"
+        return RowError(f"tokenizer {blueprint} cannot encode {shown!r}: {error}; {remedy}", row)
+    return RowError(f"engine {name} cannot encode {shown!r}: {error}; set Tokenize(engine='{REFERENCE}')", row)
 
 
 @functools.cache
@@ -135,7 +222,7 @@ def find_difference(engine: Engine, reference: Engine, texts: list[str]) -> str 
         EngineError: The engine cannot take the tokenizer, or raises on one of the texts.
     """
     texts = _encodable(reference, texts)
-    expected, actual = reference(texts), _attempt(engine, texts)
+    expected, actual = reference.encode(texts), _attempt(engine, texts)
     if np.array_equal(expected.offsets, actual.offsets) and np.array_equal(expected.ids, actual.ids):
         return None
     for row, text in enumerate(texts):
@@ -151,8 +238,10 @@ def find_difference(engine: Engine, reference: Engine, texts: list[str]) -> str 
 def _encodable(reference: Engine, texts: list[str]) -> list[str]:
     """Return the texts that the reference itself can encode: a WordPiece model without an unknown token refuses some."""
     try:
-        reference(texts)
-    except Exception:  # noqa: BLE001 - the Rust side raises no class of its own
+        reference.encode(texts)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - the Rust side raises no class of its own, and a panic there is no Exception
         if len(texts) == 1:
             return []
         half = len(texts) // 2
@@ -162,7 +251,7 @@ def _encodable(reference: Engine, texts: list[str]) -> list[str]:
 
 def _attempt(engine: Engine, texts: list[str]) -> TokenRows:
     try:
-        return engine(texts)
+        return engine.encode(texts)
     except (KeyboardInterrupt, SystemExit, EngineError, ModuleNotFoundError):
         raise
     except BaseException as error:  # a panic in Rust is no Exception
@@ -243,9 +332,10 @@ def _build_function(blueprint: Blueprint) -> Encode:
     def encode(texts: list[str]) -> TokenRows:
         try:
             rows = function(texts)
-        except Exception as error:
-            error.add_note(f"in the tokenizer {name}")
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again, for one text if it is about one
+            row, raised = find_failing(function, texts) or (None, error)
+            raised.add_note(f"in the tokenizer {name}")
+            raise blame(raised, row) from None
         return flatten(name, rows, len(texts))
 
     return encode

@@ -20,6 +20,7 @@ from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.engines import FAST_ENGINES
+from seqstream.first_look import look_at
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.label_counts import LabelRule
 from seqstream.meeting import Header, agree
@@ -255,6 +256,8 @@ class Epochs:
                 self._class_watch.look(window)
             if is_fresh and start.epoch == 0 and not num_batches:
                 self._learn_from(window)
+                if sharing.ranks.rank == 0:
+                    look_at(window)
             num_batches += len(window.plan)
             counts.update(window.counts)
             yield dataclasses.replace(start, window=window.start), window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ class SlowTokenizer(Protocol):
     """A transformers tokenizer written in Python."""
 
     pad_token_id: int | None
+    padding_side: str
     truncation_side: str
 
     def __len__(self) -> int: ...
@@ -36,6 +38,14 @@ class RowError(ValueError):
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
         self.row = row
+
+
+def blame(error: BaseException, row: int | None) -> BaseException:
+    """Return an error of a user's function that says of itself which text of the call it is about, if that is known."""
+    if row is not None:
+        with contextlib.suppress(AttributeError, TypeError):  # one may take no attributes
+            error.text_row = row  # type: ignore[attr-defined]
+    return error
 
 
 def encode_slow(tokenizer: SlowTokenizer, special_tokens: bool, texts: list[str]) -> list[list[int]]:
@@ -93,5 +103,9 @@ def _as_list(row: object) -> list[int]:
 
 
 def _shown(row: object) -> str:
-    text = repr(row)
+    return shorten(repr(row))
+
+
+def shorten(text: str) -> str:
+    """Return a text as messages show it, its end left out if it is long."""
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

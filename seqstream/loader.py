@@ -18,7 +18,7 @@ import torch
 from seqstream.ahead import Switch, SwitchedOffError
 from seqstream.batch import Batch
 from seqstream.collating import Padding
-from seqstream.composing import DataStage, pad_tokens, parse_stages
+from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.label_counts import LabelRule
@@ -41,7 +41,8 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are
+        stages: What happens to them, in this order: `Map`, `Filter`, `MapRecords`,
+            `FilterRecords`, `ClassLabels`, `Tokenize`, and at last how they are
             batched: `Bucket`, `Pack` or `InOrder`.
         seed: Another seed, another order.
         shuffle: Visit shards in an order of each epoch's own that is even: every stretch of it covers the data; and mix the
@@ -71,7 +72,8 @@ class Loader(Iterable[Batch]):
             what ours of these functions make, are dropped, so that the loss of no batch is NaN.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for labels: ``label``,
             ``labels``, ``label_ids``, names that end so, and what `ClassLabels` makes.
-        padding_side: Where padding goes: ``"right"`` or ``"left"``; that of `Pack` is always at the end of a row.
+        padding_side: Where padding goes: ``"right"`` or ``"left"``; by default where the tokenizer of `Tokenize` pads, its
+            ``padding_side``, else right. That of `Pack` is always at the end of a row.
         layout: Which form of sequences is made ahead: ``"padded"``, or ``"jagged"`` for models that take `Batch.varlen` or
             `Batch.nested`: flat, less to copy to the device. The other is made from it when asked for. `Pack` has its own.
         progress: Show a progress bar, on the first rank.
@@ -104,7 +106,7 @@ class Loader(Iterable[Batch]):
         pin_memory: bool | None = None,
         on_batch: Callable[[Batch], Batch] | None = None,
         pad_values: Mapping[str, float] | None = None,
-        padding_side: str = "right",
+        padding_side: str | None = None,
         layout: str = "padded",
         progress: bool = False,
         rank: int | None = None,
@@ -114,22 +116,25 @@ class Loader(Iterable[Batch]):
     ) -> None:
         _check_choice("uneven", uneven, UNEVEN)
         check_ranks(rank, world_size, gather)
+        if shuffle not in (True, False):
+            raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         check_positive("accumulate", accumulate)
         _check_options(epochs=epochs, prefetch=prefetch)
         worker_options = WorkerOptions(num_workers if workers is None else workers, multiprocessing_context, executor)
-        _check_choice("padding_side", padding_side, ("right", "left"))
+        if padding_side is not None:
+            _check_choice("padding_side", padding_side, ("right", "left"))
         _check_choice("layout", layout, ("padded", "jagged"))
         data_stages, spec = parse_stages(source, stages)
         self.source = source
         self.stages = stages
         self.seed = seed
-        self.shuffle = shuffle
+        self.shuffle = shuffle = bool(shuffle)
         self.epochs = epochs
         self.accumulate = accumulate
         self.prefetch = prefetch
         self.progress = progress
         self.uneven = uneven
-        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
+        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, find_padding_side(data_stages, padding_side))
         transfer = Transfer(None if device is None else torch.device(device), pin_memory)
         pad_token = padding.value("input_ids")
         self._epochs = Epochs(

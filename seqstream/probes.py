@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+from tokenizers import AddedToken
 
 MAX_TEXTS = 2048
 MAX_CHARS = 192 << 10
@@ -66,11 +69,43 @@ _HOSTILE = (
 )
 
 
-def hostile_texts(special: Iterable[str]) -> list[str]:
-    """Return the fixed texts, and some in which a tokenizer's own special tokens stand in every position."""
-    tokens = list(itertools.islice(special, 48))
-    around = (form.format(token) for token in tokens for form in ("{0}", "a{0}b", " {0}  {0}x", "one {0} two\n{0}\n"))
-    return [*_HOSTILE, *around, "".join(tokens), " ".join(tokens)]
+_ALONE = ("{0}", "a{0}b", " {0}  {0}x", "one {0} two\n{0}\n")
+_BESIDE = ("{0}{1}", "{0} {1}", "a{0}{1}b", "中{0}\u3000{1}\t", "\n{0}\t {1}{0}.", "{0}{0} {1}{1}", " {0}{1} .")
+"""A token stands beside words and blanks, and beside another token: who finds the first one may not see the second."""
+
+_MAX_TOKENS, _MAX_TURNED, _MAX_PAIRED = 4096, 48, 24
+"""How many added tokens are proved by themselves, in every position, and beside each other."""
+
+
+def hostile_texts(added: Sequence[str]) -> list[str]:
+    """Return the fixed texts, and some in which a tokenizer's added tokens stand in every position and beside each other.
+
+    Args:
+        added: The tokens, those first that stand for others, as `by_class` has them.
+    """
+    turned, paired = added[:_MAX_TURNED], added[:_MAX_PAIRED]
+    own = [text for token in turned for text in (token, token.swapcase(), unicodedata.normalize("NFKD", token))]
+    around = (form.format(token) for token in dict.fromkeys(own) for form in _ALONE)
+    pairs = itertools.product(paired, repeat=2)
+    beside = (form.format(*pair) for pair in pairs for form in _BESIDE)
+    return [*_HOSTILE, *added[_MAX_TURNED:_MAX_TOKENS], *around, "".join(turned), " ".join(turned), *beside]
+
+
+def by_class(tokens: Iterable[AddedToken]) -> list[str]:
+    """Return the texts of added tokens in turn from each class of tokens that engines find alike: by flags, and by ends."""
+    classes: dict[tuple[object, ...], list[str]] = {}
+    for token in tokens:
+        flags = (token.special, token.normalized, token.single_word, token.lstrip, token.rstrip)
+        ends = (_kind(token.content[:1]), _kind(token.content[-1:]))
+        classes.setdefault((*flags, *ends), []).append(token.content)
+    in_turn = itertools.zip_longest(*classes.values())
+    return [text for turn in in_turn for text in turn if text]
+
+
+def _kind(letter: str) -> str:
+    if letter.isspace():
+        return "blank"
+    return "word" if letter.isalnum() or letter == "_" else "mark"
 
 
 def first_texts(texts: Iterable[str | None]) -> Iterator[str]:

@@ -51,12 +51,11 @@ def placed(row_ids: pa.ChunkedArray, locate: Callable[[int], str]) -> Iterator[N
     """Add to an error the place in the data: of the record that is to blame, or of the records it was one of."""
     try:
         yield
-    except RecordError as error:
-        if error.row_id is not None:
-            error.add_note(f"while reading {_place(locate, error.row_id)}")
-        raise
     except Exception as error:
-        if len(row_ids):
+        row_id = getattr(error, "row_id", None)  # of a `RecordError`, or of what a user's function raised for one record
+        if isinstance(row_id, int):
+            error.add_note(f"while reading {_place(locate, row_id)}")
+        elif len(row_ids) and not isinstance(error, RecordError):
             first, last = (_place(locate, row_ids[at].as_py()) for at in (0, -1))
             error.add_note(f"while working on the {len(row_ids):,} records from {first} to {last}")
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,10 @@ Counts: TypeAlias = dict[str, int]
 
 OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
 """Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
+
+
+_OF_BLOCKS = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
+"""What a function of a block meets."""
 
 
 class RecordError(ValueError):
@@ -43,21 +47,23 @@ class Map:
     Every record stays: the function returns as many rows as it was given, in the same order.
 
     Args:
-        fn: Takes a ``pa.Table``, returns a ``pa.Table``, a ``pa.RecordBatch`` or a dict of columns. Its result replaces all
-            columns. It is never called with a table of no rows, and may be called from another thread.
+        fn: Takes a ``pa.Table`` of many records, where `MapRecords` takes one; returns a ``pa.Table``, a ``pa.RecordBatch`` or
+            a dict of columns. Its result replaces all columns. It is never called with a table of no rows, and may be called
+            from another thread.
     """
 
-    fn: Callable[[pa.Table], Any]
+    fn: Callable[[Any], Any]
+    _takes: ClassVar[str] = "a pyarrow.Table"
 
     def __post_init__(self) -> None:
-        _check_callable("Map", self.fn)
+        _check_callable(type(self).__name__, self.fn, self._takes)
 
     def __repr__(self) -> str:
-        return f"Map({function_name(self.fn)})"
+        return f"{type(self).__name__}({function_name(self.fn)})"
 
     def fingerprint(self) -> Json:
         """Say which function this is, by its name: its code may be mended without making saved states useless."""
-        return {"kind": "Map", "fn": function_name(self.fn)}
+        return {"kind": type(self).__name__, "fn": function_name(self.fn)}
 
     def open(self) -> OpenStage:
         """Return the function that maps tables; it raises what the user's function raises, with a note of its name."""
@@ -67,7 +73,7 @@ class Map:
         hidden, shown = _part(table)
         if not len(table):
             return hidden
-        result = _as_table(self, _call(self, shown))
+        result = self._compute(hidden, shown)
         if len(result) != len(table):
             raise ValueError(
                 f"{self} must return {len(table):,} rows as it was given, got {len(result):,}; drop rows with Filter"
@@ -79,6 +85,9 @@ class Map:
             result = result.append_column(name, hidden.column(name))
         return result
 
+    def _compute(self, hidden: pa.Table, shown: pa.Table) -> pa.Table:
+        return _as_table(self, _call(self, shown))
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Filter:
@@ -89,17 +98,18 @@ class Filter:
             array or a list. It is never called with a table of no rows, and may be called from another thread.
     """
 
-    fn: Callable[[pa.Table], Any]
+    fn: Callable[[Any], Any]
+    _takes: ClassVar[str] = "a pyarrow.Table"
 
     def __post_init__(self) -> None:
-        _check_callable("Filter", self.fn)
+        _check_callable(type(self).__name__, self.fn, self._takes)
 
     def __repr__(self) -> str:
-        return f"Filter({function_name(self.fn)})"
+        return f"{type(self).__name__}({function_name(self.fn)})"
 
     def fingerprint(self) -> Json:
         """Say which function this is, by its name: its code may be mended without making saved states useless."""
-        return {"kind": "Filter", "fn": function_name(self.fn)}
+        return {"kind": type(self).__name__, "fn": function_name(self.fn)}
 
     def open(self) -> OpenStage:
         """Return the function that filters tables; it raises what the user's function raises, with a note of its name."""
@@ -114,12 +124,15 @@ class Filter:
     def _apply(self, table: pa.Table) -> pa.Table:
         if not len(table):
             return table
-        mask = _as_mask(self, _call(self, _part(table)[1]))
+        mask = self._compute(*_part(table))
         if len(mask) != len(table):
             raise ValueError(f"{self} must return a mask of {len(table):,} values, one per row, got {len(mask):,}")
         if mask.null_count:
             raise ValueError(f"{self} must return true or false for each row, got {mask.null_count:,} nulls; use fill_null")
         return table if mask.false_count == 0 else table.filter(mask)
+
+    def _compute(self, hidden: pa.Table, shown: pa.Table) -> pa.BooleanArray:
+        return _as_mask(self, _call(self, shown))
 
 
 def function_name(fn: Callable[..., Any]) -> str:
@@ -130,9 +143,9 @@ def function_name(fn: Callable[..., Any]) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _check_callable(stage: str, fn: object) -> None:
+def _check_callable(stage: str, fn: object, takes: str) -> None:
     if not callable(fn):
-        raise TypeError(f"{stage} must be given a function of a pyarrow.Table, got {type(fn).__name__}")
+        raise TypeError(f"{stage} must be given a function of {takes}, got {type(fn).__name__}")
 
 
 def _part(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -143,14 +156,43 @@ def _part(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _call(stage: Map | Filter, table: pa.Table) -> object:
     """Run a user's function, and make of lists and dicts what Arrow makes of them."""
+    result: object = None
     try:
         result = stage.fn(table)
         if isinstance(result, dict):
+            _refuse_strings(result)
             return pa.table(result)
         return pa.array(result) if isinstance(result, (list, tuple, np.ndarray)) else result
     except Exception as error:
         error.add_note(f"in {stage}")
+        if _takes_a_record(error, result):
+            error.add_note(_for_records(stage))
         raise
+
+
+def _refuse_strings(columns: dict[str, object]) -> None:
+    """Refuse a string where a column must be, of which Arrow would make one of its letters."""
+    for name, values in columns.items():
+        if isinstance(values, (str, bytes)):
+            raise TypeError(f"column {name!r} must be a list or an array with a value for each record, got {values[:40]!r}")
+
+
+def _takes_a_record(error: Exception, result: object) -> bool:
+    """Return whether a function has failed because it does to a table or a column what one does to a record or a value."""
+    if isinstance(result, dict):  # a value where a column must be
+        return any(value is None or isinstance(value, (str, int, float, dict, pa.Scalar)) for value in result.values())
+    names = ("pyarrow.lib.", *(kind.__name__ for kind in _OF_BLOCKS))
+    is_of_block = isinstance(getattr(error, "obj", None), _OF_BLOCKS)
+    return is_of_block or (isinstance(error, (AttributeError, TypeError)) and any(name in str(error) for name in names))
+
+
+def _for_records(stage: Map | Filter) -> str:
+    """Return what to do with a function of one record."""
+    name = type(stage).__name__
+    return (
+        f"{name} calls its function with a pyarrow.Table of many records; {name}Records calls one with each record, a dict, "
+        "which is slower; pyarrow.compute works on columns, such as pc.utf8_lower(table['text'])"
+    )
 
 
 def _as_table(stage: Map, result: object) -> pa.Table:
@@ -158,14 +200,15 @@ def _as_table(stage: Map, result: object) -> pa.Table:
         return pa.Table.from_batches([result])
     if not isinstance(result, pa.Table):
         expected = "a pyarrow.Table, a pyarrow.RecordBatch or a dict of columns"
-        raise TypeError(f"{stage} must return {expected}, got {type(result).__name__}")
+        raise TypeError(f"{stage} must return {expected}, got {type(result).__name__}; {_for_records(stage)}")
     return result
 
 
 def _as_mask(stage: Filter, result: object) -> pa.BooleanArray:
     mask = result.combine_chunks() if isinstance(result, pa.ChunkedArray) else result
     if not isinstance(mask, pa.Array):
-        raise TypeError(f"{stage} must return a mask of booleans, one per row, got {type(result).__name__}")
+        got = f"got {type(result).__name__}; {_for_records(stage)}"
+        raise TypeError(f"{stage} must return a mask of booleans, one per row, {got}")
     if not pa.types.is_boolean(mask.type):
         raise TypeError(f"{stage} must return a mask of booleans, got values of type {mask.type}")
     return mask

@@ -13,8 +13,10 @@ from seqstream.encoding import Encoding
 from seqstream.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
 from seqstream.forms.chats import Speaker
 from seqstream.forms.choosing import check_options, make_form
-from seqstream.forms.drafts import Form
+from seqstream.forms.drafts import TOKEN_TYPES, Form
 from seqstream.forms.words import WordLabels
+from seqstream.limits import read_limit
+from seqstream.python_parts import LiveTokenizer
 from seqstream.sources.protocol import Json
 from seqstream.stages import OpenStage
 
@@ -39,12 +41,14 @@ class Tokenize:
 
     Args:
         tokenizer: A ``tokenizers.Tokenizer``, a transformers tokenizer, a path to ``tokenizer.json`` or to its directory, or a
-            function from a list of texts to a list of lists of ids. A dict of field -> tokenizer makes several columns,
-            ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
+            function from a list of texts to a list of lists of ids. One with a part written in Python works as a function does:
+            at the speed of Python, and not in worker processes that are not forked. A dict of field -> tokenizer makes several
+            columns, ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
         field: Column of the texts, which the ids replace, or of lists of words, each then encoded by itself. Two of them make
             pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
             a model without them; ``"truncate"`` shortens the longer text first.
-        max_length: Longest row in tokens, special tokens included.
+        max_length: Longest row in tokens, special tokens included. A number of 2**31 or more is no limit, such as the
+            ``model_max_length`` of a transformers tokenizer that knows none, 10**30.
         overflow: What becomes of longer ones: ``"truncate"`` drops the end, or the beginning if the tokenizer's
             ``truncation_side`` says so; ``"split"`` makes pieces of it, every token kept, special tokens around each, other
             columns repeated, numbered in a column ``piece``; ``"drop"`` drops the record; ``"error"`` raises.
@@ -91,6 +95,8 @@ class Tokenize:
 
     def __post_init__(self) -> None:
         self._check_settings()
+        _check_fields(self.tokenizer)
+        object.__setattr__(self, "max_length", _read_max_length(self.max_length, self.overflow))
         check_options(self)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
         blueprints: dict[str, Blueprint] = {}
@@ -103,7 +109,7 @@ class Tokenize:
                     f"engine must be 'auto' for the tokenizer {blueprint.name} written in Python, got {self.engine!r}"
                 )
             blueprints[column], forms[column] = blueprint, make_form(self, field, blueprint)
-            _check_lengths(blueprint, forms[column].num_special, self.max_length, self.overflow)
+            _check_length(blueprint, forms[column].num_special, self.max_length)
         object.__setattr__(self, "_blueprints", blueprints)
         object.__setattr__(self, "_forms", forms)
 
@@ -134,6 +140,12 @@ class Tokenize:
                 parts.append(f"{field.name}={value!r}")
         return f"Tokenize({', '.join(parts)})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        for blueprint in self._blueprints.values():
+            if isinstance(blueprint.source, LiveTokenizer):
+                blueprint.source.__reduce__()  # before the user's own object says less
+        return self.__dict__
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of ids that this stage makes."""
@@ -147,9 +159,18 @@ class Tokenize:
         return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
 
     def pad_values(self) -> dict[str, int]:
-        """Return the padding token of each column whose tokenizer has one."""
-        pairs = ((column, blueprint.pad_id) for column, blueprint in self._blueprints.items())
-        return {column: pad_id for column, pad_id in pairs if pad_id is not None}
+        """Return the padding token of each column whose tokenizer has one, and the token type of padding if it is not 0."""
+        found: dict[str, int] = {}
+        for column, blueprint in self._blueprints.items():
+            if blueprint.pad_id is not None:
+                found[column] = blueprint.pad_id
+            if blueprint.pad_type and isinstance(self.field, tuple):
+                found[TOKEN_TYPES] = blueprint.pad_type
+        return found
+
+    def padding_sides(self) -> dict[str, str]:
+        """Return where the tokenizer of each column of ids pads, ``"right"`` or ``"left"``."""
+        return {column: blueprint.padding_side for column, blueprint in self._blueprints.items()}
 
     def choose_engines(self, sample: pa.Table | None = None) -> dict[str, str]:
         """Return the name of the engine for each column of ids, each proved on hostile texts and on the first of a sample.
@@ -192,20 +213,30 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def _check_fields(tokenizer: object) -> None:
+    """Refuse a dict that is no dict of tokenizers, as a vocabulary is none."""
+    for field, each in tokenizer.items() if isinstance(tokenizer, Mapping) else ():
+        if not isinstance(field, str) or isinstance(each, int):
+            remedy = "for a vocabulary pass a tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=...))"
+            raise TypeError(f"tokenizer must be a dict of column -> tokenizer, got {{{field!r}: {each!r}, ...}}; {remedy}")
+
+
 def _check_field(field: object) -> None:
     names = field if isinstance(field, tuple) and len(field) == 2 else (field,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"field must be the name of a column or a tuple of two, got {field!r}")
 
 
-def _check_lengths(blueprint: Blueprint, special: int, max_length: int | None, overflow: str) -> None:
-    if max_length is None:
-        if overflow != "truncate":
-            raise ValueError(f"overflow={overflow!r} needs a max_length, got None; set Tokenize(max_length=...)")
-        return
-    if isinstance(max_length, bool) or not isinstance(max_length, int):
-        raise TypeError(f"max_length must be a whole number, got {max_length!r}")
-    if max_length <= special:
+def _read_max_length(given: object, overflow: str) -> int | None:
+    limit = read_limit("max_length", given)
+    if limit is None and overflow != "truncate":
+        reason = "" if given is None else ", which is no limit: the tokenizer's model_max_length is not known"
+        raise ValueError(f"overflow={overflow!r} needs a max_length, got {given!r}{reason}; set Tokenize(max_length=...)")
+    return limit
+
+
+def _check_length(blueprint: Blueprint, special: int, max_length: int | None) -> None:
+    if max_length is not None and max_length <= special:
         raise ValueError(
             f"max_length must be more than the {special} special tokens of tokenizer {blueprint}, got {max_length}"
         )

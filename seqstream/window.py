@@ -20,7 +20,7 @@ from seqstream.arrow import to_arrow, to_numpy
 from seqstream.balancing import balance_turns
 from seqstream.buffering import Buffer, Entry, row_ids_of
 from seqstream.census import Census
-from seqstream.columns import Column, ColumnError, check_parallel, lengths_of
+from seqstream.columns import Column, ColumnError, check_parallel, lengths_of, which_is_longest
 from seqstream.data_padding import ATTENTION_MASK
 from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
 from seqstream.exchange import deal_rows
@@ -258,4 +258,6 @@ def _arrange(draft: Draft, census: Census, own: pa.Table, key: tuple[object, ...
             error.add_note("the record is one that another rank has tokenised, which says where it is")
             raise
         with placed(own.column(ROW_ID), recipe.locate):
-            raise RecordError(str(error), row_id=own.column(ROW_ID)[int(totals.argmax())].as_py()) from None
+            row = int(totals.argmax())
+            cause = "" if spec.columns else which_is_longest(own, row)
+            raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None

@@ -78,6 +78,7 @@ def test_rows_are_flat_int32(bpe_tokenizer: Tokenizer, name: str) -> None:
 def test_a_difference_falls_back_with_a_warning(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the fast engine gives other ids, the warning shows the text and both lists, and tokenizers is used."""
     monkeypatch.setattr(engines, "Engine", Faulty)
+    monkeypatch.setattr(engines, "proof_of", engines.Proof)
     message = (
         r"^engine fastokens gives other ids than tokenizers for '.+': from id \d+ on \[.*\] where tokenizers gives \[.*\]; "
     )
@@ -90,6 +91,7 @@ def test_a_difference_falls_back_with_a_warning(bpe_tokenizer: Tokenizer, monkey
 def test_a_difference_of_a_named_engine_is_an_error(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that was asked for is not replaced in silence, nor used."""
     monkeypatch.setattr(engines, "Engine", Faulty)
+    monkeypatch.setattr(engines, "proof_of", engines.Proof)
     with pytest.raises(
         EngineError, match=r"^engine fastokens gives other ids than tokenizers .*; use engine='tokenizers' or 'auto'$"
     ):
@@ -254,3 +256,73 @@ def test_a_tokenizer_without_a_fast_engine_is_never_compared() -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     assert choose_engine(blueprint_of(tokenizer), "auto", ["a b"]).name == "tokenizers"
+
+
+def letters(special: list[AddedToken], ordinary: list[AddedToken]) -> Tokenizer:
+    """Byte-level BPE of letters alone, with added tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens(ordinary)
+    return tokenizer
+
+
+@pytest.mark.filterwarnings("ignore::seqstream.engines.EngineWarning")
+@pytest.mark.parametrize(
+    ("special", "ordinary", "text"),
+    [
+        ([AddedToken("GENE"), AddedToken("<sep>")], [AddedToken("rs123", single_word=True)], "GENErs123 is common"),
+        ([AddedToken("GENE"), AddedToken("<sep>")], [AddedToken("rs123", single_word=True)], "the rs123GENE"),
+        ([AddedToken("中", lstrip=True)], [AddedToken("_x", single_word=True, rstrip=True)], "a中_x b"),
+        ([AddedToken("Ａ", rstrip=True)], [AddedToken("ab", single_word=True, lstrip=True)], "² abＡb"),
+        ([AddedToken("[M]", single_word=True), AddedToken("GENE")], [], "GENE[M] a"),
+        ([AddedToken("\n", single_word=True), AddedToken("é")], [AddedToken("1", lstrip=True)], "é\n 1\né"),
+    ],
+)
+def test_added_tokens_beside_each_other(special: list[AddedToken], ordinary: list[AddedToken], text: str) -> None:
+    """Where one added token ends another begins a word: an engine that is chosen gives the tokenizer's ids."""
+    tokenizer = letters(special, ordinary)
+    engine = choose_engine(blueprint_of(tokenizer), "auto", ["plain text"])
+    assert rows_of(engine([text])) == [tokenizer.encode(text).ids]
+
+
+def test_pairs_are_proved_among_hundreds_of_added_tokens() -> None:
+    """Tokens of each kind of flags and ends come first, so that a pair at the end of hundreds is proved, and texts are few."""
+    many = [AddedToken(f"<extra_{number}>") for number in range(900)]
+    tokenizer = letters([*many, AddedToken("GENE")], [AddedToken("rs123", single_word=True)])
+    blueprint = blueprint_of(tokenizer)
+    assert {"GENE", "rs123"} <= set(blueprint.added_tokens[:3])
+    texts = hostile_texts(blueprint.added_tokens)
+    assert {"GENErs123", "rs123GENE"} <= set(texts)
+    assert {f"<extra_{number}>" for number in range(900)} <= set(texts)
+    assert len(texts) < 6_000
+    with pytest.warns(EngineWarning, match="fastokens gives other ids than tokenizers"):
+        assert choose_engine(blueprint, "auto", []).name == "tokenizers"
+
+
+def test_a_proof_is_kept(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokenizer and the same first texts have nothing to prove again; other texts are compared, hostile ones not."""
+    engines.proof_of.cache_clear()
+    compared: list[int] = []
+    find = engines.find_difference
+
+    def counting(engine: Engine, reference: Engine, texts: list[str]) -> str | None:
+        compared.append(len(texts))
+        return find(engine, reference, texts)
+
+    monkeypatch.setattr(engines, "find_difference", counting)
+    first = choose_engine(blueprint_of(bpe_tokenizer), "auto", ["a text"])
+    again = choose_engine(blueprint_of(Tokenizer.from_str(bpe_tokenizer.to_str())), "auto", ["a text"])
+    assert first is again
+    choose_engine(blueprint_of(bpe_tokenizer), "auto", ["another", "text"])
+    hostile = hostile_texts(blueprint_of(bpe_tokenizer).added_tokens)
+    assert compared == [len(hostile) + 1, 2]
+
+
+def test_a_difference_is_kept(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that has given other ids once is not used for other data."""
+    proof = engines.Proof(blueprint_of(bpe_tokenizer), "fastokens")
+    found = iter(["other ids", None])
+    monkeypatch.setattr(engines, "find_difference", lambda *_: next(found))
+    assert [proof.find_difference([text]) for text in ("a", "b")] == ["other ids", "other ids"]

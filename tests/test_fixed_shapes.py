@@ -178,7 +178,7 @@ def test_shapes_need_a_longest_row(texts: Texts, bpe_file: Path) -> None:
         ss.Loader(labelled(texts), ss.Tokenize(bpe_file), ss.Bucket(512, shapes=8))
     loader = ss.Loader(labelled(texts), ss.Tokenize(bpe_file, max_length=50), ss.Bucket(512))
     with pytest.raises(
-        ValueError, match=r"batches of Bucket\(max_tokens=512\) have no fixed shapes; set Bucket\(shapes=\.\.\.\)"
+        ValueError, match=r"batches of Bucket\(max_tokens=512, .*\) have no fixed shapes; set Bucket\(shapes=\.\.\.\)"
     ):
         loader.shapes()
     with pytest.raises(ValueError, match="max_tokens cannot be tried with InOrder"):

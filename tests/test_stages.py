@@ -80,7 +80,7 @@ def test_map_cannot_return_reserved_columns() -> None:
 def test_map_must_return_columns() -> None:
     """Anything but columns is refused with its type."""
     with pytest.raises(
-        TypeError, match=r"must return a pyarrow.Table, a pyarrow.RecordBatch or a dict of columns, got NoneType$"
+        TypeError, match=r"must return a pyarrow.Table, a pyarrow.RecordBatch or a dict of columns, got NoneType; "
     ):
         Map(lambda _: None).open()([table("a")])
 
@@ -137,7 +137,7 @@ def test_filter_counts_nothing_when_it_drops_nothing() -> None:
         ([True], r"must return a mask of 2 values, one per row, got 1$"),
         ([True, None], r"must return true or false for each row, got 1 nulls; use fill_null$"),
         ([1, 0], r"must return a mask of booleans, got values of type int64$"),
-        ("yes", r"must return a mask of booleans, one per row, got str$"),
+        ("yes", r"must return a mask of booleans, one per row, got str; "),
     ],
 )
 def test_filter_refuses_what_is_no_mask(mask: Any, message: str) -> None:

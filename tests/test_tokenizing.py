@@ -13,7 +13,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    NormalizedString,
+    PreTokenizedString,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from seqstream.stages import Counts, RecordError
 from seqstream.tokenizing import Tokenize
@@ -488,3 +498,152 @@ def test_special_tokens_around_a_small_vocabulary() -> None:
     copy.pre_tokenizer = pre_tokenizers.Whitespace()
     copy.post_processor = processors.TemplateProcessing(single="< $A >", special_tokens=[("<", 0), (">", 1)])
     assert ids_of(Tokenize(copy, max_length=3), ["zork quux"]) == [[0, 2, 1]]
+
+
+@pytest.mark.parametrize("limit", [10**30, 1e30, float("inf"), np.float64(1e30), 2**31, None])
+def test_a_limit_that_is_none(bpe_tokenizer: Tokenizer, limit: Any) -> None:
+    """A model_max_length that stands for no limit cuts nothing, and is no limit to the others that ask for one."""
+    stage = Tokenize(bpe_tokenizer, max_length=limit)
+    assert stage.max_length is None
+    long = "a text " * 3000
+    assert ids_of(stage, [long]) == [bpe_tokenizer.encode(long).ids]
+    with pytest.raises(ValueError, match=r"^overflow='split' needs a max_length, got .*; set Tokenize\(max_length=...\)$"):
+        Tokenize(bpe_tokenizer, max_length=limit, overflow="split")
+
+
+def test_a_limit_of_numpy(bpe_tokenizer: Tokenizer) -> None:
+    """A whole number of NumPy is one, in the fingerprint as well; others are refused."""
+    stage = Tokenize(bpe_tokenizer, max_length=np.int64(7))  # type: ignore[arg-type]
+    assert (type(stage.max_length), stage.max_length) == (int, 7)
+    assert stage.fingerprint() == Tokenize(bpe_tokenizer, max_length=7).fingerprint()
+    for wrong in (7.0, True, float("nan"), "7", np.bool_(True)):
+        with pytest.raises(TypeError, match=r"^max_length must be a whole number, got "):
+            Tokenize(bpe_tokenizer, max_length=wrong)  # type: ignore[arg-type]
+
+
+class Pieces:
+    """Cuts a text into pieces of two letters: a pre-tokenizer in Python."""
+
+    def split(self, _: int, text: NormalizedString) -> list[NormalizedString]:
+        return [text[at : at + 2] for at in range(0, len(str(text)), 2)]
+
+    def pre_tokenize(self, text: PreTokenizedString) -> None:
+        text.split(self.split)
+
+
+class Lower:
+    """A normalizer in Python."""
+
+    def normalize(self, text: NormalizedString) -> None:
+        text.lowercase()
+
+
+class Joined:
+    """A decoder in Python."""
+
+    def decode_chain(self, tokens: list[str]) -> list[str]:
+        return tokens
+
+
+def in_python() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "ac": 1, "gt": 2, "[PAD]": 3}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Pieces())
+    tokenizer.normalizer = normalizers.Normalizer.custom(Lower())
+    tokenizer.add_special_tokens(["[PAD]", AddedToken("<s>", lstrip=True)])
+    return tokenizer
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_parts_in_python(wrap: bool) -> None:
+    """A tokenizer with parts in Python gives its own ids, whatever its padding and truncation are, and stays as it was."""
+    tokenizer = in_python()
+    texts = ["ACGTAC", "GTxx <s>GT", "ac" * 9]
+    expected = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=30)
+    given: Any = tokenizer
+    if wrap:
+        given = transformers_of(Tokenizer(tokenizer.model), pad_token="[PAD]")
+        given.add_special_tokens({"additional_special_tokens": [AddedToken("<s>", lstrip=True)]})
+        given.backend_tokenizer.normalizer, given.backend_tokenizer.pre_tokenizer = (
+            tokenizer.normalizer,
+            tokenizer.pre_tokenizer,
+        )
+    stage = Tokenize(given, max_length=8)
+    assert stage.choose_engines() == {"input_ids": "function"}
+    assert ids_of(stage, texts) == [ids[:8] for ids in expected]
+    assert stage.pad_values() == {"input_ids": 3}
+    assert (tokenizer.truncation or {})["max_length"] == 2
+    assert stage.fingerprint() == Tokenize(given, max_length=8).fingerprint()
+
+
+def test_parts_in_python_stay_in_their_process() -> None:
+    """It cannot be sent to a worker that is not forked, and the error says what can."""
+    stage = Tokenize(in_python(), max_length=8)
+    with pytest.raises(TypeError, match=r"^tokenizer WordLevel cannot be sent to another process.*or pass a function"):
+        pickle.dumps(stage)
+
+
+def test_a_decoder_in_python_is_no_matter() -> None:
+    """It decides no ids: the tokenizer is read as any other."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain = Tokenize(tokenizer).fingerprint()
+    tokenizer.decoder = decoders.Decoder.custom(Joined())
+    stage = Tokenize(tokenizer)
+    assert stage.choose_engines() == {"input_ids": "tokenizers"}
+    assert stage.fingerprint() == plain
+    assert ids_of(stage, ["a b"]) == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"version": "\xff"}', "'utf-8' codec can't decode byte 0xff in position 13"),
+        (b"", "the file is empty"),
+        (b"hello", "expected value at line 1 column 1"),
+        (b"[1]", "invalid type: sequence"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer(tmp_path: Path, data: bytes, message: str) -> None:
+    """The error names the file and what is wrong with it."""
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(data)
+    for place in (path, tmp_path):
+        with pytest.raises(ValueError, match=r"^tokenizer must be a tokenizer\.json, got ") as caught:
+            Tokenize(place)
+        assert f"{path}: {message}" in str(caught.value)
+
+
+def test_a_file_with_a_byte_order_mark(bpe_file: Path, tmp_path: Path) -> None:
+    """A mark that an editor has put before it does no harm."""
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + bpe_file.read_bytes())
+    assert Tokenize(tmp_path).fingerprint() == Tokenize(bpe_file).fingerprint()
+
+
+def test_a_folder_without_a_tokenizer_file(tmp_path: Path) -> None:
+    """The error names the file that is looked for, and what reads folders of another form."""
+    with pytest.raises(FileNotFoundError, match=r"exists, got .*tokenizer.json; .* AutoTokenizer.from_pretrained\('.*'\)$"):
+        Tokenize(tmp_path)
+
+
+@pytest.mark.parametrize("vocabulary", [{"the": 1, "a": 2}, {1: "the"}])
+def test_a_vocabulary_is_no_dict_of_tokenizers(vocabulary: Any) -> None:
+    """The error says what a dict means, and what to make of a vocabulary."""
+    with pytest.raises(TypeError, match=r"^tokenizer must be a dict of column -> tokenizer, got \{.*WordLevel\(vocabulary"):
+        Tokenize(vocabulary)
+
+
+def test_a_list_of_texts_is_no_list_of_words(bpe_tokenizer: Tokenizer) -> None:
+    """Texts in a list are refused, with the record and what to do; words may hold a blank now and then, or have labels."""
+    texts = pa.table({"x": [["it", "rains"], ["a text", "two texts of it", "more text"]], "row_id": [4, 5]})
+    with pytest.raises(
+        RecordError, match=r"^field 'x' must hold a text, or the words of one.*'a text'; make a record"
+    ) as caught:
+        run(Tokenize(bpe_tokenizer, field="x"), texts)
+    assert caught.value.row_id == 5
+    words = pa.table({"x": [["New York", "is", "large"]], "y": [[1, 0, 0]], "row_id": [4]})
+    ((made,), _) = run(Tokenize(bpe_tokenizer, field="x"), words)
+    assert made["input_ids"].to_pylist() == [bpe_tokenizer.encode(words["x"].to_pylist()[0], is_pretokenized=True).ids]
+    tagged = pa.table({"x": [["New York", "San José"]], "y": [[1, 1]], "row_id": [4]})
+    assert len(run(Tokenize(bpe_tokenizer, field="x", labels="y"), tagged)[0][0]) == 1

@@ -16,7 +16,7 @@ import pyarrow as pa
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Sequences
-from seqstream.forms.fields import Field, read_beside, read_chats, row_id_of
+from seqstream.forms.fields import Field, naming_records, read_beside, read_chats, row_id_of
 from seqstream.forms.said import SAID, Span, find_said
 from seqstream.pieces import Frame, TokenRows
 from seqstream.sources.protocol import Json
@@ -177,10 +177,11 @@ class Chats:
     def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
         rendered = list(self._render(tables))
         texts = [text for text, _ in rendered]
-        if self.speaker == "all":
-            rows = engine(texts)
-            return self._draft(rows, rows.ids)
-        rows = find_said(texts, [spans for _, spans in rendered], engine)
+        with naming_records(tables):
+            if self.speaker == "all":
+                rows = engine(texts)
+                return self._draft(rows, rows.ids)
+            rows = find_said(texts, [spans for _, spans in rendered], engine)
         return self._draft(rows, np.where(rows.beside[SAID], rows.ids, np.int32(IGNORED)))
 
     def _render(self, tables: Sequence[pa.Table]) -> Iterable[tuple[str, list[Span]]]:

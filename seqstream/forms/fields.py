@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from seqstream.arrow import to_numpy
 from seqstream.forms.objects import decode_text, to_objects
+from seqstream.functions import RowError
 from seqstream.pieces import Index
 from seqstream.sources.protocol import RESERVED, ROW_ID
 from seqstream.stages import RecordError
@@ -60,6 +62,10 @@ class Lists:
     def to_numpy(self) -> npt.NDArray[np.int64]:
         """Return items that are whole numbers, ``int64 (V,)``."""
         return np.concatenate([np.empty(0, np.int64), *(to_numpy(chunk).astype(np.int64) for chunk in self.chunks)])
+
+    def record_of(self, item: int) -> int:
+        """Return which record has an item."""
+        return int(np.searchsorted(self.offsets, item, side="right")) - 1
 
     def part(self, record: int) -> slice:
         """Return which items a record has."""
@@ -193,6 +199,25 @@ def row_id_of(tables: Sequence[pa.Table], record: int) -> int | None:
     return None
 
 
+@contextlib.contextmanager
+def naming_records(tables: Sequence[pa.Table], record_of: Callable[[int], int] = int) -> Iterator[None]:
+    """Give the errors about one text of a call the row id of its record.
+
+    Args:
+        tables: The records, ``N``.
+        record_of: From the number of a text in the call to that of its record, over all tables.
+    """
+    try:
+        yield
+    except RowError as error:
+        raise RecordError(str(error), row_id_of(tables, record_of(error.row))) from error
+    except Exception as error:
+        row = getattr(error, "text_row", None)  # a user's function raised it, and who waits for it wants the same
+        if row is not None:
+            error.row_id = row_id_of(tables, record_of(row))  # type: ignore[attr-defined]
+        raise
+
+
 def _find(table: pa.Table, field: Field) -> pa.ChunkedArray:
     if field.name not in table.column_names:
         shown = _shown(table) or "(none)"
@@ -218,8 +243,9 @@ def _read_lists(tables: Sequence[pa.Table], field: Field, wanted: str, fits: Any
     lists = Lists(chunks, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
     if any(chunk.null_count for chunk in chunks):
         item = int(np.flatnonzero(np.concatenate([chunk.is_null().to_numpy(zero_copy_only=False) for chunk in chunks]))[0])
-        record = int(np.searchsorted(lists.offsets, item, side="right")) - 1
-        raise RecordError(f"{field} must not hold null; drop such records with Filter before", row_id_of(tables, record))
+        raise RecordError(
+            f"{field} must not hold null; drop such records with Filter before", row_id_of(tables, lists.record_of(item))
+        )
     return lists
 
 

@@ -14,7 +14,7 @@ from seqstream import pieces
 from seqstream.blueprints import Blueprint, probe_texts
 from seqstream.engines import Engine
 from seqstream.forms.drafts import TOKEN_TYPES, Ends, halve
-from seqstream.forms.fields import Field, read_texts, text_column
+from seqstream.forms.fields import Field, naming_records, read_texts, text_column
 from seqstream.pieces import Frame, Index, TokenRows
 from seqstream.sources.protocol import Json
 
@@ -155,7 +155,9 @@ class Pairs:
         return (value.as_py() for pair in zip(*columns, strict=True) for value in pair)
 
     def encode(self, tables: Sequence[pa.Table], engine: Engine) -> PairSequences:
-        first, second = halve(engine([*read_texts(tables, self.first), *read_texts(tables, self.second)]))
+        texts = [*read_texts(tables, self.first), *read_texts(tables, self.second)]
+        with naming_records(tables, lambda row: row % (len(texts) // 2)):
+            first, second = halve(engine(texts))
         return PairSequences(first, second, self.template.closed(self.closing), self.blueprint.truncation_side)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences, halve
-from seqstream.forms.fields import Field, read_texts, text_column
+from seqstream.forms.fields import Field, naming_records, read_texts, text_column
 from seqstream.pieces import TokenRows
 from seqstream.sources.protocol import Json
 
@@ -48,7 +48,9 @@ class Prompted:
         return (value.as_py() for pair in zip(*columns, strict=True) for value in pair)
 
     def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
-        prompts, completions = halve(engine([*read_texts(tables, self.prompt), *read_texts(tables, self.completion)]))
+        texts = [*read_texts(tables, self.prompt), *read_texts(tables, self.completion)]
+        with naming_records(tables, lambda row: row % (len(texts) // 2)):
+            prompts, completions = halve(engine(texts))
         parts = [
             TokenRows(prompts.ids, prompts.offsets, {LABELS: np.full(len(prompts.ids), IGNORED, np.int32)}),
             TokenRows(completions.ids, completions.offsets, {LABELS: completions.ids}),

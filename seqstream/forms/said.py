@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from seqstream.blueprints import Blueprint
-from seqstream.engines import REFERENCE, Engine, quiet_forks
+from seqstream.engines import REFERENCE, Engine, quiet_forks, refusal
+from seqstream.functions import RowError
 from seqstream.pieces import TokenRows
 
 Span: TypeAlias = tuple[int, int]
@@ -56,10 +57,14 @@ def _encode_twice(texts: list[str], spans: Sequence[Sequence[Span]], engine: Eng
     """Return the rows of texts, and those of their parts joined, in one call; parts are in spans and between them in turn."""
     cuts = [[0, *(at for span in own for at in span), len(text)] for text, own in zip(texts, spans, strict=True)]
     parts = [text[begin:end] for text, own in zip(texts, cuts, strict=True) for begin, end in itertools.pairwise(own)]
-    encoded = engine([*texts, *parts])
+    firsts = np.cumsum([0, *(len(own) - 1 for own in cuts)])
+    try:
+        encoded = engine([*texts, *parts])
+    except RowError as error:
+        row = error.row - len(texts)
+        raise RowError(str(error), error.row if row < 0 else int(np.searchsorted(firsts, row, side="right")) - 1) from error
     num_ids = int(encoded.offsets[len(texts)])
     offsets = encoded.offsets[len(texts) :] - num_ids
-    firsts = np.cumsum([0, *(len(own) - 1 for own in cuts)])
     in_span = (np.arange(len(parts)) - np.repeat(firsts[:-1], np.diff(firsts))) % 2 == 1
     said = np.repeat(in_span, np.diff(offsets))
     whole = TokenRows(encoded.ids[:num_ids], encoded.offsets[: len(texts) + 1])
@@ -69,7 +74,12 @@ def _encode_twice(texts: list[str], spans: Sequence[Sequence[Span]], engine: Eng
 def _by_offsets(texts: list[str], spans: Sequence[Sequence[Span]], blueprint: Blueprint) -> TokenRows:
     """Encode texts by `tokenizers`, which tells the characters of each token."""
     tokenizer = _build(blueprint.bare.json, blueprint.split_special_tokens, os.getpid())
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    try:
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in Rust is no Exception
+        raise refusal(blueprint, REFERENCE, tokenizer.encode_batch, texts, error) from error
     flat = array("i")
     for encoding in encodings:
         flat.fromlist(encoding.ids)

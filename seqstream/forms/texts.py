@@ -11,12 +11,10 @@ from seqstream import pieces
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
 from seqstream.forms.drafts import Ends, Sequences
-from seqstream.forms.fields import Field, holds_lists, read_texts, row_id_of, text_column
+from seqstream.forms.fields import Field, holds_lists, naming_records, read_texts, text_column
 from seqstream.forms.words import Words
-from seqstream.functions import RowError
 from seqstream.pieces import TokenRows
 from seqstream.sources.protocol import Json
-from seqstream.stages import RecordError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +61,8 @@ class Texts:
         if self._holds_words(tables):
             return self.words.encode(tables, engine.bare)
         texts = read_texts(tables, self.field)
-        try:
+        with naming_records(tables):
             rows = engine(texts)
-        except RowError as error:
-            raise RecordError(str(error), row_id_of(tables, error.row)) from error
         if self.closing:
             rows = pieces.join([rows, TokenRows.constant(self.closing)], len(texts))
         return Sequences(rows, self.ends.frame, self.blueprint.truncation_side)

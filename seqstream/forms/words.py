@@ -17,7 +17,8 @@ import pyarrow as pa
 from seqstream.blueprints import Blueprint, can_encode
 from seqstream.engines import Engine
 from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences
-from seqstream.forms.fields import Field, Lists, read_labels, read_words, row_id_of
+from seqstream.forms.fields import Field, Lists, naming_records, read_labels, read_words, row_id_of
+from seqstream.functions import shorten
 from seqstream.pieces import Index, TokenRows, take_rows
 from seqstream.sources.protocol import Json
 from seqstream.stages import RecordError
@@ -67,10 +68,25 @@ class Words:
         words = read_words(tables, self.field)
         labels = None if self.labels is None else _check_labels(words, read_labels(tables, self.labels), tables)
         distinct, places = words.distinct()
-        tokens = take_rows(engine(distinct), places)
+        if self.labels is None:
+            self._refuse_texts(distinct, places, words, tables)
+        with naming_records(tables, lambda row: words.record_of(int(np.argmax(places == row)))):
+            tokens = take_rows(engine(distinct), places)
         beside = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
         rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], beside)
         return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.blueprint.truncation_side)
+
+    def _refuse_texts(self, distinct: list[str], places: Index, words: Lists, tables: Sequence[pa.Table]) -> None:
+        """Refuse lists of which most words hold blanks: they are texts, and no words of one."""
+        blank = [number for number, word in enumerate(distinct) if len(word.split(None, 1)) > 1]
+        if 2 * len(blank) <= len(distinct):
+            return
+        record = words.record_of(int(np.argmax(places == blank[0])))
+        remedy = "make a record of each text, or a column of each or a text of all of them, in a Map before"
+        got = f"got several texts, the first of them {shorten(distinct[blank[0]])!r}"
+        raise RecordError(
+            f"{self.field} must hold a text, or the words of one in a list, {got}; {remedy}", row_id_of(tables, record)
+        )
 
 
 def spread_labels(labels: npt.NDArray[np.int64], tokens: TokenRows, where: WordLabels) -> npt.NDArray[np.int64]:

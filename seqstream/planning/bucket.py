@@ -20,7 +20,7 @@ from seqstream.planning.plan import Index
 from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import Plans, WindowSize, check_positive, needed, show, turns_of
+from seqstream.planning.specs import Plans, WindowSize, check_positive, meant_as_rows, needed, set_positive, show, turns_of
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -101,7 +101,7 @@ class Bucket(Plans):
         hidden_size: Width of that model.
         columns: Columns of sequences whose lengths the budget counts, such as those of a source and of its translation: rows
             times the sum of what each is padded to. Rows come longest first by the first of them. By default those that
-            ``Tokenize`` makes if it makes several, else the longest column.
+            ``Tokenize`` makes, else the longest column; after a `Map` behind ``Tokenize`` that makes one, the longest as well.
         step: Which lengths the ranks have at a step. ``"mixed"``: each rank has a batch of its own lengths, and all cost the
             same of the budget: a step is a fair sample of the window. Right for transformers, whose time goes by tokens.
             ``"alike"``: the rows of a step are neighbours by length, dealt like cards: right for RNNs, whose time goes by the
@@ -130,9 +130,9 @@ class Bucket(Plans):
     balance: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        sizes = ("max_tokens", "batch_size", "window_batches", "window_bytes")
-        for name in (*sizes, "multiple_of", "rows_multiple_of", "hidden_size"):
-            check_positive(name, getattr(self, name))
+        limits = ("max_tokens", "batch_size")
+        others = ("window_batches", "window_bytes", "multiple_of", "rows_multiple_of", "hidden_size")
+        set_positive(self, (*limits, *others), limits=limits)
         if self.shapes is not None and not isinstance(self.shapes, int):
             object.__setattr__(self, "shapes", _read_shapes(self.shapes))
         if self.columns is not None:
@@ -325,6 +325,7 @@ class Bucket(Plans):
         also = "" if group == 1 else ", lower rows_multiple_of"
         raise ValueError(
             f"{what}{counted} cannot fit max_tokens={self.max_tokens}; raise max_tokens{also} or set Tokenize(max_length=...)"
+            f"{meant_as_rows(self.max_tokens)}"
         )
 
     def _check_limits(self) -> None:
@@ -387,7 +388,7 @@ def _read_shapes(given: object) -> tuple[Shape, ...]:
             raise ValueError(f"{where} must be a number, or a list of (rows, length), got {shape!r}")
         for name, value in zip(("rows", "length"), shape, strict=True):
             check_positive(f"{name} of {where}", value)
-        found.append((shape[0], shape[1]))
+        found.append((int(shape[0]), int(shape[1])))
     if not found:
         raise ValueError(f"{where} must be a number, or a list of (rows, length), got none")
     if len({length for _, length in found}) < len(found):

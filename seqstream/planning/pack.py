@@ -17,7 +17,7 @@ from seqstream.planning.order import Mixed, longest_first
 from seqstream.planning.plan import MADE_UP, Index, Plan, fill_up
 from seqstream.planning.rows import pack_rows
 from seqstream.planning.runs import Runs, ranges
-from seqstream.planning.specs import Decided, WindowSize, check_positive, show, turns_of
+from seqstream.planning.specs import Decided, WindowSize, set_positive, show, turns_of
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
@@ -163,8 +163,7 @@ class Pack(Decided):
     causal: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("row_length", "rows", "window_batches", "window_bytes"):
-            check_positive(name, getattr(self, name))
+        set_positive(self, ("row_length", "rows", "window_batches", "window_bytes"), limits=("row_length", "rows"))
         if self.overflow not in _OVERFLOWS:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, _OVERFLOWS))}, got {self.overflow!r}")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from seqstream.limits import is_no_limit
 from seqstream.order import EvenOrder, shuffled
 from seqstream.planning.batches import Lengths
 from seqstream.planning.grouping import Grouping, Listed
@@ -172,8 +174,7 @@ class InOrder(Decided):
     window_bytes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "window_batches", "window_bytes"):
-            check_positive(name, getattr(self, name))
+        set_positive(self, ("batch_size", "window_batches", "window_bytes"), limits=("batch_size",))
 
     def __repr__(self) -> str:
         return show(self)
@@ -237,11 +238,42 @@ def needed(max_length: int | None) -> int:
     return max_length
 
 
+LARGEST_BATCH_SIZE = 128
+"""Nobody means so few tokens by a budget, but many rows by the number: it is a usual batch size."""
+
+
+def meant_as_rows(max_tokens: object) -> str:
+    """Return the end of a message that says what to write if a budget was meant as a number of rows, as small ones are."""
+    is_small = isinstance(max_tokens, int) and max_tokens <= LARGEST_BATCH_SIZE
+    return f"; for batches of {max_tokens} rows write Bucket(batch_size={max_tokens})" if is_small else ""
+
+
 def check_positive(name: str, value: object) -> None:
-    """Refuse a number of things that is no positive whole number; ``None`` is none given.
+    """Refuse a number of things that is no positive whole number of Python or NumPy; ``None`` is none given.
 
     Raises:
         ValueError: It is not.
     """
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1):
         raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+
+
+def set_positive(spec: object, names: Sequence[str], *, limits: Sequence[str] = ()) -> None:
+    """Make fields of a frozen dataclass plain ``int``: a state is JSON, which knows no numbers of NumPy.
+
+    Args:
+        spec: The dataclass; each of the fields is a positive whole number, or ``None``.
+        names: The fields.
+        limits: Those that bound a row or a batch, and must do so.
+
+    Raises:
+        ValueError: A number is not positive, or bounds nothing.
+    """
+    for name in names:
+        value = getattr(spec, name)
+        if name in limits and is_no_limit(value):
+            reason = "a model_max_length so large says that the tokenizer knows no limit; give a number of your own"
+            raise ValueError(f"{name} must be below 2**31, got {value!r}; {reason}")
+        check_positive(name, value)
+        if value is not None:
+            object.__setattr__(spec, name, operator.index(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -225,3 +226,28 @@ def test_the_least_that_is_allowed_is_allowed() -> None:
     assert rows_of(Bucket(1, batch_size=1, window_batches=1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]
     assert Bucket(8, multiple_of=8).max_tokens == 8
     assert rows_of(InOrder(1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Bucket, "max_tokens"),
+        (lambda limit: Bucket(batch_size=limit), "batch_size"),
+        (InOrder, "batch_size"),
+        (lambda limit: Pack(limit, rows=2), "row_length"),
+    ],
+)
+@pytest.mark.parametrize("limit", [10**30, 1e30, float("inf")])
+def test_a_size_that_limits_nothing(make: Callable[[Any], Any], name: str, limit: float) -> None:
+    """A model_max_length that stands for no limit is refused where something must be limited."""
+    with pytest.raises(ValueError, match=rf"^{name} must be below 2\*\*31, got .*; a model_max_length so large says"):
+        make(limit)
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    """What is printed, compared and saved is the same as with numbers of Python."""
+    assert repr(Bucket(np.int64(64), batch_size=np.int32(8))) == "Bucket(max_tokens=64, batch_size=8)"
+    assert json.dumps(Pack(np.int64(64), rows=np.uint8(2)).fingerprint()) == json.dumps(Pack(64, rows=2).fingerprint())
+    assert json.dumps(InOrder(np.int64(3)).fingerprint()) == json.dumps(InOrder(3).fingerprint())
+    with pytest.raises(ValueError, match=r"^max_tokens must be a positive whole number, got np.int64\(0\)$"):
+        Bucket(np.int64(0))

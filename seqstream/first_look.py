@@ -1,0 +1,33 @@
+"""What the first window of a run shows that its user did not mean, said as warnings."""
+
+from __future__ import annotations
+
+import warnings
+
+from seqstream.columns import Objects
+from seqstream.forms.fields import is_text
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.specs import LARGEST_BATCH_SIZE, meant_as_rows
+from seqstream.window import Window
+
+_FEW_ROWS = 2
+
+
+def look_at(window: Window) -> None:
+    """Warn of rows without lengths that have text, and of a budget that is the number of rows that a batch was to have.
+
+    Warns:
+        UserWarning: There is text and no column of sequences; or batches have fewer than two rows of an average length.
+    """
+    spec = window.spec
+    if not isinstance(spec, Bucket) or not window.runs.num_rows:
+        return
+    texts = [name for name, column in window.columns.items() if isinstance(column, Objects) and is_text(column.values.type)]
+    if window.sequence is None and texts:
+        remedy = f"put Tokenize(tokenizer, field={texts[0]!r}) before it, or use InOrder for batches of text"
+        warnings.warn(f"Bucket counts each record as one token, as none has been tokenised; {remedy}", stacklevel=2)
+    elif spec.max_tokens is not None and spec.max_tokens <= LARGEST_BATCH_SIZE and spec.batch_size is None:
+        mean = window.runs.num_tokens / window.runs.num_rows
+        if spec.max_tokens < _FEW_ROWS * mean:
+            said = f"max_tokens={spec.max_tokens} are tokens, and rows have {mean:.0f} on average"
+            warnings.warn(f"{said}{meant_as_rows(spec.max_tokens)}", stacklevel=2)

@@ -1,0 +1,30 @@
+"""Limits of tokens that a user gives, and the numbers that say that there is none."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+NO_LIMIT = 2**31
+"""A limit from here on is none: all rows of a column have fewer ids. A transformers tokenizer that knows no limit has
+``model_max_length=int(1e30)``, ``VERY_LARGE_INTEGER`` there; transformers does not truncate above 1e20."""
+
+
+def read_limit(name: str, value: object) -> int | None:
+    """Return a limit as ``int``; ``None`` for ``None`` and for a number so large that no row is as long.
+
+    Raises:
+        TypeError: It is no whole number.
+    """
+    if value is None or is_no_limit(value):
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    return operator.index(value)
+
+
+def is_no_limit(value: object) -> bool:
+    """Return whether a value is a number, such as ``1e30`` or infinity, too large to limit anything."""
+    if isinstance(value, float):
+        return not math.isnan(value) and value >= NO_LIMIT
+    return hasattr(value, "__index__") and operator.index(value) >= NO_LIMIT
