@@ -13,14 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from seqstream.agreement import Common
 from seqstream.arrow import to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
+from seqstream.digests import describe_function
 from seqstream.engines import FAST_ENGINES
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
-from seqstream.meeting import Header, agree
+from seqstream.meeting import Header, agree, reported
 from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
@@ -32,7 +34,7 @@ from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.by_row import in_random_order
 from seqstream.sources.protocol import ROW_ID, Json, Source
-from seqstream.stages import OpenStage
+from seqstream.stages import Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.window import Window, read_windows
@@ -83,6 +85,7 @@ class Epochs:
         self._max_length = longest_row(stages)
         self._opened: tuple[OpenStage, ...] | None = None
         self._full_bytes: int | None = None
+        self._are_others_each_time = False  # records
         self._class_watch = ClassWatch()
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
@@ -90,6 +93,10 @@ class Epochs:
 
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Json]:
         stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
         return {
             "source": self._visited(0).fingerprint(),
@@ -98,6 +105,39 @@ class Epochs:
             "batches": self._asked.fingerprint(),
             "accumulate": self._accumulate,
         }
+
+    @functools.cached_property
+    def _functions(self) -> dict[str, Json]:
+        """What the functions of stages do, by stage, as they were at the beginning: a state says no more than their names."""
+        found: dict[str, Json] = {}
+        for number, stage in enumerate(self.stages, 1):
+            functions = [stage.fn] if isinstance(stage, Map | Filter) else []
+            functions += stage.functions if isinstance(stage, Tokenize) else []
+            if functions:
+                found[f"stage {number}.function"] = [describe_function(function) for function in functions]
+        return found
+
+    def _common(self, start: Position, first: Sequence[ReadBlock], sharing: Sharing) -> Common:
+        """Return what all ranks must have in common to share an epoch from a position on.
+
+        Args:
+            start: Where they begin.
+            first: The first blocks there, which every rank reads.
+            sharing: Who shares windows, and on what terms.
+        """
+        window = start.window
+        entries = {
+            **self.fingerprint(),
+            "seed": self.seed,
+            **self._functions,
+            "empty rows": self._fill,
+            "uneven": sharing.uneven,
+            "prefetch": sharing.prefetch,
+            "epochs": None if start.until is None else start.until - start.epoch,
+            "state": {"step": window.step, "group": window.group, "source": window.place.source_json()},
+        }
+        block = None if self._are_others_each_time or not first else first[-1]
+        return Common(entries, block, self.source.locate)
 
     @functools.cached_property
     def num_shards(self) -> int:
@@ -224,9 +264,10 @@ class Epochs:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         self.world_size = sharing.ranks.world_size
-        ahead, first = _peek(self._ahead(start.epoch, begin.place))
         place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
-        self.engines = agree(place, sharing.ranks, lambda: self.engines or self._choose_engines(first))
+        with reported(place, sharing.ranks):
+            ahead, first = _peek(self._ahead(start.epoch, begin.place))
+        self._agree(place, start, first, sharing)
         sizes = self._first_window(start.epoch, first, guard)
         patience = Patience(guard, self.num_shards, sizes.guessed_bytes)
         recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
@@ -251,6 +292,19 @@ class Epochs:
                 _say_once_of_one_shard()
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
+
+    def _agree(self, place: Header, start: Position, first: Sequence[ReadBlock], sharing: Sharing) -> None:
+        """Use the engines that rank 0 chooses, if all ranks have the same data and options."""
+
+        def choose() -> dict[str, str]:
+            return self.engines or self._choose_engines(first)
+
+        if sharing.ranks.world_size == 1:
+            self.engines = choose()
+            return
+        with reported(place, sharing.ranks):
+            common = self._common(start, first, sharing)
+        self.engines, self._are_others_each_time = agree(place, sharing.ranks, common, choose)
 
     def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
         source, in_order = self._visited(epoch), range(self.num_shards)

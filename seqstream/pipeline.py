@@ -83,7 +83,7 @@ class Pipeline:
         """
         self.epochs.start_workers()
         labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
-        sharing = Sharing(ranks, self._uneven, labels)
+        sharing = Sharing(ranks, self._uneven, labels, prefetch)
         if not prefetch:
             windows = self.epochs.windows(start, switch.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))

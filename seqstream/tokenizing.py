@@ -142,6 +142,11 @@ class Tokenize:
         own = {name: value for _, form in forms for name, value in form.fingerprint().items()}
         return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
 
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """Tokenizers that are functions of the user."""
+        return [each.function for each in self._blueprints.values() if each.is_function]
+
     def pad_values(self) -> dict[str, int]:
         """Return the padding token of each column whose tokenizer has one."""
         pairs = ((column, blueprint.pad_id) for column, blueprint in self._blueprints.items())
