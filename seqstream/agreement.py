@@ -75,15 +75,14 @@ class Common:
     def _explain_records(self, ranks: Ranks) -> NoReturn:
         """Raise an error that shows the first record that differs."""
         rows = [] if self.block is None else self.block.table.to_pylist()
-        told = [
-            json.loads(data) for data in ranks.gather(json.dumps([zlib.crc32(repr(row).encode()) for row in rows]).encode())
-        ]
+        digests = json.dumps([zlib.crc32(repr(row).encode("utf-8", "surrogatepass")) for row in rows])
+        told = [json.loads(data) for data in ranks.gather(digests.encode())]
         first = next((at for at, same in enumerate(zip(*told, strict=False)) if len(set(same)) > 1), min(map(len, told)))
         shown = "nothing"
         if first < len(rows):
             row_id = rows[first].pop(ROW_ID)
             shown = f"{_located(self.locate, row_id)}: {_short(rows[first])}"
-        shown_by_rank = [data.decode() for data in ranks.gather(shown.encode())]
+        shown_by_rank = [data.decode() for data in ranks.gather(shown.encode("utf-8", "backslashreplace"))]
         raise RuntimeError(f"{_RULE}, got other records: {_by_rank(shown_by_rank)}; {_WHOLE}")
 
 

@@ -64,13 +64,24 @@ def _digest(values: pa.Array, found: int) -> int:
         return found
     if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         return _of_bytes(values, _of_numbers(pc.binary_length(values), found))
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+    if pa.types.is_boolean(kind):
         return _of_numbers(values, found)
+    if pa.types.is_dictionary(kind):
+        return _digest(values.dictionary_decode(), found)
+    if pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):
+        return _of_fixed(values, found)
     return zlib.crc32(repr(values.to_pylist()).encode("utf-8", "surrogatepass"), found)
 
 
 def _of_numbers(values: pa.Array, found: int) -> int:
     return zlib.crc32(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).view(np.uint8).data, found)
+
+
+def _of_fixed(values: pa.Array, found: int) -> int:
+    """Go on with values that all have as many bytes."""
+    data, width = values.buffers()[1], values.type.bit_width // 8
+    begin = values.offset * width
+    return found if data is None else zlib.crc32(memoryview(data)[begin : begin + len(values) * width], found)
 
 
 def _of_bytes(values: pa.Array, found: int) -> int:
@@ -93,7 +104,7 @@ def describe_function(function: Callable[..., Any], depth: int = 4) -> Json:
         return {**describe_function(function.func, depth), **{name: _plain(value, depth) for name, value in given.items()}}
     function = getattr(function, "__func__", function)
     if not hasattr(function, "__code__"):
-        function = getattr(type(function), "__call__", function)
+        function = vars(type(function)).get("__call__", function)
     code = getattr(function, "__code__", None)
     if code is None:
         return {}

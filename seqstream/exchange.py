@@ -61,10 +61,9 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
 def _swap(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
     which, sizes = _parts(census, grouping, steps, ranks.world_size)
-    plan = digest_arrays(
-        grouping.cuts, grouping.turns, steps.groups, steps.begins, steps.sizes, steps.after, census.runs.counts
-    )
-    came = carry_rows(table, census.rows[which], sizes, ranks, plan.to_bytes(4, "little"))
+    groups = (grouping.cuts, grouping.turns, steps.groups, steps.begins, steps.sizes, steps.after)
+    plan = digest_arrays(*groups, census.runs.lengths, census.runs.counts).to_bytes(4, "little")
+    came = carry_rows(table, census.rows[which], sizes, ranks, plan)
     return came, carry_numbers(census.numbers[which], sizes, ranks)[0]
 
 

@@ -30,7 +30,8 @@ class Header:
         rows: ``int32 (n,)``, rows of each of this rank's blocks.
         error: What went wrong here.
         chosen: What was chosen here, where ranks begin to iterate; ``None`` before a window.
-        digest: Of what all ranks must have in common: data and options before an epoch, the blocks that all read before a window.
+        digest: Of what all ranks must have in common: before an epoch their data and options, before a window the blocks that
+            all of them have read.
     """
 
     epoch: object

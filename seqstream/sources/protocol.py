@@ -85,9 +85,8 @@ class Source(abc.ABC):
         The same on every machine and in every process: no times, no addresses. The default takes the class and its fields.
         """
         fields: dict[str, dataclasses.Field[Any]] = getattr(self, "__dataclass_fields__", {})
-        shown = {
-            name: re.sub(r" at 0x[0-9a-fA-F]+", "", repr(getattr(self, name))) for name, field in fields.items() if field.repr
-        }
+        parts = {name: repr(getattr(self, name)) for name, field in fields.items() if field.repr}
+        shown = {name: re.sub(r" at 0x[0-9a-fA-F]+", "", part) for name, part in parts.items()}
         return {"kind": type(self).__name__, "num_shards": self.num_shards, **shown}
 
     def locate(self, row_id: int) -> str:
