@@ -159,7 +159,8 @@ def _short(value: Any) -> str:
 def _remedy(names: Sequence[str]) -> str:
     if any(name.endswith("files.names") for name in names):
         return f"{_WHOLE}; {_ONE_ORDER}"
-    return _WHOLE if any(name.startswith("source") for name in names) else _ALIKE
+    is_source = any(name.startswith("source") for name in names) and "shuffle" not in names
+    return _WHOLE if is_source else _ALIKE
 
 
 def _located(locate: Callable[[int], str], row_id: int) -> str:

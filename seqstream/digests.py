@@ -54,6 +54,21 @@ def _digest(values: pa.Array, found: int) -> int:
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return _digest(values.storage, found)
+    if pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
+        return _of_nested(values, found)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        return _of_bytes(values, _of_numbers(pc.binary_length(values), found))
+    if pa.types.is_boolean(kind):
+        return _of_numbers(values, found)
+    if pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):
+        return _of_fixed(values, found)
+    return _of_objects(values, found)
+
+
+def _of_nested(values: pa.Array, found: int) -> int:
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return _digest(values.dictionary_decode(), found)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _digest(values.flatten(), _of_numbers(pc.list_value_length(values), found))
     if pa.types.is_fixed_size_list(kind):
@@ -62,14 +77,10 @@ def _digest(values: pa.Array, found: int) -> int:
         for part in values.flatten():
             found = _digest(part, found)
         return found
-    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-        return _of_bytes(values, _of_numbers(pc.binary_length(values), found))
-    if pa.types.is_boolean(kind):
-        return _of_numbers(values, found)
-    if pa.types.is_dictionary(kind):
-        return _digest(values.dictionary_decode(), found)
-    if pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):
-        return _of_fixed(values, found)
+    return _of_objects(values, found)
+
+
+def _of_objects(values: pa.Array, found: int) -> int:
     return zlib.crc32(repr(values.to_pylist()).encode("utf-8", "surrogatepass"), found)
 
 

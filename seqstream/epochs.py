@@ -44,6 +44,9 @@ _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _FIRST_STEPS = 2
 """A small first window has enough for so many optimiser steps of several batches."""
 
+_COMPARED_RECORDS = 2_048
+"""How many records ranks compare at most at the beginning of an epoch, but for those of a larger block."""
+
 _SAMPLED_BLOCKS = 8
 """How many blocks `Epochs.estimate_steps` looks at."""
 
@@ -127,17 +130,36 @@ class Epochs:
         """
         window = start.window
         entries = {
-            **self.fingerprint(),
             "seed": self.seed,
-            **self._functions,
+            "shuffle": self.shuffle,
             "empty rows": self._fill,
             "uneven": sharing.uneven,
             "prefetch": sharing.prefetch,
             "epochs": None if start.until is None else start.until - start.epoch,
             "state": {"step": window.step, "group": window.group, "source": window.place.source_json()},
+            **self.fingerprint(),
+            **self._functions,
         }
-        block = None if self._are_others_each_time or not first else first[-1]
+        block = None if self._are_others_each_time or not first else self._compared(start, first[-1])
         return Common(entries, block, self.source.locate)
+
+    def _compared(self, start: Position, first: ReadBlock) -> ReadBlock:
+        """Return the records that ranks compare: the first block, and some that follow if those need not be read in order."""
+        visited = self._visited(start.epoch)
+        if not callable(first.content) or first.num_bytes >= visited.compared_bytes:
+            return first
+
+        def read() -> pa.Table:
+            tables, num_bytes, num_records = [], 0, 0
+            for block in blocks_of(self._ahead(start.epoch, start.window.place)):
+                if num_bytes >= visited.compared_bytes or num_records >= _COMPARED_RECORDS or not callable(block.content):
+                    break
+                tables.append(block.content())
+                num_bytes += max(block.num_bytes, 1)
+                num_records += len(tables[-1])
+            return join_tables(tables)
+
+        return dataclasses.replace(first, content=read)
 
     @functools.cached_property
     def num_shards(self) -> int:

@@ -38,6 +38,8 @@ FEWEST_BLOCKS = 128
 
 _SAMPLED_RECORDS = 16
 
+COMPARED_BYTES = 512 << 10
+
 RECORD_BITS = 32
 """A row id is ``shard << 32 | record``."""
 
@@ -115,6 +117,14 @@ class Source(abc.ABC):
     def can_repeat(self) -> bool:
         """Whether records can be read again: those of a generator that was already called come only once."""
         return True
+
+    @property
+    def compared_bytes(self) -> int:
+        """About how many bytes of records ranks read at the beginning of an epoch to see that all have the same.
+
+        The first block always is; of sources whose blocks cost much to read it should be all.
+        """
+        return COMPARED_BYTES
 
     def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
         """Return the row ids of records of a shard, which are the same in whatever order they are read.
@@ -255,6 +265,10 @@ class Split(Source):
     @property
     def can_repeat(self) -> bool:
         return self.source.can_repeat
+
+    @property
+    def compared_bytes(self) -> int:
+        return self.source.compared_bytes
 
     def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
         return self.source.to_row_ids(shard, records)
