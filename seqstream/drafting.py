@@ -93,6 +93,11 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
         _process([entry for entry in entries if entry.block is not None], entries, start, recipe)
         start = dataclasses.replace(start, blocks=count_blocks(entries))
         num_rows = _count_rows(entries) - start.skip
+        if num_rows < 0:
+            raise ValueError(
+                f"source must still have the {start.skip:,} rows that the state skips, got {num_rows + start.skip:,}; the data "
+                "has changed"
+            )
         draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
         if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe) * recipe.accumulate):
             return draft

@@ -20,7 +20,7 @@ from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.digests import describe_function
-from seqstream.engines import FAST_ENGINES
+from seqstream.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.meeting import Header, agree, reported
 from seqstream.order import EvenOrder
@@ -170,6 +170,33 @@ class Epochs:
         """Tokenise with the engines that a state names."""
         if engines and dict(engines) != self.engines:
             self.engines, self._opened = dict(engines), None
+
+    def check_place(self, place: Place) -> None:
+        """Refuse a place in the order of shards that is none of this source.
+
+        Raises:
+            ValueError: A state has such a place.
+        """
+        if place.position > self.num_shards:
+            raise ValueError(f"position of the state must be at most the {self.num_shards:,} shards, got {place.position:,}")
+        shards = [shard.shard for shard in place.open]
+        if any(shard >= self.num_shards for shard in shards) or len(set(shards)) < len(shards):
+            raise ValueError(f"source of the state must be different shards of {self.num_shards:,}, got {shards}")
+        if shards and (self._visited(0).approx_bytes(np.array(shards)) >= 0).any():
+            raise ValueError(f"source of the state must be shards of several blocks, which are begun, got {shards}")
+
+    def check_choices(self, engines: Mapping[str, str], shapes: Sequence[Sequence[int]] | None) -> None:
+        """Refuse engines and shapes that these stages cannot have chosen.
+
+        Raises:
+            ValueError: A state has such ones.
+        """
+        columns = [column for stage in self.stages if isinstance(stage, Tokenize) for column in stage.columns]
+        if engines and (set(engines) != set(columns) or not set(engines.values()) <= {*ENGINES, FUNCTION}):
+            raise ValueError(f"engine of the state must name one of each of {columns}, got {dict(engines)}")
+        asked = self._asked.shapes if isinstance(self._asked, Bucket) else None
+        if shapes is not None and asked is None:
+            raise ValueError(f"shapes of the state must be None for {self._asked!r}, got {shapes!r:.80}")
 
     @property
     def shapes(self) -> tuple[Shape, ...] | None:

@@ -18,9 +18,10 @@ from seqstream.collating import Padding
 from seqstream.composing import DataStage, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
+from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
-from seqstream.planning.specs import BatchSpec, check_positive
+from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
@@ -72,7 +73,7 @@ class Loader(Iterable[Batch]):
             the ranks left over a row of another, of weight 0; ``"drop"`` leaves its rows out. Both are counted in ``stats``.
 
     Raises:
-        TypeError: A stage is none, or the source is none.
+        TypeError: A stage is none, or the source is none, or an option is of another type.
         ValueError: No batch spec ends the stages, or an option has no such value.
     """
 
@@ -99,13 +100,20 @@ class Loader(Iterable[Batch]):
         gather: Gather | None = None,
         uneven: Uneven = "repeat",
     ) -> None:
-        _check_choice("uneven", uneven, UNEVEN)
-        check_ranks(rank, world_size, gather)
-        check_positive("accumulate", accumulate)
-        _check_options(epochs=epochs, workers=workers, prefetch=prefetch)
-        _check_choice("start_method", start_method, (None, *START_METHODS))
-        _check_choice("padding_side", padding_side, ("right", "left"))
-        _check_choice("layout", layout, ("padded", "jagged"))
+        one_of("uneven", uneven, UNEVEN)
+        rank, world_size = check_ranks(rank, world_size, gather)
+        seed = whole_number("seed", seed)
+        shuffle, progress = yes_or_no("shuffle", shuffle), yes_or_no("progress", progress)
+        if epochs is not None:
+            epochs = whole_number("epochs", epochs, least=1, rule="a positive number or None for no end")
+        accumulate = whole_number("accumulate", accumulate, least=1, rule="a positive whole number")
+        workers = whole_number("workers", workers, least=0, rule="0 or more processes")
+        prefetch = whole_number("prefetch", prefetch, least=0, rule="0 or more batches")
+        one_of("start_method", start_method, (None, *START_METHODS))
+        one_of("padding_side", padding_side, ("right", "left"))
+        one_of("layout", layout, ("padded", "jagged"))
+        function_or_none("on_batch", on_batch)
+        pin_memory = None if pin_memory is None else yes_or_no("pin_memory", pin_memory)
         data_stages, spec = parse_stages(source, stages)
         self.source = source
         self.stages = stages
@@ -116,8 +124,8 @@ class Loader(Iterable[Batch]):
         self.prefetch = prefetch
         self.progress = progress
         self.uneven = uneven
-        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, padding_side)
-        transfer = Transfer(None if device is None else torch.device(device), pin_memory)
+        padding = Padding({**pad_tokens(data_stages), **padding_values(pad_values)}, padding_side)
+        transfer = Transfer(device_of(device), pin_memory)
         pad_token = padding.value("input_ids")
         processes = Processes(workers, start_method)
         self._epochs = Epochs(
@@ -172,7 +180,7 @@ class Loader(Iterable[Batch]):
         """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered."""
         position, state = self._last
         if position is self._position:
-            return dict(state)
+            return copy.deepcopy(state)
         return self._state(self._position)
 
     def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
@@ -190,7 +198,9 @@ class Loader(Iterable[Batch]):
         check_form(state)
         same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
         position = Position.from_json(copy.deepcopy(dict(state)))
+        self._epochs.check_place(position.window.place)
         if same:
+            self._epochs.check_choices(state["engine"], state["shapes"])
             self._epochs.use_engines(state["engine"])
             self._epochs.use_shapes(state["shapes"])
         else:
@@ -208,8 +218,7 @@ class Loader(Iterable[Batch]):
         Does nothing at that beginning, nor where a state of that epoch was just loaded: so a loop over epochs that names each
         goes on where it was.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        epoch = whole_number("epoch", epoch, least=0, rule="0 or more")
         if self._loaded and epoch in (self._position.epoch, self._first_epoch()):
             return
         self._stop_iteration("set_epoch was called since")
@@ -257,7 +266,7 @@ class Loader(Iterable[Batch]):
         return position.to_json(
             fingerprint=self._own_fingerprint(),
             seed=self.seed,
-            engine=self._epochs.engines or {},
+            engine=dict(self._epochs.engines or {}),
             shapes=None if shapes is None else [list(shape) for shape in shapes],
         )
 
@@ -359,20 +368,6 @@ class Iteration(Iterator[Batch]):
             self._finalizer()
             if self._bar is not None:
                 self._bar.close()
-
-
-def _check_options(*, epochs: int | None, workers: int, prefetch: int) -> None:
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more processes, got {workers}")
-    if prefetch < 0:
-        raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _progress_bar(loader: Loader) -> Any:
