@@ -45,7 +45,8 @@ _FIRST_STEPS = 2
 """A small first window has enough for so many optimiser steps of several batches."""
 
 _COMPARED_RECORDS = 2_048
-"""How many records ranks compare at most at the beginning of an epoch, but for those of a larger block."""
+_COMPARED_BLOCKS = 128
+"""How many records read one by one, and how many blocks, ranks compare at most at the beginning of an epoch."""
 
 _SAMPLED_BLOCKS = 8
 """How many blocks `Epochs.estimate_steps` looks at."""
@@ -151,8 +152,9 @@ class Epochs:
 
         def read() -> pa.Table:
             tables, num_bytes, num_records = [], 0, 0
-            for block in blocks_of(self._ahead(start.epoch, start.window.place)):
-                if num_bytes >= visited.compared_bytes or num_records >= _COMPARED_RECORDS or not callable(block.content):
+            most = _COMPARED_RECORDS if self._by_row else math.inf
+            for block in itertools.islice(blocks_of(self._ahead(start.epoch, start.window.place)), _COMPARED_BLOCKS):
+                if num_bytes >= visited.compared_bytes or num_records >= most or not callable(block.content):
                     break
                 tables.append(block.content())
                 num_bytes += max(block.num_bytes, 1)
