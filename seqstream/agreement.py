@@ -83,7 +83,7 @@ class Common:
             row_id = rows[first].pop(ROW_ID)
             shown = f"{_located(self.locate, row_id)}: {_short(rows[first])}"
         shown_by_rank = [data.decode() for data in ranks.gather(shown.encode("utf-8", "backslashreplace"))]
-        raise RuntimeError(f"{_RULE}, got other records: {_by_rank(shown_by_rank)}; {_WHOLE}")
+        raise RuntimeError(f"{_RULE}, got other records: {_by_rank(shown_by_rank, 3 * _LONGEST_SHOWN)}; {_WHOLE}")
 
 
 def explain_blocks(digests: Sequence[int], row_ids: Sequence[int], locate: Callable[[int], str], ranks: Ranks) -> NoReturn:
@@ -131,14 +131,14 @@ def _differs(told: Sequence[Mapping[str, Json]], name: str) -> bool:
     return any(each.get(name) != told[0].get(name) for each in told)
 
 
-def _by_rank(values: Sequence[Any]) -> str:
+def _by_rank(values: Sequence[Any], longest: int = _LONGEST_SHOWN) -> str:
     """Return each value with the ranks that have it: ``3 on rank 0, 5 on ranks 1 and 2``."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault("nothing" if value is None else str(value), []).append(rank)
-    begins = {_short(value) for value in ranks}
+    begins = {_short(value, longest) for value in ranks}
     shown = [
-        f"{_short(value)}{'' if len(begins) == len(ranks) else f' ({digest_json(value)[:8]})'} on {_listed(of)}"
+        f"{_short(value, longest)}{'' if len(begins) == len(ranks) else f' ({digest_json(value)[:8]})'} on {_listed(of)}"
         for value, of in [*ranks.items()][:_MOST_SHOWN]
     ]
     return ", ".join([*shown, *(["..."] if len(ranks) > _MOST_SHOWN else [])])
@@ -151,9 +151,9 @@ def _listed(ranks: Sequence[int]) -> str:
     return f"ranks {shown}{f' and {len(ranks) - _MOST_SHOWN - 1} more' if len(ranks) > _MOST_SHOWN + 1 else ''}"
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, longest: int = _LONGEST_SHOWN) -> str:
     text = str(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def _remedy(names: Sequence[str]) -> str:
