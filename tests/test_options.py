@@ -59,7 +59,7 @@ def test_an_option_of_another_kind_is_named(name: str, value: Any, kind: type[Ex
 
 def test_ranks_are_numbers() -> None:
     """Also those given by hand."""
-    with pytest.raises(TypeError, match="^rank must be a whole number, got '0'$"):
+    with pytest.raises(TypeError, match=r"^rank must be a whole number, got '0'$"):
         loader_of(rank="0", world_size=1)
     assert len(list(loader_of(rank=np.int64(0), world_size=np.int32(1)))) == 3
 

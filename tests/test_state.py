@@ -135,9 +135,9 @@ def test_an_entry_that_no_state_has_is_refused(key: str, value: Any, rule: str) 
 
 def test_entries_that_do_not_go_together_are_refused() -> None:
     """An end before the beginning, and rows of a window that has no blocks."""
-    with pytest.raises(ValueError, match="^until of the state must be after epoch 3, got 2; load it as it was saved$"):
+    with pytest.raises(ValueError, match=r"^until of the state must be after epoch 3, got 2; load it as it was saved$"):
         check_form(state_of(epoch=3, until=2))
-    with pytest.raises(ValueError, match="^served of the state must be 0 in a window of group 0 and 1 blocks, got 5; load it"):
+    with pytest.raises(ValueError, match=r"^served of the state must be 0 in a window of group 0 and 1 blocks, got 5; load it"):
         check_form(state_of(served=5))
 
 
