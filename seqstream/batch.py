@@ -39,6 +39,9 @@ class Batch(Views, Mapping[str, Any]):
     decoders of transformers tell sequences apart by ``position_ids`` where there is neither mask nor cache. Its encoders do not
     tell them apart at all.
 
+    A column that is called as one of the attributes below, or as a method, is had as an item only: ``batch["weights"]``; a
+    warning says so.
+
     Columns and views are read only: a view may share the memory of a column, and is kept for the next time.
 
     Attributes:

@@ -40,7 +40,7 @@ class Loader(Iterable[Batch]):
         source: Where records come from.
         stages: What happens to them, in this order: `Map`, `Filter`, `ClassLabels`, `Tokenize`, and at last how they are
             batched: `Bucket`, `Pack` or `InOrder`.
-        seed: Another seed, another order.
+        seed: Another seed, another order: a whole number.
         shuffle: Visit shards in an order of each epoch's own that is even: every stretch of it covers the data; and mix the
             rows and batches of a window. Lists and map-style data sets are read row by row in such an order. Without it windows
             come in source order, the same in every epoch, and batches of a `Bucket` longest first; `restore_order` undoes that.
@@ -67,10 +67,16 @@ class Loader(Iterable[Batch]):
         progress: Show a progress bar, on the first rank.
         rank: Which of ``world_size`` processes this is. Both are those of ``torch.distributed`` where it runs when an iteration
             begins; ``rank=0, world_size=1`` makes a loader of this process alone there.
-        world_size: How many processes share the data.
+        world_size: How many processes share the data. All have the whole source and the same options, ``seed`` and ``prefetch``
+            among them: before an epoch they compare what their rows depend on and some of the records, and while they read those
+            records that every rank reads; where they differ, all raise. Items that are others each time they are read by their
+            numbers, being drawn at random, are not compared.
         gather: For ranks given by hand: a function ``bytes -> list[bytes]`` that gives every rank what each of them has.
         uneven: What becomes of a step with fewer rows than ranks, which there can be at the end of a window: ``"repeat"`` gives
             the ranks left over a row of another, of weight 0; ``"drop"`` leaves its rows out. Both are counted in ``stats``.
+            In a window that another number of ranks has begun, ``"drop"`` gives each rank of a step rows of other lengths where
+            it would leave out more than the last few; ``step_num_tokens`` of the step at which such a window is gone on with
+            may then count some rows that were part of the step before.
 
     Raises:
         TypeError: A stage is none, or the source is none, or an option is of another type.
