@@ -68,7 +68,7 @@ class Loader(Iterable[Batch]):
         rank: Which of ``world_size`` processes this is. Both are those of ``torch.distributed`` where it runs when an iteration
             begins; ``rank=0, world_size=1`` makes a loader of this process alone there.
         world_size: How many processes share the data. All have the whole source and the same options, ``seed`` and ``prefetch``
-            among them: before an epoch they compare what their rows depend on and some of the records, and while they read those
+            among them: before an epoch they compare what their rows depend on and some of the records, and on the way those
             records that every rank reads; where they differ, all raise. Items that are others each time they are read by their
             numbers, being drawn at random, are not compared.
         gather: For ranks given by hand: a function ``bytes -> list[bytes]`` that gives every rank what each of them has.
