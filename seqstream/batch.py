@@ -39,6 +39,9 @@ class Batch(Views, Mapping[str, Any]):
     decoders of transformers tell sequences apart by ``position_ids`` where there is neither mask nor cache. Its encoders do not
     tell them apart at all.
 
+    A column that is called as one of the attributes below, or as a method, is had as an item only: ``batch["weights"]``; a
+    warning says so.
+
     Columns and views are read only: a view may share the memory of a column, and is kept for the next time.
 
     Attributes:
@@ -112,10 +115,10 @@ class Batch(Views, Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         known = self.__dict__  # without columns while unpickling
+        if name == "mask" and "device_lengths" in known:  # also where there is a column of that name
+            return self._make_mask()
         if name in known.get("columns", ()) or name in known.get("jagged", ()):
             return self._padded(name)
-        if name == "mask" and "device_lengths" in known:
-            return self._make_mask()
         raise self._unknown(name)
 
     def __getitem__(self, name: str) -> Any:
@@ -260,6 +263,10 @@ class Batch(Views, Mapping[str, Any]):
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+
+OWN_NAMES = frozenset({field.name for field in dataclasses.fields(Batch)} | {name for name in dir(Batch) if name[0] != "_"})
+"""What attributes of a batch are called; a column of such a name is had as an item only."""
 
 
 def _described(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from seqstream.digests import digest_table
 from seqstream.planning.batches import Lengths
 from seqstream.planning.plan import Index
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch
@@ -42,6 +43,8 @@ class Entry:
         table: Those rows, on the rank that is the owner.
         keys: What those rows are sorted by, there.
         counts: What the stages counted there.
+        digest: Of the records as read, where there are other ranks, which have read them as well; else ``None``.
+        first_row_id: The row id of the first of them, -1 if there is none.
     """
 
     before: Place
@@ -55,6 +58,8 @@ class Entry:
     table: pa.Table | None = None
     keys: Lengths | None = None
     counts: Counts = dataclasses.field(default_factory=dict)
+    digest: int | None = None
+    first_row_id: int = -1
 
     @classmethod
     def of(cls, ahead: Ahead) -> Entry:
@@ -82,6 +87,14 @@ class Entry:
 
     def _place_at(self, number: int) -> Place:
         return self.after if number == len(self) else Place(self.before.position + number, self.before.open)
+
+    def with_digest(self, world_size: int) -> Entry:
+        """Return the block with the digest of its records, if every rank reads it and there are others to compare it with."""
+        if world_size == 1 or self.is_shared or self.block is None or self.digest is not None:
+            return self
+        table = self.block.table
+        first = table.column(ROW_ID)[0].as_py() if len(table) else -1
+        return dataclasses.replace(self, digest=digest_table(table), first_row_id=first)
 
     def given_to(self, owner: int, rank: int) -> list[Entry]:
         """Say which rank processes the blocks: that one has each by itself, the others need not hold them."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.agreement import check_plans
 from seqstream.arrow import take_rows, to_arrow, to_numpy
 from seqstream.buffers import from_buffer, to_buffer
 from seqstream.columns import is_list
@@ -21,7 +22,7 @@ from seqstream.running import join_tables
 Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
-def carry_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Table:
+def carry_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: bytes = b"") -> pa.Table:
     """Send rows to ranks; return those that came, rank after rank.
 
     Args:
@@ -29,8 +30,14 @@ def carry_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Ta
         rows: ``int32 (n,)`` or ``int64``, which of them leave.
         sizes: ``int64 (R,)``, how many for each rank.
         ranks: Who takes part.
+        plan: A digest of the plan by which they leave.
+
+    Raises:
+        RuntimeError: Ranks have other plans.
     """
-    told = sorted(set(ranks.gather(kind_of(table))))
+    given = ranks.gather(plan + kind_of(table))
+    check_plans([each[: len(plan)] for each in given])
+    told = sorted({each[len(plan) :] for each in given})
     if sum(map(_has_rows, told)) > 1:  # rows of several kinds find a common one where they meet
         return _carry_streams(table, rows, sizes, ranks)
     plain, schema = _read_kind(max(told, key=lambda kind: (_has_rows(kind), len(kind))))

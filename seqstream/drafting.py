@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from seqstream.agreement import explain_blocks
 from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
 from seqstream.census import Census, take_census
 from seqstream.columns import Column, ColumnError, lengths_of, read_column
+from seqstream.digests import digest_arrays
 from seqstream.meeting import NO_BLOCKS, Header, meet
 from seqstream.planning.batches import Lengths
 from seqstream.planning.runs import Runs
@@ -83,33 +86,43 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
     if not size:
         return None
     ranks = recipe.sharing.ranks
-    entries = buffer.take(size)
+    entries = [entry.with_digest(ranks.world_size) for entry in buffer.take(size)]
     taken = [entry for entry in entries if entry.owner is not None]
     entries = taken + share_out(entries[len(taken) :], ranks.rank, ranks.world_size)
     while True:
         _process([entry for entry in entries if entry.block is not None], entries, start, recipe)
         start = dataclasses.replace(start, blocks=count_blocks(entries))
         num_rows = _count_rows(entries) - start.skip
+        if num_rows < 0:
+            raise ValueError(
+                f"source must still have the {start.skip:,} rows that the state skips, got {num_rows + start.skip:,}; the data "
+                "has changed"
+            )
         draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
         if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe) * recipe.accumulate):
             return draft
         (more,) = buffer.take(1)
-        entries = entries + more.given_to(ranks.world_size - 1, ranks.rank)
+        entries = entries + more.with_digest(ranks.world_size).given_to(ranks.world_size - 1, ranks.rank)
         ended = not buffer.fill(1)
 
 
 def _process(todo: Sequence[Entry], entries: Sequence[Entry], start: WindowStart, recipe: Recipe) -> None:
     """Process blocks of this rank, and let all ranks know how many rows each block of the window has, or what went wrong."""
-    header = Header(recipe.key[-1], start.place.position, count_blocks(entries), start.skip, start.served)
+    read = [entry for entry in entries if entry.digest is not None]
+    digest = f"{digest_arrays(np.array([entry.digest for entry in read], dtype=np.int64)):08x}"
+    header = Header(recipe.key[-1], start.place.position, count_blocks(entries), start.skip, start.served, digest=digest)
+    explain = functools.partial(
+        explain_blocks, [entry.digest or 0 for entry in read], [entry.first_row_id for entry in read], recipe.locate
+    )
     try:
         recipe.process(todo, recipe.guard)
         for entry in todo:
             _look_at(entry, recipe)
     except Exception as error:
-        meet(header.failing(error), recipe.sharing.ranks)
+        meet(header.failing(error), recipe.sharing.ranks, explain)
         raise
     own = [entry.num_rows for entry in entries if entry.owner == recipe.sharing.ranks.rank]
-    told = meet(header.telling(np.concatenate(own) if own else NO_BLOCKS), recipe.sharing.ranks)
+    told = meet(header.telling(np.concatenate(own) if own else NO_BLOCKS), recipe.sharing.ranks, explain)
     for entry in entries:
         owner = entry.owner or 0
         entry.num_rows, told[owner] = told[owner][: len(entry)].astype(np.int64), told[owner][len(entry) :]

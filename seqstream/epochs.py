@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqstream.agreement import Common
 from seqstream.arrow import to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
-from seqstream.engines import FAST_ENGINES
+from seqstream.digests import describe_function
+from seqstream.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.first_look import look_at
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.label_counts import LabelRule
-from seqstream.meeting import Header, agree
+from seqstream.meeting import Header, agree, reported
 from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
@@ -35,7 +37,7 @@ from seqstream.repeating import repeat_record
 from seqstream.running import join_tables, placed, run_stages
 from seqstream.sources.by_row import in_random_order
 from seqstream.sources.protocol import ROW_ID, Json, Source
-from seqstream.stages import Counts, OpenStage
+from seqstream.stages import Counts, Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.unlabelled import WITHOUT_LABELS, RowLabels
@@ -46,6 +48,10 @@ from seqstream.workers import WorkerOptions, Workers
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _FIRST_STEPS = 2
 """A small first window has enough for so many optimiser steps of several batches."""
+
+_COMPARED_RECORDS = 2_048
+_COMPARED_BLOCKS = 128
+"""How many records read one by one, and how many blocks, ranks compare at most at the beginning of an epoch."""
 
 _SAMPLED_BLOCKS = 8
 """How many blocks `Epochs.estimate_steps` looks at."""
@@ -89,6 +95,7 @@ class Epochs:
         self._max_length = longest_row(stages)
         self._opened: tuple[OpenStage, ...] | None = None
         self._full_bytes: int | None = None
+        self._are_others_each_time = False  # records
         self._class_watch = ClassWatch()
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
@@ -101,6 +108,10 @@ class Epochs:
 
     def fingerprint(self) -> dict[str, Json]:
         """Say what the order and content of batches depend on."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Json]:
         stages = {f"stage {number}": stage.fingerprint() for number, stage in enumerate(self.stages, 1)}
         return {
             "source": self._visited(0).fingerprint(),
@@ -112,6 +123,59 @@ class Epochs:
         }
 
     @functools.cached_property
+    def _functions(self) -> dict[str, Json]:
+        """What the functions of stages do, by stage, as they were at the beginning: a state says no more than their names."""
+        found: dict[str, Json] = {}
+        for number, stage in enumerate(self.stages, 1):
+            functions = [stage.fn] if isinstance(stage, Map | Filter) else []
+            functions += stage.functions if isinstance(stage, Tokenize) else []
+            if functions:
+                found[f"stage {number}.function"] = [describe_function(function) for function in functions]
+        return found
+
+    def _common(self, start: Position, first: Sequence[ReadBlock], sharing: Sharing) -> Common:
+        """Return what all ranks must have in common to share an epoch from a position on.
+
+        Args:
+            start: Where they begin.
+            first: The first blocks there, which every rank reads.
+            sharing: Who shares windows, and on what terms.
+        """
+        window = start.window
+        entries = {
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "empty rows": self._fill,
+            "uneven": sharing.uneven,
+            "prefetch": sharing.prefetch,
+            "epochs": None if start.until is None else start.until - start.epoch,
+            "state": {"step": window.step, "group": window.group, "source": window.place.source_json()},
+            **self.fingerprint(),
+            **self._functions,
+        }
+        block = None if self._are_others_each_time or not first else self._compared(start, first[-1])
+        return Common(entries, block, self.source.locate)
+
+    def _compared(self, start: Position, first: ReadBlock) -> ReadBlock:
+        """Return the records that ranks compare: the first block, and some that follow if those need not be read in order."""
+        visited = self._visited(start.epoch)
+        if not callable(first.content) or first.num_bytes >= visited.compared_bytes:
+            return first
+
+        def read() -> pa.Table:
+            tables, num_bytes, num_records = [], 0, 0
+            most = _COMPARED_RECORDS if self._by_row else math.inf
+            for block in itertools.islice(blocks_of(self._ahead(start.epoch, start.window.place)), _COMPARED_BLOCKS):
+                if num_bytes >= visited.compared_bytes or num_records >= most or not callable(block.content):
+                    break
+                tables.append(block.content())
+                num_bytes += max(block.num_bytes, 1)
+                num_records += len(tables[-1])
+            return join_tables(tables)
+
+        return dataclasses.replace(first, content=read)
+
+    @functools.cached_property
     def num_shards(self) -> int:
         """How many shards an epoch visits."""
         return self._visited(0).num_shards
@@ -120,6 +184,33 @@ class Epochs:
         """Tokenise with the engines that a state names."""
         if engines and dict(engines) != self.engines:
             self.engines, self._opened = dict(engines), None
+
+    def check_place(self, place: Place) -> None:
+        """Refuse a place in the order of shards that is none of this source.
+
+        Raises:
+            ValueError: A state has such a place.
+        """
+        if place.position > self.num_shards:
+            raise ValueError(f"position of the state must be at most the {self.num_shards:,} shards, got {place.position:,}")
+        shards = [shard.shard for shard in place.open]
+        if any(shard >= self.num_shards for shard in shards) or len(set(shards)) < len(shards):
+            raise ValueError(f"source of the state must be different shards of {self.num_shards:,}, got {shards}")
+        if shards and (self._visited(0).approx_bytes(np.array(shards)) >= 0).any():
+            raise ValueError(f"source of the state must be shards of several blocks, which are begun, got {shards}")
+
+    def check_choices(self, engines: Mapping[str, str], shapes: Sequence[Sequence[int]] | None) -> None:
+        """Refuse engines and shapes that these stages cannot have chosen.
+
+        Raises:
+            ValueError: A state has such ones.
+        """
+        columns = [column for stage in self.stages if isinstance(stage, Tokenize) for column in stage.columns]
+        if engines and (set(engines) != set(columns) or not set(engines.values()) <= {*ENGINES, FUNCTION}):
+            raise ValueError(f"engine of the state must name one of each of {columns}, got {dict(engines)}")
+        asked = self._asked.shapes if isinstance(self._asked, Bucket) else None
+        if shapes is not None and asked is None:
+            raise ValueError(f"shapes of the state must be None for {self._asked!r}, got {shapes!r:.80}")
 
     @property
     def shapes(self) -> tuple[Shape, ...] | None:
@@ -236,9 +327,10 @@ class Epochs:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
         self.world_size = sharing.ranks.world_size
-        ahead, first = _peek(self._ahead(start.epoch, begin.place))
         place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
-        self.engines = agree(place, sharing.ranks, lambda: self.engines or self._choose_engines(first))
+        with reported(place, sharing.ranks):
+            ahead, first = _peek(self._ahead(start.epoch, begin.place))
+        self._agree(place, start, first, sharing)
         sizes = self._first_window(start.epoch, first, guard)
         patience = Patience(guard, self.num_shards, sizes.guessed_bytes)
         recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
@@ -265,6 +357,19 @@ class Epochs:
                 _say_once_of_one_shard()
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
+
+    def _agree(self, place: Header, start: Position, first: Sequence[ReadBlock], sharing: Sharing) -> None:
+        """Use the engines that rank 0 chooses, if all ranks have the same data and options."""
+
+        def choose() -> dict[str, str]:
+            return self.engines or self._choose_engines(first)
+
+        if sharing.ranks.world_size == 1:
+            self.engines = choose()
+            return
+        with reported(place, sharing.ranks):
+            common = self._common(start, first, sharing)
+        self.engines, self._are_others_each_time = agree(place, sharing.ranks, common, choose)
 
     def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
         source, in_order = self._visited(epoch), range(self.num_shards)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from seqstream.arrow import to_arrow
 from seqstream.carrying import carry_numbers, carry_rows
 from seqstream.census import Census
+from seqstream.digests import digest_arrays
 from seqstream.planning.grouping import Grouping, Steps, deal, owners
 from seqstream.planning.plan import Index, Plan
 from seqstream.planning.runs import ranges
@@ -60,7 +61,9 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
 def _swap(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
     which, sizes = _parts(census, grouping, steps, ranks.world_size)
-    came = carry_rows(table, census.rows[which], sizes, ranks)
+    groups = (grouping.cuts, grouping.turns, steps.groups, steps.begins, steps.sizes, steps.after)
+    plan = digest_arrays(*groups, census.runs.lengths, census.runs.counts).to_bytes(4, "little")
+    came = carry_rows(table, census.rows[which], sizes, ranks, plan)
     return came, carry_numbers(census.numbers[which], sizes, ranks)[0]
 
 

@@ -22,9 +22,10 @@ from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.label_counts import LabelRule
+from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
-from seqstream.planning.specs import BatchSpec, check_positive
+from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.sources.protocol import Json, Source
@@ -41,10 +42,9 @@ class Loader(Iterable[Batch]):
 
     Args:
         source: Where records come from.
-        stages: What happens to them, in this order: `Map`, `Filter`, `MapRecords`,
-            `FilterRecords`, `ClassLabels`, `Tokenize`, and at last how they are
-            batched: `Bucket`, `Pack` or `InOrder`.
-        seed: Another seed, another order.
+        stages: What happens to them, in this order: `Map`, `Filter`, `MapRecords`, `FilterRecords`, `ClassLabels`, `Tokenize`,
+            and at last how they are batched: `Bucket`, `Pack` or `InOrder`.
+        seed: Another seed, another order: a whole number.
         shuffle: Visit shards in an order of each epoch's own that is even: every stretch of it covers the data; and mix the
             rows and batches of a window. Lists and map-style data sets are read row by row in such an order. Without it windows
             come in source order, the same in every epoch, and batches of a `Bucket` longest first; `restore_order` undoes that.
@@ -79,13 +79,19 @@ class Loader(Iterable[Batch]):
         progress: Show a progress bar, on the first rank.
         rank: Which of ``world_size`` processes this is. Both are those of ``torch.distributed`` where it runs when an iteration
             begins; ``rank=0, world_size=1`` makes a loader of this process alone there.
-        world_size: How many processes share the data.
+        world_size: How many processes share the data. All have the whole source and the same options, ``seed`` and ``prefetch``
+            among them: before an epoch they compare what their rows depend on and some of the records, and on the way those
+            records that every rank reads; where they differ, all raise. Items that are others each time they are read by their
+            numbers, being drawn at random, are not compared.
         gather: For ranks given by hand: a function ``bytes -> list[bytes]`` that gives every rank what each of them has.
         uneven: What becomes of a step with fewer rows than ranks, which there can be at the end of a window: ``"repeat"`` gives
             the ranks left over a row of another, of weight 0; ``"drop"`` leaves its rows out. Both are counted in ``stats``.
+            In a window that another number of ranks has begun, ``"drop"`` gives each rank of a step rows of other lengths where
+            it would leave out more than the last few; ``step_num_tokens`` of the step at which such a window is gone on with
+            may then count some rows that were part of the step before.
 
     Raises:
-        TypeError: A stage is none, or the source is none.
+        TypeError: A stage is none, or the source is none, or an option is of another type.
         ValueError: No batch spec ends the stages, or an option has no such value.
     """
 
@@ -114,16 +120,22 @@ class Loader(Iterable[Batch]):
         gather: Gather | None = None,
         uneven: Uneven = "repeat",
     ) -> None:
-        _check_choice("uneven", uneven, UNEVEN)
-        check_ranks(rank, world_size, gather)
-        if shuffle not in (True, False):
-            raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
-        check_positive("accumulate", accumulate)
-        _check_options(epochs=epochs, prefetch=prefetch)
-        worker_options = WorkerOptions(num_workers if workers is None else workers, multiprocessing_context, executor)
-        if padding_side is not None:
-            _check_choice("padding_side", padding_side, ("right", "left"))
-        _check_choice("layout", layout, ("padded", "jagged"))
+        one_of("uneven", uneven, UNEVEN)
+        rank, world_size = check_ranks(rank, world_size, gather)
+        seed = whole_number("seed", seed)
+        shuffle, progress = yes_or_no("shuffle", shuffle), yes_or_no("progress", progress)
+        if epochs is not None:
+            epochs = whole_number("epochs", epochs, least=1, rule="a positive number or None for no end")
+        accumulate = whole_number("accumulate", accumulate, least=1, rule="a positive whole number")
+        num_workers = whole_number(
+            "num_workers", num_workers if workers is None else workers, least=0, rule="0 or more processes"
+        )
+        worker_options = WorkerOptions(num_workers, multiprocessing_context, executor)
+        prefetch = whole_number("prefetch", prefetch, least=0, rule="0 or more batches")
+        one_of("padding_side", padding_side, (None, "right", "left"))
+        one_of("layout", layout, ("padded", "jagged"))
+        function_or_none("on_batch", on_batch)
+        pin_memory = None if pin_memory is None else yes_or_no("pin_memory", pin_memory)
         data_stages, spec = parse_stages(source, stages)
         self.source = source
         self.stages = stages
@@ -134,8 +146,9 @@ class Loader(Iterable[Batch]):
         self.prefetch = prefetch
         self.progress = progress
         self.uneven = uneven
-        padding = Padding({**pad_tokens(data_stages), **(pad_values or {})}, find_padding_side(data_stages, padding_side))
-        transfer = Transfer(None if device is None else torch.device(device), pin_memory)
+        side = find_padding_side(data_stages, padding_side)
+        padding = Padding({**pad_tokens(data_stages), **padding_values(pad_values)}, side)
+        transfer = Transfer(device_of(device), pin_memory)
         pad_token = padding.value("input_ids")
         self._epochs = Epochs(
             source,
@@ -190,7 +203,7 @@ class Loader(Iterable[Batch]):
         """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered."""
         position, state = self._last
         if position is self._position:
-            return dict(state)
+            return copy.deepcopy(state)
         return self._state(self._position)
 
     def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
@@ -208,7 +221,9 @@ class Loader(Iterable[Batch]):
         check_form(state)
         same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
         position = Position.from_json(copy.deepcopy(dict(state)))
+        self._epochs.check_place(position.window.place)
         if same:
+            self._epochs.check_choices(state["engine"], state["shapes"])
             self._epochs.use_engines(state["engine"])
             self._epochs.use_shapes(state["shapes"])
         else:
@@ -226,8 +241,7 @@ class Loader(Iterable[Batch]):
         Does nothing at that beginning, nor where a state of that epoch was just loaded: so a loop over epochs that names each
         goes on where it was.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        epoch = whole_number("epoch", epoch, least=0, rule="0 or more")
         if self._loaded and epoch in (self._position.epoch, self._first_epoch()):
             return
         self._stop_iteration("set_epoch was called since")
@@ -275,7 +289,7 @@ class Loader(Iterable[Batch]):
         return position.to_json(
             fingerprint=self._own_fingerprint(),
             seed=self.seed,
-            engine=self._epochs.engines or {},
+            engine=dict(self._epochs.engines or {}),
             shapes=None if shapes is None else [list(shape) for shape in shapes],
         )
 
@@ -402,18 +416,6 @@ class Iteration(Iterator[Batch]):
             self._finalizer()
             if self._bar is not None:
                 self._bar.close()
-
-
-def _check_options(*, epochs: int | None, prefetch: int) -> None:
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be a positive number or None for no end, got {epochs}")
-    if prefetch < 0:
-        raise ValueError(f"prefetch must be 0 or more batches, got {prefetch}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _progress_bar(loader: Loader) -> Any:

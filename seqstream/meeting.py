@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.agreement import Common
 from seqstream.ranks import Ranks
 
 NO_BLOCKS = np.empty(0, dtype=np.int32)
@@ -28,6 +30,8 @@ class Header:
         rows: ``int32 (n,)``, rows of each of this rank's blocks.
         error: What went wrong here.
         chosen: What was chosen here, where ranks begin to iterate; ``None`` before a window.
+        digest: Of what all ranks must have in common: before an epoch their data and options, before a window the blocks that
+            all of them have read.
     """
 
     epoch: object
@@ -38,6 +42,7 @@ class Header:
     rows: npt.NDArray[np.int32] = dataclasses.field(default_factory=lambda: NO_BLOCKS)
     error: str = ""
     chosen: dict[str, str] | None = None
+    digest: str = ""
 
     def telling(self, rows: npt.NDArray[np.integer[Any]]) -> Header:
         return dataclasses.replace(self, rows=rows.astype(np.int32))
@@ -46,45 +51,65 @@ class Header:
         return dataclasses.replace(self, error=f"{type(error).__name__}: {error}")
 
     def to_bytes(self) -> bytes:
-        place = json.dumps([self.epoch, self.position, self.blocks, self.skip, self.served, self.error, self.chosen]).encode()
+        place = json.dumps(
+            [self.epoch, self.position, self.blocks, self.skip, self.served, self.error, self.chosen, self.digest]
+        ).encode()
         return len(place).to_bytes(4, "little") + place + self.rows.tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Header:
         stop = 4 + int.from_bytes(data[:4], "little")
-        epoch, position, blocks, skip, served, error, chosen = json.loads(data[4:stop])
-        return cls(epoch, position, blocks, skip, served, np.frombuffer(data[stop:], dtype=np.int32), error, chosen)
+        epoch, position, blocks, skip, served, error, chosen, digest = json.loads(data[4:stop])
+        return cls(epoch, position, blocks, skip, served, np.frombuffer(data[stop:], dtype=np.int32), error, chosen, digest)
 
 
-def meet(own: Header, ranks: Ranks) -> list[npt.NDArray[np.int32]]:
-    """Return how many rows each block of each rank has, if all ranks are at the same place.
+Explain = Callable[[Ranks], None]
+"""Called by all ranks together where their digests differ: raises an error that says what does, or finds nothing wrong."""
+
+
+def meet(own: Header, ranks: Ranks, explain: Explain) -> list[npt.NDArray[np.int32]]:
+    """Return how many rows each block of each rank has, if all ranks are at the same place and have the same data.
 
     Raises:
         RuntimeError: Some rank is elsewhere, or something went wrong there.
     """
-    return [other.rows for other in _told(own, ranks)]
+    return [other.rows for other in _exchange(own, ranks, explain)]
 
 
-def agree(own: Header, ranks: Ranks, choose: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Return what rank 0 has chosen, if all ranks begin at the same place.
+@contextlib.contextmanager
+def reported(own: Header, ranks: Ranks) -> Iterator[None]:
+    """Let all ranks know of an error before their first exchange of an epoch, so that none waits for this one."""
+    try:
+        yield
+    except Exception as error:
+        if ranks.world_size > 1:
+            _exchange(dataclasses.replace(own, chosen={}).failing(error), ranks)
+        raise
+
+
+def agree(own: Header, ranks: Ranks, common: Common, choose: Callable[[], dict[str, str]]) -> tuple[dict[str, str], bool]:
+    """Return what rank 0 has chosen, if all ranks begin at the same place with the same data and options.
+
+    Returns:
+        The choice, and whether records were found to be others each time they are read.
 
     Raises:
-        RuntimeError: Some rank is elsewhere, or rank 0 could not choose.
+        RuntimeError: Some rank is elsewhere, or has other data or options, or rank 0 could not choose.
     """
-    if ranks.world_size == 1:
-        return choose()
     own = dataclasses.replace(own, chosen={})
-    if ranks.rank == 0:
-        try:
+    with reported(own, ranks):
+        own = dataclasses.replace(own, digest=common.digest())
+        if ranks.rank == 0:
             own = dataclasses.replace(own, chosen=choose())
-        except Exception as error:
-            _told(own.failing(error), ranks)
-            raise
-    return _told(own, ranks)[0].chosen or {}
+    told = _exchange(own, ranks, common.explain)
+    return told[0].chosen or {}, any(other.digest != own.digest for other in told)
 
 
-def _told(own: Header, ranks: Ranks) -> list[Header]:
-    """Return what all ranks say, in their order."""
+def _exchange(own: Header, ranks: Ranks, explain: Explain | None = None) -> list[Header]:
+    """Return what all ranks have to say, in their order.
+
+    Every rank checks the same things of all ranks, in the same order, so that all raise, or all explain, together.
+    """
     told = [Header.from_bytes(data) for data in ranks.gather(own.to_bytes())]
     for rank, other in enumerate(told):
         if (other.epoch, other.position, other.chosen is None) != (own.epoch, own.position, own.chosen is None):
@@ -93,8 +118,12 @@ def _told(own: Header, ranks: Ranks) -> list[Header]:
                 f"{rank} at epoch {other.epoch}, position {other.position}; one of them has left its loop early, so let all "
                 "leave it at the same step, and load the same state on all"
             )
+    for rank, other in enumerate(told):
         if other.error and rank != ranks.rank and not own.error:
             raise RuntimeError(f"rank {rank} cannot go on, so nor can rank {ranks.rank}; there it was {other.error}")
+    if explain is not None and not any(other.error for other in told) and len({other.digest for other in told}) > 1:
+        explain(ranks)
+    for rank, other in enumerate(told):
         if (other.blocks, other.skip, other.served) != (own.blocks, own.skip, own.served):
             raise RuntimeError(
                 f"ranks must have the same data and state, got {own.blocks} blocks and {own.served} rows served on rank "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from seqstream.ahead import Ahead, Switch
-from seqstream.batch import Batch
+from seqstream.batch import OWN_NAMES, Batch
 from seqstream.collating import Padding, collate
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
@@ -26,7 +27,7 @@ from seqstream.reading import Place
 from seqstream.recipe import Sharing, WindowStart
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
-from seqstream.state import Position
+from seqstream.state import Position, own_copy
 from seqstream.window import Window
 
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
@@ -72,6 +73,7 @@ class Pipeline:
         self._layout = layout
         self._on_batch = on_batch
         self._uneven = uneven
+        self._looked_at: set[str] = set()
 
     def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int, ranks: Ranks) -> Run:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
@@ -83,7 +85,7 @@ class Pipeline:
         """
         self.epochs.start_workers()
         labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
-        sharing = Sharing(ranks, self._uneven, labels)
+        sharing = Sharing(ranks, self._uneven, labels, prefetch)
         if not prefetch:
             windows = self.epochs.windows(start, switch.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))
@@ -123,6 +125,7 @@ class Pipeline:
         counts: Counter[str] = Counter()
         for position, window in windows:
             counts.update(window.counts)
+            self._warn_of_hidden(window)
             begun = to_state(position)
             seeds = hash_index(np.array(window.after), self.epochs.seed, position.epoch, window.number, window.rank).tolist()
             meeting = max(0, len(window.plan) - 1 - left)
@@ -130,17 +133,29 @@ class Pipeline:
                 position = _after(position, window, turn, self.epochs.num_shards)
                 moved = {"group": window.start.group, "served": position.window.served}
                 state = {**begun, **moved} if position.window.served else to_state(position)
-                batch = self._customised(self._collated(window, turn, state, seeds[turn]))
+                batch = self._customised(self._collated(window, turn, own_copy(state), seeds[turn]))
                 batch, event = self.transfer.send(batch)
                 if turn == meeting == 0 and window.totals is not None:
                     go_on()
-                yield Made(batch, position, dict(counts), dict(state), event, turn == meeting)
+                yield Made(batch, position, dict(counts), state, event, turn == meeting)
                 counts.clear()
                 if not turn and (meeting or window.totals is None):
                     go_on()
             if not len(window.plan):
                 go_on()
         yield Made(None, position, dict(counts))
+
+    def _warn_of_hidden(self, window: Window) -> None:
+        """Warn once of columns that are called as a part of every batch is."""
+        new = window.columns.keys() - self._looked_at
+        self._looked_at |= new
+        for name in sorted(new):
+            if name in OWN_NAMES:
+                warnings.warn(
+                    f"column {name!r} is batch[{name!r}] only, batch.{name} is what every batch has under that name; give the "
+                    "column another name to have both",
+                    stacklevel=2,
+                )
 
     def _collated(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
         if isinstance(window.spec, Pack):

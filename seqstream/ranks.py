@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from seqstream.options import function_or_none, whole_number
 from seqstream.planning.plan import Index
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -149,16 +150,19 @@ def count_ranks(world_size: int | None) -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def check_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> None:
-    """Refuse ranks by hand that are not complete.
+def check_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> tuple[int | None, int | None]:
+    """Return which rank this is, and of how many; refuse ranks by hand that are not complete.
 
     Raises:
+        TypeError: They are no numbers, or ``gather`` is no function.
         ValueError: One is given without the others, or they do not go together.
     """
+    function_or_none("gather", gather)
     if rank is None and world_size is None and gather is None:
-        return
+        return None, None
     if rank is None or world_size is None:
         raise ValueError(f"rank and world_size must be given together, got rank={rank} and world_size={world_size}")
+    rank, world_size = whole_number("rank", rank), whole_number("world_size", world_size)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in range(world_size), got rank={rank} and world_size={world_size}")
     if world_size > 1 and gather is None:
@@ -166,3 +170,4 @@ def check_ranks(rank: int | None, world_size: int | None, gather: Gather | None)
             f"gather must be given with world_size={world_size}, a function that gives every rank what each of them has; or "
             "start torch.distributed and leave all three out"
         )
+    return rank, world_size

@@ -51,11 +51,13 @@ class Sharing:
         ranks: Who takes part.
         uneven: What becomes of a step with fewer rows than ranks.
         labels: Where labels come from; ``None`` if nobody knows before a batch is made.
+        prefetch: How many batches of a window are left when its ranks share the next.
     """
 
     ranks: Ranks = dataclasses.field(default_factory=Alone)
     uneven: Uneven = "repeat"
     labels: LabelRule | None = None
+    prefetch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from seqstream.reading import Place
@@ -15,22 +16,62 @@ from seqstream.sources.protocol import Json
 VERSION = 2
 """Version 1 visited shards and served batches in another order."""
 
-_KEYS = {
-    "version",
-    "fingerprint",
-    "seed",
-    "epoch",
-    "until",
-    "position",
-    "blocks",
-    "skip",
-    "group",
-    "served",
-    "step",
-    "shapes",
-    "engine",
-    "source",
+_MOST = 1 << 31
+"""No window has so many blocks or rows, and no epoch so many steps."""
+
+
+def _is_count(value: Any, limit: int = _MOST) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit
+
+
+def _is_fingerprint(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), dict)
+    except ValueError:
+        return False
+
+
+def _are_shapes(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(shape, list | tuple) and len(shape) == 2 and all(_is_count(size) and size > 0 for size in shape)
+        for shape in value
+    )
+
+
+def _are_open(value: Any) -> bool:
+    """Return whether these are shards that were begun; the last part of each is the source's own."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(shard, list | tuple)
+        and len(shard) == 3
+        and all(_is_count(number, 1 << 63) for number in shard[:2])
+        and shard[2] is not None
+        for shard in value
+    )
+
+
+_COUNT = (f"a whole number from 0 up, below {_MOST:,}", _is_count)
+_NUMBER = ("a whole number from 0 up", lambda value: _is_count(value, 1 << 63))
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "version": (str(VERSION), lambda value: value == VERSION),
+    "fingerprint": ("the text that state_dict() wrote", _is_fingerprint),
+    "seed": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "epoch": _NUMBER,
+    "until": ("a whole number from 1 up, or None", lambda value: value is None or (_is_count(value, 1 << 63) and value > 0)),
+    "position": _NUMBER,
+    "blocks": _COUNT,
+    "skip": _COUNT,
+    "group": _COUNT,
+    "served": _COUNT,
+    "step": _COUNT,
+    "shapes": ("pairs of rows and length, or None", lambda value: value is None or _are_shapes(value)),
+    "engine": (
+        "a dict of engines by column",
+        lambda value: isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair),
+    ),
+    "source": ("shards that were begun: number, records and state of each", _are_open),
 }
+"""What each entry of a state must be, in words and as a test; all of them must be there."""
 
 _LONGEST = 160
 """Longer entries of a fingerprint are replaced by a hash, so that a state stays small whatever the source says of itself."""
@@ -79,7 +120,7 @@ def check_form(state: Mapping[str, Json]) -> None:
 
     Raises:
         TypeError: It is not a mapping.
-        ValueError: It lacks keys, or is of another version.
+        ValueError: It lacks keys, is of another version, or an entry is nothing that a state can have; the message names it.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be the dict that state_dict() returned, got {type(state).__name__}")
@@ -88,8 +129,29 @@ def check_form(state: Mapping[str, Json]) -> None:
             f"state must be of version {VERSION}, got {state['version']}, which serves rows in another order; go on with the "
             "seqstream that saved it, or start the epoch anew"
         )
-    if missing := sorted(_KEYS - set(state)):
+    if missing := sorted(_RULES.keys() - set(state)):
         raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")
+    for name, (rule, is_kept) in _RULES.items():
+        if not is_kept(state[name]):
+            raise ValueError(f"{name} of the state must be {rule}, got {state[name]!r:.80}; load it as it was saved")
+    if state["until"] is not None and state["until"] <= state["epoch"]:
+        raise ValueError(
+            f"until of the state must be after epoch {state['epoch']}, got {state['until']}; load it as it was saved"
+        )
+    if state["served"] and not (state["group"] and state["blocks"]):
+        raise ValueError(
+            f"served of the state must be 0 in a window of group {state['group']} and {state['blocks']} blocks, got "
+            f"{state['served']}; load it as it was saved"
+        )
+
+
+def own_copy(state: Mapping[str, Json]) -> dict[str, Json]:
+    """Return a copy that may be changed; a batch is made in some 100 µs, so what is no list and no dict is not looked into."""
+    return {name: _copied(value) if type(value) in (dict, list) else value for name, value in state.items()}
+
+
+def _copied(value: Any) -> Any:
+    return copy.deepcopy(value) if value else type(value)()
 
 
 def compact(fingerprint: Json) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
@@ -157,6 +157,11 @@ class Tokenize:
         tokenizers = {" + ".join(form.fields): self._blueprints[column].fingerprint() for column, form in forms}
         own = {name: value for _, form in forms for name, value in form.fingerprint().items()}
         return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """Tokenizers that are functions of the user."""
+        return [each.function for each in self._blueprints.values() if each.is_function]
 
     def pad_values(self) -> dict[str, int]:
         """Return the padding token of each column whose tokenizer has one, and the token type of padding if it is not 0."""

@@ -141,6 +141,9 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
     number = _first_row_id(draft, own, num_planned)
     key = (*recipe.key, number if num_planned else None)
     grouping = _arrange(draft, census, own, key, group)
+    if draft.start.served > (total := int(grouping.cuts[-1])):
+        served = f"{draft.start.served:,} rows of a window that the state counts as served"
+        raise ValueError(f"source must still have the {served}, got {total:,}; the data has changed")
     grouping = balance_turns(grouping, own, census, recipe, key)
     steps = cut_steps(grouping, draft.start.served, recipe.world_size, recipe.sharing.uneven)
     counts = Counter[str]()

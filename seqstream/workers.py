@@ -72,10 +72,6 @@ class WorkerOptions:
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_workers, bool) or not isinstance(self.num_workers, int):
-            raise TypeError(f"num_workers must be a whole number of processes, got {self.num_workers!r}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or more processes, got {self.num_workers}")
         methods = multiprocessing.get_all_start_methods()
         if self.context is not None and not isinstance(self.context, BaseContext) and self.context not in methods:
             known = ", ".join(map(repr, methods))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from seqstream.reading import OpenShard, Place
 from seqstream.recipe import WindowStart
-from seqstream.state import Position, check_form, check_same, compact, differences, write
+from seqstream.state import Position, check_form, check_same, compact, differences, own_copy, write
 
 FINGERPRINT: dict[str, Any] = {
     "source": {"kind": "TextFiles", "files": ["a.txt"], "bytes": 100},
@@ -98,6 +99,57 @@ def test_what_is_no_dict_is_refused(state: Any, name: str) -> None:
     """The message has the type."""
     with pytest.raises(TypeError, match=rf"^state must be the dict that state_dict\(\) returned, got {name}$"):
         check_form(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("skip", 1 << 31, "a whole number from 0 up, below 2,147,483,648"),
+        ("skip", -1, "a whole number from 0 up, below 2,147,483,648"),
+        ("served", 1.0, "a whole number from 0 up, below 2,147,483,648"),
+        ("served", True, "a whole number from 0 up, below 2,147,483,648"),
+        ("blocks", [], "a whole number from 0 up, below 2,147,483,648"),
+        ("group", None, "a whole number from 0 up, below 2,147,483,648"),
+        ("step", "3", "a whole number from 0 up, below 2,147,483,648"),
+        ("epoch", -1, "a whole number from 0 up"),
+        ("position", None, "a whole number from 0 up"),
+        ("until", 0, "a whole number from 1 up, or None"),
+        ("seed", "1", "a whole number"),
+        ("fingerprint", "", "the text that state_dict"),
+        ("fingerprint", '{"source": {"kind"', "the text that state_dict"),
+        ("fingerprint", "[1]", "the text that state_dict"),
+        ("shapes", [[3, 0]], "pairs of rows and length, or None"),
+        ("shapes", 3, "pairs of rows and length, or None"),
+        ("engine", {"text": 1}, "a dict of engines by column"),
+        ("source", [[0, -5, 1]], "shards that were begun: number, records and state of each"),
+        ("source", [[0, 5, None]], "shards that were begun: number, records and state of each"),
+        ("source", [[0, 5]], "shards that were begun: number, records and state of each"),
+    ],
+)
+def test_an_entry_that_no_state_has_is_refused(key: str, value: Any, rule: str) -> None:
+    """By its name, with what it must be and what it is."""
+    shown = re.escape(f"{value!r}")
+    with pytest.raises(ValueError, match=rf"^{key} of the state must be {rule}.*, got {shown}; load it as it was saved$"):
+        check_form(state_of(**{key: value}))
+
+
+def test_entries_that_do_not_go_together_are_refused() -> None:
+    """An end before the beginning, and rows of a window that has no blocks."""
+    with pytest.raises(ValueError, match=r"^until of the state must be after epoch 3, got 2; load it as it was saved$"):
+        check_form(state_of(epoch=3, until=2))
+    with pytest.raises(ValueError, match=r"^served of the state must be 0 in a window of group 0 and 1 blocks, got 5; load it"):
+        check_form(state_of(served=5))
+
+
+def test_a_copy_is_the_users_own() -> None:
+    """Whatever is done to it, the state stays as it was."""
+    state = state_of(source=[[3, 40, {"next": 2}]], engine={"text": "tokenizers"}, shapes=[[2, 3]])
+    copied = own_copy(state)
+    assert copied == state
+    copied["source"][0][2]["next"] = 9
+    copied["engine"].clear()
+    copied["shapes"].append([1, 1])
+    assert state == state_of(source=[[3, 40, {"next": 2}]], engine={"text": "tokenizers"}, shapes=[[2, 3]])
 
 
 def test_the_same_fingerprint_is_accepted() -> None:

@@ -216,8 +216,20 @@ class Steps:
     num_dropped: int = 0
     num_truncated: int = 0
 
+    @classmethod
+    def of(cls, left: _Left, served: int, width: int) -> Steps:
+        """Make steps of parts, as many at once as given."""
+        after = served + np.cumsum(left.sizes.reshape(-1, width).sum(axis=1))
+        return cls(left.groups, left.begins, left.sizes, after, left.numbers[::width], width)
+
     def __len__(self) -> int:
         return len(self.after)
+
+    @property
+    def totals(self) -> Index:
+        """Rows of each step, ``int64 (T,)``."""
+        totals: Index = self.sizes.reshape(-1, self.width).sum(axis=1)
+        return totals
 
     @property
     def ends(self) -> npt.NDArray[np.bool_]:
@@ -293,19 +305,37 @@ def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven =
         grouping: The window as it was planned, by whatever number of ranks.
         served: How many of its rows were served, a prefix of its groups in their turns.
         world_size: How many ranks there are now.
-        uneven: What becomes of fewer rows than ranks: ``"repeat"`` keeps them, ``"drop"`` does not.
+        uneven: What becomes of fewer rows than ranks: ``"repeat"`` keeps them, ``"drop"`` does not. Where that would be as many
+            rows as ranks or more, as it can be in a window planned for another number of ranks, the batches of a step are
+            taken from groups that follow each other, each rank with its own; so no more is left out than the last few.
     """
+    steps = _cut_groups(grouping, served, world_size)
+    is_short = steps.totals < world_size
+    if world_size == 1 or uneven == "repeat":
+        return _repeat(steps) if is_short.any() and world_size > 1 else steps
+    whole = steps if not served else _cut_groups(grouping, 0, world_size)  # as whoever began the window with these ranks
+    if whole.totals[whole.totals < world_size].sum() >= world_size:
+        steps = _cut_across(grouping, served, world_size)
+        is_short = steps.totals < world_size
+    return _drop(steps, grouping, is_short) if is_short.any() else steps
+
+
+def _cut_groups(grouping: Grouping, served: int, world_size: int) -> Steps:
+    """Cut what is left of a window into steps, some of which may have fewer rows than there are ranks."""
     left = _Left.of(grouping, served)
     if grouping.is_mixed:
         left, width = left.split(_parts_of_own(left, world_size)), world_size
     else:
         left, width = left.split(-(-left.sizes // (world_size * grouping.rooms[left.groups]))), 1
-    totals = left.sizes.reshape(-1, width).sum(axis=1)
-    steps = Steps(left.groups, left.begins, left.sizes, served + np.cumsum(totals), left.numbers[::width], width)
-    is_short = totals < world_size
-    if world_size == 1 or not is_short.any():
-        return steps
-    return _repeat(steps) if uneven == "repeat" else _drop(steps, grouping, is_short)
+    return Steps.of(left, served, width)
+
+
+def _cut_across(grouping: Grouping, served: int, world_size: int) -> Steps:
+    """Cut what is left into batches of one group each, and take one for each rank, in their turns; only the last are split."""
+    left = _Left.of(grouping, served)
+    pieces = left.split(-(-left.sizes // grouping.rooms[left.groups]))
+    at_once = dataclasses.replace(pieces, numbers=np.arange(len(pieces)) // world_size)
+    return Steps.of(pieces.split(_parts_of_own(at_once, world_size)), served, world_size)
 
 
 def _parts_of_own(left: _Left, world_size: int) -> Index:

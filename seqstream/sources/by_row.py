@@ -62,5 +62,9 @@ class RandomRows(Source):
         return self.source.can_repeat
 
     @property
+    def compared_bytes(self) -> int:
+        return self.source.compared_bytes
+
+    @property
     def _num_records(self) -> int:
         return self.source.num_records or 0

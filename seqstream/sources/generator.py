@@ -16,6 +16,7 @@ from seqstream.sources.items import Layout, Value, layout_of, size_of
 from seqstream.sources.protocol import (
     BLOCK_BYTES,
     BLOCK_RECORDS,
+    COMPARED_BYTES,
     Block,
     Json,
     Source,
@@ -118,6 +119,11 @@ class Generator(Source):
     @property
     def can_repeat(self) -> bool:
         return not self._items.one_shot
+
+    @property
+    def compared_bytes(self) -> int:
+        is_at_hand = isinstance(self.make, list | tuple | np.ndarray)
+        return COMPARED_BYTES if is_at_hand else 0
 
     @property
     def num_records(self) -> int | None:

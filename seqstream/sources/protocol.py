@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -36,6 +37,8 @@ FEWEST_BLOCKS = 128
 """A corpus of two labels, one after the other, in so many blocks: any eighth of an epoch has both, and not by luck."""
 
 _SAMPLED_RECORDS = 16
+
+COMPARED_BYTES = 512 << 10
 
 RECORD_BITS = 32
 """A row id is ``shard << 32 | record``."""
@@ -84,7 +87,8 @@ class Source(abc.ABC):
         The same on every machine and in every process: no times, no addresses. The default takes the class and its fields.
         """
         fields: dict[str, dataclasses.Field[Any]] = getattr(self, "__dataclass_fields__", {})
-        shown = {name: repr(getattr(self, name)) for name, field in fields.items() if field.repr}
+        parts = {name: repr(getattr(self, name)) for name, field in fields.items() if field.repr}
+        shown = {name: re.sub(r" at 0x[0-9a-fA-F]+", "", part) for name, part in parts.items()}
         return {"kind": type(self).__name__, "num_shards": self.num_shards, **shown}
 
     def locate(self, row_id: int) -> str:
@@ -113,6 +117,14 @@ class Source(abc.ABC):
     def can_repeat(self) -> bool:
         """Whether records can be read again: those of a generator that was already called come only once."""
         return True
+
+    @property
+    def compared_bytes(self) -> int:
+        """About how many bytes of records ranks read at the beginning of an epoch to see that all have the same.
+
+        The first block always is; of sources whose blocks cost much to read it should be all.
+        """
+        return COMPARED_BYTES
 
     def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
         """Return the row ids of records of a shard, which are the same in whatever order they are read.
@@ -253,6 +265,10 @@ class Split(Source):
     @property
     def can_repeat(self) -> bool:
         return self.source.can_repeat
+
+    @property
+    def compared_bytes(self) -> int:
+        return self.source.compared_bytes
 
     def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
         return self.source.to_row_ids(shard, records)

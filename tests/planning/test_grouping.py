@@ -180,7 +180,9 @@ def test_every_place_is_taken_once(grouping: Grouping, world_sizes: list[int], u
         for rank, share in enumerate(shares):
             assert (np.diff(share.cuts) > 0).all(), "no rank is without rows"
             at = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
-            assert (step_of_place[share.places] == steps.numbers[at]).all()
+            late = step_of_place[share.places] - steps.numbers[at]
+            assert (late >= 0).all()
+            assert uneven == "drop" or not late.any(), "in the optimiser step that its group belongs to"
             assert sorted(share.places[~share.repeated]) == np.flatnonzero(receivers == rank).tolist()
             own = share.places[~share.repeated]
             assert (parts[own] // steps.width == at[~share.repeated]).all()

@@ -36,6 +36,11 @@ def grouping_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int])
     return Grouping(order, np.array(cuts), np.array(turns), np.array(rooms), np.ones(len(rooms), dtype=np.int64))
 
 
+def listed_parts(steps: Steps) -> list[tuple[int, int, int]]:
+    """Return group, first place and rows of each part."""
+    return [*zip(steps.groups.tolist(), steps.begins.tolist(), steps.sizes.tolist(), strict=True)]
+
+
 def listed(steps: Steps) -> list[tuple[int, int, int, int]]:
     """Return group, first place, rows and rows served after each step."""
     return [*zip(*(getattr(steps, name).tolist() for name in ("groups", "begins", "sizes", "after")), strict=True)]
@@ -137,9 +142,46 @@ def test_steps_of_too_few_rows_are_dropped() -> None:
     grouping = grouping_of([0, 4, 10], [1, 0], [2, 3])
     steps = cut_steps(grouping, 5, 4, "drop")
     assert (listed(steps), steps.num_dropped) == ([(0, 0, 4, 10)], 1)
-    none = cut_steps(grouping, 0, 7, "drop")
-    assert (listed(none), none.num_dropped) == ([], 10)
+    one = cut_steps(grouping, 0, 11, "drop")
+    assert (listed(one), one.num_dropped) == ([], 10)
     assert cut_steps(grouping_of([0, 1], [0], [2]), 0, 1, "drop").num_dropped == 0
+
+
+def test_short_groups_are_taken_together() -> None:
+    """Where groups of fewer rows than ranks would leave out as many rows as ranks, each rank takes a part of what follows."""
+    grouping = grouping_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # one row for each of three ranks
+    steps = cut_steps(grouping, 0, 4, "drop")
+    assert (steps.width, steps.after.tolist(), steps.num_dropped) == (4, [4, 8], 1)
+    assert listed_parts(steps) == [(1, 3, 1), (1, 4, 1), (1, 5, 1), (0, 0, 1), (0, 1, 1), (0, 2, 1), (2, 6, 1), (2, 7, 1)]
+    rest = cut_steps(grouping, 4, 4, "drop")
+    assert listed_parts(rest) == listed_parts(steps)[4:], "the same when it is stopped on the way"
+    fewer = cut_steps(grouping_of([0, 4, 8], [0, 1], [1, 1]), 0, 3, "drop")
+    assert (fewer.after.tolist(), fewer.num_dropped) == ([3, 6], 2)
+    assert cut_steps(grouping, 0, 4, "repeat").num_dropped == 0
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.integers(2, 6),
+    st.integers(1, 4),
+    st.booleans(),
+    st.data(),
+)
+def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_mixed: bool, data: st.DataObject) -> None:
+    """Whatever the groups: fewer rows than ranks, twice at most, and what is left goes on as if nobody had stopped."""
+    cuts = [0, *np.cumsum(sizes).tolist()]
+    grouping = dataclasses.replace(grouping_of(cuts, range(len(sizes)), [room] * len(sizes)), is_mixed=is_mixed)
+    if is_mixed:
+        grouping = dataclasses.replace(grouping, rooms=np.array(sizes))
+    steps = cut_steps(grouping, 0, world_size, "drop")
+    assert steps.num_dropped < 2 * world_size
+    assert steps.sizes.sum() + steps.num_dropped == cuts[-1]
+    assert (steps.totals >= world_size).all()
+    if len(steps):
+        number = data.draw(st.integers(0, len(steps) - 1))
+        rest = cut_steps(grouping, int(steps.after[number]), world_size, "drop")
+        assert listed_parts(rest) == listed_parts(steps)[(number + 1) * steps.width :]
 
 
 def test_dropped_pieces_count_once() -> None:

@@ -1,0 +1,156 @@
+"""Short digests by which ranks compare what they hold: the values of tables, and the code of functions."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqstream.sources.protocol import Json
+
+_MOST_VALUES = 1_000
+"""Longer lists and dicts that a function uses are compared by their length alone."""
+
+
+def digest_json(value: Json) -> str:
+    """Return 16 hexadecimal digits that are the same for the same JSON."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def digest_arrays(*arrays: np.ndarray) -> int:
+    """Return a checksum of arrays: of what they hold, and of their sizes; 4 GB/s."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, zlib.crc32(str(array.size).encode(), found))
+    return found
+
+
+def digest_table(table: pa.Table) -> int:
+    """Return a checksum of the values of a table, whatever its chunks and whatever lies under missing values."""
+    found = 0
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        found = zlib.crc32(f"{name}\t{column.type}\n".encode(), found)
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        if chunks:
+            found = _digest(chunks[0] if len(chunks) == 1 else column.combine_chunks(), found)
+    return found
+
+
+def _digest(values: pa.Array, found: int) -> int:
+    if isinstance(values, pa.ChunkedArray):  # an older Arrow gives one back
+        values = pa.concat_arrays(values.chunks)
+    found = zlib.crc32(f"{len(values)} {values.null_count}".encode(), found)
+    if values.null_count:
+        found = zlib.crc32(values.is_null().to_numpy(zero_copy_only=False).tobytes(), found)
+        values = values.drop_null()
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _digest(values.storage, found)
+    if pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
+        return _of_nested(values, found)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        return _of_bytes(values, _of_numbers(pc.binary_length(values), found))
+    if pa.types.is_boolean(kind):
+        return _of_numbers(values, found)
+    if pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):
+        return _of_fixed(values, found)
+    return _of_objects(values, found)
+
+
+def _of_nested(values: pa.Array, found: int) -> int:
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return _digest(values.dictionary_decode(), found)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _digest(values.flatten(), _of_numbers(pc.list_value_length(values), found))
+    if pa.types.is_fixed_size_list(kind):
+        return _digest(values.flatten(), found)
+    if pa.types.is_struct(kind):
+        for part in values.flatten():
+            found = _digest(part, found)
+        return found
+    return _of_objects(values, found)
+
+
+def _of_objects(values: pa.Array, found: int) -> int:
+    return zlib.crc32(repr(values.to_pylist()).encode("utf-8", "surrogatepass"), found)
+
+
+def _of_numbers(values: pa.Array, found: int) -> int:
+    return zlib.crc32(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).view(np.uint8).data, found)
+
+
+def _of_fixed(values: pa.Array, found: int) -> int:
+    """Go on with values that all have as many bytes."""
+    data, width = values.buffers()[1], values.type.bit_width // 8
+    begin = values.offset * width
+    return found if data is None else zlib.crc32(memoryview(data)[begin : begin + len(values) * width], found)
+
+
+def _of_bytes(values: pa.Array, found: int) -> int:
+    """Go on with the bytes of texts, none of which is missing."""
+    if not len(values):
+        return found
+    _, offsets, data = values.buffers()
+    width = 8 if values.type in (pa.large_string(), pa.large_binary()) else 4
+    ends = np.frombuffer(offsets, np.int64 if width == 8 else np.int32, len(values) + 1, values.offset * width)
+    return found if data is None else zlib.crc32(memoryview(data)[int(ends[0]) : int(ends[-1])], found)
+
+
+def describe_function(function: Callable[..., Any], depth: int = 4) -> Json:
+    """Return what a function does as far as it can be told: a digest of its code, and the plain values that it uses.
+
+    The same in every process that runs the same version of Python. Of other objects that it uses only the type counts.
+    """
+    if isinstance(function, functools.partial):
+        given = {str(number): value for number, value in enumerate(function.args)} | function.keywords
+        return {**describe_function(function.func, depth), **{name: _plain(value, depth) for name, value in given.items()}}
+    function = getattr(function, "__func__", function)
+    if not hasattr(function, "__code__"):
+        function = vars(type(function)).get("__call__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    found: dict[str, Json] = {"code": hashlib.blake2b("\n".join(_parts(code)).encode(), digest_size=8).hexdigest()}
+    defaults = getattr(function, "__defaults__", None) or ()
+    for name, value in zip(code.co_varnames[code.co_argcount - len(defaults) :], defaults, strict=False):
+        found[name] = _plain(value, depth)
+    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
+        try:
+            found[name] = _plain(cell.cell_contents, depth)
+        except ValueError:  # nothing in it yet
+            continue
+    return found
+
+
+def _parts(code: CodeType) -> Iterator[str]:
+    """Yield what the code of a function consists of, without its name and its place in a file."""
+    yield code.co_code.hex()
+    yield repr(code.co_names)
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _parts(value)
+        else:
+            yield repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+
+
+def _plain(value: Any, depth: int) -> Json:
+    """Return a plain value as it is, of a function what it does, and of other objects their type."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value if isinstance(value, str | bool | None) else repr(value)
+    if isinstance(value, list | tuple) and depth and len(value) <= _MOST_VALUES:
+        return [_plain(part, depth - 1) for part in value]
+    if isinstance(value, dict) and depth and len(value) <= _MOST_VALUES:
+        return {str(name): _plain(part, depth - 1) for name, part in value.items()}
+    if depth and hasattr(value, "__code__"):
+        return describe_function(value, depth - 1)
+    size = f" of {len(value)}" if isinstance(value, list | tuple | dict) else ""
+    return f"{type(value).__module__}.{type(value).__qualname__}{size}"

@@ -1,0 +1,94 @@
+"""Options of a loader, checked when it is made: whole numbers, of whatever library they are, become ``int``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def whole_number(name: str, value: Any, *, least: int | None = None, rule: str = "a whole number") -> int:
+    """Return an option as an ``int``, such as goes into a state.
+
+    Args:
+        name: The option, as the user wrote it.
+        value: An ``int`` or what can stand for one, such as ``np.int64``; no float, no bool, no text.
+        least: The least it may be; ``None`` for no limit.
+        rule: What it must be, for the message.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is less than it may be.
+    """
+    try:
+        if isinstance(value, bool | np.bool_ | torch.Tensor):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {rule}, got {value!r:.80}") from None
+    if least is not None and found < least:
+        raise ValueError(f"{name} must be {rule}, got {found}")
+    return found
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """Return an option as a ``bool``.
+
+    Raises:
+        TypeError: It is neither true nor false.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r:.80}")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
+    """Raise unless an option is one of some.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, str | None) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r:.80}")
+
+
+def function_or_none(name: str, value: Any) -> None:
+    """Raise unless an option is a function, or ``None``.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r:.80}")
+
+
+def padding_values(value: Any) -> dict[str, float]:
+    """Return what padding holds, by column.
+
+    Raises:
+        TypeError: It is no mapping of names to numbers.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"pad_values must be a dict such as {{'input_ids': 0}}, got {value!r:.80}")
+    for name, number in value.items():
+        is_number = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+        if not isinstance(name, str) or not is_number:
+            raise TypeError(f"pad_values must be numbers by the names of columns, got {name!r}: {number!r:.80}")
+    return dict(value)
+
+
+def device_of(value: Any) -> torch.device | None:
+    """Return where the tensors of a batch go; ``None`` where they stay.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    try:
+        return None if value is None else torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a torch.device or its name, such as 'cuda:0', got {value!r:.80}: {error}") from None
