@@ -56,10 +56,12 @@ class Dialect:
 
     def place(self, file: File, row: int) -> str:
         """Name the line where a row starts, counting from 1: the header is a row, a line with nothing on it is none."""
-        for number, (line, _) in enumerate(self._rows(file), 1):
-            if number == row:
-                return f"{file.name}, line {line:,}"
-        return file.name
+        line = self.line(file, row)
+        return file.name if line is None else f"{file.name}, line {line:,}"
+
+    def line(self, file: File, row: int) -> int | None:
+        """Return the line where a row starts; ``None`` where it cannot be counted."""
+        return next((line for number, (line, _) in enumerate(self._rows(file), 1) if number == row), None)
 
     def _rows(self, file: File) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows of a file as Python reads them, each with the line where it starts."""

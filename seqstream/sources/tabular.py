@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from seqstream.sources.delimited import Dialect
 from seqstream.sources.files import File, FileTable, Paths, check_unchanged, find_files, normalize_paths, vanished
+from seqstream.sources.locations import Location
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
 
@@ -84,6 +85,11 @@ class Csv(Source):
     def locate(self, row_id: int) -> str:
         shard, record = split_row_id(row_id)
         return self._dialect.place(self._files[shard], record + 1 + (self.names is None))
+
+    def place(self, row_id: int) -> Location:
+        shard, record = split_row_id(row_id)
+        file = self._files[shard]
+        return Location(file.name, self._dialect.line(file, record + 1 + (self.names is None)))
 
     def approx_blocks(self) -> float | None:
         return float((self._files.text_bytes / self.block_bytes).clip(min=1).sum())
@@ -167,9 +173,13 @@ class Parquet(Source):
         return {"kind": "Parquet", "columns": _shown(self._schema), "block_bytes": self.block_bytes, "files": self._digest}
 
     def locate(self, row_id: int) -> str:
+        file, row = self.place(row_id)
+        return f"{file}, row {row:,}"
+
+    def place(self, row_id: int) -> Location:
         shard, record = split_row_id(row_id)
         group = self._groups[shard]
-        return f"{self._files[group.file].name}, row {group.first_row + record:,}"
+        return Location(self._files[group.file].name, group.first_row + record)
 
     def approx_blocks(self) -> float | None:
         return float(sum(max(1.0, group.size / self.block_bytes) for group in self._groups))
