@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -27,6 +27,8 @@ from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
 from seqstream.workers import START_METHODS, Processes
+
+_Answer = TypeVar("_Answer")
 
 
 class Loader(Iterable[Batch]):
@@ -141,6 +143,7 @@ class Loader(Iterable[Batch]):
         self._loaded = False
         self._last: tuple[Position | None, dict[str, Json]] = None, {}
         self._stats = Stats()
+        self._counted_steps: dict[tuple[int, int], int] = {}
         self._iteration: weakref.ref[Iteration] | None = None
 
     def _beginning(self, epoch: int) -> Position:
@@ -221,11 +224,36 @@ class Loader(Iterable[Batch]):
         return self._position.epoch if until is None or self.epochs is None else until - self.epochs
 
     def estimate_steps(self) -> int | None:
-        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches each, from the first blocks of the data.
+        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches of each rank, within some per cent.
 
-        ``None`` where the source cannot know; a one-shot generator would be used up by looking, so there as well.
+        Records of blocks all over the data, 2 MiB of them, are tokenised and planned. Files that are read front to back,
+        compressed ones and tables, are read to count what they hold, up to 256 MiB. ``None`` where the source cannot know how
+        much there is: a stream, or a function that gives items. `count_steps` counts them.
         """
-        return self._epochs.estimate_steps(count_ranks(self._given_ranks[1]))
+        return self._look(lambda epochs: epochs.estimate_steps(count_ranks(self._given_ranks[1]), self.uneven))
+
+    def count_steps(self) -> int:
+        """Count the optimiser steps of this epoch, of ``accumulate`` batches of each rank.
+
+        All records are read, tokenised and planned, in this process and without workers: that takes as long as an epoch whose
+        batches nobody uses, and nothing a second time. Other epochs, in another order, may have some more or fewer.
+
+        Raises:
+            ValueError: Records can be read once only.
+        """
+        key = (self.epoch, count_ranks(self._given_ranks[1]))
+        if key not in self._counted_steps:
+            self._counted_steps[key] = self._look(lambda epochs: epochs.count_steps(*key, self.uneven))
+        return self._counted_steps[key]
+
+    def _look(self, question: Callable[[Epochs], _Answer]) -> _Answer:
+        """Ask epochs that no thread is at work on; of what they learn, the engines are kept."""
+        epochs = self._epochs.apart()
+        answer = question(epochs)
+        is_idle = self._iteration is None or self._iteration() is None
+        if is_idle and self._epochs.engines is None and epochs.engines:
+            self._epochs.use_engines(epochs.engines)
+        return answer
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return the ``(rows, length)`` that batches can have, shortest first, to warm up a compiled model.
@@ -318,8 +346,9 @@ class Iteration(Iterator[Batch]):
         self._over: str | None = None
         self._switch = Switch()
         ranks = loader._ranks()
-        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
+        # Before threads begin, so that what looking at the data takes does not delay them, nor is done twice.
         self._bar = _progress_bar(loader) if loader.progress and not ranks.rank else None
+        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
         self._finalizer = weakref.finalize(self, self._switch.turn_off)
         self._answered: float | None = None
 

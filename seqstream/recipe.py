@@ -51,11 +51,13 @@ class Sharing:
         ranks: Who takes part.
         uneven: What becomes of a step with fewer rows than ranks.
         labels: Where labels come from; ``None`` if nobody knows before a batch is made.
+        world_size: For how many ranks this one alone makes windows, to count them; ``None`` for those that take part.
     """
 
     ranks: Ranks = dataclasses.field(default_factory=Alone)
     uneven: Uneven = "repeat"
     labels: LabelRule | None = None
+    world_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
