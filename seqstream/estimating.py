@@ -115,16 +115,17 @@ def _scaled(runs: Runs, factor: float) -> Runs:
 
 def _has_single_blocks(source: Source) -> bool:
     """Return whether every shard is one block, as far as some of them say."""
-    shards = _spread(source)
+    shards = _spread(source, source.num_shards)
     return bool(len(shards)) and bool((source.approx_bytes(shards) >= 0).all())
 
 
 def _sample_shards(source: Source) -> tuple[list[pa.Table], float]:
     """Return blocks of a source whose shards are one each, and about how many bytes all of them have."""
-    shards = _spread(source)
-    tables = [table for shard in shards.tolist() for table in _tables(source, shard)]
-    share = len(shards) / source.num_shards
-    return [table for table in tables if len(table)], sum(table.nbytes for table in tables) / share
+    last = source.num_shards - 1
+    shards = _spread(source, last)
+    tables = [table for shard in (*shards.tolist(), last) for table in _tables(source, shard)]
+    *others, rest = (table.nbytes for table in tables)  # the last has what is left
+    return [table for table in tables if len(table)], sum(others) * last / max(len(shards), 1) + rest
 
 
 def _read_all(source: Source, guess: float) -> tuple[list[pa.Table], float]:
@@ -148,9 +149,9 @@ def _tables(source: Source, shard: int) -> Iterator[pa.Table]:
     return (block.table for block in blocks_of(look_ahead(source, range(shard, shard + 1), Place(), num_open=1)))
 
 
-def _spread(source: Source) -> np.ndarray:
-    """Return shards that lie evenly apart, enough of them to hold some thousand records; all where there are few."""
+def _spread(source: Source, size: int) -> np.ndarray:
+    """Return some of the first ``size`` shards, evenly apart, enough of them to hold some thousand records."""
     num = _NUM_BLOCKS
     if isinstance(source, RandomRows):  # whose records may take long to make, and come from everywhere
         num = min(num, max(_FEWEST_BLOCKS, -(-_FEW_RECORDS // source.source.records_per_block)))
-    return np.unique(np.linspace(0, source.num_shards - 1, min(source.num_shards, num)).astype(np.int64))
+    return np.unique(np.linspace(0, size - 1, min(size, num)).astype(np.int64))

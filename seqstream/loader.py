@@ -224,7 +224,10 @@ class Loader(Iterable[Batch]):
         return self._position.epoch if until is None or self.epochs is None else until - self.epochs
 
     def estimate_steps(self) -> int | None:
-        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches of each rank, within some per cent.
+        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches of each rank.
+
+        It is within some per cent where windows are those by default; where they hold a few batches only, or rows come in an
+        order by length, within some twenty.
 
         Records of blocks all over the data, 2 MiB of them, are tokenised and planned. Files that are read front to back,
         compressed ones and tables, are read to count what they hold, up to 256 MiB. ``None`` where the source cannot know how
