@@ -98,6 +98,8 @@ def estimate_steps(
     rows = _scaled(runs, window)
     multiple = world_size * accumulate
     num = spec.num_planned(rows.num_rows, lambda num: _scaled(rows, num / rows.num_rows), last=is_all, multiple=multiple)
+    if not num and is_all:
+        return 0
     if not num:
         rows, num = _scaled(runs, sample.scale), round(runs.num_rows * sample.scale)
     planned = rows if num == rows.num_rows else _scaled(rows, num / rows.num_rows)

@@ -171,12 +171,16 @@ class Loader(Iterable[Batch]):
         self._iteration = weakref.ref(iteration)
         return iteration
 
-    def state_dict(self) -> dict[str, Json]:
-        """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered."""
+    def state_dict(self, *, stats: bool = False) -> dict[str, Json]:
+        """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered.
+
+        Args:
+            stats: Keep ``stats`` as well, so that they go on where the state is loaded. They are of this rank alone, while all
+                else is the same on all of them: let each rank save its own, or none.
+        """
         position, state = self._last
-        if position is self._position:
-            return dict(state)
-        return self._state(self._position)
+        state = dict(state) if position is self._position else self._state(self._position)
+        return {**state, "stats": self._stats.to_json()} if stats else state
 
     def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
         """Go on where a state was saved: the next iteration continues with exactly the next batch.
@@ -193,6 +197,8 @@ class Loader(Iterable[Batch]):
         check_form(state)
         same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
         position = Position.from_json(copy.deepcopy(dict(state)))
+        if "stats" in state:
+            self._stats = Stats.from_json(state["stats"])
         if same:
             self._epochs.use_engines(state["engine"])
             self._epochs.use_shapes(state["shapes"])
@@ -328,6 +334,15 @@ class Loader(Iterable[Batch]):
         """Move on past the end of an iteration."""
         self._stats = self._stats.plus(**made.counts)
         self._position, self._moved = self._beginning(made.position.epoch + 1), False
+
+    @property
+    def dataset(self) -> NoReturn:
+        """Raise: there is none, and what asks for it would skip batches one by one to go on."""
+        raise AttributeError(
+            "a seqstream.Loader has no dataset of which batches could be skipped; load_state_dict(batch.state) goes on at once. With "
+            " transformers' Trainer set ignore_data_skip=True and keep the loader's state in its checkpoints, as "
+            "examples/hf_trainer.py does: with ignore_data_skip alone a new loader begins at its first batch"
+        )
 
     def __len__(self) -> NoReturn:
         raise TypeError(
