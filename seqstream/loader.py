@@ -339,8 +339,8 @@ class Loader(Iterable[Batch]):
     def dataset(self) -> NoReturn:
         """Raise: there is none, and what asks for it would skip batches one by one to go on."""
         raise AttributeError(
-            "a seqstream.Loader has no dataset of which batches could be skipped; load_state_dict(batch.state) goes on at once. With "
-            " transformers' Trainer set ignore_data_skip=True and keep the loader's state in its checkpoints, as "
+            "a Loader has no dataset of which batches could be skipped; load_state_dict(batch.state) goes on at once. "
+            "With transformers' Trainer set ignore_data_skip=True and keep the loader's state in its checkpoints, as "
             "examples/hf_trainer.py does: with ignore_data_skip alone a new loader begins at its first batch"
         )
 
