@@ -23,7 +23,7 @@ class Stats:
         truncated: Records shortened to ``max_length``, or by a piece that ``uneven="drop"`` left out.
         split: Records cut into pieces.
         dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``, and rows without labels.
-        rows_without_labels: How many of those dropped were rows, or pieces of them, without any label, as where ``max_length``
+        rows_without_labels: Rows, or pieces that `Pack` makes of them, left out as they have no label, as where ``max_length``
             cuts a completion off: a batch of such rows has no loss.
         empty: Records left out because they gave no token of their own.
         made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch up, and count as padding.

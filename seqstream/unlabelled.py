@@ -141,16 +141,15 @@ class RowLabels:
                     table = set_column(table, field.name, own.filtered(kept))
         rows = np.zeros(len(table), bool)
         np.logical_or.at(rows, row, has_label)
-        table = table.take(to_arrow(np.flatnonzero(rows)))
-        return table, _counted(int(np.count_nonzero(~has_label)))
+        counts = {WITHOUT_LABELS: int(np.count_nonzero(~has_label))}
+        if rows.all():
+            return table, counts
+        return table.take(to_arrow(np.flatnonzero(rows))), {**counts, "dropped": int(np.count_nonzero(~rows))}
 
 
 def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, Counts]:
     if has_label.all():
         return table, {}
     kept = np.flatnonzero(has_label)
-    return table.take(to_arrow(kept)), _counted(len(table) - len(kept))
-
-
-def _counted(num: int) -> Counts:
-    return {WITHOUT_LABELS: num, "dropped": num}
+    num_dropped = len(table) - len(kept)
+    return table.take(to_arrow(kept)), {WITHOUT_LABELS: num_dropped, "dropped": num_dropped}

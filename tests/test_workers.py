@@ -286,7 +286,7 @@ def test_tables_cross_as_one_buffer() -> None:
     ("options", "message"),
     [
         ({"num_workers": -1}, "num_workers must be 0 or more processes, got -1"),
-        ({"num_workers": "2"}, "num_workers must be a whole number of processes, got '2'"),
+        ({"num_workers": "2"}, "num_workers must be 0 or more processes, got '2'"),
         ({"multiprocessing_context": "thread"}, "multiprocessing_context must be one of .*, a context or None, got 'thread'"),
         ({"executor": 2}, "executor must be a concurrent.futures.Executor such as ProcessPoolExecutor.2., got int"),
     ],

@@ -17,6 +17,7 @@ from seqstream import testing
 from seqstream.buffering import run_here
 from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
+from seqstream.label_counts import LabelRule
 from seqstream.order import EvenOrder
 from seqstream.planning.grouping import cut_steps
 from seqstream.planning.runs import Runs, ranges, sorted_order
@@ -25,6 +26,7 @@ from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe
 from seqstream.testing_ranks import Taken, check_steps, expect_all_rows, take
+from seqstream.unlabelled import RowLabels
 from seqstream.window import WindowStart, read_windows
 from tests.ranks import corpora, jobs
 from tests.ranks.corpora import PAIRS, SOURCES, SPECS, MakeSource, make_ids, make_loader, make_pairs, some_texts
@@ -90,7 +92,7 @@ def test_fewer_rows_than_ranks(uneven: str, seen: int, repeated: int, dropped: i
     """Two rows for four ranks: the other two repeat them with weight 0 and no labels; or there is no step at all."""
 
     def job(options: Options) -> Any:
-        loader = make_ids([[1, 2, 3], [4]], ss.Bucket(100), uneven=uneven, on_batch=ss.CausalLabels(), **options)
+        loader = make_ids([[1, 2, 3], [4, 5]], ss.Bucket(100), uneven=uneven, on_batch=ss.CausalLabels(), **options)
         return take(loader) if uneven == "repeat" else [*loader], loader.stats
 
     if uneven == "drop":
@@ -100,11 +102,11 @@ def test_fewer_rows_than_ranks(uneven: str, seen: int, repeated: int, dropped: i
     found = run_ranks(4, job)
     batches = [taken.batches for taken, _ in found]
     given = sorted((own[0].input_ids.tolist(), own[0].weights.tolist()) for own in batches)
-    assert given == [([[1, 2, 3]], [0]), ([[1, 2, 3]], [1]), ([[4]], [0]), ([[4]], [1])]
+    assert given == [([[1, 2, 3]], [0]), ([[1, 2, 3]], [1]), ([[4, 5]], [0]), ([[4, 5]], [1])]
     assert [len(own) for own in batches] == [1] * 4
     assert all((own[0].labels == -100).all() for own in batches if not own[0].weights.any())
-    assert [own[0].global_num_tokens for own in batches] == [4] * 4
-    assert [own[0].global_num_label_tokens for own in batches] == [2] * 4
+    assert [own[0].global_num_tokens for own in batches] == [5] * 4
+    assert [own[0].global_num_label_tokens for own in batches] == [3] * 4
     assert sum(stats.rows for _, stats in found) == seen
     assert sum(stats.repeated_rows for _, stats in found) == repeated
     assert sum(stats.dropped for _, stats in found) == dropped
@@ -189,7 +191,7 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
     start = WindowStart(Place.from_json(first["position"], first["source"]), first["blocks"])
     assert first["served"], "the first window must have more than one step"
     tokenize = ss.Tokenize(corpora.letters, max_length=corpora.MAX_LENGTH)
-    process = run_here(open_stages([tokenize], tokenize.choose_engines()))
+    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels.of(LabelRule(), spec))
     blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.place)
     found = []
     for window in read_windows(blocks, start, Recipe(process, spec, (0, 0), world_size=world_size)):

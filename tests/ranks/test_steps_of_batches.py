@@ -132,7 +132,7 @@ def test_steps_are_estimated_for_all_ranks() -> None:
 @pytest.mark.parametrize("name", ["mixed", "alike", "rows", "shapes", "pack", "pack-split", "in-order"])
 def test_a_step_begun_by_others_has_the_totals_of_all_of_it(name: str, causal: bool, tmp_path: Path) -> None:
     """Whoever goes on in the middle of a step is told its real tokens and labels, those served before included."""
-    source = corpora.json_lines(tmp_path, some_texts(120))
+    source = corpora.json_lines(tmp_path, some_texts(160))
     labels = {"on_batch": ss.CausalLabels()} if causal and "pack" not in name else {}
     make = functools.partial(make_loader, source, SPECS[name], accumulate=4, **labels)
     whole = go_on(make, None, 2)[0].batches
@@ -151,14 +151,14 @@ def test_a_step_begun_by_others_has_the_totals_of_all_of_it(name: str, causal: b
 
 def test_the_totals_of_a_step_by_hand() -> None:
     """The worked example: twelve rows, one each a batch; three go on after one batch of two ranks, and divide by all twelve."""
-    rows = [[number] * number for number in range(1, 13)]
+    rows = [[number] * number for number in range(2, 14)]
     make = functools.partial(make_ids, rows, ss.Bucket(batch_size=1), accumulate=6, on_batch=ss.CausalLabels())
     begun = go_on(make, None, 2, 1)
     for taken in (begun, go_on(make, begun[0].state, 3)):
         for each in taken:
             assert {batch.step for batch in each.batches} == {0}
-            assert {batch.step_num_tokens for batch in each.batches} == {78}
-            assert {batch.step_num_label_tokens for batch in each.batches} == {66}
+            assert {batch.step_num_tokens for batch in each.batches} == {90}
+            assert {batch.step_num_label_tokens for batch in each.batches} == {78}
 
 
 def test_a_state_changes_hands_twice_within_a_step(tmp_path: Path) -> None:
