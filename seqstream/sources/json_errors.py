@@ -59,7 +59,9 @@ class TypeCheck:
         index = known.get_field_index(name)
         if index < 0 and not self._types.others:
             return None
-        types = Types(pa.schema([known.field(index)] if index >= 0 else []), pa.schema([]), self._types.typed)
+        types = Types(
+            pa.schema([known.field(index)] if index >= 0 else []), pa.schema([]), self._types.typed, texts=self._types.texts
+        )
         try:
             parse_objects(json.dumps({name: value}).encode(), types)
         except (pa.ArrowException, RecursionError) as error:
@@ -134,6 +136,8 @@ def _conflict(name: str, value: object, expected: pa.DataType, source: str) -> s
 def _remedy(name: str, value: object, expected: pa.DataType) -> str:
     if pa.types.is_integer(expected) and isinstance(value, int) and not isinstance(value, bool):
         return _rounding_remedy(name, value)
+    if pa.types.is_string(expected) and isinstance(value, dict | list):
+        return f"pass schema={{{name!r}: pa.json_()}} to have text of JSON"
     empty = pa.schema([])
     with contextlib.suppress(pa.ArrowException):
         found = parse_objects(json.dumps({name: value}).encode(), Types(empty, empty)).schema

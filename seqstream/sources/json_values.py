@@ -17,7 +17,7 @@ def encode_json(values: list[Any], kind: pa.DataType | None) -> tuple[list[Any],
     if kind is None and _are_chats(values):
         return [None if chat is None else [json.dumps(each, ensure_ascii=False) for each in chat] for chat in values], None
     if kind is not None and _holds_json(kind):
-        return [_to_text(value, kind) for value in values], _stored(kind)
+        return [_to_text(value, kind) for value in values], stored_type(kind)
     return values, None if isinstance(kind, pa.BaseExtensionType) else kind
 
 
@@ -47,10 +47,10 @@ def _to_text(value: Any, kind: pa.DataType) -> Any:
     return [_to_text(each, kind.value_type) for each in value] if hasattr(kind, "value_type") else value
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
+def stored_type(kind: pa.DataType) -> pa.DataType:
     """Return a type with text where it has JSON."""
     if isinstance(kind, pa.JsonType):
         return pa.string()
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_stored(field.type)) for field in kind])
-    return pa.list_(_stored(kind.value_type)) if hasattr(kind, "value_type") else kind
+        return pa.struct([field.with_type(stored_type(field.type)) for field in kind])
+    return pa.list_(stored_type(kind.value_type)) if hasattr(kind, "value_type") else kind
