@@ -14,14 +14,15 @@ def encode_json(values: list[Any], kind: pa.DataType | None) -> tuple[list[Any],
     What a ``Json()`` feature holds becomes text, as it is stored; so do chats of a stream whose features nobody has said: a
     struct would give all messages the keys of each.
     """
-    if kind is None and _are_chats(values):
+    if kind is None and are_chats(values):
         return [None if chat is None else [json.dumps(each, ensure_ascii=False) for each in chat] for chat in values], None
     if kind is not None and _holds_json(kind):
         return [_to_text(value, kind) for value in values], stored_type(kind)
     return values, None if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def _are_chats(values: list[Any]) -> bool:
+def are_chats(values: list[Any]) -> bool:
+    """Return whether values are lists of messages."""
     lists = [value for value in values if value is not None]
     if not lists or not all(isinstance(chat, list) for chat in lists):
         return False
