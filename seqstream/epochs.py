@@ -471,8 +471,10 @@ class Epochs:
         total = None if blocks is None else blocks * num_bytes
         sizes = FirstWindow(guess, total, is_read=not first or first[-1].approx_bytes is None)
         if not self.shuffle:
-            # Rows in the order of the data are the same whatever the windows; planned ones are the same in every epoch.
-            return dataclasses.replace(sizes, small_bytes=SMALL_BYTES) if isinstance(self.spec, InOrder) else sizes
+            # Rows in the order of the data are the same whatever the windows, so that a block is enough to begin with; planned
+            # ones are the same in every epoch.
+            is_free = isinstance(self.spec, InOrder)
+            return dataclasses.replace(sizes, small_bytes=num_bytes * self.world_size) if is_free else sizes
         if self.num_shards < FEW_SHARDS and not self._by_row:
             return sizes
         if epoch == 0:

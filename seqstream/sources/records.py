@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from seqstream.sources.json_keys import Path, as_tree, find_sparse, text_at
-from seqstream.sources.json_values import are_chats, encode_json
+from seqstream.sources.json_values import are_nested_chats, encode_json
 
 _MANY_NAMES = 32
 """A dict in the first rows may have so many different names, whatever they are."""
@@ -71,7 +71,7 @@ def to_table(batch: Mapping[str, Any], schema: pa.Schema | None, remedy: str, te
     for name, values in cast_to_python_objects(dict(batch), only_1d_for_numpy=True).items():
         kind = None if schema is None or name not in schema.names else schema.field(name).type
         try:
-            if name in tree and not are_chats(values):
+            if name in tree and not are_nested_chats(values):
                 values = [text_at(value, tree[name]) for value in values]
             columns[name] = _array(*encode_json(values, kind))
         except OverflowError as error:
