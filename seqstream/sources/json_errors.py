@@ -15,7 +15,7 @@ from seqstream.sources.pieces import Piece
 from seqstream.sources.rules import NONBLANK_LINES
 from seqstream.sources.surrogates import find_surrogate
 
-_SHOWN = 60
+_SHOWN, _SHOWN_OF_TYPES = 60, 300
 _NO_OBJECT = "line must be a JSON object, got {}; write one object a line, with nothing around them"
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
@@ -130,7 +130,9 @@ def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
 
 
 def _conflict(name: str, value: object, expected: pa.DataType, source: str) -> str:
-    return f"field {name!r} must be {expected} {source}, got {_show(value)}; {_remedy(name, value, expected)}"
+    kind = str(expected)
+    kind = kind if len(kind) <= _SHOWN_OF_TYPES else kind[:_SHOWN_OF_TYPES] + "..."
+    return f"field {name!r} must be {kind} {source}, got {_show(value)}; {_remedy(name, value, expected)}"
 
 
 def _remedy(name: str, value: object, expected: pa.DataType) -> str:

@@ -28,8 +28,8 @@ MANY_LATE = 1000
 _SPARSE = 16
 """Beyond that, at least one of so many must be filled: fields of Arrow then take at most so many times what the values take."""
 
-_QUOTE, _COLON, _BACKSLASH = ord('"'), ord(":"), ord("\\")
-_STRETCH, _LOOKED_AT = 1 << 16, 1 << 14
+_QUOTE, _COLON, _SPACE, _BACKSLASH = b'": \\'
+_STRETCH, _LOOKED_AT = 1 << 14, 1 << 11
 _SHOWN = 3
 _GAP = re.compile(r"[ \t\r\n]*")
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
@@ -47,14 +47,16 @@ class Sparse:
 def may_be_sparse(text: bytes, known: int = 0) -> bool:
     """Return whether lines have about `MANY_NAMES` different names, or so many more than are ``known``: a quick look.
 
-    Of a long text a quarter is looked at, and of a name the last 8 bytes.
+    Of a long text an eighth is looked at, and of a name the last 8 bytes.
     """
     letters = np.frombuffer(text, np.uint8)
-    if len(letters) > _STRETCH:
-        letters = letters[: len(letters) // _STRETCH * _STRETCH].reshape(-1, _STRETCH)[:, :_LOOKED_AT].ravel()
-    quotes = np.flatnonzero(letters[:-1] == _QUOTE)
+    if len(letters) > 2 * _STRETCH:
+        stretches = letters[: len(letters) // _STRETCH * _STRETCH].reshape(-1, _STRETCH)
+        letters = np.append(stretches[:, :_LOOKED_AT], letters[-_LOOKED_AT:])
+    quotes = np.flatnonzero(letters[:-2] == _QUOTE)
+    after = letters[quotes + 1]
     # A quote of a string within a string, which may hold JSON, has a backslash before it.
-    is_end = (letters[quotes + 1] == _COLON) & (letters[quotes - 1] != _BACKSLASH)
+    is_end = ((after == _COLON) | ((after == _SPACE) & (letters[quotes + 2] == _COLON))) & (letters[quotes - 1] != _BACKSLASH)
     ends = np.flatnonzero(is_end)
     ends = ends[np.searchsorted(ends, 1) :]
     ends = ends[np.searchsorted(quotes[ends], 8) :]

@@ -48,13 +48,18 @@ class JsonLines(Source):
     blocks spread over the files, and hold for all: a value that does not fit is an error. Strings that look like times stay
     strings. A field that first comes later is kept, with a type of its own.
 
+    Objects whose keys are data, with more than 128 different names of which a record has few, are text of JSON in a column or
+    field of strings, just as they are in the file: time and memory would grow with the square of the records. Where such keys
+    are the fields of records, ``columns`` must name those to read. Fields that are not read may hold anything.
+
     Beside messages and tools that hold more than text, a field ``exact_json`` of the struct has each as it is in the file, keys
     in their order and nulls where there are any, for chat templates. It is left out of batches.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Fields to read, all if ``None``. Fewer are quicker.
-        schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``.
+        schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``. One of
+            ``pa.json_()``, also inside of a struct or a list, is text of JSON.
         block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
             so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, half of an emoji (``"\ud83d"``) included, ``"strict"`` raises and ``"replace"`` puts
@@ -64,6 +69,7 @@ class JsonLines(Source):
             fingerprint, state or ``repr``.
 
     Raises:
+        ValueError: While reading, a line is no object, a value does not fit its type, or names grow beyond a thousand.
         FileNotFoundError: A path or glob names no file.
         IsADirectoryError: A path is a directory.
         PermissionError: A file may not be read.
