@@ -209,7 +209,12 @@ class HFDataset(Source):
             raise
 
     def _stored(self, rows: range | list[int]) -> pa.Table:
-        return self.dataset.with_format("arrow", columns=self._columns)[_key(rows)].combine_chunks()
+        return self._arrow[_key(rows)].combine_chunks()
+
+    @functools.cached_property
+    def _arrow(self) -> datasets.Dataset:
+        """The data set that gives tables of Arrow: to make one takes longer than to read a shard."""
+        return self.dataset.with_format("arrow", columns=self._columns)
 
     def _transformed(self, rows: range | list[int]) -> Mapping[str, Any]:
         made = self.dataset[_key(rows)] if len(rows) else {}

@@ -32,6 +32,7 @@ _QUOTE, _COLON, _SPACE, _BACKSLASH = b'": \\'
 _STRETCH, _LOOKED_AT = 1 << 14, 1 << 11
 _SHOWN = 3
 _GAP = re.compile(r"[ \t\r\n]*")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
 
 
@@ -180,7 +181,7 @@ def text_at(value: Any, tree: Tree) -> Any:
     if value is None or isinstance(value, str):
         return value
     if not tree:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     if isinstance(value, dict):
         return {name: text_at(each, tree[name]) if name in tree else each for name, each in value.items()}
     if isinstance(value, list) and None in tree:
@@ -252,7 +253,7 @@ def _quoted(line: str, start: int, end: int, spans: list[tuple[int, int]]) -> st
     """Return a part of a line with strings in place of some spans of it."""
     parts = []
     for first, last in spans:
-        parts += [line[start:first], json.dumps(line[first:last], ensure_ascii=False)]
+        parts += [line[start:first], _encode(line[first:last])]
         start = last
     return "".join([*parts, line[start:end]])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,8 @@ def batches_of(records: Iterable[Mapping[str, Any]], rows: int) -> Iterator[dict
     """Yield records as columns, some at once, each as it was when it was given: its objects may be filled again."""
     batch: list[dict[str, Any]] = []
     for record in records:
-        batch.append(own_copy(record))
+        is_flat = type(record) is dict and _SCALARS.issuperset(map(type, record.values()))
+        batch.append(dict(record) if is_flat else own_copy(record))
         if len(batch) == rows:
             yield _columns(batch)
             batch = []
@@ -83,6 +85,13 @@ def to_table(batch: Mapping[str, Any], schema: pa.Schema | None, remedy: str, te
 
 
 def _columns(batch: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    first = batch[0]
+    try:
+        columns = {name: list(map(operator.itemgetter(name), batch)) for name in first}
+        if max(map(len, batch)) == len(first):
+            return columns
+    except KeyError:
+        pass
     names = dict.fromkeys(name for record in batch for name in record)
     return {name: [record.get(name) for record in batch] for name in names}
 
