@@ -16,10 +16,6 @@ from seqstream.sources.rules import GAP, newlines
 
 Errors = Literal["strict", "replace"]
 
-_MAY_BEGIN_SPACE = np.zeros(256, np.bool_)
-"""Whether white space other than a newline may begin with a byte."""
-_MAY_BEGIN_SPACE[[letter.encode()[0] for letter in map(chr, range(0x3001)) if letter.isspace() and letter != "\n"]] = True
-
 
 def decode_records(pieces: list[Piece], unit: str, errors: Errors, max_record_bytes: int) -> pa.StringArray:
     """Return the records of the pieces, a string for each.
@@ -102,7 +98,7 @@ def _join_lines(piece: Piece) -> bytes:
 
 def _join_paragraphs(piece: Piece) -> bytes:
     # Blank lines at both ends, of which one is left between paragraphs.
-    return b"\n\n%b\n\n" % _normalized(piece).strip(b"\n")
+    return b"\n\n%b\n\n" % _normalized(piece)
 
 
 def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
@@ -111,14 +107,10 @@ def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
 
 
 def _split_paragraphs(text: bytes) -> tuple[bytes, Int64s]:
-    ends = newlines(text)
-    # Most text has no blank lines but empty ones, each by itself, and no line that begins like white space.
-    if b"\n\n\n" in text or _MAY_BEGIN_SPACE[np.frombuffer(text, np.uint8)[ends[:-1] + 1]].any():
-        text = GAP.sub(b"\n\n", text)
-        ends = newlines(text)
-    ends = ends[:-1][np.diff(ends) == 1]
-    # The first is at the beginning, and of each two bytes are left out.
-    return text.replace(b"\n\n", b""), np.append(0, ends[1:] - 2 * np.arange(1, max(1, len(ends))))
+    text = GAP.sub(b"\n\n", text)[2:]
+    is_newline = np.frombuffer(text, np.uint8) == 10
+    ends = np.flatnonzero(is_newline[1:] & is_newline[:-1])
+    return text.replace(b"\n\n", b""), np.append(0, ends - 2 * np.arange(len(ends)))
 
 
 def _split_files(pieces: list[Piece], errors: Errors) -> tuple[bytes, Int64s]:

@@ -269,11 +269,10 @@ class Layout:
             item = self.unpack(item)
         if item is None or isinstance(item, Mapping) != self.named or (self.named and item.keys() != self._names):
             raise ValueError(f"item {number} of {self.source} must be {self} like item 0, got {_shown(item)}")
-        given = [item[field.name] for field in self.fields] if self.named else [item]
         try:
-            return [field.value(part) for field, part in zip(self.fields, given, strict=True)]
-        except UnfitError:
-            return [self._value(field, part, number) for field, part in zip(self.fields, given, strict=True)]
+            return [field.value(item[field.name] if self.named else item) for field in self.fields]
+        except UnfitError:  # raised again, with its place
+            return [self._value(field, item[field.name] if self.named else item, number) for field in self.fields]
 
     def _value(self, field: Field | TextsField | JsonField | OpenField, given: Any, number: int) -> Value:
         try:
