@@ -29,7 +29,7 @@ _SPARSE = 16
 """Beyond that, at least one of so many must be filled: fields of Arrow then take at most so many times what the values take."""
 
 _QUOTE, _COLON, _SPACE, _BACKSLASH = b'": \\'
-_STRETCH, _LOOKED_AT = 1 << 14, 1 << 11
+_STRETCH, _LOOKED_AT = 1 << 14, 1 << 10
 _SHOWN = 3
 _GAP = re.compile(r"[ \t\r\n]*")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -48,7 +48,7 @@ class Sparse:
 def may_be_sparse(text: bytes, known: int = 0) -> bool:
     """Return whether lines have about `MANY_NAMES` different names, or so many more than are ``known``: a quick look.
 
-    Of a long text an eighth is looked at, and of a name the last 8 bytes.
+    Of a long text a sixteenth is looked at, and of a name the last 8 bytes.
     """
     letters = np.frombuffer(text, np.uint8)
     if len(letters) > 2 * _STRETCH:
