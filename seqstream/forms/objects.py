@@ -15,6 +15,8 @@ import pyarrow as pa
 EXACT = "exact_json"
 """A field of structs of messages: the text of the message in the file, where the struct does not say all of it."""
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 Clean: TypeAlias = Callable[[Any], Any]
 
 
@@ -42,7 +44,7 @@ def exact_text(value: object) -> str | None:
     """Return the text of an object that a struct may not hold whole; ``None`` for one of texts alone."""
     if not isinstance(value, dict) or all(isinstance(each, str) for each in value.values()):
         return None
-    return json.dumps(value, ensure_ascii=False)
+    return _encode(value)
 
 
 def without_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -74,9 +76,25 @@ def _without_missing(value: dict[str, Any], inners: dict[str, Clean | None]) -> 
         if each is not None:
             clean = inners.get(key)
             found[key] = each if clean is None else clean(each)
-    if text is not None and _drop_nulls(exact := json.loads(text)) == found:
-        return dict(exact)
+    if text is not None:
+        exact = json.loads(text)
+        if (dropped := _drop_nulls(exact)) == found or _is_text_of(found, dropped):
+            return dict(exact)
     return found
+
+
+def _is_text_of(found: Any, exact: Any) -> bool:
+    """Return whether a value is another one, with text of JSON in place of objects whose keys are data."""
+    if isinstance(found, str) and not isinstance(exact, str):
+        try:
+            return bool(_drop_nulls(json.loads(found)) == exact)
+        except ValueError:
+            return False
+    if isinstance(found, dict) and isinstance(exact, dict):
+        return found.keys() == exact.keys() and all(_is_text_of(each, exact[key]) for key, each in found.items())
+    if isinstance(found, list) and isinstance(exact, list):
+        return len(found) == len(exact) and all(map(_is_text_of, found, exact))
+    return bool(found == exact)
 
 
 def _drop_nulls(value: Any) -> Any:

@@ -14,39 +14,46 @@ import pyarrow as pa
 
 from seqstream.arrow import to_numpy
 from seqstream.forms.objects import EXACT, exact_text
+from seqstream.sources.json_keys import Path
 
 _ROLE = "role"
 _BESIDE = ("tools", "documents")
 
 
-def keep_exact(table: pa.Table, text: bytes, typed: Collection[str]) -> pa.Table:
+def keep_exact(table: pa.Table, text: bytes, typed: Collection[str], texts: Collection[Path] = ()) -> pa.Table:
     """Return the table with the text of messages and tools, where structs do not hold all of them.
 
     Args:
         table: Objects as Arrow reads them.
         text: The lines that they are of, one each, blank lines aside.
         typed: Columns whose type the user gave, which stay as they are.
+        texts: Where the table has text of JSON instead of objects.
     """
-    names = [field.name for field in table.schema if field.name not in typed and _may_lose(table, field)]
+    with_texts = {path[0] for path in texts}
+    fields = [field for field in table.schema if field.name not in typed and _has_objects(field)]
+    names = [field.name for field in fields if field.name in with_texts or _may_lose(table, field)]
     if not names:
         return table
     lines = [json.loads(line) for line in text.split(b"\n") if line.strip()]
     for name in names:
         index = table.schema.get_field_index(name)
         lists = table.column(name).combine_chunks()
-        texts = [_texts(line.get(name)) for line in lines]
-        if any(map(any, texts)):
-            table = table.set_column(index, name, _with_texts(lists, list(itertools.chain.from_iterable(texts))))
+        exact = [_texts(line.get(name)) for line in lines]
+        if any(map(any, exact)):
+            table = table.set_column(index, name, _with_texts(lists, list(itertools.chain.from_iterable(exact))))
     return table
 
 
-def _may_lose(table: pa.Table, field: pa.Field) -> bool:
-    """Return whether a column holds messages or tools, and they hold more than text."""
+def _has_objects(field: pa.Field) -> bool:
+    """Return whether a column holds messages or tools."""
     kind = field.type
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
         return False
-    if kind.value_type.get_field_index(_ROLE) < 0 and field.name not in _BESIDE:
-        return False
+    return kind.value_type.get_field_index(_ROLE) >= 0 or field.name in _BESIDE
+
+
+def _may_lose(table: pa.Table, field: pa.Field) -> bool:
+    """Return whether messages or tools hold more than text."""
     return any(
         own.null_count or not pa.types.is_string(own.type)
         for chunk in table.column(field.name).chunks

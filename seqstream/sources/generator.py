@@ -85,18 +85,23 @@ class Generator(Source):
         layout: Layout | None = None
         number = -1
         block: list[list[Value]] = []
-        size = 0
+        size, block_bytes = 0, self._block_bytes
         for number, item in enumerate(self._items):
-            layout = layout or layout_of(item, self._items.name)
+            if layout is None:
+                layout = layout_of(item, self._items.name)
             if layout.is_open:
                 layout, block = layout.settled_block(item, number, block, range(number - len(block), number))
             if number < taken:
                 continue
-            if size >= self._block_bytes or len(block) == BLOCK_RECORDS:
+            if size >= block_bytes or len(block) == BLOCK_RECORDS:
                 yield layout.table(block, range(number - len(block), number)), number
                 block, size = [], 0
-            block.append(layout.values(item, number))
-            size += size_of(block[-1])
+            if layout.is_text and type(item) is str:
+                block.append([item])
+                size += len(item)
+            else:
+                block.append(layout.values(item, number))
+                size += size_of(block[-1])
         if number + 1 < taken:
             raise ValueError(
                 f"state was saved after {taken} items of {self._items.name}, which gives {number + 1} now; "

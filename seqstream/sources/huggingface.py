@@ -7,19 +7,23 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from seqstream.sources.files import spread
+from seqstream.sources.json_keys import Path
 from seqstream.sources.locations import Location
 from seqstream.sources.protocol import Block, Json, Source, choose_block_bytes, split_row_id
-from seqstream.sources.records import batches_of, to_table
+from seqstream.sources.records import batches_of, find_texts, to_table
 from seqstream.sources.sequential import blocks, conform, plain_schema
 
 if TYPE_CHECKING:
     import datasets
+
+Batch: TypeAlias = pa.Table | Mapping[str, Any]
+"""Rows as Arrow has them, or as columns of Python objects."""
 
 _SAMPLED_ROWS = 16
 _HEAD_ROWS = 64
@@ -50,7 +54,8 @@ class HFDataset(Source):
 
     A transform (``with_transform``) is applied: rows are what ``dataset[i]`` gives. Of other formats (``with_format``) the
     columns are heeded and the type is not: values come as they are stored, images and sounds undecoded, ``Json()`` as text.
-    A stream without features, and a transform, take their types from the first 64 rows. A stream that is random without a seed,
+    A stream without features, and a transform, take their types from the first 64 rows; dicts whose keys are data, with others
+    in each row, become text of JSON there. A stream that is random without a seed,
     or in its ``map``, cannot be resumed; a random transform gives other values then.
 
     Args:
@@ -92,7 +97,7 @@ class HFDataset(Source):
             first = shard * self._rows_per_shard
             yield self._rows(range(first, min(first + self._rows_per_shard, len(self.dataset)))), None
             return
-        tables = (conform(table, self._schema, _DECLARE) for table in self._stream_tables(shard))
+        tables = (conform(self._as_table(batch), self._schema, _DECLARE) for batch in self._stream_batches(shard))
         try:
             yield from blocks(tables, state, self._block_bytes)
         except Exception as error:
@@ -151,7 +156,7 @@ class HFDataset(Source):
     @functools.cached_property
     def _schema(self) -> pa.Schema:
         if self._transform is not None:
-            return plain_schema(self._transformed(range(min(_HEAD_ROWS, len(self.dataset)))).schema, _RENAME)
+            return plain_schema(self._raw_head.schema, _RENAME)
         features = self.dataset.features
         schema = features.arrow_schema if features is not None else self._raw_head.schema
         return plain_schema(schema if self._columns is None else pa.schema(map(schema.field, self._columns)), _RENAME)
@@ -170,13 +175,25 @@ class HFDataset(Source):
         return list(self.dataset.format["columns"])
 
     @functools.cached_property
-    def _raw_head(self) -> pa.Table:
-        """The first rows of a stream, as the stream gives them; a filter may leave nothing of the first shards."""
+    def _first_batch(self) -> Batch:
+        """The first rows of a stream or of a transform; a filter may leave nothing of the first shards of a stream."""
+        if not self._streams:
+            return self._transformed(range(min(_HEAD_ROWS, len(self.dataset))))
         for shard in range(self.num_shards):
-            for table in self._stream_tables(shard, rows=_HEAD_ROWS):
-                if len(table):
-                    return table
+            for batch in self._stream_batches(shard, _HEAD_ROWS):
+                if not isinstance(batch, pa.Table) or len(batch):
+                    return batch
         return pa.table({})
+
+    @functools.cached_property
+    def _texts(self) -> tuple[Path, ...]:
+        """Where dicts have keys that are data, by the first rows: they become text of JSON."""
+        is_said = self._transform is None and self.dataset.features is not None
+        return () if is_said or isinstance(self._first_batch, pa.Table) else find_texts(self._first_batch)
+
+    @property
+    def _raw_head(self) -> pa.Table:
+        return self._as_table(self._first_batch)
 
     @property
     def _head(self) -> pa.Table:
@@ -186,15 +203,20 @@ class HFDataset(Source):
         if self._transform is None:
             return conform(self._stored(rows), self._schema, _DECLARE)
         try:
-            return conform(self._transformed(rows), self._schema, _MEND)
+            return conform(self._as_table(self._transformed(rows)), self._schema, _MEND)
         except Exception as error:
             error.add_note(f"in the transform of the data set, rows {rows[0]} to {rows[-1]}")
             raise
 
     def _stored(self, rows: range | list[int]) -> pa.Table:
-        return self.dataset.with_format("arrow", columns=self._columns)[_key(rows)].combine_chunks()
+        return self._arrow[_key(rows)].combine_chunks()
 
-    def _transformed(self, rows: range | list[int]) -> pa.Table:
+    @functools.cached_property
+    def _arrow(self) -> datasets.Dataset:
+        """The data set that gives tables of Arrow: to make one takes longer than to read a shard."""
+        return self.dataset.with_format("arrow", columns=self._columns)
+
+    def _transformed(self, rows: range | list[int]) -> Mapping[str, Any]:
         made = self.dataset[_key(rows)] if len(rows) else {}
         if not isinstance(made, Mapping):
             raise TypeError(f"transform must return a dict of columns, got {type(made).__name__}")
@@ -204,9 +226,15 @@ class HFDataset(Source):
                     f"transform must return a value for each row, got {len(values)} of column '{name}' for {len(rows)} rows; "
                     "use dataset.map or dataset.filter to make more or fewer rows"
                 )
-        return to_table(made, None, _MEND)
+        return made
 
-    def _stream_tables(self, shard: int, rows: int = _READ_ROWS) -> Iterator[pa.Table]:
+    def _as_table(self, batch: Batch) -> pa.Table:
+        if isinstance(batch, pa.Table):
+            return batch
+        said = None if self._transform is not None or self.dataset.features is None else self.dataset.features.arrow_schema
+        return to_table(batch, said, _DECLARE if self._streams else _MEND, self._texts)
+
+    def _stream_batches(self, shard: int, rows: int = _READ_ROWS) -> Iterator[Batch]:
         """Yield a shard's records as the stream gives them, ``rows`` at once."""
         stream = self.dataset.shard(self.num_shards, shard)
         stream._ex_iterable = _own_copy(stream._ex_iterable)
@@ -215,9 +243,7 @@ class HFDataset(Source):
             return
         # Records that are Python objects are not left to with_format("arrow"): it makes a table of each record, and fails
         # where a value is None in one and not in the next.
-        schema = None if self.dataset.features is None else self.dataset.features.arrow_schema
-        for batch in batches_of(stream.with_format(None), rows):
-            yield to_table(batch, schema, _DECLARE)
+        yield from batches_of(stream.with_format(None), rows)
 
 
 def _check_kind(dataset: object) -> None:

@@ -253,7 +253,8 @@ class Layout:
         return {field.name for field in self.fields}
 
     @functools.cached_property
-    def _is_text(self) -> bool:
+    def is_text(self) -> bool:
+        """Whether items are texts themselves."""
         return not self.named and isinstance(self.fields[0], Field) and self.fields[0].dtype is None
 
     def values(self, item: Any, number: int) -> list[Value]:
@@ -262,13 +263,16 @@ class Layout:
         Raises:
             ValueError: The item is of another kind than the first.
         """
-        if self._is_text and type(item) is str:
+        if self.is_text and type(item) is str:
             return [item]
         if self.unpack is not None:
             item = self.unpack(item)
         if item is None or isinstance(item, Mapping) != self.named or (self.named and item.keys() != self._names):
             raise ValueError(f"item {number} of {self.source} must be {self} like item 0, got {_shown(item)}")
-        return [self._value(field, item[field.name] if self.named else item, number) for field in self.fields]
+        try:
+            return [field.value(item[field.name] if self.named else item) for field in self.fields]
+        except UnfitError:  # raised again, with its place
+            return [self._value(field, item[field.name] if self.named else item, number) for field in self.fields]
 
     def _value(self, field: Field | TextsField | JsonField | OpenField, given: Any, number: int) -> Value:
         try:

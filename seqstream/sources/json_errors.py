@@ -15,7 +15,7 @@ from seqstream.sources.pieces import Piece
 from seqstream.sources.rules import NONBLANK_LINES
 from seqstream.sources.surrogates import find_surrogate
 
-_SHOWN = 60
+_SHOWN, _SHOWN_OF_TYPES = 60, 300
 _NO_OBJECT = "line must be a JSON object, got {}; write one object a line, with nothing around them"
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
@@ -59,7 +59,9 @@ class TypeCheck:
         index = known.get_field_index(name)
         if index < 0 and not self._types.others:
             return None
-        types = Types(pa.schema([known.field(index)] if index >= 0 else []), pa.schema([]), self._types.typed)
+        types = Types(
+            pa.schema([known.field(index)] if index >= 0 else []), pa.schema([]), self._types.typed, texts=self._types.texts
+        )
         try:
             parse_objects(json.dumps({name: value}).encode(), types)
         except (pa.ArrowException, RecursionError) as error:
@@ -128,12 +130,16 @@ def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
 
 
 def _conflict(name: str, value: object, expected: pa.DataType, source: str) -> str:
-    return f"field {name!r} must be {expected} {source}, got {_show(value)}; {_remedy(name, value, expected)}"
+    kind = str(expected)
+    kind = kind if len(kind) <= _SHOWN_OF_TYPES else kind[:_SHOWN_OF_TYPES] + "..."
+    return f"field {name!r} must be {kind} {source}, got {_show(value)}; {_remedy(name, value, expected)}"
 
 
 def _remedy(name: str, value: object, expected: pa.DataType) -> str:
     if pa.types.is_integer(expected) and isinstance(value, int) and not isinstance(value, bool):
         return _rounding_remedy(name, value)
+    if pa.types.is_string(expected) and isinstance(value, dict | list):
+        return f"pass schema={{{name!r}: pa.json_()}} to have text of JSON"
     empty = pa.schema([])
     with contextlib.suppress(pa.ArrowException):
         found = parse_objects(json.dumps({name: value}).encode(), Types(empty, empty)).schema

@@ -16,7 +16,17 @@ from seqstream.sources.decoding import Errors, check_errors, check_lengths, join
 from seqstream.sources.exact_json import keep_exact
 from seqstream.sources.files import Paths, find_files, normalize_paths, spread
 from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
-from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
+from seqstream.sources.json_keys import LateKeysError, describe_sparse, find_sparse, json_paths, load_lines, may_be_sparse
+from seqstream.sources.json_parsing import (
+    Types,
+    check_late_names,
+    count_objects,
+    has_large_floats,
+    is_shallow,
+    known_types,
+    parse_objects,
+)
+from seqstream.sources.json_values import stored_type
 from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.pieces import Piece
@@ -25,6 +35,9 @@ from seqstream.sources.rules import newlines
 from seqstream.sources.surrogates import replace_surrogates
 
 _SAMPLED_SHARDS = 8
+_COUNTED_BYTES, _COUNTED_SHARDS = 1 << 18, 128
+_LISTED = 50
+_READ_ERRORS = (OSError, RuntimeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +48,18 @@ class JsonLines(Source):
     blocks spread over the files, and hold for all: a value that does not fit is an error. Strings that look like times stay
     strings. A field that first comes later is kept, with a type of its own.
 
+    Objects whose keys are data, with more than 128 different names of which a record has few, are text of JSON in a column or
+    field of strings, just as they are in the file: time and memory would grow with the square of the records. Where such keys
+    are the fields of records, ``columns`` must name those to read. Fields that are not read may hold anything.
+
     Beside messages and tools that hold more than text, a field ``exact_json`` of the struct has each as it is in the file, keys
     in their order and nulls where there are any, for chat templates. It is left out of batches.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Fields to read, all if ``None``. Fewer are quicker.
-        schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``.
+        schema: Arrow types of fields by name, where the first records would mislead: ``{"score": pa.float64()}``. One of
+            ``pa.json_()``, also inside of a struct or a list, is text of JSON.
         block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
             so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, half of an emoji (``"\ud83d"``) included, ``"strict"`` raises and ``"replace"`` puts
@@ -51,6 +69,7 @@ class JsonLines(Source):
             fingerprint, state or ``repr``.
 
     Raises:
+        ValueError: While reading, a line is no object, a value does not fit its type, or names grow beyond a thousand.
         FileNotFoundError: A path or glob names no file.
         IsADirectoryError: A path is a directory.
         PermissionError: A file may not be read.
@@ -96,7 +115,12 @@ class JsonLines(Source):
             yield self._table(text, pieces) if text.strip() else self._base.empty_table(), after
 
     def _table(self, text: bytes, pieces: list[Piece]) -> pa.Table:
-        table, self._met[0] = read_objects(text, pieces, self._met[0], self.errors)
+        table, met = read_objects(text, pieces, self._met[0], self.errors)
+        try:
+            check_late_names(self._met[0], met)
+        except LateKeysError as error:
+            raise ValueError(f"{_here(pieces)}: {error}") from None
+        self._met[0] = met
         for name in table.column_names:
             if name in RESERVED:
                 raise ValueError(
@@ -130,29 +154,61 @@ class JsonLines(Source):
     def _typed(self) -> frozenset[str]:
         return frozenset(self.schema or {})
 
-    @functools.cached_property
+    @property
     def _base(self) -> pa.Schema:
         """Types of all fields, or of the columns asked for, before the first block is read."""
-        given = pa.schema(list((self.schema or {}).items()))
+        return self._start.known
+
+    @functools.cached_property
+    def _start(self) -> Types:
+        """What is known before the first block is read, with types that are still open."""
+        given = pa.schema([field.with_type(stored_type(field.type)) for field in pa.schema(list((self.schema or {}).items()))])
+        texts = tuple(path for name, kind in (self.schema or {}).items() for path in json_paths(kind, (name,)))
+        start = Types(given, given, self._typed, None if self.columns is None else tuple(self.columns), texts)
         if self.columns is not None and self._typed.issuperset(self.columns):
-            return _select(given, self.columns)
+            return start.replace_known(_select(given, self.columns))
         pieces = self._sample()
         if not pieces:
-            return given if self.columns is None else _select(given, self._typed.intersection(self.columns))
-        types = Types(given, given, self._typed)
-        table, _ = read_objects(join_text(pieces, "json", self.errors), pieces, types, self.errors)
-        return table.schema if self.columns is None else _select(table.schema, self.columns)
+            names = given.names if self.columns is None else self._typed.intersection(self.columns)
+            return start.replace_known(_select(given, names))
+        text = join_text(pieces, "json", self.errors)
+        if may_be_sparse(text) and is_shallow(text):
+            start = expect_names(start, self._text_to_count(text), pieces)
+        table, _ = read_objects(text, pieces, start, self.errors)
+        if self.columns is None:
+            return start.replace_known(table.schema)
+        present = table.schema.names
+        if not set(present).issuperset(self.columns):
+            present = list(dict.fromkeys(name for record in load_lines(text) for name in record))
+        return start.replace_known(_select(table.schema, self.columns, present))
 
     @functools.cached_property
     def _met(self) -> list[Types]:
         """The types of all fields met by this object, as one item: only for an early and clear error where they conflict."""
         columns = None if self.columns is None else tuple(self._base.names)
-        return [Types(known_types(self._base), self._base, self._typed, columns)]
+        return [dataclasses.replace(self._start, known=known_types(self._base), columns=columns)]
 
     def _sample(self) -> list[Piece]:
         """Return the first blocks of a few shards, or the first block of all that holds an object."""
         sample = [piece for shard in spread(self.num_shards, _SAMPLED_SHARDS) for piece in self._first_with_objects([shard])]
         return sample or self._first_with_objects(range(self.num_shards))
+
+    def _text_to_count(self, text: bytes) -> bytes:
+        """Return a sample, or a larger one if it is small, for names of fields to be counted in it."""
+        if len(text) >= _COUNTED_BYTES:
+            return text
+        parts = []
+        shards = spread(self.num_shards, _COUNTED_SHARDS)
+        for shard in shards:
+            size = 0
+            # What cannot be read is an error when its turn comes.
+            with contextlib.closing(self._corpus.blocks(shard, None)) as blocks, contextlib.suppress(*_READ_ERRORS):
+                for pieces, _ in blocks:
+                    parts += [piece.text for piece in pieces]
+                    size += sum(len(piece.data) for piece in pieces)
+                    if size * len(shards) >= _COUNTED_BYTES:
+                        break
+        return b"\n".join(parts)
 
     def _first_with_objects(self, shards: Sequence[int]) -> list[Piece]:
         for shard in shards:
@@ -178,10 +234,12 @@ def read_objects(text: bytes, pieces: list[Piece], types: Types, errors: Errors)
             raise pa.ArrowInvalid("a line is no object, or nests too deeply")
         table = parse_objects(text, types)
         if len(table) == count:
-            table = keep_exact(table, text, types.typed)
+            table = keep_exact(table, text, types.typed, types.texts)
         merged = types.merge(table.schema)
         if merged is None or len(table) != count:
             raise pa.ArrowInvalid("a line holds more than an object, or fields have other types than before")
+    except LateKeysError as error:
+        raise ValueError(f"{_here(pieces)}: {error}") from None
     except (pa.ArrowException, RecursionError) as error:
         if errors == "replace" and (replaced := replace_surrogates(text)) != text:
             pieces = [piece._replace(data=replace_surrogates(piece.data)) for piece in pieces]
@@ -194,14 +252,41 @@ def read_objects(text: bytes, pieces: list[Piece], types: Types, errors: Errors)
     return table, merged
 
 
+def expect_names(types: Types, text: bytes, pieces: list[Piece]) -> Types:
+    """Return types with text of JSON where the objects of a sample have keys that are data, and the number of other names.
+
+    Raises:
+        ValueError: So do the records themselves, or an object in a field to which the user has given another type.
+    """
+    found, count = find_sparse(load_lines(text))
+    for sparse in found:
+        is_read = types.columns is None or not sparse.path or sparse.path[0] in types.columns
+        is_text = any(sparse.path[: len(path)] == path for path in types.texts)
+        if (
+            is_read
+            and not is_text
+            and ((not sparse.path and types.columns is None) or (sparse.path and sparse.path[0] in types.typed))
+        ):
+            raise ValueError(f"{_here(pieces)}: {describe_sparse(sparse)}")
+        if is_read and not is_text and sparse.path:
+            types = dataclasses.replace(types, texts=(*types.texts, sparse.path))
+    return dataclasses.replace(types, num_names=count)
+
+
+def _here(pieces: list[Piece]) -> str:
+    return f"{pieces[0].file.name}, from byte {pieces[0].offset:,} on"
+
+
 def _unreadable(pieces: list[Piece], error: Exception) -> ValueError:
-    return ValueError(f"{pieces[0].file.name}, from byte {pieces[0].offset:,} on: lines must be JSON objects, got {error}")
+    return ValueError(f"{_here(pieces)}: lines must be JSON objects, got {error}")
 
 
-def _select(schema: pa.Schema, columns: Iterable[str]) -> pa.Schema:
+def _select(schema: pa.Schema, columns: Iterable[str], present: Sequence[str] | None = None) -> pa.Schema:
     for name in columns:
         if name not in schema.names:
-            fields = ", ".join(schema.names) or "none"
+            names = schema.names if present is None else present
+            more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+            fields = (", ".join(names[:_LISTED]) or "none") + more
             remedy = "give a field that comes later its type in schema={...}"
             raise ValueError(f"columns must name fields of the records, got {name!r}; there are {fields}, {remedy}")
     return pa.schema([schema.field(name) for name in columns])

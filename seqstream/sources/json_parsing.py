@@ -10,6 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from seqstream.sources.json_keys import (
+    MANY_LATE,
+    LateKeysError,
+    Path,
+    count_names,
+    find_sparse,
+    load_lines,
+    may_be_sparse,
+    rewrite,
+    widest_object,
+)
 from seqstream.sources.rules import newlines
 
 _OPEN, _CLOSE = ord("{"), ord("}")
@@ -67,11 +78,19 @@ class Types:
     """Fields whose type the user gave; in all others what looks like a time is a string."""
     columns: tuple[str, ...] | None = None
     """Fields that are kept, all if ``None``."""
+    texts: tuple[Path, ...] = ()
+    """Where values are read as text of JSON."""
+    num_names: int = 0
+    """How many names, at all depths, are expected in any case."""
 
     @property
     def others(self) -> bool:
         """Whether fields that are not known must be read: all are kept, or one that is kept has a type that is still open."""
         return self.columns is None or not all(map(is_complete, self.known.types)) or len(self.known) < len(self.columns)
+
+    def replace_known(self, schema: pa.Schema) -> Types:
+        """Return these types with those of a sample, and no others, as known and met."""
+        return dataclasses.replace(self, known=schema, seen=schema)
 
     def merge(self, schema: pa.Schema) -> Types | None:
         """Return these types with those of a block; ``None`` if tables of both cannot be concatenated."""
@@ -86,7 +105,36 @@ def parse_objects(text: bytes, types: Types) -> pa.Table:
 
     Raises:
         pa.ArrowInvalid: Text is not JSON, or a value does not fit its type.
+        LateKeysError: Fields that are read have many names that differ from line to line.
     """
+    text = _prepare(text, types)
+    try:
+        return _parse_all(text, types)
+    except pa.ArrowException:
+        if types.columns is None or not types.others:
+            raise
+        # Perhaps fields that are not read hold values of several kinds.
+        return _parse_all(rewrite(text, types.columns, ()), types)
+
+
+def _prepare(text: bytes, types: Types) -> bytes:
+    """Return text with strings in place of what is read as such, and without the names of fields that are not read."""
+    if types.texts:
+        text = rewrite(text, types.columns, types.texts)
+    expected = types.num_names + count_names(types.seen)
+    if not types.others or not may_be_sparse(text, expected):
+        return text
+    if types.columns is not None:
+        text = rewrite(text, types.columns, ())
+        if not may_be_sparse(text, expected):
+            return text
+    sparse, _ = find_sparse(load_lines(text))
+    if sparse:
+        raise LateKeysError(sparse[0])
+    return text
+
+
+def _parse_all(text: bytes, types: Types) -> pa.Table:
     table = _parse(text, types.known, types.others)
     kinds = [field.type if field.name in types.typed else _without_times(field.type) for field in table.schema]
     plain = pa.schema(list(zip(table.schema.names, kinds, strict=True)))
@@ -97,9 +145,21 @@ def parse_objects(text: bytes, types: Types) -> pa.Table:
     if types.columns is None:
         return table
     for name in types.columns:
-        if name not in table.column_names:
+        if name not in table.column_names and name in types.seen.names:
             table = table.append_column(name, pa.nulls(len(table), types.seen.field(name).type))
-    return table.select(types.columns)
+    return table.select([name for name in types.columns if name in table.column_names])
+
+
+def check_late_names(types: Types, merged: Types) -> None:
+    """Check that blocks add no more than a thousand names to those that are expected.
+
+    Raises:
+        LateKeysError: They do.
+    """
+    if merged.seen.equals(types.seen):
+        return
+    if count_names(merged.seen) > types.num_names + count_names(types.known) + MANY_LATE:
+        raise LateKeysError(widest_object(merged.seen))
 
 
 def known_types(schema: pa.Schema) -> pa.Schema:

@@ -14,14 +14,15 @@ def encode_json(values: list[Any], kind: pa.DataType | None) -> tuple[list[Any],
     What a ``Json()`` feature holds becomes text, as it is stored; so do chats of a stream whose features nobody has said,
     if their messages hold more than text: a struct would give all messages the keys of each.
     """
-    if kind is None and _are_nested_chats(values):
+    if kind is None and are_nested_chats(values):
         return [None if chat is None else [json.dumps(each, ensure_ascii=False) for each in chat] for chat in values], None
     if kind is not None and _holds_json(kind):
-        return [_to_text(value, kind) for value in values], _stored(kind)
+        return [_to_text(value, kind) for value in values], stored_type(kind)
     return values, None if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def _are_nested_chats(values: list[Any]) -> bool:
+def are_nested_chats(values: list[Any]) -> bool:
+    """Return whether values are lists of messages that hold more than text."""
     lists = [value for value in values if value is not None]
     if not lists or not all(isinstance(chat, list) for chat in lists):
         return False
@@ -49,10 +50,10 @@ def _to_text(value: Any, kind: pa.DataType) -> Any:
     return [_to_text(each, kind.value_type) for each in value] if hasattr(kind, "value_type") else value
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
+def stored_type(kind: pa.DataType) -> pa.DataType:
     """Return a type with text where it has JSON."""
     if isinstance(kind, pa.JsonType):
         return pa.string()
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_stored(field.type)) for field in kind])
-    return pa.list_(_stored(kind.value_type)) if hasattr(kind, "value_type") else kind
+        return pa.struct([field.with_type(stored_type(field.type)) for field in kind])
+    return pa.list_(stored_type(kind.value_type)) if hasattr(kind, "value_type") else kind

@@ -74,7 +74,7 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
     Where the schema has a type that is open, because all that was seen was null, a column keeps its own.
 
     Raises:
-        ValueError: A column cannot be cast, or is not in the schema; the message names it and the ``remedy``.
+        ValueError: A column cannot be cast, or it or a field of it is not in the schema; the message says the ``remedy``.
     """
     known, present = set(schema.names), set(table.column_names)
     for name in table.column_names:
@@ -87,6 +87,11 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
             continue
         try:
             column = _plain(table.column(field.name))
+            if column.type != field.type and (late := _late_field(column.type, field.type)) is not None:
+                raise ValueError(
+                    f"column '{field.name}' cannot have the field {late!r}, which none of the first records has; "
+                    f"{remedy}, or where keys are data make it text with json.dumps"
+                )
             columns.append(column if is_open(field.type) else column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             found = table.schema.field(field.name).type
@@ -123,6 +128,19 @@ def missing_columns(parameter: str, wanted: Sequence[str], present: Sequence[str
     known = set(present)
     missing = [name for name in wanted if name not in known]
     return f"{parameter} must be among {_listed(present)}, got {_listed(missing)}" if missing else None
+
+
+def _late_field(found: pa.DataType, known: pa.DataType) -> str | None:
+    """Return a field of a struct, at any depth, that a cast to the known type would drop."""
+    if pa.types.is_struct(found) and pa.types.is_struct(known):
+        for field in found:
+            index = known.get_field_index(field.name)
+            late = field.name if index < 0 else _late_field(field.type, known.field(index).type)
+            if late is not None:
+                return str(late)
+    if hasattr(found, "value_type") and hasattr(known, "value_type"):
+        return _late_field(found.value_type, known.value_type)
+    return None
 
 
 def _listed(names: Sequence[str]) -> str:

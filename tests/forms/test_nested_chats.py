@@ -78,6 +78,22 @@ def test_json_lines_are_exact(tmp_path: Path, theirs: Any, options: dict[str, An
     assert texts_of(ss.JsonLines(path, block_bytes=block_bytes), theirs, **options) == written(theirs, tools=TOOLS)
 
 
+def test_arguments_of_many_names_are_exact(tmp_path: Path, theirs: Any) -> None:
+    """Where each call has names of its own, in messages and tools, structs stay narrow and templates get all as it was."""
+    chats = [
+        [ASK | {"votes": {f"u{n}": None}}, call(**{f"a{n}_{each}": [each, None] for each in range(5)})] for n in range(300)
+    ]
+    tools = [[{"name": "f", "parameters": {f"a{n}_{each}": {"type": None} for each in range(5)}}] for n in range(300)]
+    source = ss.JsonLines(save(tmp_path / "a.jsonl", messages=chats, tools=tools))
+    template = TEMPLATE.replace("{{ m.content }}", "{{ m.content }}{{ m.votes | tojson if m.votes }}")
+    theirs = transformers_of(theirs.backend_tokenizer, chat_template=template)
+    assert texts_of(source, theirs) == written(theirs, chats, tools)
+    table, _ = next(source.read(0))
+    calls = table.schema.field("messages").type.value_type.field("tool_calls").type.value_type
+    assert calls == pa.struct([("name", pa.string()), ("arguments", pa.string())])
+    assert table.schema.field("tools").type.value_type.field("parameters").type == pa.string()
+
+
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_json_features_are_decoded(tmp_path: Path, theirs: Any, streams: bool, mapped: bool) -> None:
