@@ -103,7 +103,7 @@ class Parquet(Source):
                 groups += row_groups(number, parquet.metadata, found.names if self.columns is None else self.columns)
             if found != seen:  # mostly all files have one schema
                 name = self._files[number].name
-                schema, seen = unite(schema, plain_schema(self._chosen(found), _CHOOSE), name, _CHOOSE), found
+                schema, seen = unite(schema, plain_schema(self._chosen(found), _CHOOSE, name), name, _CHOOSE), found
         return schema, groups
 
     def _chosen(self, schema: pa.Schema) -> pa.Schema:
@@ -139,11 +139,16 @@ class Parquet(Source):
             names = [name for name in self._schema.names if name in present]
             # With no column to read there would be no rows.
             read = parquet.iter_batches(rows, row_groups=[group.number], columns=names or present[:1], use_threads=False)
+            done = 0
             for batch in read:
+                _check_values(batch, done)
+                done += len(batch)
                 table = pa.Table.from_batches([batch]).select(names)
                 if self._partitions is not None:
                     table = self._partitions.append(table, group.file, self._schema.names)
                 yield conform(table, self._schema, _CHOOSE)
+            if done != group.rows:
+                raise ValueError(f"row group must have {group.rows:,} rows, as the footer says, got {done:,}; write the file anew")
 
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[Any]:
@@ -165,6 +170,22 @@ class Parquet(Source):
                 raise ValueError(f"{file.name} must be a Parquet file: {error}") from error
             self._footers.put(number, parquet.metadata)
             yield parquet
+
+
+def _check_values(batch: pa.RecordBatch, row: int) -> None:
+    """Raise if a file without checksums holds what is no value of its column, such as text that is not UTF-8.
+
+    Args:
+        batch: Rows as they are stored.
+        row: Number of the first of them in its row group.
+    """
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"rows {row:,} to {row + len(batch) - 1:,} of the row group must hold values of their columns' types, got: {error}; "
+            f"write the file anew, or {_CHOOSE}"
+        ) from error
 
 
 @contextlib.contextmanager

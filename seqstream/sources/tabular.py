@@ -127,9 +127,8 @@ class Csv(Source):
         _check_utf8(guessed, asked, file)
         if problem := missing_columns("types", list(asked), guessed.names):
             raise ValueError(f"{problem} in {file.name}")
-        return plain_schema(
-            pa.schema([(field.name, asked.get(field.name, _settled(field.type))) for field in guessed]), _CHOOSE
-        )
+        settled = pa.schema([(field.name, asked.get(field.name, _settled(field.type))) for field in guessed])
+        return plain_schema(settled, _CHOOSE, file.name)
 
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
