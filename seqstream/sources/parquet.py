@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from seqstream.options import names, num_bytes
 from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
 from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
 from seqstream.sources.partitions import Partitions, find_partitions
@@ -49,8 +50,10 @@ class Parquet(Source):
     storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.block_bytes < 1:
-            raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
+        object.__setattr__(self, "block_bytes", num_bytes("block_bytes", self.block_bytes))
+        object.__setattr__(self, "columns", names("columns", self.columns))
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns must name at least one column, got none")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
         _ = self._schema
@@ -148,7 +151,9 @@ class Parquet(Source):
                     table = self._partitions.append(table, group.file, self._schema.names)
                 yield conform(table, self._schema, _CHOOSE)
             if done != group.rows:
-                raise ValueError(f"row group must have {group.rows:,} rows, as the footer says, got {done:,}; write the file anew")
+                raise ValueError(
+                    f"row group must have {group.rows:,} rows, as the footer says, got {done:,}; write the file anew"
+                )
 
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[Any]:
@@ -183,7 +188,7 @@ def _check_values(batch: pa.RecordBatch, row: int) -> None:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         raise ValueError(
-            f"rows {row:,} to {row + len(batch) - 1:,} of the row group must hold values of their columns' types, got: {error}; "
+            f"rows {row:,} to {row + len(batch) - 1:,} of a row group must hold what their columns' types say, got: {error}; "
             f"write the file anew, or {_CHOOSE}"
         ) from error
 

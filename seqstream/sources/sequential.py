@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.sources.protocol import RESERVED, Block, Json
+from seqstream.sources.protocol import RESERVED, Block, Json, check_count
 
 _LISTED = 50
 
@@ -24,7 +24,7 @@ def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterato
     Raises:
         ValueError: No block ends at ``state``, so the data is not what it was when the state was saved.
     """
-    resumed, read = int(state or 0), 0
+    resumed, read = check_count(state), 0
     held: tuple[pa.Table, int] | None = None
     for table in regroup(tables, block_bytes):
         first, read = read, read + len(table)

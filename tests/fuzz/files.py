@@ -10,7 +10,6 @@ import itertools
 import json
 import lzma
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +22,22 @@ import seqstream as ss
 from tests.fuzz.kind import Input, Kind
 from tests.fuzz.mutations import damage_bytes, damage_text_of_json
 
-WORDS = ["a", "the", "Grüße", "日本語", "👩‍🚀", "\u200b", "e\u0301", "x" * 60, "quote \" in it", "comma, in it", "tab\tin it", "  ", "NA", "7"]
+WORDS = [
+    "a",
+    "the",
+    "Grüße",
+    "日本語",
+    "👩‍🚀",
+    "\u200b",
+    "e\u0301",
+    "x" * 60,
+    'quote " in it',
+    "comma, in it",
+    "tab\tin it",
+    "  ",
+    "NA",
+    "7",
+]
 BLOCK_BYTES = [40, 333, 5_000, None]
 
 
@@ -79,7 +93,9 @@ _PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst
 def make_compressed(random: Random) -> Input:
     """Return compressed lines, at times in two parts, as ``cat`` puts files together."""
     extension = random.choice(list(_PACK))
-    parts = ["".join(text(random) + "\n" for _ in range(random.randrange(1, 60))).encode() for _ in range(random.choice([1, 1, 2]))]
+    parts = [
+        "".join(text(random) + "\n" for _ in range(random.randrange(1, 60))).encode() for _ in range(random.choice([1, 1, 2]))
+    ]
     options = {"errors": "replace", "unit": "line", "block_bytes": random.choice(BLOCK_BYTES)}
     return Input(b"".join(map(_PACK[extension], parts)), "a.txt" + extension, options)
 
@@ -166,7 +182,12 @@ def make_csv(random: Random) -> Input:
     as_text, longest = random.random() < 0.6, 0
     for _ in range(random.randrange(25)):
         before = len(written.getvalue().encode())
-        writer.writerow([makers.get(name, lambda random: ("" if as_text else "w ") + text(random) + random.choice(["", "\n"]))(random) for name in names])
+        writer.writerow(
+            [
+                makers.get(name, lambda random: ("" if as_text else "w ") + text(random) + random.choice(["", "\n"]))(random)
+                for name in names
+            ]
+        )
         longest = max(longest, len(written.getvalue().encode()) - before)
     options = {
         "delimiter": delimiter,

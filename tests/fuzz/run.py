@@ -78,7 +78,7 @@ def resources() -> tuple[int, int]:
     return threading.active_count(), len(list(files.iterdir())) if files.exists() else 0
 
 
-def run(kind: Kind, name: str, seed: int, numbers: Any, seconds: float, log: Any) -> tuple[int, list[str]]:
+def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: Any) -> tuple[int, list[str]]:
     """Run cases and return how many there were, and what is wrong."""
     problems: dict[str, str] = {}
     end, count, before = time.monotonic() + seconds, 0, (0, 0)
@@ -132,8 +132,8 @@ def main() -> None:
 
     kind = {**files.KINDS, **objects.KINDS}[asked.kind]
     numbers = itertools.count() if asked.case is None else [asked.case]
-    with open(asked.log, "w", encoding="utf-8", errors="backslashreplace") as log:
-        count, problems = run(kind, asked.kind, asked.seed, numbers, asked.seconds, log)
+    with Path(asked.log).open("w", encoding="utf-8", errors="backslashreplace") as log:
+        count, problems = run(kind, asked.kind, asked.seed, numbers, seconds=asked.seconds, log=log)
     json.dump({"cases": count, "problems": problems}, sys.stdout)
 
 
