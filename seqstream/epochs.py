@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -22,14 +24,15 @@ from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.digests import describe_function
 from seqstream.engines import ENGINES, FAST_ENGINES, FUNCTION
+from seqstream.estimating import estimate_steps, sample_records
 from seqstream.first_look import look_at
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.label_counts import LabelRule
 from seqstream.meeting import Header, agree, reported
 from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
-from seqstream.planning.runs import Runs
 from seqstream.planning.specs import ID_BYTES, BatchSpec, InOrder
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
 from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
@@ -52,9 +55,6 @@ _FIRST_STEPS = 2
 _COMPARED_RECORDS = 2_048
 _COMPARED_BLOCKS = 128
 """How many records read one by one, and how many blocks, ranks compare at most at the beginning of an epoch."""
-
-_SAMPLED_BLOCKS = 8
-"""How many blocks `Epochs.estimate_steps` looks at."""
 
 
 class Epochs:
@@ -223,24 +223,38 @@ class Epochs:
         if shapes is not None and isinstance(self.spec, Bucket):
             self.spec = dataclasses.replace(self.spec, shapes=tuple((rows, length) for rows, length in shapes))
 
-    def estimate_steps(self, world_size: int) -> int | None:
-        """Estimate the optimiser steps of an epoch that ranks share, from some of its blocks; close where those are all."""
-        total = self._visited(0).approx_blocks()
-        if total is None:
+    def apart(self) -> Epochs:
+        """Return the same epochs, to look at without touching what a thread may be at work on."""
+        twin = copy.copy(self)
+        twin.stages, twin._class_watch, twin._workers, twin._opened = tuple(self.stages), ClassWatch(), None, None
+        return twin
+
+    def estimate_steps(self, world_size: int, uneven: Uneven) -> int | None:
+        """Estimate the optimiser steps of an epoch that ranks share, from blocks all over it."""
+        sample = sample_records(self._visited(0))
+        if sample is None:
             return None
-        blocks = list(itertools.islice(blocks_of(self._ahead(0, Place())), _SAMPLED_BLOCKS + 1))
-        if not blocks:
-            return 0
-        stages = self._open(blocks)
-        tables = join_tables(self._run([block.table for block in blocks], stages)[0])
-        if len(blocks) <= _SAMPLED_BLOCKS:
-            total = len(blocks)
-        lengths = lengths_of(tables, self.spec.columns)
-        spec = self.spec.fitted(lengths, self._max_length)
-        keys = spec.sort_keys(lengths)
-        num_planned = spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=True, multiple=1)
-        planned = len(spec.arrange(Runs.of(keys[:num_planned]), key=None, world_size=1))
-        return math.ceil(round(planned * total / len(blocks)) / (world_size * self._accumulate))
+        _, first = _peek(self._ahead(0, Place()))
+        stages = self._open(first)
+        with placed(sample.table.column(ROW_ID), self.source.locate) if len(sample.table) else contextlib.nullcontext():
+            tables = self._run([sample.table], stages)[0] if len(sample.table) else [_NO_RECORDS]
+        lengths = lengths_of(join_tables(tables), self.spec.columns)
+        return estimate_steps(
+            lengths,
+            sample,
+            self.spec.fitted(lengths, self._max_length),
+            shuffle=self.shuffle,
+            world_size=world_size,
+            accumulate=self._accumulate,
+            uneven=uneven,
+        )
+
+    def count_steps(self, epoch: int, world_size: int, uneven: Uneven) -> int:
+        """Count the optimiser steps of an epoch that ranks share, making all its windows here."""
+        self._check_repeats("count_steps()")
+        start = Position(epoch, epoch + 1, WindowStart(blocks=0))
+        sharing = Sharing(uneven=uneven, world_size=world_size)
+        return sum(sum(window.step_ends) for _, window in self.windows(start, lambda: None, sharing))
 
     def choose_shapes(self) -> tuple[Shape, ...]:
         """Return the shapes of all batches, looking at the first of epoch 0 if nothing has decided them yet.
@@ -326,7 +340,7 @@ class Epochs:
     def _epoch(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
         """Yield the windows of one epoch from a position on."""
         begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
-        self.world_size = sharing.ranks.world_size
+        self.world_size = sharing.world_size or sharing.ranks.world_size
         place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
         with reported(place, sharing.ranks):
             ahead, first = _peek(self._ahead(start.epoch, begin.place))
@@ -344,7 +358,7 @@ class Epochs:
         counts: Counter[str] = Counter()
         for window in read_windows(ahead, begin, recipe):
             patience.end()
-            if self.shuffle and sharing.ranks.rank == 0:
+            if self.shuffle and sharing.ranks.rank == 0 and sharing.world_size is None:
                 self._class_watch.look(window)
             if is_fresh and start.epoch == 0 and not num_batches:
                 self._learn_from(window)
@@ -457,8 +471,10 @@ class Epochs:
         total = None if blocks is None else blocks * num_bytes
         sizes = FirstWindow(guess, total, is_read=not first or first[-1].approx_bytes is None)
         if not self.shuffle:
-            # Rows in the order of the data are the same whatever the windows; planned ones are the same in every epoch.
-            return dataclasses.replace(sizes, small_bytes=SMALL_BYTES) if isinstance(self.spec, InOrder) else sizes
+            # Rows in the order of the data are the same whatever the windows, so that a block is enough to begin with; planned
+            # ones are the same in every epoch.
+            is_free = isinstance(self.spec, InOrder)
+            return dataclasses.replace(sizes, small_bytes=num_bytes * self.world_size) if is_free else sizes
         if self.num_shards < FEW_SHARDS and not self._by_row:
             return sizes
         if epoch == 0:

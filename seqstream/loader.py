@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -32,6 +32,8 @@ from seqstream.sources.protocol import Json, Source
 from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
 from seqstream.workers import WorkerOptions
+
+_Answer = TypeVar("_Answer")
 
 
 class Loader(Iterable[Batch]):
@@ -172,6 +174,7 @@ class Loader(Iterable[Batch]):
         self._loaded = False
         self._last: tuple[Position | None, dict[str, Json]] = None, {}
         self._stats = Stats()
+        self._counted_steps: dict[tuple[int, int], int] = {}
         self._iteration: weakref.ref[Iteration] | None = None
 
     def _beginning(self, epoch: int) -> Position:
@@ -199,12 +202,16 @@ class Loader(Iterable[Batch]):
         self._iteration = weakref.ref(iteration)
         return iteration
 
-    def state_dict(self) -> dict[str, Json]:
-        """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered."""
+    def state_dict(self, *, stats: bool = False) -> dict[str, Json]:
+        """Return what is needed to go on with exactly the next batch: a few hundred bytes of JSON, nothing buffered.
+
+        Args:
+            stats: Keep ``stats`` as well, so that they go on where the state is loaded. They are of this rank alone, while all
+                else is the same on all of them: let each rank save its own, or none.
+        """
         position, state = self._last
-        if position is self._position:
-            return copy.deepcopy(state)
-        return self._state(self._position)
+        state = copy.deepcopy(state) if position is self._position else self._state(self._position)
+        return {**state, "stats": self._stats.to_json()} if stats else state
 
     def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
         """Go on where a state was saved: the next iteration continues with exactly the next batch.
@@ -222,6 +229,8 @@ class Loader(Iterable[Batch]):
         same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
         position = Position.from_json(copy.deepcopy(dict(state)))
         self._epochs.check_place(position.window.place)
+        if "stats" in state:
+            self._stats = Stats.from_json(state["stats"])
         if same:
             self._epochs.check_choices(state["engine"], state["shapes"])
             self._epochs.use_engines(state["engine"])
@@ -253,11 +262,39 @@ class Loader(Iterable[Batch]):
         return self._position.epoch if until is None or self.epochs is None else until - self.epochs
 
     def estimate_steps(self) -> int | None:
-        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches each, from the first blocks of the data.
+        """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches of each rank.
 
-        ``None`` where the source cannot know; a one-shot generator would be used up by looking, so there as well.
+        It is within some per cent where windows are those by default; where they hold a few batches only, or rows come in an
+        order by length, within some twenty.
+
+        Records of blocks all over the data, 2 MiB of them, are tokenised and planned. Files that are read front to back,
+        compressed ones and tables, are read to count what they hold, up to 256 MiB. ``None`` where the source cannot know how
+        much there is: a stream, or a function that gives items. `count_steps` counts them.
         """
-        return self._epochs.estimate_steps(count_ranks(self._given_ranks[1]))
+        return self._look(lambda epochs: epochs.estimate_steps(count_ranks(self._given_ranks[1]), self.uneven))
+
+    def count_steps(self) -> int:
+        """Count the optimiser steps of this epoch, of ``accumulate`` batches of each rank.
+
+        All records are read, tokenised and planned, in this process and without workers: that takes as long as an epoch whose
+        batches nobody uses, and nothing a second time. Other epochs, in another order, may have some more or fewer.
+
+        Raises:
+            ValueError: Records can be read once only.
+        """
+        key = (self.epoch, count_ranks(self._given_ranks[1]))
+        if key not in self._counted_steps:
+            self._counted_steps[key] = self._look(lambda epochs: epochs.count_steps(*key, self.uneven))
+        return self._counted_steps[key]
+
+    def _look(self, question: Callable[[Epochs], _Answer]) -> _Answer:
+        """Ask epochs that no thread is at work on; of what they learn, the engines are kept."""
+        epochs = self._epochs.apart()
+        answer = question(epochs)
+        is_idle = self._iteration is None or self._iteration() is None
+        if is_idle and self._epochs.engines is None and epochs.engines:
+            self._epochs.use_engines(epochs.engines)
+        return answer
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return the ``(rows, length)`` that batches can have, shortest first, to warm up a compiled model.
@@ -341,6 +378,15 @@ class Loader(Iterable[Batch]):
         other._pipeline.epochs = other._epochs
         return other
 
+    @property
+    def dataset(self) -> NoReturn:
+        """Raise: there is none, and what asks for it would skip batches one by one to go on."""
+        raise AttributeError(
+            "a Loader has no dataset of which batches could be skipped; load_state_dict(batch.state) goes on at once. "
+            "With transformers' Trainer set ignore_data_skip=True and keep the loader's state in its checkpoints, as "
+            "examples/hf_trainer.py does: with ignore_data_skip alone a new loader begins at its first batch"
+        )
+
     def __len__(self) -> NoReturn:
         raise TypeError(
             "a seqstream.Loader has no len() and cannot be wrapped in torch.utils.data.DataLoader, it makes batches itself; "
@@ -362,8 +408,9 @@ class Iteration(Iterator[Batch]):
         self._lock = threading.RLock()
         self._switch = Switch()
         ranks = loader._ranks()
-        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
+        # Before threads begin, so that what looking at the data takes does not delay them, nor is done twice.
         self._bar = _progress_bar(loader) if loader.progress and not ranks.rank else None
+        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
         self._finalizer = weakref.finalize(self, self._switch.turn_off)
         self._answered: float | None = None
 

@@ -52,12 +52,14 @@ class Sharing:
         uneven: What becomes of a step with fewer rows than ranks.
         labels: Where labels come from; ``None`` if nobody knows before a batch is made.
         prefetch: How many batches of a window are left when its ranks share the next.
+        world_size: For how many ranks this one alone makes windows, to count them; ``None`` for those that take part.
     """
 
     ranks: Ranks = dataclasses.field(default_factory=Alone)
     uneven: Uneven = "repeat"
     labels: LabelRule | None = None
     prefetch: int = 0
+    world_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

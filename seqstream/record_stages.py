@@ -20,7 +20,7 @@ class MapRecords(Map):
 
     Every record stays, in its order. Each becomes Python objects and Arrow again, which takes about 2 microseconds for one of a
     short text and a number, besides what the function takes; `Map` on whole columns takes a hundredth of it. Where that is what
-    the model waits for, set ``Loader(workers=...)``.
+    the model waits for, set ``Loader(num_workers=...)``.
 
     Args:
         fn: Takes a record as a dict, and returns one, whose keys are the columns from there on; a key that a record lacks is

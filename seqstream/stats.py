@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+
+from seqstream.sources.protocol import Json
+
+_DERIVED = ("waste", "rows_per_batch", "rows_per_step", "tokens_per_batch", "tokens_per_second")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """Counts since the loader was made.
+    """Counts since the loader was made; ``loader.state_dict(stats=True)`` keeps them, and they go on where that is loaded.
 
     Attributes:
         batches: Batches handed out.
@@ -71,6 +76,31 @@ class Stats:
     def plus(self, **more: float) -> Stats:
         """Return the stats with some counts raised."""
         return dataclasses.replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
+
+    def since(self, earlier: Stats) -> Stats:
+        """Return what was counted after ``earlier``, such as in an epoch: ``loader.stats.since(before)``."""
+        return self.plus(**{name: -value for name, value in dataclasses.asdict(earlier).items()})
+
+    def as_dict(self) -> dict[str, float]:
+        """Return all counts, and the shares and means that follow from them, as numbers for JSON or a logger."""
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in _DERIVED}}
+
+    def to_json(self) -> dict[str, float]:
+        """Return the counts that are not 0, as they stand in a state."""
+        return {name: round(value, 3) for name, value in vars(self).items() if value}
+
+    @classmethod
+    def from_json(cls, counts: Json) -> Stats:
+        """Return the stats of a state; counts that this version does not know are left out.
+
+        Raises:
+            ValueError: They are no counts.
+        """
+        is_number = isinstance(counts, Mapping) and all(isinstance(each, int | float) and each >= 0 for each in counts.values())
+        if not is_number:
+            raise ValueError(f"stats of a state must be counts by name, got {counts!r:.80}")
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in counts.items() if name in names})
 
     def __str__(self) -> str:
         left_out = ", ".join(

@@ -31,6 +31,7 @@ SPECS: dict[str, BatchSpec] = {
     "pack": ss.Pack(64, rows=2, window_batches=7),
     "in-order": ss.InOrder(5, window_batches=7),
     "in-order-full": ss.InOrder(5, drop_last=True, window_batches=7),
+    "rows-full": ss.Bucket(batch_size=5, drop_last=True, window_batches=7),
 }
 BY_TOKENS = ("tokens", "alike", "both", "given")
 

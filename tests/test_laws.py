@@ -187,6 +187,7 @@ SPECS: list[BatchSpec] = [
     ss.Bucket(batch_size=7, window_batches=2),
     ss.Bucket(640, batch_size=6, window_batches=3, multiple_of=8),
     ss.InOrder(8, drop_last=True),
+    ss.Bucket(batch_size=8, drop_last=True),
     ss.Bucket(512, window_batches=3, shapes=3),
     ss.Bucket(window_batches=3, shapes=[(2, 120), (6, 60), (5, 20)]),
     ss.Bucket(960, window_batches=3, rows_multiple_of=4, cost="attention", hidden_size=64),

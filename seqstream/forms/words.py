@@ -77,8 +77,8 @@ class Words:
         return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.blueprint.truncation_side)
 
     def _refuse_texts(self, distinct: list[str], places: Index, words: Lists, tables: Sequence[pa.Table]) -> None:
-        """Refuse lists of which most words hold blanks: they are texts, and no words of one."""
-        blank = [number for number, word in enumerate(distinct) if len(word.split(None, 1)) > 1]
+        """Refuse lists of which most words are three words or more: they are texts, and no words of one."""
+        blank = [number for number, word in enumerate(distinct) if len(word.split(None, 2)) > 2]
         if 2 * len(blank) <= len(distinct):
             return
         record = words.record_of(int(np.argmax(places == blank[0])))

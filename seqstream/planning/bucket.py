@@ -21,7 +21,17 @@ from seqstream.planning.plan import Index
 from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import Plans, WindowSize, check_positive, meant_as_rows, needed, set_positive, show, turns_of
+from seqstream.planning.specs import (
+    Plans,
+    WindowSize,
+    check_positive,
+    meant_as_rows,
+    needed,
+    set_positive,
+    show,
+    turns_of,
+    without_default,
+)
 from seqstream.sources.protocol import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -111,6 +121,10 @@ class Bucket(Plans):
         balance: A column of classes, such as a label or the name of a source, of at most 4,096 values: batches are served in an
             order in which every few of them have each class, and each length, as often as the window has. By default only
             lengths are spread evenly. A missing value is a class of its own.
+        drop_last: Leave out what does not fill a whole optimiser step of ``batch_size`` rows a batch, of all ranks and with
+            ``accumulate``, at the end of an epoch: fewer rows than one step has, counted as dropped. Only where ``batch_size``
+            stands alone: under a budget rows are divided among batches, and with ``shapes`` what is missing is made up, so
+            that no batch is short.
 
     Raises:
         ValueError: No limit is given, a number is not positive, or the limits leave no room for a batch.
@@ -129,6 +143,7 @@ class Bucket(Plans):
     columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
     step: Literal["alike", "mixed"] | None = dataclasses.field(default=None, kw_only=True)
     balance: str | None = dataclasses.field(default=None, kw_only=True)
+    drop_last: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         limits = ("max_tokens", "batch_size")
@@ -168,7 +183,7 @@ class Bucket(Plans):
         return self.num_planned(runs.num_rows, lambda _: runs, last=False, multiple=multiple) > 0
 
     def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
-        if not self._is_by_rows or last:
+        if not self._is_by_rows or (last and not self.drop_last):
             return num_rows
         size = cast("int", self.batch_size) * multiple
         return num_rows // size * size
@@ -285,7 +300,7 @@ class Bucket(Plans):
         return rows * length * (1 + length / _ATTENTION_MEMORY)
 
     def fingerprint(self) -> Json:
-        return {"kind": "Bucket", **dataclasses.asdict(self)}
+        return {"kind": "Bucket", **without_default(dataclasses.asdict(self), drop_last=False)}
 
     @property
     def _num_sides(self) -> int:
@@ -340,6 +355,11 @@ class Bucket(Plans):
         if self.batch_size is not None and self.batch_size % self.rows_multiple_of:
             raise ValueError(
                 f"batch_size must be a multiple of rows_multiple_of={self.rows_multiple_of}, got {self.batch_size}"
+            )
+        if self.drop_last and not self._is_by_rows:
+            raise ValueError(
+                "drop_last needs batches of one number of rows, Bucket(batch_size=...) alone; "
+                "with max_tokens or shapes none is left over, so leave it out"
             )
         if not isinstance(self.step, str | None) or self.step not in (None, "alike", "mixed"):
             raise ValueError(f"step must be one of 'alike', 'mixed', got {self.step!r}")

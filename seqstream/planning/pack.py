@@ -18,7 +18,7 @@ from seqstream.planning.order import Mixed, longest_first
 from seqstream.planning.plan import MADE_UP, Index, Plan, fill_up
 from seqstream.planning.rows import pack_rows
 from seqstream.planning.runs import Runs, ranges
-from seqstream.planning.specs import Decided, WindowSize, set_positive, show, turns_of
+from seqstream.planning.specs import Decided, WindowSize, set_positive, show, turns_of, without_default
 from seqstream.sources.protocol import Json
 from seqstream.stages import Counts
 
@@ -150,6 +150,8 @@ class Pack(Decided):
         causal: Whether ``labels`` are for next-token prediction: the ids themselves where the source has no labels, and -100 on
             the first of every sequence, which nothing before it should predict. Without it labels stay as they are. Sequences
             without any label, as those of one token, are dropped, and so are pieces without one.
+        drop_last: Leave out the sequences that fill no whole optimiser step, of all ranks and with ``accumulate``, at the end
+            of an epoch, instead of empty rows. They are counted as dropped.
 
     Raises:
         ValueError: A number is not positive, or ``overflow`` is none of these.
@@ -162,6 +164,7 @@ class Pack(Decided):
     window_bytes: int | None = None
     overflow: Literal["error", "truncate", "split", "drop"] = "error"
     causal: bool = True
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         set_positive(self, ("row_length", "rows", "window_batches", "window_bytes"), limits=("row_length", "rows"))
@@ -185,7 +188,7 @@ class Pack(Decided):
 
     def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
         """Return how many sequences fill whole steps; 0 if they do not fill one."""
-        if last:
+        if last and not self.drop_last:
             return num_rows
         if not self.fills(runs := first(num_rows), multiple):
             return 0
@@ -243,7 +246,7 @@ class Pack(Decided):
         return self.rows, self.row_length
 
     def fingerprint(self) -> Json:
-        return {"kind": "Pack", **dataclasses.asdict(self)}
+        return {"kind": "Pack", **without_default(dataclasses.asdict(self), drop_last=False)}
 
     def _num_rows(self, runs: Runs) -> int:
         """Return how many rows sequences fill."""

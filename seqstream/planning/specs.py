@@ -163,7 +163,8 @@ class InOrder(Decided):
 
     Args:
         batch_size: Number of rows of a batch; the last of an epoch may have fewer.
-        drop_last: Drop that last batch where it is smaller; its rows are counted as dropped.
+        drop_last: Leave out what does not fill a whole optimiser step, of all ranks and with ``accumulate``, at the end of an
+            epoch: of one rank without ``accumulate`` the last batch where it is smaller. Its rows are counted as dropped.
         window_batches: Least batches whose rows are shuffled together.
         window_bytes: Least bytes of ids that are shuffled together, four each. Where one of the two is given, it alone counts;
             by default windows hold 256 batches a rank and 64 MiB of ids, whichever is more.
@@ -217,6 +218,11 @@ def show(spec: Any) -> str:
     """Print a spec with the fields that are not as by default."""
     fields = ((field, getattr(spec, field.name)) for field in dataclasses.fields(spec))
     return f"{type(spec).__name__}({', '.join(f'{field.name}={value!r}' for field, value in fields if value != field.default)})"
+
+
+def without_default(fields: dict[str, Any], **defaults: object) -> dict[str, Any]:
+    """Return what a spec says of itself without fields that came later, where they change nothing: older states stay valid."""
+    return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
 
 
 def turns_of(num_batches: int, key: tuple[object, ...] | None) -> Index:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqstream.sources.files import File, FileTable, Int64s
+from seqstream.sources.locations import Location
 from seqstream.sources.pieces import Front, Limits, Piece
 from seqstream.sources.protocol import Json, check_counts
 from seqstream.sources.rules import LINES
@@ -56,7 +57,12 @@ class Aligned:
 
     def locate(self, shard: int, record: int) -> str:
         """Name the files and the line of a record."""
-        return f"{' and '.join(file.name for file in self._files(shard))}, line {record + 1:,}"
+        files, line = self.place(shard, record)
+        return f"{files}, line {line:,}"
+
+    def place(self, shard: int, record: int) -> Location:
+        """Return the files, joined by "and", and the line of a record."""
+        return Location(" and ".join(file.name for file in self._files(shard)), record + 1)
 
     def fingerprint(self) -> Json:
         """Say which files these are, column by column."""

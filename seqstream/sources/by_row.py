@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from seqstream.order import EvenOrder
-from seqstream.sources.protocol import Block, Json, Source, with_record_numbers
+from seqstream.sources.locations import Location
+from seqstream.sources.protocol import Block, Json, Record, Source, with_record_numbers
 
 
 def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:
@@ -53,6 +54,12 @@ class RandomRows(Source):
 
     def locate(self, row_id: int) -> str:
         return self.source.locate(row_id)
+
+    def place(self, row_id: int) -> Location:
+        return self.source.place(row_id)
+
+    def record(self, row_id: int) -> Record:
+        return self.source.record(row_id)
 
     def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
         return np.full(len(shards), int(self.source.records_per_block * self.source.approx_record_bytes))

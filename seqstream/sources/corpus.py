@@ -10,6 +10,7 @@ import numpy as np
 
 from seqstream.options import num_bytes
 from seqstream.sources.files import File, FileTable, Int64s
+from seqstream.sources.locations import Location
 from seqstream.sources.pieces import Limits, Piece, read_range, read_stream
 from seqstream.sources.protocol import Json, check_counts
 from seqstream.sources.rules import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
@@ -81,15 +82,20 @@ class Corpus:
         segments = np.searchsorted(self.shards.shards, shards, side="right") - 1
         return np.where(self.files.streams[self.shards.segments[segments]], -1, self.limits.block_bytes)
 
-    def locate(self, shard: int, record: int) -> str:
-        """Name the file and the line where a record starts."""
+    def place(self, shard: int, record: int) -> Location:
+        """Return the file and the line where a record starts; of a file that is one record the first."""
         for pieces, _ in self.blocks(shard, None):
             for piece in pieces:
                 starts = piece.starts(RULES[self.unit])
                 if record < len(starts):
-                    return piece.file.name if self.unit == "file" else place(piece.file, int(starts[record]))
+                    return Location(piece.file.name, 1 if self.unit == "file" else _line(piece.file, int(starts[record])))
                 record -= len(starts)
         raise IndexError(f"row_id must be of a record of this source, got one behind the end of shard {shard}")
+
+    def locate(self, shard: int, record: int) -> str:
+        """Name the file and the line where a record starts."""
+        file, line = self.place(shard, record)
+        return file if self.unit == "file" else f"{file}, line {line:,}"
 
     def approx_blocks(self) -> float:
         """Estimate the number of blocks: a range is one, a compressed file holds some three times its size."""
@@ -141,10 +147,14 @@ def make_limits(block_bytes: int, max_record_bytes: int) -> Limits:
 
 def place(file: File, offset: int) -> str:
     """Name the line of a file that holds a byte: ``corpus/a.txt, line 17``. Reads the file up to there."""
+    return f"{file.name}, line {_line(file, offset):,}"
+
+
+def _line(file: File, offset: int) -> int:
     line, position = 1, 0
     for chunk in open_chunks(file):
         line += chunk.count(b"\n", 0, offset - position)
         position += len(chunk)
         if position >= offset:
             break
-    return f"{file.name}, line {line:,}"
+    return line

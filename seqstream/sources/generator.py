@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from seqstream.options import num_bytes
 from seqstream.sources.items import Layout, Value, layout_of, size_of
+from seqstream.sources.locations import Location
 from seqstream.sources.protocol import (
     BLOCK_BYTES,
     BLOCK_RECORDS,
@@ -111,6 +112,9 @@ class Generator(Source):
 
     def locate(self, row_id: int) -> str:
         return f"item {split_row_id(row_id)[1]} of {self._items.name}"
+
+    def place(self, row_id: int) -> Location:
+        return Location(self._items.name, split_row_id(row_id)[1])
 
     def approx_blocks(self) -> float | None:
         if self.num_records is None:

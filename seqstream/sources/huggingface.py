@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from seqstream.options import num_bytes
 from seqstream.sources.files import spread
+from seqstream.sources.locations import Location
 from seqstream.sources.protocol import Block, Json, Source, choose_block_bytes, split_row_id
 from seqstream.sources.records import batches_of, to_table
 from seqstream.sources.sequential import blocks, conform, plain_schema
@@ -114,10 +115,14 @@ class HFDataset(Source):
         }
 
     def locate(self, row_id: int) -> str:
+        place, number = self.place(row_id)
+        return f"{'record' if self._streams else 'row'} {number} of {place}"
+
+    def place(self, row_id: int) -> Location:
         shard, record = split_row_id(row_id)
         if self._streams:
-            return f"record {record} of shard {shard} of the stream"
-        return f"row {shard * self._rows_per_shard + record} of the data set"
+            return Location(f"shard {shard} of the stream", record)
+        return Location("the data set", shard * self._rows_per_shard + record)
 
     def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
         return np.full(len(shards), -1 if self._streams else self._block_bytes)

@@ -18,6 +18,7 @@ from seqstream.sources.exact_json import keep_exact
 from seqstream.sources.files import Paths, find_files, normalize_paths, spread
 from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.json_parsing import Types, count_objects, has_large_floats, is_shallow, known_types, parse_objects
+from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.pieces import Piece
 from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
@@ -115,6 +116,9 @@ class JsonLines(Source):
 
     def locate(self, row_id: int) -> str:
         return self._corpus.locate(*split_row_id(row_id))
+
+    def place(self, row_id: int) -> Location:
+        return self._corpus.place(*split_row_id(row_id))
 
     def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
         return self._corpus.approx_bytes(shards)

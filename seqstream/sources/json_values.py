@@ -11,22 +11,24 @@ import pyarrow as pa
 def encode_json(values: list[Any], kind: pa.DataType | None) -> tuple[list[Any], pa.DataType | None]:
     """Return values of a column as Arrow takes them, and their type, ``None`` for the one that Arrow finds.
 
-    What a ``Json()`` feature holds becomes text, as it is stored; so do chats of a stream whose features nobody has said: a
-    struct would give all messages the keys of each.
+    What a ``Json()`` feature holds becomes text, as it is stored; so do chats of a stream whose features nobody has said,
+    if their messages hold more than text: a struct would give all messages the keys of each.
     """
-    if kind is None and _are_chats(values):
+    if kind is None and _are_nested_chats(values):
         return [None if chat is None else [json.dumps(each, ensure_ascii=False) for each in chat] for chat in values], None
     if kind is not None and _holds_json(kind):
         return [_to_text(value, kind) for value in values], _stored(kind)
     return values, None if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def _are_chats(values: list[Any]) -> bool:
+def _are_nested_chats(values: list[Any]) -> bool:
     lists = [value for value in values if value is not None]
     if not lists or not all(isinstance(chat, list) for chat in lists):
         return False
     messages = [message for chat in lists for message in chat]
-    return bool(messages) and all(isinstance(message, dict) and "role" in message for message in messages)
+    if not all(isinstance(message, dict) and "role" in message for message in messages):
+        return False
+    return any(not isinstance(part, str) for message in messages for part in message.values())
 
 
 def _holds_json(kind: pa.DataType) -> bool:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from seqstream.options import names, num_bytes
 from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
 from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
+from seqstream.sources.locations import Location
 from seqstream.sources.partitions import Partitions, find_partitions
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
@@ -76,9 +77,13 @@ class Parquet(Source):
         return {"kind": "Parquet", "columns": columns, "block_bytes": self.block_bytes, "files": self._digest, **folders}
 
     def locate(self, row_id: int) -> str:
+        file, row = self.place(row_id)
+        return f"{file}, row {row:,}"
+
+    def place(self, row_id: int) -> Location:
         shard, record = split_row_id(row_id)
         group = self._groups[shard]
-        return f"{self._files[group.file].name}, row {group.first_row + record:,}"
+        return Location(self._files[group.file].name, group.first_row + record)
 
     def approx_blocks(self) -> float | None:
         return float(sum(max(1.0, group.size / self.block_bytes) for group in self._groups))

@@ -9,18 +9,25 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
-from seqstream.order import hash_index
+from seqstream.sources.locations import Location
+
+if TYPE_CHECKING:
+    from seqstream.sources.splitting import Split
 
 Json: TypeAlias = Any
 """What ``json.dumps`` takes: dicts with string keys, lists, strings, numbers, booleans, ``None``."""
+
+Record: TypeAlias = dict[str, Any]
+"""A record as Python values, by column."""
 
 Block: TypeAlias = tuple[pa.Table, Json]
 """A table of records and the state after it; ``None`` when the shard ends with it."""
@@ -166,16 +173,87 @@ class Source(abc.ABC):
         """How many records `take` reads at once."""
         return count_records(self, None)
 
-    def split(self, *, valid: float = 0.05, seed: int = 0) -> tuple[Split, Split]:
-        """Split into a training and a validation source, by a hash of the row id.
+    def place(self, row_id: int) -> Location:
+        """Return the place of a record: its file and line, where there are such."""
+        shard, record = split_row_id(row_id)
+        return Location(f"shard {shard}", record)
 
-        Every record is in exactly one of the two, and always in the same one for the same ``seed``.
+    def record(self, row_id: int) -> Record:
+        """Read one record, as the source has it; what comes before it in its shard may have to be read as well.
+
+        Raises:
+            IndexError: There is no such record.
+        """
+        shard, number = split_row_id(row_id)
+        numbers = np.array([number])
+        if self.num_records is not None:
+            tables = iter([with_record_numbers(self.take(numbers), numbers)] if number < self.num_records else [])
+        else:
+            tables = (table for table, _ in self.read(shard))
+        first = 0
+        for table in tables:
+            at = np.flatnonzero(record_numbers(table, first) == number)
+            if len(at):
+                return to_records(table.slice(int(at[0]), 1))[0]
+            first += len(table)
+        raise IndexError(f"row_id must be of a record of this source, got {row_id}: record {number} of shard {shard}")
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records as dicts, in the order of the source: to look at them, or to use them without a loader."""
+        for shard in range(self.num_shards):
+            for table, _ in self.read(shard):
+                yield from itertools.chain.from_iterable(map(to_records, _slices(table, BLOCK_RECORDS)))
+
+    def head(self, num: int = 5) -> list[Record]:
+        """Return the first records as dicts.
+
+        Raises:
+            ValueError: Records can be read once only, and looking would use them up.
+        """
+        if not self.can_repeat:
+            raise ValueError("head() would use up records that a generator gives only once; pass the generator function itself")
+        return list(itertools.islice(self.records(), num))
+
+    def split(
+        self,
+        *,
+        valid: float | None = None,
+        test: float | None = None,
+        by: str | Sequence[str] | None = None,
+        stratify: str | Json = None,
+        seed: int = 0,
+    ) -> tuple[Split, ...]:
+        """Divide the records: ``train, valid = source.split(valid=0.1)``, with ``test=0.1`` a third part.
+
+        On which side a record is depends on what it holds and on nothing else. So it stays there whatever is appended to the
+        files, and if they are compressed, converted, put in another order or read in other blocks; and records that hold the
+        same are on one side. What counts is the field ``text`` where a record has one, so that no text is on two sides, and all
+        its fields that are read where it has none. Of ``n`` different records a side gets its share within about
+        ``sqrt(n * share * (1 - share))``. A part can be split again, independently of how it came about; and those for
+        validation are the same whatever the share for testing is.
+
+        Records read by their numbers, those of lists and map-style data sets, are read to know on which side they are: those of
+        the other sides once.
 
         Args:
-            valid: Share of the records that the second source gets, ``0 < valid < 1``.
+            valid: Share of the records that are for validation, between 0 and 1; 0.05 if neither this nor ``test`` is given.
+            test: Share of the records that are for testing.
+            by: The column that decides, or several: records of one value there stay together, such as all of an author or of a
+                conversation. Those without a value count one by one.
+            stratify: Column of the classes whose shares shall be exact, within one record each: all records are read once to
+                count them. A side that never changes can depend on nothing but the record, so an exact share cannot last: as
+                data is appended, as many records of its class may move. ``stratify=valid.cuts``, of which a split has some
+                kilobytes of JSON, divides by what was counted then, and moves none.
             seed: Another seed, another choice.
+
+        Raises:
+            ValueError: A share is not between 0 and 1, or nothing is left to train on; ``by`` and ``stratify`` are both given.
         """
-        return Split(self, valid, seed, held_out=False), Split(self, valid, seed, held_out=True)
+        from seqstream.sources.splitting import split_source
+
+        if valid is None and test is None:
+            valid = 0.05
+        return split_source(self, valid=valid, test=test, by=by, stratify=stratify, seed=seed)
 
 
 def check_count(state: Json) -> int:
@@ -240,80 +318,14 @@ def split_row_id(row_id: int) -> tuple[int, int]:
     return row_id >> RECORD_BITS, row_id & ((1 << RECORD_BITS) - 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Split(Source):
-    """One part of a source, made by `Source.split`."""
+def to_records(table: pa.Table) -> list[Record]:
+    """Return the rows of a block as dicts, without the source's own record numbers."""
+    records: list[Record] = drop_record_numbers(table).to_pylist()
+    return records
 
-    source: Source
-    valid: float
-    seed: int
-    held_out: bool
 
-    def __post_init__(self) -> None:
-        if not 0 < self.valid < 1:
-            raise ValueError(f"valid must be a share between 0 and 1, got {self.valid}")
-
-    @property
-    def num_shards(self) -> int:
-        return self.source.num_shards
-
-    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
-        first, inner = state or (0, None)
-        for table, after in self.source.read(shard, inner):
-            records = record_numbers(table, first)
-            first += len(table)
-            kept = np.flatnonzero(self._keep(shard, records))
-            table = drop_record_numbers(table).take(to_arrow(kept)).append_column(RECORD, to_arrow(records[kept]))
-            yield table, None if after is None else [first, after]
-
-    def _keep(self, shard: int, records: np.ndarray) -> np.ndarray:
-        held_out = hash_index(self.to_row_ids(shard, records), self.seed, "split") < np.uint64(self.valid * 2**64)
-        return held_out if self.held_out else ~held_out
-
-    @property
-    def _share(self) -> float:
-        return self.valid if self.held_out else 1 - self.valid
-
-    def fingerprint(self) -> Json:
-        return {"source": self.source.fingerprint(), "valid": self.valid, "seed": self.seed, "held_out": self.held_out}
-
-    def locate(self, row_id: int) -> str:
-        return self.source.locate(row_id)
-
-    def approx_blocks(self) -> float | None:
-        return self.source.approx_blocks()
-
-    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
-        whole = self.source.approx_bytes(shards)
-        part = np.rint(whole * self._share).astype(np.int64)
-        return np.where(whole < 0, -1, part)
-
-    @property
-    def can_repeat(self) -> bool:
-        return self.source.can_repeat
-
-    @property
-    def compared_bytes(self) -> int:
-        return self.source.compared_bytes
-
-    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
-        return self.source.to_row_ids(shard, records)
-
-    @property
-    def num_records(self) -> int | None:
-        return self.source.num_records
-
-    def take(self, records: np.ndarray) -> pa.Table:
-        kept = records[self._keep(0, records)]
-        return with_record_numbers(self.source.take(kept), kept)
-
-    @functools.cached_property
-    def approx_record_bytes(self) -> float:
-        return self.source.approx_record_bytes * self._share
-
-    @property
-    def records_per_block(self) -> int:
-        return self.source.records_per_block
+def _slices(table: pa.Table, num_rows: int) -> Iterator[pa.Table]:
+    return (table.slice(first, num_rows) for first in range(0, len(table), num_rows))
 
 
 def record_numbers(table: pa.Table, first: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from seqstream.options import names, num_bytes
 from seqstream.sources.delimited import Dialect
 from seqstream.sources.files import File, FileTable, Paths, find_files, normalize_paths
 from seqstream.sources.json_parsing import has_large_floats
+from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.protocol import Block, Json, Source, split_row_id
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
@@ -104,6 +105,11 @@ class Csv(Source):
     def locate(self, row_id: int) -> str:
         shard, record = split_row_id(row_id)
         return self._dialect.place(self._files[shard], record + 1 + (self.names is None))
+
+    def place(self, row_id: int) -> Location:
+        shard, record = split_row_id(row_id)
+        file = self._files[shard]
+        return Location(file.name, self._dialect.line(file, record + 1 + (self.names is None)))
 
     def approx_blocks(self) -> float | None:
         return float((self._files.text_bytes / self.block_bytes).clip(min=1).sum())

@@ -15,6 +15,7 @@ from seqstream.sources.aligned import Aligned
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, decode_records
 from seqstream.sources.files import Paths, find_files, normalize_paths
+from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
 
@@ -112,6 +113,9 @@ class TextFiles(Source):
 
     def locate(self, row_id: int) -> str:
         return self._corpus.locate(*split_row_id(row_id))
+
+    def place(self, row_id: int) -> Location:
+        return self._corpus.place(*split_row_id(row_id))
 
     def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
         return self._corpus.approx_bytes(shards)

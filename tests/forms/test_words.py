@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -49,6 +49,8 @@ def test_words_are_those_of_transformers(
     tokenizer: Tokenizer, engine: Any, words: list[list[str]], where: Any, cut: tuple[int, bool, bool]
 ) -> None:
     """Ids are those of transformers, labels follow its word ids, also where they are cut, on either side."""
+    distinct = {word for row in words for word in row}
+    assume(2 * sum(len(word.split()) > 2 for word in distinct) <= len(distinct))  # else they are texts, and refused
     limit, left, special = cut
     theirs = transformers_of(tokenizer, truncation_side="left" if left else "right")
     labels = [list(range(100 * row, 100 * row + len(own))) for row, own in enumerate(words)]

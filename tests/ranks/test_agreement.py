@@ -171,7 +171,7 @@ FILES = {
     "one more": "source.files.files 3 on rank 0, 2 on rank",
     "one each": "source.files.names ",
     "content": "other records: .*a.txt, line ",
-    "split": "source.seed 0 on rank 0, 1 on rank 1",
+    "split": "source.split.seed 0 on rank 0, 1 on rank 1",
     "data set by node": "source.sample .*: no split_dataset_by_node",
     "data set shuffled": "source.sample ",
     "data set, one record": "other records: row 500 of the data set: {'text': 'of rank 0'} on rank 0",

@@ -34,6 +34,8 @@ SPECS: dict[str, BatchSpec] = {
     "pack-split": ss.Pack(24, rows=2, window_batches=6, overflow="split"),
     "in-order": ss.InOrder(3),
     "in-order-full": ss.InOrder(3, drop_last=True),
+    "rows-full": ss.Bucket(batch_size=3, window_batches=6, drop_last=True),
+    "pack-full": ss.Pack(64, rows=1, window_batches=6, drop_last=True),
 }
 
 

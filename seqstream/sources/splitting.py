@@ -1,0 +1,314 @@
+"""Parts of a source by a hash of what its records hold, so that a record stays on its side whatever happens to the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from seqstream.arrow import take_rows, to_arrow
+from seqstream.order import hash_index
+from seqstream.sources.hashing import U64s, hash_column, hash_rows, is_null
+from seqstream.sources.locations import Location
+from seqstream.sources.protocol import (
+    RECORD,
+    Block,
+    Json,
+    Record,
+    Source,
+    drop_record_numbers,
+    record_numbers,
+    with_record_numbers,
+)
+
+Sides: TypeAlias = npt.NDArray[np.uint8]
+
+TRAIN, VALID, TEST = 1, 2, 3
+SIDES = {TRAIN: "train", VALID: "valid", TEST: "test"}
+
+TEXT = "text"
+"""The column by which records are told apart by default, where they have one."""
+
+_ALL = 1 << 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How records are divided.
+
+    Attributes:
+        valid: Share of the records that are for validation.
+        test: Share of the records that are for testing.
+        by: Columns that decide; empty for the text of a record, or all its columns where it has no ``text``.
+        seed: Another seed, another choice.
+        level: How many splits the source has been through: each divides by bits of its own.
+        stratify: Column of the class of a record, if classes have limits of their own.
+        cuts: For each class, by the hash of its value, below which number records are for validation, and from which on for
+            testing.
+    """
+
+    valid: float
+    test: float
+    by: tuple[str, ...] = ()
+    seed: int = 0
+    level: int = 0
+    stratify: str | None = None
+    cuts: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, share in (("valid", self.valid), ("test", self.test)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be a share between 0 and 1, got {share}")
+        if not 0 < self.valid + self.test < 1:
+            raise ValueError(
+                f"valid + test must be between 0 and 1, so that training has a share, got {self.valid} + {self.test}"
+            )
+
+    def fingerprint(self) -> Json:
+        """Say what decides on which side a record is."""
+        by = list(self.by) or "content"
+        rule = {"valid": self.valid, "test": self.test, "by": by, "seed": self.seed, "level": self.level}
+        if self.stratify is None:
+            return rule
+        return {**rule, "stratify": self.stratify, "cuts": {name: list(cuts) for name, cuts in sorted(self.cuts.items())}}
+
+    def share(self, side: int) -> float:
+        """Return the share of the records that a side has."""
+        return {TRAIN: 1 - self.valid - self.test, VALID: self.valid, TEST: self.test}[side]
+
+    def sides(self, table: pa.Table) -> Sides:
+        """Return the side that each record is on, ``uint8 (rows,)``.
+
+        Raises:
+            ValueError: A column that decides is not there.
+        """
+        table = drop_record_numbers(table)
+        numbers = self.numbers(table)
+        lows, highs = (np.full(len(table), cut, dtype=np.uint64) for cut in self._plain_cuts)
+        if self.stratify is not None:
+            classes = hash_column(_column(table, self.stratify, "stratify"))
+            for value in np.unique(classes):
+                lows[classes == value], highs[classes == value] = self.cuts.get(_name(value), self._plain_cuts)
+        sides = np.full(len(table), TRAIN, dtype=np.uint8)
+        sides[numbers < lows] = VALID
+        if self.test:
+            sides[numbers >= highs] = TEST
+        return sides
+
+    def numbers(self, table: pa.Table) -> U64s:
+        """Return 64 bits for each record that decide on its side: the lowest are for validation, the highest for testing."""
+        return hash_index(self._content(table).view(np.int64), self.seed, "split", self.level)
+
+    @property
+    def _plain_cuts(self) -> tuple[int, int]:
+        return int(self.valid * _ALL), min(int((1 - self.test) * _ALL), _ALL - 1)
+
+    def _content(self, table: pa.Table) -> U64s:
+        """Hash what decides; records without it are known by all they hold."""
+        if len(self.by) > 1:
+            chosen = pa.table({name: _column(table, name, "by") for name in self.by})
+            content, missing = hash_rows(chosen), np.logical_and.reduce([is_null(column) for column in chosen.columns])
+        elif self.by or TEXT in table.column_names:
+            column = _column(table, self.by[0], "by") if self.by else table.column(TEXT)
+            content, missing = hash_column(column), is_null(column)
+        else:
+            return hash_rows(table)
+        if missing.any():
+            rows = np.flatnonzero(missing)
+            rest = take_rows(table, rows)
+            content[rows] = hash_column(rest.column(TEXT)) if self.by and TEXT in rest.column_names else hash_rows(rest)
+        return content
+
+    def with_exact_shares(self, source: Source) -> Rule:
+        """Return the rule with limits for each class at which its shares are exact now, reading all records once."""
+        if not source.can_repeat:
+            raise ValueError(
+                "stratify reads all records once, and a generator gives them only once; pass the generator function"
+            )
+        numbers, classes = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for shard in range(source.num_shards):
+            for table, _ in source.read(shard):
+                table = drop_record_numbers(table)
+                numbers.append(self.numbers(table))
+                classes.append(hash_column(_column(table, self.stratify or "", "stratify")))
+        found, number = np.unique(np.concatenate(classes), return_inverse=True)
+        every = np.concatenate(numbers)
+        order = np.lexsort((every, number))
+        parts = np.split(every[order], np.cumsum(np.bincount(number, minlength=len(found)))[:-1]) if len(found) else []
+        return dataclasses.replace(
+            self, cuts={_name(value): self._cuts_of(part) for value, part in zip(found, parts, strict=True)}
+        )
+
+    def _cuts_of(self, numbers: U64s) -> tuple[int, int]:
+        """Return between which of its records, ascending, a class is cut: as near as can be to where others are."""
+        low, high = self._plain_cuts
+        num_valid, num_test = (round(share * len(numbers)) for share in (self.valid, self.test))
+        return _nearest(low, numbers, num_valid), _nearest(high, numbers, len(numbers) - num_test)
+
+
+def split_source(
+    source: Source,
+    *,
+    valid: float | None,
+    test: float | None,
+    by: str | Sequence[str] | None,
+    stratify: str | Json,
+    seed: int,
+) -> tuple[Split, ...]:
+    """Divide a source; see `Source.split`."""
+    shares = (valid or 0.0, test or 0.0)
+    for name, share in (("valid", valid), ("test", test)):
+        if share is not None and not 0 < share < 1:
+            raise ValueError(f"{name} must be a share between 0 and 1, got {share}")
+    if by and stratify is not None:
+        raise ValueError(
+            "by and stratify cannot both be given: by keeps records together that share a value, stratify parts them by class"
+        )
+    level = source.rule.level + 1 if isinstance(source, Split) else 0
+    columns = (by,) if isinstance(by, str) else tuple(by or ())
+    rule = Rule(*shares, columns, seed, level)
+    if isinstance(stratify, str):
+        rule = dataclasses.replace(rule, stratify=stratify).with_exact_shares(source)
+    elif stratify is not None:
+        rule = dataclasses.replace(rule, **_read_cuts(stratify))
+    known = KnownSides()
+    sides = [TRAIN, *([VALID] if valid is not None else []), *([TEST] if test is not None else [])]
+    return tuple(Split(source, rule, side, known) for side in sides)
+
+
+class KnownSides:
+    """The sides of records that were read by their numbers: so that those of another side are not read again."""
+
+    def __init__(self) -> None:
+        self._sides: Sides | None = None
+
+    def of(self, num_records: int) -> Sides:
+        """Return the sides, ``uint8 (num_records,)``, 0 where nobody knows yet; what is found out is written there."""
+        if self._sides is None or len(self._sides) != num_records:
+            self._sides = np.zeros(num_records, dtype=np.uint8)
+        return self._sides
+
+    def __reduce__(self) -> tuple[type[KnownSides], tuple[()]]:
+        return KnownSides, ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Source):
+    """One part of a source, made by `Source.split`."""
+
+    source: Source
+    rule: Rule
+    side: int
+    known: KnownSides = dataclasses.field(repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        by = f", by={self.rule.by}" if self.rule.by else ""
+        return f"Split({self.source!r}, {SIDES[self.side]!r}, {self.rule.share(self.side):.4g} of the records{by})"
+
+    @property
+    def cuts(self) -> Json:
+        """What ``split(stratify=...)`` takes to divide grown data as it was: the limits of each class, as JSON."""
+        if self.rule.stratify is None:
+            return None
+        return {"column": self.rule.stratify, "cuts": {name: list(cuts) for name, cuts in self.rule.cuts.items()}}
+
+    @property
+    def num_shards(self) -> int:
+        return self.source.num_shards
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        first, inner = state or (0, None)
+        for table, after in self.source.read(shard, inner):
+            records = record_numbers(table, first)
+            first += len(table)
+            try:
+                kept = np.flatnonzero(self.rule.sides(table) == self.side)
+            except Exception as error:
+                if len(records):
+                    error.add_note(f"while splitting from {self.source.locate(int(self.to_row_ids(shard, records[:1])[0]))}")
+                raise
+            table = take_rows(drop_record_numbers(table), kept).append_column(RECORD, to_arrow(records[kept]))
+            yield table, None if after is None else [first, after]
+
+    def fingerprint(self) -> Json:
+        return {"source": self.source.fingerprint(), "split": self.rule.fingerprint(), "side": SIDES[self.side]}
+
+    def locate(self, row_id: int) -> str:
+        return self.source.locate(row_id)
+
+    def place(self, row_id: int) -> Location:
+        return self.source.place(row_id)
+
+    def record(self, row_id: int) -> Record:
+        return self.source.record(row_id)
+
+    def approx_blocks(self) -> float | None:
+        return self.source.approx_blocks()
+
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        whole = self.source.approx_bytes(shards)
+        part = np.rint(whole * self.rule.share(self.side)).astype(np.int64)
+        return np.where(whole < 0, -1, part)
+
+    @property
+    def can_repeat(self) -> bool:
+        return self.source.can_repeat
+
+    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
+        return self.source.to_row_ids(shard, records)
+
+    @property
+    def num_records(self) -> int | None:
+        return self.source.num_records
+
+    def take(self, records: np.ndarray) -> pa.Table:
+        known = self.known.of(self.num_records or 0)
+        wanted = records[(known[records] == 0) | (known[records] == self.side)]
+        table = with_record_numbers(self.source.take(wanted), wanted)
+        numbers = record_numbers(table, 0)
+        sides = known[numbers] = self.rule.sides(table)
+        return take_rows(table, np.flatnonzero(sides == self.side))
+
+    @functools.cached_property
+    def approx_record_bytes(self) -> float:
+        return self.source.approx_record_bytes * self.rule.share(self.side)
+
+    @property
+    def compared_bytes(self) -> int:
+        return self.source.compared_bytes
+
+    @property
+    def records_per_block(self) -> int:
+        return self.source.records_per_block
+
+
+def _column(table: pa.Table, name: str, parameter: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        there = ", ".join(map(repr, table.column_names)) or "none"
+        raise ValueError(f"{parameter} must name columns that all records have, got {name!r}; there are {there}")
+    return table.column(name)
+
+
+def _name(value: Any) -> str:
+    """Return the hash of a class as text, as it stands in JSON."""
+    return f"{int(value):016x}"
+
+
+def _nearest(wanted: int, numbers: U64s, below: int) -> int:
+    """Return the number nearest to a wanted one that has just so many of ``numbers``, which ascend, below it."""
+    least = int(numbers[below - 1]) + 1 if below else 0
+    most = int(numbers[below]) if below < len(numbers) else _ALL - 1
+    return max(least, min(wanted, most))
+
+
+def _read_cuts(given: Json) -> dict[str, Any]:
+    try:
+        cuts = {str(name): (int(low), int(high)) for name, (low, high) in given["cuts"].items()}
+        return {"stratify": str(given["column"]), "cuts": cuts}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ValueError(f"stratify must be the name of a column, or the cuts of an earlier split, got {given!r:.80}") from None

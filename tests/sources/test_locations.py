@@ -1,0 +1,116 @@
+"""Looking at records: the first ones, all of them, and one by its row id, with its file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import seqstream as ss
+from seqstream.sources.protocol import record_numbers
+from tests.own_source import write_arrays
+
+ROWS = [{"id": number, "text": f"text {number}\twith more"} for number in range(300)]
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n\n" for row in rows).encode()
+
+
+def json_lines(folder: Path) -> ss.Source:
+    (folder / "a.jsonl").write_bytes(lines(ROWS[:200]))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines(ROWS[200:])))
+    return ss.JsonLines([folder / "a.jsonl", folder / "b.jsonl.gz"], block_bytes=999)
+
+
+def csv(folder: Path) -> ss.Source:
+    text = "id,text\n" + "".join(f'{row["id"]},"{row["text"]}"\n' for row in ROWS)
+    (folder / "a.csv").write_text(text)
+    return ss.Csv(folder / "a.csv", block_bytes=999)
+
+
+def parquet(folder: Path) -> ss.Source:
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "a.parquet", row_group_size=70)
+    return ss.Parquet(folder / "a.parquet", block_bytes=999)
+
+
+def hugging_face(streams: bool) -> ss.Source:
+    import datasets
+
+    dataset = datasets.Dataset.from_list(ROWS)
+    return ss.HFDataset(dataset.to_iterable_dataset(num_shards=4) if streams else dataset, block_bytes=999)
+
+
+SOURCES: dict[str, tuple[Callable[[Path], ss.Source], Callable[[int, Path], tuple[str, int]]]] = {
+    "json": (
+        json_lines,
+        lambda number, folder: (f"{folder}/{'a.jsonl' if number < 200 else 'b.jsonl.gz'}", 1 + 2 * (number % 200)),
+    ),
+    "csv": (csv, lambda number, folder: (f"{folder}/a.csv", number + 2)),
+    "parquet": (parquet, lambda number, folder: (f"{folder}/a.parquet", number)),
+    "data set": (lambda _: hugging_face(False), lambda number, _: ("the data set", number)),
+    "stream": (lambda _: hugging_face(True), lambda number, _: (f"shard {number // 75} of the stream", number % 75)),
+    "list": (lambda _: ss.Generator(ROWS, block_bytes=999), lambda number, _: ("list", number)),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_records_by_their_row_ids(tmp_path: Path, name: str) -> None:
+    """All records come in order, the first of them by head(), and each by its row id, with its place; parts do so as well."""
+    make, place_of = SOURCES[name]
+    source = make(tmp_path)
+    assert list(source.records()) == ROWS
+    assert source.head(3) == ROWS[:3]
+    assert source.head(0) == []
+    for part in (source, *source.split(valid=0.3)):
+        records = list(part.records())
+        assert part.head() == records[:5]
+        found = []
+        for shard in range(part.num_shards):
+            first = 0
+            for table, _ in part.read(shard):
+                found += part.to_row_ids(shard, record_numbers(table, first)).tolist()
+                first += len(table)
+        for row_id, record in list(zip(found, records, strict=True))[::17]:
+            assert part.record(row_id) == record
+            assert part.place(row_id) == place_of(record["id"], tmp_path)
+    with pytest.raises((IndexError, ValueError)):
+        source.record(300)
+
+
+def test_texts(tmp_path: Path) -> None:
+    """Paragraphs begin at lines, a file is at its first, aligned files name both; a source of one's own numbers its records."""
+    (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\n")
+    (tmp_path / "b.txt").write_text("eins\nzwei\n\n\ndrei\n")
+    name = str(tmp_path / "a.txt")
+    source = ss.TextFiles(name, unit="paragraph")
+    assert [source.place(row) for row in range(2)] == [(name, 1), (name, 5)]
+    assert source.record(1) == {"text": "three"}
+    assert ss.TextFiles(name, unit="file").place(0) == (name, 1)
+    aligned = ss.TextFiles({"en": name, "de": tmp_path / "b.txt"})
+    file, line = aligned.place(4)
+    assert (file, line) == (f"{name} and {tmp_path / 'b.txt'}", 5)
+    assert aligned.record(4) == {"en": "three", "de": "drei"}
+    own = write_arrays(tmp_path / "arrays", num_files=2)
+    assert own.place(1 << 32 | 9) == ("shard 1", 9)
+    assert own.record(1 << 32 | 9)["input_ids"][0] == 109
+
+
+def test_records_that_come_only_once() -> None:
+    """Looking at the first would use up what a generator gives once; all can be taken."""
+    source = ss.Generator(iter(ROWS))
+    with pytest.raises(ValueError, match=r"head\(\) would use up records that a generator gives only once"):
+        source.head()
+    assert list(source.records()) == ROWS
+
+
+def test_a_row_id_of_no_record() -> None:
+    """A number behind the end is refused, with the record and the shard."""
+    with pytest.raises(IndexError, match=r"must be of a record of this source, got 300: record 300 of shard 0"):
+        ss.Generator(ROWS).record(300)
