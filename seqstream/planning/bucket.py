@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.options import names
+from seqstream.options import names, yes_or_no
 from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
 from seqstream.planning.grouping import Dealt, Grouping, Listed, Order, split_groups
 from seqstream.planning.order import Mixed
@@ -153,6 +153,7 @@ class Bucket(Plans):
             object.__setattr__(self, "shapes", _read_shapes(self.shapes))
         if self.columns is not None:
             object.__setattr__(self, "columns", tuple(names("columns", self.columns) or ()))
+        object.__setattr__(self, "drop_last", yes_or_no("drop_last", self.drop_last))
         self._check_limits()
         self._check_shapes()
 

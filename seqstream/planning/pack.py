@@ -168,7 +168,8 @@ class Pack(Decided):
 
     def __post_init__(self) -> None:
         set_positive(self, ("row_length", "rows", "window_batches", "window_bytes"), limits=("row_length", "rows"))
-        object.__setattr__(self, "causal", yes_or_no("causal", self.causal))
+        for name in ("causal", "drop_last"):
+            object.__setattr__(self, name, yes_or_no(name, getattr(self, name)))
         if not isinstance(self.overflow, str) or self.overflow not in _OVERFLOWS:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, _OVERFLOWS))}, got {self.overflow!r}")
 
