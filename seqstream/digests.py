@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from seqstream.sources.protocol import Json
 
@@ -45,6 +44,8 @@ def digest_table(table: pa.Table) -> int:
 
 
 def _digest(values: pa.Array, found: int) -> int:
+    import pyarrow.compute as pc  # slow to import, and needed on several ranks only
+
     if isinstance(values, pa.ChunkedArray):  # an older Arrow gives one back
         values = pa.concat_arrays(values.chunks)
     found = zlib.crc32(f"{len(values)} {values.null_count}".encode(), found)
@@ -66,6 +67,8 @@ def _digest(values: pa.Array, found: int) -> int:
 
 
 def _of_nested(values: pa.Array, found: int) -> int:
+    import pyarrow.compute as pc
+
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _digest(values.dictionary_decode(), found)

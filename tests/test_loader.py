@@ -234,7 +234,7 @@ def test_estimate_steps_is_close(source: JsonArrays) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"padding_side": "top"}, "padding_side must be one of 'right', 'left', got 'top'"),
+        ({"padding_side": "top"}, "padding_side must be one of None, 'right', 'left', got 'top'"),
         ({"epochs": 0}, "epochs must be a positive number or None for no end, got 0"),
         ({"prefetch": -1}, "prefetch must be 0 or more batches, got -1"),
     ],
@@ -464,12 +464,13 @@ def test_printing_a_loader_shows_the_flow(source: JsonArrays) -> None:
 
 
 def test_rows_kept_empty_have_a_step_in_every_column(wordpiece_tokenizer: Tokenizer) -> None:
-    """A row that gives no token of its own gets a padding token; labels and types beside it get what counts for nothing."""
+    """A row that gives no token of its own gets a padding token, and types beside it; with labels it has none, and is dropped."""
     bare: dict[str, Any] = {"special_tokens": False, "empty": "keep", "max_length": 32}
     texts = [{"prompt": "", "text": ""}, {"prompt": "a log", "text": "record"}]
     prompted = ss.Tokenize(wordpiece_tokenizer, prompt="prompt", **bare)
-    batch = next(iter(ss.Loader(ss.Generator(texts), prompted, ss.Pack(32, rows=1), pad_values={"input_ids": 9})))
-    assert sorted(batch.packing.lengths.tolist())[0] == 1
+    loader = ss.Loader(ss.Generator(texts), prompted, ss.Pack(32, rows=1, causal=False), pad_values={"input_ids": 9})
+    assert [batch.row_ids.tolist() for batch in loader] == [[1]]
+    assert loader.stats.rows_without_labels == 1
     paired = ss.Tokenize(wordpiece_tokenizer, field=("prompt", "text"), **bare)
     batch = next(iter(ss.Loader(ss.Generator(texts), paired, ss.Bucket(64))))
     assert batch.lengths[1] == 1

@@ -101,7 +101,8 @@ def check(
     """
     batches = list(loader)
     in_order = sorted(row_id for batch in batches for row_id in batch.row_ids.tolist() if row_id >= 0)
-    by_id = dict(zip(in_order, records, strict=True))
+    labelled = [record for record in records if _run_alone(model, alone(record), causal)[1]]  # others are dropped
+    by_id = dict(zip(in_order, labelled, strict=True))
     for batch in batches:
         own = [by_id[row_id] for row_id in batch.row_ids.tolist() if row_id >= 0]
         losses, weights = zip(*(_run_alone(model, alone(record), causal) for record in own), strict=True)
@@ -245,6 +246,8 @@ def test_gpt2_answers_prompts(gpt2: Any, bpe_tokenizer: Tokenizer, records: list
         ids = row([*[*prompt, *answer][: MAX_LENGTH - 1], end])
         labels = ids.clone()
         labels[:, : min(len(prompt), MAX_LENGTH - 1)] = -100
+        if len(prompt) + len(answer) > MAX_LENGTH - 1:  # what is cut off does not end there
+            labels[:, -1] = -100
         return {"input_ids": ids, "labels": labels}
 
     loader = ss.Loader(source, ss.Tokenize(bpe_tokenizer, **options), spec)

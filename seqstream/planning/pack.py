@@ -198,7 +198,7 @@ class Pack(Decided):
         if filled == wanted:
             return num_rows
         most, least = (num_rows, filled), (0, 0)
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS if not self.drop_last else 4 * _ATTEMPTS):
             share = (wanted - least[1]) / (most[1] - least[1]) if attempt < _ATTEMPTS // 2 else 0.5
             num = least[0] + math.floor(share * (most[0] - least[0]))
             if not least[0] < num < most[0]:
@@ -208,7 +208,7 @@ class Pack(Decided):
                 most = num, filled
                 continue
             least = num, filled
-            if wanted - filled < self.rows:  # no batch is missing
+            if wanted - filled < (1 if self.drop_last else self.rows):  # no batch is missing, or no row
                 break
         return least[0] or most[0]
 
