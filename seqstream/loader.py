@@ -128,16 +128,9 @@ class Loader(Iterable[Batch]):
         shuffle, progress = yes_or_no("shuffle", shuffle), yes_or_no("progress", progress)
         if epochs is not None:
             epochs = whole_number("epochs", epochs, least=1, rule="a positive number or None for no end")
-<<<<<<< HEAD
         accumulate = whole_number("accumulate", accumulate, least=1, most=1 << 20, rule="a positive whole number")
-        num_workers = whole_number(
-            "num_workers", num_workers if workers is None else workers, least=0, rule="0 or more processes"
-        )
-=======
-        accumulate = whole_number("accumulate", accumulate, least=1, rule="a positive whole number")
         name, num_workers = ("num_workers", num_workers) if workers is None else ("workers", workers)
         num_workers = whole_number(name, num_workers, least=0, rule="0 or more processes")
->>>>>>> main
         worker_options = WorkerOptions(num_workers, multiprocessing_context, executor)
         prefetch = whole_number("prefetch", prefetch, least=0, rule="0 or more batches")
         one_of("padding_side", padding_side, (None, "right", "left"))

@@ -388,8 +388,8 @@ class Bucket(Plans):
             over = self.max_tokens is not None and cost > self.max_tokens * self._unit
             if over or (self.batch_size is not None and rows > self.batch_size):
                 raise ValueError(
-                    f"shape ({rows}, {length}) of shapes cannot fit max_tokens={self.max_tokens}, "
-                    f"batch_size={self.batch_size}; leave them out or change the shape"
+                    f"shape ({rows}, {length}) cannot fit max_tokens={self.max_tokens}, "
+                    f"batch_size={self.batch_size}; leave them out or change shapes"
                 )
             if rows % self.rows_multiple_of or length % self.multiple_of:
                 raise ValueError(
