@@ -464,7 +464,7 @@ def test_printing_a_loader_shows_the_flow(source: JsonArrays) -> None:
 
 
 def test_rows_kept_empty_have_a_step_in_every_column(wordpiece_tokenizer: Tokenizer) -> None:
-    """A row that gives no token of its own gets a padding token, and types beside it; one with labels is dropped."""
+    """A row that gives no token of its own gets a padding token, and types beside it; with labels it has none, and is dropped."""
     bare: dict[str, Any] = {"special_tokens": False, "empty": "keep", "max_length": 32}
     texts = [{"prompt": "", "text": ""}, {"prompt": "a log", "text": "record"}]
     prompted = ss.Tokenize(wordpiece_tokenizer, prompt="prompt", **bare)
