@@ -162,7 +162,9 @@ def _load(path: Path) -> Tokenizer:
         raise ValueError(f"tokenizer must be a tokenizer.json, got {path}: the file is empty")
     try:
         return Tokenizer.from_str(data.decode("utf-8-sig"))
-    except Exception as error:  # tokenizers raises no narrower type
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises no narrower type, and a panic in Rust is no Exception
         raise ValueError(f"tokenizer must be a tokenizer.json, got {path}: {error}") from error
 
 

@@ -25,6 +25,7 @@ SHARES = {
     "parquet": 1,
     "tokenizers": 1,
     "states": 1,
+    "loaders": 1,
     "options": 1,
 }
 """Kinds of inputs, and their shares of the time."""

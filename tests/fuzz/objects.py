@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import seqstream as ss
-from tests.fuzz.files import text
+from tests.fuzz.files import make_compressed, make_text, split_compressed, split_text, text
 from tests.fuzz.kind import Input, Kind
 from tests.fuzz.mutations import damage_bytes, damage_json
 
@@ -322,7 +322,54 @@ def read_options(given: Input, path: Path) -> Any:
     return TARGETS[given.options["target"]][1](**given.data)
 
 
+# Whole loaders.
+
+
+def make_stream(random: Random) -> Input:
+    """Return text, plain or compressed, and a loader's options."""
+    given = random.choice([make_text, make_compressed])(random)
+    options = {
+        "spec": random.choice(["bucket", "in order"]),
+        "prefetch": random.choice([0, 2]),
+        "shuffle": random.random() < 0.5,
+    }
+    return given._replace(options={**given.options, "loader": options})
+
+
+def damage_stream(random: Random, given: Input) -> Input:
+    """Damage the file."""
+    return given._replace(data=damage_bytes(random, given.data))
+
+
+def read_stream(given: Input, path: Path) -> list[list[int]]:
+    """Return the ids of all rows that a loader gives, in the order of the file."""
+    options = dict(given.options)
+    loader_options = options.pop("loader")
+    spec = {"bucket": ss.Bucket(8_000, window_batches=2), "in order": ss.InOrder(3, window_batches=2)}[
+        loader_options.pop("spec")
+    ]
+    stages = ss.TextFiles(path, **options), ss.Tokenize(letters, max_length=8_000), spec
+    rows: list[tuple[int, list[int]]] = []
+    try:
+        for batch in ss.Loader(*stages, **loader_options):
+            ids = (row[mask].tolist() for row, mask in zip(batch.input_ids, batch.mask, strict=True))
+            rows += zip(batch.row_ids.tolist(), ids, strict=True)
+    except ValueError as error:
+        # Of no file in particular.
+        if str(error).startswith(("source must have at least one record", "source must give at least one row")):
+            return []
+        raise
+    return [ids for _, ids in sorted(rows)]
+
+
+def split_stream(given: Input) -> list[list[int]]:
+    """Return the letters of the records that are not empty."""
+    records = split_text(given) if given.name == "a.txt" else split_compressed(given)
+    return [[ord(letter) for letter in record][:8_000] for record in records if record]
+
+
 KINDS = {
+    "loaders": Kind(make_stream, damage_stream, read_stream, split_stream),
     "tokenizers": Kind(make_tokenizer, damage_tokenizer, read_tokenizer, encode),
     "states": Kind(make_state, damage_state, read_state, None),
     "options": Kind(make_options, damage_options, read_options, None),
