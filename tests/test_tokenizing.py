@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -655,4 +656,4 @@ def test_a_file_that_ends_in_a_panic_is_named(tmp_path: Path, bpe_file: Path) ->
     saved["model"]["continuing_subword_prefix"] = "prefix"
     (tmp_path / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
     with pytest.raises(ValueError, match=r"^tokenizer must be a tokenizer.json, got .*tokenizer\.json: "):
-        ss.Tokenize(tmp_path)
+        Tokenize(tmp_path)
