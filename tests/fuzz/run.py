@@ -27,7 +27,7 @@ from typing import Any
 
 from tests.fuzz.kind import Input, Kind
 
-SECONDS_A_CASE = 20.0
+SECONDS_A_CASE = 60.0  # a block for each byte of a file takes seconds, and many on a busy machine
 CLEAR = (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError)
 _MOST = 5
 
