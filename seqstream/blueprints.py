@@ -250,7 +250,9 @@ def can_encode(tokenizer: Tokenizer, text: str) -> bool:
     """Tell whether a tokenizer takes a text: one without an unknown token may not."""
     try:
         tokenizer.encode(text)
-    except Exception:  # noqa: BLE001 - tokenizers raises no narrower type for a word that a vocabulary without [UNK] lacks
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - tokenizers raises no narrower type, and a panic in Rust is no Exception
         return False
     return True
 
