@@ -226,6 +226,8 @@ def _pad_id(own: Tokenizer, transformers: object | None) -> int | None:
 def _find_ends(own: Tokenizer, special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the special tokens before and after a text, by looking at a few texts; the tokenizer is used up."""
     texts = probe_texts(own)
+    if not texts:
+        raise ValueError("tokenizer must encode at least an empty text, got one that fails for all; look at its special tokens")
     wholes = [own.encode(text, add_special_tokens=special_tokens) for text in texts]
     own.post_processor = PostProcessors([])  # without special tokens a template may still repeat the text
     bares = [own.encode(text, add_special_tokens=False).ids for text in texts]
