@@ -162,7 +162,9 @@ def _load(path: Path) -> Tokenizer:
         raise ValueError(f"tokenizer must be a tokenizer.json, got {path}: the file is empty")
     try:
         return Tokenizer.from_str(data.decode("utf-8-sig"))
-    except Exception as error:  # tokenizers raises no narrower type
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises no narrower type, and a panic in Rust is no Exception
         raise ValueError(f"tokenizer must be a tokenizer.json, got {path}: {error}") from error
 
 
@@ -224,6 +226,8 @@ def _pad_id(own: Tokenizer, transformers: object | None) -> int | None:
 def _find_ends(own: Tokenizer, special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the special tokens before and after a text, by looking at a few texts; the tokenizer is used up."""
     texts = probe_texts(own)
+    if not texts:
+        raise ValueError("tokenizer must encode at least an empty text, got one that fails for all; look at its special tokens")
     wholes = [own.encode(text, add_special_tokens=special_tokens) for text in texts]
     own.post_processor = PostProcessors([])  # without special tokens a template may still repeat the text
     bares = [own.encode(text, add_special_tokens=False).ids for text in texts]
@@ -248,7 +252,9 @@ def can_encode(tokenizer: Tokenizer, text: str) -> bool:
     """Tell whether a tokenizer takes a text: one without an unknown token may not."""
     try:
         tokenizer.encode(text)
-    except Exception:  # noqa: BLE001 - tokenizers raises no narrower type for a word that a vocabulary without [UNK] lacks
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - tokenizers raises no narrower type, and a panic in Rust is no Exception
         return False
     return True
 

@@ -14,6 +14,7 @@ import torch
 
 from seqstream.arrow import to_arrow, to_numpy
 from seqstream.forms.fields import is_text, row_id_of
+from seqstream.options import column_name
 from seqstream.sources.protocol import RESERVED, Json, Source
 from seqstream.stages import Counts, OpenStage, RecordError
 
@@ -50,8 +51,9 @@ class ClassLabels:
 
     def __post_init__(self) -> None:
         classes = self.classes
-        kinds = {type(name) for name in classes} if isinstance(classes, Iterable) else set()
-        if isinstance(classes, str) or not isinstance(classes, Iterable) or len(kinds) > 1 or not kinds <= {str, int, bool}:
+        is_list = isinstance(classes, Iterable) and getattr(classes, "ndim", 1) != 0
+        kinds = {type(name) for name in classes} if is_list else set()
+        if isinstance(classes, str) or not is_list or len(kinds) > 1 or not kinds <= {str, int, bool}:
             raise TypeError(f"classes must be a list of strings, of whole numbers or of booleans, got {classes!r}")
         object.__setattr__(self, "classes", tuple(classes))
         if not self.classes:
@@ -59,9 +61,13 @@ class ClassLabels:
         often, times = Counter(self.classes).most_common(1)[0]
         if times > 1:
             raise ValueError(f"classes must have each name once, got {often!r} {times} times")
+        if not isinstance(self.counts, Sequence | None):
+            raise TypeError(f"counts must be a list of whole numbers, one a class, got {self.counts!r:.80}")
         if self.counts is not None and len(self.counts) != len(self.classes):
             raise ValueError(f"counts must be one a class, got {len(self.counts)} for {len(self.classes)} classes")
         for name, column in (("field", self.field), ("to", self.to)):
+            if column is not None or name == "field":
+                column_name(name, column)
             if column in RESERVED:
                 raise ValueError(f"{name} must be a column of the data, got {column!r}, which is the loader's own")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from seqstream import steps
 from seqstream.batch import Batch
 from seqstream.label_counts import LabelRule
+from seqstream.options import column_name
 from seqstream.steps import LABEL_PADDING, Index
 
 
@@ -28,6 +29,9 @@ class CausalLabels:
     """
 
     column: str = "input_ids"
+
+    def __post_init__(self) -> None:
+        column_name("column", self.column)
 
     @property
     def label_rule(self) -> LabelRule:
@@ -62,6 +66,10 @@ class TeacherForcing:
     _: dataclasses.KW_ONLY
     source: str = "source_ids"
     target: str = "target_ids"
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            column_name(name, getattr(self, name))
 
     @property
     def label_rule(self) -> LabelRule:
@@ -99,7 +107,10 @@ def _labels_from(batch: Batch, column: str) -> tuple[Tensor, Index]:
     if is_flat(batch, column):
         labels = batch.jagged[column].clone()
     else:
-        ids = getattr(batch, column).contiguous()  # so that slots are a view of it
+        try:
+            ids = getattr(batch, column).contiguous()  # so that slots are a view of it
+        except AttributeError as error:
+            raise ValueError(f"column must be one of the batch: {error}") from None
         labels = torch.where(batch.mask_of(column), ids, LABEL_PADDING)
     slots, starts, lengths = batch.find_rows(labels, column)
     if none := batch.num_made + batch.num_repeated:  # the last rows

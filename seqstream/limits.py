@@ -18,13 +18,22 @@ def read_limit(name: str, value: object) -> int | None:
     """
     if value is None or is_no_limit(value):
         return None
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not is_whole(value):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    return operator.index(value)
+    return operator.index(value)  # type: ignore[arg-type]  # is_whole
 
 
 def is_no_limit(value: object) -> bool:
     """Return whether a value is a number, such as ``1e30`` or infinity, too large to limit anything."""
     if isinstance(value, float):
         return not math.isnan(value) and value >= NO_LIMIT
-    return hasattr(value, "__index__") and operator.index(value) >= NO_LIMIT
+    return is_whole(value) and operator.index(value) >= NO_LIMIT  # type: ignore[arg-type]  # is_whole
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number of Python, NumPy or another library; classes and arrays only look like one."""
+    try:
+        operator.index(value)  # type: ignore[arg-type]  # that is what is asked
+    except TypeError:
+        return False
+    return not isinstance(value, bool)

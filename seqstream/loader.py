@@ -128,7 +128,7 @@ class Loader(Iterable[Batch]):
         shuffle, progress = yes_or_no("shuffle", shuffle), yes_or_no("progress", progress)
         if epochs is not None:
             epochs = whole_number("epochs", epochs, least=1, rule="a positive number or None for no end")
-        accumulate = whole_number("accumulate", accumulate, least=1, rule="a positive whole number")
+        accumulate = whole_number("accumulate", accumulate, least=1, most=1 << 20, rule="a positive whole number")
         name, num_workers = ("num_workers", num_workers) if workers is None else ("workers", workers)
         num_workers = whole_number(name, num_workers, least=0, rule="0 or more processes")
         worker_options = WorkerOptions(num_workers, multiprocessing_context, executor)

@@ -10,18 +10,21 @@ import numpy as np
 import torch
 
 
-def whole_number(name: str, value: Any, *, least: int | None = None, rule: str = "a whole number") -> int:
+def whole_number(
+    name: str, value: Any, *, least: int | None = None, most: int | None = None, rule: str = "a whole number"
+) -> int:
     """Return an option as an ``int``, such as goes into a state.
 
     Args:
         name: The option, as the user wrote it.
         value: An ``int`` or what can stand for one, such as ``np.int64``; no float, no bool, no text.
         least: The least it may be; ``None`` for no limit.
+        most: The most it may be; ``None`` for no limit.
         rule: What it must be, for the message.
 
     Raises:
         TypeError: It is no whole number.
-        ValueError: It is less than it may be.
+        ValueError: It is less or more than it may be.
     """
     try:
         if isinstance(value, bool | np.bool_ | torch.Tensor):
@@ -31,7 +34,52 @@ def whole_number(name: str, value: Any, *, least: int | None = None, rule: str =
         raise TypeError(f"{name} must be {rule}, got {value!r:.80}") from None
     if least is not None and found < least:
         raise ValueError(f"{name} must be {rule}, got {found}")
+    if most is not None and found > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {found}")
     return found
+
+
+def num_bytes(name: str, value: Any) -> int:
+    """Return a number of bytes that are read at once as an ``int``.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is less than 1.
+    """
+    found = whole_number(name, value, rule="a whole number of bytes")
+    if found < 1:
+        raise ValueError(f"{name} must be at least 1, got {found}")
+    return found
+
+
+def names(name: str, value: Any) -> list[str] | None:
+    """Return the names of columns as a list; ``None`` for ``None``.
+
+    Raises:
+        TypeError: It is no list of strings.
+    """
+    if value is None:
+        return None
+    try:
+        found = None if isinstance(value, str | bytes | Mapping) else list(value)
+    except (TypeError, RuntimeError):
+        found = None
+    if found is None or not all(isinstance(each, str) for each in found):
+        raise TypeError(f"{name} must be a list of names, got {value!r:.80}")
+    return found
+
+
+def column_name(name: str, value: Any) -> None:
+    """Raise unless an option is the name of a column.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It has half of a surrogate pair, which no column has.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be the name of a column, got {value!r:.80}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} must be the name of a column, which is UTF-8, got {value!r:.80}")
 
 
 def yes_or_no(name: str, value: Any) -> bool:
@@ -90,5 +138,5 @@ def device_of(value: Any) -> torch.device | None:
     """
     try:
         return None if value is None else torch.device(value)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"device must be a torch.device or its name, such as 'cuda:0', got {value!r:.80}: {error}") from None

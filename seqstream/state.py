@@ -19,6 +19,9 @@ VERSION = 2
 _MOST = 1 << 31
 """No window has so many blocks or rows, and no epoch so many steps."""
 
+_MOST_RANKS = 1 << 17
+"""No job has so many, and planning for them takes memory for each."""
+
 
 def _is_count(value: Any, limit: int = _MOST) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit
@@ -61,7 +64,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "position": _NUMBER,
     "blocks": _COUNT,
     "skip": _COUNT,
-    "group": _COUNT,
+    "group": (f"a number of ranks, below {_MOST_RANKS:,}", lambda value: _is_count(value, _MOST_RANKS)),
     "served": _COUNT,
     "step": _COUNT,
     "shapes": ("pairs of rows and length, or None", lambda value: value is None or _are_shapes(value)),

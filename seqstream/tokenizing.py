@@ -15,7 +15,8 @@ from seqstream.forms.chats import Speaker
 from seqstream.forms.choosing import check_options, make_form
 from seqstream.forms.drafts import TOKEN_TYPES, Form
 from seqstream.forms.words import WordLabels
-from seqstream.limits import read_limit
+from seqstream.limits import NO_LIMIT, read_limit
+from seqstream.options import yes_or_no
 from seqstream.python_parts import LiveTokenizer
 from seqstream.sources.protocol import Json
 from seqstream.stages import OpenStage
@@ -120,6 +121,7 @@ class Tokenize:
         _check_choice("word_labels", self.word_labels, ("first", "all"))
         _check_choice("chat", self.chat, (None, "assistant", "all"))
         _check_field(self.field)
+        yes_or_no("special_tokens", self.special_tokens)
         for name, value, kind, wanted in (
             ("prompt", self.prompt, str, "the name of a column"),
             ("labels", self.labels, str, "the name of a column"),
@@ -127,6 +129,8 @@ class Tokenize:
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
                 raise TypeError(f"{name} must be {wanted}, got {value!r}")
+        if isinstance(self.end, int) and not 0 <= self.end < NO_LIMIT:
+            raise ValueError(f"end must be a token or its id, from 0 up and below 2**31, got {self.end}")
         if self.engine != "auto" and not is_installed(self.engine):
             raise ModuleNotFoundError(f"engine {self.engine} is not installed; pip install 'seqstream[fast]'", name=self.engine)
 
@@ -214,7 +218,7 @@ class Tokenize:
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 

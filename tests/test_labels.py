@@ -92,9 +92,11 @@ def test_another_column_has_its_own_padding(layout: str, side: str, expected: li
 def test_a_missing_column_is_named() -> None:
     """The message says which columns there are."""
     batch = batch_of(ROWS).renamed(input_ids="source_ids")
-    with pytest.raises(AttributeError, match=r"^batch has no column 'input_ids'; it has source_ids$"):
+    with pytest.raises(ValueError, match=r"^column must be one of the batch: .* has no column 'input_ids'; it has source_ids$"):
         CausalLabels()(batch)
-    with pytest.raises(AttributeError, match=r"^batch has no column 'target_ids'; it has source_ids$"):
+    with pytest.raises(
+        ValueError, match=r"^column must be one of the batch: .* has no column 'target_ids'; it has source_ids$"
+    ):
         TeacherForcing(0)(batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -647,3 +648,12 @@ def test_a_list_of_texts_is_no_list_of_words(bpe_tokenizer: Tokenizer) -> None:
     assert made["input_ids"].to_pylist() == [bpe_tokenizer.encode(words["x"].to_pylist()[0], is_pretokenized=True).ids]
     tagged = pa.table({"x": [["New York", "San José"]], "y": [[1, 1]], "row_id": [4]})
     assert len(run(Tokenize(bpe_tokenizer, field="x", labels="y"), tagged)[0][0]) == 1
+
+
+def test_a_file_that_ends_in_a_panic_is_named(tmp_path: Path, bpe_file: Path) -> None:
+    """A prefix of subwords longer than the tokens that are merged, at which ``tokenizers`` panics."""
+    saved = json.loads(bpe_file.read_text(encoding="utf-8"))
+    saved["model"]["continuing_subword_prefix"] = "prefix"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^tokenizer must be a tokenizer.json, got .*tokenizer\.json: "):
+        Tokenize(tmp_path)

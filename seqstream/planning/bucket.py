@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.options import names, yes_or_no
 from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
 from seqstream.planning.grouping import Dealt, Grouping, Listed, Order, split_groups
 from seqstream.planning.order import Mixed
@@ -151,7 +152,8 @@ class Bucket(Plans):
         if self.shapes is not None and not isinstance(self.shapes, int):
             object.__setattr__(self, "shapes", _read_shapes(self.shapes))
         if self.columns is not None:
-            object.__setattr__(self, "columns", tuple(self.columns))
+            object.__setattr__(self, "columns", tuple(names("columns", self.columns) or ()))
+        object.__setattr__(self, "drop_last", yes_or_no("drop_last", self.drop_last))
         self._check_limits()
         self._check_shapes()
 
@@ -360,11 +362,11 @@ class Bucket(Plans):
                 "drop_last needs batches of one number of rows, Bucket(batch_size=...) alone; "
                 "with max_tokens or shapes none is left over, so leave it out"
             )
-        if self.step not in (None, "alike", "mixed"):
+        if not isinstance(self.step, str | None) or self.step not in (None, "alike", "mixed"):
             raise ValueError(f"step must be one of 'alike', 'mixed', got {self.step!r}")
         if self.balance is not None and (not isinstance(self.balance, str) or not self.balance):
             raise ValueError(f"balance must be the name of a column, got {self.balance!r}")
-        if self.cost not in ("tokens", "attention"):
+        if not isinstance(self.cost, str) or self.cost not in ("tokens", "attention"):
             raise ValueError(f"cost must be one of 'tokens', 'attention', got {self.cost!r}")
         if (self.cost == "attention") != (self.hidden_size is not None):
             raise ValueError(
@@ -386,8 +388,8 @@ class Bucket(Plans):
             over = self.max_tokens is not None and cost > self.max_tokens * self._unit
             if over or (self.batch_size is not None and rows > self.batch_size):
                 raise ValueError(
-                    f"shape ({rows}, {length}) cannot fit max_tokens={self.max_tokens}, batch_size={self.batch_size}; "
-                    "leave them out or change the shape"
+                    f"shape ({rows}, {length}) cannot fit max_tokens={self.max_tokens}, "
+                    f"batch_size={self.batch_size}; leave them out or change shapes"
                 )
             if rows % self.rows_multiple_of or length % self.multiple_of:
                 raise ValueError(
@@ -401,7 +403,12 @@ def _read_shapes(given: object) -> tuple[Shape, ...]:
     where = "shapes"
     if isinstance(given, str | os.PathLike):
         where = f"shapes in {os.fspath(given)}"
-        given = json.loads(Path(given).read_text(encoding="utf-8"))
+        try:
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise type(error if isinstance(error, OSError) else ValueError())(
+                f"shapes must be a number, a list of (rows, length), or a JSON file of one, got {given!r}: {error}"
+            ) from error
     found = []
     for shape in given if isinstance(given, Sequence) else [given]:
         if not isinstance(shape, Sequence) or len(shape) != 2:

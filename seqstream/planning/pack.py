@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.options import yes_or_no
 from seqstream.planning.batches import Cuts, Lengths
 from seqstream.planning.equal_cost import deal_equally, row_costs
 from seqstream.planning.grouping import Grouping
@@ -167,7 +168,9 @@ class Pack(Decided):
 
     def __post_init__(self) -> None:
         set_positive(self, ("row_length", "rows", "window_batches", "window_bytes"), limits=("row_length", "rows"))
-        if self.overflow not in _OVERFLOWS:
+        for name in ("causal", "drop_last"):
+            object.__setattr__(self, name, yes_or_no(name, getattr(self, name)))
+        if not isinstance(self.overflow, str) or self.overflow not in _OVERFLOWS:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, _OVERFLOWS))}, got {self.overflow!r}")
 
     def __repr__(self) -> str:

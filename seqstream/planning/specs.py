@@ -10,7 +10,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from seqstream.limits import is_no_limit
+from seqstream.limits import is_no_limit, is_whole
+from seqstream.options import yes_or_no
 from seqstream.order import EvenOrder, shuffled
 from seqstream.planning.batches import Lengths
 from seqstream.planning.grouping import Grouping, Listed
@@ -176,6 +177,7 @@ class InOrder(Decided):
 
     def __post_init__(self) -> None:
         set_positive(self, ("batch_size", "window_batches", "window_bytes"), limits=("batch_size",))
+        object.__setattr__(self, "drop_last", yes_or_no("drop_last", self.drop_last))
 
     def __repr__(self) -> str:
         return show(self)
@@ -260,7 +262,7 @@ def check_positive(name: str, value: object) -> None:
     Raises:
         ValueError: It is not.
     """
-    if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1):
+    if value is not None and (not is_whole(value) or operator.index(value) < 1):  # type: ignore[arg-type]  # is_whole
         raise ValueError(f"{name} must be a positive whole number, got {value!r}")
 
 
@@ -275,11 +277,14 @@ def set_positive(spec: object, names: Sequence[str], *, limits: Sequence[str] = 
     Raises:
         ValueError: A number is not positive, or bounds nothing.
     """
+    required = {field.name for field in dataclasses.fields(spec) if field.default is not None}  # type: ignore[arg-type]
     for name in names:
         value = getattr(spec, name)
         if name in limits and is_no_limit(value):
             reason = "a model_max_length so large says that the tokenizer knows no limit; give a number of your own"
             raise ValueError(f"{name} must be below 2**31, got {value!r}; {reason}")
         check_positive(name, value)
+        if value is None and name in required:
+            raise ValueError(f"{name} must be a positive whole number, got None")
         if value is not None:
             object.__setattr__(spec, name, operator.index(value))

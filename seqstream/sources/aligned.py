@@ -11,7 +11,7 @@ import numpy as np
 from seqstream.sources.files import File, FileTable, Int64s
 from seqstream.sources.locations import Location
 from seqstream.sources.pieces import Front, Limits, Piece
-from seqstream.sources.protocol import Json
+from seqstream.sources.protocol import Json, check_counts
 from seqstream.sources.rules import LINES
 
 
@@ -39,7 +39,7 @@ class Aligned:
         Raises:
             ValueError: One of the files has fewer lines than another.
         """
-        line, *offsets = state or [0] * (1 + len(self.tables))
+        line, *offsets = check_counts(state, 1 + len(self.tables))
         with contextlib.ExitStack() as stack:
             fronts = [Front(file, offset, LINES, self.limits) for file, offset in zip(self._files(shard), offsets, strict=True)]
             for front in fronts:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqstream.options import num_bytes
 from seqstream.sources.files import File, FileTable, Int64s
 from seqstream.sources.locations import Location
 from seqstream.sources.pieces import Limits, Piece, read_range, read_stream
-from seqstream.sources.protocol import Json
+from seqstream.sources.protocol import Json, check_counts
 from seqstream.sources.rules import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
 from seqstream.sources.streams import open_chunks
 
@@ -72,7 +73,8 @@ class Corpus:
         if not file.is_stream:
             yield list(self._range_pieces(shard)), None
             return
-        for piece, offset in read_stream(file, state[0] if state else 0, RULES[self.unit], self.limits):
+        (start,) = check_counts(state, 1)
+        for piece, offset in read_stream(file, start, RULES[self.unit], self.limits):
             yield [piece], None if offset is None else [offset]
 
     def approx_bytes(self, shards: Int64s) -> Int64s:
@@ -134,10 +136,7 @@ class Corpus:
 
 def make_limits(block_bytes: int, max_record_bytes: int) -> Limits:
     """Check how much may be read at once."""
-    if block_bytes < 1:
-        raise ValueError(f"block_bytes must be at least 1, got {block_bytes}")
-    if max_record_bytes < 1:
-        raise ValueError(f"max_record_bytes must be at least 1, got {max_record_bytes}")
+    block_bytes, max_record_bytes = num_bytes("block_bytes", block_bytes), num_bytes("max_record_bytes", max_record_bytes)
     # Arrow counts the bytes of a column of text in 31 bits.
     if block_bytes + 2 * max_record_bytes >= 1 << 31:
         raise ValueError(

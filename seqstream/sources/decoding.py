@@ -55,7 +55,7 @@ def check_lengths(lengths: Int64s, pieces: list[Piece], unit: str, max_record_by
 
 def check_errors(errors: str) -> None:
     """Raise unless ``errors`` is a way to treat what is not UTF-8."""
-    if errors not in ("strict", "replace"):
+    if not isinstance(errors, str) or errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
 
 

@@ -139,6 +139,8 @@ class Dialect:
         # Without threads errors know their row, and reading is as fast. Arrow wants a line, if only an empty one.
         text = block.quotes.data
         data = pa.py_buffer(text).slice(begin) if begin < len(text) else pa.py_buffer(b"\n")
+        if text.startswith(BOM, begin):  # which Arrow drops, and is text here
+            data = pa.py_buffer(BOM + text[begin:])
         read = arrow_csv.ReadOptions(use_threads=False, block_size=data.size + 1, column_names=header)
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, quote_char=self.quote or False, newlines_in_values=True)
         columns = None if self.columns is None else list(self.columns)

@@ -112,9 +112,13 @@ def normalize_paths(paths: Paths) -> str | PathList:
     """Return paths as text: one string, or a tuple that prints short."""
     if isinstance(paths, str | os.PathLike):
         return os.fspath(paths)
-    if isinstance(paths, bytes) or not hasattr(paths, "__iter__"):
-        raise TypeError(f"paths must be a path or a list of paths, got {paths!r}")
-    return PathList(os.fspath(path) for path in paths)
+    try:
+        found = None if isinstance(paths, bytes) else PathList(os.fspath(path) for path in paths)
+    except (TypeError, RuntimeError):
+        found = None
+    if found is None or any(isinstance(path, bytes) for path in found):
+        raise TypeError(f"paths must be a path or a list of paths, got {paths!r:.80}")
+    return found
 
 
 def find_files(paths: str | PathList, pattern: str = "*.txt", storage_options: Mapping[str, Any] | None = None) -> FileTable:
@@ -140,6 +144,10 @@ def find_files(paths: str | PathList, pattern: str = "*.txt", storage_options: M
         name = error.args[0]
         remedy = f"pass a glob such as {name.rstrip('/') + '/' + pattern!r}"
         raise IsADirectoryError(f"paths must be files, got the directory {name!r}; {remedy}") from None
+    except ValueError as error:  # a zero byte, or half of a surrogate pair
+        if "\0" not in str(error) and not isinstance(error, UnicodeEncodeError) and "null byte" not in str(error):
+            raise
+        raise ValueError(f"paths must be names that a file can have, got {paths!r:.80}: {error}") from None
     if not files:
         raise ValueError(f"paths must name at least one file, got {paths!r}")
     names, places, systems, sizes, times, compressions = zip(*files, strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset, IterableDataset
 
+from seqstream.options import num_bytes
 from seqstream.sources.items import Layout, Value, layout_of, size_of
 from seqstream.sources.locations import Location
 from seqstream.sources.protocol import (
@@ -21,6 +22,7 @@ from seqstream.sources.protocol import (
     Block,
     Json,
     Source,
+    check_count,
     count_records,
     sampled_records,
     split_row_id,
@@ -69,8 +71,8 @@ class Generator(Source):
     block_bytes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.block_bytes is not None and self.block_bytes < 1:
-            raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
+        if self.block_bytes is not None:
+            object.__setattr__(self, "block_bytes", num_bytes("block_bytes", self.block_bytes))
         _ = self._items
 
     def __repr__(self) -> str:
@@ -81,7 +83,7 @@ class Generator(Source):
         return 1
 
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
-        taken = int(state or 0)
+        taken = check_count(state)
         layout: Layout | None = None
         number = -1
         block: list[list[Value]] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from seqstream.options import num_bytes
 from seqstream.sources.files import spread
 from seqstream.sources.json_keys import Path
 from seqstream.sources.locations import Location
@@ -72,8 +73,8 @@ class HFDataset(Source):
     block_bytes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.block_bytes is not None and self.block_bytes < 1:
-            raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
+        if self.block_bytes is not None:
+            object.__setattr__(self, "block_bytes", num_bytes("block_bytes", self.block_bytes))
         _check_kind(self.dataset)
         if self._streams:
             _check_stream(self.dataset)

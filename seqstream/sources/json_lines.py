@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqstream.options import names
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, check_lengths, join_text
 from seqstream.sources.exact_json import keep_exact
@@ -86,9 +87,8 @@ class JsonLines(Source):
 
     def __post_init__(self) -> None:
         check_errors(self.errors)
-        if isinstance(self.columns, str):
-            raise TypeError(f"columns must be a list of names, got {self.columns!r}")
-        if not isinstance(self.schema or {}, Mapping):
+        object.__setattr__(self, "columns", names("columns", self.columns))
+        if not isinstance(self.schema, Mapping | None):
             raise TypeError(f"schema must be a dict of fields and their Arrow types, got {self.schema!r}")
         for name, kind in (self.schema or {}).items():
             if not isinstance(kind, pa.DataType):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from seqstream.options import names, num_bytes
 from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
 from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
 from seqstream.sources.locations import Location
@@ -50,8 +51,10 @@ class Parquet(Source):
     storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.block_bytes < 1:
-            raise ValueError(f"block_bytes must be at least 1, got {self.block_bytes}")
+        object.__setattr__(self, "block_bytes", num_bytes("block_bytes", self.block_bytes))
+        object.__setattr__(self, "columns", names("columns", self.columns))
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns must name at least one column, got none")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
         _ = self._schema
@@ -108,7 +111,7 @@ class Parquet(Source):
                 groups += row_groups(number, parquet.metadata, found.names if self.columns is None else self.columns)
             if found != seen:  # mostly all files have one schema
                 name = self._files[number].name
-                schema, seen = unite(schema, plain_schema(self._chosen(found), _CHOOSE), name, _CHOOSE), found
+                schema, seen = unite(schema, plain_schema(self._chosen(found), _CHOOSE, name), name, _CHOOSE), found
         return schema, groups
 
     def _chosen(self, schema: pa.Schema) -> pa.Schema:
@@ -144,11 +147,18 @@ class Parquet(Source):
             names = [name for name in self._schema.names if name in present]
             # With no column to read there would be no rows.
             read = parquet.iter_batches(rows, row_groups=[group.number], columns=names or present[:1], use_threads=False)
+            done = 0
             for batch in read:
+                _check_values(batch, done)
+                done += len(batch)
                 table = pa.Table.from_batches([batch]).select(names)
                 if self._partitions is not None:
                     table = self._partitions.append(table, group.file, self._schema.names)
                 yield conform(table, self._schema, _CHOOSE)
+            if done != group.rows:
+                raise ValueError(
+                    f"row group must have {group.rows:,} rows, as the footer says, got {done:,}; write the file anew"
+                )
 
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[Any]:
@@ -170,6 +180,22 @@ class Parquet(Source):
                 raise ValueError(f"{file.name} must be a Parquet file: {error}") from error
             self._footers.put(number, parquet.metadata)
             yield parquet
+
+
+def _check_values(batch: pa.RecordBatch, row: int) -> None:
+    """Raise if a file without checksums holds what is no value of its column, such as text that is not UTF-8.
+
+    Args:
+        batch: Rows as they are stored.
+        row: Number of the first of them in its row group.
+    """
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"rows {row:,} to {row + len(batch) - 1:,} of a row group must hold what their columns' types say, got: {error}; "
+            f"write the file anew, or {_CHOOSE}"
+        ) from error
 
 
 @contextlib.contextmanager

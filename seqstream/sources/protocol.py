@@ -256,6 +256,32 @@ class Source(abc.ABC):
         return split_source(self, valid=valid, test=test, by=by, stratify=stratify, seed=seed)
 
 
+def check_count(state: Json) -> int:
+    """Return a state that counts records, 0 for ``None``.
+
+    Raises:
+        ValueError: It is no count.
+    """
+    if state is None:
+        return 0
+    if not isinstance(state, int) or isinstance(state, bool) or state < 0:
+        raise ValueError(f"state of a shard must be how many records were read, got {state!r:.80}; load it as it was saved")
+    return state
+
+
+def check_counts(state: Json, length: int) -> list[int]:
+    """Return a state of several counts or offsets, zeros for ``None``.
+
+    Raises:
+        ValueError: It is no list of as many.
+    """
+    if state is None:
+        return [0] * length
+    if not isinstance(state, list | tuple) or len(state) != length:
+        raise ValueError(f"state of a shard must be a list of {length} numbers, got {state!r:.80}; load it as it was saved")
+    return [check_count(each or 0) if isinstance(each, int | None) else check_count(each) for each in state]
+
+
 def choose_block_bytes(given: int | None, total: float | None) -> int:
     """Return how many bytes to read at once: those that were given, else 256 KiB, else less to have enough blocks to mix.
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.sources.protocol import RESERVED, Block, Json
+from seqstream.sources.protocol import RESERVED, Block, Json, check_count
 
 _LISTED = 50
 
@@ -24,7 +24,7 @@ def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterato
     Raises:
         ValueError: No block ends at ``state``, so the data is not what it was when the state was saved.
     """
-    resumed, read = int(state or 0), 0
+    resumed, read = check_count(state), 0
     held: tuple[pa.Table, int] | None = None
     for table in regroup(tables, block_bytes):
         first, read = read, read + len(table)
@@ -99,18 +99,24 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
     return pa.table(columns, names=schema.names)
 
 
-def plain_schema(schema: pa.Schema, remedy: str) -> pa.Schema:
+def plain_schema(schema: pa.Schema, remedy: str, file: str = "") -> pa.Schema:
     """Return a schema with the types that batches are made of: no dictionaries, no extensions, 32-bit offsets.
+
+    Args:
+        schema: Columns as they are stored.
+        remedy: What to do about a name that cannot be.
+        file: The name of the file that has them, if one has.
 
     Raises:
         ValueError: A column has a name that the loader needs, or the name of another one.
     """
     counts = collections.Counter(schema.names)
+    where = f" in {file}" if file else ""
     for name, count in counts.items():
         if name in RESERVED:
-            raise ValueError(f"column '{name}' cannot have that name, which the loader uses itself; {remedy}")
+            raise ValueError(f"column '{name}' cannot have that name{where}, which the loader uses itself; {remedy}")
         if count > 1:
-            raise ValueError(f"column '{name}' must appear once, got {count} columns of that name; {remedy}")
+            raise ValueError(f"column '{name}' must appear once, got {count} columns of that name{where}; {remedy}")
     return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
 
 

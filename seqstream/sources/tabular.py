@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from seqstream.options import names, num_bytes
 from seqstream.sources.delimited import Dialect
 from seqstream.sources.files import File, FileTable, Paths, find_files, normalize_paths
 from seqstream.sources.json_parsing import has_large_floats
@@ -67,14 +68,16 @@ class Csv(Source):
     storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_sizes(block_bytes=self.block_bytes, max_record_bytes=self.max_record_bytes)
+        for name in ("block_bytes", "max_record_bytes"):
+            object.__setattr__(self, name, num_bytes(name, getattr(self, name)))
         for name, character in (("delimiter", self.delimiter), ("quote", self.quote)):
-            if character is not None and not (len(character) == 1 and character.isascii()):
+            is_off = character is None and name == "quote"
+            is_one = isinstance(character, str) and len(character) == 1 and character.isascii()
+            if not is_off and (not is_one or character in ("\0", "\r", "\n")):
                 raise ValueError(f"{name} must be one ASCII character, got {character!r}")
-        for name, names in (("columns", self.columns), ("names", self.names)):
-            if isinstance(names, str):
-                raise TypeError(f"{name} must be a list of names, got {names!r}")
-        if not isinstance(self.types or {}, Mapping):
+        for name in ("columns", "names"):
+            object.__setattr__(self, name, names(name, getattr(self, name)))
+        if not isinstance(self.types, Mapping | None):
             raise TypeError(f"types must be a dict of columns and their types, like {{'zip': 'string'}}, got {self.types!r}")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         # Now, so that a missing file or column is an error where it is named.
@@ -133,9 +136,8 @@ class Csv(Source):
         _check_utf8(guessed, asked, file)
         if problem := missing_columns("types", list(asked), guessed.names):
             raise ValueError(f"{problem} in {file.name}")
-        return plain_schema(
-            pa.schema([(field.name, asked.get(field.name, _settled(field.type))) for field in guessed]), _CHOOSE
-        )
+        settled = pa.schema([(field.name, asked.get(field.name, _settled(field.type))) for field in guessed])
+        return plain_schema(settled, _CHOOSE, file.name)
 
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
@@ -182,7 +184,7 @@ def _asked_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
     for name, kind in types.items():
         try:
             asked[name] = pa.type_for_alias(kind)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, AttributeError):
             raise ValueError(
                 f"types must be names that Arrow knows, like 'string' or 'int64', got {kind!r} for '{name}'"
             ) from None
@@ -200,12 +202,6 @@ def _settled(guess: pa.DataType) -> pa.DataType:
     """Return the type of a column whose first values look like ``guess``: times and what was empty so far are text."""
     is_number = pa.types.is_integer(guess) or pa.types.is_floating(guess) or pa.types.is_boolean(guess)
     return guess if is_number else pa.string()
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _shown(schema: pa.Schema) -> dict[str, str]:

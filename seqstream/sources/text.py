@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from seqstream.options import column_name
 from seqstream.sources.aligned import Aligned
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, decode_records
@@ -59,7 +60,8 @@ class TextFiles(Source):
     storage_options: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.unit not in ("line", "paragraph", "file"):
+        column_name("field", self.field)
+        if not isinstance(self.unit, str) or self.unit not in ("line", "paragraph", "file"):
             raise ValueError(f"unit must be 'line', 'paragraph' or 'file', got {self.unit!r}")
         check_errors(self.errors)
         object.__setattr__(self, "paths", _normalize(self.paths, self.unit))

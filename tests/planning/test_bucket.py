@@ -164,7 +164,10 @@ def test_shapes_are_read_from_a_file(tmp_path: Path) -> None:
     [
         (lambda: Bucket(64, shapes=0), "shapes must be a positive whole number, got 0"),
         (lambda: Bucket(shapes=4), "Bucket must have max_tokens or batch_size, got neither"),
-        (lambda: Bucket(64, shapes=[(2, 33)]), r"shape \(2, 33\) cannot fit max_tokens=64, batch_size=None; leave them out"),
+        (
+            lambda: Bucket(64, shapes=[(2, 33)]),
+            r"shape \(2, 33\) cannot fit max_tokens=64, batch_size=None; leave them out",
+        ),
         (lambda: Bucket(shapes=[]), r"shapes must be a number, or a list of \(rows, length\), got none"),
         (lambda: Bucket(shapes=[(2, 3, 4)]), r"shapes must be a number, or a list of \(rows, length\), got \(2, 3, 4\)"),  # type: ignore[list-item]
         (lambda: Bucket(shapes=[(0, 3)]), "rows of shapes must be a positive whole number, got 0"),

@@ -275,11 +275,11 @@ def test_csv_refuses_damaged_and_empty_files(tmp_path: Path) -> None:
 
 def test_csv_refuses_names_that_cannot_be(tmp_path: Path) -> None:
     """Two columns of one name, and names that the loader makes itself, are errors."""
-    csv_error(tmp_path / "twice.csv", b"a,a\n1,2\n", "column 'a' must appear once, got 2 columns of that name")
+    csv_error(tmp_path / "twice.csv", b"a,a\n1,2\n", "column 'a' must appear once, got 2 columns of that name in ")
     csv_error(
         tmp_path / "reserved.csv",
         b"a,row_id\n1,2\n",
-        "column 'row_id' cannot have that name, which the loader uses itself; choose",
+        "reserved.csv, which the loader uses itself; choose",
     )
 
 
@@ -647,3 +647,34 @@ def test_sources_can_be_pickled_and_printed(parquet: tuple[Path, pa.Table], corp
     for source in (Parquet(str(parquet[0] / "*.parquet")), Csv(corpus[0])):
         assert read_all(pickle.loads(pickle.dumps(source))) == read_all(source)
         assert repr(source).startswith(f"{type(source).__name__}(paths='")
+
+
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_csv_keeps_a_mark_that_is_text(tmp_path: Path, quote: str) -> None:
+    """A byte order mark is dropped at the beginning of a file only, wherever blocks of it begin."""
+    rows = ["\ufeffa" if number % 3 else f"{quote}\ufeffb{quote}" for number in range(40)]
+    (tmp_path / "a.csv").write_text("\ufefftext\n" + "\n".join(rows), encoding="utf-8")
+    for max_record_bytes in (8, 20, 1 << 20):
+        source = Csv(tmp_path / "a.csv", max_record_bytes=max_record_bytes)
+        assert [row["text"] for row in read_all(source)] == [row.strip('"') for row in rows]
+
+
+def test_parquet_of_text_that_is_not_utf8(tmp_path: Path) -> None:
+    """Is an error with the file and the rows, where no checksum says so."""
+    texts = pa.array([b"plain"] * 50 + [b"caf\xe9"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": texts, "label": [*range(51)]}), tmp_path / "a.parquet")
+    message = (
+        r"^rows 0 to 50 of a row group must hold what their columns' types say, got: .*UTF8.*; write the file anew, or choose"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        read_all(Parquet(tmp_path / "a.parquet"))
+    assert "a.parquet, row group 0" in caught.value.__notes__[0]
+    assert read_all(Parquet(tmp_path / "a.parquet", columns=["label"])) == [{"label": number} for number in range(51)]
+
+
+def test_parquet_names_the_file_of_a_column_that_cannot_be(tmp_path: Path) -> None:
+    """One of several."""
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"row_id": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"^column 'row_id' cannot have that name in .*b\.parquet, which"):
+        Parquet(tmp_path / "*.parquet")

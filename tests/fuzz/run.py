@@ -1,0 +1,141 @@
+"""Run cases of one kind until the time is over, and print what is wrong, with what it takes to see it again.
+
+    python -m tests.fuzz.run KIND --seed 0 --seconds 60 [--case 17]
+
+It is a process of its own: a crash ends it, and a case that takes `SECONDS_A_CASE` too. The case under way is the last line
+of the file ``--log``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import gc
+import itertools
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.fuzz.kind import Input, Kind
+
+SECONDS_A_CASE = 60.0  # a block for each byte of a file takes seconds, and many on a busy machine
+CLEAR = (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError)
+_MOST = 5
+
+
+def judge(kind: Kind, given: Input, path: Path, *, is_valid: bool) -> str | None:
+    """Return what is wrong with what becomes of an input, ``None`` if nothing is."""
+    try:
+        got = kind.read(given, path)
+    except BaseException as error:  # noqa: BLE001 - also what Rust raises
+        problem = judge_error(error, given.name)
+        if problem is None and not is_valid:
+            return None
+        return f"{problem or 'a valid input is refused'}\n{''.join(traceback.format_exception(error))}"
+    if kind.reference is None:
+        return None
+    try:
+        expected = kind.reference(given)
+    except BaseException as error:  # noqa: BLE001
+        return f"taken, where the reference says {type(error).__name__}: {error}\ngot {got!r:.1000}"
+    with contextlib.suppress(TypeError, ValueError):
+        if kind.is_same(got, expected):
+            return None
+    return f"another result than the reference\ngot      {got!r:.1500}\nexpected {expected!r:.1500}"
+
+
+def judge_error(error: BaseException, name: str) -> str | None:
+    """Return why an error is not clear, ``None`` if it is: its type, and that it names the file."""
+    message = "\n".join([str(error), *getattr(error, "__notes__", [])])
+    if not isinstance(error, CLEAR) or isinstance(error, UnicodeError | RecursionError | NotImplementedError):
+        return f"an error of a type that says nothing: {type(error).__name__}"
+    if name not in message or not message.strip():
+        return f"an error that does not name {name}"
+    if not name.count(".") and not _is_meant(error):
+        return "an error that is raised by no statement of seqstream"
+    return None
+
+
+def _is_meant(error: BaseException) -> bool:
+    """Return whether an error, or its notes, are written by seqstream, and not what Python or a library says."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return hasattr(error, "__notes__") or ("/seqstream/" in last.filename and (last.line or "").startswith("raise"))
+
+
+def resources() -> tuple[int, int]:
+    """Return how many threads and open files this process has."""
+    gc.collect()
+    files = Path("/proc/self/fd")
+    return threading.active_count(), len(list(files.iterdir())) if files.exists() else 0
+
+
+def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: Any) -> tuple[int, list[str]]:
+    """Run cases and return how many there were, and what is wrong."""
+    problems: dict[str, str] = {}
+    end, count, before = time.monotonic() + seconds, 0, (0, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in numbers:
+            if time.monotonic() > end or len(problems) >= _MOST:
+                break
+            random = Random(f"{name} {seed} {number}")
+            given = kind.make(random)
+            damages = random.choice([0, 1, 1, 1, 2, 4])
+            for _ in range(damages):
+                given = kind.damage(random, given)
+            path = Path(folder) / f"{number}" / (given.name or "object")
+            path.parent.mkdir()
+            if isinstance(given.data, bytes):
+                path.write_bytes(given.data)
+            shown = f"case {number} of seed {seed}: {given!r:.3000}"
+            print(shown, file=log, flush=True)
+            faulthandler.dump_traceback_later(SECONDS_A_CASE, exit=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                problem = judge(kind, given, path, is_valid=damages == 0)
+            faulthandler.cancel_dump_traceback_later()
+            count += 1
+            if problem:
+                problems.setdefault(problem.strip().splitlines()[-1][:40], f"{shown}\n{problem}")
+            if count == 10:
+                before = resources()
+        after = resources()
+    if count > 10 and (after[0] > before[0] or after[1] > before[1] + 2):
+        problems["left"] = f"threads and files were {before} after 10 cases and are {after} after {count} of seed {seed}"
+    return count, list(problems.values())
+
+
+def main() -> None:
+    """Print, as JSON, how many cases were run and what is wrong."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--case", type=int)
+    parser.add_argument("--log", default=os.devnull)
+    asked = parser.parse_args()
+    faulthandler.enable()
+    with contextlib.suppress(ImportError):
+        import resource
+
+        # What asks for more gets a MemoryError, and this machine stays usable.
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    from tests.fuzz import files, objects
+
+    kind = {**files.KINDS, **objects.KINDS}[asked.kind]
+    numbers = itertools.count() if asked.case is None else [asked.case]
+    with Path(asked.log).open("w", encoding="utf-8", errors="backslashreplace") as log:
+        count, problems = run(kind, asked.kind, asked.seed, numbers, seconds=asked.seconds, log=log)
+    json.dump({"cases": count, "problems": problems}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
