@@ -141,10 +141,10 @@ class RowLabels:
                     table = set_column(table, field.name, own.filtered(kept))
         rows = np.zeros(len(table), bool)
         np.logical_or.at(rows, row, has_label)
-        counts = {WITHOUT_LABELS: int(np.count_nonzero(~has_label))}
+        left_out = {WITHOUT_LABELS: int(np.count_nonzero(~has_label))}
         if rows.all():
-            return table, counts
-        return table.take(to_arrow(np.flatnonzero(rows))), {**counts, "dropped": int(np.count_nonzero(~rows))}
+            return table, left_out
+        return table.take(to_arrow(np.flatnonzero(rows))), {**left_out, "dropped": int(np.count_nonzero(~rows))}
 
 
 def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, Counts]:
