@@ -20,7 +20,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 Clean: TypeAlias = Callable[[Any], Any]
 
 
-def to_objects(values: pa.Array) -> list[Any]:
+def to_objects(values: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Return nested values as Python objects, without the keys that structs put in, and text of JSON decoded.
 
     Text is that of the ``Json()`` features of `datasets`. What a file had is returned as it was, unless a stage has changed
@@ -47,10 +47,15 @@ def exact_text(value: object) -> str | None:
     return _encode(value)
 
 
+def is_exact(kind: pa.DataType) -> bool:
+    """Return whether a column holds structs beside which their text is kept."""
+    return bool(pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index(EXACT) >= 0)
+
+
 def without_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column without the text that is kept beside messages."""
     kind = values.type
-    if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index(EXACT) >= 0):
+    if not is_exact(kind):
         return values
     fields = [field for field in kind.value_type if field.name != EXACT]
     return values.cast(pa.list_(pa.struct(fields)))

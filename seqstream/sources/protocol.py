@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
+from seqstream.forms.objects import is_exact, to_objects
 from seqstream.sources.locations import Location
 
 if TYPE_CHECKING:
@@ -320,8 +321,9 @@ def split_row_id(row_id: int) -> tuple[int, int]:
 
 def to_records(table: pa.Table) -> list[Record]:
     """Return the rows of a block as dicts, without the source's own record numbers."""
-    records: list[Record] = drop_record_numbers(table).to_pylist()
-    return records
+    table = drop_record_numbers(table)
+    columns = [to_objects(column) if is_exact(column.type) else column.to_pylist() for column in table.columns]
+    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _slices(table: pa.Table, num_rows: int) -> Iterator[pa.Table]:

@@ -114,3 +114,22 @@ def test_a_row_id_of_no_record() -> None:
     """A number behind the end is refused, with the record and the shard."""
     with pytest.raises(IndexError, match=r"must be of a record of this source, got 300: record 300 of shard 0"):
         ss.Generator(ROWS).record(300)
+
+
+def test_chats_are_as_the_file_has_them(tmp_path: Path) -> None:
+    """Arguments of tool calls have the keys that they have in their line, nulls among them, and no helping fields."""
+    calls = [{"city": "Rome", "day": None}, {"b": 1}, {}]
+    rows = [
+        {
+            "id": number,
+            "messages": [
+                {"role": "user", "content": "weather?"},
+                {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": arguments}}]},
+            ],
+        }
+        for number, arguments in enumerate(calls)
+    ]
+    (tmp_path / "chats.jsonl").write_bytes(lines(rows))
+    source = ss.JsonLines(tmp_path / "chats.jsonl")
+    assert [*source.records()] == rows
+    assert source.record(2) == rows[2]
