@@ -192,7 +192,7 @@ class Simulated:
 
     def gather(self, data: bytes) -> Sequence[bytes]:
         self.before_call()
-        if data == self.kind:
+        if self.kind and data.endswith(self.kind):  # behind a digest of the plan
             return [data] * self.world_size
         if data != self.told[self.rank]:
             raise ValueError("a rank must tell what was worked out for it, got other counts")
