@@ -50,6 +50,9 @@ _AHEAD = 4
 _POLL_SECONDS = 0.1
 """How often whoever waits for a block looks if it is still wanted."""
 
+_POLLS_AT_WORK = 10
+"""After how many looks it is seen if Python ends meanwhile."""
+
 _END_SECONDS = 0.5
 """How long an error waits at most to learn how a process has ended."""
 
@@ -250,9 +253,25 @@ class _Pool:
 
     def _result(self, sent: _UnderWay, guard: Guard) -> Answer:
         with self._death_is_explained():
-            while not concurrent.futures.wait([sent.future], _POLL_SECONDS).done:
+            for number in itertools.count(1):
+                if concurrent.futures.wait([sent.future], _POLL_SECONDS).done:
+                    break
                 guard()
+                if number % _POLLS_AT_WORK == 0:
+                    self._end_with_python()
             return sent.future.result()
+
+    def _end_with_python(self) -> None:
+        """End the processes if Python ends, which would wait for all blocks under way: then nothing new may be submitted."""
+        executor = self._executor
+        try:
+            if executor is not None:
+                executor.submit(os.getpid).cancel()
+        except BrokenExecutor:
+            return  # the block that is waited for says so
+        except RuntimeError:
+            self.stop()
+            raise
 
     def _leave_to_parent(self) -> None:
         """Begin anew in a forked process, which has inherited an executor without its threads and must not end it."""
@@ -300,6 +319,9 @@ class _Pool:
 
 class _Lent(_Pool):
     """An executor of the user: its processes learn the stages with the first blocks, and are not ended here."""
+
+    def _end_with_python(self) -> None:
+        """Leave the executor to whoever made it."""
 
     def start(self) -> None:
         """Begin to use the executor."""
