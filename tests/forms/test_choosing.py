@@ -46,7 +46,7 @@ def lengths_of(texts: list[str]) -> list[list[int]]:
         ),
         ({"end": "</nope>"}, r"^end must be a token or an id in the vocabulary of tokenizer BPE \(600, .*\), got '</nope>'$"),
         ({"end": 600}, r"^end must be a token or an id in the vocabulary of tokenizer BPE \(600, .*\), got 600$"),
-        ({"end": -1}, r"^end must be a token or an id in the vocabulary of tokenizer BPE \(600, .*\), got -1$"),
+        ({"end": -1}, r"^end must be a token or its id, from 0 up and below 2\*\*31, got -1$"),
         ({"end": END, "max_length": 1}, r"^max_length must be more than the 1 special tokens of tokenizer BPE .*, got 1$"),
     ],
 )

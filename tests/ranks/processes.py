@@ -23,6 +23,9 @@ from typing import Any
 SECONDS = 60.0
 """How long a process group waits for a rank, and a caller for a job."""
 
+_ATTEMPTS = 4
+_NOT_CONNECTED = "connectFullMesh failed"
+
 
 class LostError(Exception):
     """A process ended, or did not answer in time."""
@@ -64,7 +67,19 @@ class Pool:
             args: What it is given.
             seconds: How long the process group waits for a rank.
             stays: How long to wait for an answer; who gives none is ended, and has a `LostError`.
+
+        Where gloo cannot connect the processes in time, as on a machine that is busy, all of it is done again.
         """
+        outcomes: list[Any] = []
+        for _ in range(_ATTEMPTS):
+            outcomes = self._attempt(world_size, job, args, seconds, stays)
+            if not any(_NOT_CONNECTED in str(outcome) for outcome in outcomes if isinstance(outcome, BaseException)):
+                break
+        return outcomes
+
+    def _attempt(
+        self, world_size: int, job: Callable[..., Any], args: tuple[Any, ...], seconds: float, stays: float
+    ) -> list[Any]:
         self._heal()
         store = str(Path(self._folder.name) / f"store{next(self._numbers)}")
         members = self._members[:world_size]
