@@ -39,9 +39,9 @@ def keep_exact(table: pa.Table, text: bytes, typed: Collection[str], texts: Coll
     for name in names:
         index = table.schema.get_field_index(name)
         lists = table.column(name).combine_chunks()
-        texts = _cut(spans, name, lists)
-        if len(texts) > texts.null_count:
-            table = table.set_column(index, name, _with_texts(lists, texts))
+        exact = _cut(spans, name, lists)
+        if len(exact) > exact.null_count:
+            table = table.set_column(index, name, _with_texts(lists, exact))
     return table
 
 
