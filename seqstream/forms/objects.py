@@ -15,8 +15,6 @@ import pyarrow as pa
 EXACT = "exact_json"
 """A field of structs of messages: the text of the message in the file, where the struct does not say all of it."""
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
 Clean: TypeAlias = Callable[[Any], Any]
 
 
@@ -44,7 +42,7 @@ def exact_text(value: object) -> str | None:
     """Return the text of an object that a struct may not hold whole; ``None`` for one of texts alone."""
     if not isinstance(value, dict) or all(isinstance(each, str) for each in value.values()):
         return None
-    return _encode(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def is_exact(kind: pa.DataType) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -21,6 +22,7 @@ from seqstream.sources.streams import open_chunks
 _BAD_ROW = re.compile(r"(?:In CSV column #(\d+): )?(?:CSV parse error: )?Row #(\d+): (.*)", re.DOTALL)
 _BAD_VALUE = re.compile(r"CSV conversion error to (\S+): invalid value (.*)", re.DOTALL)
 _READ_BYTES = 1 << 20
+_PARSED_BYTES = 1 << 18
 _SHOWN = 30
 _NO_QUOTES = "pass quote=None where quotes are ordinary characters"
 
@@ -32,6 +34,37 @@ class _Block(NamedTuple):
     offset: int
     """Where they begin in the uncompressed file."""
     quotes: Quotes
+
+
+class _Text:
+    """The text of a file, of which as much is held as is asked for."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.held = bytearray()
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self._is_read = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing follows what is held, as far as is known."""
+        return self._is_read and not self._rest
+
+    def fill(self, size: int) -> bool:
+        """Hold so many bytes, or all that there are; return whether there are any."""
+        if len(self.held) > size:
+            self._rest = memoryview(bytes(self.held[size:]) + self._rest)
+            del self.held[size:]
+        while (space := size - len(self.held)) and not self.is_last:
+            self._rest = self._rest or memoryview(next(self._chunks, b""))
+            self._is_read = self._is_read or not self._rest
+            self.held += self._rest[:space]
+            self._rest = self._rest[space:]
+        return bool(self.held)
+
+    def take(self, end: int) -> None:
+        """Go on behind ``held[:end]``; what was held belongs to who has it, for it takes long to copy."""
+        self.held = self.held[end:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,33 +113,27 @@ class Dialect:
     def _blocks(self, file: File) -> Iterator[tuple[int, Quotes]]:
         """Yield whole records, each block with its offset in the file; where blocks end depends on the text alone."""
         chunks = open_chunks(file)
-        buffer, offset, is_last = bytearray(), 0, False
+        text, offset = _Text(chunks), 0
         size = step = min(self.max_record_bytes, _READ_BYTES)
         try:
-            while not is_last or buffer:
-                while len(buffer) < size and not is_last:
-                    chunk = next(chunks, b"")
-                    is_last = not chunk
-                    buffer += chunk
-                if not buffer:
-                    return
-                if offset == 0 and (problem := wide_encoding_error(file, bytes(buffer[:HEAD_BYTES]))):
+            while text.fill(size):
+                if offset == 0 and (problem := wide_encoding_error(file, bytes(text.held[:HEAD_BYTES]))):
                     raise problem
-                if offset == 0 and buffer.startswith(BOM):
-                    del buffer[: len(BOM)]
+                if offset == 0 and text.held.startswith(BOM):
+                    text.take(len(BOM))
                     offset = len(BOM)
                     continue
-                is_whole = is_last and len(buffer) <= size
-                quotes = find_quotes(bytes(memoryview(buffer)[:size]), self.delimiter, self.quote)
+                is_whole = text.is_last
+                quotes = find_quotes(text.held, self.delimiter, self.quote)
                 if fault := self._fault(quotes, file, offset, is_whole=is_whole):
                     # What comes before it is read first, so that an error of reading is none of making a source.
                     if fault[0]:
                         yield offset, quotes.until(fault[0])
                     raise ValueError(fault[1])
-                end = len(quotes.data) if is_whole else quotes.last_end(len(quotes.data))
+                end = quotes.size if is_whole else quotes.last_end(quotes.size)
                 if end:
+                    text.take(end)
                     yield offset, quotes.until(end)
-                    del buffer[:end]
                     offset, size = offset + end, step
                 elif size > self.max_record_bytes + 1:
                     raise self._too_long(file, offset)
@@ -119,7 +146,7 @@ class Dialect:
         """Return the names of the columns, and where the records begin."""
         if self.names is not None:
             return list(self.names), 0
-        starts = [*map(int, quotes.starts[:2]), len(quotes.data), len(quotes.data)]
+        starts = [*map(int, quotes.starts[:2]), quotes.size, quotes.size]
         try:
             line = quotes.data[starts[0] : starts[1]].decode()
         except UnicodeDecodeError as error:
@@ -136,17 +163,26 @@ class Dialect:
 
         if problem := missing_columns("columns", self.columns or (), header):
             raise ValueError(f"{problem} in {block.file.name}")
-        # Without threads errors know their row, and reading is as fast. Arrow wants a line, if only an empty one.
-        text = block.quotes.data
-        data = pa.py_buffer(text).slice(begin) if begin < len(text) else pa.py_buffer(b"\n")
-        if text.startswith(BOM, begin):  # which Arrow drops, and is text here
-            data = pa.py_buffer(BOM + text[begin:])
-        read = arrow_csv.ReadOptions(use_threads=False, block_size=data.size + 1, column_names=header)
+        text = memoryview(block.quotes.data)[begin : block.quotes.size]
+        if text[: len(BOM)] == BOM:  # which Arrow drops, and is text here
+            text = memoryview(BOM + text)
+        # Arrow wants a line, if only an empty one.
+        data = pa.py_buffer(text or b"\n")
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, quote_char=self.quote or False, newlines_in_values=True)
         columns = None if self.columns is None else list(self.columns)
         convert = arrow_csv.ConvertOptions(column_types=types, include_columns=columns)
+
+        def read(size: int) -> pa.Table:
+            # Without threads errors know their row, and reading is as fast.
+            options = arrow_csv.ReadOptions(use_threads=False, block_size=size, column_names=header)
+            return arrow_csv.read_csv(pa.BufferReader(data), options, parse, convert)
+
+        # In small blocks Arrow's buffers stay in the cache; but types are guessed from all that there is.
+        if data.size > _PARSED_BYTES and types.keys() >= set(columns or header):
+            with contextlib.suppress(pa.ArrowInvalid):  # also where a record is longer
+                return read(_PARSED_BYTES).combine_chunks()
         try:
-            return arrow_csv.read_csv(pa.BufferReader(data), read, parse, convert)
+            return read(data.size + 1)
         except pa.ArrowInvalid as error:
             raise ValueError(self._explained(str(error), block, begin, header)) from error
 

@@ -6,15 +6,16 @@ it makes ``{"city": null, "a": 1}`` where another has a ``city``, and which of t
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Collection
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_numpy
 from seqstream.forms.objects import EXACT, exact_text
 from seqstream.sources.json_keys import Path
+from seqstream.sources.json_spans import Spans
 
 _ROLE = "role"
 _BESIDE = ("tools", "documents")
@@ -34,13 +35,13 @@ def keep_exact(table: pa.Table, text: bytes, typed: Collection[str], texts: Coll
     names = [field.name for field in fields if field.name in with_texts or _may_lose(table, field)]
     if not names:
         return table
-    lines = [json.loads(line) for line in text.split(b"\n") if line.strip()]
+    spans = Spans(text)
     for name in names:
         index = table.schema.get_field_index(name)
         lists = table.column(name).combine_chunks()
-        exact = [_texts(line.get(name)) for line in lines]
-        if any(map(any, exact)):
-            table = table.set_column(index, name, _with_texts(lists, list(itertools.chain.from_iterable(exact))))
+        exact = _cut(spans, name, lists)
+        if len(exact) > exact.null_count:
+            table = table.set_column(index, name, _with_texts(lists, exact))
     return table
 
 
@@ -62,16 +63,30 @@ def _may_lose(table: pa.Table, field: pa.Field) -> bool:
     )
 
 
-def _texts(items: object) -> list[str | None]:
-    return [exact_text(item) for item in items] if isinstance(items, list) else []
+def _cut(spans: Spans, name: str, lists: pa.ListArray) -> pa.StringArray:
+    """Return the text of each object that holds more than strings, null for the others."""
+    found, lengths = spans.objects(name), np.diff(to_numpy(lists.offsets))
+    if lists.null_count:
+        lengths = lengths[to_numpy(lists.is_valid())]
+    if not np.array_equal(found.counts, lengths):
+        # Some items are null, or the name is written with escapes.
+        return _encoded(spans.text, name)
+    bounds = np.stack([found.starts, found.ends], axis=1).astype(np.int32)
+    parts = pa.StringArray.from_buffers(max(0, bounds.size - 1), pa.py_buffer(bounds), pa.py_buffer(spans.text))
+    return parts.take(pa.array(2 * np.arange(len(bounds)), mask=~found.has_more))
 
 
-def _with_texts(lists: pa.ListArray, texts: list[str | None]) -> pa.ListArray:
+def _encoded(text: bytes, name: str) -> pa.StringArray:
+    lists = [json.loads(line).get(name) for line in text.split(b"\n") if line.strip()]
+    return pa.array([exact_text(item) for items in lists if isinstance(items, list) for item in items], pa.string())
+
+
+def _with_texts(lists: pa.ListArray, texts: pa.StringArray) -> pa.ListArray:
     """Return lists of structs with a field of texts, one for each struct of all lists."""
     bounds = to_numpy(lists.offsets)
     structs = lists.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
     kept = [(field, own) for field, own in zip(structs.type, structs.flatten(), strict=True) if field.name != EXACT]
     fields = [*(field for field, _ in kept), pa.field(EXACT, pa.string())]
-    columns = [*(own for _, own in kept), pa.array(texts, pa.string())]
+    columns = [*(own for _, own in kept), texts]
     filled = pa.StructArray.from_arrays(columns, fields=fields, mask=structs.is_null())
     return pa.ListArray.from_arrays(pa.array(bounds - bounds[0], pa.int32()), filled, mask=lists.is_null())

@@ -23,7 +23,9 @@ from seqstream.sources.json_keys import (
 )
 from seqstream.sources.rules import newlines
 
-_OPEN, _CLOSE = ord("{"), ord("}")
+_OPEN, _CLOSE = b"{}"
+_CASE = _OPEN ^ ord("[")
+"""The bit that ``[`` lacks and ``{`` has."""
 _WHITESPACE = b" \t\r"
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
@@ -52,8 +54,10 @@ def count_objects(text: bytes) -> int | None:
 
 def is_shallow(text: bytes) -> bool:
     """Return whether no line nests deeper than `MAX_DEPTH`."""
-    letters, ends = np.frombuffer(text, np.uint8), newlines(text)
-    opens = np.flatnonzero((letters == _OPEN) | (letters == ord("[")))
+    opens = np.flatnonzero((np.frombuffer(text, np.uint8) | _CASE) == _OPEN)
+    if len(opens) <= MAX_DEPTH:
+        return True
+    ends = newlines(text)
     many = np.flatnonzero(np.diff(np.searchsorted(opens, ends), prepend=0) > MAX_DEPTH)
     return all(depth_of(text[ends[index - 1] + 1 if index else 0 : ends[index]]) <= MAX_DEPTH for index in many)
 
@@ -179,7 +183,7 @@ def has_large_floats(array: pa.ChunkedArray) -> bool:
     """Return whether an array holds floats so large that whole numbers were rounded, at any depth."""
     import pyarrow.compute as pc
 
-    return any(
+    return _has_floats(array.type) and any(
         pc.any(pc.greater_equal(pc.abs(leaf), 2.0**53)).as_py() for chunk in array.chunks for leaf in _float_leaves(chunk)
     )
 
@@ -261,6 +265,12 @@ def _known(kind: pa.DataType) -> pa.DataType | None:
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(known) for field in kind if (known := _known(field.type)) is not None])
     return kind
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_has_floats(field.type) for field in kind)
+    return _has_floats(kind.value_type) if pa.types.is_list(kind) else bool(pa.types.is_floating(kind))
 
 
 def _float_leaves(array: pa.Array) -> Iterator[pa.Array]:

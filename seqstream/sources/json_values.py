@@ -23,8 +23,10 @@ def encode_json(values: list[Any], kind: pa.DataType | None) -> tuple[list[Any],
 
 def are_nested_chats(values: list[Any]) -> bool:
     """Return whether values are lists of messages that hold more than text."""
+    if not isinstance(next((value for value in values if value is not None), None), list):
+        return False
     lists = [value for value in values if value is not None]
-    if not lists or not all(isinstance(chat, list) for chat in lists):
+    if not all(isinstance(chat, list) for chat in lists):
         return False
     messages = [message for chat in lists for message in chat]
     if not all(isinstance(message, dict) and "role" in message for message in messages):

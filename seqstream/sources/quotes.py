@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.sources.files import Int64s
+from seqstream.sources.rules import Buffer
 
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
 
@@ -21,7 +22,9 @@ _NEWLINE, _RETURN = ord("\n"), ord("\r")
 class Quotes:
     """The quotes of some text that begins with a record."""
 
-    data: bytes
+    data: Buffer
+    size: int
+    """How many bytes of the data are meant."""
     turns: Int64s
     """Where quotes open or close fields. A run of an even number of quotes changes nothing and may be left out."""
     inside: npt.NDArray[np.bool_]
@@ -41,12 +44,12 @@ class Quotes:
             stop: How many bytes to look at.
             is_last: Whether no byte follows, so that a ``\r`` at the end is not half of a ``\r\n``.
         """
-        return self._last(b"\n", stop) or self._last(b"\r", stop if is_last else min(stop, len(self.data) - 1))
+        return self._last(b"\n", stop) or self._last(b"\r", stop if is_last else min(stop, self.size - 1))
 
     def until(self, end: int) -> Quotes:
-        """Return the quotes of ``data[:end]``, which are whole records."""
+        """Return the quotes of ``data[:end]``, which are whole records; the data is not copied."""
         count = int(np.searchsorted(self.turns, end))
-        return Quotes(self.data[:end], self.turns[:count], self.inside[:count], self.fault)
+        return Quotes(self.data, end, self.turns[:count], self.inside[:count], self.fault)
 
     def _last(self, end: bytes, stop: int) -> int:
         at = self.data.rfind(end, 0, stop)
@@ -61,9 +64,9 @@ class Quotes:
     @functools.cached_property
     def starts(self) -> Int64s:
         """Where each record starts, lines with nothing on them left out."""
-        letters = np.frombuffer(self.data, np.uint8)
+        letters = np.frombuffer(self.data, np.uint8, self.size)
         ends = np.flatnonzero(letters == _NEWLINE)
-        if b"\r" in self.data:
+        if self.data.find(b"\r", 0, self.size) >= 0:
             returns = np.flatnonzero(letters == _RETURN)
             followed = np.append(letters, 0)[returns + 1] == _NEWLINE
             ends = np.sort(np.concatenate([ends, returns[~followed]]))
@@ -76,17 +79,17 @@ class Quotes:
         return found
 
 
-def find_quotes(data: bytes, delimiter: str, quote: str | None) -> Quotes:
+def find_quotes(data: Buffer, delimiter: str, quote: str | None) -> Quotes:
     """Find the quotes of text that begins with a record; none where ``quote`` is ``None``."""
     none = np.empty(0, np.int64)
     if quote is None or quote.encode() not in data:
-        return Quotes(data, none, none.astype(np.bool_), None)
+        return Quotes(data, len(data), none, none.astype(np.bool_), None)
     letters, mark = np.frombuffer(data, np.uint8), ord(quote)
     is_end = np.zeros(256, np.bool_)
     is_end[[ord(delimiter), _NEWLINE, _RETURN]] = True
     at = np.flatnonzero(letters == mark)
     if _is_plain(letters, at, is_end, mark):
-        return Quotes(data, at, np.arange(len(at)) & 1 == 0, None)
+        return Quotes(data, len(data), at, np.arange(len(at)) & 1 == 0, None)
     return _find_any(data, at, is_end)
 
 
@@ -99,7 +102,7 @@ def _is_plain(letters: npt.NDArray[np.uint8], at: Int64s, is_end: npt.NDArray[np
     return bool(is_beside[letters[opening[first:] - 1]].all() and is_beside[letters[closing[: len(closing) - last] + 1]].all())
 
 
-def _find_any(data: bytes, at: Int64s, is_end: npt.NDArray[np.bool_]) -> Quotes:
+def _find_any(data: Buffer, at: Int64s, is_end: npt.NDArray[np.bool_]) -> Quotes:
     """Find quotes among which some are ordinary characters, or wrong."""
     letters = np.frombuffer(data, np.uint8)
     is_first = np.diff(at, prepend=-2) != 1
@@ -115,7 +118,7 @@ def _find_any(data: bytes, at: Int64s, is_end: npt.NDArray[np.bool_]) -> Quotes:
         run = int(wrong[0])
         opening = int(firsts[is_odd][int(np.cumsum(is_odd)[run]) - 2]) if is_odd[run] else int(firsts[run])
         fault = opening, int(behind[run])
-    return Quotes(data, firsts[is_odd], inside, fault)
+    return Quotes(data, len(data), firsts[is_odd], inside, fault)
 
 
 def _states(begins_field: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

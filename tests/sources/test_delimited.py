@@ -145,6 +145,23 @@ SCRIPTS = {
 }
 
 
+def test_blocks_of_several_parsed_parts(tmp_path: Path) -> None:
+    """Rows are those of the file, in whole arrays, also where a line is longer than a part; errors name the line."""
+    rows = [[f"{number}, " + 'a "b"\n' * (number % 40), number] for number in range(9_000)]
+    rows[5_000][0] = "x" * 400_000
+    path = tmp_path / "large.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["a", "b"], *rows])
+    source = ss.Csv(str(path))
+    assert read_rows(source) == rows
+    assert all(column.num_chunks == 1 for table, _ in source.read(0) for column in table.columns)
+    lines = ["a,b", *(f"{'text ' * 20},{number}" for number in range(9_000))]
+    lines[8_001] = "text,many"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"large\.csv, line 8,002: column 'b' must hold int64, got 'many'"):
+        read_rows(ss.Csv(str(path), types={"a": "string", "b": "int64"}))
+
+
 @pytest.mark.parametrize("ending", SCRIPTS)
 def test_process_ends_after_an_error(tmp_path: Path, ending: str) -> None:
     """A script that fails, or ends with a reader in the middle of a large file, exits with 1 and shows its error."""
