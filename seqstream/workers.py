@@ -299,12 +299,12 @@ class _Pool:
 
     def _find_dead(self) -> str:
         """Name the process that has died, and how; those that its executor ends for it have got SIGTERM."""
-        until, ends = time.monotonic() + _END_SECONDS, dict[int | None, int]()
-        while self._processes and not ends and time.monotonic() < until:
+        until, ends, dead = time.monotonic() + _END_SECONDS, dict[int | None, int](), dict[int | None, int]()
+        while self._processes and not dead and time.monotonic() < until:
             time.sleep(0.001)
             ends = {process.pid: process.exitcode for process in self._processes if process.exitcode}
-        dead = {pid: code for pid, code in ends.items() if code != -signal.SIGTERM} or ends
-        for pid, code in dead.items():
+            dead = {pid: code for pid, code in ends.items() if code != -signal.SIGTERM}
+        for pid, code in (dead or ends).items():
             how = f"was killed by {_signal_name(-code)}" if code and code < 0 else f"ended with exit code {code}"
             return f"worker process {pid} {how}"
         return "a worker process has died"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from seqstream.order import EvenOrder
-from seqstream.sources.locations import Location
-from seqstream.sources.protocol import Block, Json, Record, Source, with_record_numbers
+from seqstream.sources.derived import DerivedSource
+from seqstream.sources.protocol import Block, Json, Source, with_record_numbers
 
 
 def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:
@@ -24,7 +24,7 @@ def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomRows(Source):
+class RandomRows(DerivedSource):
     """The records of a source in another order: each shard is one block of records that follow each other in that order.
 
     Records keep their row ids. Nothing is read before a block is, and only the rank that tokenises it reads it.
@@ -34,7 +34,6 @@ class RandomRows(Source):
         order: Which record comes when.
     """
 
-    source: Source
     order: EvenOrder
 
     @property
@@ -52,25 +51,8 @@ class RandomRows(Source):
     def fingerprint(self) -> Json:
         return {"records": self.source.fingerprint(), "records_per_block": self.source.records_per_block}
 
-    def locate(self, row_id: int) -> str:
-        return self.source.locate(row_id)
-
-    def place(self, row_id: int) -> Location:
-        return self.source.place(row_id)
-
-    def record(self, row_id: int) -> Record:
-        return self.source.record(row_id)
-
     def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
         return np.full(len(shards), int(self.source.records_per_block * self.source.approx_record_bytes))
-
-    @property
-    def can_repeat(self) -> bool:
-        return self.source.can_repeat
-
-    @property
-    def compared_bytes(self) -> int:
-        return self.source.compared_bytes
 
     @property
     def _num_records(self) -> int:

@@ -13,13 +13,12 @@ import pyarrow as pa
 
 from seqstream.arrow import take_rows, to_arrow
 from seqstream.order import hash_index
+from seqstream.sources.derived import DerivedSource
 from seqstream.sources.hashing import U64s, hash_column, hash_rows, is_null
-from seqstream.sources.locations import Location
 from seqstream.sources.protocol import (
     RECORD,
     Block,
     Json,
-    Record,
     Source,
     drop_record_numbers,
     record_numbers,
@@ -198,10 +197,9 @@ class KnownSides:
 
 
 @dataclasses.dataclass(frozen=True)
-class Split(Source):
+class Split(DerivedSource):
     """One part of a source, made by `Source.split`."""
 
-    source: Source
     rule: Rule
     side: int
     known: KnownSides = dataclasses.field(repr=False, compare=False)
@@ -238,15 +236,6 @@ class Split(Source):
     def fingerprint(self) -> Json:
         return {"source": self.source.fingerprint(), "split": self.rule.fingerprint(), "side": SIDES[self.side]}
 
-    def locate(self, row_id: int) -> str:
-        return self.source.locate(row_id)
-
-    def place(self, row_id: int) -> Location:
-        return self.source.place(row_id)
-
-    def record(self, row_id: int) -> Record:
-        return self.source.record(row_id)
-
     def approx_blocks(self) -> float | None:
         return self.source.approx_blocks()
 
@@ -254,10 +243,6 @@ class Split(Source):
         whole = self.source.approx_bytes(shards)
         part = np.rint(whole * self.rule.share(self.side)).astype(np.int64)
         return np.where(whole < 0, -1, part)
-
-    @property
-    def can_repeat(self) -> bool:
-        return self.source.can_repeat
 
     def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
         return self.source.to_row_ids(shard, records)
@@ -277,10 +262,6 @@ class Split(Source):
     @functools.cached_property
     def approx_record_bytes(self) -> float:
         return self.source.approx_record_bytes * self.rule.share(self.side)
-
-    @property
-    def compared_bytes(self) -> int:
-        return self.source.compared_bytes
 
     @property
     def records_per_block(self) -> int:
