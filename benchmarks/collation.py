@@ -25,9 +25,9 @@ from seqstream.batch import Batch
 from seqstream.buffering import run_here
 from seqstream.collating import Padding, collate
 from seqstream.columns import Ragged
-from seqstream.order import EvenOrder
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe, WindowStart
+from seqstream.shuffling import EvenOrder
 from seqstream.window import Window, read_windows
 
 BUDGETS = (4_096, 16_384)

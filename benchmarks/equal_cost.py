@@ -30,15 +30,14 @@ from benchmarks.packing import CORPORA, lengths_of
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import straggler
-from seqstream.order import shuffled
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Index, Lengths
 from seqstream.planning.equal_cost import Costs, deal_equally, row_costs
 from seqstream.planning.grouping import Steps, cut_steps, deal
 from seqstream.planning.pack import PackedGrouping
-from seqstream.planning.plan import Index
 from seqstream.planning.rows import pack_rows
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import WINDOW_BATCHES
+from seqstream.shuffling import shuffled
 
 WORLD_SIZES = (8, 64, 512)
 SPECS = (ss.Pack(2_048, rows=8), ss.Pack(8_192, rows=2), ss.Pack(16_384, rows=1))

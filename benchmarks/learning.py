@@ -25,7 +25,8 @@ from benchmarks import corpus
 from benchmarks.settings import Settings
 from examples import corpus as docstring_corpus
 from seqstream.planning.batches import plan_batches
-from seqstream.sources.protocol import RECORD_BITS, Source
+from seqstream.records import RECORD_BITS
+from seqstream.sources.protocol import Source
 
 Rows: TypeAlias = "npt.NDArray[np.int64]"
 """Numbers of rows of a `Task`."""

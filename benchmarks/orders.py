@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 import seqstream as ss
-from seqstream.order import EvenOrder
 from seqstream.planning.batches import plan_batches
 from seqstream.planning.order import longest_first
 from seqstream.planning.runs import Runs, sorted_order
 from seqstream.planning.specs import turns_of
+from seqstream.shuffling import EvenOrder
 
 Rows: TypeAlias = "npt.NDArray[np.int64]"
 Turns: TypeAlias = Callable[[int, int], Rows]

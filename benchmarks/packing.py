@@ -27,7 +27,7 @@ import seqstream as ss
 from benchmarks import corpus
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Lengths
 from seqstream.planning.order import longest_first
 from seqstream.planning.rows import pack_rows
 

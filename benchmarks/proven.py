@@ -18,7 +18,8 @@ import pyarrow as pa
 import seqstream as ss
 from seqstream.engines import EngineName
 from seqstream.probes import hostile_texts
-from seqstream.sources.protocol import ROW_ID, Source
+from seqstream.records import ROW_ID
+from seqstream.sources.protocol import Source
 from seqstream.stages import OpenStage
 
 MAX_LENGTH = 1_024

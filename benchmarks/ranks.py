@@ -37,11 +37,11 @@ from benchmarks.proven import prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import Blocks, Noting, Served, Simulated, Swapped, World, alone, straggler, synchronised, tokenise
+from seqstream.arrow import join_tables
 from seqstream.buffering import Buffer, share_out
 from seqstream.carrying import carry_numbers, carry_rows, kind_of
 from seqstream.exchange import deal_rows
 from seqstream.planning.grouping import deal
-from seqstream.running import join_tables
 
 MAX_TOKENS = 16_384
 WORLD_SIZES = (8, 64, 512)

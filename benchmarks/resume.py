@@ -31,7 +31,8 @@ from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings, first_lines
 from benchmarks.throughput import read_lines
-from seqstream.sources.protocol import Json, Source
+from seqstream.records import Json
+from seqstream.sources.protocol import Source
 
 MAX_TOKENS = 4_096
 WINDOW_BATCHES = 128

@@ -30,10 +30,10 @@ from benchmarks import corpus
 from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from seqstream.order import EvenOrder
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Lengths
 from seqstream.planning.shapes import Histogram, choose_lengths
 from seqstream.reading import Place, read_blocks
+from seqstream.shuffling import EvenOrder
 
 NUM_SHAPES = 8
 MAX_TOKENS = 4_096

@@ -17,18 +17,18 @@ import pyarrow as pa
 
 import seqstream as ss
 from benchmarks.proven import Proven
+from seqstream.arrays import Index, Lengths
 from seqstream.arrow import to_numpy
 from seqstream.buffering import GROUP_BYTES
 from seqstream.census import Census, encode_counts, take_census
-from seqstream.order import EvenOrder
-from seqstream.planning.batches import Lengths
 from seqstream.planning.grouping import Grouping, Steps, cut_steps, deal
-from seqstream.planning.plan import Index
 from seqstream.planning.runs import Runs
 from seqstream.ranks import Alone, Bytes
 from seqstream.reading import Ahead, Place, look_ahead, read_blocks
+from seqstream.records import Json
 from seqstream.running import run_stages
-from seqstream.sources.protocol import BLOCK_BYTES, Block, Json
+from seqstream.shuffling import EvenOrder
+from seqstream.sources.protocol import BLOCK_BYTES, Block
 from seqstream.stages import OpenStage
 
 EPOCH = 1

@@ -33,7 +33,8 @@ from benchmarks import corpus, peers
 from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from seqstream.planning.batches import Lengths, fill_greedily, fitting_rows
+from seqstream.arrays import Lengths
+from seqstream.planning.batches import fill_greedily, fitting_rows
 from seqstream.planning.specs import ID_BYTES
 from seqstream.testing import FEWEST_BATCHES, RUN, run_deviations
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from seqstream.digests import digest_json, digest_table
 from seqstream.ranks import Ranks
 from seqstream.reading import ReadBlock
-from seqstream.sources.protocol import ROW_ID, Json
+from seqstream.records import ROW_ID, Json
 
 _MOST_SHOWN = 4
 _LONGEST_SHOWN = 70

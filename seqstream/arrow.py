@@ -66,3 +66,74 @@ def _as_bytes(chunk: pa.ListArray, width: int) -> pa.Array:
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
     numbers: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
     return numbers
+
+
+def to_buffer(table: pa.Table) -> bytes:
+    """Return a table as one buffer."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    whole: bytes = sink.getvalue().to_pybytes()
+    return whole
+
+
+def from_buffer(buffer: Any) -> pa.Table:
+    """Return the table that lies in a buffer, on its memory."""
+    return pa.ipc.open_stream(pa.py_buffer(buffer)).read_all()
+
+
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column without dictionary and extension types."""
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.chunked_array([chunk.storage for chunk in values.chunks], type=kind.storage_type)
+    return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that an extension type is stored as; any other type as it is."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether rows of a type have lengths of their own."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def holds_steps(kind: pa.DataType) -> bool:
+    """Tell whether a column of a type is `Ragged`, or would be if not all its rows were empty."""
+    return is_list(kind) and (pa.types.is_null(kind.value_type) or step_of(kind.value_type) is not None)
+
+
+def step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
+    """Return the number type and the shape of a value that fits a tensor, ``None`` for one that does not."""
+    shape: list[int] = []
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return (kind, tuple(shape)) if is_number else None
+
+
+def join_tables(tables: list[pa.Table]) -> pa.Table:
+    """Return tables one after the other; a column that some of them lack is null there, numbers take their common type.
+
+    Raises:
+        ValueError: Columns of one name are of types that do not go together.
+    """
+    tables = [table for table in tables if len(table)] or tables[:1]  # what has no rows may lack columns
+    joined = pa.concat_tables(tables, promote_options="permissive")
+    if any(table.schema != joined.schema for table in tables):
+        joined.validate()  # Arrow 26 promotes some structs of lists to broken ones
+    return joined
+
+
+def steps_of(column: pa.ChunkedArray) -> int:
+    """Return how many steps all rows of a column of sequences have."""
+    return sum(int(to_numpy(chunk.offsets)[-1]) - int(to_numpy(chunk.offsets)[0]) for chunk in column.chunks if len(chunk))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are strings."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -18,18 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import to_numpy
+from seqstream.arrays import Index
+from seqstream.arrow import is_text, plain, to_numpy
 from seqstream.census import Census
-from seqstream.columns import plain
-from seqstream.forms.fields import is_text
 from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.grouping import Grouping
-from seqstream.planning.plan import Index
 from seqstream.planning.runs import Runs
 from seqstream.ranks import Ranks
 from seqstream.recipe import Recipe
-from seqstream.sources.protocol import RESERVED
+from seqstream.records import RESERVED
 
 MOST_CLASSES = 4096
 """A column with more different values in a window is text or a number of something, no class."""

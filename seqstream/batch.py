@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqstream.sources.protocol import Json
-from seqstream.steps import LABEL_PADDING, is_label
+from seqstream.records import IGNORE_INDEX, Json, is_label
 from seqstream.varlen import Packing
 from seqstream.views import RENAMED, Views
 
@@ -220,7 +219,7 @@ class Batch(Views, Mapping[str, Any]):
         """Return the batch with other columns, the new ones having the rows of another."""
         if like is not None:
             self._check_sequence("like", like)
-            pad_values = {name: LABEL_PADDING if is_label(name) else self.pad_values[like] for name in new}
+            pad_values = {name: IGNORE_INDEX if is_label(name) else self.pad_values[like] for name in new}
             fields["column_lengths"] = {**self.column_lengths, **dict.fromkeys(new, self.column_lengths[like])}
             fields["widths"] = {**self.widths, **dict.fromkeys(new, self.widths[like])}
             fields["pad_values"] = {**pad_values, **self.pad_values}

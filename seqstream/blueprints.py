@@ -21,7 +21,7 @@ from seqstream.functions import PROBES, EncodeTexts, SlowTokenizer, digest_of, e
 from seqstream.pieces import Frame
 from seqstream.probes import by_class
 from seqstream.python_parts import LiveTokenizer, copy_parts, serialize
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 from seqstream.stages import function_name
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")

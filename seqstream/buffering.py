@@ -11,13 +11,12 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrays import Index, Lengths
 from seqstream.digests import digest_table
-from seqstream.planning.batches import Lengths
-from seqstream.planning.plan import Index
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch
-from seqstream.running import placed, run_stages
-from seqstream.sources.protocol import ROW_ID
-from seqstream.stages import Counts, OpenStage
+from seqstream.records import ROW_ID, Counts, located
+from seqstream.running import run_stages
+from seqstream.stages import OpenStage
 from seqstream.unlabelled import RowLabels
 
 GROUP_BYTES = 2 << 20
@@ -236,7 +235,7 @@ def run_here(
             group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
             del todo[: len(group)]
             read = tables_of(group)
-            with placed(row_ids_of(read), locate):
+            with located(row_ids_of(read), locate):
                 tables, counts = run_stages(read, stages, fill, labels)
             for entry, table in zip(group, tables, strict=True):
                 entry.processed(table, {} if entry is not group[0] else counts)

@@ -12,12 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.agreement import check_plans
-from seqstream.arrow import take_rows, to_arrow, to_numpy
-from seqstream.buffers import from_buffer, to_buffer
-from seqstream.columns import is_list
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index
+from seqstream.arrow import from_buffer, is_list, join_tables, take_rows, to_arrow, to_buffer, to_numpy
 from seqstream.ranks import Ranks
-from seqstream.running import join_tables
 
 Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 

@@ -12,9 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.planning.batches import Lengths
-from seqstream.planning.plan import Index
-from seqstream.planning.runs import Runs, distinct, ranges, sorted_order
+from seqstream.arrays import Index, Lengths, ranges
+from seqstream.planning.runs import Runs, distinct, sorted_order
 from seqstream.ranks import Ranks
 
 _Counts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from seqstream.arrow import to_arrow, to_numpy
-from seqstream.forms.fields import is_text, row_id_of
+from seqstream.arrow import is_text, to_arrow, to_numpy
 from seqstream.options import column_name
-from seqstream.sources.protocol import RESERVED, Json, Source
-from seqstream.stages import Counts, OpenStage, RecordError
+from seqstream.records import RESERVED, Counts, Json, RecordError, row_id_of
+from seqstream.sources.protocol import Source
+from seqstream.stages import OpenStage
 
 Class: TypeAlias = str | int | bool
 _Fits: TypeAlias = Callable[[pa.DataType], bool]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.arrow import to_arrow
 from seqstream.columns import Column, Dense, Objects
-from seqstream.planning.plan import Index
 
 if TYPE_CHECKING:
     from seqstream.window import Window

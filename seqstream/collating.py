@@ -18,8 +18,7 @@ import torch
 from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
 from seqstream.columns import Array, Column, Dense, Ragged
-from seqstream.sources.protocol import Json
-from seqstream.steps import LABEL_PADDING, is_label
+from seqstream.records import IGNORE_INDEX, Json, is_label
 from seqstream.window import Window
 
 Rows = npt.NDArray[np.int64]
@@ -193,11 +192,11 @@ class Padding:
     side: str = "right"
 
     def value(self, column: str) -> float:
-        return self.values.get(column, LABEL_PADDING if is_label(column) else 0)
+        return self.values.get(column, IGNORE_INDEX if is_label(column) else 0)
 
     def made_up(self, column: str) -> float:
         """Return what a column of one whole number a row holds where a row is made up."""
-        return LABEL_PADDING if is_label(column) or self.values.get(column) == LABEL_PADDING else 0
+        return IGNORE_INDEX if is_label(column) or self.values.get(column) == IGNORE_INDEX else 0
 
 
 def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, *, layout: str = "padded") -> Batch:

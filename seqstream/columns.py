@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import to_numpy
+from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
 from seqstream.forms.objects import without_text
+from seqstream.records import LABEL_COLUMNS
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -57,8 +58,6 @@ Column: TypeAlias = Ragged | Dense | Objects
 
 MADE_BY_PACKING = ("position_ids", "sequence_ids")
 
-LABELS = ("labels", "label")
-"""Columns of classes: whole numbers and booleans there are int64, as losses want them."""
 
 _LARGEST = np.iinfo(np.int64).max
 
@@ -74,46 +73,14 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
     """
     values = plain(values)
     kind = values.type
-    if is_list(kind) and (step := _step_of(kind.value_type)) is not None:
+    if is_list(kind) and (step := step_of(kind.value_type)) is not None:
         _refuse_nulls(name, values)
         return _read_ragged(name, values, *step)
-    if (step := _step_of(kind)) is not None:
+    if (step := step_of(kind)) is not None:
         if not values.null_count:
             return Dense(_read_dense(name, values, *step))
         _refuse_nulls(name, values)
     return Objects(without_text(values))
-
-
-def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column without dictionary and extension types."""
-    kind = values.type
-    if isinstance(kind, pa.BaseExtensionType):
-        return pa.chunked_array([chunk.storage for chunk in values.chunks], type=kind.storage_type)
-    return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Tell whether rows of a type have lengths of their own."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def holds_steps(kind: pa.DataType) -> bool:
-    """Tell whether a column of a type is `Ragged`, or would be if not all its rows were empty."""
-    return is_list(kind) and (pa.types.is_null(kind.value_type) or _step_of(kind.value_type) is not None)
-
-
-def _step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
-    """Return the number type and the shape of a value that fits a tensor, ``None`` for one that does not."""
-    shape: list[int] = []
-    while pa.types.is_fixed_size_list(kind):
-        shape.append(kind.list_size)
-        kind = kind.value_type
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return (kind, tuple(shape)) if is_number else None
 
 
 def _refuse_nulls(name: str, values: pa.ChunkedArray) -> None:
@@ -139,7 +106,7 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
     """
     if not len(table):  # it may lack columns
         return np.empty((0, len(columns)) if columns and len(columns) > 1 else 0, dtype=np.int64)
-    ragged = [field.name for field in table.schema if holds_steps(_plain_type(field.type))]
+    ragged = [field.name for field in table.schema if holds_steps(plain_type(field.type))]
     for name in columns or ():
         if name not in ragged:
             known = ", ".join(ragged) or "(none)"
@@ -152,7 +119,7 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
 
 def which_is_longest(table: pa.Table, row: int) -> str:
     """Return a sentence's end that says which column of sequences is the longest of a row, where there are several."""
-    ragged = [field.name for field in table.schema if holds_steps(_plain_type(field.type))]
+    ragged = [field.name for field in table.schema if holds_steps(plain_type(field.type))]
     if len(ragged) < 2:
         return ""
     longest = max(ragged, key=lambda name: int(_list_lengths(table.column(name))[row]))
@@ -224,7 +191,7 @@ def _in_rows(ends: Array, first_row: int) -> Iterator[None]:
 
 def _widened(name: str, kind: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type in which steps are held: ids as int64 at once, as batches want them, rather than batch by batch."""
-    is_class = kind.kind in "biu" and name in LABELS
+    is_class = kind.kind in "biu" and name in LABEL_COLUMNS
     return np.dtype(np.int64) if is_class or (kind.kind in "iu" and kind.itemsize > 1) else kind
 
 
@@ -236,7 +203,7 @@ def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tu
             parts.append(_flat_numbers(name, chunk, width))
         first_row += len(chunk)
     numbers = np.concatenate(parts or [np.empty(0, dtype=_dtype(kind))]).reshape(-1, *shape)
-    if numbers.dtype.kind == "i" and name not in LABELS:
+    if numbers.dtype.kind == "i" and name not in LABEL_COLUMNS:
         return numbers
     return numbers.astype(_widened(name, numbers.dtype), copy=False)
 

@@ -13,7 +13,7 @@ from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import InOrder
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 
 Row: TypeAlias = tuple[int, int]
 """Row id and piece."""

@@ -13,9 +13,9 @@ from seqstream.class_labels import ClassLabels
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder, meant_as_rows
+from seqstream.records import IGNORE_INDEX
 from seqstream.sources.protocol import Source
 from seqstream.stages import Filter, Map, OpenStage
-from seqstream.steps import LABEL_PADDING
 from seqstream.tokenizing import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
@@ -61,7 +61,7 @@ def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tupl
 def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:
     """Return the padding token of each column of ids whose tokenizer has one, and -100 for columns of classes."""
     tokenizers = (stage for stage in stages if isinstance(stage, Tokenize))
-    classes = {stage.column: LABEL_PADDING for stage in stages if isinstance(stage, ClassLabels)}
+    classes = {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
     return classes | {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
 
 

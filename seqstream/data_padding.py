@@ -10,11 +10,10 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from seqstream.arrow import to_numpy
-from seqstream.columns import is_list
-from seqstream.stages import RecordError
-from seqstream.step_filter import Mask, Steps, row_id_at, set_column
-from seqstream.steps import LABEL_PADDING
+from seqstream.arrays import Mask
+from seqstream.arrow import is_list, to_numpy
+from seqstream.records import IGNORE_INDEX, RecordError
+from seqstream.step_filter import Steps, row_id_at, set_column
 
 ATTENTION_MASK = "attention_mask"
 
@@ -78,7 +77,7 @@ def _is_padding(steps: Steps, ids: Steps, padding: Mask) -> bool:
     if not _is_number(steps.values.type):
         return False
     found = to_numpy(steps.values)[padding]
-    is_padding = (found == LABEL_PADDING) | (found == 0)
+    is_padding = (found == IGNORE_INDEX) | (found == 0)
     if pa.types.is_integer(ids.values.type):
         is_padding |= found == to_numpy(ids.values)[padding]
     return bool(is_padding.all())

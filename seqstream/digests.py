@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 
 _MOST_VALUES = 1_000
 """Longer lists and dicts that a function uses are compared by their length alone."""

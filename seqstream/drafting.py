@@ -10,18 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.agreement import explain_blocks
+from seqstream.arrays import Lengths
 from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
 from seqstream.census import Census, take_census
 from seqstream.columns import Column, ColumnError, lengths_of, read_column
 from seqstream.digests import digest_arrays
 from seqstream.meeting import NO_BLOCKS, Header, meet
-from seqstream.planning.batches import Lengths
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
 from seqstream.recipe import SLOW_GROWTH, Recipe, WindowStart
-from seqstream.running import placed
-from seqstream.sources.protocol import ROW_ID
-from seqstream.stages import RecordError
+from seqstream.records import ROW_ID, RecordError, located
 
 LAST = 1.25
 """What is left of an epoch after a window is at least a quarter of one; less is part of it."""
@@ -133,7 +131,7 @@ def _look_at(entry: Entry, recipe: Recipe) -> None:
     table = entry.table
     if table is not None:
         for name in (name for name in table.column_names if table.column(name).null_count):
-            with placed(table.column(ROW_ID), recipe.locate):
+            with located(table.column(ROW_ID), recipe.locate):
                 read_rows(name, table)
         entry.keys = recipe.spec.sort_keys(lengths_of(table, recipe.spec.columns))
 

@@ -13,13 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream import pieces
+from seqstream.arrays import Ids, Index
 from seqstream.arrow import to_arrow
 from seqstream.engines import Engine
 from seqstream.forms.drafts import Draft, Form
-from seqstream.forms.fields import row_id_of
-from seqstream.pieces import Flat, Ids, Index, TokenRows
-from seqstream.sources.protocol import PIECE
-from seqstream.stages import Counts, RecordError
+from seqstream.pieces import Flat, TokenRows
+from seqstream.records import PIECE, Counts, RecordError, row_id_of
 
 
 @dataclasses.dataclass(frozen=True)

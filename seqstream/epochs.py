@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.agreement import Common
-from seqstream.arrow import to_arrow
+from seqstream.arrow import join_tables, to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
@@ -29,18 +29,19 @@ from seqstream.first_look import look_at
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.label_counts import LabelRule
 from seqstream.meeting import Header, agree, reported
-from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import ID_BYTES, BatchSpec, InOrder
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
 from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
+from seqstream.records import ROW_ID, Counts, Json, located
 from seqstream.repeating import repeat_record
-from seqstream.running import join_tables, placed, run_stages
+from seqstream.running import run_stages
+from seqstream.shuffling import EvenOrder
 from seqstream.sources.by_row import in_random_order
-from seqstream.sources.protocol import ROW_ID, Json, Source
-from seqstream.stages import Counts, Filter, Map, OpenStage
+from seqstream.sources.protocol import Source
+from seqstream.stages import Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize
 from seqstream.unlabelled import WITHOUT_LABELS, RowLabels
@@ -236,7 +237,7 @@ class Epochs:
             return None
         _, first = _peek(self._ahead(0, Place()))
         stages = self._open(first)
-        with placed(sample.table.column(ROW_ID), self.source.locate) if len(sample.table) else contextlib.nullcontext():
+        with located(sample.table.column(ROW_ID), self.source.locate) if len(sample.table) else contextlib.nullcontext():
             tables = self._run([sample.table], stages)[0] if len(sample.table) else [_NO_RECORDS]
         lengths = lengths_of(join_tables(tables), self.spec.columns)
         return estimate_steps(
@@ -289,7 +290,7 @@ class Epochs:
         stages = self._open(first)
         total: Counter[str] = Counter()
         for block in blocks_of(ahead):
-            with placed(block.table.column(ROW_ID), self.source.locate):
+            with located(block.table.column(ROW_ID), self.source.locate):
                 (table,), counts = self._run([block.table], stages)
                 if len(table):
                     return repeat_record(table, spec, rows, length)
@@ -410,7 +411,7 @@ class Epochs:
 
     def _choose_engines(self, first: Sequence[ReadBlock]) -> dict[str, str]:
         sample = next((block.table for block in first if len(block.table)), _NO_RECORDS)
-        with placed(sample.column(ROW_ID), self.source.locate):
+        with located(sample.column(ROW_ID), self.source.locate):
             for stage in self.stages:
                 if isinstance(stage, Tokenize):
                     return stage.choose_engines(sample)

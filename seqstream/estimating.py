@@ -9,14 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from seqstream.arrow import take_rows
-from seqstream.order import shuffled
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Lengths
+from seqstream.arrow import join_tables, take_rows
 from seqstream.planning.grouping import Uneven, cut_steps
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
 from seqstream.reading import Place, blocks_of, look_ahead
-from seqstream.running import join_tables
+from seqstream.shuffling import shuffled
 from seqstream.sources.by_row import RandomRows
 from seqstream.sources.protocol import Source
 

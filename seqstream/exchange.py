@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Index, ranges
 from seqstream.arrow import to_arrow
 from seqstream.carrying import carry_numbers, carry_rows
 from seqstream.census import Census
 from seqstream.digests import digest_arrays
 from seqstream.planning.grouping import Grouping, Steps, deal, owners
-from seqstream.planning.plan import Index, Plan
-from seqstream.planning.runs import ranges
+from seqstream.planning.plan import Plan
 from seqstream.ranks import Ranks
 
 _NONE = np.empty(0, dtype=np.int64)

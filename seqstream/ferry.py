@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
 from seqstream.ahead import Switch, SwitchedOffError
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index
 from seqstream.ranks import Bytes, Ranks
 
 Item = TypeVar("Item")

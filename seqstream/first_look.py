@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+from seqstream.arrow import is_text
 from seqstream.columns import Objects
-from seqstream.forms.fields import is_text
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import LARGEST_BATCH_SIZE, meant_as_rows
 from seqstream.window import Window

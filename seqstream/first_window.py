@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from seqstream.arrow import steps_of
 from seqstream.buffering import Buffer, Guard
 from seqstream.drafting import LAST
 from seqstream.planning.specs import BatchSpec
-from seqstream.running import sequence_column, steps_of
+from seqstream.records import sequence_column
 
 FEW_SHARDS = 64
 """An epoch of fewer shards fills its first window before the first batch."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.columns import LABELS, Column, Dense, Ragged
+from seqstream.arrays import Index
+from seqstream.columns import Column, Dense, Ragged
 from seqstream.planning.pack import Pack
-from seqstream.planning.plan import MADE_UP, Index
+from seqstream.planning.plan import MADE_UP
 from seqstream.planning.specs import BatchSpec
-from seqstream.steps import LABEL_PADDING
+from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS
 
 if TYPE_CHECKING:
     from seqstream.window import Window
@@ -91,20 +92,20 @@ def _labelled(columns: Mapping[str, Column], spec: BatchSpec, rule: LabelRule) -
     """Return the column that labels are of, and whether the first step of each row is none."""
     if isinstance(spec, Pack) and spec.causal and rule.column is None and "input_ids" in columns:
         return "labels" if "labels" in columns else "input_ids", True
-    return rule.column or next((name for name in LABELS if name in columns), None), rule.is_shifted
+    return rule.column or next((name for name in LABEL_COLUMNS if name in columns), None), rule.is_shifted
 
 
 def _in_rows(column: Dense) -> Index:
     """Return how many labels each row has."""
-    counts: Index = (column.values != LABEL_PADDING).sum(axis=tuple(range(1, column.values.ndim)))
+    counts: Index = (column.values != IGNORE_INDEX).sum(axis=tuple(range(1, column.values.ndim)))
     return counts
 
 
 def _in_steps(name: str, column: Ragged, starts: Index, lengths: Index, *, is_shifted: bool) -> Index:
     """Return how many labels some stretches of steps have."""
-    if name not in LABELS:
+    if name not in LABEL_COLUMNS:
         return lengths - is_shifted
-    before = np.append(0, np.cumsum((column.values != LABEL_PADDING).sum(axis=1)))
+    before = np.append(0, np.cumsum((column.values != IGNORE_INDEX).sum(axis=1)))
     counts: Index = before[starts + lengths] - before[starts + np.minimum(is_shifted, lengths)]
     return counts
 
@@ -112,15 +113,15 @@ def _in_steps(name: str, column: Ragged, starts: Index, lengths: Index, *, is_sh
 def without_labels(columns: Mapping[str, Column], is_repeated: npt.NDArray[np.bool_]) -> dict[str, Column]:
     """Return columns in which repeated rows have no labels: -100 wherever labels are whole numbers."""
     changed = dict(columns)
-    for name in LABELS:
+    for name in LABEL_COLUMNS:
         column = columns.get(name)
         if isinstance(column, Dense) and column.values.dtype.kind == "i":
             values = column.values.copy()
-            values[is_repeated] = LABEL_PADDING
+            values[is_repeated] = IGNORE_INDEX
             changed[name] = Dense(values)
         elif isinstance(column, Ragged) and column.values.dtype.kind == "i":
             values = column.values.copy()
             for start, length in zip(column.starts[is_repeated].tolist(), column.lengths[is_repeated].tolist(), strict=True):
-                values[start : start + length] = LABEL_PADDING
+                values[start : start + length] = IGNORE_INDEX
             changed[name] = dataclasses.replace(column, values=values)
     return changed

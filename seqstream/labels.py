@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from seqstream import steps
+from seqstream.arrays import Index
 from seqstream.batch import Batch
 from seqstream.label_counts import LabelRule
 from seqstream.options import column_name
-from seqstream.steps import LABEL_PADDING, Index
+from seqstream.records import IGNORE_INDEX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class CausalLabels:
 
     def __call__(self, batch: Batch) -> Batch:
         labels, firsts = _labels_from(batch, self.column)
-        labels.flatten().index_fill_(0, steps.send(firsts, labels.device), LABEL_PADDING)
+        labels.flatten().index_fill_(0, steps.send(firsts, labels.device), IGNORE_INDEX)
         return put_beside(batch, self.column, labels=labels)
 
 
@@ -80,9 +81,9 @@ class TeacherForcing:
         if batch.packing is not None:
             raise ValueError("TeacherForcing cannot take a batch of Pack, whose rows hold several sequences; use Bucket")
         labels, firsts = _labels_from(batch, self.target)
-        inputs = torch.nn.functional.pad(labels[..., :-1], (1, 0), value=LABEL_PADDING)
+        inputs = torch.nn.functional.pad(labels[..., :-1], (1, 0), value=IGNORE_INDEX)
         inputs.flatten().index_fill_(0, steps.send(firsts, inputs.device), self.start_id)
-        inputs.masked_fill_(inputs == LABEL_PADDING, batch.pad_values[self.target])
+        inputs.masked_fill_(inputs == IGNORE_INDEX, batch.pad_values[self.target])
         batch = put_beside(batch, self.target, labels=labels, decoder_input_ids=inputs)
         if batch.padding_side == "left":
             batch = batch.with_columns(self.target, decoder_attention_mask=batch.mask_of(self.target).long())
@@ -111,8 +112,8 @@ def _labels_from(batch: Batch, column: str) -> tuple[Tensor, Index]:
             ids = getattr(batch, column).contiguous()  # so that slots are a view of it
         except AttributeError as error:
             raise ValueError(f"column must be one of the batch: {error}") from None
-        labels = torch.where(batch.mask_of(column), ids, LABEL_PADDING)
+        labels = torch.where(batch.mask_of(column), ids, IGNORE_INDEX)
     slots, starts, lengths = batch.find_rows(labels, column)
     if none := batch.num_made + batch.num_repeated:  # the last rows
-        slots[starts[-none] :] = LABEL_PADDING
+        slots[starts[-none] :] = IGNORE_INDEX
     return labels, starts[np.flatnonzero(lengths)]

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from seqstream import steps
+from seqstream.arrays import flat_starts, ranges
 from seqstream.batch import Batch
 from seqstream.blueprints import Blueprint, read_tokenizer
 from seqstream.label_counts import LabelRule
 from seqstream.labels import is_flat, put_beside
-from seqstream.steps import LABEL_PADDING
+from seqstream.records import IGNORE_INDEX
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 
@@ -124,9 +125,9 @@ class MaskTokens:
         if not len(none):
             return
         lengths = lengths[none]
-        places = steps.row_major(starts[none], lengths)
+        places = ranges(starts[none], lengths)
         draws = slots[steps.send(places, slots.device)].cpu().numpy()
-        least = np.minimum.reduceat(draws, steps.flat_starts(lengths))
+        least = np.minimum.reduceat(draws, flat_starts(lengths))
         row = np.repeat(np.arange(len(none)), lengths)
         found = np.flatnonzero((draws == least[row]) & (draws < _NEVER))
         found = found[np.diff(row[found], prepend=-1) > 0]  # one of those that are equal
@@ -135,7 +136,7 @@ class MaskTokens:
 
     def _mask(self, ids: Tensor, draw: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Return ids, some of them masked, and labels; one draw says whether a token is chosen and what becomes of it."""
-        labels = ids.masked_fill(draw >= self.probability, LABEL_PADDING)
+        labels = ids.masked_fill(draw >= self.probability, IGNORE_INDEX)
         masked = torch.where(draw < self.probability * _RANDOM, others, ids)
         return masked.masked_fill_(draw < self.probability * _MASKED, self._vocabulary.mask_id), labels
 

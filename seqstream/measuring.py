@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 
 from seqstream.buffering import GROUP_BYTES
 from seqstream.loader import Loader
-from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
-from seqstream.running import placed, run_stages
-from seqstream.sources.protocol import ROW_ID, Block, Json, Source, split_row_id
+from seqstream.records import ROW_ID, Json, located, split_row_id
+from seqstream.running import run_stages
+from seqstream.shuffling import EvenOrder
+from seqstream.sources.protocol import Block, Source
 from seqstream.tokenizing import Tokenize
 
 OnBlocks: TypeAlias = Callable[[int], None]
@@ -89,7 +90,7 @@ def take_survey(
     total = Counter[str]()
     begun = time.perf_counter()
     for group in _groups(first, blocks):
-        with placed(pa.chunked_array([chunk for table in group for chunk in table.column(ROW_ID).chunks]), source.locate):
+        with located(pa.chunked_array([chunk for table in group for chunk in table.column(ROW_ID).chunks]), source.locate):
             rows, counts = run_stages(group, (stage,))
         lengths += [pc.list_value_length(table.column(column)).to_numpy() for table in rows]
         tokens = sum(int(part.sum(dtype=np.int64)) for part in lengths[-len(rows) :])

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqstream.arrays import positions
 from seqstream.batch import Batch
 from seqstream.collating import Padding, Rows, gather_steps, of_step, take_rows
 from seqstream.columns import MADE_BY_PACKING, Array, Ragged
 from seqstream.planning.pack import RowPlan
-from seqstream.sources.protocol import Json
-from seqstream.steps import LABEL_PADDING
+from seqstream.records import IGNORE_INDEX, Json
 from seqstream.varlen import Packing
 from seqstream.window import Window
 
@@ -87,7 +87,7 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
     if causal and "input_ids" in columns:
         columns["labels"] = _causal_labels(columns, mask, slots)
         if planned.num_repeated[batch]:  # of all rows, which are for another rank to learn
-            columns["labels"].fill_(LABEL_PADDING)
+            columns["labels"].fill_(IGNORE_INDEX)
     row_lengths = torch.from_numpy(mask.sum(1))
     packed = [name for name in columns if name in planned.spans or name in _MADE_HERE]
     return Batch.of(
@@ -131,8 +131,7 @@ def _packed_columns(window: Window, rows: slice, runs: _Runs, mask: Array, *, pa
         if made:
             steps[runs.starts[runs.is_real][-made:]] = value
         columns[name] = torch.from_numpy(steps.reshape(*mask.shape, *column.shape))
-    positions = np.arange(mask.size) - np.repeat(runs.starts, runs.lengths)
-    columns["position_ids"] = torch.from_numpy(positions.reshape(mask.shape))
+    columns["position_ids"] = torch.from_numpy(positions(runs.lengths).reshape(mask.shape))
     columns["sequence_ids"] = torch.from_numpy(np.repeat(runs.numbers, runs.lengths).reshape(mask.shape))
     return columns
 
@@ -148,6 +147,6 @@ def _causal_labels(columns: dict[str, Any], mask: Array, slots: Rows) -> torch.T
     """Return labels of next-token prediction: -100 on padding and on the first of every sequence, which nothing predicts."""
     labels: torch.Tensor = columns.get("labels", columns["input_ids"]).clone()
     flat = labels.view(-1)
-    flat[torch.from_numpy(~mask.ravel())] = LABEL_PADDING
-    flat[torch.from_numpy(slots)] = LABEL_PADDING
+    flat[torch.from_numpy(~mask.ravel())] = IGNORE_INDEX
+    flat[torch.from_numpy(slots)] = IGNORE_INDEX
     return labels

@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.arrays import Ids, Index, positions
+
 _IDS_PER_SLICE = 256
 """A slice costs as much as gathering so many ids, at 1-2 ns each and more for the first touch of fresh memory."""
 
-Ids: TypeAlias = npt.NDArray[np.int32]
-Index: TypeAlias = npt.NDArray[np.int64]
 Flat: TypeAlias = npt.NDArray[Any]
 """A number for each id, ``(T,)``."""
 
@@ -158,7 +158,7 @@ def split(rows: TokenRows, frame: Frame, limit: int) -> tuple[TokenRows, Index, 
     own = rows.lengths - len(frame)
     counts = np.maximum(1, -(-own // room))
     source = np.repeat(np.arange(len(rows)), counts)
-    number = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+    number = positions(counts)
     if len(source) == len(rows):
         return rows, source, number.astype(np.int32)
     size = np.minimum(room, own[source] - number * room)

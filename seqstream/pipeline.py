@@ -18,15 +18,14 @@ from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.ferry import Ferry
 from seqstream.label_counts import LabelRule
-from seqstream.order import hash_index
 from seqstream.packing import collate_packed
 from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
 from seqstream.ranks import Ranks
 from seqstream.reading import Place
 from seqstream.recipe import Sharing, WindowStart
-from seqstream.sources.protocol import Json
-from seqstream.stages import Counts
+from seqstream.records import Counts, Json
+from seqstream.shuffling import hash_index
 from seqstream.state import Position, own_copy
 from seqstream.window import Window
 

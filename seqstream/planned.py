@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seqstream.arrays import Index
 from seqstream.columns import Column, Ragged
 from seqstream.planning.pack import RowPlan
-from seqstream.planning.plan import MADE_UP, Index, Plan
+from seqstream.planning.plan import MADE_UP, Plan
 
 
 @dataclasses.dataclass(frozen=True)

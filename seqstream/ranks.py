@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from seqstream.arrays import Index
 from seqstream.options import function_or_none, whole_number
-from seqstream.planning.plan import Index
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 

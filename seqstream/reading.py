@@ -19,10 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.arrow import to_arrow
-from seqstream.order import EvenOrder, numbers_at
-from seqstream.planning.plan import Index
-from seqstream.sources.protocol import PIECE, ROW_ID, Block, Json, Source, drop_record_numbers, record_numbers
+from seqstream.records import PIECE, ROW_ID, Json, drop_record_numbers, record_numbers
+from seqstream.shuffling import EvenOrder, numbers_at
+from seqstream.sources.protocol import Block, Source
 
 OPEN_SHARDS = 16
 """How many shards of many blocks are read in turn when the loader shuffles."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from seqstream.forms.fields import is_text
-from seqstream.sources.protocol import ROW_ID
-from seqstream.stages import Filter, Map, RecordError
+from seqstream.arrow import is_text
+from seqstream.records import ROW_ID, RecordError
+from seqstream.stages import Filter, Map
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

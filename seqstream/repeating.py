@@ -13,8 +13,7 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.recipe import WindowStart
-from seqstream.running import sequence_column
-from seqstream.sources.protocol import PIECE, ROW_ID
+from seqstream.records import PIECE, ROW_ID, sequence_column
 from seqstream.window import Window
 
 

@@ -13,16 +13,17 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.arrays import Lengths
 from seqstream.drafting import LAST
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import ID_BYTES, InOrder, WindowSize
 from seqstream.recipe import MAX_BYTES
+from seqstream.records import Json
 from seqstream.snippets import write_loader
-from seqstream.sources.protocol import Json, Source
+from seqstream.sources.protocol import Source
 from seqstream.tokenizing import Tokenize
 
-Lengths: TypeAlias = npt.NDArray[np.int64]
 OnProgress: TypeAlias = Callable[[str, float, float | None], None]
 """Told what is done, how much of it so far, and of how much where that is known."""
 

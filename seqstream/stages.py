@@ -13,13 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from seqstream.sources.protocol import RESERVED, Json
-
-Counts: TypeAlias = dict[str, int]
-"""Records by what befell them; absent means none.
-
-``dropped``, of those ``rows_without_labels``, ``empty`` (dropped as well), ``truncated``, ``split``.
-"""
+from seqstream.records import RESERVED, Counts, Json
 
 OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
 """Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
@@ -27,17 +21,6 @@ OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
 
 _OF_BLOCKS = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
 """What a function of a block meets."""
-
-
-class RecordError(ValueError):
-    """One record is to blame: ``row_id`` says which, so that the loader can add its place."""
-
-    def __init__(self, message: str, row_id: int | None) -> None:
-        super().__init__(message)
-        self.row_id = row_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.row_id)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

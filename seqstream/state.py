@@ -11,7 +11,7 @@ from typing import Any
 
 from seqstream.reading import Place
 from seqstream.recipe import WindowStart
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 
 VERSION = 2
 """Version 1 visited shards and served batches in another order."""

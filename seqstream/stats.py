@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 
 _DERIVED = ("waste", "rows_per_batch", "rows_per_step", "tokens_per_batch", "tokens_per_second")
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Index, Mask
 from seqstream.arrow import to_arrow, to_numpy
-from seqstream.sources.protocol import ROW_ID
-
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from seqstream.records import ROW_ID
 
 
 @dataclasses.dataclass(frozen=True)

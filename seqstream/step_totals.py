@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.arrays import Index
 from seqstream.census import Census
 from seqstream.columns import Column, Ragged
 from seqstream.label_counts import LabelRule, count_labels, count_labels_of
 from seqstream.planning.grouping import Grouping
-from seqstream.planning.plan import Index
 from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Ranks
 

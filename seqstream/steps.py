@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-LABEL_PADDING = -100
-"""What losses of PyTorch and transformers ignore."""
-
-Index = npt.NDArray[np.int64]
-
-
-def is_label(column: str) -> bool:
-    """Return whether a column holds labels, by its name: then padding is -100, which is no class."""
-    return column in ("label", "labels", "label_ids") or column.endswith(("_label", "_labels"))
+from seqstream.arrays import Index, flat_starts, positions
 
 
 def send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -40,18 +32,6 @@ def row_starts(lengths: Index, width: int, side: str) -> Index:
     return starts if side == "right" else starts + (width - lengths)
 
 
-def flat_starts(lengths: Index) -> Index:
-    """Return the first step of each row among the ``T`` of all, ``int64 (B,)``."""
-    starts: Index = np.cumsum(lengths) - lengths
-    return starts
-
-
-def row_major(starts: Index, lengths: Index) -> Index:
-    """Return where the steps of rows lie, row after row, ``int64 (T,)``; row ``i`` begins at ``starts[i]``."""
-    shifts = np.repeat(starts - flat_starts(lengths), lengths)
-    return np.arange(len(shifts)) + shifts
-
-
 def time_major(starts: Index, lengths: Index) -> tuple[Index, Index]:
     """Return where the steps of rows lie, first the first of every row, then the second: the order of a `PackedSequence`.
 
@@ -66,7 +46,7 @@ def time_major(starts: Index, lengths: Index) -> tuple[Index, Index]:
     head = starts + np.arange(shortest)[:, None]  # all rows have these steps: no need to count who has
     times = np.arange(shortest, lengths[0])
     batch_sizes = np.searchsorted(-lengths, -times)
-    ranks = np.arange(lengths.sum() - head.size) - np.repeat(flat_starts(batch_sizes), batch_sizes)
+    ranks = positions(batch_sizes)
     tail = starts[ranks] + np.repeat(times, batch_sizes)
     return np.concatenate([head.ravel(), tail]), np.concatenate([np.full(shortest, len(lengths)), batch_sizes])
 

@@ -18,7 +18,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import Place, read_blocks
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 from seqstream.stats import Stats
 
 State: TypeAlias = "dict[str, Json]"

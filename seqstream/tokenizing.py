@@ -15,10 +15,9 @@ from seqstream.forms.chats import Speaker
 from seqstream.forms.choosing import check_options, make_form
 from seqstream.forms.drafts import TOKEN_TYPES, Form
 from seqstream.forms.words import WordLabels
-from seqstream.limits import NO_LIMIT, read_limit
-from seqstream.options import yes_or_no
+from seqstream.options import NO_LIMIT, read_limit, yes_or_no
 from seqstream.python_parts import LiveTokenizer
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 from seqstream.stages import OpenStage
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]

@@ -13,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import to_arrow, to_numpy
-from seqstream.columns import LABELS, is_list
+from seqstream.arrays import Index, Mask, flat_starts, positions, ranges
+from seqstream.arrow import is_list, to_arrow, to_numpy
 from seqstream.label_counts import LabelRule
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec
-from seqstream.sources.protocol import Json
-from seqstream.stages import Counts
-from seqstream.step_filter import Index, Mask, Steps, set_column
-from seqstream.steps import LABEL_PADDING, flat_starts, row_major
+from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS, Counts, Json
+from seqstream.step_filter import Steps, set_column
 
 WITHOUT_LABELS = "rows_without_labels"
 
@@ -74,7 +72,7 @@ class RowLabels:
             return table, {}
         if not is_list(table.schema.field(name).type):
             values = to_numpy(table.column(name).combine_chunks())
-            return _kept(table, values != LABEL_PADDING)
+            return _kept(table, values != IGNORE_INDEX)
         steps = Steps.of(table.column(name))
         if self.is_split and steps.lengths.max() > (self.row_length or 0):
             return self._without_pieces(table, name, steps)
@@ -88,14 +86,14 @@ class RowLabels:
 
     def _find(self, schema: pa.Schema) -> str | None:
         """Return the column of labels, or that they are made of."""
-        names = (self.column,) if self.column else (*LABELS, *(("input_ids",) if self.is_causal else ()))
+        names = (self.column,) if self.column else (*LABEL_COLUMNS, *(("input_ids",) if self.is_causal else ()))
         for name in names:
             if name in schema.names:
                 kind = schema.field(name).type
                 if is_list(kind) and name == "label":
                     return None  # classes of a record, of which there may be none
                 is_whole = pa.types.is_integer(kind.value_type if is_list(kind) else kind)
-                return name if is_whole and (is_list(kind) or name in LABELS) else None
+                return name if is_whole and (is_list(kind) or name in LABEL_COLUMNS) else None
         return None
 
     def _have_label(self, name: str, steps: Steps, begins: Index, ends: Index) -> Mask:
@@ -105,7 +103,7 @@ class RowLabels:
         """
         begins = np.minimum(begins + self.is_shifted, ends)
         found = begins < ends
-        if name not in LABELS and not self.never:
+        if name not in LABEL_COLUMNS and not self.never:
             return found
         values = to_numpy(steps.values)
         rows = np.flatnonzero(found)
@@ -113,19 +111,19 @@ class RowLabels:
             rows = rows[~self._are_labels(name, values[probe[rows]])]
         if len(rows):
             lengths = ends[rows] - begins[rows]
-            is_label = self._are_labels(name, values[row_major(begins[rows], lengths)])
+            is_label = self._are_labels(name, values[ranges(begins[rows], lengths)])
             found[rows] = np.logical_or.reduceat(is_label, flat_starts(lengths))
         return found
 
     def _are_labels(self, name: str, values: npt.NDArray[Any]) -> Mask:
-        return np.asarray(values != LABEL_PADDING) if name in LABELS else np.isin(values, self.never, invert=True)
+        return np.asarray(values != IGNORE_INDEX) if name in LABEL_COLUMNS else np.isin(values, self.never, invert=True)
 
     def _without_pieces(self, table: pa.Table, name: str, steps: Steps) -> tuple[pa.Table, Counts]:
         """Leave out the pieces of rows in which there is no label; `Pack` cuts what is left where it would have anyway."""
         size = self.row_length or 1
         counts = np.maximum(1, -(-steps.lengths // size))
         row = np.repeat(np.arange(len(table)), counts)
-        number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        number = positions(counts)
         begins = steps.offsets[row] + number * size
         ends = np.minimum(begins + size, steps.offsets[row + 1])
         has_label = self._have_label(name, steps, begins, ends)

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from seqstream import steps
+from seqstream.arrays import Index, flat_starts, ranges
 from seqstream.documents import document_mask
-from seqstream.steps import LABEL_PADDING, Index
+from seqstream.records import IGNORE_INDEX
 from seqstream.varlen import Packing, Varlen
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Views:
         if known is None:
             name = self._known_as("labels")
             labels = self.jagged.get(name, self.columns.get(name))  # jagged first, which has no padding to look at
-            known = int((labels != LABEL_PADDING).count_nonzero()) if isinstance(labels, Tensor) else 0
+            known = int((labels != IGNORE_INDEX).count_nonzero()) if isinstance(labels, Tensor) else 0
             self.__dict__["_num_label_tokens"] = known
         return int(known)
 
@@ -103,7 +104,7 @@ class Views:
             return self.jagged[name]
         slots, starts, lengths = self.find_rows(self._padded(name), name)
         if self.packing is None:
-            slots = slots.index_select(0, steps.send(steps.row_major(starts, lengths), slots.device))
+            slots = slots.index_select(0, steps.send(ranges(starts, lengths), slots.device))
             self.jagged[name] = slots
         return slots
 
@@ -138,7 +139,7 @@ class Views:
         name = self._sequence(name)
         flat, starts, lengths = self.find_rows(self.flat(name), name)
         if self.packing is not None:
-            flat = flat.index_select(0, steps.send(steps.row_major(starts, lengths), flat.device))
+            flat = flat.index_select(0, steps.send(ranges(starts, lengths), flat.device))
         offsets = steps.bounds(self._device_lengths(name))
         shortest, longest = int(lengths.min()), int(lengths.max())
         return torch.nested.nested_tensor_from_jagged(flat, offsets, min_seqlen=shortest, max_seqlen=longest)
@@ -164,7 +165,7 @@ class Views:
             positions, rows = steps.count_steps(self.device_lengths, len(ids))
         labels = self.flat("labels") if self._has_steps_of("labels", name) else None
         if labels is not None and causal:
-            labels = labels.masked_fill(positions == 0, LABEL_PADDING)
+            labels = labels.masked_fill(positions == 0, IGNORE_INDEX)
         return Varlen(ids, cu_seqlens, longest, positions, rows, labels)
 
     def document_mask(self, causal: bool = True) -> BlockMask:
@@ -212,7 +213,7 @@ class Views:
             return slots, self.packing.starts.numpy(), self.packing.lengths.numpy()
         if is_padded:
             return slots, steps.row_starts(lengths, width, self.padding_side), lengths
-        return slots, steps.flat_starts(lengths), lengths
+        return slots, flat_starts(lengths), lengths
 
     def _names(self) -> list[str]:
         known = self.__dict__  # without columns while unpickling

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import to_arrow, to_numpy
+from seqstream.arrow import join_tables, to_arrow, to_numpy
 from seqstream.balancing import balance_turns
 from seqstream.buffering import Buffer, Entry, row_ids_of
 from seqstream.census import Census
@@ -33,9 +33,7 @@ from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
 from seqstream.reading import Ahead
 from seqstream.recipe import Recipe, WindowStart
-from seqstream.running import join_tables, placed, sequence_column
-from seqstream.sources.protocol import PIECE, ROW_ID
-from seqstream.stages import Counts, RecordError
+from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
 from seqstream.step_totals import OwnRows, Totals, add_up, count_begun
 
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
@@ -165,7 +163,7 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
     begun = _count_begun(draft, own, census, grouping)
     dealt = deal_rows(own, census, grouping, steps, ranks)
     start = dataclasses.replace(draft.start, group=group)
-    with placed(dealt.table.column(ROW_ID), recipe.locate):
+    with located(dealt.table.column(ROW_ID), recipe.locate):
         columns, sequence = _read_columns(dealt.table, spec)
     window = Window(
         start=start,
@@ -200,7 +198,7 @@ def _own_rows(draft: Draft, num_rows: int) -> pa.Table:
     ]
     if not tables:
         return NO_ROWS
-    with placed(row_ids_of(tables), draft.recipe.locate):
+    with located(row_ids_of(tables), draft.recipe.locate):
         return join_tables(tables)
 
 
@@ -260,7 +258,7 @@ def _arrange(draft: Draft, census: Census, own: pa.Table, key: tuple[object, ...
         if not len(totals) or totals.max() < longest.max():
             error.add_note("the record is one that another rank has tokenised, which says where it is")
             raise
-        with placed(own.column(ROW_ID), recipe.locate):
+        with located(own.column(ROW_ID), recipe.locate):
             row = int(totals.argmax())
             cause = "" if spec.columns else which_is_longest(own, row)
             raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None

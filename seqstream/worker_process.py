@@ -25,10 +25,11 @@ from typing import TypeAlias
 import pyarrow as pa
 import torch
 
-from seqstream.buffers import from_buffer, to_buffer
+from seqstream.arrow import from_buffer, to_buffer
 from seqstream.composing import DataStage, open_stages
+from seqstream.records import Counts
 from seqstream.running import run_stages
-from seqstream.stages import Counts, OpenStage
+from seqstream.stages import OpenStage
 from seqstream.unlabelled import RowLabels
 
 ATOMIC_BYTES = 2048

@@ -28,10 +28,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from seqstream.arrow import to_buffer
 from seqstream.buffering import Entry, Guard, Process, row_ids_of, tables_of
-from seqstream.buffers import to_buffer
-from seqstream.running import placed
-from seqstream.stages import Counts
+from seqstream.records import Counts, located
 from seqstream.worker_process import (
     NEEDS_STAGES,
     Answer,
@@ -139,7 +138,7 @@ class Workers:
                     outcome = self._pool.wait(sent, guard)
                     under_way.popleft()
                     if isinstance(outcome, Exception):
-                        with placed(row_ids_of(tables_of([entry])), self._locate):
+                        with located(row_ids_of(tables_of([entry])), self._locate):
                             raise outcome
                     entry.processed(*outcome)
             finally:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Lengths
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
 from seqstream.sources.protocol import Source

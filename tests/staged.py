@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from tokenizers import Tokenizer, pre_tokenizers, processors
 
-from seqstream.stages import Counts
+from seqstream.records import Counts
 from seqstream.tokenizing import Tokenize
 
 KINDS = ["wordpiece", "roberta", "bpe", "unigram"]

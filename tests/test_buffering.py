@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
 from seqstream.drafting import follow
-from seqstream.order import EvenOrder
 from seqstream.reading import Place, ReadBlock, Stretch, blocks_of, look_ahead, read_blocks
 from seqstream.recipe import WindowStart
-from seqstream.sources.protocol import Block, Json
+from seqstream.records import Json
+from seqstream.shuffling import EvenOrder
+from seqstream.sources.protocol import Block
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ import torch
 
 import seqstream as ss
 from seqstream.class_labels import ClassLabels
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 
 CLASSES = ["neg", "pos", "é"]
 

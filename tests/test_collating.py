@@ -23,7 +23,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock
 from seqstream.recipe import Recipe, WindowStart
-from seqstream.sources.protocol import PIECE, ROW_ID
+from seqstream.records import PIECE, ROW_ID
 from seqstream.window import Window, read_windows
 
 TYPES = {

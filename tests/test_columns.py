@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqstream.columns import Column, ColumnError, Dense, Objects, Ragged, holds_steps, read_column
+from seqstream.arrow import holds_steps
+from seqstream.columns import Column, ColumnError, Dense, Objects, Ragged, read_column
 
 
 def read(values: Any, kind: pa.DataType | None = None) -> Column:

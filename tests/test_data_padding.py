@@ -14,7 +14,7 @@ import torch
 
 import seqstream as ss
 from seqstream.data_padding import without_padding
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 
 datasets = pytest.importorskip("datasets")
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import seqstream as ss
 from seqstream.engines import find_failing
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 

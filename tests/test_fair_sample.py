@@ -14,10 +14,10 @@ import pytest
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.order import shuffled
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Lengths
 from seqstream.planning.grouping import Grouping
 from seqstream.planning.specs import BatchSpec
+from seqstream.shuffling import shuffled
 
 Turns = Callable[..., npt.NDArray[np.int64]]
 

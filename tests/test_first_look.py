@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import seqstream as ss
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 
 
 def codes(texts: list[str]) -> list[list[int]]:

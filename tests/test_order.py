@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.order import EvenOrder, hash_index, key_of, numbers_at, shuffled
+from seqstream.shuffling import EvenOrder, hash_index, key_of, numbers_at, shuffled
 
 SMALL = [1, 7, 9, 3, 0, 5, 8, 4, 2, 6]
 LARGE = [72929841374, 653289621867, 869801555796]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import seqstream as ss
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 
 
 def codes(texts: list[str]) -> list[list[int]]:

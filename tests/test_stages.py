@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from seqstream.stages import Filter, Map, RecordError
+from seqstream.records import RecordError
+from seqstream.stages import Filter, Map
 
 
 def table(*texts: str, first: int = 0) -> pa.Table:

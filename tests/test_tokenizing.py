@@ -26,7 +26,7 @@ from tokenizers import (
     processors,
 )
 
-from seqstream.stages import Counts, RecordError
+from seqstream.records import Counts, RecordError
 from seqstream.tokenizing import Tokenize
 
 TEXTS = ["import os", "", "a much longer line of text, which has more tokens than the others", " ", "héllo wörld 👋 [SEP]"]

@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from seqstream.buffering import Buffer, run_here
 from seqstream.columns import Ragged
 from seqstream.drafting import level, next_size
-from seqstream.order import EvenOrder
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.recipe import Recipe, WindowStart
-from seqstream.running import run_stages, sequence_column
-from seqstream.sources.protocol import ROW_ID, Source
-from seqstream.stages import Counts, OpenStage, RecordError
+from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
+from seqstream.running import run_stages
+from seqstream.shuffling import EvenOrder
+from seqstream.sources.protocol import Source
+from seqstream.stages import OpenStage
 from seqstream.state import Position
 from seqstream.window import Window, read_windows
 from tests.handmade import Shards, sequences

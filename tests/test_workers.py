@@ -28,7 +28,7 @@ import torch
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.buffers import from_buffer, to_buffer
+from seqstream.arrow import from_buffer, to_buffer
 
 Texts = list[str]
 

@@ -15,12 +15,11 @@ import pyarrow as pa
 
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
-from seqstream.forms.drafts import IGNORED, LABELS, Sequences
-from seqstream.forms.fields import Field, naming_records, read_beside, read_chats, row_id_of
+from seqstream.forms.drafts import LABELS, Sequences
+from seqstream.forms.fields import Field, naming_records, read_beside, read_chats
 from seqstream.forms.said import SAID, Span, find_said
 from seqstream.pieces import Frame, TokenRows
-from seqstream.sources.protocol import Json
-from seqstream.stages import RecordError
+from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 
 Speaker: TypeAlias = Literal["assistant", "all"]
 Chat: TypeAlias = list[dict[str, Any]]
@@ -182,7 +181,7 @@ class Chats:
                 rows = engine(texts)
                 return self._draft(rows, rows.ids)
             rows = find_said(texts, [spans for _, spans in rendered], engine)
-        return self._draft(rows, np.where(rows.beside[SAID], rows.ids, np.int32(IGNORED)))
+        return self._draft(rows, np.where(rows.beside[SAID], rows.ids, np.int32(IGNORE_INDEX)))
 
     def _render(self, tables: Sequence[pa.Table]) -> Iterable[tuple[str, list[Span]]]:
         names = self.template.beside

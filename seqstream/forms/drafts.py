@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream import pieces
+from seqstream.arrays import Index
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
-from seqstream.pieces import Frame, Index, TokenRows
-from seqstream.sources.protocol import Json
+from seqstream.pieces import Frame, TokenRows
+from seqstream.records import IGNORE_INDEX, Json
 
-IGNORED = -100
 """The label that losses of PyTorch and transformers ignore."""
 
 LABELS = "labels"
@@ -81,7 +81,7 @@ class Sequences:
         if self.side == "right" and self.frame.after and LABELS in rows.beside and rows is not self.rows:
             cut = np.flatnonzero(self.rows.lengths > limit)
             ends = rows.offsets[1:][cut, None] - np.arange(1, self.frame.after + 1)
-            rows.beside[LABELS][ends.ravel()] = IGNORED  # a copy; nothing ends where a row was cut
+            rows.beside[LABELS][ends.ravel()] = IGNORE_INDEX  # a copy; nothing ends where a row was cut
         return dataclasses.replace(self, rows=rows)
 
 
@@ -148,8 +148,8 @@ class Ends:
         """
         after = self.after + self.closing
         labelled = LABELS in parts[0].beside
-        first = {LABELS: [IGNORED] * len(self.before)} if labelled else {}
-        last = {LABELS: after if predicted else [IGNORED] * len(after)} if labelled else {}
+        first = {LABELS: [IGNORE_INDEX] * len(self.before)} if labelled else {}
+        last = {LABELS: after if predicted else [IGNORE_INDEX] * len(after)} if labelled else {}
         return pieces.join([TokenRows.constant(self.before, **first), *parts, TokenRows.constant(after, **last)], num_rows)
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import to_numpy
+from seqstream.arrays import Index
+from seqstream.arrow import is_text, to_numpy
 from seqstream.forms.objects import decode_text, to_objects
 from seqstream.functions import RowError
-from seqstream.pieces import Index
-from seqstream.sources.protocol import RESERVED, ROW_ID
-from seqstream.stages import RecordError
+from seqstream.records import RESERVED, RecordError, row_id_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,15 +189,6 @@ def holds_lists(tables: Sequence[pa.Table], field: Field) -> bool:
     return first is not None and _is_words(_find(first, field).type)
 
 
-def row_id_of(tables: Sequence[pa.Table], record: int) -> int | None:
-    """Return the row id of a record, counted over all tables."""
-    for table in tables:
-        if record < len(table):
-            return int(table.column(ROW_ID)[record].as_py()) if ROW_ID in table.column_names else None
-        record -= len(table)
-    return None
-
-
 @contextlib.contextmanager
 def naming_records(tables: Sequence[pa.Table], record_of: Callable[[int], int] = int) -> Iterator[None]:
     """Give the errors about one text of a call the row id of its record.
@@ -247,12 +237,6 @@ def _read_lists(tables: Sequence[pa.Table], field: Field, wanted: str, fits: Any
             f"{field} must not hold null; drop such records with Filter before", row_id_of(tables, lists.record_of(item))
         )
     return lists
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Tell whether values of a type are strings."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -11,12 +11,13 @@ import pyarrow as pa
 from tokenizers import Encoding
 
 from seqstream import pieces
+from seqstream.arrays import Index
 from seqstream.blueprints import Blueprint, probe_texts
 from seqstream.engines import Engine
 from seqstream.forms.drafts import TOKEN_TYPES, Ends, halve
 from seqstream.forms.fields import Field, naming_records, read_texts, text_column
-from seqstream.pieces import Frame, Index, TokenRows
-from seqstream.sources.protocol import Json
+from seqstream.pieces import Frame, TokenRows
+from seqstream.records import Json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from seqstream.blueprints import Blueprint
 from seqstream.engines import Engine
-from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences, halve
+from seqstream.forms.drafts import LABELS, Ends, Sequences, halve
 from seqstream.forms.fields import Field, naming_records, read_texts, text_column
 from seqstream.pieces import TokenRows
-from seqstream.sources.protocol import Json
+from seqstream.records import IGNORE_INDEX, Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Prompted:
         with naming_records(tables, lambda row: row % (len(texts) // 2)):
             prompts, completions = halve(engine(texts))
         parts = [
-            TokenRows(prompts.ids, prompts.offsets, {LABELS: np.full(len(prompts.ids), IGNORED, np.int32)}),
+            TokenRows(prompts.ids, prompts.offsets, {LABELS: np.full(len(prompts.ids), IGNORE_INDEX, np.int32)}),
             TokenRows(completions.ids, completions.offsets, {LABELS: completions.ids}),
         ]
         rows = self.ends.around(parts, len(completions), predicted=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from seqstream.arrays import positions
 from seqstream.blueprints import Blueprint
 from seqstream.engines import REFERENCE, Engine, quiet_forks, refusal
 from seqstream.functions import RowError
@@ -65,7 +66,7 @@ def _encode_twice(texts: list[str], spans: Sequence[Sequence[Span]], engine: Eng
         raise RowError(str(error), error.row if row < 0 else int(np.searchsorted(firsts, row, side="right")) - 1) from error
     num_ids = int(encoded.offsets[len(texts)])
     offsets = encoded.offsets[len(texts) :] - num_ids
-    in_span = (np.arange(len(parts)) - np.repeat(firsts[:-1], np.diff(firsts))) % 2 == 1
+    in_span = positions(np.diff(firsts)) % 2 == 1
     said = np.repeat(in_span, np.diff(offsets))
     whole = TokenRows(encoded.ids[:num_ids], encoded.offsets[: len(texts) + 1])
     return whole, TokenRows(encoded.ids[num_ids:], offsets[firsts], {SAID: said})

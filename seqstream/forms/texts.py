@@ -14,7 +14,7 @@ from seqstream.forms.drafts import Ends, Sequences
 from seqstream.forms.fields import Field, holds_lists, naming_records, read_texts, text_column
 from seqstream.forms.words import Words
 from seqstream.pieces import TokenRows
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 
 
 @dataclasses.dataclass(frozen=True)

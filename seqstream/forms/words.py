@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.blueprints import Blueprint, can_encode
 from seqstream.engines import Engine
-from seqstream.forms.drafts import IGNORED, LABELS, Ends, Sequences
-from seqstream.forms.fields import Field, Lists, naming_records, read_labels, read_words, row_id_of
+from seqstream.forms.drafts import LABELS, Ends, Sequences
+from seqstream.forms.fields import Field, Lists, naming_records, read_labels, read_words
 from seqstream.functions import shorten
-from seqstream.pieces import Index, TokenRows, take_rows
-from seqstream.sources.protocol import Json
-from seqstream.stages import RecordError
+from seqstream.pieces import TokenRows, take_rows
+from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 
 WordLabels: TypeAlias = Literal["first", "all"]
 
@@ -102,7 +102,7 @@ def spread_labels(labels: npt.NDArray[np.int64], tokens: TokenRows, where: WordL
     """
     if where == "all":
         return np.repeat(labels, tokens.lengths)
-    spread = np.full(len(tokens.ids), IGNORED, np.int64)
+    spread = np.full(len(tokens.ids), IGNORE_INDEX, np.int64)
     has_tokens = tokens.lengths > 0
     spread[tokens.offsets[:-1][has_tokens]] = labels[has_tokens]
     return spread

@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from seqstream.order import EvenOrder
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index
+from seqstream.shuffling import EvenOrder
 
 CANDIDATES = 16
 """With more, features are more even, and lengths and all that features do not say are less so."""

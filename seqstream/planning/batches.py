@@ -6,13 +6,10 @@ Legend: ``N`` rows, ``C`` positions where a cut is considered, ``K`` batches.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Lengths: TypeAlias = npt.NDArray[np.int64]
-Cuts: TypeAlias = npt.NDArray[np.int64]
+from seqstream.arrays import Cuts, Lengths, positions
 
 STEP_COST = 0.06
 """What a batch costs besides its tokens, as a share of its budget, unless that would make too many batches."""
@@ -97,7 +94,7 @@ def _considered(lengths: Lengths, rows: Lengths, greedy: Cuts) -> Cuts:
     cuts_per_batch = max(_CUTS_PER_BATCH, math.isqrt(_CANDIDATES // len(greedy)))
     cell_rows = np.maximum(rows[starts] // cuts_per_batch, 1)
     points = -(-sizes // cell_rows)
-    step = np.arange(points.sum()) - np.repeat(np.cumsum(points) - points, points)
+    step = positions(points)
     places = np.repeat(starts, points) + step * np.repeat(cell_rows, points)
     widths = sizes / cell_rows
     cells = np.floor(np.repeat(np.cumsum(widths) - widths, points) + step + 1e-9)

@@ -12,12 +12,12 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.arrays import Cuts, Index, Lengths
 from seqstream.options import names, yes_or_no
-from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
+from seqstream.planning.batches import STEP_COST, fill_greedily, fitting_rows, plan_batches
 from seqstream.planning.grouping import Dealt, Grouping, Listed, Order, split_groups
 from seqstream.planning.order import Mixed
 from seqstream.planning.pairs import plan_pairs
-from seqstream.planning.plan import Index
 from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.runs import Runs
 from seqstream.planning.shapes import choose_lengths, shape_of
@@ -32,7 +32,7 @@ from seqstream.planning.specs import (
     turns_of,
     without_default,
 )
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
 
 Shape: TypeAlias = tuple[int, int]
 """Rows and padded length of a batch."""

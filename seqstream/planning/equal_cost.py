@@ -10,9 +10,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.order import hash_index, shuffled
-from seqstream.planning.batches import Cuts, Lengths
-from seqstream.planning.plan import Index
+from seqstream.arrays import Cuts, Index, Lengths
+from seqstream.shuffling import hash_index, shuffled
 
 Costs: TypeAlias = npt.NDArray[np.int64]
 

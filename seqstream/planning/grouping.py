@@ -19,10 +19,9 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.planning.batches import Cuts, Lengths
-from seqstream.planning.plan import Index, Plan, fill_up
-from seqstream.planning.runs import ranges
-from seqstream.stages import Counts
+from seqstream.arrays import Cuts, Index, Lengths, positions, ranges
+from seqstream.planning.plan import Plan, fill_up
+from seqstream.records import Counts
 
 Uneven: TypeAlias = Literal["repeat", "drop"]
 
@@ -271,7 +270,7 @@ class _Left:
         """Cut each into so many parts, as even as can be; some are empty where there are fewer rows."""
         if int(parts.sum()) == len(parts):
             return self
-        number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        number = positions(parts)
         least, longer = np.repeat(self.sizes // parts, parts), np.repeat(self.sizes % parts, parts)
         begins = np.repeat(self.begins, parts) + number * least + np.minimum(number, longer)
         return _Left(np.repeat(self.groups, parts), begins, least + (number < longer), np.repeat(self.numbers, parts))
@@ -428,7 +427,7 @@ def deal(steps: Steps, rank: int, world_size: int) -> Share:
     lacking = counts <= 0
     counts = np.maximum(counts, 1)
     cuts = np.append(0, np.cumsum(counts))
-    number = np.arange(cuts[-1]) - np.repeat(cuts[:-1], counts)
+    number = positions(counts)
     first = np.where(lacking, rank % np.maximum(steps.sizes, 1), rank)
     places = np.repeat(steps.begins + first, counts) + number * world_size
     return Share(places, cuts, steps.groups, np.repeat(lacking, counts))

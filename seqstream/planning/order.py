@@ -9,10 +9,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.order import hash_index, mix_all
-from seqstream.planning.batches import Lengths
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index, Lengths
 from seqstream.planning.runs import run_starts, sorted_order
+from seqstream.shuffling import hash_index, mix_all
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -10,17 +10,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.arrays import Cuts, Index, Lengths, positions, ranges
 from seqstream.options import yes_or_no
-from seqstream.planning.batches import Cuts, Lengths
 from seqstream.planning.equal_cost import deal_equally, row_costs
 from seqstream.planning.grouping import Grouping
 from seqstream.planning.order import Mixed, longest_first
-from seqstream.planning.plan import MADE_UP, Index, Plan, fill_up
+from seqstream.planning.plan import MADE_UP, Plan, fill_up
 from seqstream.planning.rows import pack_rows
-from seqstream.planning.runs import Runs, ranges
+from seqstream.planning.runs import Runs
 from seqstream.planning.specs import Decided, WindowSize, set_positive, show, turns_of, without_default
-from seqstream.sources.protocol import Json
-from seqstream.stages import Counts
+from seqstream.records import Counts, Json
 
 _ATTEMPTS = 12
 """How often it is tried to plan fewer sequences, so that they fill whole batches: by guessing, then by halving."""
@@ -109,7 +108,7 @@ class PackedGrouping(Grouping):
         taken = self._items(places[~made])
         lengths = _spread(self.lengths[taken], is_made, 1)
         heights = np.diff(cuts)
-        in_batch = np.arange(len(places)) - np.repeat(cuts[:-1], heights)
+        in_batch = positions(heights)
         return RowPlan(
             order=_spread(rows, is_made, MADE_UP),
             cuts=item_cuts[cuts],
@@ -126,9 +125,7 @@ class PackedGrouping(Grouping):
     def _items(self, places: Index) -> Index:
         """Return the items of rows, one after the other."""
         counts = self.row_cuts[places + 1] - self.row_cuts[places]
-        before = np.cumsum(counts) - counts
-        items: Index = np.arange(counts.sum()) + np.repeat(self.row_cuts[places] - before, counts)
-        return items
+        return ranges(self.row_cuts[places], counts)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -266,7 +263,7 @@ class Pack(Decided):
         taken = self._taken(lengths)
         counts = -(-taken // self.row_length)
         sequences = np.repeat(np.arange(len(lengths)), counts)
-        pieces = np.arange(len(sequences)) - np.repeat(np.cumsum(counts) - counts, counts)
+        pieces = positions(counts)
         begins = pieces * self.row_length
         return sequences, begins, np.minimum(taken[sequences] - begins, self.row_length), pieces
 

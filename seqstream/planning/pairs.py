@@ -12,8 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.planning.batches import STEP_COST, Cuts, Lengths, fitting_rows
-from seqstream.planning.rows import Order
+from seqstream.arrays import Cuts, Index, Lengths
+from seqstream.planning.batches import STEP_COST, fitting_rows
 
 Lengths2: TypeAlias = npt.NDArray[np.int64]
 
@@ -32,7 +32,7 @@ _STRIP_PLACES = 128
 
 def plan_pairs(
     lengths: Lengths2, *, max_tokens: int | None, max_rows: int | None, step_cost: float = STEP_COST, world_size: int = 1
-) -> tuple[Order, Cuts]:
+) -> tuple[Index, Cuts]:
     """Put rows of several sides into batches that pad little.
 
     Every row appears once. A batch holds its rows times the sum over sides of its longest; that never exceeds ``max_tokens``,
@@ -84,12 +84,12 @@ def _check_fit(lengths: Lengths2, max_tokens: int) -> None:
 class _Filling:
     """An order of rows, cut by filling each batch as far as it goes; ``slots`` are its padded tokens."""
 
-    order: Order
+    order: Index
     cuts: Cuts
     slots: int
 
 
-def _fill(lengths: Lengths2, order: Order, fits: Lengths) -> _Filling:
+def _fill(lengths: Lengths2, order: Index, fits: Lengths) -> _Filling:
     """Cut rows into the fewest batches that there are in this order.
 
     Args:
@@ -108,11 +108,11 @@ def _fill(lengths: Lengths2, order: Order, fits: Lengths) -> _Filling:
     return _Filling(order, np.array(cuts, dtype=np.int64), slots)
 
 
-def _descending(lengths: Lengths) -> Order:
+def _descending(lengths: Lengths) -> Index:
     return np.argsort(-lengths, kind="stable")
 
 
-def _in_strips(lengths: Lengths2, side: int, fits: Lengths) -> Order:
+def _in_strips(lengths: Lengths2, side: int, fits: Lengths) -> Index:
     """Sort rows by one side into strips, and those of a strip by the rest, longest first and shortest first in turn.
 
     So neighbours are alike at the border of two strips as well, and a batch may reach over it.
@@ -126,7 +126,7 @@ def _in_strips(lengths: Lengths2, side: int, fits: Lengths) -> Order:
     return by_side[np.lexsort([np.where(strip % 2, -rest, rest), strip])]
 
 
-def _strip_starts(tall: Lengths, rest: Lengths, fits: Lengths) -> Order:
+def _strip_starts(tall: Lengths, rest: Lengths, fits: Lengths) -> Index:
     """Choose where strips begin, by dynamic programming on what they pad.
 
     A strip of ``n`` rows, the tallest of which is ``top``, has ``n * top`` slots on its side. On the rest, which goes from
@@ -154,7 +154,7 @@ def _strip_starts(tall: Lengths, rest: Lengths, fits: Lengths) -> Order:
     return starts[_path(origin.tolist())[:-1]]
 
 
-def _strip_places(tall: Lengths, rest: Lengths) -> Order:
+def _strip_places(tall: Lengths, rest: Lengths) -> Index:
     """Return where the length of the side changes, but of many such places only one in each of `_STRIP_PLACES` equal shares."""
     changes = np.flatnonzero(np.diff(tall, prepend=-1))
     if len(changes) <= _STRIP_PLACES:
@@ -164,7 +164,7 @@ def _strip_places(tall: Lengths, rest: Lengths) -> Order:
     return changes[np.flatnonzero(np.diff(cells, prepend=-1))]
 
 
-def _longest_first(lengths: Lengths2, order: Order, cuts: Cuts) -> Order:
+def _longest_first(lengths: Lengths2, order: Index, cuts: Cuts) -> Index:
     """Sort the rows of each batch by the first side, then the second and so on; equal rows stay as they are."""
     batch = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
     sides = [-lengths[order, side] for side in range(lengths.shape[1])]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from seqstream.planning.batches import Cuts, Lengths
-from seqstream.stages import Counts
-
-Index: TypeAlias = npt.NDArray[np.int64]
+from seqstream.arrays import Cuts, Index, Lengths
+from seqstream.records import Counts
 
 MADE_UP = -1
 """Stands in a plan for a row that no record gives: one padding token, of weight 0, to fill a batch up."""

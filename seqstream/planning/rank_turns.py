@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.order import EvenOrder, hash_index
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index
+from seqstream.shuffling import EvenOrder, hash_index
 
 _NOISE = 0.03
 """Groups that differ less than this in cost come in random order."""

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import bisect
 import collections
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.planning.batches import Cuts, Lengths
-
-Order: TypeAlias = npt.NDArray[np.int64]
+from seqstream.arrays import Cuts, Index, Lengths, positions
 
 
-def pack_rows(lengths: Lengths, row_length: int) -> tuple[Order, Cuts]:
+def pack_rows(lengths: Lengths, row_length: int) -> tuple[Index, Cuts]:
     """Pack sequences into rows by best fit decreasing.
 
     Every sequence is in one row, whole, and no row holds more than ``row_length`` tokens. Each sequence in turn goes to the
@@ -40,7 +37,7 @@ def pack_rows(lengths: Lengths, row_length: int) -> tuple[Order, Cuts]:
     _check_fit(lengths, row_length)
     first, num_rows, each = _moves(lengths, row_length)
     taken = num_rows * each
-    place = np.arange(len(lengths)) - np.repeat(np.cumsum(taken) - taken, taken)
+    place = positions(taken)
     rows = np.repeat(first, taken) + place // np.repeat(each, taken)
     sizes = np.bincount(rows)
     order = np.argsort(rows.astype(np.uint16) if len(sizes) <= 1 << 16 else rows, kind="stable")  # 16 bits: radix sort

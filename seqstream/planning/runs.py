@@ -9,8 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from seqstream.planning.batches import Lengths
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index, Lengths
 
 _DENSE = 1 << 20
 """Lengths below are counted in a table of so many entries, which takes no sorting."""
@@ -85,15 +84,6 @@ def distinct(lengths: Lengths) -> tuple[Lengths, Index]:
 
 def _is_dense(lengths: Lengths) -> bool:
     return lengths.ndim == 1 and int(lengths.max(initial=0)) < _DENSE
-
-
-def ranges(firsts: Index, counts: Index) -> Index:
-    """Return ``firsts[0]``, ``firsts[0] + 1`` and so on, ``counts[0]`` of them, then from ``firsts[1]`` on."""
-    ends = np.cumsum(counts, dtype=np.int64)
-    if not len(ends):
-        return ends
-    found: Index = np.arange(ends[-1]) + np.repeat(firsts - (ends - counts), counts)
-    return found
 
 
 def run_starts(ordered: Lengths) -> Index:

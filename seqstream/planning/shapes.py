@@ -10,8 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.planning.batches import Lengths
-from seqstream.planning.plan import Index
+from seqstream.arrays import Index, Lengths, ranges
 
 Histogram: TypeAlias = npt.NDArray[np.int64]
 """``int64 (M + 1,)``, how many rows have each length."""
@@ -116,7 +115,7 @@ def _best_origins(slots: Histogram, total: Histogram, padded: Lengths) -> Index:
         first = np.where(middles >= step, origins[middles - step], 0)
         sizes = origins[np.minimum(middles + step, last + 1)] - first + 1
         starts = np.cumsum(sizes) - sizes
-        places = np.arange(sizes.sum()) - np.repeat(starts - first, sizes)
+        places = ranges(first, sizes)
         values = slots[places] - total[places] * np.repeat(padded[middles], sizes)
         least = np.repeat(np.minimum.reduceat(values, starts), sizes)
         hits = np.flatnonzero(values == least)

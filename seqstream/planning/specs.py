@@ -10,15 +10,14 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from seqstream.limits import is_no_limit, is_whole
-from seqstream.options import yes_or_no
-from seqstream.order import EvenOrder, shuffled
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Index, Lengths
+from seqstream.options import is_no_limit, is_whole, yes_or_no
 from seqstream.planning.grouping import Grouping, Listed
 from seqstream.planning.order import Mixed
-from seqstream.planning.plan import MADE_UP, Index, Plan
+from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.planning.runs import Runs, sorted_order
-from seqstream.sources.protocol import Json
+from seqstream.records import Json
+from seqstream.shuffling import EvenOrder, shuffled
 
 WINDOW_BATCHES = 256
 WINDOW_BYTES = 64 << 20

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqstream.sources.files import File, FileTable, Int64s
+from seqstream.arrays import Index
+from seqstream.records import Json
+from seqstream.sources.files import File, FileTable
 from seqstream.sources.locations import Location
 from seqstream.sources.pieces import Front, Limits, Piece
-from seqstream.sources.protocol import Json, check_counts
+from seqstream.sources.protocol import check_counts
 from seqstream.sources.rules import LINES
 
 
@@ -51,7 +53,7 @@ class Aligned:
                 is_last = _all_end(fronts, line)
                 yield pieces, None if is_last else [line, *(front.offset for front in fronts)]
 
-    def approx_bytes(self, shards: Int64s) -> Int64s:
+    def approx_bytes(self, shards: Index) -> Index:
         """Say nothing: a pair of files is read from its beginning."""
         return np.full(len(shards), -1)
 

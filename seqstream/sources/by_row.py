@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from seqstream.order import EvenOrder
+from seqstream.records import Json, with_record_numbers
+from seqstream.shuffling import EvenOrder
 from seqstream.sources.derived import DerivedSource
-from seqstream.sources.protocol import Block, Json, Source, with_record_numbers
+from seqstream.sources.protocol import Block, Source
 
 
 def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqstream.arrays import Index
 from seqstream.options import num_bytes
-from seqstream.sources.files import File, FileTable, Int64s
+from seqstream.records import Json
+from seqstream.sources.files import File, FileTable
 from seqstream.sources.locations import Location
 from seqstream.sources.pieces import Limits, Piece, read_range, read_stream
-from seqstream.sources.protocol import Json, check_counts
+from seqstream.sources.protocol import check_counts
 from seqstream.sources.rules import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
 from seqstream.sources.streams import open_chunks
 
@@ -27,11 +29,11 @@ class Shards:
     wherever files begin and end; a file that is read from its front is a segment and a shard of its own.
     """
 
-    segments: Int64s
+    segments: Index
     """First file of each segment."""
-    shards: Int64s
+    shards: Index
     """First shard of each segment, and the number of all shards."""
-    starts: Int64s
+    starts: Index
     """Where each file begins in its segment."""
 
 
@@ -77,7 +79,7 @@ class Corpus:
         for piece, offset in read_stream(file, start, RULES[self.unit], self.limits):
             yield [piece], None if offset is None else [offset]
 
-    def approx_bytes(self, shards: Int64s) -> Int64s:
+    def approx_bytes(self, shards: Index) -> Index:
         """Say how many bytes ranges have, ``int64 (n,)``; -1 for streams, of which nobody knows."""
         segments = np.searchsorted(self.shards.shards, shards, side="right") - 1
         return np.where(self.files.streams[self.shards.segments[segments]], -1, self.limits.block_bytes)

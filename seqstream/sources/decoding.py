@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.sources.corpus import RULES, place
 from seqstream.sources.encodings import wide_encoding_error
-from seqstream.sources.files import Int64s
 from seqstream.sources.pieces import Piece, too_long
 from seqstream.sources.rules import GAP, newlines
 
@@ -40,7 +40,7 @@ def join_text(pieces: list[Piece], unit: str, errors: Errors) -> bytes:
     return text if _is_plain_utf8(text) else b"".join(join(_replaced(piece, errors)) for piece in pieces)
 
 
-def check_lengths(lengths: Int64s, pieces: list[Piece], unit: str, max_record_bytes: int) -> None:
+def check_lengths(lengths: Index, pieces: list[Piece], unit: str, max_record_bytes: int) -> None:
     """Raise if a record is too long, with its place."""
     if not len(lengths) or lengths.max() <= max_record_bytes:
         return
@@ -101,22 +101,22 @@ def _join_paragraphs(piece: Piece) -> bytes:
     return b"\n\n%b\n\n" % _normalized(piece)
 
 
-def _split_lines(text: bytes) -> tuple[bytes, Int64s]:
+def _split_lines(text: bytes) -> tuple[bytes, Index]:
     ends = newlines(text)
     return text.replace(b"\n", b""), np.append(0, ends - np.arange(len(ends)))
 
 
-def _split_paragraphs(text: bytes) -> tuple[bytes, Int64s]:
+def _split_paragraphs(text: bytes) -> tuple[bytes, Index]:
     text = GAP.sub(b"\n\n", text)[2:]
     is_newline = np.frombuffer(text, np.uint8) == 10
     ends = np.flatnonzero(is_newline[1:] & is_newline[:-1])
     return text.replace(b"\n\n", b""), np.append(0, ends - 2 * np.arange(len(ends)))
 
 
-def _split_files(pieces: list[Piece], errors: Errors) -> tuple[bytes, Int64s]:
+def _split_files(pieces: list[Piece], errors: Errors) -> tuple[bytes, Index]:
     texts = [piece.text if _is_plain_utf8(piece.data) else _replaced(piece, errors).text for piece in pieces]
     return b"".join(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64)
 
 
 _JOIN: dict[str, Callable[[Piece], bytes]] = {"line": _join_lines, "json": _join_lines, "paragraph": _join_paragraphs}
-_SPLIT: dict[str, Callable[[bytes], tuple[bytes, Int64s]]] = {"line": _split_lines, "paragraph": _split_paragraphs}
+_SPLIT: dict[str, Callable[[bytes], tuple[bytes, Index]]] = {"line": _split_lines, "paragraph": _split_paragraphs}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from seqstream.records import Record
 from seqstream.sources.locations import Location
-from seqstream.sources.protocol import Record, Source
+from seqstream.sources.protocol import Source
 
 
 @dataclasses.dataclass(frozen=True)

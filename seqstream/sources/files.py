@@ -18,11 +18,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.arrays import Index
+
 PathLike: TypeAlias = str | os.PathLike[str]
 Paths: TypeAlias = PathLike | Iterable[PathLike]
 """A path, a glob, a URL that fsspec knows, or several of these."""
 
-Int64s: TypeAlias = npt.NDArray[np.int64]
 
 UNKNOWN = -1
 """The size of a file whose server does not tell it, and the time of a file that is not local."""
@@ -71,8 +72,8 @@ class FileTable:
     names: list[str]
     paths: list[str]
     systems: list[Any]
-    sizes: Int64s
-    times: Int64s
+    sizes: Index
+    times: Index
     compressions: list[str | None]
 
     def __len__(self) -> int:

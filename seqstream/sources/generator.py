@@ -13,6 +13,7 @@ import pyarrow as pa
 from torch.utils.data import Dataset, IterableDataset
 
 from seqstream.options import num_bytes
+from seqstream.records import Json, split_row_id
 from seqstream.sources.items import Layout, Value, layout_of, size_of
 from seqstream.sources.locations import Location
 from seqstream.sources.protocol import (
@@ -20,12 +21,10 @@ from seqstream.sources.protocol import (
     BLOCK_RECORDS,
     COMPARED_BYTES,
     Block,
-    Json,
     Source,
     check_count,
     count_records,
     sampled_records,
-    split_row_id,
 )
 
 Make: TypeAlias = Callable[[], Iterable[Any]] | Iterable[Any]

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.order import key_of, mix_all
+from seqstream.arrays import positions
+from seqstream.shuffling import key_of, mix_all
 
 U64s: TypeAlias = npt.NDArray[np.uint64]
 """``uint64 (N,)``"""
@@ -166,7 +167,7 @@ def _sum_in_order(values: U64s, number: npt.NDArray[np.int64], counts: npt.NDArr
 
 def _count_up(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return 0, 1, 2, ... for each row, ``int64 (W,)``."""
-    number: npt.NDArray[np.int64] = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    number: npt.NDArray[np.int64] = positions(counts)
     return number
 
 

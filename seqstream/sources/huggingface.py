@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.options import num_bytes
+from seqstream.records import Json, split_row_id
 from seqstream.sources.files import spread
 from seqstream.sources.json_keys import Path
 from seqstream.sources.locations import Location
-from seqstream.sources.protocol import Block, Json, Source, choose_block_bytes, split_row_id
+from seqstream.sources.protocol import Block, Source, choose_block_bytes
 from seqstream.sources.records import batches_of, find_texts, to_table
 from seqstream.sources.sequential import blocks, conform, plain_schema
 

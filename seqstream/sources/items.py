@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from seqstream.sources.protocol import RESERVED
+from seqstream.records import RESERVED
 from seqstream.sources.unpacking import Unpack, unpacking
 
 Array: TypeAlias = npt.NDArray[Any]

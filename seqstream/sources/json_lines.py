@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.options import names
+from seqstream.records import RESERVED, Json, split_row_id
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, check_lengths, join_text
 from seqstream.sources.exact_json import keep_exact
@@ -31,7 +32,7 @@ from seqstream.sources.json_values import stored_type
 from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
 from seqstream.sources.pieces import Piece
-from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
+from seqstream.sources.protocol import Block, Source, choose_block_bytes
 from seqstream.sources.rules import newlines
 from seqstream.sources.surrogates import replace_surrogates
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.sources.files import Int64s
+from seqstream.arrays import Index
 
 _Letters: TypeAlias = npt.NDArray[np.uint8]
 
@@ -20,10 +20,10 @@ _CASE = _OPEN ^ _OPEN_LIST
 class Objects(NamedTuple):
     """The objects in the lists that a field of records holds."""
 
-    counts: Int64s
+    counts: Index
     """How many each list has; records without the field, or with null, have no list."""
-    starts: Int64s
-    ends: Int64s
+    starts: Index
+    ends: Index
     has_more: npt.NDArray[np.bool_]
     """Whether an object holds something else than strings."""
 
@@ -42,11 +42,11 @@ class Spans:
         is_quote = kinds == _QUOTE
         is_mark = is_quote | (np.cumsum(is_quote) & 1 == 0)
         self._letters = letters
-        self._at: Int64s = at[is_mark]
+        self._at: Index = at[is_mark]
         """Where strings begin and end, and where colons and brackets are, but for those in strings."""
         self._kinds: _Letters = kinds[is_mark]
         folded = self._kinds | _CASE
-        self._depths: Int64s = np.cumsum((folded == _OPEN).astype(np.int8) - (folded == _CLOSE))
+        self._depths: Index = np.cumsum((folded == _OPEN).astype(np.int8) - (folded == _CLOSE))
         """How deep the text after each mark is."""
 
     def objects(self, name: str) -> Objects:
@@ -69,13 +69,13 @@ class Spans:
         has_more = (num_quotes != 4 * num_colons) | (num_quotes + num_colons != end - first - 1)
         return Objects(np.bincount(owner, minlength=len(lists)), at[first], at[end] + 1, has_more)
 
-    def _pairs(self, opening: int, closing: int, depth: int) -> tuple[Int64s, Int64s]:
+    def _pairs(self, opening: int, closing: int, depth: int) -> tuple[Index, Index]:
         """Return which marks open what is so deep, and which close it."""
         opens, closes = np.flatnonzero(self._kinds == opening), np.flatnonzero(self._kinds == closing)
         return opens[self._depths[opens] == depth], closes[self._depths[closes] == depth - 1]
 
 
-def _without_escaped(letters: _Letters, at: Int64s) -> Int64s:
+def _without_escaped(letters: _Letters, at: Index) -> Index:
     """Leave out the quotes with an odd number of backslashes before them."""
     behind = np.flatnonzero((letters[at] == _QUOTE) & (letters[at - 1] == _BACKSLASH))
     slashes = np.flatnonzero(letters == _BACKSLASH)

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.options import names, num_bytes
+from seqstream.records import Json, split_row_id
 from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
 from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
 from seqstream.sources.locations import Location
 from seqstream.sources.partitions import Partitions, find_partitions
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.protocol import Block, Source
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
 
 _CHOOSE = "choose others with columns=[...]"

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
-from seqstream.sources.files import File, Int64s, read_bytes
+from seqstream.arrays import Index
+from seqstream.sources.files import File, read_bytes
 from seqstream.sources.rules import BOM, LOOK_AHEAD, LOOK_BEHIND, Rule
 from seqstream.sources.streams import open_chunks
 
@@ -26,7 +27,7 @@ class Piece(NamedTuple):
         """Its bytes without a byte order mark."""
         return self.data.removeprefix(BOM) if self.offset == 0 else self.data
 
-    def starts(self, rule: Rule) -> Int64s:
+    def starts(self, rule: Rule) -> Index:
         """Return where each record starts in the file."""
         text = self.text
         return rule.starts(text) + (self.offset + len(self.data) - len(text))

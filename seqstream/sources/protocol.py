@@ -17,24 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from seqstream.arrow import to_arrow, to_numpy
 from seqstream.forms.objects import is_exact, to_objects
+from seqstream.records import RECORD_BITS, Json, Record, drop_record_numbers, record_numbers, split_row_id, with_record_numbers
 from seqstream.sources.locations import Location
 
 if TYPE_CHECKING:
     from seqstream.sources.splitting import Split
 
-Json: TypeAlias = Any
-"""What ``json.dumps`` takes: dicts with string keys, lists, strings, numbers, booleans, ``None``."""
-
-Record: TypeAlias = dict[str, Any]
-"""A record as Python values, by column."""
 
 Block: TypeAlias = tuple[pa.Table, Json]
 """A table of records and the state after it; ``None`` when the shard ends with it."""
 
-RECORD = "record"
-"""An optional column of a block: the number of each record in its shard, where they are not consecutive."""
 
 BLOCK_BYTES = 256 << 10
 BLOCK_RECORDS = 1_024
@@ -47,18 +40,6 @@ FEWEST_BLOCKS = 128
 _SAMPLED_RECORDS = 16
 
 COMPARED_BYTES = 512 << 10
-
-RECORD_BITS = 32
-"""A row id is ``shard << 32 | record``."""
-
-ROW_ID = "row_id"
-"""The column by which a row is known from source to batch."""
-
-PIECE = "piece"
-"""The column that numbers the pieces of a record which `Tokenize(overflow="split")` has cut."""
-
-RESERVED = (ROW_ID, PIECE, RECORD)
-"""Columns that belong to the loader: no source gives ``row_id`` or ``piece``, and users' functions see none of them."""
 
 
 class Source(abc.ABC):
@@ -314,11 +295,6 @@ def count_records(source: Source, block_bytes: int | None) -> int:
     return max(1, min(BLOCK_RECORDS, int(wanted / max(num_bytes, 1))))
 
 
-def split_row_id(row_id: int) -> tuple[int, int]:
-    """Return the shard and the record of a row id."""
-    return row_id >> RECORD_BITS, row_id & ((1 << RECORD_BITS) - 1)
-
-
 def to_records(table: pa.Table) -> list[Record]:
     """Return the rows of a block as dicts, without the source's own record numbers."""
     table = drop_record_numbers(table)
@@ -328,28 +304,3 @@ def to_records(table: pa.Table) -> list[Record]:
 
 def _slices(table: pa.Table, num_rows: int) -> Iterator[pa.Table]:
     return (table.slice(first, num_rows) for first in range(0, len(table), num_rows))
-
-
-def record_numbers(table: pa.Table, first: int) -> np.ndarray:
-    """Return the numbers of a block's records in their shard, ``int64 (rows,)``: given by the source, or consecutive."""
-    if RECORD in table.column_names:
-        return to_numpy(table.column(RECORD))
-    return np.arange(first, first + len(table), dtype=np.int64)
-
-
-def with_record_numbers(table: pa.Table, records: np.ndarray) -> pa.Table:
-    """Return what `Source.take` has read with the numbers of its records.
-
-    Raises:
-        ValueError: Some are missing, and nothing says which.
-    """
-    if RECORD in table.column_names:
-        return table
-    if len(table) != len(records):
-        raise ValueError(f"take() must give the {len(records)} records it is asked for, got {len(table)}")
-    return table.append_column(RECORD, to_arrow(records))
-
-
-def drop_record_numbers(table: pa.Table) -> pa.Table:
-    """Return the table without the source's own record numbers."""
-    return table.drop_columns([RECORD]) if RECORD in table.column_names else table

@@ -12,7 +12,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.sources.files import Int64s
+from seqstream.arrays import Index
 from seqstream.sources.rules import Buffer
 
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
@@ -25,7 +25,7 @@ class Quotes:
     data: Buffer
     size: int
     """How many bytes of the data are meant."""
-    turns: Int64s
+    turns: Index
     """Where quotes open or close fields. A run of an even number of quotes changes nothing and may be left out."""
     inside: npt.NDArray[np.bool_]
     """Whether the text after each turn is in quotes."""
@@ -62,7 +62,7 @@ class Quotes:
         return 0
 
     @functools.cached_property
-    def starts(self) -> Int64s:
+    def starts(self) -> Index:
         """Where each record starts, lines with nothing on them left out."""
         letters = np.frombuffer(self.data, np.uint8, self.size)
         ends = np.flatnonzero(letters == _NEWLINE)
@@ -75,7 +75,7 @@ class Quotes:
             ends = ends[(runs < 0) | ~self.inside[runs]]
         starts = np.append(0, ends + 1)
         first = np.append(letters, _NEWLINE)[starts]
-        found: Int64s = starts[(first != _NEWLINE) & (first != _RETURN)]
+        found: Index = starts[(first != _NEWLINE) & (first != _RETURN)]
         return found
 
 
@@ -93,7 +93,7 @@ def find_quotes(data: Buffer, delimiter: str, quote: str | None) -> Quotes:
     return _find_any(data, at, is_end)
 
 
-def _is_plain(letters: npt.NDArray[np.uint8], at: Int64s, is_end: npt.NDArray[np.bool_], mark: int) -> bool:
+def _is_plain(letters: npt.NDArray[np.uint8], at: Index, is_end: npt.NDArray[np.bool_], mark: int) -> bool:
     """Return whether all quotes open and close fields by turns, where a doubled one closes a field and opens it again."""
     is_beside = is_end.copy()
     is_beside[mark] = True
@@ -102,7 +102,7 @@ def _is_plain(letters: npt.NDArray[np.uint8], at: Int64s, is_end: npt.NDArray[np
     return bool(is_beside[letters[opening[first:] - 1]].all() and is_beside[letters[closing[: len(closing) - last] + 1]].all())
 
 
-def _find_any(data: Buffer, at: Int64s, is_end: npt.NDArray[np.bool_]) -> Quotes:
+def _find_any(data: Buffer, at: Index, is_end: npt.NDArray[np.bool_]) -> Quotes:
     """Find quotes among which some are ordinary characters, or wrong."""
     letters = np.frombuffer(data, np.uint8)
     is_first = np.diff(at, prepend=-2) != 1

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from seqstream.sources.files import Int64s
+from seqstream.arrays import Index
 
 Buffer: TypeAlias = bytes | bytearray
 
@@ -44,14 +44,14 @@ class Rule(NamedTuple):
     """``(buffer, offset of the buffer in its file, at)`` -> first start of a record at or after ``at``, in the buffer."""
     end: Callable[[Buffer, int], int]
     """``(buffer, at)`` -> first end of a record at or after ``at``, in the buffer; -1 if there is none yet."""
-    starts: Callable[[bytes], Int64s]
+    starts: Callable[[bytes], Index]
     """Whole records, without a mark -> where each of them starts."""
     is_file: bool = False
     settled: Callable[[Buffer], int] = len
     """``(buffer)`` -> how much of it the bytes that follow do not change."""
 
 
-def newlines(data: bytes) -> Int64s:
+def newlines(data: bytes) -> Index:
     """Return where the newlines are."""
     return np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
 
@@ -66,12 +66,12 @@ def _line_end(buffer: Buffer, at: int) -> int:
     return buffer.find(b"\n", max(0, at - 1)) + 1 or -1
 
 
-def _line_starts(data: bytes) -> Int64s:
+def _line_starts(data: bytes) -> Index:
     starts = np.concatenate([np.zeros(1, np.int64), newlines(data) + 1])
     return starts[starts < len(data)]
 
 
-def _nonblank_line_starts(data: bytes) -> Int64s:
+def _nonblank_line_starts(data: bytes) -> Index:
     return np.array([found.start() for found in _NONBLANK.finditer(data)], np.int64)
 
 
@@ -113,7 +113,7 @@ def _paragraph_settled(buffer: Buffer) -> int:
     return _space_start(buffer, max(0, len(buffer) - 2))
 
 
-def _paragraph_starts(data: bytes) -> Int64s:
+def _paragraph_starts(data: bytes) -> Index:
     leading = _LEADING.match(data)
     starts = np.array([leading.end() if leading else 0, *(gap.end() for gap in GAP.finditer(data))], np.int64)
     return np.unique(starts[starts < _space_start(data, len(data))])
@@ -127,7 +127,7 @@ def _file_end(buffer: Buffer, at: int) -> int:
     return -1
 
 
-def _file_starts(data: bytes) -> Int64s:
+def _file_starts(data: bytes) -> Index:
     return np.zeros(1, np.int64)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.sources.protocol import RESERVED, Block, Json, check_count
+from seqstream.records import RESERVED, Json
+from seqstream.sources.protocol import Block, check_count
 
 _LISTED = 50
 

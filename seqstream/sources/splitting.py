@@ -12,18 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import take_rows, to_arrow
-from seqstream.order import hash_index
+from seqstream.records import RECORD, Json, drop_record_numbers, record_numbers, with_record_numbers
+from seqstream.shuffling import hash_index
 from seqstream.sources.derived import DerivedSource
 from seqstream.sources.hashing import U64s, hash_column, hash_rows, is_null
-from seqstream.sources.protocol import (
-    RECORD,
-    Block,
-    Json,
-    Source,
-    drop_record_numbers,
-    record_numbers,
-    with_record_numbers,
-)
+from seqstream.sources.protocol import Block, Source
 
 Sides: TypeAlias = npt.NDArray[np.uint8]
 

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.options import names, num_bytes
+from seqstream.records import Json, split_row_id
 from seqstream.sources.delimited import Dialect
 from seqstream.sources.files import File, FileTable, Paths, find_files, normalize_paths
 from seqstream.sources.json_parsing import has_large_floats
 from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
-from seqstream.sources.protocol import Block, Json, Source, split_row_id
+from seqstream.sources.protocol import Block, Source
 from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
 
 _WHOLE = re.compile(r"\s*[+-]?\d{16,300}\s*")

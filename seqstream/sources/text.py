@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.options import column_name
+from seqstream.records import RESERVED, Json, split_row_id
 from seqstream.sources.aligned import Aligned
 from seqstream.sources.corpus import Corpus, make_limits
 from seqstream.sources.decoding import Errors, check_errors, decode_records
 from seqstream.sources.files import Paths, find_files, normalize_paths
 from seqstream.sources.locations import Location
 from seqstream.sources.partitions import warn_of_partitions
-from seqstream.sources.protocol import RESERVED, Block, Json, Source, choose_block_bytes, split_row_id
+from seqstream.sources.protocol import Block, Source, choose_block_bytes
 
 Unit = Literal["line", "paragraph", "file"]
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, processors
 
 from seqstream.forms.chats import ChatError, ChatTemplate
 from seqstream.forms.said import find_said
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 from seqstream.tokenizing import Tokenize
 from tests.staged import columns_of, run, transformers_of
 

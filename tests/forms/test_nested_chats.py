@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream.forms.objects import EXACT
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 from tests.staged import columns_of, transformers_of
 
 datasets = pytest.importorskip("datasets")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from seqstream.pieces import longest_first
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 from seqstream.tokenizing import Tokenize
 from tests.staged import columns_of, run, transformers_of
 

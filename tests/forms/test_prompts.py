@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 from seqstream.tokenizing import Tokenize
 from tests.staged import columns_of, run, transformers_of
 

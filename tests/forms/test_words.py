@@ -20,7 +20,7 @@ from seqstream.blueprints import read_tokenizer
 from seqstream.class_labels import ClassLabels
 from seqstream.forms.words import prove_words, spread_labels
 from seqstream.pieces import TokenRows
-from seqstream.stages import RecordError
+from seqstream.records import RecordError
 from seqstream.tokenizing import Tokenize
 from tests.staged import columns_of, run, transformers_of
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.order import EvenOrder, shuffled
 from seqstream.planning.balanced_turns import balanced_turns, scaled
+from seqstream.shuffling import EvenOrder, shuffled
 
 KEY = (0, 0, 17)
 UNIT = 1 << 16

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.batches import Cuts, Lengths, fill_greedily, fitting_rows, plan_batches
+from seqstream.arrays import Cuts, Lengths
+from seqstream.planning.batches import fill_greedily, fitting_rows, plan_batches
 
 few = settings(max_examples=80, deadline=None)
 

@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.batches import Cuts, fitting_rows
+from seqstream.arrays import Cuts, Index
+from seqstream.planning.batches import fitting_rows
 from seqstream.planning.pairs import Lengths2, _strip_starts, plan_pairs
-from seqstream.planning.rows import Order
 
 few = settings(max_examples=80, deadline=None)
 
 
-def slots_of(lengths: Lengths2, order: Order, cuts: Cuts) -> npt.NDArray[np.int64]:
+def slots_of(lengths: Lengths2, order: Index, cuts: Cuts) -> npt.NDArray[np.int64]:
     """Count the padded tokens of each batch."""
     batches = (lengths[order[begin:end]] for begin, end in itertools.pairwise(cuts.tolist()))
     return np.array([len(batch) * batch.max(0).sum() for batch in batches], dtype=np.int64)
 
 
-def filled(lengths: Lengths2, order: Order, max_tokens: int | None, max_rows: int | None) -> Cuts:
+def filled(lengths: Lengths2, order: Index, max_tokens: int | None, max_rows: int | None) -> Cuts:
     """Fill batch after batch in the order given, one row at a time."""
     cuts, longest = [0], np.zeros(lengths.shape[1], dtype=np.int64)
     for place, row in enumerate(lengths[order]):
@@ -37,11 +37,11 @@ def filled(lengths: Lengths2, order: Order, max_tokens: int | None, max_rows: in
     return np.array([*cuts, len(order)] if len(order) else cuts)
 
 
-def by_sum(lengths: Lengths2) -> Order:
+def by_sum(lengths: Lengths2) -> Index:
     return np.argsort(-lengths.sum(1), kind="stable")
 
 
-def in_equal_strips(lengths: Lengths2, side: int, num_strips: int) -> Order:
+def in_equal_strips(lengths: Lengths2, side: int, num_strips: int) -> Index:
     """Sort by a side into strips of equally many tokens, and in strips by the other, down and up in turn."""
     order = np.argsort(-lengths[:, side], kind="stable")
     tokens = np.cumsum(lengths[order].sum(1))

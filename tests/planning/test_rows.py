@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.batches import Lengths
+from seqstream.arrays import Lengths
 from seqstream.planning.rows import pack_rows
 
 some = settings(max_examples=150, deadline=None)

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from seqstream.arrow import join_tables
 from seqstream.carrying import carry_numbers, carry_rows
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.ranks import Alone, ByHand
-from seqstream.running import join_tables
 from tests.ranks import processes
 from tests.ranks.processes import Pool
 

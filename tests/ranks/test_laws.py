@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream import testing
+from seqstream.arrays import ranges
 from seqstream.buffering import run_here
 from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
 from seqstream.label_counts import LabelRule
-from seqstream.order import EvenOrder
 from seqstream.planning.grouping import cut_steps
-from seqstream.planning.runs import Runs, ranges, sorted_order
+from seqstream.planning.runs import Runs, sorted_order
 from seqstream.planning.specs import BatchSpec
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe
+from seqstream.shuffling import EvenOrder
 from seqstream.testing_ranks import Taken, check_steps, expect_all_rows, take
 from seqstream.unlabelled import RowLabels
 from seqstream.window import WindowStart, read_windows

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream import testing
 from seqstream.reading import Place, ReadBlock, read_blocks
+from seqstream.records import ROW_ID, Json
 from seqstream.sources.by_row import RandomRows, in_random_order
-from seqstream.sources.protocol import ROW_ID, Json
 
 
 class Letters(torch.utils.data.Dataset[str]):

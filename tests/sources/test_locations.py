@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import seqstream as ss
-from seqstream.sources.protocol import record_numbers
+from seqstream.records import record_numbers
 from tests.own_source import write_arrays
 
 ROWS = [{"id": number, "text": f"text {number}\twith more"} for number in range(300)]
