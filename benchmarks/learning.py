@@ -26,7 +26,7 @@ from benchmarks.settings import Settings
 from examples import corpus as docstring_corpus
 from seqstream.planning.batches import plan_batches
 from seqstream.records import RECORD_BITS
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 
 Rows: TypeAlias = "npt.NDArray[np.int64]"
 """Numbers of rows of a `Task`."""

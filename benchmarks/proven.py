@@ -19,7 +19,7 @@ import seqstream as ss
 from seqstream.engines import EngineName
 from seqstream.probes import hostile_texts
 from seqstream.records import ROW_ID
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.stages import OpenStage
 
 MAX_LENGTH = 1_024

@@ -32,7 +32,7 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings, first_lines
 from benchmarks.throughput import read_lines
 from seqstream.records import Json
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 
 MAX_TOKENS = 4_096
 WINDOW_BATCHES = 128

@@ -28,7 +28,7 @@ from seqstream.reading import Ahead, Place, look_ahead, read_blocks
 from seqstream.records import Json
 from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
-from seqstream.sources.protocol import BLOCK_BYTES, Block
+from seqstream.sources.blocks import BLOCK_BYTES, Block
 from seqstream.stages import OpenStage
 
 EPOCH = 1

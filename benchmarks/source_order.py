@@ -39,7 +39,7 @@ from benchmarks.learning import one_thread
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from examples import corpus as docstring_corpus
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 32

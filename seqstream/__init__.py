@@ -28,12 +28,12 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.specs import InOrder
 from seqstream.record_stages import FilterRecords, MapRecords
 from seqstream.restoring import restore_order
+from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
 from seqstream.sources.json_lines import JsonLines
-from seqstream.sources.parquet import Parquet
-from seqstream.sources.protocol import Source
-from seqstream.sources.tabular import Csv
+from seqstream.sources.parquet_files import Parquet
+from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles
 from seqstream.stages import Filter, Map
 from seqstream.stats import Stats

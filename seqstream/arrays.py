@@ -15,7 +15,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def flat_starts(lengths: Index) -> Index:
-    """Return the first element of each of ``N`` rows among the ``T`` of all, ``int64 (N,)``: ``[2, 3, 1]`` gives ``[0, 2, 5]``."""
+    """Return the first element of each of ``N`` rows among all ``T``, ``int64 (N,)``: ``[2, 3, 1]`` gives ``[0, 2, 5]``."""
     starts: Index = np.cumsum(lengths) - lengths
     return starts
 

@@ -15,7 +15,7 @@ import torch
 from seqstream.arrow import is_text, to_arrow, to_numpy
 from seqstream.options import column_name
 from seqstream.records import RESERVED, Counts, Json, RecordError, row_id_of
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.stages import OpenStage
 
 Class: TypeAlias = str | int | bool

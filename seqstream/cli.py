@@ -21,10 +21,10 @@ from seqstream import printing
 from seqstream.planning.bucket import Bucket
 from seqstream.preview import take_previews
 from seqstream.report import OnProgress, make_report
+from seqstream.sources.csv_files import Csv
 from seqstream.sources.json_lines import JsonLines
-from seqstream.sources.parquet import Parquet
-from seqstream.sources.protocol import Source
-from seqstream.sources.tabular import Csv
+from seqstream.sources.parquet_files import Parquet
+from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles
 from seqstream.tokenizing import Tokenize
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
-from seqstream.forms.objects import without_text
 from seqstream.records import LABEL_COLUMNS
+from seqstream.sources.tables.nested_values import without_text
 
 Array: TypeAlias = npt.NDArray[Any]
 

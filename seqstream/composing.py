@@ -14,7 +14,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder, meant_as_rows
 from seqstream.records import IGNORE_INDEX
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.stages import Filter, Map, OpenStage
 from seqstream.tokenizing import Tokenize
 

@@ -39,8 +39,8 @@ from seqstream.records import ROW_ID, Counts, Json, located
 from seqstream.repeating import repeat_record
 from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
-from seqstream.sources.by_row import in_random_order
-from seqstream.sources.protocol import Source
+from seqstream.sources.random_order import in_random_order
+from seqstream.sources.source import Source
 from seqstream.stages import Filter, Map, OpenStage
 from seqstream.state import Position
 from seqstream.tokenizing import Tokenize

@@ -16,8 +16,8 @@ from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
 from seqstream.reading import Place, blocks_of, look_ahead
 from seqstream.shuffling import shuffled
-from seqstream.sources.by_row import RandomRows
-from seqstream.sources.protocol import Source
+from seqstream.sources.random_order import RandomRows
+from seqstream.sources.source import Source
 
 _NUM_BLOCKS = 128
 """How many blocks are looked at."""

@@ -29,7 +29,7 @@ from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.records import Json
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
 from seqstream.workers import WorkerOptions

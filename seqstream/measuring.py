@@ -24,7 +24,8 @@ from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.records import ROW_ID, Json, located, split_row_id
 from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
-from seqstream.sources.protocol import Block, Source
+from seqstream.sources.blocks import Block
+from seqstream.sources.source import Source
 from seqstream.tokenizing import Tokenize
 
 OnBlocks: TypeAlias = Callable[[int], None]

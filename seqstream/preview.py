@@ -12,8 +12,8 @@ from seqstream.batch import Batch
 from seqstream.blueprints import read_tokenizer
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
-from seqstream.sources.files import spread
-from seqstream.sources.protocol import Source
+from seqstream.sources.files.listing import spread
+from seqstream.sources.source import Source
 from seqstream.tokenizing import Tokenize
 
 

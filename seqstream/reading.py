@@ -23,7 +23,8 @@ from seqstream.arrays import Index
 from seqstream.arrow import to_arrow
 from seqstream.records import PIECE, ROW_ID, Json, drop_record_numbers, record_numbers
 from seqstream.shuffling import EvenOrder, numbers_at
-from seqstream.sources.protocol import Block, Source
+from seqstream.sources.blocks import Block
+from seqstream.sources.source import Source
 
 OPEN_SHARDS = 16
 """How many shards of many blocks are read in turn when the loader shuffles."""

@@ -21,7 +21,7 @@ from seqstream.planning.specs import ID_BYTES, InOrder, WindowSize
 from seqstream.recipe import MAX_BYTES
 from seqstream.records import Json
 from seqstream.snippets import write_loader
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.tokenizing import Tokenize
 
 OnProgress: TypeAlias = Callable[[str, float, float | None], None]

@@ -12,7 +12,7 @@ from typing import Any
 
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.tokenizing import Tokenize
 
 _UNNAMED = ("paths", "tokenizer")

@@ -41,8 +41,8 @@ from seqstream.planning.bucket import Bucket
 from seqstream.rank_threads import run_ranks
 from seqstream.reading import Place, read_blocks
 from seqstream.records import ROW_ID
-from seqstream.sources.by_row import in_random_order
-from seqstream.sources.protocol import Source
+from seqstream.sources.random_order import in_random_order
+from seqstream.sources.source import Source
 from seqstream.testing_ranks import check_elastic, check_ranks, check_resume_on_ranks
 
 __all__ = [

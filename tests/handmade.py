@@ -12,7 +12,7 @@ import pyarrow as pa
 from seqstream.arrays import Lengths
 from seqstream.planning.runs import Runs
 from seqstream.planning.specs import BatchSpec
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 
 
 def sequences(lengths: Sequence[int], first: int = 0) -> pa.Table:

@@ -19,7 +19,7 @@ from seqstream.reading import Place, ReadBlock, Stretch, blocks_of, look_ahead, 
 from seqstream.recipe import WindowStart
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
-from seqstream.sources.protocol import Block
+from seqstream.sources.blocks import Block
 
 
 @dataclasses.dataclass

@@ -25,7 +25,7 @@ from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
 from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 from seqstream.stages import OpenStage
 from seqstream.state import Position
 from seqstream.window import Window, read_windows

@@ -14,18 +14,18 @@ from torch.utils.data import Dataset, IterableDataset
 
 from seqstream.options import num_bytes
 from seqstream.records import Json, split_row_id
-from seqstream.sources.items import Layout, Value, layout_of, size_of
-from seqstream.sources.locations import Location
-from seqstream.sources.protocol import (
+from seqstream.sources.blocks import (
     BLOCK_BYTES,
     BLOCK_RECORDS,
     COMPARED_BYTES,
     Block,
-    Source,
     check_count,
     count_records,
     sampled_records,
 )
+from seqstream.sources.locations import Location
+from seqstream.sources.source import Source
+from seqstream.sources.tables.items import Layout, Value, layout_of, size_of
 
 Make: TypeAlias = Callable[[], Iterable[Any]] | Iterable[Any]
 
@@ -158,7 +158,7 @@ class Generator(Source):
 
     @property
     def records_per_block(self) -> int:
-        return count_records(self, self.block_bytes)
+        return count_records(self.block_bytes, num_records=self.num_records or 0, record_bytes=self.approx_record_bytes)
 
     @functools.cached_property
     def _layout(self) -> Layout:

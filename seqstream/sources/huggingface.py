@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from seqstream.options import num_bytes
 from seqstream.records import Json, split_row_id
-from seqstream.sources.files import spread
-from seqstream.sources.json_keys import Path
+from seqstream.sources.blocks import Block, choose_block_bytes
+from seqstream.sources.files.listing import spread
 from seqstream.sources.locations import Location
-from seqstream.sources.protocol import Block, Source, choose_block_bytes
-from seqstream.sources.records import batches_of, find_texts, to_table
-from seqstream.sources.sequential import blocks, conform, plain_schema
+from seqstream.sources.source import Source
+from seqstream.sources.tables.json_keys import Path
+from seqstream.sources.tables.python_records import batches_of, find_texts, to_table
+from seqstream.sources.tables.reblocking import blocks
+from seqstream.sources.tables.schema import conform, plain_schema
 
 if TYPE_CHECKING:
     import datasets

@@ -13,13 +13,26 @@ import pyarrow as pa
 
 from seqstream.options import names
 from seqstream.records import RESERVED, Json, split_row_id
-from seqstream.sources.corpus import Corpus, make_limits
-from seqstream.sources.decoding import Errors, check_errors, check_lengths, join_text
-from seqstream.sources.exact_json import keep_exact
-from seqstream.sources.files import Paths, find_files, normalize_paths, spread
-from seqstream.sources.json_errors import TypeCheck, line_error, rounding_problem
-from seqstream.sources.json_keys import LateKeysError, describe_sparse, find_sparse, json_paths, load_lines, may_be_sparse
-from seqstream.sources.json_parsing import (
+from seqstream.sources.blocks import Block, choose_block_bytes
+from seqstream.sources.files.boundaries import newlines
+from seqstream.sources.files.decoding import Errors, check_errors, check_lengths, join_text
+from seqstream.sources.files.listing import Paths, find_files, normalize_paths, spread
+from seqstream.sources.files.partitions import warn_of_partitions
+from seqstream.sources.files.ranges import Corpus, make_limits
+from seqstream.sources.files.spans import Piece
+from seqstream.sources.locations import Location
+from seqstream.sources.source import Source
+from seqstream.sources.tables.exact_json import keep_exact
+from seqstream.sources.tables.json_errors import TypeCheck, line_error, rounding_problem
+from seqstream.sources.tables.json_keys import (
+    LateKeysError,
+    describe_sparse,
+    find_sparse,
+    json_paths,
+    load_lines,
+    may_be_sparse,
+)
+from seqstream.sources.tables.json_parsing import (
     Types,
     check_late_names,
     count_objects,
@@ -28,13 +41,8 @@ from seqstream.sources.json_parsing import (
     known_types,
     parse_objects,
 )
-from seqstream.sources.json_values import stored_type
-from seqstream.sources.locations import Location
-from seqstream.sources.partitions import warn_of_partitions
-from seqstream.sources.pieces import Piece
-from seqstream.sources.protocol import Block, Source, choose_block_bytes
-from seqstream.sources.rules import newlines
-from seqstream.sources.surrogates import replace_surrogates
+from seqstream.sources.tables.json_values import stored_type
+from seqstream.sources.tables.surrogates import replace_surrogates
 
 _SAMPLED_SHARDS = 8
 _COUNTED_BYTES, _COUNTED_SHARDS = 1 << 18, 128

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from seqstream.options import column_name
 from seqstream.records import RESERVED, Json, split_row_id
-from seqstream.sources.aligned import Aligned
-from seqstream.sources.corpus import Corpus, make_limits
-from seqstream.sources.decoding import Errors, check_errors, decode_records
-from seqstream.sources.files import Paths, find_files, normalize_paths
+from seqstream.sources.blocks import Block, choose_block_bytes
+from seqstream.sources.files.aligned import Aligned
+from seqstream.sources.files.decoding import Errors, check_errors, decode_records
+from seqstream.sources.files.listing import Paths, find_files, normalize_paths
+from seqstream.sources.files.partitions import warn_of_partitions
+from seqstream.sources.files.ranges import Corpus, make_limits
 from seqstream.sources.locations import Location
-from seqstream.sources.partitions import warn_of_partitions
-from seqstream.sources.protocol import Block, Source, choose_block_bytes
+from seqstream.sources.source import Source
 
 Unit = Literal["line", "paragraph", "file"]
 

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer
 
 import seqstream as ss
-from seqstream.forms.objects import EXACT
 from seqstream.records import RecordError
+from seqstream.sources.tables.nested_values import EXACT
 from tests.staged import columns_of, transformers_of
 
 datasets = pytest.importorskip("datasets")

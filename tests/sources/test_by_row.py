@@ -22,7 +22,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.records import ROW_ID, Json
-from seqstream.sources.by_row import RandomRows, in_random_order
+from seqstream.sources.random_order import RandomRows, in_random_order
 
 
 class Letters(torch.utils.data.Dataset[str]):

@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqstream.sources.files import Paths, find_files, normalize_paths, spread
+from seqstream.sources.files.listing import Paths, find_files, normalize_paths, spread
 from seqstream.sources.text import TextFiles, Unit
 
 UNITS: list[Unit] = ["line", "paragraph", "file"]

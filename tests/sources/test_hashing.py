@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.sources.hashing import hash_column, hash_rows, is_null
+from seqstream.sources.record_hashes import hash_column, hash_rows, is_null
 
 TEXTS = ["", "a", "ab", "abcdefg", "abcdefgh", "abcdefghi", "x" * 99, "é\0", "a\0", "ab", None]
 

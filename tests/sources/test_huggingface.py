@@ -20,8 +20,9 @@ import torch
 from datasets.distributed import split_dataset_by_node
 
 import seqstream as ss
+from seqstream.sources.blocks import Block
 from seqstream.sources.huggingface import HFDataset
-from seqstream.sources.protocol import Block, Source
+from seqstream.sources.source import Source
 
 SMALL_BLOCK = 4_096
 

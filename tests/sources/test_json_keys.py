@@ -16,9 +16,9 @@ import pytest
 
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
-from seqstream.sources.json_keys import MANY_NAMES, count_names, find_sparse, may_be_sparse, rewrite
 from seqstream.sources.json_lines import JsonLines
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
+from seqstream.sources.tables.json_keys import MANY_NAMES, count_names, find_sparse, may_be_sparse, rewrite
 
 COUNT = 2_000
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from seqstream.sources.json_spans import Spans
+from seqstream.sources.tables.json_spans import Spans
 
 TRICKY = ['say "hi"', "back\\", '\\"', "{[", "]}", '": "', "é😀", "", "a\tb\n"]
 ITEMS = [

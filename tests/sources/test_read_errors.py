@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import seqstream as ss
-from seqstream.sources.protocol import Source
+from seqstream.sources.source import Source
 
 Make = Callable[..., Source]
 
@@ -141,7 +141,7 @@ def test_disk_that_fails(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
     def opened(path: str, mode: str, opener: Callable[[str, int], int]) -> Raw:
         return Raw(open(path, mode, opener=opener))
 
-    monkeypatch.setattr("seqstream.sources.streams.open", opened, raising=False)
+    monkeypatch.setattr("seqstream.sources.files.chunks.open", opened, raising=False)
     with pytest.raises(OSError, match="Input/output error") as caught:
         read_texts(source)
     assert caught.value.__notes__ == [f"while reading {path}"]

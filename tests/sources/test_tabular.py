@@ -24,10 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.sources import footers
-from seqstream.sources.parquet import Parquet
-from seqstream.sources.protocol import Source
-from seqstream.sources.tabular import Csv
+from seqstream.sources.csv_files import Csv
+from seqstream.sources.parquet_files import Parquet
+from seqstream.sources.source import Source
+from seqstream.sources.tables import parquet_footers
 
 SMALL_BLOCK = 1_024
 
@@ -516,7 +516,7 @@ def test_parquet_parses_each_footer_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert parsed == [True] * 3 + [False] * 6
     assert read_all(pickle.loads(pickle.dumps(source))) == [{"a": 0}, {"a": 1}, {"a": 2}]
     assert parsed[9:] == [True] * 3
-    monkeypatch.setattr(footers, "_CACHED_BYTES", 1)
+    monkeypatch.setattr(parquet_footers, "_CACHED_BYTES", 1)
     parsed.clear()
     assert read_all(Parquet(source.paths)) == [{"a": 0}, {"a": 1}, {"a": 2}]
     assert parsed == [True] * 6

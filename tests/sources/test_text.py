@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.sources.files import find_files
-from seqstream.sources.pieces import Limits, read_range
-from seqstream.sources.protocol import Source
-from seqstream.sources.rules import FILES, LINES, LOOK_AHEAD, LOOK_BEHIND, PARAGRAPHS, Rule
+from seqstream.sources.files.boundaries import FILES, LINES, LOOK_AHEAD, LOOK_BEHIND, PARAGRAPHS, Rule
+from seqstream.sources.files.listing import find_files
+from seqstream.sources.files.spans import Limits, read_range
+from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles, Unit
 
 BOM = b"\xef\xbb\xbf"

@@ -11,12 +11,12 @@ import numpy as np
 from seqstream.arrays import Index
 from seqstream.options import num_bytes
 from seqstream.records import Json
-from seqstream.sources.files import File, FileTable
+from seqstream.sources.blocks import check_counts
+from seqstream.sources.files.boundaries import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
+from seqstream.sources.files.chunks import open_chunks
+from seqstream.sources.files.listing import File, FileTable
+from seqstream.sources.files.spans import Limits, Piece, read_range, read_stream
 from seqstream.sources.locations import Location
-from seqstream.sources.pieces import Limits, Piece, read_range, read_stream
-from seqstream.sources.protocol import check_counts
-from seqstream.sources.rules import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
-from seqstream.sources.streams import open_chunks
 
 RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES}
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import take_rows, to_arrow
-from seqstream.records import RECORD, Json, drop_record_numbers, record_numbers, with_record_numbers
+from seqstream.arrow import take_rows
+from seqstream.records import Json, drop_record_numbers
 from seqstream.shuffling import hash_index
-from seqstream.sources.derived import DerivedSource
-from seqstream.sources.hashing import U64s, hash_column, hash_rows, is_null
-from seqstream.sources.protocol import Block, Source
+from seqstream.sources.record_hashes import U64s, hash_column, hash_rows, is_null
 
 Sides: TypeAlias = npt.NDArray[np.uint8]
 
@@ -30,7 +27,7 @@ _ALL = 1 << 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class SplitRule:
     """How records are divided.
 
     Attributes:
@@ -116,18 +113,12 @@ class Rule:
             content[rows] = hash_column(rest.column(TEXT)) if self.by and TEXT in rest.column_names else hash_rows(rest)
         return content
 
-    def with_exact_shares(self, source: Source) -> Rule:
-        """Return the rule with limits for each class at which its shares are exact now, reading all records once."""
-        if not source.can_repeat:
-            raise ValueError(
-                "stratify reads all records once, and a generator gives them only once; pass the generator function"
-            )
+    def with_exact_shares(self, tables: Iterable[pa.Table]) -> SplitRule:
+        """Return the rule with limits for each class at which its shares are exact in all the records of a source."""
         numbers, classes = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-        for shard in range(source.num_shards):
-            for table, _ in source.read(shard):
-                table = drop_record_numbers(table)
-                numbers.append(self.numbers(table))
-                classes.append(hash_column(_column(table, self.stratify or "", "stratify")))
+        for table in map(drop_record_numbers, tables):
+            numbers.append(self.numbers(table))
+            classes.append(hash_column(_column(table, self.stratify or "", "stratify")))
         found, number = np.unique(np.concatenate(classes), return_inverse=True)
         every = np.concatenate(numbers)
         order = np.lexsort((every, number))
@@ -143,17 +134,22 @@ class Rule:
         return _nearest(low, numbers, num_valid), _nearest(high, numbers, len(numbers) - num_test)
 
 
-def split_source(
-    source: Source,
+def make_rule(
     *,
     valid: float | None,
     test: float | None,
     by: str | Sequence[str] | None,
     stratify: str | Json,
     seed: int,
-) -> tuple[Split, ...]:
-    """Divide a source; see `Source.split`."""
-    shares = (valid or 0.0, test or 0.0)
+    level: int,
+) -> tuple[SplitRule, list[int]]:
+    """Return the rule that the options of `Source.split` ask for, and the sides that it gives.
+
+    Raises:
+        ValueError: Options are wrong, or do not go together.
+    """
+    if valid is None and test is None:
+        valid = 0.05
     for name, share in (("valid", valid), ("test", test)):
         if share is not None and not 0 < share < 1:
             raise ValueError(f"{name} must be a share between 0 and 1, got {share}")
@@ -161,16 +157,13 @@ def split_source(
         raise ValueError(
             "by and stratify cannot both be given: by keeps records together that share a value, stratify parts them by class"
         )
-    level = source.rule.level + 1 if isinstance(source, Split) else 0
     columns = (by,) if isinstance(by, str) else tuple(by or ())
-    rule = Rule(*shares, columns, seed, level)
+    rule = SplitRule(valid or 0.0, test or 0.0, columns, seed, level)
     if isinstance(stratify, str):
-        rule = dataclasses.replace(rule, stratify=stratify).with_exact_shares(source)
+        rule = dataclasses.replace(rule, stratify=stratify)
     elif stratify is not None:
         rule = dataclasses.replace(rule, **_read_cuts(stratify))
-    known = KnownSides()
-    sides = [TRAIN, *([VALID] if valid is not None else []), *([TEST] if test is not None else [])]
-    return tuple(Split(source, rule, side, known) for side in sides)
+    return rule, [TRAIN, *([VALID] if valid is not None else []), *([TEST] if test is not None else [])]
 
 
 class KnownSides:
@@ -187,78 +180,6 @@ class KnownSides:
 
     def __reduce__(self) -> tuple[type[KnownSides], tuple[()]]:
         return KnownSides, ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Split(DerivedSource):
-    """One part of a source, made by `Source.split`."""
-
-    rule: Rule
-    side: int
-    known: KnownSides = dataclasses.field(repr=False, compare=False)
-
-    def __repr__(self) -> str:
-        by = f", by={self.rule.by}" if self.rule.by else ""
-        return f"Split({self.source!r}, {SIDES[self.side]!r}, {self.rule.share(self.side):.4g} of the records{by})"
-
-    @property
-    def cuts(self) -> Json:
-        """What ``split(stratify=...)`` takes to divide grown data as it was: the limits of each class, as JSON."""
-        if self.rule.stratify is None:
-            return None
-        return {"column": self.rule.stratify, "cuts": {name: list(cuts) for name, cuts in self.rule.cuts.items()}}
-
-    @property
-    def num_shards(self) -> int:
-        return self.source.num_shards
-
-    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
-        first, inner = state or (0, None)
-        for table, after in self.source.read(shard, inner):
-            records = record_numbers(table, first)
-            first += len(table)
-            try:
-                kept = np.flatnonzero(self.rule.sides(table) == self.side)
-            except Exception as error:
-                if len(records):
-                    error.add_note(f"while splitting from {self.source.locate(int(self.to_row_ids(shard, records[:1])[0]))}")
-                raise
-            table = take_rows(drop_record_numbers(table), kept).append_column(RECORD, to_arrow(records[kept]))
-            yield table, None if after is None else [first, after]
-
-    def fingerprint(self) -> Json:
-        return {"source": self.source.fingerprint(), "split": self.rule.fingerprint(), "side": SIDES[self.side]}
-
-    def approx_blocks(self) -> float | None:
-        return self.source.approx_blocks()
-
-    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
-        whole = self.source.approx_bytes(shards)
-        part = np.rint(whole * self.rule.share(self.side)).astype(np.int64)
-        return np.where(whole < 0, -1, part)
-
-    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
-        return self.source.to_row_ids(shard, records)
-
-    @property
-    def num_records(self) -> int | None:
-        return self.source.num_records
-
-    def take(self, records: np.ndarray) -> pa.Table:
-        known = self.known.of(self.num_records or 0)
-        wanted = records[(known[records] == 0) | (known[records] == self.side)]
-        table = with_record_numbers(self.source.take(wanted), wanted)
-        numbers = record_numbers(table, 0)
-        sides = known[numbers] = self.rule.sides(table)
-        return take_rows(table, np.flatnonzero(sides == self.side))
-
-    @functools.cached_property
-    def approx_record_bytes(self) -> float:
-        return self.source.approx_record_bytes * self.rule.share(self.side)
-
-    @property
-    def records_per_block(self) -> int:
-        return self.source.records_per_block
 
 
 def _column(table: pa.Table, name: str, parameter: str) -> pa.ChunkedArray:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from seqstream.sources.json_keys import (
+from seqstream.sources.files.boundaries import newlines
+from seqstream.sources.tables.json_keys import (
     MANY_LATE,
     LateKeysError,
     Path,
@@ -21,7 +22,6 @@ from seqstream.sources.json_keys import (
     rewrite,
     widest_object,
 )
-from seqstream.sources.rules import newlines
 
 _OPEN, _CLOSE = b"{}"
 _CASE = _OPEN ^ ord("[")

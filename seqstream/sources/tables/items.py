@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from seqstream.records import RESERVED
-from seqstream.sources.unpacking import Unpack, unpacking
+from seqstream.sources.tables.unpacking import Unpack, unpacking
 
 Array: TypeAlias = npt.NDArray[Any]
 Value: TypeAlias = str | Array | list[Any] | None

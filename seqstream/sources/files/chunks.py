@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from seqstream.sources.files import UNKNOWN, File, check_unchanged, naming, open_local
+from seqstream.sources.files.listing import UNKNOWN, File, check_unchanged, naming, open_local
 
 _CHUNK_BYTES = 1 << 18
 # A block of zstd is at least 4 bytes and at most 128 KiB of text: even a file of one repeated letter stays bounded.

@@ -12,14 +12,24 @@ import pyarrow as pa
 
 from seqstream.options import names, num_bytes
 from seqstream.records import Json, split_row_id
-from seqstream.sources.files import File, FileTable, Paths, check_regular, check_unchanged, find_files, naming, normalize_paths
-from seqstream.sources.footers import FooterCache, RowGroup, row_groups, unite
+from seqstream.sources.blocks import Block
+from seqstream.sources.files.listing import (
+    File,
+    FileTable,
+    Paths,
+    check_regular,
+    check_unchanged,
+    find_files,
+    naming,
+    normalize_paths,
+)
+from seqstream.sources.files.partitions import Partitions, find_partitions
 from seqstream.sources.locations import Location
-from seqstream.sources.partitions import Partitions, find_partitions
-from seqstream.sources.protocol import Block, Source
-from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
+from seqstream.sources.source import Source
+from seqstream.sources.tables.parquet_footers import FooterCache, RowGroup, row_groups, unite
+from seqstream.sources.tables.reblocking import blocks
+from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, plain_schema
 
-_CHOOSE = "choose others with columns=[...]"
 _BATCH_ROWS = 1_024
 
 
@@ -112,7 +122,10 @@ class Parquet(Source):
                 groups += row_groups(number, parquet.metadata, found.names if self.columns is None else self.columns)
             if found != seen:  # mostly all files have one schema
                 name = self._files[number].name
-                schema, seen = unite(schema, plain_schema(self._chosen(found), _CHOOSE, name), name, _CHOOSE), found
+                schema, seen = (
+                    unite(schema, plain_schema(self._chosen(found), CHOOSE_COLUMNS, name), name, CHOOSE_COLUMNS),
+                    found,
+                )
         return schema, groups
 
     def _chosen(self, schema: pa.Schema) -> pa.Schema:
@@ -129,13 +142,13 @@ class Parquet(Source):
     def _schema(self) -> pa.Schema:
         fields = [*self._scanned[0], *(() if self._partitions is None else self._partitions.schema)]
         if self.columns is None:
-            return plain_schema(pa.schema(fields), _CHOOSE)
+            return plain_schema(pa.schema(fields), CHOOSE_COLUMNS)
         named = {field.name: field for field in fields}
         if missing := [name for name in self.columns if name not in named]:
             with self._open(0) as parquet:
                 known = list(dict.fromkeys([*parquet.schema_arrow.names, *named]))
             raise ValueError(f"{missing_columns('columns', missing, known)} in {self._files[0].name}")
-        return plain_schema(pa.schema([named[name] for name in self.columns]), _CHOOSE)
+        return plain_schema(pa.schema([named[name] for name in self.columns]), CHOOSE_COLUMNS)
 
     @property
     def _groups(self) -> list[RowGroup]:
@@ -155,7 +168,7 @@ class Parquet(Source):
                 table = pa.Table.from_batches([batch]).select(names)
                 if self._partitions is not None:
                     table = self._partitions.append(table, group.file, self._schema.names)
-                yield conform(table, self._schema, _CHOOSE)
+                yield conform(table, self._schema, CHOOSE_COLUMNS)
             if done != group.rows:
                 raise ValueError(
                     f"row group must have {group.rows:,} rows, as the footer says, got {done:,}; write the file anew"
@@ -195,7 +208,7 @@ def _check_values(batch: pa.RecordBatch, row: int) -> None:
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"rows {row:,} to {row + len(batch) - 1:,} of a row group must hold what their columns' types say, got: {error}; "
-            f"write the file anew, or {_CHOOSE}"
+            f"write the file anew, or {CHOOSE_COLUMNS}"
         ) from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index
-from seqstream.sources.rules import Buffer
+from seqstream.sources.files.boundaries import Buffer
 
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
 

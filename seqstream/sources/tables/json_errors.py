@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqstream.sources.corpus import place
-from seqstream.sources.json_parsing import MAX_DEPTH, Types, depth_of, parse_objects, rounded_number
-from seqstream.sources.pieces import Piece
-from seqstream.sources.rules import NONBLANK_LINES
-from seqstream.sources.surrogates import find_surrogate
+from seqstream.sources.files.boundaries import NONBLANK_LINES
+from seqstream.sources.files.ranges import place
+from seqstream.sources.files.spans import Piece
+from seqstream.sources.tables.json_parsing import MAX_DEPTH, Types, depth_of, parse_objects, rounded_number
+from seqstream.sources.tables.surrogates import find_surrogate
 
 _SHOWN, _SHOWN_OF_TYPES = 60, 300
 _NO_OBJECT = "line must be a JSON object, got {}; write one object a line, with nothing around them"

@@ -12,34 +12,25 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from seqstream.forms.objects import is_exact, to_objects
-from seqstream.records import RECORD_BITS, Json, Record, drop_record_numbers, record_numbers, split_row_id, with_record_numbers
+from seqstream.arrow import take_rows, to_arrow
+from seqstream.records import (
+    RECORD,
+    RECORD_BITS,
+    Json,
+    Record,
+    drop_record_numbers,
+    record_numbers,
+    split_row_id,
+    with_record_numbers,
+)
+from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, count_records, sampled_records, slices, to_records
 from seqstream.sources.locations import Location
-
-if TYPE_CHECKING:
-    from seqstream.sources.splitting import Split
-
-
-Block: TypeAlias = tuple[pa.Table, Json]
-"""A table of records and the state after it; ``None`` when the shard ends with it."""
-
-
-BLOCK_BYTES = 256 << 10
-BLOCK_RECORDS = 1_024
-"""A block of records that are taken one by one has no more of them."""
-
-SMALLEST_BLOCK_BYTES = 4 << 10
-FEWEST_BLOCKS = 128
-"""A corpus of two labels, one after the other, in so many blocks: any eighth of an epoch has both, and not by luck."""
-
-_SAMPLED_RECORDS = 16
-
-COMPARED_BYTES = 512 << 10
+from seqstream.sources.split_rule import SIDES, KnownSides, SplitRule, make_rule
 
 
 class Source(abc.ABC):
@@ -153,7 +144,7 @@ class Source(abc.ABC):
     @property
     def records_per_block(self) -> int:
         """How many records `take` reads at once."""
-        return count_records(self, None)
+        return count_records(None, num_records=self.num_records or 0, record_bytes=self.approx_record_bytes)
 
     def place(self, row_id: int) -> Location:
         """Return the place of a record: its file and line, where there are such."""
@@ -184,7 +175,7 @@ class Source(abc.ABC):
         """Yield the records as dicts, in the order of the source: to look at them, or to use them without a loader."""
         for shard in range(self.num_shards):
             for table, _ in self.read(shard):
-                yield from itertools.chain.from_iterable(map(to_records, _slices(table, BLOCK_RECORDS)))
+                yield from itertools.chain.from_iterable(map(to_records, slices(table, BLOCK_RECORDS)))
 
     def head(self, num: int = 5) -> list[Record]:
         """Return the first records as dicts.
@@ -231,76 +222,121 @@ class Source(abc.ABC):
         Raises:
             ValueError: A share is not between 0 and 1, or nothing is left to train on; ``by`` and ``stratify`` are both given.
         """
-        from seqstream.sources.splitting import split_source
+        rule, sides = make_rule(valid=valid, test=test, by=by, stratify=stratify, seed=seed, level=self._split_level)
+        if isinstance(stratify, str):
+            if not self.can_repeat:
+                raise ValueError(
+                    "stratify reads all records once, and a generator gives them only once; pass the generator function"
+                )
+            rule = rule.with_exact_shares(table for shard in range(self.num_shards) for table, _ in self.read(shard))
+        known = KnownSides()
+        return tuple(Split(self, rule, side, known) for side in sides)
 
-        if valid is None and test is None:
-            valid = 0.05
-        return split_source(self, valid=valid, test=test, by=by, stratify=stratify, seed=seed)
-
-
-def check_count(state: Json) -> int:
-    """Return a state that counts records, 0 for ``None``.
-
-    Raises:
-        ValueError: It is no count.
-    """
-    if state is None:
+    @property
+    def _split_level(self) -> int:
+        """How many splits the records have been through."""
         return 0
-    if not isinstance(state, int) or isinstance(state, bool) or state < 0:
-        raise ValueError(f"state of a shard must be how many records were read, got {state!r:.80}; load it as it was saved")
-    return state
 
 
-def check_counts(state: Json, length: int) -> list[int]:
-    """Return a state of several counts or offsets, zeros for ``None``.
-
-    Raises:
-        ValueError: It is no list of as many.
-    """
-    if state is None:
-        return [0] * length
-    if not isinstance(state, list | tuple) or len(state) != length:
-        raise ValueError(f"state of a shard must be a list of {length} numbers, got {state!r:.80}; load it as it was saved")
-    return [check_count(each or 0) if isinstance(each, int | None) else check_count(each) for each in state]
-
-
-def choose_block_bytes(given: int | None, total: float | None) -> int:
-    """Return how many bytes to read at once: those that were given, else 256 KiB, else less to have enough blocks to mix.
+@dataclasses.dataclass(frozen=True)
+class DerivedSource(Source):
+    """Some records of another source, or all of them in another order.
 
     Args:
-        given: What the user asked for.
-        total: About how many bytes the source has, ``None`` where nobody knows.
+        source: The other one, which knows where its records are.
     """
-    if given is not None:
-        return given
-    if total is None:
-        return BLOCK_BYTES
-    return int(min(BLOCK_BYTES, max(total / FEWEST_BLOCKS, SMALLEST_BLOCK_BYTES)))
+
+    source: Source
+
+    def locate(self, row_id: int) -> str:
+        return self.source.locate(row_id)
+
+    def place(self, row_id: int) -> Location:
+        return self.source.place(row_id)
+
+    def record(self, row_id: int) -> Record:
+        return self.source.record(row_id)
+
+    @property
+    def can_repeat(self) -> bool:
+        return self.source.can_repeat
+
+    @property
+    def compared_bytes(self) -> int:
+        return self.source.compared_bytes
 
 
-def sampled_records(num_records: int) -> np.ndarray:
-    """Return numbers of a few records, spread over all of them, ``int64 (n,)``."""
-    return np.linspace(0, num_records - 1, min(num_records, _SAMPLED_RECORDS)).astype(np.int64)
+@dataclasses.dataclass(frozen=True)
+class Split(DerivedSource):
+    """One part of a source, made by `Source.split`."""
 
+    rule: SplitRule
+    side: int
+    known: KnownSides = dataclasses.field(repr=False, compare=False)
 
-def count_records(source: Source, block_bytes: int | None) -> int:
-    """Return how many records of a source make a block.
+    def __repr__(self) -> str:
+        by = f", by={self.rule.by}" if self.rule.by else ""
+        return f"Split({self.source!r}, {SIDES[self.side]!r}, {self.rule.share(self.side):.4g} of the records{by})"
 
-    Args:
-        source: Its records are taken one by one.
-        block_bytes: Bytes of a block that the user asked for.
-    """
-    num_bytes = source.approx_record_bytes
-    wanted = choose_block_bytes(block_bytes, num_bytes * (source.num_records or 0))
-    return max(1, min(BLOCK_RECORDS, int(wanted / max(num_bytes, 1))))
+    @property
+    def cuts(self) -> Json:
+        """What ``split(stratify=...)`` takes to divide grown data as it was: the limits of each class, as JSON."""
+        if self.rule.stratify is None:
+            return None
+        return {"column": self.rule.stratify, "cuts": {name: list(cuts) for name, cuts in self.rule.cuts.items()}}
 
+    @property
+    def num_shards(self) -> int:
+        return self.source.num_shards
 
-def to_records(table: pa.Table) -> list[Record]:
-    """Return the rows of a block as dicts, without the source's own record numbers."""
-    table = drop_record_numbers(table)
-    columns = [to_objects(column) if is_exact(column.type) else column.to_pylist() for column in table.columns]
-    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        first, inner = state or (0, None)
+        for table, after in self.source.read(shard, inner):
+            records = record_numbers(table, first)
+            first += len(table)
+            try:
+                kept = np.flatnonzero(self.rule.sides(table) == self.side)
+            except Exception as error:
+                if len(records):
+                    error.add_note(f"while splitting from {self.source.locate(int(self.to_row_ids(shard, records[:1])[0]))}")
+                raise
+            table = take_rows(drop_record_numbers(table), kept).append_column(RECORD, to_arrow(records[kept]))
+            yield table, None if after is None else [first, after]
 
+    def fingerprint(self) -> Json:
+        return {"source": self.source.fingerprint(), "split": self.rule.fingerprint(), "side": SIDES[self.side]}
 
-def _slices(table: pa.Table, num_rows: int) -> Iterator[pa.Table]:
-    return (table.slice(first, num_rows) for first in range(0, len(table), num_rows))
+    def approx_blocks(self) -> float | None:
+        return self.source.approx_blocks()
+
+    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+        whole = self.source.approx_bytes(shards)
+        part = np.rint(whole * self.rule.share(self.side)).astype(np.int64)
+        return np.where(whole < 0, -1, part)
+
+    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
+        return self.source.to_row_ids(shard, records)
+
+    @property
+    def num_records(self) -> int | None:
+        return self.source.num_records
+
+    def take(self, records: np.ndarray) -> pa.Table:
+        known = self.known.of(self.num_records or 0)
+        wanted = records[(known[records] == 0) | (known[records] == self.side)]
+        table = with_record_numbers(self.source.take(wanted), wanted)
+        numbers = record_numbers(table, 0)
+        sides = known[numbers] = self.rule.sides(table)
+        return take_rows(table, np.flatnonzero(sides == self.side))
+
+    @functools.cached_property
+    def approx_record_bytes(self) -> float:
+        return self.source.approx_record_bytes * self.rule.share(self.side)
+
+    @property
+    def records_per_block(self) -> int:
+        return self.source.records_per_block
+
+    @property
+    def _split_level(self) -> int:
+        return self.rule.level + 1

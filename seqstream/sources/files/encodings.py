@@ -7,8 +7,8 @@ import contextlib
 
 import numpy as np
 
-from seqstream.sources.files import File
-from seqstream.sources.streams import open_chunks
+from seqstream.sources.files.chunks import open_chunks
+from seqstream.sources.files.listing import File
 
 HEAD_BYTES = 4096
 """How much of a file tells its encoding."""

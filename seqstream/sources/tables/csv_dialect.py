@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from seqstream.sources.encodings import HEAD_BYTES, wide_encoding_error
-from seqstream.sources.files import File
-from seqstream.sources.quotes import Quotes, find_quotes
-from seqstream.sources.rules import BOM
-from seqstream.sources.sequential import missing_columns
-from seqstream.sources.streams import open_chunks
+from seqstream.sources.files.boundaries import BOM
+from seqstream.sources.files.chunks import open_chunks
+from seqstream.sources.files.encodings import HEAD_BYTES, wide_encoding_error
+from seqstream.sources.files.listing import File
+from seqstream.sources.tables.csv_quotes import Quotes, find_quotes
+from seqstream.sources.tables.schema import missing_columns
 
 _BAD_ROW = re.compile(r"(?:In CSV column #(\d+): )?(?:CSV parse error: )?Row #(\d+): (.*)", re.DOTALL)
 _BAD_VALUE = re.compile(r"CSV conversion error to (\S+): invalid value (.*)", re.DOTALL)

@@ -13,16 +13,17 @@ import pyarrow as pa
 
 from seqstream.options import names, num_bytes
 from seqstream.records import Json, split_row_id
-from seqstream.sources.delimited import Dialect
-from seqstream.sources.files import File, FileTable, Paths, find_files, normalize_paths
-from seqstream.sources.json_parsing import has_large_floats
+from seqstream.sources.blocks import Block
+from seqstream.sources.files.listing import File, FileTable, Paths, find_files, normalize_paths
+from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.locations import Location
-from seqstream.sources.partitions import warn_of_partitions
-from seqstream.sources.protocol import Block, Source
-from seqstream.sources.sequential import blocks, conform, missing_columns, plain_schema
+from seqstream.sources.source import Source
+from seqstream.sources.tables.csv_dialect import Dialect
+from seqstream.sources.tables.json_parsing import has_large_floats
+from seqstream.sources.tables.reblocking import blocks
+from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, plain_schema, type_names
 
 _WHOLE = re.compile(r"\s*[+-]?\d{16,300}\s*")
-_CHOOSE = "choose others with columns=[...]"
 _BATCH_ROWS = 1_024
 
 
@@ -97,7 +98,7 @@ class Csv(Source):
         dialect = {"delimiter": self.delimiter, "quote": self.quote, "header": self.names is None}
         return {
             "kind": "Csv",
-            "columns": _shown(self._schema),
+            "columns": type_names(self._schema),
             "block_bytes": self.block_bytes,
             **dialect,
             "files": self._digest,
@@ -138,7 +139,7 @@ class Csv(Source):
         if problem := missing_columns("types", list(asked), guessed.names):
             raise ValueError(f"{problem} in {file.name}")
         settled = pa.schema([(field.name, asked.get(field.name, _settled(field.type))) for field in guessed])
-        return plain_schema(settled, _CHOOSE, file.name)
+        return plain_schema(settled, CHOOSE_COLUMNS, file.name)
 
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
@@ -147,7 +148,7 @@ class Csv(Source):
             for part in parts:
                 if problem := missing_columns("columns", self._schema.names, part.column_names):
                     raise ValueError(f"{problem} in {file.name}")
-                table = conform(part, self._schema, _CHOOSE)
+                table = conform(part, self._schema, CHOOSE_COLUMNS)
                 if not is_checked and any(has_large_floats(table.column(name)) for name in self._guessed_floats):
                     self._check_rounding(file)
                     is_checked = True
@@ -203,7 +204,3 @@ def _settled(guess: pa.DataType) -> pa.DataType:
     """Return the type of a column whose first values look like ``guess``: times and what was empty so far are text."""
     is_number = pa.types.is_integer(guess) or pa.types.is_floating(guess) or pa.types.is_boolean(guess)
     return guess if is_number else pa.string()
-
-
-def _shown(schema: pa.Schema) -> dict[str, str]:
-    return {field.name: str(field.type) for field in schema}

@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 from seqstream.arrays import Index
-from seqstream.sources.files import File, read_bytes
-from seqstream.sources.rules import BOM, LOOK_AHEAD, LOOK_BEHIND, Rule
-from seqstream.sources.streams import open_chunks
+from seqstream.sources.files.boundaries import BOM, LOOK_AHEAD, LOOK_BEHIND, Rule
+from seqstream.sources.files.chunks import open_chunks
+from seqstream.sources.files.listing import File, read_bytes
 
 _FIRST_STEP, _LAST_STEP = 1 << 16, 1 << 22
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.sources.corpus import RULES, place
-from seqstream.sources.encodings import wide_encoding_error
-from seqstream.sources.pieces import Piece, too_long
-from seqstream.sources.rules import GAP, newlines
+from seqstream.sources.files.boundaries import GAP, newlines
+from seqstream.sources.files.encodings import wide_encoding_error
+from seqstream.sources.files.ranges import RULES, place
+from seqstream.sources.files.spans import Piece, too_long
 
 Errors = Literal["strict", "replace"]
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from seqstream.arrays import Index
 from seqstream.records import Json
-from seqstream.sources.files import File, FileTable
+from seqstream.sources.blocks import check_counts
+from seqstream.sources.files.boundaries import LINES
+from seqstream.sources.files.listing import File, FileTable
+from seqstream.sources.files.spans import Front, Limits, Piece
 from seqstream.sources.locations import Location
-from seqstream.sources.pieces import Front, Limits, Piece
-from seqstream.sources.protocol import check_counts
-from seqstream.sources.rules import LINES
 
 
 @dataclass(frozen=True)

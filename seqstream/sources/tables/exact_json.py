@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_numpy
-from seqstream.forms.objects import EXACT, exact_text
-from seqstream.sources.json_keys import Path
-from seqstream.sources.json_spans import Spans
+from seqstream.sources.tables.json_keys import Path
+from seqstream.sources.tables.json_spans import Spans
+from seqstream.sources.tables.nested_values import EXACT, exact_text
 
 _ROLE = "role"
 _BESIDE = ("tools", "documents")

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from seqstream.sources.json_keys import Path, as_tree, find_sparse, text_at
-from seqstream.sources.json_values import are_nested_chats, encode_json
+from seqstream.sources.tables.json_keys import Path, as_tree, find_sparse, text_at
+from seqstream.sources.tables.json_values import are_nested_chats, encode_json
 
 _MANY_NAMES = 32
 """A dict in the first rows may have so many different names, whatever they are."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from seqstream.records import Json, with_record_numbers
 from seqstream.shuffling import EvenOrder
-from seqstream.sources.derived import DerivedSource
-from seqstream.sources.protocol import Block, Source
+from seqstream.sources.blocks import Block
+from seqstream.sources.source import DerivedSource, Source
 
 
 def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:

@@ -1,0 +1,1 @@
+"""Records as Arrow tables whose types stay the same from block to block."""
