@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 import seqstream as ss
-from seqstream.engines import EngineName
-from seqstream.probes import hostile_texts
 from seqstream.records import ROW_ID
 from seqstream.sources.source import Source
-from seqstream.stages import OpenStage
+from seqstream.stages.running import OpenStage
+from seqstream.tokenizing.engines import EngineName
+from seqstream.tokenizing.probes import hostile_texts
 
 MAX_LENGTH = 1_024
 

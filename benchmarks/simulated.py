@@ -26,10 +26,9 @@ from seqstream.planning.runs import Runs
 from seqstream.ranks import Alone, Bytes
 from seqstream.reading import Ahead, Place, look_ahead, read_blocks
 from seqstream.records import Json
-from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import BLOCK_BYTES, Block
-from seqstream.stages import OpenStage
+from seqstream.stages.running import OpenStage, run_stages
 
 EPOCH = 1
 """Blocks come in the order of this epoch, whose windows are full."""

@@ -20,7 +20,7 @@ from benchmarks import corpus, peers
 from benchmarks.proven import prove, strange_texts
 from benchmarks.records import Record
 from benchmarks.settings import Settings
-from seqstream.engines import EngineName
+from seqstream.tokenizing.engines import EngineName
 
 SEQSTREAM = "seqstream"
 WITH_TOKENIZERS = "seqstream, engine=tokenizers"

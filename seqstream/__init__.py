@@ -17,7 +17,6 @@ own ``DataLoader``, `restore_order` brings predictions back in the order of the 
 """
 
 from seqstream.batch import Batch
-from seqstream.class_labels import ClassLabels
 from seqstream.fitting import fit_max_tokens
 from seqstream.iterable import iterable
 from seqstream.labels import CausalLabels, TeacherForcing
@@ -26,7 +25,6 @@ from seqstream.masking import MaskTokens
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import InOrder
-from seqstream.record_stages import FilterRecords, MapRecords
 from seqstream.restoring import restore_order
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
@@ -35,9 +33,11 @@ from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles
-from seqstream.stages import Filter, Map
+from seqstream.stages.class_labels import ClassLabels
+from seqstream.stages.map_filter import Filter, Map
+from seqstream.stages.map_filter_records import FilterRecords, MapRecords
 from seqstream.stats import Stats
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 from seqstream.varlen import Varlen
 
 __all__ = [

@@ -15,9 +15,8 @@ from seqstream.arrays import Index, Lengths
 from seqstream.digests import digest_table
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch
 from seqstream.records import ROW_ID, Counts, located
-from seqstream.running import run_stages
-from seqstream.stages import OpenStage
-from seqstream.unlabelled import RowLabels
+from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.running import OpenStage, run_stages
 
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""

@@ -26,7 +26,7 @@ from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 
 _EXPECTED_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 """What bad input raises; anything else is a bug and keeps its traceback."""

@@ -9,14 +9,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from seqstream.class_labels import ClassLabels
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec, InOrder, meant_as_rows
 from seqstream.records import IGNORE_INDEX
 from seqstream.sources.source import Source
-from seqstream.stages import Filter, Map, OpenStage
-from seqstream.tokenizing import Tokenize
+from seqstream.stages.class_labels import ClassLabels
+from seqstream.stages.map_filter import Filter, Map
+from seqstream.stages.running import OpenStage
+from seqstream.tokenizing.stage import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
 

@@ -23,11 +23,9 @@ from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.digests import describe_function
-from seqstream.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.estimating import estimate_steps, sample_records
 from seqstream.first_look import look_at
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
-from seqstream.label_counts import LabelRule
 from seqstream.meeting import Header, agree, reported
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.grouping import Uneven
@@ -37,14 +35,15 @@ from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_
 from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
 from seqstream.records import ROW_ID, Counts, Json, located
 from seqstream.repeating import repeat_record
-from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.random_order import in_random_order
 from seqstream.sources.source import Source
-from seqstream.stages import Filter, Map, OpenStage
+from seqstream.stages.map_filter import Filter, Map
+from seqstream.stages.row_labels import WITHOUT_LABELS, LabelRule, RowLabels
+from seqstream.stages.running import OpenStage, run_stages
 from seqstream.state import Position
-from seqstream.tokenizing import Tokenize
-from seqstream.unlabelled import WITHOUT_LABELS, RowLabels
+from seqstream.tokenizing.engines import ENGINES, FAST_ENGINES, FUNCTION
+from seqstream.tokenizing.stage import Tokenize
 from seqstream.window import Window, read_windows
 from seqstream.worker_process import LoaderStages
 from seqstream.workers import WorkerOptions, Workers

@@ -21,7 +21,7 @@ from seqstream.composing import longest_row
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import check_positive
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 
 Number = TypeVar("Number", int, Fraction)
 

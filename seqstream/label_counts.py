@@ -15,26 +15,10 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.plan import MADE_UP
 from seqstream.planning.specs import BatchSpec
 from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS
+from seqstream.stages.row_labels import LabelRule
 
 if TYPE_CHECKING:
     from seqstream.window import Window
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelRule:
-    """Which steps are labels.
-
-    Attributes:
-        column: The column they are of; ``None`` for the labels that the data has.
-        is_shifted: Whether the first step of each row is none, because nothing predicts it.
-        never: Ids that never become labels, ascending.
-        is_drawn: Whether chance decides which of the others do, so that their number is not known before.
-    """
-
-    column: str | None = None
-    is_shifted: bool = False
-    never: tuple[int, ...] = ()
-    is_drawn: bool = False
 
 
 def count_labels(window: Window, rule: LabelRule | None) -> list[int]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from seqstream import steps
 from seqstream.arrays import Index
 from seqstream.batch import Batch
-from seqstream.label_counts import LabelRule
 from seqstream.options import column_name
 from seqstream.records import IGNORE_INDEX
+from seqstream.stages.row_labels import LabelRule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,6 @@ from seqstream.collating import Padding
 from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
-from seqstream.label_counts import LabelRule
 from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.grouping import UNEVEN, Uneven
@@ -30,6 +29,7 @@ from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.recipe import WindowStart
 from seqstream.records import Json
 from seqstream.sources.source import Source
+from seqstream.stages.row_labels import LabelRule
 from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
 from seqstream.workers import WorkerOptions

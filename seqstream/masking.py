@@ -12,10 +12,10 @@ from torch import Tensor
 from seqstream import steps
 from seqstream.arrays import flat_starts, ranges
 from seqstream.batch import Batch
-from seqstream.blueprints import Blueprint, read_tokenizer
-from seqstream.label_counts import LabelRule
 from seqstream.labels import is_flat, put_beside
 from seqstream.records import IGNORE_INDEX
+from seqstream.stages.row_labels import LabelRule
+from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 

@@ -22,11 +22,11 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.records import ROW_ID, Json, located, split_row_id
-from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
 from seqstream.sources.source import Source
-from seqstream.tokenizing import Tokenize
+from seqstream.stages.running import run_stages
+from seqstream.tokenizing.stage import Tokenize
 
 OnBlocks: TypeAlias = Callable[[int], None]
 """Told how many blocks were read so far."""

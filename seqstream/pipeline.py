@@ -17,7 +17,6 @@ from seqstream.collating import Padding, collate
 from seqstream.device import Transfer
 from seqstream.epochs import Epochs
 from seqstream.ferry import Ferry
-from seqstream.label_counts import LabelRule
 from seqstream.packing import collate_packed
 from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
@@ -26,6 +25,7 @@ from seqstream.reading import Place
 from seqstream.recipe import Sharing, WindowStart
 from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
+from seqstream.stages.row_labels import LabelRule
 from seqstream.state import Position, own_copy
 from seqstream.window import Window
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer
 
 from seqstream.batch import Batch
-from seqstream.blueprints import read_tokenizer
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.sources.files.listing import spread
 from seqstream.sources.source import Source
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
+from seqstream.tokenizing.tokenizer_spec import read_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

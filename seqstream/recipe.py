@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 
 from seqstream.buffering import Buffer, Guard, Process
-from seqstream.label_counts import LabelRule
 from seqstream.planning.grouping import Uneven
 from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Alone, Ranks
 from seqstream.reading import Place
+from seqstream.stages.row_labels import LabelRule
 
 MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read, on each rank."""

@@ -22,7 +22,7 @@ from seqstream.recipe import MAX_BYTES
 from seqstream.records import Json
 from seqstream.snippets import write_loader
 from seqstream.sources.source import Source
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 
 OnProgress: TypeAlias = Callable[[str, float, float | None], None]
 """Told what is done, how much of it so far, and of how much where that is known."""

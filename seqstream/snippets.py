@@ -13,7 +13,7 @@ from typing import Any
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.specs import InOrder
 from seqstream.sources.source import Source
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 
 _UNNAMED = ("paths", "tokenizer")
 

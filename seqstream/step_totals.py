@@ -15,10 +15,11 @@ import numpy.typing as npt
 from seqstream.arrays import Index
 from seqstream.census import Census
 from seqstream.columns import Column, Ragged
-from seqstream.label_counts import LabelRule, count_labels, count_labels_of
+from seqstream.label_counts import count_labels, count_labels_of
 from seqstream.planning.grouping import Grouping
 from seqstream.planning.specs import BatchSpec
 from seqstream.ranks import Ranks
+from seqstream.stages.row_labels import LabelRule
 
 if TYPE_CHECKING:
     from seqstream.window import Window

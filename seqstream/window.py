@@ -21,7 +21,6 @@ from seqstream.balancing import balance_turns
 from seqstream.buffering import Buffer, Entry, row_ids_of
 from seqstream.census import Census
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of, which_is_longest
-from seqstream.data_padding import ATTENTION_MASK
 from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
 from seqstream.exchange import deal_rows
 from seqstream.label_counts import without_labels
@@ -34,6 +33,7 @@ from seqstream.planning.specs import BatchSpec
 from seqstream.reading import Ahead
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
+from seqstream.stages.data_padding import ATTENTION_MASK
 from seqstream.step_totals import OwnRows, Totals, add_up, count_begun
 
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})

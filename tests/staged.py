@@ -8,7 +8,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer, pre_tokenizers, processors
 
 from seqstream.records import Counts
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 
 KINDS = ["wordpiece", "roberta", "bpe", "unigram"]
 FASTEST = {"BPE": "fastokens", "WordPiece": "nanotoken", "Unigram": "tokenizers"}

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import seqstream as ss
-from seqstream.class_labels import ClassLabels
 from seqstream.records import RecordError
+from seqstream.stages.class_labels import ClassLabels
 
 CLASSES = ["neg", "pos", "é"]
 

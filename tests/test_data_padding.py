@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import seqstream as ss
-from seqstream.data_padding import without_padding
 from seqstream.records import RecordError
+from seqstream.stages.data_padding import without_padding
 
 datasets = pytest.importorskip("datasets")
 

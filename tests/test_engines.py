@@ -21,12 +21,12 @@ import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from seqstream import engines
-from seqstream.blueprints import Blueprint, read_tokenizer
-from seqstream.engines import Engine, EngineError, EngineWarning, choose_engine, find_difference
-from seqstream.pieces import TokenRows
-from seqstream.probes import MAX_CHARS, MAX_TEXTS, first_texts, hostile_texts
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing import engines
+from seqstream.tokenizing.engines import Engine, EngineError, EngineWarning, choose_engine, find_difference
+from seqstream.tokenizing.probes import MAX_CHARS, MAX_TEXTS, first_texts, hostile_texts
+from seqstream.tokenizing.stage import Tokenize
+from seqstream.tokenizing.token_rows import TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
 
 
 def blueprint_of(tokenizer: Tokenizer) -> Blueprint:
@@ -268,7 +268,7 @@ def letters(special: list[AddedToken], ordinary: list[AddedToken]) -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.filterwarnings("ignore::seqstream.engines.EngineWarning")
+@pytest.mark.filterwarnings("ignore::seqstream.tokenizing.engines.EngineWarning")
 @pytest.mark.parametrize(
     ("special", "ordinary", "text"),
     [

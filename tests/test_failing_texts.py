@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import seqstream as ss
-from seqstream.engines import find_failing
 from seqstream.records import RecordError
+from seqstream.tokenizing.engines import find_failing
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 

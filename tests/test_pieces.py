@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqstream.pieces import Frame, TokenRows, join, keep_rows, split, take_rows, truncate
+from seqstream.tokenizing.token_rows import Frame, TokenRows, join, keep_rows, split, take_rows, truncate
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from seqstream.records import RecordError
-from seqstream.stages import Filter, Map
+from seqstream.stages.map_filter import Filter, Map
 
 
 def table(*texts: str, first: int = 0) -> pa.Table:

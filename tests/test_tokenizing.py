@@ -27,7 +27,7 @@ from tokenizers import (
 )
 
 from seqstream.records import Counts, RecordError
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 
 TEXTS = ["import os", "", "a much longer line of text, which has more tokens than the others", " ", "héllo wörld 👋 [SEP]"]
 

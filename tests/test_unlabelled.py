@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 import seqstream as ss
 from seqstream.planning.specs import InOrder
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.unlabelled import RowLabels
+from seqstream.stages.row_labels import RowLabels
 from tests.staged import transformers_of
 
 CHATML = (

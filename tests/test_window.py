@@ -23,10 +23,9 @@ from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
-from seqstream.running import run_stages
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
-from seqstream.stages import OpenStage
+from seqstream.stages.running import OpenStage, run_stages
 from seqstream.state import Position
 from seqstream.window import Window, read_windows
 from tests.handmade import Shards, sequences

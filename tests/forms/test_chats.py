@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from seqstream.forms.chats import ChatError, ChatTemplate
-from seqstream.forms.said import find_said
 from seqstream.records import RecordError
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.formats.assistant_mask import find_said
+from seqstream.tokenizing.formats.chat import ChatError, ChatTemplate
+from seqstream.tokenizing.stage import Tokenize
 from tests.staged import columns_of, run, transformers_of
 
 TURN = "{{ '<|im_start|>' + m['role'] + '\\n' }}"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from seqstream.engines import EngineWarning
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.engines import EngineWarning
+from seqstream.tokenizing.stage import Tokenize
 from tests.staged import columns_of, run, transformers_of
 
 END = "<|endoftext|>"
@@ -197,7 +197,7 @@ def test_the_sample_of_every_form_is_part_of_the_proof(
     bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], columns: dict[str, Any]
 ) -> None:
     """A fast engine that errs on a text of the stream alone is found out by the texts that it would get."""
-    from seqstream import engines
+    from seqstream.tokenizing import engines
 
     class Odd(engines.Engine):
         def encode(self, texts: list[str]) -> Any:

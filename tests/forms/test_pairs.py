@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from seqstream.pieces import longest_first
 from seqstream.records import RecordError
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
+from seqstream.tokenizing.token_rows import longest_first
 from tests.staged import columns_of, run, transformers_of
 
 TEXTS = st.text("abc de\n[SEP]é", max_size=40)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from seqstream.records import RecordError
-from seqstream.tokenizing import Tokenize
+from seqstream.tokenizing.stage import Tokenize
 from tests.staged import columns_of, run, transformers_of
 
 TEXTS = st.text("abc de\n[SEP]é", max_size=40)

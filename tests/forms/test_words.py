@@ -16,12 +16,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from seqstream.blueprints import read_tokenizer
-from seqstream.class_labels import ClassLabels
-from seqstream.forms.words import prove_words, spread_labels
-from seqstream.pieces import TokenRows
 from seqstream.records import RecordError
-from seqstream.tokenizing import Tokenize
+from seqstream.stages.class_labels import ClassLabels
+from seqstream.tokenizing.formats.words import prove_words, spread_labels
+from seqstream.tokenizing.stage import Tokenize
+from seqstream.tokenizing.token_rows import TokenRows
+from seqstream.tokenizing.tokenizer_spec import read_tokenizer
 from tests.staged import columns_of, run, transformers_of
 
 WORDS = st.lists(st.text("abcd\né-", max_size=9), max_size=8)

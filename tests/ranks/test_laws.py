@@ -18,7 +18,6 @@ from seqstream.arrays import ranges
 from seqstream.buffering import run_here
 from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
-from seqstream.label_counts import LabelRule
 from seqstream.planning.grouping import cut_steps
 from seqstream.planning.runs import Runs, sorted_order
 from seqstream.planning.specs import BatchSpec
@@ -26,8 +25,8 @@ from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe
 from seqstream.shuffling import EvenOrder
+from seqstream.stages.row_labels import LabelRule, RowLabels
 from seqstream.testing_ranks import Taken, check_steps, expect_all_rows, take
-from seqstream.unlabelled import RowLabels
 from seqstream.window import WindowStart, read_windows
 from tests.ranks import corpora, jobs
 from tests.ranks.corpora import PAIRS, SOURCES, SPECS, MakeSource, make_ids, make_loader, make_pairs, some_texts

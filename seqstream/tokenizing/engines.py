@@ -17,10 +17,10 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from seqstream.blueprints import Blueprint
-from seqstream.functions import RowError, blame, flatten, shorten
-from seqstream.pieces import TokenRows, join
-from seqstream.probes import first_texts, hostile_texts
+from seqstream.tokenizing.probes import first_texts, hostile_texts
+from seqstream.tokenizing.python_tokenizers import RowError, blame, flatten, shorten
+from seqstream.tokenizing.token_rows import TokenRows, join
+from seqstream.tokenizing.tokenizer_spec import Blueprint
 
 EngineName: TypeAlias = Literal["auto", "tokenizers", "fastokens", "nanotoken"]
 Encode: TypeAlias = Callable[[list[str]], TokenRows]

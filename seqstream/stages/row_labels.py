@@ -15,11 +15,10 @@ import pyarrow as pa
 
 from seqstream.arrays import Index, Mask, flat_starts, positions, ranges
 from seqstream.arrow import is_list, to_arrow, to_numpy
-from seqstream.label_counts import LabelRule
 from seqstream.planning.pack import Pack
 from seqstream.planning.specs import BatchSpec
 from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS, Counts, Json
-from seqstream.step_filter import Steps, set_column
+from seqstream.stages.step_filter import Steps, set_column
 
 WITHOUT_LABELS = "rows_without_labels"
 
@@ -151,3 +150,20 @@ def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, 
     kept = np.flatnonzero(has_label)
     num_dropped = len(table) - len(kept)
     return table.take(to_arrow(kept)), {WITHOUT_LABELS: num_dropped, "dropped": num_dropped}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRule:
+    """Which steps are labels.
+
+    Attributes:
+        column: The column they are of; ``None`` for the labels that the data has.
+        is_shifted: Whether the first step of each row is none, because nothing predicts it.
+        never: Ids that never become labels, ascending.
+        is_drawn: Whether chance decides which of the others do, so that their number is not known before.
+    """
+
+    column: str | None = None
+    is_shifted: bool = False
+    never: tuple[int, ...] = ()
+    is_drawn: bool = False

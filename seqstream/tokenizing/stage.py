@@ -8,17 +8,17 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from seqstream.blueprints import Blueprint, read_tokenizer
-from seqstream.encoding import Encoding
-from seqstream.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
-from seqstream.forms.chats import Speaker
-from seqstream.forms.choosing import check_options, make_form
-from seqstream.forms.drafts import TOKEN_TYPES, Form
-from seqstream.forms.words import WordLabels
 from seqstream.options import NO_LIMIT, read_limit, yes_or_no
-from seqstream.python_parts import LiveTokenizer
 from seqstream.records import Json
-from seqstream.stages import OpenStage
+from seqstream.stages.running import OpenStage
+from seqstream.tokenizing.encoding import Encoding
+from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
+from seqstream.tokenizing.formats.chat import Speaker
+from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, Form
+from seqstream.tokenizing.formats.select import RowOptions, check_options, make_form
+from seqstream.tokenizing.formats.words import WordLabels
+from seqstream.tokenizing.python_components import LiveTokenizer
+from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
@@ -97,7 +97,8 @@ class Tokenize:
         self._check_settings()
         _check_fields(self.tokenizer)
         object.__setattr__(self, "max_length", _read_max_length(self.max_length, self.overflow))
-        check_options(self)
+        options = RowOptions(**{each.name: getattr(self, each.name) for each in dataclasses.fields(RowOptions)})
+        check_options(options)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
         blueprints: dict[str, Blueprint] = {}
         forms: dict[str, Form] = {}
@@ -108,7 +109,7 @@ class Tokenize:
                 raise ValueError(
                     f"engine must be 'auto' for the tokenizer {blueprint.name} written in Python, got {self.engine!r}"
                 )
-            blueprints[column], forms[column] = blueprint, make_form(self, field, blueprint)
+            blueprints[column], forms[column] = blueprint, make_form(options, field, blueprint)
             _check_length(blueprint, forms[column].num_special, self.max_length)
         object.__setattr__(self, "_blueprints", blueprints)
         object.__setattr__(self, "_forms", forms)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from seqstream.pieces import TokenRows
+from seqstream.tokenizing.token_rows import TokenRows
 
 EncodeTexts: TypeAlias = Callable[[list[str]], Sequence[Any]]
 """A user's own tokenizer: texts in, as many sequences of ids out."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqstream.arrow import is_text
 from seqstream.records import ROW_ID, RecordError
-from seqstream.stages import Filter, Map
+from seqstream.stages.map_filter import Filter, Map
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from seqstream.arrays import positions
-from seqstream.blueprints import Blueprint
-from seqstream.engines import REFERENCE, Engine, quiet_forks, refusal
-from seqstream.functions import RowError
-from seqstream.pieces import TokenRows
+from seqstream.tokenizing.engines import REFERENCE, Engine, quiet_forks, refusal
+from seqstream.tokenizing.python_tokenizers import RowError
+from seqstream.tokenizing.token_rows import TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint
 
 Span: TypeAlias = tuple[int, int]
 """A stretch of a text, from character to character."""

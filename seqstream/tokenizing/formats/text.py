@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from seqstream import pieces
-from seqstream.blueprints import Blueprint
-from seqstream.engines import Engine
-from seqstream.forms.drafts import Ends, Sequences
-from seqstream.forms.fields import Field, holds_lists, naming_records, read_texts, text_column
-from seqstream.forms.words import Words
-from seqstream.pieces import TokenRows
 from seqstream.records import Json
+from seqstream.tokenizing import token_rows
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.fields import Field, holds_lists, naming_records, read_texts, text_column
+from seqstream.tokenizing.formats.row_format import Ends, Sequences
+from seqstream.tokenizing.formats.words import Words
+from seqstream.tokenizing.token_rows import TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Texts:
         with naming_records(tables):
             rows = engine(texts)
         if self.closing:
-            rows = pieces.join([rows, TokenRows.constant(self.closing)], len(texts))
+            rows = token_rows.join([rows, TokenRows.constant(self.closing)], len(texts))
         return Sequences(rows, self.ends.frame, self.blueprint.truncation_side)
 
     def _holds_words(self, tables: Sequence[pa.Table]) -> bool:

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Encoding
 
-from seqstream import pieces
 from seqstream.arrays import Index
-from seqstream.blueprints import Blueprint, probe_texts
-from seqstream.engines import Engine
-from seqstream.forms.drafts import TOKEN_TYPES, Ends, halve
-from seqstream.forms.fields import Field, naming_records, read_texts, text_column
-from seqstream.pieces import Frame, TokenRows
 from seqstream.records import Json
+from seqstream.tokenizing import token_rows
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.fields import Field, naming_records, read_texts, text_column
+from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, Ends, halve
+from seqstream.tokenizing.token_rows import Frame, TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint, probe_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Template:
         before, between, after = (
             TokenRows.constant(run.ids, **({TOKEN_TYPES: run.types} if self.has_types else {})) for run in self.runs
         )
-        return pieces.join([before, texts[0], between, texts[1], after], len(first))
+        return token_rows.join([before, texts[0], between, texts[1], after], len(first))
 
     def _typed(self, part: TokenRows, kind: int) -> TokenRows:
         beside = {TOKEN_TYPES: np.full(len(part.ids), kind, np.int32)} if self.has_types else {}
@@ -109,13 +109,13 @@ class PairSequences:
         return self.template.fill(self.first, self.second)
 
     def keep(self, kept: Index) -> PairSequences:
-        first, second = (pieces.keep_rows(part, kept) for part in (self.first, self.second))
+        first, second = (token_rows.keep_rows(part, kept) for part in (self.first, self.second))
         return dataclasses.replace(self, first=first, second=second)
 
     def truncate(self, limit: int) -> PairSequences:
-        limits = pieces.longest_first(self.first.lengths, self.second.lengths, limit - len(self.template))
+        limits = token_rows.longest_first(self.first.lengths, self.second.lengths, limit - len(self.template))
         first, second = (
-            pieces.truncate(part, Frame(), most, self.side)
+            token_rows.truncate(part, Frame(), most, self.side)
             for part, most in zip((self.first, self.second), limits, strict=True)
         )
         return dataclasses.replace(self, first=first, second=second)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from seqstream.arrays import Mask
 from seqstream.arrow import is_list, to_numpy
 from seqstream.records import IGNORE_INDEX, RecordError
-from seqstream.step_filter import Steps, row_id_at, set_column
+from seqstream.stages.step_filter import Steps, row_id_at, set_column
 
 ATTENTION_MASK = "attention_mask"
 

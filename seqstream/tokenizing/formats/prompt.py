@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from seqstream.blueprints import Blueprint
-from seqstream.engines import Engine
-from seqstream.forms.drafts import LABELS, Ends, Sequences, halve
-from seqstream.forms.fields import Field, naming_records, read_texts, text_column
-from seqstream.pieces import TokenRows
 from seqstream.records import IGNORE_INDEX, Json
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.fields import Field, naming_records, read_texts, text_column
+from seqstream.tokenizing.formats.row_format import LABELS, Ends, Sequences, halve
+from seqstream.tokenizing.token_rows import TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.blueprints import Blueprint, can_encode
-from seqstream.engines import Engine
-from seqstream.forms.drafts import LABELS, Ends, Sequences
-from seqstream.forms.fields import Field, Lists, naming_records, read_labels, read_words
-from seqstream.functions import shorten
-from seqstream.pieces import TokenRows, take_rows
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.fields import Field, Lists, naming_records, read_labels, read_words
+from seqstream.tokenizing.formats.row_format import LABELS, Ends, Sequences
+from seqstream.tokenizing.python_tokenizers import shorten
+from seqstream.tokenizing.token_rows import TokenRows, take_rows
+from seqstream.tokenizing.tokenizer_spec import Blueprint, can_encode
 
 WordLabels: TypeAlias = Literal["first", "all"]
 

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream import pieces
 from seqstream.arrays import Ids, Index
 from seqstream.arrow import to_arrow
-from seqstream.engines import Engine
-from seqstream.forms.drafts import Draft, Form
-from seqstream.pieces import Flat, TokenRows
 from seqstream.records import PIECE, Counts, RecordError, row_id_of
+from seqstream.tokenizing import token_rows
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.row_format import Draft, Form
+from seqstream.tokenizing.token_rows import Flat, TokenRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Encoding:
         number: Ids | None = None
         if self.max_length is not None and self.overflow == "split":
             ((column, rows),) = tokens.items()
-            tokens[column], source, number = pieces.split(rows, drafts[column].frame, self.max_length)
+            tokens[column], source, number = token_rows.split(rows, drafts[column].frame, self.max_length)
             counts["split"] = int(np.count_nonzero(number == 1))
             kept = kept[source]
         arrays = _columns(tokens)

@@ -17,12 +17,12 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from tokenizers.processors import Sequence as PostProcessors
 
-from seqstream.functions import PROBES, EncodeTexts, SlowTokenizer, digest_of, encode_slow
-from seqstream.pieces import Frame
-from seqstream.probes import by_class
-from seqstream.python_parts import LiveTokenizer, copy_parts, serialize
 from seqstream.records import Json
-from seqstream.stages import function_name
+from seqstream.stages.map_filter import function_name
+from seqstream.tokenizing.probes import by_class
+from seqstream.tokenizing.python_components import LiveTokenizer, copy_parts, serialize
+from seqstream.tokenizing.python_tokenizers import PROBES, EncodeTexts, SlowTokenizer, digest_of, encode_slow
+from seqstream.tokenizing.token_rows import Frame
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
 

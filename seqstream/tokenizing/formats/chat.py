@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.blueprints import Blueprint
-from seqstream.engines import Engine
-from seqstream.forms.drafts import LABELS, Sequences
-from seqstream.forms.fields import Field, naming_records, read_beside, read_chats
-from seqstream.forms.said import SAID, Span, find_said
-from seqstream.pieces import Frame, TokenRows
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.assistant_mask import SAID, Span, find_said
+from seqstream.tokenizing.formats.fields import Field, naming_records, read_beside, read_chats
+from seqstream.tokenizing.formats.row_format import LABELS, Sequences
+from seqstream.tokenizing.token_rows import Frame, TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint
 
 Speaker: TypeAlias = Literal["assistant", "all"]
 Chat: TypeAlias = list[dict[str, Any]]

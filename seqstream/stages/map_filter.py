@@ -8,16 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from seqstream.records import RESERVED, Counts, Json
-
-OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
-"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
-
+from seqstream.stages.running import OpenStage
 
 _OF_BLOCKS = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
 """What a function of a block meets."""

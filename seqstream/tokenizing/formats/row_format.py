@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from seqstream import pieces
 from seqstream.arrays import Index
-from seqstream.blueprints import Blueprint
-from seqstream.engines import Engine
-from seqstream.pieces import Frame, TokenRows
 from seqstream.records import IGNORE_INDEX, Json
+from seqstream.tokenizing import token_rows
+from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.token_rows import Frame, TokenRows
+from seqstream.tokenizing.tokenizer_spec import Blueprint
 
 """The label that losses of PyTorch and transformers ignore."""
 
@@ -74,10 +74,10 @@ class Sequences:
         return self.rows.lengths - len(self.frame)
 
     def keep(self, kept: Index) -> Sequences:
-        return dataclasses.replace(self, rows=pieces.keep_rows(self.rows, kept))
+        return dataclasses.replace(self, rows=token_rows.keep_rows(self.rows, kept))
 
     def truncate(self, limit: int) -> Sequences:
-        rows = pieces.truncate(self.rows, self.frame, limit, self.side)
+        rows = token_rows.truncate(self.rows, self.frame, limit, self.side)
         if self.side == "right" and self.frame.after and LABELS in rows.beside and rows is not self.rows:
             cut = np.flatnonzero(self.rows.lengths > limit)
             ends = rows.offsets[1:][cut, None] - np.arange(1, self.frame.after + 1)
@@ -150,7 +150,7 @@ class Ends:
         labelled = LABELS in parts[0].beside
         first = {LABELS: [IGNORE_INDEX] * len(self.before)} if labelled else {}
         last = {LABELS: after if predicted else [IGNORE_INDEX] * len(after)} if labelled else {}
-        return pieces.join([TokenRows.constant(self.before, **first), *parts, TokenRows.constant(after, **last)], num_rows)
+        return token_rows.join([TokenRows.constant(self.before, **first), *parts, TokenRows.constant(after, **last)], num_rows)
 
 
 def halve(rows: TokenRows) -> tuple[TokenRows, TokenRows]:

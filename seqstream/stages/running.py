@@ -10,12 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import is_list, to_arrow, to_numpy
-from seqstream.data_padding import without_padding
 from seqstream.records import IGNORE_INDEX, Counts, sequence_column
-from seqstream.stages import OpenStage
+from seqstream.stages.data_padding import without_padding
 
 if TYPE_CHECKING:
-    from seqstream.unlabelled import RowLabels
+    from seqstream.stages.row_labels import RowLabels
+from collections.abc import Callable
+from typing import TypeAlias
+
+OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
+"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
 
 
 def run_stages(

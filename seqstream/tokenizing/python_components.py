@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from tokenizers import Tokenizer
 
-from seqstream.functions import digest_of
+from seqstream.tokenizing.python_tokenizers import digest_of
 
 
 class LiveTokenizer:
