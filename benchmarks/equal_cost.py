@@ -31,12 +31,12 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import straggler
 from seqstream.arrays import Index, Lengths
+from seqstream.planning.batch_spec import WINDOW_BATCHES
+from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.equal_cost import Costs, deal_equally, row_costs
-from seqstream.planning.grouping import Steps, cut_steps, deal
+from seqstream.planning.length_counts import Runs
 from seqstream.planning.pack import PackedGrouping
-from seqstream.planning.rows import pack_rows
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import WINDOW_BATCHES
+from seqstream.planning.rank_shares import Steps, cut_steps, deal
 from seqstream.shuffling import shuffled
 
 WORLD_SIZES = (8, 64, 512)

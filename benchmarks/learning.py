@@ -24,7 +24,7 @@ import seqstream as ss
 from benchmarks import corpus
 from benchmarks.settings import Settings
 from examples import corpus as docstring_corpus
-from seqstream.planning.batches import plan_batches
+from seqstream.planning.bucket_cuts import plan_batches
 from seqstream.records import RECORD_BITS
 from seqstream.sources.source import Source
 

@@ -21,7 +21,7 @@ from benchmarks.proven import prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings, first_lines
 from examples.corpus import made_once
-from seqstream.planning.specs import ID_BYTES, WINDOW_BYTES
+from seqstream.planning.batch_spec import ID_BYTES, WINDOW_BYTES
 
 TARGET = 1.2
 MAX_TOKENS = 4_096

@@ -21,7 +21,7 @@ from benchmarks import corpus
 from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
-from seqstream.planning.specs import ID_BYTES
+from seqstream.planning.batch_spec import ID_BYTES
 
 MAX_TOKENS = 4_096
 EIGHTHS = 8

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 import seqstream as ss
-from seqstream.planning.batches import plan_batches
-from seqstream.planning.order import longest_first
-from seqstream.planning.runs import Runs, sorted_order
-from seqstream.planning.specs import turns_of
+from seqstream.planning.batch_spec import turns_of
+from seqstream.planning.bucket_cuts import plan_batches
+from seqstream.planning.length_counts import Runs, sorted_order
+from seqstream.planning.tie_order import longest_first
 from seqstream.shuffling import EvenOrder
 
 Rows: TypeAlias = "npt.NDArray[np.int64]"

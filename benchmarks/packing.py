@@ -28,8 +28,8 @@ from benchmarks import corpus
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from seqstream.arrays import Lengths
-from seqstream.planning.order import longest_first
-from seqstream.planning.rows import pack_rows
+from seqstream.planning.best_fit import pack_rows
+from seqstream.planning.tie_order import longest_first
 
 CORPORA = ("movie_reviews", "gsm8k")
 ROW_LENGTHS = (2_048, 1_000)

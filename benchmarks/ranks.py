@@ -39,9 +39,9 @@ from benchmarks.settings import Settings
 from benchmarks.simulated import Blocks, Noting, Served, Simulated, Swapped, World, alone, straggler, synchronised, tokenise
 from seqstream.arrow import join_tables
 from seqstream.buffering import Buffer, share_out
-from seqstream.carrying import carry_numbers, carry_rows, kind_of
-from seqstream.exchange import deal_rows
-from seqstream.planning.grouping import deal
+from seqstream.distributed.exchange import deal_rows
+from seqstream.distributed.transport import carry_numbers, carry_rows, kind_of
+from seqstream.planning.rank_shares import deal
 
 MAX_TOKENS = 16_384
 WORLD_SIZES = (8, 64, 512)

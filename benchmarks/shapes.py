@@ -31,7 +31,7 @@ from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from seqstream.arrays import Lengths
-from seqstream.planning.shapes import Histogram, choose_lengths
+from seqstream.planning.shape_choice import Histogram, choose_lengths
 from seqstream.reading import Place, read_blocks
 from seqstream.shuffling import EvenOrder
 

@@ -20,10 +20,11 @@ from benchmarks.proven import Proven
 from seqstream.arrays import Index, Lengths
 from seqstream.arrow import to_numpy
 from seqstream.buffering import GROUP_BYTES
-from seqstream.census import Census, encode_counts, take_census
-from seqstream.planning.grouping import Grouping, Steps, cut_steps, deal
-from seqstream.planning.runs import Runs
-from seqstream.ranks import Alone, Bytes
+from seqstream.distributed.collectives import Alone, Bytes
+from seqstream.distributed.global_order import Census, encode_counts, take_census
+from seqstream.planning.global_plan import Grouping
+from seqstream.planning.length_counts import Runs
+from seqstream.planning.rank_shares import Steps, cut_steps, deal
 from seqstream.reading import Ahead, Place, look_ahead, read_blocks
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder

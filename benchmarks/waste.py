@@ -34,8 +34,8 @@ from benchmarks.proven import Proven, prove
 from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from seqstream.arrays import Lengths
-from seqstream.planning.batches import fill_greedily, fitting_rows
-from seqstream.planning.specs import ID_BYTES
+from seqstream.planning.batch_spec import ID_BYTES
+from seqstream.planning.bucket_cuts import fill_greedily, fitting_rows
 from seqstream.testing import FEWEST_BATCHES, RUN, run_deviations
 
 MAX_TOKENS = 4_096

@@ -23,8 +23,8 @@ from seqstream.labels import CausalLabels, TeacherForcing
 from seqstream.loader import Loader
 from seqstream.masking import MaskTokens
 from seqstream.planning.bucket import Bucket
+from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import InOrder
 from seqstream.restoring import restore_order
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator

@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.arrow import is_text, plain, to_numpy
-from seqstream.census import Census
+from seqstream.distributed.collectives import Ranks
+from seqstream.distributed.global_order import Census
 from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.grouping import Grouping
-from seqstream.planning.runs import Runs
-from seqstream.ranks import Ranks
+from seqstream.planning.global_plan import Grouping
+from seqstream.planning.length_counts import Runs
 from seqstream.recipe import Recipe
 from seqstream.records import RESERVED
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index, Lengths
-from seqstream.digests import digest_table
+from seqstream.distributed.digests import digest_table
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch
 from seqstream.records import ROW_ID, Counts, located
 from seqstream.stages.row_labels import RowLabels

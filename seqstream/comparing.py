@@ -11,8 +11,8 @@ import torch
 from seqstream.batch import Batch
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
+from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import InOrder
 from seqstream.records import Json
 
 Row: TypeAlias = tuple[int, int]

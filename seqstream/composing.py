@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
+from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import BatchSpec, InOrder, meant_as_rows
 from seqstream.records import IGNORE_INDEX
 from seqstream.sources.source import Source
 from seqstream.stages.class_labels import ClassLabels

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from seqstream.agreement import explain_blocks
 from seqstream.arrays import Lengths
 from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
-from seqstream.census import Census, take_census
 from seqstream.columns import Column, ColumnError, lengths_of, read_column
-from seqstream.digests import digest_arrays
-from seqstream.meeting import NO_BLOCKS, Header, meet
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import BatchSpec
+from seqstream.distributed.agreement import explain_blocks
+from seqstream.distributed.digests import digest_arrays
+from seqstream.distributed.global_order import Census, take_census
+from seqstream.distributed.handshake import NO_BLOCKS, Header, meet
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.length_counts import Runs
 from seqstream.recipe import SLOW_GROWTH, Recipe, WindowStart
 from seqstream.records import ROW_ID, RecordError, located
 

@@ -16,21 +16,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqstream.agreement import Common
 from seqstream.arrow import join_tables, to_arrow
 from seqstream.buffering import Guard, Process, run_here
 from seqstream.class_mixing import ClassWatch
 from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
-from seqstream.digests import describe_function
+from seqstream.distributed.agreement import Common
+from seqstream.distributed.digests import describe_function
+from seqstream.distributed.handshake import Header, agree, reported
 from seqstream.estimating import estimate_steps, sample_records
 from seqstream.first_look import look_at
 from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
-from seqstream.meeting import Header, agree, reported
+from seqstream.planning.batch_spec import ID_BYTES, BatchSpec
 from seqstream.planning.bucket import Bucket, Shape
-from seqstream.planning.grouping import Uneven
+from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import ID_BYTES, BatchSpec, InOrder
+from seqstream.planning.rank_shares import Uneven
 from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
 from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
 from seqstream.records import ROW_ID, Counts, Json, located

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from seqstream.arrays import Lengths
 from seqstream.arrow import join_tables, take_rows
-from seqstream.planning.grouping import Uneven, cut_steps
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.length_counts import Runs
+from seqstream.planning.rank_shares import Uneven, cut_steps
 from seqstream.reading import Place, blocks_of, look_ahead
 from seqstream.shuffling import shuffled
 from seqstream.sources.random_order import RandomRows

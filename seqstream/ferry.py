@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from seqstream.ahead import Switch, SwitchedOffError
 from seqstream.arrays import Index
-from seqstream.ranks import Bytes, Ranks
+from seqstream.distributed.collectives import Bytes, Ranks
 
 Item = TypeVar("Item")
 

@@ -6,8 +6,8 @@ import warnings
 
 from seqstream.arrow import is_text
 from seqstream.columns import Objects
+from seqstream.planning.batch_spec import LARGEST_BATCH_SIZE, meant_as_rows
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import LARGEST_BATCH_SIZE, meant_as_rows
 from seqstream.window import Window
 
 _FEW_ROWS = 2

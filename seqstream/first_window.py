@@ -16,7 +16,7 @@ import pyarrow as pa
 from seqstream.arrow import steps_of
 from seqstream.buffering import Buffer, Guard
 from seqstream.drafting import LAST
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.records import sequence_column
 
 FEW_SHARDS = 64

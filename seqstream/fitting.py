@@ -19,8 +19,8 @@ import torch
 from seqstream.batch import Batch
 from seqstream.composing import longest_row
 from seqstream.loader import Loader
+from seqstream.planning.batch_spec import check_positive
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import check_positive
 from seqstream.tokenizing.stage import Tokenize
 
 Number = TypeVar("Number", int, Fraction)

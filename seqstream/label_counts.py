@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from seqstream.arrays import Index
 from seqstream.columns import Column, Dense, Ragged
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import MADE_UP
-from seqstream.planning.specs import BatchSpec
 from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS
 from seqstream.stages.row_labels import LabelRule
 

@@ -20,12 +20,12 @@ from seqstream.batch import Batch
 from seqstream.collating import Padding
 from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_stages
 from seqstream.device import Transfer
+from seqstream.distributed.collectives import Gather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.epochs import Epochs
 from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.pipeline import Made, Pipeline
-from seqstream.planning.grouping import UNEVEN, Uneven
-from seqstream.planning.specs import BatchSpec
-from seqstream.ranks import Gather, Ranks, check_ranks, count_ranks, find_ranks
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.rank_shares import UNEVEN, Uneven
 from seqstream.recipe import WindowStart
 from seqstream.records import Json
 from seqstream.sources.source import Source

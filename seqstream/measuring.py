@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from seqstream.buffering import GROUP_BYTES
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import InOrder
+from seqstream.planning.in_order import InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.records import ROW_ID, Json, located, split_row_id
 from seqstream.shuffling import EvenOrder

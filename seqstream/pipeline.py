@@ -15,12 +15,12 @@ from seqstream.ahead import Ahead, Switch
 from seqstream.batch import OWN_NAMES, Batch
 from seqstream.collating import Padding, collate
 from seqstream.device import Transfer
+from seqstream.distributed.collectives import Ranks
 from seqstream.epochs import Epochs
 from seqstream.ferry import Ferry
 from seqstream.packing import collate_packed
-from seqstream.planning.grouping import Uneven
 from seqstream.planning.pack import Pack
-from seqstream.ranks import Ranks
+from seqstream.planning.rank_shares import Uneven
 from seqstream.reading import Place
 from seqstream.recipe import Sharing, WindowStart
 from seqstream.records import Counts, Json

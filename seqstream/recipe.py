@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 from seqstream.buffering import Buffer, Guard, Process
-from seqstream.planning.grouping import Uneven
-from seqstream.planning.specs import BatchSpec
-from seqstream.ranks import Alone, Ranks
+from seqstream.distributed.collectives import Alone, Ranks
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.rank_shares import Uneven
 from seqstream.reading import Place
 from seqstream.stages.row_labels import LabelRule
 

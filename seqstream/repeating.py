@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from seqstream.arrow import to_arrow
 from seqstream.columns import Column, Dense, Objects, Ragged, read_column
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.in_order import InOrder
+from seqstream.planning.length_counts import Runs
 from seqstream.planning.pack import Pack
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import BatchSpec, InOrder
 from seqstream.recipe import WindowStart
 from seqstream.records import PIECE, ROW_ID, sequence_column
 from seqstream.window import Window

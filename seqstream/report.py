@@ -16,8 +16,9 @@ import numpy.typing as npt
 from seqstream.arrays import Lengths
 from seqstream.drafting import LAST
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
+from seqstream.planning.batch_spec import ID_BYTES, WindowSize
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import ID_BYTES, InOrder, WindowSize
+from seqstream.planning.in_order import InOrder
 from seqstream.recipe import MAX_BYTES
 from seqstream.records import Json
 from seqstream.snippets import write_loader

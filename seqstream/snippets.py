@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import InOrder
+from seqstream.planning.in_order import InOrder
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
 

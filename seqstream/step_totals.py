@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index
-from seqstream.census import Census
 from seqstream.columns import Column, Ragged
+from seqstream.distributed.collectives import Ranks
+from seqstream.distributed.global_order import Census
 from seqstream.label_counts import count_labels, count_labels_of
-from seqstream.planning.grouping import Grouping
-from seqstream.planning.specs import BatchSpec
-from seqstream.ranks import Ranks
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.global_plan import Grouping
 from seqstream.stages.row_labels import LabelRule
 
 if TYPE_CHECKING:

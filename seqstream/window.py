@@ -19,17 +19,18 @@ import pyarrow as pa
 from seqstream.arrow import join_tables, to_arrow, to_numpy
 from seqstream.balancing import balance_turns
 from seqstream.buffering import Buffer, Entry, row_ids_of
-from seqstream.census import Census
 from seqstream.columns import Column, ColumnError, check_parallel, lengths_of, which_is_longest
+from seqstream.distributed.exchange import deal_rows
+from seqstream.distributed.global_order import Census
 from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
-from seqstream.exchange import deal_rows
 from seqstream.label_counts import without_labels
 from seqstream.planned import Planned, put_in_order
-from seqstream.planning.grouping import Grouping, cut_steps, owners
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.global_plan import Grouping
+from seqstream.planning.length_counts import Runs
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import Plan
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.rank_shares import cut_steps, owners
 from seqstream.reading import Ahead
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Lengths
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.length_counts import Runs
 from seqstream.sources.source import Source
 
 

@@ -11,8 +11,8 @@ import seqstream as ss
 from benchmarks import ranks
 from benchmarks.proven import prove
 from benchmarks.simulated import Blocks, Served, Simulated, World, alone, straggler, synchronised
-from seqstream.planning.grouping import deal
-from seqstream.planning.runs import Runs
+from seqstream.planning.length_counts import Runs
+from seqstream.planning.rank_shares import deal
 
 SPEC = ss.Bucket(64, window_batches=32)
 ALIKE = ss.Bucket(64, window_batches=32, step="alike")

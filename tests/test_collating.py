@@ -20,7 +20,7 @@ from seqstream.buffering import run_here
 from seqstream.collating import Gaps, Padding, collate, pad_rows, take_rows
 from seqstream.columns import Dense, Ragged, read_column
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import InOrder
+from seqstream.planning.in_order import InOrder
 from seqstream.reading import Place, ReadBlock
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import PIECE, ROW_ID

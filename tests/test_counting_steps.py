@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import seqstream as ss
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.rank_threads import Options, run_ranks
 from tests.ranks import corpora
 

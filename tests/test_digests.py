@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from seqstream.digests import describe_function, digest_table
+from seqstream.distributed.digests import describe_function, digest_table
 
 COLUMNS: dict[str, tuple[list[Any], pa.DataType]] = {
     "texts": (["a", "", "bc", None, "ü", "d"], pa.string()),

@@ -15,8 +15,8 @@ import pytest
 import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import Lengths
-from seqstream.planning.grouping import Grouping
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.global_plan import Grouping
 from seqstream.shuffling import shuffled
 
 Turns = Callable[..., npt.NDArray[np.int64]]

@@ -18,7 +18,7 @@ import pytest
 import seqstream as ss
 from seqstream.buffering import Buffer
 from seqstream.first_window import SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.reading import Place, Stretch
 from tests.handmade import sequences
 

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 import seqstream as ss
 from seqstream import testing
 from seqstream.columns import read_column
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 
 NUM_RECORDS = 60
 BLOCK = 1024

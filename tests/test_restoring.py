@@ -16,7 +16,7 @@ import seqstream as ss
 from seqstream.batch import Batch
 from seqstream.buffering import run_here
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import InOrder
+from seqstream.planning.in_order import InOrder
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.restoring import restore_order

@@ -9,7 +9,7 @@ import pytest
 
 import seqstream as ss
 from seqstream.comparing import through_json
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.rank_threads import Options, run_ranks
 
 ROWS = [[1] * (1 + number % 13) for number in range(200)]

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 import seqstream as ss
-from seqstream.planning.specs import InOrder
+from seqstream.planning.in_order import InOrder
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.stages.row_labels import RowLabels
 from tests.staged import transformers_of

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from seqstream.buffering import Buffer, run_here
 from seqstream.columns import Ragged
 from seqstream.drafting import level, next_size
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.specs import BatchSpec, InOrder
+from seqstream.planning.in_order import InOrder
 from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import ROW_ID, Counts, RecordError, sequence_column

@@ -14,14 +14,7 @@ import numpy.typing as npt
 
 from seqstream.arrays import Cuts, Index, Lengths
 from seqstream.options import names, yes_or_no
-from seqstream.planning.batches import STEP_COST, fill_greedily, fitting_rows, plan_batches
-from seqstream.planning.grouping import Dealt, Grouping, Listed, Order, split_groups
-from seqstream.planning.order import Mixed
-from seqstream.planning.pairs import plan_pairs
-from seqstream.planning.rank_turns import mixed_turns
-from seqstream.planning.runs import Runs
-from seqstream.planning.shapes import choose_lengths, shape_of
-from seqstream.planning.specs import (
+from seqstream.planning.batch_spec import (
     Plans,
     WindowSize,
     check_positive,
@@ -32,6 +25,13 @@ from seqstream.planning.specs import (
     turns_of,
     without_default,
 )
+from seqstream.planning.bucket_cuts import STEP_COST, fill_greedily, fitting_rows, plan_batches
+from seqstream.planning.global_plan import Dealt, Grouping, Listed, Order, split_groups
+from seqstream.planning.length_counts import Runs
+from seqstream.planning.pair_cuts import plan_pairs
+from seqstream.planning.rank_turns import mixed_turns
+from seqstream.planning.shape_choice import choose_lengths, shape_of
+from seqstream.planning.tie_order import Mixed
 from seqstream.records import Json
 
 Shape: TypeAlias = tuple[int, int]

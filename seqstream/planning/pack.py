@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from seqstream.arrays import Cuts, Index, Lengths, positions, ranges
 from seqstream.options import yes_or_no
+from seqstream.planning.batch_spec import Decided, WindowSize, set_positive, show, turns_of, without_default
+from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.equal_cost import deal_equally, row_costs
-from seqstream.planning.grouping import Grouping
-from seqstream.planning.order import Mixed, longest_first
+from seqstream.planning.global_plan import Grouping
+from seqstream.planning.length_counts import Runs
 from seqstream.planning.plan import MADE_UP, Plan, fill_up
-from seqstream.planning.rows import pack_rows
-from seqstream.planning.runs import Runs
-from seqstream.planning.specs import Decided, WindowSize, set_positive, show, turns_of, without_default
+from seqstream.planning.tie_order import Mixed, longest_first
 from seqstream.records import Counts, Json
 
 _ATTEMPTS = 12

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from seqstream.arrays import Index, Mask, flat_starts, positions, ranges
 from seqstream.arrow import is_list, to_arrow, to_numpy
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.pack import Pack
-from seqstream.planning.specs import BatchSpec
 from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS, Counts, Json
 from seqstream.stages.step_filter import Steps, set_column
 

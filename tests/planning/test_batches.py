@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from seqstream.arrays import Cuts, Lengths
-from seqstream.planning.batches import fill_greedily, fitting_rows, plan_batches
+from seqstream.planning.bucket_cuts import fill_greedily, fitting_rows, plan_batches
 
 few = settings(max_examples=80, deadline=None)
 

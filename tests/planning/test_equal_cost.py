@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.equal_cost import TOKEN_COST, deal_equally, row_costs
-from seqstream.planning.grouping import cut_steps, deal
+from seqstream.planning.length_counts import Runs
 from seqstream.planning.pack import Pack
-from seqstream.planning.rows import pack_rows
-from seqstream.planning.runs import Runs
+from seqstream.planning.rank_shares import cut_steps, deal
 from seqstream.shuffling import shuffled
 
 KEY = (0, 0, 17)

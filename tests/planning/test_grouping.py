@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.planning.grouping import Grouping, Listed, Steps, cut_steps, deal, owners, split_groups
-from seqstream.planning.order import Mixed
-from seqstream.planning.runs import Runs
+from seqstream.planning.global_plan import Grouping, Listed, split_groups
+from seqstream.planning.length_counts import Runs
+from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
+from seqstream.planning.tie_order import Mixed
 
 quick = settings(max_examples=80, deadline=None)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.arrays import Cuts, Index
-from seqstream.planning.batches import fitting_rows
-from seqstream.planning.pairs import Lengths2, _strip_starts, plan_pairs
+from seqstream.planning.bucket_cuts import fitting_rows
+from seqstream.planning.pair_cuts import Lengths2, _strip_starts, plan_pairs
 
 few = settings(max_examples=80, deadline=None)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.arrays import Lengths
-from seqstream.planning.rows import pack_rows
+from seqstream.planning.best_fit import pack_rows
 
 some = settings(max_examples=150, deadline=None)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.shapes import equal_token_lengths, quantile_lengths
 from seqstream.arrays import Lengths
-from seqstream.planning.shapes import Histogram, choose_lengths, shape_of
+from seqstream.planning.shape_choice import Histogram, choose_lengths, shape_of
 
 few = settings(max_examples=100, deadline=None)
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.planning.batch_spec import WindowSize
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.order import longest_first
+from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import Plan
-from seqstream.planning.specs import InOrder, WindowSize
+from seqstream.planning.tie_order import longest_first
 from tests.handmade import num_planned
 
 KEY = (0, 0, 17)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import seqstream as ss
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 
 BLOCK = 384
 MAX_LENGTH = 60

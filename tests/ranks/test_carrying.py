@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from seqstream.arrow import join_tables
-from seqstream.carrying import carry_numbers, carry_rows
+from seqstream.distributed.collectives import Alone, ByHand
+from seqstream.distributed.transport import carry_numbers, carry_rows
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.ranks import Alone, ByHand
 from tests.ranks import processes
 from tests.ranks.processes import Pool
 
@@ -119,7 +119,7 @@ def test_numbers_alone() -> None:
 
 def over_gloo(names: list[str]) -> dict[str, Any]:
     """Send a rank's rows round, one more of them to each rank than to the one before; return what came."""
-    from seqstream.ranks import Distributed
+    from seqstream.distributed.collectives import Distributed
 
     rank, world_size = processes.rank_and_size()
     sizes = np.arange(world_size)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream import testing
 from seqstream.comparing import expect_same, rows_of, through_json
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.testing_ranks import State, Taken, check_steps, take
 from tests.ranks import corpora, jobs

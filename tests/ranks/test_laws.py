@@ -18,9 +18,9 @@ from seqstream.arrays import ranges
 from seqstream.buffering import run_here
 from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
-from seqstream.planning.grouping import cut_steps
-from seqstream.planning.runs import Runs, sorted_order
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.length_counts import Runs, sorted_order
+from seqstream.planning.rank_shares import cut_steps
 from seqstream.rank_threads import Options, run_ranks
 from seqstream.reading import Place, read_blocks
 from seqstream.recipe import Recipe

@@ -14,15 +14,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.census import Census, take_census
-from seqstream.exchange import deal_rows
-from seqstream.planning.grouping import Grouping, Steps, cut_steps, deal, owners
-from seqstream.planning.order import Mixed
+from seqstream.distributed.collectives import ByHand
+from seqstream.distributed.exchange import deal_rows
+from seqstream.distributed.global_order import Census, take_census
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.global_plan import Grouping
+from seqstream.planning.length_counts import Runs, sorted_order
 from seqstream.planning.plan import MADE_UP
-from seqstream.planning.runs import Runs, sorted_order
-from seqstream.planning.specs import BatchSpec
+from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
+from seqstream.planning.tie_order import Mixed
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.ranks import ByHand
 from tests.ranks.test_laws import any_spec
 
 quick = settings(max_examples=60, deadline=None)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index, Lengths, ranges
-from seqstream.planning.runs import Runs, distinct, sorted_order
-from seqstream.ranks import Ranks
+from seqstream.distributed.collectives import Ranks
+from seqstream.planning.length_counts import Runs, distinct, sorted_order
 
 _Counts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 """The different lengths of a part, descending, and how many of its rows have each."""

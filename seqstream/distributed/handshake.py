@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.agreement import Common
-from seqstream.ranks import Ranks
+from seqstream.distributed.agreement import Common
+from seqstream.distributed.collectives import Ranks
 
 NO_BLOCKS = np.empty(0, dtype=np.int32)
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.agreement import check_plans
 from seqstream.arrays import Index
 from seqstream.arrow import from_buffer, is_list, join_tables, take_rows, to_arrow, to_buffer, to_numpy
-from seqstream.ranks import Ranks
+from seqstream.distributed.agreement import check_plans
+from seqstream.distributed.collectives import Ranks
 
 Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 

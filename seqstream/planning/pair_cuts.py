@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Cuts, Index, Lengths
-from seqstream.planning.batches import STEP_COST, fitting_rows
+from seqstream.planning.bucket_cuts import STEP_COST, fitting_rows
 
 Lengths2: TypeAlias = npt.NDArray[np.int64]
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from seqstream.arrays import Index, ranges
 from seqstream.arrow import to_arrow
-from seqstream.carrying import carry_numbers, carry_rows
-from seqstream.census import Census
-from seqstream.digests import digest_arrays
-from seqstream.planning.grouping import Grouping, Steps, deal, owners
+from seqstream.distributed.collectives import Ranks
+from seqstream.distributed.digests import digest_arrays
+from seqstream.distributed.global_order import Census
+from seqstream.distributed.transport import carry_numbers, carry_rows
+from seqstream.planning.global_plan import Grouping
 from seqstream.planning.plan import Plan
-from seqstream.ranks import Ranks
+from seqstream.planning.rank_shares import Steps, deal, owners
 
 _NONE = np.empty(0, dtype=np.int64)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index, Lengths
-from seqstream.planning.runs import run_starts, sorted_order
+from seqstream.planning.length_counts import run_starts, sorted_order
 from seqstream.shuffling import hash_index, mix_all
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

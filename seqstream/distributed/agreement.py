@@ -11,11 +11,12 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
-from seqstream.digests import digest_json, digest_table
-from seqstream.ranks import Ranks
-from seqstream.reading import ReadBlock
+import pyarrow as pa
+
+from seqstream.distributed.collectives import Ranks
+from seqstream.distributed.digests import digest_json, digest_table
 from seqstream.records import ROW_ID, Json
 
 _MOST_SHOWN = 4
@@ -30,6 +31,18 @@ _ALIKE = "make the loader the same on all ranks"
 _ONE_ORDER = "pass files in one order, such as sorted(paths)"
 
 
+class ReadableRecords(Protocol):
+    """Records that can be read again."""
+
+    @property
+    def content(self) -> pa.Table | Callable[[], pa.Table]:
+        """The records, or what reads them."""
+
+    @property
+    def table(self) -> pa.Table:
+        """The records as they were read first."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Common:
     """What all ranks must have in common.
@@ -41,7 +54,7 @@ class Common:
     """
 
     entries: Mapping[str, Json]
-    block: ReadBlock | None = None
+    block: ReadableRecords | None = None
     locate: Callable[[int], str] = str
 
     def digest(self) -> str:
