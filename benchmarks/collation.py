@@ -22,13 +22,14 @@ from benchmarks.proven import Proven, prove
 from benchmarks.records import Record
 from benchmarks.settings import Settings
 from seqstream.batch import Batch
-from seqstream.buffering import run_here
 from seqstream.collating import Padding, collate
-from seqstream.columns import Ragged
-from seqstream.reading import Place, read_blocks
-from seqstream.recipe import Recipe, WindowStart
 from seqstream.shuffling import EvenOrder
-from seqstream.window import Window, read_windows
+from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.building import read_windows
+from seqstream.windows.columns import Ragged
+from seqstream.windows.processing import run_here
+from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.window import Window
 
 BUDGETS = (4_096, 16_384)
 TARGETS = {("peps", 4_096): 5.0, ("gsm8k", 16_384): 2.5}

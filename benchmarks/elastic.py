@@ -22,10 +22,10 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import tokenise
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.reading import read_blocks
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.state import Position
+from seqstream.windows.block_reader import read_blocks
 
 MAX_TOKENS = 16_384
 WINDOW_BATCHES = 64

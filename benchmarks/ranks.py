@@ -38,10 +38,10 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import Blocks, Noting, Served, Simulated, Swapped, World, alone, straggler, synchronised, tokenise
 from seqstream.arrow import join_tables
-from seqstream.buffering import Buffer, share_out
 from seqstream.distributed.exchange import deal_rows
 from seqstream.distributed.transport import carry_numbers, carry_rows, kind_of
 from seqstream.planning.rank_shares import deal
+from seqstream.windows.block_buffer import Buffer, share_out
 
 MAX_TOKENS = 16_384
 WORLD_SIZES = (8, 64, 512)

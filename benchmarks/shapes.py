@@ -32,8 +32,8 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from seqstream.arrays import Lengths
 from seqstream.planning.shape_choice import Histogram, choose_lengths
-from seqstream.reading import Place, read_blocks
 from seqstream.shuffling import EvenOrder
+from seqstream.windows.block_reader import Place, read_blocks
 
 NUM_SHAPES = 8
 MAX_TOKENS = 4_096

@@ -19,17 +19,17 @@ import seqstream as ss
 from benchmarks.proven import Proven
 from seqstream.arrays import Index, Lengths
 from seqstream.arrow import to_numpy
-from seqstream.buffering import GROUP_BYTES
 from seqstream.distributed.collectives import Alone, Bytes
 from seqstream.distributed.global_order import Census, encode_counts, take_census
 from seqstream.planning.global_plan import Grouping
 from seqstream.planning.length_counts import Runs
 from seqstream.planning.rank_shares import Steps, cut_steps, deal
-from seqstream.reading import Ahead, Place, look_ahead, read_blocks
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import BLOCK_BYTES, Block
 from seqstream.stages.running import OpenStage, run_stages
+from seqstream.windows.block_reader import Ahead, Place, look_ahead, read_blocks
+from seqstream.windows.processing import GROUP_BYTES
 
 EPOCH = 1
 """Blocks come in the order of this epoch, whose windows are full."""

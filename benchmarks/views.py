@@ -21,7 +21,7 @@ from benchmarks.records import Record
 from benchmarks.settings import Settings
 from seqstream.batch import Batch
 from seqstream.collating import Padding, collate
-from seqstream.window import Window
+from seqstream.windows.window import Window
 
 MAX_TOKENS = 16_384
 TURNS_PER_REPEAT = 3

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.arrow import to_arrow
-from seqstream.columns import Column, Dense, Objects
+from seqstream.windows.columns import Column, Dense, Objects
 
 if TYPE_CHECKING:
-    from seqstream.window import Window
+    from seqstream.windows.window import Window
 
 _BATCHES = 64
 """How many batches of a window are looked at."""

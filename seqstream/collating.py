@@ -17,9 +17,9 @@ import torch
 
 from seqstream.arrow import to_arrow
 from seqstream.batch import Batch
-from seqstream.columns import Array, Column, Dense, Ragged
 from seqstream.records import IGNORE_INDEX, Json, is_label
-from seqstream.window import Window
+from seqstream.windows.columns import Array, Column, Dense, Ragged
+from seqstream.windows.window import Window
 
 Rows = npt.NDArray[np.int64]
 

@@ -17,25 +17,19 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import join_tables, to_arrow
-from seqstream.buffering import Guard, Process, run_here
 from seqstream.class_mixing import ClassWatch
-from seqstream.columns import lengths_of
 from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.distributed.agreement import Common
 from seqstream.distributed.digests import describe_function
 from seqstream.distributed.handshake import Header, agree, reported
 from seqstream.estimating import estimate_steps, sample_records
 from seqstream.first_look import look_at
-from seqstream.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.planning.batch_spec import ID_BYTES, BatchSpec
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
-from seqstream.reading import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
-from seqstream.recipe import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
 from seqstream.records import ROW_ID, Counts, Json, located
-from seqstream.repeating import repeat_record
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.random_order import in_random_order
 from seqstream.sources.source import Source
@@ -45,7 +39,15 @@ from seqstream.stages.running import OpenStage, run_stages
 from seqstream.state import Position
 from seqstream.tokenizing.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
-from seqstream.window import Window, read_windows
+from seqstream.windows.block_buffer import Guard
+from seqstream.windows.block_reader import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
+from seqstream.windows.building import read_windows
+from seqstream.windows.columns import lengths_of
+from seqstream.windows.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
+from seqstream.windows.processing import Process, run_here
+from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
+from seqstream.windows.window import Window
+from seqstream.windows.worst_case import repeat_record
 from seqstream.worker_process import LoaderStages
 from seqstream.workers import WorkerOptions, Workers
 

@@ -14,10 +14,10 @@ from seqstream.arrow import join_tables, take_rows
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import Runs
 from seqstream.planning.rank_shares import Uneven, cut_steps
-from seqstream.reading import Place, blocks_of, look_ahead
 from seqstream.shuffling import shuffled
 from seqstream.sources.random_order import RandomRows
 from seqstream.sources.source import Source
+from seqstream.windows.block_reader import Place, blocks_of, look_ahead
 
 _NUM_BLOCKS = 128
 """How many blocks are looked at."""

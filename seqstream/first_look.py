@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 
 from seqstream.arrow import is_text
-from seqstream.columns import Objects
 from seqstream.planning.batch_spec import LARGEST_BATCH_SIZE, meant_as_rows
 from seqstream.planning.bucket import Bucket
-from seqstream.window import Window
+from seqstream.windows.columns import Objects
+from seqstream.windows.window import Window
 
 _FEW_ROWS = 2
 

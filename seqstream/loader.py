@@ -26,12 +26,12 @@ from seqstream.options import device_of, function_or_none, one_of, padding_value
 from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import UNEVEN, Uneven
-from seqstream.recipe import WindowStart
 from seqstream.records import Json
 from seqstream.sources.source import Source
 from seqstream.stages.row_labels import LabelRule
 from seqstream.state import Position, check_form, check_same, write
 from seqstream.stats import Stats
+from seqstream.windows.settings import WindowStart
 from seqstream.workers import WorkerOptions
 
 _Answer = TypeVar("_Answer")

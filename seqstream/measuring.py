@@ -16,17 +16,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seqstream.buffering import GROUP_BYTES
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.records import ROW_ID, Json, located, split_row_id
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
 from seqstream.sources.source import Source
 from seqstream.stages.running import run_stages
 from seqstream.tokenizing.stage import Tokenize
+from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
+from seqstream.windows.processing import GROUP_BYTES
 
 OnBlocks: TypeAlias = Callable[[int], None]
 """Told how many blocks were read so far."""

@@ -14,11 +14,11 @@ import torch
 from seqstream.arrays import positions
 from seqstream.batch import Batch
 from seqstream.collating import Padding, Rows, gather_steps, of_step, take_rows
-from seqstream.columns import MADE_BY_PACKING, Array, Ragged
 from seqstream.planning.pack import RowPlan
 from seqstream.records import IGNORE_INDEX, Json
 from seqstream.varlen import Packing
-from seqstream.window import Window
+from seqstream.windows.columns import MADE_BY_PACKING, Array, Ragged
+from seqstream.windows.window import Window
 
 _MADE_HERE = (*MADE_BY_PACKING, "labels")
 

@@ -21,13 +21,13 @@ from seqstream.ferry import Ferry
 from seqstream.packing import collate_packed
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
-from seqstream.reading import Place
-from seqstream.recipe import Sharing, WindowStart
 from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
 from seqstream.stages.row_labels import LabelRule
 from seqstream.state import Position, own_copy
-from seqstream.window import Window
+from seqstream.windows.block_reader import Place
+from seqstream.windows.settings import Sharing, WindowStart
+from seqstream.windows.window import Window
 
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 

@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Lengths
-from seqstream.drafting import LAST
 from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.batch_spec import ID_BYTES, WindowSize
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.recipe import MAX_BYTES
 from seqstream.records import Json
 from seqstream.snippets import write_loader
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
+from seqstream.windows.collecting import LAST
+from seqstream.windows.settings import MAX_BYTES
 
 OnProgress: TypeAlias = Callable[[str, float, float | None], None]
 """Told what is done, how much of it so far, and of how much where that is known."""

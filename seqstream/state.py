@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from seqstream.reading import Place
-from seqstream.recipe import WindowStart
 from seqstream.records import Json
+from seqstream.windows.block_reader import Place
+from seqstream.windows.settings import WindowStart
 
 VERSION = 2
 """Version 1 visited shards and served batches in another order."""

@@ -39,11 +39,11 @@ from seqstream.comparing import (
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.rank_threads import run_ranks
-from seqstream.reading import Place, read_blocks
 from seqstream.records import ROW_ID
 from seqstream.sources.random_order import in_random_order
 from seqstream.sources.source import Source
 from seqstream.testing_ranks import check_elastic, check_ranks, check_resume_on_ranks
+from seqstream.windows.block_reader import Place, read_blocks
 
 __all__ = [
     "MakeLoader",

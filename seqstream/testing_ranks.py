@@ -17,9 +17,9 @@ from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.reading import Place, read_blocks
 from seqstream.records import Json
 from seqstream.stats import Stats
+from seqstream.windows.block_reader import Place, read_blocks
 
 State: TypeAlias = "dict[str, Json]"
 

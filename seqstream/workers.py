@@ -29,8 +29,9 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.arrow import to_buffer
-from seqstream.buffering import Entry, Guard, Process, row_ids_of, tables_of
 from seqstream.records import Counts, located
+from seqstream.windows.block_buffer import Entry, Guard
+from seqstream.windows.processing import Process, row_ids_of, tables_of
 from seqstream.worker_process import (
     NEEDS_STAGES,
     Answer,

@@ -15,10 +15,10 @@ import pytest
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.balancing import length_edges, number_classes
 from seqstream.distributed.collectives import Alone, ByHand
 from seqstream.planning.length_counts import Runs
 from seqstream.rank_threads import Options, run_ranks, try_ranks
+from seqstream.windows.class_balance import length_edges, number_classes
 
 SOURCES = ["books", "chats", "code", "mail"]
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
-from seqstream.drafting import follow
-from seqstream.reading import Place, ReadBlock, Stretch, blocks_of, look_ahead, read_blocks
-from seqstream.recipe import WindowStart
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
+from seqstream.windows.block_buffer import Buffer, Entry, count_blocks, last_blocks, share_out
+from seqstream.windows.block_reader import Place, ReadBlock, Stretch, blocks_of, look_ahead, read_blocks
+from seqstream.windows.collecting import follow
+from seqstream.windows.settings import WindowStart
 
 
 @dataclasses.dataclass

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
 from seqstream.batch import Batch
-from seqstream.buffering import run_here
 from seqstream.collating import Gaps, Padding, collate, pad_rows, take_rows
-from seqstream.columns import Dense, Ragged, read_column
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.reading import Place, ReadBlock
-from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import PIECE, ROW_ID
-from seqstream.window import Window, read_windows
+from seqstream.windows.block_reader import Place, ReadBlock
+from seqstream.windows.building import read_windows
+from seqstream.windows.columns import Dense, Ragged, read_column
+from seqstream.windows.processing import run_here
+from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.window import Window
 
 TYPES = {
     "int32": torch.int64,

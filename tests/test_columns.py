@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from seqstream.arrow import holds_steps
-from seqstream.columns import Column, ColumnError, Dense, Objects, Ragged, read_column
+from seqstream.windows.columns import Column, ColumnError, Dense, Objects, Ragged, read_column
 
 
 def read(values: Any, kind: pa.DataType | None = None) -> Column:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 
 import seqstream as ss
-from seqstream.buffering import Buffer
-from seqstream.first_window import SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.reading import Place, Stretch
+from seqstream.windows.block_buffer import Buffer
+from seqstream.windows.block_reader import Place, Stretch
+from seqstream.windows.first_window import SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from tests.handmade import sequences
 
 Make = Callable[..., ss.Loader]
@@ -125,7 +125,7 @@ def test_guessing_for_texts() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the module sees, to be set."""
     now = [100.0]
-    monkeypatch.setattr("seqstream.first_window.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("seqstream.windows.first_window.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -301,7 +301,7 @@ def test_a_loader_that_fills_its_window_says_why(
 ) -> None:
     """Where reading takes seconds it is said, in whatever thread that is; windows after the first are waited for in silence."""
     seconds = itertools.count(0, 5)
-    monkeypatch.setattr("seqstream.first_window.time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr("seqstream.windows.first_window.time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
     loader = make_words(compressed(tmp_path, 1 << 20), ss.Bucket(2048, window_bytes=512 << 10), prefetch=prefetch)
     batches = iter(loader)
     next(batches)

@@ -28,8 +28,8 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.columns import read_column
 from seqstream.planning.batch_spec import BatchSpec
+from seqstream.windows.columns import read_column
 
 NUM_RECORDS = 60
 BLOCK = 1024

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.reading import OpenShard, Place, ReadBlock, read_blocks
 from seqstream.records import RECORD, RECORD_BITS, ROW_ID
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
+from seqstream.windows.block_reader import OpenShard, Place, ReadBlock, read_blocks
 from tests.handmade import Shards, sequences
 
 blocks_of_a_shard = st.lists(st.lists(st.just(1), max_size=3).map(tuple), max_size=5).map(tuple)

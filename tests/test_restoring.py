@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream.batch import Batch
-from seqstream.buffering import run_here
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.reading import Place, read_blocks
-from seqstream.recipe import Recipe, WindowStart
 from seqstream.restoring import restore_order
-from seqstream.window import read_windows
+from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.building import read_windows
+from seqstream.windows.processing import run_here
+from seqstream.windows.settings import Recipe, WindowStart
 from tests.handmade import Shards
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.reading import OpenShard, Place
-from seqstream.recipe import WindowStart
 from seqstream.state import Position, check_form, check_same, compact, differences, own_copy, write
+from seqstream.windows.block_reader import OpenShard, Place
+from seqstream.windows.settings import WindowStart
 
 FINGERPRINT: dict[str, Any] = {
     "source": {"kind": "TextFiles", "files": ["a.txt"], "bytes": 100},

@@ -15,20 +15,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.buffering import Buffer, run_here
-from seqstream.columns import Ragged
-from seqstream.drafting import level, next_size
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.reading import Place, ReadBlock, read_blocks
-from seqstream.recipe import Recipe, WindowStart
 from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
 from seqstream.stages.running import OpenStage, run_stages
 from seqstream.state import Position
-from seqstream.window import Window, read_windows
+from seqstream.windows.block_buffer import Buffer
+from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
+from seqstream.windows.building import read_windows
+from seqstream.windows.collecting import level, next_size
+from seqstream.windows.columns import Ragged
+from seqstream.windows.processing import run_here
+from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.window import Window
 from tests.handmade import Shards, sequences
 
 specs: st.SearchStrategy[BatchSpec] = st.one_of(

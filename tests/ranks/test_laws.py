@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import ranges
-from seqstream.buffering import run_here
 from seqstream.comparing import rows_of
 from seqstream.composing import open_stages
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import Runs, sorted_order
 from seqstream.planning.rank_shares import cut_steps
 from seqstream.rank_threads import Options, run_ranks
-from seqstream.reading import Place, read_blocks
-from seqstream.recipe import Recipe
 from seqstream.shuffling import EvenOrder
 from seqstream.stages.row_labels import LabelRule, RowLabels
 from seqstream.testing_ranks import Taken, check_steps, expect_all_rows, take
-from seqstream.window import WindowStart, read_windows
+from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.building import read_windows
+from seqstream.windows.processing import run_here
+from seqstream.windows.settings import Recipe
+from seqstream.windows.window import WindowStart
 from tests.ranks import corpora, jobs
 from tests.ranks.corpora import PAIRS, SOURCES, SPECS, MakeSource, make_ids, make_loader, make_pairs, some_texts
 from tests.ranks.processes import Pool

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.reading import Place, ReadBlock, read_blocks
 from seqstream.records import ROW_ID, Json
 from seqstream.sources.random_order import RandomRows, in_random_order
+from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
 
 
 class Letters(torch.utils.data.Dataset[str]):

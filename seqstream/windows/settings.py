@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from seqstream.buffering import Buffer, Guard, Process
 from seqstream.distributed.collectives import Alone, Ranks
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
-from seqstream.reading import Place
 from seqstream.stages.row_labels import LabelRule
+from seqstream.windows.block_buffer import Buffer, Guard
+from seqstream.windows.block_reader import Place
+from seqstream.windows.processing import Process
 
 MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read, on each rank."""

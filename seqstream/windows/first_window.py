@@ -14,10 +14,10 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from seqstream.arrow import steps_of
-from seqstream.buffering import Buffer, Guard
-from seqstream.drafting import LAST
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.records import sequence_column
+from seqstream.windows.block_buffer import Buffer, Guard
+from seqstream.windows.collecting import LAST
 
 FEW_SHARDS = 64
 """An epoch of fewer shards fills its first window before the first batch."""

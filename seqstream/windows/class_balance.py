@@ -26,8 +26,8 @@ from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.global_plan import Grouping
 from seqstream.planning.length_counts import Runs
-from seqstream.recipe import Recipe
 from seqstream.records import RESERVED
+from seqstream.windows.settings import Recipe
 
 MOST_CLASSES = 4096
 """A column with more different values in a window is text or a number of something, no class."""

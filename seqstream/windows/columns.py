@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
-from seqstream.records import LABEL_COLUMNS
+from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
 from seqstream.sources.tables.nested_values import without_text
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -236,3 +236,11 @@ def _flat_numbers(name: str, values: pa.Array, width: int) -> Array:
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
     numbers: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
     return numbers
+
+
+def read_rows(name: str, table: pa.Table) -> Column:
+    """Read a column of a table that has row ids; an error names the row."""
+    try:
+        return read_column(name, table.column(name))
+    except ColumnError as error:
+        raise RecordError(str(error), row_id=table.column(ROW_ID)[error.row].as_py()) from None

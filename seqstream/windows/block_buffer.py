@@ -13,13 +13,8 @@ import pyarrow as pa
 
 from seqstream.arrays import Index, Lengths
 from seqstream.distributed.digests import digest_table
-from seqstream.reading import Ahead, Place, ReadBlock, Stretch
-from seqstream.records import ROW_ID, Counts, located
-from seqstream.stages.row_labels import RowLabels
-from seqstream.stages.running import OpenStage, run_stages
-
-GROUP_BYTES = 2 << 20
-"""Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
+from seqstream.records import ROW_ID, Counts
+from seqstream.windows.block_reader import Ahead, Place, ReadBlock, Stretch
 
 Guard: TypeAlias = Callable[[], None]
 """Called between steps that take time; raises to stop."""
@@ -105,10 +100,6 @@ class Entry:
     def processed(self, table: pa.Table, counts: Counts) -> None:
         """Take what the stages made of the block."""
         self.block, self.table, self.num_rows, self.counts = None, table, np.array([len(table)]), counts
-
-
-Process: TypeAlias = Callable[[Sequence[Entry], Guard], None]
-"""Runs the stages over blocks, in their order: here, or in other processes."""
 
 
 def share_out(entries: Iterable[Entry], rank: int, world_size: int) -> list[Entry]:
@@ -209,45 +200,3 @@ class Buffer:
             return False
         self._entries.append(Entry.of(ahead))
         return True
-
-
-def run_here(
-    stages: tuple[OpenStage, ...],
-    locate: Callable[[int], str] = str,
-    fill: int | None = None,
-    labels: RowLabels | None = None,
-) -> Process:
-    """Run stages in the calling thread, over several blocks at a time.
-
-    Args:
-        stages: Opened stages, in order.
-        locate: Names the place of a row id in the data, for errors.
-        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
-        labels: What a row must have to be kept; ``None`` keeps all.
-    """
-
-    def process(entries: Sequence[Entry], guard: Guard) -> None:
-        todo = list(entries)
-        while todo:
-            guard()
-            sizes = itertools.accumulate(int(entry.num_bytes[0]) for entry in todo)
-            group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
-            del todo[: len(group)]
-            read = tables_of(group)
-            with located(row_ids_of(read), locate):
-                tables, counts = run_stages(read, stages, fill, labels)
-            for entry, table in zip(group, tables, strict=True):
-                entry.processed(table, {} if entry is not group[0] else counts)
-
-    return process
-
-
-def tables_of(entries: Iterable[Entry]) -> list[pa.Table]:
-    """Return the rows of blocks, as they are by now; blocks that others work on have none here."""
-    tables = (entry.table if entry.block is None else entry.block.table for entry in entries)
-    return [table for table in tables if table is not None]
-
-
-def row_ids_of(tables: Iterable[pa.Table]) -> pa.ChunkedArray:
-    """Return the row ids of tables, one after the other."""
-    return pa.concat_tables([table.select([ROW_ID]) for table in tables]).column(ROW_ID)

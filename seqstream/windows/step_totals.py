@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index
-from seqstream.columns import Column, Ragged
 from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.global_order import Census
-from seqstream.label_counts import count_labels, count_labels_of
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import Grouping
 from seqstream.stages.row_labels import LabelRule
-
-if TYPE_CHECKING:
-    from seqstream.window import Window
+from seqstream.windows.columns import Column, Ragged
+from seqstream.windows.label_counts import count_labels, count_labels_of
+from seqstream.windows.window import Window
 
 Totals = npt.NDArray[np.int64]
 """Real tokens and labels, ``int64 (..., 2)``; -1 labels where nobody can know."""

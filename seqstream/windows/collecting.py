@@ -7,19 +7,18 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from seqstream.arrays import Lengths
-from seqstream.buffering import Buffer, Entry, count_blocks, last_blocks, share_out
-from seqstream.columns import Column, ColumnError, lengths_of, read_column
 from seqstream.distributed.agreement import explain_blocks
 from seqstream.distributed.digests import digest_arrays
 from seqstream.distributed.global_order import Census, take_census
 from seqstream.distributed.handshake import NO_BLOCKS, Header, meet
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import Runs
-from seqstream.recipe import SLOW_GROWTH, Recipe, WindowStart
-from seqstream.records import ROW_ID, RecordError, located
+from seqstream.records import ROW_ID, located
+from seqstream.windows.block_buffer import Buffer, Entry, count_blocks, last_blocks, share_out
+from seqstream.windows.columns import lengths_of, read_rows
+from seqstream.windows.settings import SLOW_GROWTH, Recipe, WindowStart
 
 LAST = 1.25
 """What is left of an epoch after a window is at least a quarter of one; less is part of it."""
@@ -223,11 +222,3 @@ def follow(entries: Sequence[Entry], rows_left: int, size: int) -> tuple[list[En
     left = last_blocks(entries, int(np.searchsorted(ends, rows_left)) + 1 if rows_left else 0)
     place = left[0].before if left else entries[-1].after
     return left, WindowStart(place, size, skip=_count_rows(left) - rows_left)
-
-
-def read_rows(name: str, table: pa.Table) -> Column:
-    """Read a column of a table that has row ids; an error names the row."""
-    try:
-        return read_column(name, table.column(name))
-    except ColumnError as error:
-        raise RecordError(str(error), row_id=table.column(ROW_ID)[error.row].as_py()) from None

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from seqstream.arrays import Index
-from seqstream.columns import Column, Ragged
 from seqstream.planning.pack import RowPlan
 from seqstream.planning.plan import MADE_UP, Plan
+from seqstream.windows.columns import Column, Ragged
 
 
 @dataclasses.dataclass(frozen=True)

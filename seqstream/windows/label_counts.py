@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index
-from seqstream.columns import Column, Dense, Ragged
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import MADE_UP
 from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS
 from seqstream.stages.row_labels import LabelRule
-
-if TYPE_CHECKING:
-    from seqstream.window import Window
+from seqstream.windows.columns import Column, Dense, Ragged
+from seqstream.windows.window import Window
 
 
 def count_labels(window: Window, rule: LabelRule | None) -> list[int]:

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.columns import Column, Dense, Objects, Ragged, read_column
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.in_order import InOrder
 from seqstream.planning.length_counts import Runs
 from seqstream.planning.pack import Pack
-from seqstream.recipe import WindowStart
 from seqstream.records import PIECE, ROW_ID, sequence_column
-from seqstream.window import Window
+from seqstream.windows.columns import Column, Dense, Objects, Ragged, read_column
+from seqstream.windows.settings import WindowStart
+from seqstream.windows.window import Window
 
 
 def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> Window:

@@ -8,7 +8,6 @@ holds the rows of its own batches.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -17,88 +16,26 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import join_tables, to_arrow, to_numpy
-from seqstream.balancing import balance_turns
-from seqstream.buffering import Buffer, Entry, row_ids_of
-from seqstream.columns import Column, ColumnError, check_parallel, lengths_of, which_is_longest
 from seqstream.distributed.exchange import deal_rows
 from seqstream.distributed.global_order import Census
-from seqstream.drafting import Draft, follow, next_size, planned_for, ranges_of, read_rows, take_blocks
-from seqstream.label_counts import without_labels
-from seqstream.planned import Planned, put_in_order
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import Grouping
-from seqstream.planning.length_counts import Runs
 from seqstream.planning.pack import Pack
-from seqstream.planning.plan import Plan
 from seqstream.planning.rank_shares import cut_steps, owners
-from seqstream.reading import Ahead
-from seqstream.recipe import Recipe, WindowStart
-from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
+from seqstream.records import PIECE, ROW_ID, RecordError, located, sequence_column
 from seqstream.stages.data_padding import ATTENTION_MASK
-from seqstream.step_totals import OwnRows, Totals, add_up, count_begun
+from seqstream.windows.block_buffer import Buffer, Entry
+from seqstream.windows.block_reader import Ahead
+from seqstream.windows.class_balance import balance_turns
+from seqstream.windows.collecting import Draft, follow, next_size, planned_for, ranges_of, take_blocks
+from seqstream.windows.columns import Column, ColumnError, check_parallel, lengths_of, read_rows, which_is_longest
+from seqstream.windows.label_counts import without_labels
+from seqstream.windows.processing import row_ids_of
+from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.step_totals import OwnRows, Totals, add_up, count_begun
+from seqstream.windows.window import Window
 
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """Rows that are planned together, and of them those of this rank.
-
-    Attributes:
-        start: Where it begins, with the number of blocks it has.
-        following: Where the next begins; ``None`` if the epoch ends with this one.
-        number: The row id of its first row, which no other window of the epoch has; -1 if it has none.
-        runs: The lengths of all its rows, by which they were planned.
-        columns: Columns of this rank's rows.
-        sequence: Name of the column that lengths are those of; ``None`` if no column has rows of different lengths.
-        row_ids: ``int64 (n,)``.
-        pieces: ``int64 (n,)``.
-        is_repeated: ``bool (n,)``, rows that another rank has as well; ``None`` for none.
-        spec: What was planned by, decided in all.
-        plan: Which rows go together, step after step.
-        after: Rows of the window that are served after each batch.
-        counts: What became of records that were changed or left out, as far as this rank worked on them.
-        step_numbers: The optimiser step of the epoch that each batch belongs to.
-        step_ends: Whether it is the last of its step.
-        totals: ``int64 (T, 2)``, real tokens and labels of what all ranks take at once, -1 labels where nobody knows; ``None``
-            where this is the only rank.
-        step_totals: The same of the optimiser step that each batch belongs to; ``None`` where a batch is a step.
-        rank: Whose rows these are.
-        full_bytes: About how many bytes of records as read would fill a window; 0 where nothing was planned.
-    """
-
-    start: WindowStart
-    following: WindowStart | None
-    number: int
-    runs: Runs
-    columns: dict[str, Column]
-    sequence: str | None
-    row_ids: npt.NDArray[np.int64]
-    pieces: npt.NDArray[np.int64]
-    is_repeated: npt.NDArray[np.bool_] | None
-    spec: BatchSpec
-    plan: Plan
-    after: list[int]
-    counts: Counts
-    step_numbers: list[int]
-    step_ends: list[bool]
-    totals: npt.NDArray[np.int64] | None = None
-    step_totals: npt.NDArray[np.int64] | None = None
-    rank: int = 0
-    full_bytes: int = 0
-
-    @functools.cached_property
-    def planned(self) -> Planned:
-        """What batches take their slices from."""
-        return put_in_order(
-            self.plan,
-            self.columns,
-            self.sequence,
-            self.row_ids,
-            self.pieces,
-            is_repeated=self.is_repeated,
-            sides=self.spec.columns,
-        )
 
 
 def read_windows(blocks: Iterable[Ahead], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
