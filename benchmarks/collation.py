@@ -21,8 +21,9 @@ from benchmarks import corpus
 from benchmarks.proven import Proven, prove
 from benchmarks.records import Record
 from benchmarks.settings import Settings
-from seqstream.batch import Batch
-from seqstream.collating import Padding, collate
+from seqstream.batches.batch import Batch
+from seqstream.batches.collate import collate
+from seqstream.batches.padding import Padding
 from seqstream.shuffling import EvenOrder
 from seqstream.windows.block_reader import Place, read_blocks
 from seqstream.windows.building import read_windows

@@ -19,8 +19,9 @@ from benchmarks.collation import largest_window, tensors_of
 from benchmarks.proven import prove
 from benchmarks.records import Record
 from benchmarks.settings import Settings
-from seqstream.batch import Batch
-from seqstream.collating import Padding, collate
+from seqstream.batches.batch import Batch
+from seqstream.batches.collate import collate
+from seqstream.batches.padding import Padding
 from seqstream.windows.window import Window
 
 MAX_TOKENS = 16_384

@@ -16,16 +16,17 @@ record. `iterable` brings a generator to PyTorch's
 own ``DataLoader``, `restore_order` brings predictions back in the order of the source.
 """
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
+from seqstream.batches.labels import CausalLabels, TeacherForcing
+from seqstream.batches.masking import MaskTokens
+from seqstream.batches.restore_order import restore_order
+from seqstream.batches.varlen import Varlen
 from seqstream.fitting import fit_max_tokens
 from seqstream.iterable import iterable
-from seqstream.labels import CausalLabels, TeacherForcing
 from seqstream.loader import Loader
-from seqstream.masking import MaskTokens
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
-from seqstream.restoring import restore_order
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
@@ -38,7 +39,6 @@ from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.map_filter_records import FilterRecords, MapRecords
 from seqstream.stats import Stats
 from seqstream.tokenizing.stage import Tokenize
-from seqstream.varlen import Varlen
 
 __all__ = [
     "Batch",

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 
 
 @dataclasses.dataclass

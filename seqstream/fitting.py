@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 from seqstream.composing import longest_row
 from seqstream.loader import Loader
 from seqstream.planning.batch_spec import check_positive

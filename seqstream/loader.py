@@ -16,8 +16,8 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from seqstream.ahead import Switch, SwitchedOffError
-from seqstream.batch import Batch
-from seqstream.collating import Padding
+from seqstream.batches.batch import Batch
+from seqstream.batches.padding import Padding
 from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_stages
 from seqstream.device import Transfer
 from seqstream.distributed.collectives import Gather, Ranks, check_ranks, count_ranks, find_ranks

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from seqstream.ahead import Ahead, Switch
-from seqstream.batch import OWN_NAMES, Batch
-from seqstream.collating import Padding, collate
+from seqstream.batches.batch import OWN_NAMES, Batch
+from seqstream.batches.collate import collate
+from seqstream.batches.collate_packed import collate_packed
+from seqstream.batches.padding import Padding
 from seqstream.device import Transfer
 from seqstream.distributed.collectives import Ranks
 from seqstream.epochs import Epochs
 from seqstream.ferry import Ferry
-from seqstream.packing import collate_packed
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Counts, Json

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.sources.files.listing import spread

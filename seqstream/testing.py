@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 from seqstream.comparing import (
     MakeLoader,
     Row,

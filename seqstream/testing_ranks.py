@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 from seqstream.comparing import MakeLoader, Row, expect, expect_in_budget, expect_same, rows_of, through_json
 from seqstream.loader import Loader
 from seqstream.planning.bucket import Bucket

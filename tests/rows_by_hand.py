@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from seqstream.batch import Batch
-from seqstream.varlen import Packing
+from seqstream.batches.batch import Batch
+from seqstream.batches.varlen import Packing
 
 PAD = 9
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 from tests.rows_by_hand import batch_of, packed_batch
 
 IDS = torch.tensor([[5, 6, 7], [8, 0, 0]])

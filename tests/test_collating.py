@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from seqstream.batch import Batch
-from seqstream.collating import Gaps, Padding, collate, pad_rows, take_rows
+from seqstream.batches.batch import Batch
+from seqstream.batches.collate import collate
+from seqstream.batches.padding import Gaps, Padding, pad_rows, take_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.records import PIECE, ROW_ID

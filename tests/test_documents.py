@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from seqstream.documents import document_mask
+from seqstream.batches.document_mask import document_mask
 
 PARTS = ["kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices"]
 PARTS += ["q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"]

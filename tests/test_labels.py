@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqstream.labels import CausalLabels, TeacherForcing
+from seqstream.batches.labels import CausalLabels, TeacherForcing
 from tests.rows_by_hand import PAD, batch_of, packed_batch, padded, random_rows
 
 ROWS = [torch.tensor(row) for row in ([1, 9, 3], [9], [5, 6])]

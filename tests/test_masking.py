@@ -12,8 +12,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
-from seqstream.batch import Batch
-from seqstream.masking import MaskTokens
+from seqstream.batches.batch import Batch
+from seqstream.batches.masking import MaskTokens
 from tests.conftest import VOCAB_SIZE
 from tests.rows_by_hand import batch_of, packed_batch, random_rows
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 import seqstream as ss
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 from tests.staged import transformers_of
 
 Record = dict[str, Any]

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
+from seqstream.batches.restore_order import restore_order
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.restoring import restore_order
 from seqstream.windows.block_reader import Place, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here

@@ -14,8 +14,8 @@ from torch.nn.attention.flex_attention import create_mask
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence, unpack_sequence
 
-from seqstream.batch import Batch
-from seqstream.labels import CausalLabels
+from seqstream.batches.batch import Batch
+from seqstream.batches.labels import CausalLabels
 from tests.rows_by_hand import batch_of, packed_batch, padded, random_rows
 
 LENGTHS = [5, 3, 3, 1, 8]

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from seqstream.arrays import positions
-from seqstream.batch import Batch
-from seqstream.collating import Padding, Rows, gather_steps, of_step, take_rows
+from seqstream.batches.batch import Batch
+from seqstream.batches.collate import of_step
+from seqstream.batches.padding import Padding, Rows, gather_steps, take_rows
+from seqstream.batches.varlen import Packing
 from seqstream.planning.pack import RowPlan
 from seqstream.records import IGNORE_INDEX, Json
-from seqstream.varlen import Packing
 from seqstream.windows.columns import MADE_BY_PACKING, Array, Ragged
 from seqstream.windows.window import Window
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqstream import steps
 from seqstream.arrays import Index
-from seqstream.batch import Batch
+from seqstream.batches import layouts
+from seqstream.batches.batch import Batch
 from seqstream.options import column_name
 from seqstream.records import IGNORE_INDEX
 from seqstream.stages.row_labels import LabelRule
@@ -41,7 +41,7 @@ class CausalLabels:
 
     def __call__(self, batch: Batch) -> Batch:
         labels, firsts = _labels_from(batch, self.column)
-        labels.flatten().index_fill_(0, steps.send(firsts, labels.device), IGNORE_INDEX)
+        labels.flatten().index_fill_(0, layouts.send(firsts, labels.device), IGNORE_INDEX)
         return put_beside(batch, self.column, labels=labels)
 
 
@@ -82,7 +82,7 @@ class TeacherForcing:
             raise ValueError("TeacherForcing cannot take a batch of Pack, whose rows hold several sequences; use Bucket")
         labels, firsts = _labels_from(batch, self.target)
         inputs = torch.nn.functional.pad(labels[..., :-1], (1, 0), value=IGNORE_INDEX)
-        inputs.flatten().index_fill_(0, steps.send(firsts, inputs.device), self.start_id)
+        inputs.flatten().index_fill_(0, layouts.send(firsts, inputs.device), self.start_id)
         inputs.masked_fill_(inputs == IGNORE_INDEX, batch.pad_values[self.target])
         batch = put_beside(batch, self.target, labels=labels, decoder_input_ids=inputs)
         if batch.padding_side == "left":

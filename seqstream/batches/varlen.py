@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from seqstream.documents import document_mask
+from seqstream.batches.document_mask import document_mask
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqstream import steps
 from seqstream.arrays import Index, flat_starts, ranges
-from seqstream.documents import document_mask
+from seqstream.batches import layouts
+from seqstream.batches.document_mask import document_mask
+from seqstream.batches.varlen import Packing, Varlen
 from seqstream.records import IGNORE_INDEX
-from seqstream.varlen import Packing, Varlen
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -104,7 +104,7 @@ class Views:
             return self.jagged[name]
         slots, starts, lengths = self.find_rows(self._padded(name), name)
         if self.packing is None:
-            slots = slots.index_select(0, steps.send(ranges(starts, lengths), slots.device))
+            slots = slots.index_select(0, layouts.send(ranges(starts, lengths), slots.device))
             self.jagged[name] = slots
         return slots
 
@@ -126,7 +126,7 @@ class Views:
         name = self._sequence(values if isinstance(values, str) else like)
         if not isinstance(values, Tensor):
             values = self.jagged[name] if name in self.jagged else self._padded(name)
-        return steps.pack(*self.find_rows(values, name))
+        return layouts.pack(*self.find_rows(values, name))
 
     def nested(self, name: str | None = None) -> Tensor:
         """Return a column as a nested tensor of jagged layout, ``(B, *, ...)``, on the memory of `flat`.
@@ -139,8 +139,8 @@ class Views:
         name = self._sequence(name)
         flat, starts, lengths = self.find_rows(self.flat(name), name)
         if self.packing is not None:
-            flat = flat.index_select(0, steps.send(ranges(starts, lengths), flat.device))
-        offsets = steps.bounds(self._device_lengths(name))
+            flat = flat.index_select(0, layouts.send(ranges(starts, lengths), flat.device))
+        offsets = layouts.bounds(self._device_lengths(name))
         shortest, longest = int(lengths.min()), int(lengths.max())
         return torch.nested.nested_tensor_from_jagged(flat, offsets, min_seqlen=shortest, max_seqlen=longest)
 
@@ -160,9 +160,9 @@ class Views:
             positions = self.flat("position_ids")
             rows = (positions == 0).cumsum(0) - 1
         else:
-            cu_seqlens = steps.bounds(self.device_lengths).to(torch.int32)
+            cu_seqlens = layouts.bounds(self.device_lengths).to(torch.int32)
             longest = int(self.lengths.max())
-            positions, rows = steps.count_steps(self.device_lengths, len(ids))
+            positions, rows = layouts.count_steps(self.device_lengths, len(ids))
         labels = self.flat("labels") if self._has_steps_of("labels", name) else None
         if labels is not None and causal:
             labels = labels.masked_fill(positions == 0, IGNORE_INDEX)
@@ -183,7 +183,7 @@ class Views:
         width = self.widths.get(name)
         if self.packing is not None or name == self.sequence or width is None:
             return self.mask
-        return steps.step_mask(self._device_lengths(name), width, self.padding_side)
+        return layouts.step_mask(self._device_lengths(name), width, self.padding_side)
 
     def find_rows(self, values: Any, name: str) -> tuple[Tensor, Index, Index]:
         """Find the rows of a column, or of what was computed from it, padded or flat.
@@ -212,7 +212,7 @@ class Views:
         if self.packing is not None:
             return slots, self.packing.starts.numpy(), self.packing.lengths.numpy()
         if is_padded:
-            return slots, steps.row_starts(lengths, width, self.padding_side), lengths
+            return slots, layouts.row_starts(lengths, width, self.padding_side), lengths
         return slots, flat_starts(lengths), lengths
 
     def _names(self) -> list[str]:
@@ -234,12 +234,12 @@ class Views:
         """Return a column as ``columns`` has it, or has it from now on."""
         if name not in self.columns and name in self.jagged:
             lengths, width = self._device_lengths(name), self.widths[name]
-            self.columns[name] = steps.pad(self.jagged[name], lengths, width, self.pad_values[name], self.padding_side)
+            self.columns[name] = layouts.pad(self.jagged[name], lengths, width, self.pad_values[name], self.padding_side)
         return self.columns[name]
 
     def _make_mask(self) -> Tensor:
         width = self.widths.get(self.sequence or "", 1)
-        self.__dict__["mask"] = mask = steps.step_mask(self.device_lengths, width, self.padding_side)
+        self.__dict__["mask"] = mask = layouts.step_mask(self.device_lengths, width, self.padding_side)
         return mask
 
     def _sequence(self, name: str | None) -> str:
@@ -258,7 +258,7 @@ class Views:
         lengths = self.column_lengths.get(name, self.lengths) if self.packing is None else self.packing.lengths
         if lengths is self.lengths or torch.equal(lengths, self.lengths):
             return self.device_lengths
-        return steps.send(lengths.numpy(), self.device_lengths.device)
+        return layouts.send(lengths.numpy(), self.device_lengths.device)
 
     def _has_steps_of(self, name: str, like: str) -> bool:
         if name in self.column_lengths:

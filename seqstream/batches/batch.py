@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqstream.batches.varlen import Packing
+from seqstream.batches.views import RENAMED, Views
 from seqstream.records import IGNORE_INDEX, Json, is_label
-from seqstream.varlen import Packing
-from seqstream.views import RENAMED, Views
 
 MODEL_INPUTS = (
     "input_ids",

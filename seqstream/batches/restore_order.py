@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from seqstream.batch import Batch
+from seqstream.batches.batch import Batch
 
 Value = TypeVar("Value")
 

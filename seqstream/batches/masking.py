@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqstream import steps
 from seqstream.arrays import flat_starts, ranges
-from seqstream.batch import Batch
-from seqstream.labels import is_flat, put_beside
+from seqstream.batches import layouts
+from seqstream.batches.batch import Batch
+from seqstream.batches.labels import is_flat, put_beside
 from seqstream.records import IGNORE_INDEX
 from seqstream.stages.row_labels import LabelRule
 from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
@@ -126,13 +126,13 @@ class MaskTokens:
             return
         lengths = lengths[none]
         places = ranges(starts[none], lengths)
-        draws = slots[steps.send(places, slots.device)].cpu().numpy()
+        draws = slots[layouts.send(places, slots.device)].cpu().numpy()
         least = np.minimum.reduceat(draws, flat_starts(lengths))
         row = np.repeat(np.arange(len(none)), lengths)
         found = np.flatnonzero((draws == least[row]) & (draws < _NEVER))
         found = found[np.diff(row[found], prepend=-1) > 0]  # one of those that are equal
         fates = torch.rand(len(found), generator=generator).clamp_(max=_LARGEST) * self.probability
-        slots[steps.send(places[found], slots.device)] = fates.to(slots.device, non_blocking=True)
+        slots[layouts.send(places[found], slots.device)] = fates.to(slots.device, non_blocking=True)
 
     def _mask(self, ids: Tensor, draw: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Return ids, some of them masked, and labels; one draw says whether a token is chosen and what becomes of it."""
