@@ -22,8 +22,9 @@ from seqstream.batches.masking import MaskTokens
 from seqstream.batches.restore_order import restore_order
 from seqstream.batches.varlen import Varlen
 from seqstream.fitting import fit_max_tokens
-from seqstream.iterable import iterable
-from seqstream.loader import Loader
+from seqstream.loading.iterable import iterable
+from seqstream.loading.loader import Loader
+from seqstream.loading.stats import Stats
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
@@ -37,7 +38,6 @@ from seqstream.sources.text import TextFiles
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.map_filter_records import FilterRecords, MapRecords
-from seqstream.stats import Stats
 from seqstream.tokenizing.stage import Tokenize
 
 __all__ = [

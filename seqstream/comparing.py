@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from seqstream.batches.batch import Batch
-from seqstream.loader import Loader
+from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack

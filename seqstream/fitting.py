@@ -17,8 +17,8 @@ from typing import TypeVar
 import torch
 
 from seqstream.batches.batch import Batch
-from seqstream.composing import longest_row
-from seqstream.loader import Loader
+from seqstream.loading.arguments import longest_row
+from seqstream.loading.loader import Loader
 from seqstream.planning.batch_spec import check_positive
 from seqstream.planning.bucket import Bucket
 from seqstream.tokenizing.stage import Tokenize

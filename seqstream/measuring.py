@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seqstream.loader import Loader
+from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.records import ROW_ID, Json, located, split_row_id

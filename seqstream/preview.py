@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer
 
 from seqstream.batches.batch import Batch
-from seqstream.loader import Loader
+from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.sources.files.listing import spread
 from seqstream.sources.source import Source

@@ -36,7 +36,7 @@ from seqstream.comparing import (
     rows_of,
     through_json,
 )
-from seqstream.loader import Loader
+from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.rank_threads import run_ranks
 from seqstream.records import ROW_ID

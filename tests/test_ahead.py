@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from seqstream.ahead import Ahead, Switch, SwitchedOffError
+from seqstream.loading.prefetch import Ahead, Switch, SwitchedOffError
 
 NAME = "seqstream-test"
 

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.epochs import _say_once_of_one_shard
+from seqstream.loading.epochs import _say_once_of_one_shard
 from tests.own_source import JsonArrays, write_arrays
 
 SPECS = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.state import Position, check_form, check_same, compact, differences, own_copy, write
+from seqstream.loading.state import Position, check_form, check_same, compact, differences, own_copy, write
 from seqstream.windows.block_reader import OpenShard, Place
 from seqstream.windows.settings import WindowStart
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
@@ -22,7 +23,6 @@ from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
 from seqstream.stages.running import OpenStage, run_stages
-from seqstream.state import Position
 from seqstream.windows.block_buffer import Buffer
 from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
 from seqstream.windows.building import read_windows

@@ -16,7 +16,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import ranges
 from seqstream.comparing import rows_of
-from seqstream.composing import open_stages
+from seqstream.loading.arguments import open_stages
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import Runs, sorted_order
 from seqstream.planning.rank_shares import cut_steps

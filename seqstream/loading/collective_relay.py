@@ -7,9 +7,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
-from seqstream.ahead import Switch, SwitchedOffError
 from seqstream.arrays import Index
 from seqstream.distributed.collectives import Bytes, Ranks
+from seqstream.loading.prefetch import Switch, SwitchedOffError
 
 Item = TypeVar("Item")
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 
 from seqstream.arrow import from_buffer, to_buffer
-from seqstream.composing import DataStage, open_stages
+from seqstream.loading.arguments import DataStage, open_stages
 from seqstream.records import Counts
 from seqstream.stages.row_labels import RowLabels
 from seqstream.stages.running import OpenStage, run_stages

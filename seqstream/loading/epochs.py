@@ -17,13 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import join_tables, to_arrow
-from seqstream.class_mixing import ClassWatch
-from seqstream.composing import DataStage, longest_row, open_stages
 from seqstream.distributed.agreement import Common
 from seqstream.distributed.digests import describe_function
 from seqstream.distributed.handshake import Header, agree, reported
-from seqstream.estimating import estimate_steps, sample_records
-from seqstream.first_look import look_at
+from seqstream.loading.arguments import DataStage, longest_row, open_stages
+from seqstream.loading.class_mixing import ClassWatch
+from seqstream.loading.estimates import estimate_steps, sample_records
+from seqstream.loading.first_window_warnings import look_at
+from seqstream.loading.state import Position
+from seqstream.loading.worker_process import LoaderStages
+from seqstream.loading.workers import WorkerOptions, Workers
 from seqstream.planning.batch_spec import ID_BYTES, BatchSpec
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.in_order import InOrder
@@ -36,7 +39,6 @@ from seqstream.sources.source import Source
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.row_labels import WITHOUT_LABELS, LabelRule, RowLabels
 from seqstream.stages.running import OpenStage, run_stages
-from seqstream.state import Position
 from seqstream.tokenizing.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_buffer import Guard
@@ -48,8 +50,6 @@ from seqstream.windows.processing import Process, run_here
 from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
 from seqstream.windows.window import Window
 from seqstream.windows.worst_case import repeat_record
-from seqstream.worker_process import LoaderStages
-from seqstream.workers import WorkerOptions, Workers
 
 _NO_RECORDS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 _FIRST_STEPS = 2

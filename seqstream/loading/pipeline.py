@@ -11,21 +11,21 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from seqstream.ahead import Ahead, Switch
 from seqstream.batches.batch import OWN_NAMES, Batch
 from seqstream.batches.collate import collate
 from seqstream.batches.collate_packed import collate_packed
 from seqstream.batches.padding import Padding
-from seqstream.device import Transfer
 from seqstream.distributed.collectives import Ranks
-from seqstream.epochs import Epochs
-from seqstream.ferry import Ferry
+from seqstream.loading.collective_relay import Ferry
+from seqstream.loading.device import Transfer
+from seqstream.loading.epochs import Epochs
+from seqstream.loading.prefetch import Ahead, Switch
+from seqstream.loading.state import Position, own_copy
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
 from seqstream.stages.row_labels import LabelRule
-from seqstream.state import Position, own_copy
 from seqstream.windows.block_reader import Place
 from seqstream.windows.settings import Sharing, WindowStart
 from seqstream.windows.window import Window

@@ -29,10 +29,7 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.arrow import to_buffer
-from seqstream.records import Counts, located
-from seqstream.windows.block_buffer import Entry, Guard
-from seqstream.windows.processing import Process, row_ids_of, tables_of
-from seqstream.worker_process import (
+from seqstream.loading.worker_process import (
     NEEDS_STAGES,
     Answer,
     BlockTask,
@@ -43,6 +40,9 @@ from seqstream.worker_process import (
     start_worker,
     unpack,
 )
+from seqstream.records import Counts, located
+from seqstream.windows.block_buffer import Entry, Guard
+from seqstream.windows.processing import Process, row_ids_of, tables_of
 
 _AHEAD = 4
 """How many blocks each worker has, in work and waiting: where one takes long, the others need not wait for its turn."""

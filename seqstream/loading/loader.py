@@ -15,24 +15,24 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from seqstream.ahead import Switch, SwitchedOffError
 from seqstream.batches.batch import Batch
 from seqstream.batches.padding import Padding
-from seqstream.composing import DataStage, find_padding_side, pad_tokens, parse_stages
-from seqstream.device import Transfer
 from seqstream.distributed.collectives import Gather, Ranks, check_ranks, count_ranks, find_ranks
-from seqstream.epochs import Epochs
+from seqstream.loading.arguments import DataStage, find_padding_side, pad_tokens, parse_stages
+from seqstream.loading.device import Transfer
+from seqstream.loading.epochs import Epochs
+from seqstream.loading.pipeline import Made, Pipeline
+from seqstream.loading.prefetch import Switch, SwitchedOffError
+from seqstream.loading.state import Position, check_form, check_same, write
+from seqstream.loading.stats import Stats
+from seqstream.loading.workers import WorkerOptions
 from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
-from seqstream.pipeline import Made, Pipeline
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import UNEVEN, Uneven
 from seqstream.records import Json
 from seqstream.sources.source import Source
 from seqstream.stages.row_labels import LabelRule
-from seqstream.state import Position, check_form, check_same, write
-from seqstream.stats import Stats
 from seqstream.windows.settings import WindowStart
-from seqstream.workers import WorkerOptions
 
 _Answer = TypeVar("_Answer")
 

@@ -1,0 +1,1 @@
+"""The moving part: a loader, its threads, its workers and its state."""
