@@ -21,7 +21,6 @@ from seqstream.batches.labels import CausalLabels, TeacherForcing
 from seqstream.batches.masking import MaskTokens
 from seqstream.batches.restore_order import restore_order
 from seqstream.batches.varlen import Varlen
-from seqstream.fitting import fit_max_tokens
 from seqstream.loading.iterable import iterable
 from seqstream.loading.loader import Loader
 from seqstream.loading.stats import Stats
@@ -39,6 +38,7 @@ from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.map_filter_records import FilterRecords, MapRecords
 from seqstream.tokenizing.stage import Tokenize
+from seqstream.tuning.max_tokens import fit_max_tokens
 
 __all__ = [
     "Batch",

@@ -1,4 +1,4 @@
-"""The command line: options in, data from `seqstream.report` out, as tables or JSON."""
+"""The command line: options in, data from `seqstream.tuning.report` out, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from seqstream import printing
 from seqstream.planning.bucket import Bucket
-from seqstream.preview import take_previews
-from seqstream.report import OnProgress, make_report
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles
 from seqstream.tokenizing.stage import Tokenize
+from seqstream.tuning import printing
+from seqstream.tuning.preview import take_previews
+from seqstream.tuning.report import OnProgress, make_report
 
 _EXPECTED_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 """What bad input raises; anything else is a bug and keeps its traceback."""

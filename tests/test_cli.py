@@ -312,6 +312,6 @@ def test_interrupt(texts: list[str], bpe_file: Path, tmp_path: Path) -> None:
 
 def test_library_does_not_import_the_command_line() -> None:
     """``import seqstream`` imports neither typer nor rich."""
-    code = "import sys, seqstream; print(sorted({'rich', 'typer', 'seqstream.report'} & set(sys.modules)))"
+    code = "import sys, seqstream; print(sorted({'rich', 'typer', 'seqstream.tuning.report'} & set(sys.modules)))"
     found: Any = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert found.stdout == "[]\n"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seqstream as ss
-from seqstream.fitting import Memory, Probe, fit_max_tokens, fit_memory, next_budget
+from seqstream.tuning.max_tokens import Memory, Probe, fit_max_tokens, fit_memory, next_budget
 
 few = settings(max_examples=200, deadline=None)
 MAX_PROBES = 10

@@ -15,18 +15,9 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.measuring import EPOCH, Survey, measure_speed, take_sample, take_survey
-from seqstream.report import (
-    Bin,
-    Setting,
-    compare,
-    cut_windows,
-    describe,
-    make_report,
-    plan_epoch,
-    recommend,
-)
-from seqstream.snippets import as_glob, write_call
+from seqstream.tuning.loader_code import as_glob, write_call
+from seqstream.tuning.report import Bin, Setting, compare, cut_windows, describe, make_report, plan_epoch, recommend
+from seqstream.tuning.survey import EPOCH, Survey, measure_speed, take_sample, take_survey
 
 many_lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
 

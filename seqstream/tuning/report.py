@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Lengths
-from seqstream.measuring import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.planning.batch_spec import ID_BYTES, WindowSize
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.records import Json
-from seqstream.snippets import write_loader
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
+from seqstream.tuning.loader_code import write_loader
+from seqstream.tuning.survey import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
 from seqstream.windows.collecting import LAST
 from seqstream.windows.settings import MAX_BYTES
 

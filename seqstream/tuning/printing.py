@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from seqstream.planning.bucket import Bucket
-from seqstream.preview import Preview
-from seqstream.report import Bin, Distribution, Report, Setting
+from seqstream.tuning.preview import Preview
+from seqstream.tuning.report import Bin, Distribution, Report, Setting
 
 _MAX_BAR = 20
 _LABELS_WIDTH = 40
