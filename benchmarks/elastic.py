@@ -22,9 +22,9 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import tokenise
 from seqstream.loading.state import Position
-from seqstream.rank_threads import Options, run_ranks
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
+from seqstream.testing.rank_threads import Options, run_ranks
 from seqstream.windows.block_reader import read_blocks
 
 MAX_TOKENS = 16_384

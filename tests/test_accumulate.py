@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.comparing import through_json
 from seqstream.planning.batch_spec import BatchSpec
+from seqstream.testing.expectations import through_json
 from tests.own_source import JsonArrays, write_arrays
 
 SPECS: dict[str, BatchSpec] = {

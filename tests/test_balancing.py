@@ -17,7 +17,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.distributed.collectives import Alone, ByHand
 from seqstream.planning.length_counts import Runs
-from seqstream.rank_threads import Options, run_ranks, try_ranks
+from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from seqstream.windows.class_balance import length_edges, number_classes
 
 SOURCES = ["books", "chats", "code", "mail"]

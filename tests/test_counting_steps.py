@@ -14,7 +14,7 @@ import pytest
 
 import seqstream as ss
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.rank_threads import Options, run_ranks
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks import corpora
 
 SPECS: dict[str, BatchSpec] = {

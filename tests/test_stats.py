@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import seqstream as ss
-from seqstream.comparing import through_json
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.rank_threads import Options, run_ranks
+from seqstream.testing.expectations import through_json
+from seqstream.testing.rank_threads import Options, run_ranks
 
 ROWS = [[1] * (1 + number % 13) for number in range(200)]
 

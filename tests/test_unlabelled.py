@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream.planning.in_order import InOrder
-from seqstream.rank_threads import Options, run_ranks
 from seqstream.stages.row_labels import RowLabels
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.staged import transformers_of
 
 CHATML = (

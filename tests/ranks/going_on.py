@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import seqstream as ss
-from seqstream.rank_threads import Options, run_ranks
-from seqstream.testing_ranks import State, Taken, take
+from seqstream.testing.rank_laws import State, Taken, take
+from seqstream.testing.rank_threads import Options, run_ranks
 
 Make = Callable[..., ss.Loader]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import seqstream as ss
-from seqstream.comparing import MakeLoader
-from seqstream.testing_ranks import State, Taken, take
+from seqstream.testing.expectations import MakeLoader
+from seqstream.testing.rank_laws import State, Taken, take
 from tests.ranks.corpora import SPECS, generator, make_loader, make_pairs, some_texts
 
 Make = Callable[..., ss.Loader]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import seqstream as ss
-from seqstream.rank_threads import Options, run_ranks, try_ranks
+from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from tests.ranks.corpora import letters
 from tests.ranks.processes import Pool
 

@@ -13,7 +13,7 @@ import pytest
 from seqstream.arrow import join_tables
 from seqstream.distributed.collectives import Alone, ByHand
 from seqstream.distributed.transport import carry_numbers, carry_rows
-from seqstream.rank_threads import Options, run_ranks
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks import processes
 from tests.ranks.processes import Pool
 

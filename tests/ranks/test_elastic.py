@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.comparing import expect_same, rows_of, through_json
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.rank_threads import Options, run_ranks
-from seqstream.testing_ranks import State, Taken, check_steps, take
+from seqstream.testing.expectations import expect_same, rows_of, through_json
+from seqstream.testing.rank_laws import State, Taken, check_steps, take
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks import corpora, jobs
 from tests.ranks.corpora import PAIRS, SPECS, make_ids, make_loader, make_pairs, some_texts
 from tests.ranks.going_on import Make, go_on

@@ -17,8 +17,8 @@ import pytest
 import torch.distributed as dist
 
 import seqstream as ss
-from seqstream.comparing import rows_of
-from seqstream.rank_threads import Options, run_ranks, try_ranks
+from seqstream.testing.expectations import rows_of
+from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from tests.ranks import corpora
 from tests.ranks.corpora import SPECS, letters, make_ids, make_loader, some_texts
 from tests.ranks.processes import LostError, Pool

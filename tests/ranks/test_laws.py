@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import ranges
-from seqstream.comparing import rows_of
 from seqstream.loading.arguments import open_stages
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import Runs, sorted_order
 from seqstream.planning.rank_shares import cut_steps
-from seqstream.rank_threads import Options, run_ranks
 from seqstream.shuffling import EvenOrder
 from seqstream.stages.row_labels import LabelRule, RowLabels
-from seqstream.testing_ranks import Taken, check_steps, expect_all_rows, take
+from seqstream.testing.expectations import rows_of
+from seqstream.testing.rank_laws import Taken, check_steps, expect_all_rows, take
+from seqstream.testing.rank_threads import Options, run_ranks
 from seqstream.windows.block_reader import Place, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here

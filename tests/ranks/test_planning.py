@@ -23,7 +23,7 @@ from seqstream.planning.length_counts import Runs, sorted_order
 from seqstream.planning.plan import MADE_UP
 from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
 from seqstream.planning.tie_order import Mixed
-from seqstream.rank_threads import Options, run_ranks
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks.test_laws import any_spec
 
 quick = settings(max_examples=60, deadline=None)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.comparing import rows_of, through_json
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.rank_threads import Options, run_ranks
-from seqstream.testing_ranks import State, check_steps, take
+from seqstream.testing.expectations import rows_of, through_json
+from seqstream.testing.rank_laws import State, check_steps, take
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks import corpora
 from tests.ranks.corpora import PAIRS, make_ids, make_loader, make_pairs, some_texts
 from tests.ranks.going_on import go_on

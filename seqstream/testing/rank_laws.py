@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from seqstream.batches.batch import Batch
-from seqstream.comparing import MakeLoader, Row, expect, expect_in_budget, expect_same, rows_of, through_json
 from seqstream.loading.loader import Loader
 from seqstream.loading.stats import Stats
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
-from seqstream.rank_threads import Options, run_ranks
 from seqstream.records import Json
+from seqstream.testing.expectations import MakeLoader, Row, expect, expect_in_budget, expect_same, rows_of, through_json
+from seqstream.testing.rank_threads import Options, run_ranks
 from seqstream.windows.block_reader import Place, read_blocks
 
 State: TypeAlias = "dict[str, Json]"

@@ -1,19 +1,4 @@
-"""The laws of a loader as checks, for our tests and for sources and stages of your own.
-
-Each takes a function that makes a loader anew, as a new process would: ``make(**options)`` passes options on to `Loader`. A
-check raises `AssertionError` that says what was expected and where it failed.
-
-    from seqstream import testing
-
-    def make(**options):
-        return ss.Loader(MySource(...), ss.Tokenize(...), ss.Bucket(4096, window_batches=4), **options)
-
-    testing.check_loader(make)
-    testing.check_ranks(make, world_size=4)
-    testing.check_elastic(make, world_sizes=(1, 2, 4, 3))
-
-The ranks of the last two are threads of this process.
-"""
+"""The laws of a loader as checks: every record once, the budget, the same stream, resuming, refusing, fair samples."""
 
 from __future__ import annotations
 
@@ -25,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.batches.batch import Batch
-from seqstream.comparing import (
+from seqstream.loading.loader import Loader
+from seqstream.planning.bucket import Bucket
+from seqstream.records import ROW_ID
+from seqstream.sources.random_order import in_random_order
+from seqstream.sources.source import Source
+from seqstream.testing.expectations import (
     MakeLoader,
-    Row,
     expect,
     expect_event,
     expect_in_budget,
@@ -36,33 +25,7 @@ from seqstream.comparing import (
     rows_of,
     through_json,
 )
-from seqstream.loading.loader import Loader
-from seqstream.planning.bucket import Bucket
-from seqstream.rank_threads import run_ranks
-from seqstream.records import ROW_ID
-from seqstream.sources.random_order import in_random_order
-from seqstream.sources.source import Source
-from seqstream.testing_ranks import check_elastic, check_ranks, check_resume_on_ranks
 from seqstream.windows.block_reader import Place, read_blocks
-
-__all__ = [
-    "MakeLoader",
-    "Row",
-    "check_budget",
-    "check_elastic",
-    "check_every_record_once",
-    "check_fair_sample",
-    "check_loader",
-    "check_ranks",
-    "check_refusal",
-    "check_resume",
-    "check_resume_on_ranks",
-    "check_same_stream",
-    "check_source",
-    "rows_of",
-    "run_ranks",
-]
-
 
 RUN = 16
 FAIR_SHARE = 0.4

@@ -1,0 +1,48 @@
+"""The laws of a loader as checks, for our tests and for sources and stages of your own.
+
+Each takes a function that makes a loader anew, as a new process would: ``make(**options)`` passes options on to `Loader`. A
+check raises `AssertionError` that says what was expected and where it failed.
+
+    from seqstream import testing
+
+    def make(**options):
+        return ss.Loader(MySource(...), ss.Tokenize(...), ss.Bucket(4096, window_batches=4), **options)
+
+    testing.check_loader(make)
+    testing.check_ranks(make, world_size=4)
+    testing.check_elastic(make, world_sizes=(1, 2, 4, 3))
+
+The ranks of the last two are threads of this process.
+"""
+
+from seqstream.testing.expectations import MakeLoader, Row, rows_of
+from seqstream.testing.laws import (
+    check_budget,
+    check_every_record_once,
+    check_fair_sample,
+    check_loader,
+    check_refusal,
+    check_resume,
+    check_same_stream,
+    check_source,
+)
+from seqstream.testing.rank_laws import check_elastic, check_ranks, check_resume_on_ranks
+from seqstream.testing.rank_threads import run_ranks
+
+__all__ = [
+    "MakeLoader",
+    "Row",
+    "check_budget",
+    "check_elastic",
+    "check_every_record_once",
+    "check_fair_sample",
+    "check_loader",
+    "check_ranks",
+    "check_refusal",
+    "check_resume",
+    "check_resume_on_ranks",
+    "check_same_stream",
+    "check_source",
+    "rows_of",
+    "run_ranks",
+]
