@@ -25,11 +25,11 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
 from seqstream.batches.padding import Padding
 from seqstream.shuffling import EvenOrder
-from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.block_reader import Cursor, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.columns import Ragged
 from seqstream.windows.processing import run_here
-from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.window import Window
 
 BUDGETS = (4_096, 16_384)
@@ -97,6 +97,6 @@ def tensors_of(window: Window) -> list[torch.Tensor]:
 def largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
     """Return the window of most batches, of those that the first epoch has."""
     source = ss.TextFiles(str(text))
-    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Place())
-    recipe = Recipe(run_here((proven.open(),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
+    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Cursor())
+    recipe = WindowSettings(run_here((proven.open(),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
     return max(read_windows(blocks, WindowStart(), recipe), key=lambda window: len(window.plan))

@@ -34,8 +34,8 @@ from seqstream.arrays import Index, Lengths
 from seqstream.planning.batch_spec import WINDOW_BATCHES
 from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.equal_cost import Costs, deal_equally, row_costs
-from seqstream.planning.length_counts import Runs
-from seqstream.planning.pack import PackedGrouping
+from seqstream.planning.length_counts import LengthCounts
+from seqstream.planning.pack import PackedGlobalPlan
 from seqstream.planning.rank_shares import Steps, cut_steps, deal
 from seqstream.shuffling import shuffled
 
@@ -72,7 +72,7 @@ class Window:
     spec: ss.Pack
     world_size: int
     num_sequences: int
-    grouping: PackedGrouping
+    grouping: PackedGlobalPlan
 
     @classmethod
     def of(cls, lengths: Lengths, spec: ss.Pack, world_size: int, max_sequences: int) -> Window:
@@ -81,8 +81,8 @@ class Window:
         of_step = world_size * spec.num_slots / lengths.mean()
         steps = min(spec.window_batches or WINDOW_BATCHES, max(FEWEST_STEPS, max_sequences / of_step))
         drawn = np.random.default_rng(0).choice(lengths, int(steps * of_step))
-        num = spec.num_planned(len(drawn), lambda num: Runs.of(drawn[:num]), last=False, multiple=world_size)
-        return cls(spec, world_size, num, spec.arrange(Runs.of(drawn[:num]), key=KEY, world_size=world_size))
+        num = spec.num_planned(len(drawn), lambda num: LengthCounts.of(drawn[:num]), last=False, multiple=world_size)
+        return cls(spec, world_size, num, spec.arrange(LengthCounts.of(drawn[:num]), key=KEY, world_size=world_size))
 
     @functools.cached_property
     def tokens(self) -> Index:

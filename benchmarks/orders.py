@@ -15,7 +15,7 @@ import numpy.typing as npt
 import seqstream as ss
 from seqstream.planning.batch_spec import turns_of
 from seqstream.planning.bucket_cuts import plan_batches
-from seqstream.planning.length_counts import Runs, sorted_order
+from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.tie_order import longest_first
 from seqstream.shuffling import EvenOrder
 
@@ -96,7 +96,7 @@ def arranged(
     found: list[Rows] = []
     for number, window in enumerate(windows):
         keys = spec.sort_keys(lengths[window])
-        grouping = spec.arrange(Runs.of(keys), key=(seed, number), world_size=world_size, accumulate=accumulate)
+        grouping = spec.arrange(LengthCounts.of(keys), key=(seed, number), world_size=world_size, accumulate=accumulate)
         order = window[sorted_order(keys)[grouping.wanted(np.arange(len(window)))]]
         groups = np.split(order, grouping.cuts[1:-1])
         found += steps_of([groups[turn] for turn in grouping.turns], grouping.step_groups)

@@ -38,10 +38,10 @@ from benchmarks.records import Record, Target
 from benchmarks.settings import Settings
 from benchmarks.simulated import Blocks, Noting, Served, Simulated, Swapped, World, alone, straggler, synchronised, tokenise
 from seqstream.arrow import join_tables
-from seqstream.distributed.exchange import deal_rows
-from seqstream.distributed.transport import carry_numbers, carry_rows, kind_of
+from seqstream.distributed.exchange import exchange_rows
+from seqstream.distributed.transport import kind_of, send_array, send_rows
 from seqstream.planning.rank_shares import deal
-from seqstream.windows.block_buffer import Buffer, share_out
+from seqstream.windows.block_buffer import BlockBuffer, share_out
 
 MAX_TOKENS = 16_384
 WORLD_SIZES = (8, 64, 512)
@@ -171,7 +171,7 @@ def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
     read = [world.blocks.read[number] for number in world.numbers[rank]]
     tokenised = timed("tokenising a rank's part", lambda: tokenise(read, world.blocks.stage))
     planning = timed("planning", lambda: world.plan(lengths, ranks))
-    exchange = timed("exchange, without the wire", lambda: deal_rows(table, *planned, ranks))
+    exchange = timed("exchange, without the wire", lambda: exchange_rows(table, *planned, ranks))
     both = record("planning and exchange", planning.value + exchange.value, "ms")
     is_aimed = world.size == COST_SIZE
     yield tokenised
@@ -183,7 +183,7 @@ def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
     yield from _wire_records(record, ranks)
     with _Peak() as peak:
         ranks.before_call = peak.end_phase
-        deal_rows(table, *world.plan(lengths, ranks), ranks)
+        exchange_rows(table, *world.plan(lengths, ranks), ranks)
     yield record("memory of planning and exchange", peak.num_bytes / _MEGABYTE, "MB", MEMORY_TARGET if is_aimed else None)
 
 
@@ -197,7 +197,7 @@ def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated)
 
 def _look(world: World) -> None:
     """Go through all blocks of a window, as every rank must, without reading any."""
-    buffer = Buffer(world.ahead(), lambda: None, world.size)
+    buffer = BlockBuffer(world.ahead(), lambda: None, world.size)
     share_out(buffer.take(buffer.fill(world.num_blocks)), world.size // 2, world.size)
 
 
@@ -212,8 +212,8 @@ def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
     senders = np.random.default_rng(world.seed).integers(0, ranks.world_size, len(wanted))
     order = np.argsort(senders, kind="stable")
     sizes, noting = np.bincount(senders, minlength=ranks.world_size), Noting()
-    carry_rows(table, rows[order], sizes, noting)
-    carry_numbers(wanted[order], sizes, noting)
+    send_rows(table, rows[order], sizes, noting)
+    send_array(wanted[order], sizes, noting)
     return noting.sent
 
 

@@ -33,7 +33,7 @@ from benchmarks.settings import Settings
 from seqstream.arrays import Lengths
 from seqstream.planning.shape_choice import Histogram, choose_lengths
 from seqstream.shuffling import EvenOrder
-from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.block_reader import Cursor, read_blocks
 
 NUM_SHAPES = 8
 MAX_TOKENS = 4_096
@@ -127,7 +127,7 @@ def _stream_lengths(proven: Proven, text: Path) -> Lengths:
     source = ss.TextFiles(str(text))
     stage = proven.open()
     tables = (
-        stage([block.table])[0][0] for block in read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Place())
+        stage([block.table])[0][0] for block in read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Cursor())
     )
     columns = (table["input_ids"].combine_chunks() for table in tables)
     return np.concatenate([np.diff(column.offsets.to_numpy()).astype(np.int64) for column in columns])

@@ -19,16 +19,16 @@ import seqstream as ss
 from benchmarks.proven import Proven
 from seqstream.arrays import Index, Lengths
 from seqstream.arrow import to_numpy
-from seqstream.distributed.collectives import Alone, Bytes
-from seqstream.distributed.global_order import Census, encode_counts, take_census
-from seqstream.planning.global_plan import Grouping
-from seqstream.planning.length_counts import Runs
+from seqstream.distributed.collectives import Bytes, SingleProcess
+from seqstream.distributed.global_order import GlobalOrder, encode_counts, gather_lengths
+from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import Steps, cut_steps, deal
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import BLOCK_BYTES, Block
 from seqstream.stages.running import OpenStage, run_stages
-from seqstream.windows.block_reader import Ahead, Place, look_ahead, read_blocks
+from seqstream.windows.block_reader import Cursor, UpcomingBlocks, look_ahead, read_blocks
 from seqstream.windows.processing import GROUP_BYTES
 
 EPOCH = 1
@@ -56,7 +56,7 @@ class Blocks:
         """Read and tokenise a corpus, in blocks as large as those of one that many ranks share."""
         source = ss.TextFiles(str(text), block_bytes=block_bytes)
         stage = proven.open()
-        read = [block.table for block in read_blocks(source, range(source.num_shards), Place())]
+        read = [block.table for block in read_blocks(source, range(source.num_shards), Cursor())]
         return cls(source, stage, read, [run_stages([table], (stage,))[0][0] for table in read])
 
     @functools.cached_property
@@ -131,9 +131,9 @@ class World:
     def order(self) -> EvenOrder:
         return EvenOrder(self.num_blocks, self.seed, EPOCH, "shards")
 
-    def ahead(self) -> Iterator[Ahead]:
+    def ahead(self) -> Iterator[UpcomingBlocks]:
         """Yield the blocks of the window as a loader meets them."""
-        return look_ahead(Long(self.blocks.source, self.num_blocks), self.order, Place())
+        return look_ahead(Long(self.blocks.source, self.num_blocks), self.order, Cursor())
 
     @functools.cached_property
     def numbers(self) -> list[Index]:
@@ -142,11 +142,11 @@ class World:
         owners = np.arange(len(numbers)) * self.size // len(numbers)
         return np.split(numbers, np.searchsorted(owners, np.arange(1, self.size)))
 
-    def runs_of(self, rank: int) -> Runs:
+    def runs_of(self, rank: int) -> LengthCounts:
         """Count the rows of a rank by length."""
         counts = np.bincount(self.numbers[rank], minlength=len(self.blocks.read)) @ self.blocks.counts
         lengths = np.flatnonzero(counts)[::-1]
-        return Runs(lengths, counts[lengths])
+        return LengthCounts(lengths, counts[lengths])
 
     @functools.cached_property
     def told(self) -> list[bytes]:
@@ -157,9 +157,9 @@ class World:
         """Return the lengths of a rank's rows, in the order of the data."""
         return np.concatenate([self.blocks.lengths[number] for number in self.numbers[rank]])
 
-    def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[Census, Grouping, Steps]:
+    def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[GlobalOrder, GlobalPlan, Steps]:
         """Plan the window as a rank does that has rows of these lengths."""
-        census = take_census([lengths], range(self.size), ranks)
+        census = gather_lengths([lengths], range(self.size), ranks)
         grouping = self.spec.arrange(census.runs, key=self.key, world_size=self.size)
         return census, grouping, cut_steps(grouping, 0, self.size)
 
@@ -205,7 +205,7 @@ class Simulated:
         return came.copy(), sizes
 
 
-class Noting(Alone):
+class Noting(SingleProcess):
     """Notes what it is given to send."""
 
     def __init__(self) -> None:
@@ -265,7 +265,7 @@ def _served(batches: Sequence[Index]) -> Served:
     return Served(longest, rows)
 
 
-def _length_of(runs: Runs, numbers: Index) -> Lengths:
+def _length_of(runs: LengthCounts, numbers: Index) -> Lengths:
     return runs.lengths[np.searchsorted(runs.starts, numbers, side="right") - 1]
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.sources.source import Source
 
 
@@ -54,4 +54,4 @@ class Shards(Source):
 def num_planned(spec: BatchSpec, lengths: Lengths, *, last: bool, world_size: int = 1) -> int:
     """Return how many rows of these lengths a spec plans now."""
     keys = spec.sort_keys(lengths)
-    return spec.num_planned(len(keys), lambda num: Runs.of(keys[:num]), last=last, multiple=world_size)
+    return spec.num_planned(len(keys), lambda num: LengthCounts.of(keys[:num]), last=last, multiple=world_size)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from seqstream.loading.prefetch import Ahead, Switch, SwitchedOffError
+from seqstream.loading.prefetch import Prefetcher, StoppedError, StopSignal
 
 NAME = "seqstream-test"
 
@@ -38,19 +38,19 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def switch() -> Iterator[Switch]:
+def switch() -> Iterator[StopSignal]:
     """A switch that is turned off in the end."""
-    switch = Switch()
+    switch = StopSignal()
     yield switch
     switch.turn_off()
 
 
-def ahead(items: Iterator[object], depth: int, switch: Switch) -> Ahead[object]:
-    return Ahead(items, depth, switch, NAME)
+def ahead(items: Iterator[object], depth: int, switch: StopSignal) -> Prefetcher[object]:
+    return Prefetcher(items, depth, switch, NAME)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 7])
-def test_items_come_in_their_order(switch: Switch, depth: int) -> None:
+def test_items_come_in_their_order(switch: StopSignal, depth: int) -> None:
     """All of them, once, ``None`` and falsehoods included; then the end, as often as asked."""
     items: list[object] = [*range(200), None, 0, False]
     made = ahead(iter(items), depth, switch)
@@ -61,14 +61,14 @@ def test_items_come_in_their_order(switch: Switch, depth: int) -> None:
         next(made)
 
 
-def test_a_thread_ends_with_its_items(switch: Switch) -> None:
+def test_a_thread_ends_with_its_items(switch: StopSignal) -> None:
     """There is nothing to stop after the last."""
     assert list(ahead(iter([1, 2]), 3, switch)) == [1, 2]
     wait_until(lambda: num_threads() == 0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_no_more_is_made_than_the_depth(switch: Switch, depth: int) -> None:
+def test_no_more_is_made_than_the_depth(switch: StopSignal, depth: int) -> None:
     """Ready or under way, there are never more items than the depth, and no fewer either."""
     begun = 0
 
@@ -86,7 +86,7 @@ def test_no_more_is_made_than_the_depth(switch: Switch, depth: int) -> None:
         assert next(made) == taken + 1
 
 
-def test_items_are_made_while_the_consumer_is_busy(switch: Switch) -> None:
+def test_items_are_made_while_the_consumer_is_busy(switch: StopSignal) -> None:
     """Making and consuming overlap."""
 
     def items() -> Iterator[int]:
@@ -110,7 +110,7 @@ def failing() -> Iterator[int]:
     raise BrokenError("by hand")
 
 
-def test_an_error_is_raised_at_its_item(switch: Switch) -> None:
+def test_an_error_is_raised_at_its_item(switch: StopSignal) -> None:
     """Those before it come first; it is the very error, with the traceback of the thread; after it there is nothing."""
     made = ahead(failing(), 5, switch)
     wait_until(lambda: num_threads() == 0)
@@ -123,7 +123,7 @@ def test_an_error_is_raised_at_its_item(switch: Switch) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit])
-def test_whatever_is_raised_reaches_the_consumer(switch: Switch, error: type[BaseException]) -> None:
+def test_whatever_is_raised_reaches_the_consumer(switch: StopSignal, error: type[BaseException]) -> None:
     """No kind of error ends the thread in silence."""
 
     def items() -> Iterator[int]:
@@ -138,7 +138,7 @@ def test_whatever_is_raised_reaches_the_consumer(switch: Switch, error: type[Bas
 
 def test_closing_ends_a_producer_that_is_ahead() -> None:
     """It waits for room that nobody will make."""
-    switch = Switch()
+    switch = StopSignal()
     made = ahead(iter(range(100)), 2, switch)
     assert next(made) == 0
     begin = time.monotonic()
@@ -149,7 +149,7 @@ def test_closing_ends_a_producer_that_is_ahead() -> None:
 
 def test_closing_ends_a_consumer_that_waits() -> None:
     """A consumer in another thread that waits for an item hears that there will be none."""
-    switch = Switch()
+    switch = StopSignal()
     goes_on = threading.Event()
     heard: list[BaseException] = []
 
@@ -162,7 +162,7 @@ def test_closing_ends_a_consumer_that_waits() -> None:
     def consume() -> None:
         try:
             next(made)
-        except SwitchedOffError as error:
+        except StoppedError as error:
             heard.append(error)
 
     consumer = threading.Thread(target=consume, name=NAME)
@@ -171,13 +171,13 @@ def test_closing_ends_a_consumer_that_waits() -> None:
     stopper = threading.Thread(target=switch.turn_off, name=NAME)
     stopper.start()
     consumer.join(2)
-    assert [type(error) for error in heard] == [SwitchedOffError]
+    assert [type(error) for error in heard] == [StoppedError]
     goes_on.set()
     stopper.join(2)
     assert num_threads() == 0
 
 
-def test_a_chain_of_threads_ends_together(switch: Switch) -> None:
+def test_a_chain_of_threads_ends_together(switch: StopSignal) -> None:
     """One thread makes what another one works on: closing ends both, whichever waits for which."""
     first = ahead(iter(range(1000)), 1, switch)
     second = ahead((("x", item) for item in first), 2, switch)
@@ -187,7 +187,7 @@ def test_a_chain_of_threads_ends_together(switch: Switch) -> None:
     assert num_threads() == 0
 
 
-def test_an_error_passes_through_a_chain(switch: Switch) -> None:
+def test_an_error_passes_through_a_chain(switch: StopSignal) -> None:
     """It is raised at its item, two threads away."""
     first = ahead(failing(), 1, switch)
     second = ahead((("x", item) for item in first), 2, switch)
@@ -198,7 +198,7 @@ def test_an_error_passes_through_a_chain(switch: Switch) -> None:
 
 def test_what_is_off_stays_off() -> None:
     """Nothing starts any more, what checks is told, and turning off again is fine; items that were ready may still be taken."""
-    switch = Switch()
+    switch = StopSignal()
     made = ahead(iter([1, 2, 3]), 2, switch)
     wait_until(lambda: made._ready.qsize() == 2)
     switch.check()
@@ -207,7 +207,7 @@ def test_what_is_off_stays_off() -> None:
     assert [next(made), next(made)] == [1, 2]
     calls: list[Callable[[], object]] = [switch.check, lambda: next(made), lambda: ahead(iter([]), 1, switch)]
     for call in calls:
-        with pytest.raises(SwitchedOffError):
+        with pytest.raises(StoppedError):
             call()
 
 
@@ -215,7 +215,7 @@ class Owner:
     """Holds what is made ahead, as an iteration of a loader does."""
 
     def __init__(self, items: Iterator[object]) -> None:
-        switch = Switch()
+        switch = StopSignal()
         self.made = ahead(items, 2, switch)
         self.finalizer = weakref.finalize(self, switch.turn_off)
 
@@ -237,7 +237,7 @@ def test_garbage_collection_ends_threads() -> None:
 
 def test_garbage_may_be_collected_in_the_thread_itself() -> None:
     """A thread that turns its own switch off, while others of the switch run, neither hangs nor waits for itself."""
-    switch = Switch()
+    switch = StopSignal()
     other = ahead(iter(range(100)), 1, switch)
     seconds: list[float] = []
 
@@ -255,7 +255,7 @@ def test_garbage_may_be_collected_in_the_thread_itself() -> None:
     assert next(made) == 1
 
 
-def test_items_are_not_held_by_the_thread(switch: Switch) -> None:
+def test_items_are_not_held_by_the_thread(switch: StopSignal) -> None:
     """What was handed out is the consumer's alone, also while the thread makes the next."""
     goes_on = threading.Event()
 

@@ -15,8 +15,8 @@ import pytest
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.distributed.collectives import Alone, ByHand
-from seqstream.planning.length_counts import Runs
+from seqstream.distributed.collectives import CallbackCollectives, SingleProcess
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from seqstream.windows.class_balance import length_edges, number_classes
 
@@ -220,7 +220,11 @@ def told_by(tables: list[pa.Table], column: str = "label") -> list[tuple[list[in
     """Return what each rank, one for each table, finds of the classes of its rows."""
 
     def job(options: Options) -> tuple[list[int], int]:
-        ranks = Alone() if len(tables) == 1 else ByHand(options["rank"], options["world_size"], options["gather"])
+        ranks = (
+            SingleProcess()
+            if len(tables) == 1
+            else CallbackCollectives(options["rank"], options["world_size"], options["gather"])
+        )
         codes, num = number_classes(tables[options["rank"]], column, ranks)
         return codes.tolist(), num
 
@@ -267,10 +271,10 @@ def test_the_rarest_of_many_classes_are_one() -> None:
 
 def test_ranges_of_lengths_by_hand() -> None:
     """Of 64 rows with lengths 1 to 64 a range has two lengths, after the first; few lengths are ranges by themselves."""
-    assert length_edges(Runs.of(np.arange(1, 65))).tolist() == [*range(2, 64, 2)]
-    assert length_edges(Runs.of(np.array([5, 9, 5, 5, 7]))).tolist() == [5, 7]
-    assert length_edges(Runs.of(np.array([[5, 1], [3, 3], [3, 3]]))).tolist() == [6]
-    assert length_edges(Runs.of(np.array([], dtype=np.int64))).tolist() == []
+    assert length_edges(LengthCounts.of(np.arange(1, 65))).tolist() == [*range(2, 64, 2)]
+    assert length_edges(LengthCounts.of(np.array([5, 9, 5, 5, 7]))).tolist() == [5, 7]
+    assert length_edges(LengthCounts.of(np.array([[5, 1], [3, 3], [3, 3]]))).tolist() == [6]
+    assert length_edges(LengthCounts.of(np.array([], dtype=np.int64))).tolist() == []
 
 
 # --- What is refused ---

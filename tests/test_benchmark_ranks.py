@@ -11,7 +11,7 @@ import seqstream as ss
 from benchmarks import ranks
 from benchmarks.proven import prove
 from benchmarks.simulated import Blocks, Served, Simulated, World, alone, straggler, synchronised
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import deal
 
 SPEC = ss.Bucket(64, window_batches=32)
@@ -62,7 +62,7 @@ def test_a_world_divides_a_full_window(blocks: Blocks, size: int) -> None:
     assert drawn != sorted(drawn)
     assert {len(own) for own in world.numbers} <= {len(drawn) // size, len(drawn) // size + 1}
     for rank in (0, size - 1):
-        told, counted = world.runs_of(rank), Runs.of(world.lengths_of(rank))
+        told, counted = world.runs_of(rank), LengthCounts.of(world.lengths_of(rank))
         assert (told.lengths.tolist(), told.counts.tolist()) == (counted.lengths.tolist(), counted.counts.tolist())
     tokens = sum(world.runs_of(rank).num_tokens for rank in range(size))
     assert tokens / (64 * 32 * size) == pytest.approx(1, abs=0.3)

@@ -16,8 +16,8 @@ import seqstream as ss
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
-from seqstream.windows.block_buffer import Buffer, Entry, count_blocks, last_blocks, share_out
-from seqstream.windows.block_reader import Place, ReadBlock, Stretch, blocks_of, look_ahead, read_blocks
+from seqstream.windows.block_buffer import BlockBuffer, BufferedBlocks, count_blocks, last_blocks, share_out
+from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadBlocks, blocks_of, look_ahead, read_blocks
 from seqstream.windows.collecting import follow
 from seqstream.windows.settings import WindowStart
 
@@ -43,9 +43,9 @@ class Sized(ss.Source):
         return np.where(np.array(self.blocks)[shards] == 1, 10 + shards, -1)
 
 
-def entered(source: Sized) -> Buffer:
+def entered(source: Sized) -> BlockBuffer:
     """Return a buffer of all blocks of a source in order."""
-    return Buffer(look_ahead(source, range(source.num_shards), Place()), lambda: None, 2)
+    return BlockBuffer(look_ahead(source, range(source.num_shards), Cursor()), lambda: None, 2)
 
 
 SHARDS = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3]), min_size=1, max_size=40)
@@ -57,9 +57,9 @@ def test_ahead_is_what_is_read(shards: list[int], num_open: int, shuffle: bool) 
     """Stretches and blocks by turns are the blocks one by one; each says where it begins, and reading goes on there."""
     source = Sized(shards)
     order = EvenOrder(len(shards), 3) if shuffle else range(len(shards))
-    ahead = list(look_ahead(source, order, Place(), num_open))
+    ahead = list(look_ahead(source, order, Cursor(), num_open))
     blocks = list(blocks_of(ahead))
-    assert sum(len(each) if isinstance(each, Stretch) else 1 for each in ahead) == len(blocks) == sum(shards)
+    assert sum(len(each) if isinstance(each, UnreadBlocks) else 1 for each in ahead) == len(blocks) == sum(shards)
     assert all(block.after == after.before for block, after in itertools.pairwise(blocks))
     for at, block in enumerate(blocks):
         rest = [each.table.column("x").to_pylist() for each in read_blocks(source, order, block.before, num_open)]
@@ -83,7 +83,8 @@ def test_how_far_to_look(shards: list[int], num: int, max_bytes: int | None) -> 
     """As many blocks as are wanted, or as there are, or as keep within the bytes that a rank holds; but at least one."""
     source = Sized(shards)
     held = [
-        block.num_bytes / (1 if block.approx_bytes is None else 2) for block in read_blocks(source, range(len(shards)), Place())
+        block.num_bytes / (1 if block.approx_bytes is None else 2)
+        for block in read_blocks(source, range(len(shards)), Cursor())
     ]
     within = sum(1 for end in itertools.accumulate(held) if max_bytes is None or end <= max_bytes)
     assert entered(source).fill(num, max_bytes) == max(1, min(num, within))
@@ -97,7 +98,7 @@ def test_each_rank_has_its_part(shards: list[int], world_size: int, data: st.Dat
     buffer = entered(source)
     num = data.draw(st.integers(1, buffer.fill(99)))
     rank = data.draw(st.integers(0, world_size - 1))
-    blocks = list(read_blocks(source, range(len(shards)), Place()))[:num]
+    blocks = list(read_blocks(source, range(len(shards)), Cursor()))[:num]
     entries = share_out(buffer.take(num), rank, world_size)
     owners = [entry.owner for entry in entries for _ in range(len(entry))]
     assert owners == [at * world_size // num for at in range(num)]
@@ -118,7 +119,7 @@ def test_rows_left_over(rows: list[list[int]], data: st.DataObject) -> None:
     """The next window begins with the last blocks, as few as hold the rows left over, and skips their other rows."""
     firsts = np.cumsum([0, *map(len, rows)]).tolist()
     entries = [
-        Entry(Place(first), Place(first + len(each)), np.ones(len(each)), True, owner=0, num_rows=np.array(each))
+        BufferedBlocks(Cursor(first), Cursor(first + len(each)), np.ones(len(each)), True, owner=0, num_rows=np.array(each))
         for first, each in zip(firsts, rows, strict=False)
     ]
     flat = [row for each in rows for row in each]
@@ -127,7 +128,7 @@ def test_rows_left_over(rows: list[list[int]], data: st.DataObject) -> None:
     num = next(num for num in range(len(flat) + 1) if sum(flat[len(flat) - num :]) >= left_over)
     assert count_blocks(left) == num
     assert [row for entry in left for row in entry.num_rows.tolist()] == flat[len(flat) - num :]
-    assert start == WindowStart(Place(len(flat) - num), 7, skip=sum(flat[len(flat) - num :]) - left_over)
+    assert start == WindowStart(Cursor(len(flat) - num), 7, skip=sum(flat[len(flat) - num :]) - left_over)
     assert last_blocks(entries, len(flat)) == entries
 
 
@@ -139,4 +140,4 @@ def test_a_shard_of_two_blocks_that_says_it_is_one() -> None:
             return np.full(len(shards), 5)
 
     with pytest.raises(ValueError, match=r"shard 1 must be one block, as approx_bytes\(\) says, got 2; return -1 there"):
-        [block.table for block in read_blocks(Wrong([1, 2]), range(2), Place())]
+        [block.table for block in read_blocks(Wrong([1, 2]), range(2), Cursor())]

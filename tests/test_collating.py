@@ -21,11 +21,11 @@ from seqstream.batches.padding import Gaps, Padding, pad_rows, take_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
 from seqstream.records import PIECE, ROW_ID
-from seqstream.windows.block_reader import Place, ReadBlock
+from seqstream.windows.block_reader import Cursor, ReadBlock
 from seqstream.windows.building import read_windows
 from seqstream.windows.columns import Dense, Ragged, read_column
 from seqstream.windows.processing import run_here
-from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.window import Window
 
 TYPES = {
@@ -62,8 +62,8 @@ def cut(array: pa.Array, places: list[int]) -> pa.ChunkedArray:
 def window_of(table: pa.Table, spec: Bucket | InOrder) -> Window:
     """Plan a table as one window, in the order of the source."""
     table = table.append_column(ROW_ID, pa.array(np.arange(len(table)) + 100))
-    block = ReadBlock(table, Place(), Place(1))
-    (window,) = read_windows([block], WindowStart(), Recipe(run_here(()), spec, (0,), shuffle=False))
+    block = ReadBlock(table, Cursor(), Cursor(1))
+    (window,) = read_windows([block], WindowStart(), WindowSettings(run_here(()), spec, (0,), shuffle=False))
     return window
 
 

@@ -26,10 +26,10 @@ from seqstream.tokenizing.engines import Engine, EngineError, EngineWarning, cho
 from seqstream.tokenizing.probes import MAX_CHARS, MAX_TEXTS, first_texts, hostile_texts
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
 
 
-def blueprint_of(tokenizer: Tokenizer) -> Blueprint:
+def blueprint_of(tokenizer: Tokenizer) -> TokenizerSpec:
     return read_tokenizer(tokenizer, special_tokens=True)
 
 
@@ -38,7 +38,7 @@ def rows_of(rows: TokenRows) -> list[list[int]]:
     return [rows.ids[begin:end].tolist() for begin, end in ends]
 
 
-def without_json(blueprint: Blueprint, **changes: Any) -> Blueprint:
+def without_json(blueprint: TokenizerSpec, **changes: Any) -> TokenizerSpec:
     """The same tokenizer by its looks, but another one inside: what an engine with a fault looks like."""
     source = json.loads(blueprint.json)
     return dataclasses.replace(blueprint, source=json.dumps({**source, **changes}))
@@ -47,7 +47,7 @@ def without_json(blueprint: Blueprint, **changes: Any) -> Blueprint:
 class Faulty(Engine):
     """A real engine of a tokenizer that is changed a little: it gives other ids where that shows."""
 
-    def __init__(self, blueprint: Blueprint, name: str) -> None:
+    def __init__(self, blueprint: TokenizerSpec, name: str) -> None:
         faulty = without_json(blueprint, normalizer={"type": "Lowercase"}) if name == "fastokens" else blueprint
         super().__init__(faulty, name)
 

@@ -16,7 +16,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.global_plan import Grouping
+from seqstream.planning.global_plan import GlobalPlan
 from seqstream.shuffling import shuffled
 
 Turns = Callable[..., npt.NDArray[np.int64]]
@@ -84,7 +84,7 @@ def test_an_order_is_looked_at_in_all_windows(monkeypatch: pytest.MonkeyPatch) -
     fair = ss.Bucket.arrange
     number = itertools.count()
 
-    def arrange(self: ss.Bucket, *args: Any, **options: Any) -> Grouping:
+    def arrange(self: ss.Bucket, *args: Any, **options: Any) -> GlobalPlan:
         grouping = fair(self, *args, **options)
         return dataclasses.replace(grouping, turns=np.sort(grouping.turns)) if next(number) == 1 else grouping
 

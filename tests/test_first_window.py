@@ -17,8 +17,8 @@ import pytest
 
 import seqstream as ss
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.windows.block_buffer import Buffer
-from seqstream.windows.block_reader import Place, Stretch
+from seqstream.windows.block_buffer import BlockBuffer
+from seqstream.windows.block_reader import Cursor, UnreadBlocks
 from seqstream.windows.first_window import SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from tests.handmade import sequences
 
@@ -33,8 +33,8 @@ class Ahead:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.looked = 0
         source = ss.Generator([])
-        blocks = (Stretch(source, np.array([at]), np.array([size]), Place(at)) for at, size in enumerate(sizes))
-        self.buffer = Buffer(blocks, self._look, 1)
+        blocks = (UnreadBlocks(source, np.array([at]), np.array([size]), Cursor(at)) for at, size in enumerate(sizes))
+        self.buffer = BlockBuffer(blocks, self._look, 1)
 
     def _look(self) -> None:
         self.looked += 1

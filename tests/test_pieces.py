@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqstream.tokenizing.token_rows import Frame, TokenRows, join, keep_rows, split, take_rows, truncate
+from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows, join, keep_rows, split, take_rows, truncate
 
 
 @pytest.fixture
@@ -21,18 +21,18 @@ def lists(rows: TokenRows) -> list[list[int]]:
 
 def test_truncate_drops_the_end_of_what_is_too_long(rows: TokenRows) -> None:
     """A row of exactly the limit stays whole; a longer one loses its own last tokens, never the special ones."""
-    assert lists(truncate(rows, Frame(1, 1), 4, "right")) == [[1, 11, 12, 9], [1, 9], [1, 15, 16, 9]]
-    assert lists(truncate(rows, Frame(1, 1), 3, "right")) == [[1, 11, 9], [1, 9], [1, 15, 9]]
+    assert lists(truncate(rows, SpecialCounts(1, 1), 4, "right")) == [[1, 11, 12, 9], [1, 9], [1, 15, 16, 9]]
+    assert lists(truncate(rows, SpecialCounts(1, 1), 3, "right")) == [[1, 11, 9], [1, 9], [1, 15, 9]]
 
 
 def test_truncate_drops_the_beginning_on_the_left(rows: TokenRows) -> None:
     """On the left it is the first tokens of its own that go."""
-    assert lists(truncate(rows, Frame(1, 1), 4, "left")) == [[1, 13, 14, 9], [1, 9], [1, 15, 16, 9]]
+    assert lists(truncate(rows, SpecialCounts(1, 1), 4, "left")) == [[1, 13, 14, 9], [1, 9], [1, 15, 16, 9]]
 
 
 def test_split_cuts_into_full_pieces(rows: TokenRows) -> None:
     """Pieces are full but for the last; a row without tokens of its own is one piece."""
-    pieces, source, number = split(rows, Frame(1, 1), 5)
+    pieces, source, number = split(rows, SpecialCounts(1, 1), 5)
     assert lists(pieces) == [[1, 11, 12, 13, 9], [1, 14, 9], [1, 9], [1, 15, 16, 9]]
     assert source.tolist() == [0, 0, 1, 2]
     assert number.tolist() == [0, 1, 0, 0]
@@ -46,8 +46,8 @@ def test_keep_rows_keeps_only_those(rows: TokenRows) -> None:
 
 def test_nothing_is_copied_without_need(rows: TokenRows) -> None:
     """Where no row is too long, or only rows without ids go, the buffer stays the one it was."""
-    assert truncate(rows, Frame(1, 1), 6, "right").ids is rows.ids
-    assert split(rows, Frame(1, 1), 6)[0].ids is rows.ids
+    assert truncate(rows, SpecialCounts(1, 1), 6, "right").ids is rows.ids
+    assert split(rows, SpecialCounts(1, 1), 6)[0].ids is rows.ids
     empty = TokenRows(rows.ids, np.array([0, 6, 6, 12]))
     assert keep_rows(empty, np.array([0, 2])).ids is rows.ids
 
@@ -64,9 +64,9 @@ def test_what_is_beside_goes_where_the_ids_go(rows: TokenRows) -> None:
         for made in (
             keep_rows(beside(given), np.array([0, 2])),
             take_rows(beside(given), np.array([2, 0, 2])),
-            truncate(beside(given), Frame(1, 1), limit, "right"),
-            truncate(beside(given), Frame(1, 1), limit, "left"),
-            split(beside(given), Frame(1, 1), limit)[0],
+            truncate(beside(given), SpecialCounts(1, 1), limit, "right"),
+            truncate(beside(given), SpecialCounts(1, 1), limit, "left"),
+            split(beside(given), SpecialCounts(1, 1), limit)[0],
             join([TokenRows.constant([7], double=[14]), beside(given), beside(given)], len(given)),
         ):
             assert len(made.ids) == made.offsets[-1]
@@ -75,9 +75,9 @@ def test_what_is_beside_goes_where_the_ids_go(rows: TokenRows) -> None:
 
 def test_each_row_may_have_a_limit_of_its_own(rows: TokenRows) -> None:
     """A limit for each row shortens those that are longer than theirs, and leaves others as they are."""
-    cut = truncate(rows, Frame(), np.array([2, 5, 4]), "right")
+    cut = truncate(rows, SpecialCounts(), np.array([2, 5, 4]), "right")
     assert lists(cut) == [[1, 11], [1, 9], [1, 15, 16, 9]]
-    assert lists(truncate(rows, Frame(), np.array([0, 1, 3]), "left")) == [[], [9], [15, 16, 9]]
+    assert lists(truncate(rows, SpecialCounts(), np.array([0, 1, 3]), "left")) == [[], [9], [15, 16, 9]]
 
 
 def test_rows_are_taken_in_any_order(rows: TokenRows) -> None:
@@ -109,7 +109,7 @@ def test_long_rows_are_joined_too() -> None:
 
 def test_what_closes_a_text_is_on_its_last_piece(rows: TokenRows) -> None:
     """Of the special tokens after a text those that close it are not put around each piece."""
-    pieces, source, number = split(rows, Frame(1, 1, closing=1), 4)
+    pieces, source, number = split(rows, SpecialCounts(1, 1, closing=1), 4)
     assert lists(pieces) == [[1, 11, 12, 13], [1, 14, 9], [1, 9], [1, 15, 16, 9]]
     assert source.tolist() == [0, 0, 1, 2]
     assert number.tolist() == [0, 1, 0, 0]

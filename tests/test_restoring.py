@@ -17,10 +17,10 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.restore_order import restore_order
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.in_order import InOrder
-from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.block_reader import Cursor, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here
-from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.settings import WindowSettings, WindowStart
 from tests.handmade import Shards
 
 
@@ -87,10 +87,10 @@ blocks_of_a_shard = st.lists(st.lists(st.integers(1, 9), max_size=6).map(tuple),
 def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
     """All of them, once, with their own value, for any windows."""
     source = Shards(tuple(lengths))
-    blocks = read_blocks(source, range(source.num_shards), Place(), 1)
+    blocks = read_blocks(source, range(source.num_shards), Cursor(), 1)
     batches = [
         batch_of(window.row_ids[window.plan.rows(turn)].tolist(), window.number)
-        for window in read_windows(blocks, WindowStart(), Recipe(run_here(()), spec, (0,), shuffle=False))
+        for window in read_windows(blocks, WindowStart(), WindowSettings(run_here(()), spec, (0,), shuffle=False))
         for turn in range(len(window.plan))
     ]
     assert list(restore_order(predicted(batches))) == [(row, 0, f"{row}.0") for row in source.row_ids]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.loading.state import Position, check_form, check_same, compact, differences, own_copy, write
-from seqstream.windows.block_reader import OpenShard, Place
+from seqstream.windows.block_reader import Cursor, OpenShard
 from seqstream.windows.settings import WindowStart
 
 FINGERPRINT: dict[str, Any] = {
@@ -32,7 +32,7 @@ def state_of(**others: Any) -> dict[str, Any]:
 
 
 open_shards = st.builds(OpenShard, st.integers(0), st.integers(0), st.none() | st.integers() | st.lists(st.text()))
-places = st.builds(Place, st.integers(0), st.lists(open_shards, max_size=3).map(tuple))
+places = st.builds(Cursor, st.integers(0), st.lists(open_shards, max_size=3).map(tuple))
 starts = st.builds(WindowStart, places, *[st.integers(0)] * 5)
 
 
@@ -45,7 +45,7 @@ def test_a_position_comes_back_from_json(position: Position) -> None:
 
 def test_a_state_by_hand() -> None:
     """Its keys and their meaning are fixed: states of today must be read tomorrow."""
-    window = WindowStart(Place(7, (OpenShard(3, 40, {"next": 2}),)), blocks=5, skip=6, group=1, served=2, step=3)
+    window = WindowStart(Cursor(7, (OpenShard(3, 40, {"next": 2}),)), blocks=5, skip=6, group=1, served=2, step=3)
     assert Position(1, 4, window).to_json(fingerprint={}, seed=9, engine={"text": "tokenizers"}) == {
         "version": 2,
         "fingerprint": {},

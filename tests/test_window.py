@@ -23,13 +23,13 @@ from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
 from seqstream.stages.running import OpenStage, run_stages
-from seqstream.windows.block_buffer import Buffer
-from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
+from seqstream.windows.block_buffer import BlockBuffer
+from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.collecting import level, next_size
 from seqstream.windows.columns import Ragged
 from seqstream.windows.processing import run_here
-from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.window import Window
 from tests.handmade import Shards, sequences
 
@@ -42,16 +42,16 @@ blocks_of_a_shard = st.lists(st.lists(st.integers(0, 9), max_size=6).map(tuple),
 sources = st.builds(Shards, st.lists(blocks_of_a_shard, max_size=6).map(tuple), st.booleans())
 
 
-def windows(source: Source, recipe: Recipe, start: WindowStart | None = None) -> Iterator[Window]:
+def windows(source: Source, recipe: WindowSettings, start: WindowStart | None = None) -> Iterator[Window]:
     """Read the windows of an epoch from a start on, two shards open at a time."""
     start = start or WindowStart()
     order = EvenOrder(source.num_shards, 0, "shards")
     return read_windows(read_blocks(source, order, start.place, 2), start, recipe)
 
 
-def recipe_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> Recipe:
+def recipe_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> WindowSettings:
     locate = options.get("locate", str)
-    return Recipe(run_here(stages, locate, options.pop("fill", None)), spec, (0, 0), **options)
+    return WindowSettings(run_here(stages, locate, options.pop("fill", None)), spec, (0, 0), **options)
 
 
 def served(window: Window) -> list[list[int]]:
@@ -83,7 +83,7 @@ def blocks_of(*tables: Any) -> list[ReadBlock]:
     """Make blocks of one shard each."""
     firsts = np.cumsum([0, *map(len, [table if isinstance(table, pa.Table) else pa.table(table) for table in tables])])
     made = [table_of(table, int(first)) for table, first in zip(tables, firsts, strict=False)]
-    return [ReadBlock(table, Place(number), Place(number + 1)) for number, table in enumerate(made)]
+    return [ReadBlock(table, Cursor(number), Cursor(number + 1)) for number, table in enumerate(made)]
 
 
 def drop_short(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
@@ -136,7 +136,7 @@ def test_windows_are_the_same_from_every_start_on(
 @given(sources, specs, st.integers(1, 3))
 def test_windows_of_an_unshuffled_epoch_follow_the_source(source: Shards, spec: BatchSpec, size: int) -> None:
     """With ``shuffle=False`` and one shard at a time, rows of a window come after those of the window before."""
-    blocks = read_blocks(source, range(source.num_shards), Place(), 1)
+    blocks = read_blocks(source, range(source.num_shards), Cursor(), 1)
     found = list(read_windows(blocks, WindowStart(blocks=size), recipe_of(spec, shuffle=False)))
     rows = [row for window in found for row in window.row_ids.tolist()]
     assert rows == sorted(rows)
@@ -166,13 +166,13 @@ def test_rows_left_over_are_carried() -> None:
         [*range(12, 27)],  # 5 blocks remain where 4 are wanted
     ]
     assert [window.start for window in found] == [
-        WindowStart(Place(0), 2, 0, group=1),
-        WindowStart(Place(1), 4, 1, group=1, step=1),
-        WindowStart(Place(4), 5, 0, group=1, step=3),
+        WindowStart(Cursor(0), 2, 0, group=1),
+        WindowStart(Cursor(1), 4, 1, group=1, step=1),
+        WindowStart(Cursor(4), 5, 0, group=1, step=3),
     ]
     assert [window.following for window in found] == [
-        WindowStart(Place(1), 4, 1, step=1),
-        WindowStart(Place(4), 4, step=3),
+        WindowStart(Cursor(1), 4, 1, step=1),
+        WindowStart(Cursor(4), 4, step=3),
         None,
     ]
     assert served(found[1]) == [[5, 8, 11, 4], [7, 10, 6, 9]]
@@ -182,7 +182,7 @@ def test_the_size_of_the_last_window_by_hand() -> None:
     """A window takes what is left where that is at most a quarter more than it should hold."""
 
     def taken(size: int, remaining: int) -> int:
-        return level(Buffer(iter(blocks_of(*[sequences([4] * 5)] * remaining)), lambda: None, 1), size, 1 << 20)
+        return level(BlockBuffer(iter(blocks_of(*[sequences([4] * 5)] * remaining)), lambda: None, 1), size, 1 << 20)
 
     assert [taken(4, remaining) for remaining in range(9)] == [0, 1, 2, 3, 4, 5, 4, 4, 4]
     assert [taken(1, remaining) for remaining in range(3)] == [0, 1, 1]
@@ -240,7 +240,7 @@ def test_windows_do_not_depend_on_how_far_ahead_was_read() -> None:
     recipe = recipe_of(Bucket(batch_size=4, window_batches=3))
     at_once = seen(list(windows(source, recipe)))
     one_by_one = [rows for window in windows(source, recipe) for rows in served(window)]
-    ready = list(read_blocks(source, EvenOrder(9, 0, "shards"), Place(), 2))
+    ready = list(read_blocks(source, EvenOrder(9, 0, "shards"), Cursor(), 2))
     assert at_once == one_by_one == seen(read_windows(ready, WindowStart(), recipe))
 
 
@@ -248,7 +248,8 @@ def test_the_key_changes_the_order() -> None:
     """Another seed or epoch mixes rows and batches otherwise; ``shuffle=False`` does not mix."""
     blocks = blocks_of(*[sequences([3] * 20)] * 4)
     orders = [
-        seen(read_windows(blocks, WindowStart(blocks=4), Recipe(run_here(()), InOrder(5), (0, epoch)))) for epoch in range(3)
+        seen(read_windows(blocks, WindowStart(blocks=4), WindowSettings(run_here(()), InOrder(5), (0, epoch))))
+        for epoch in range(3)
     ]
     assert len({str(order) for order in orders}) == 3
     plain = seen(read_windows(blocks, WindowStart(blocks=4), recipe_of(InOrder(5), shuffle=False)))
@@ -360,14 +361,14 @@ def test_the_guard_is_asked_between_steps() -> None:
         list(read_windows(blocks_of(*[sequences([1])] * 9), WindowStart(blocks=4), recipe_of(InOrder(1), guard=guard)))
 
 
-def notes_of(blocks: list[ReadBlock], recipe: Recipe, error: type[Exception], match: str, size: int = 9) -> list[str]:
+def notes_of(blocks: list[ReadBlock], recipe: WindowSettings, error: type[Exception], match: str, size: int = 9) -> list[str]:
     """Return the notes of the error that windows of some blocks raise."""
     with pytest.raises(error, match=match) as caught:
         list(read_windows(blocks, WindowStart(blocks=size), recipe))
     return caught.value.__notes__
 
 
-def located(spec: BatchSpec, *stages: OpenStage) -> Recipe:
+def located(spec: BatchSpec, *stages: OpenStage) -> WindowSettings:
     return recipe_of(spec, *stages, locate=lambda row_id: f"line {row_id + 1:,}")
 
 

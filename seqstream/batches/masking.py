@@ -15,7 +15,7 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.labels import is_flat, put_beside
 from seqstream.records import IGNORE_INDEX
 from seqstream.stages.row_labels import LabelRule
-from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 
@@ -141,7 +141,7 @@ class MaskTokens:
         return masked.masked_fill_(draw < self.probability * _MASKED, self._vocabulary.mask_id), labels
 
 
-def _read_vocabulary(tokenizer: Any, blueprint: Blueprint, mask_token: str | None) -> _Vocabulary:
+def _read_vocabulary(tokenizer: Any, blueprint: TokenizerSpec, mask_token: str | None) -> _Vocabulary:
     """Return what the ids of a tokenizer are, as the object says, or else as its serialised form does."""
     if blueprint.is_function:
         if not hasattr(tokenizer, "get_vocab"):

@@ -16,7 +16,7 @@ from seqstream.options import function_or_none, whole_number
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-Gather: TypeAlias = Callable[[bytes], Sequence[bytes]]
+AllGather: TypeAlias = Callable[[bytes], Sequence[bytes]]
 """Gives every rank what each of them has, in the order of ranks."""
 
 
@@ -43,7 +43,7 @@ class Ranks(Protocol):
         """
 
 
-class Alone:
+class SingleProcess:
     """One process: there is nobody to talk to."""
 
     rank = 0
@@ -56,10 +56,10 @@ class Alone:
         return data, sizes
 
 
-class ByHand:
+class CallbackCollectives:
     """Ranks that talk by a function of the user, such as threads with a barrier."""
 
-    def __init__(self, rank: int, world_size: int, gather: Gather) -> None:
+    def __init__(self, rank: int, world_size: int, gather: AllGather) -> None:
         self.rank = rank
         self.world_size = world_size
         self._gather = gather
@@ -76,7 +76,7 @@ class ByHand:
         return np.concatenate(found), np.array([len(part) for part in found])
 
 
-class Distributed:
+class GlooCollectives:
     """The ranks of ``torch.distributed``, on a gloo group of their own, so that nothing else comes in between."""
 
     def __init__(self) -> None:
@@ -134,13 +134,13 @@ def _as_tensor(data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
-def find_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> Ranks:
+def find_ranks(rank: int | None, world_size: int | None, gather: AllGather | None) -> Ranks:
     """Return the ranks given by hand, else those of ``torch.distributed`` where it runs, else this process alone."""
     if rank is not None and world_size is not None:
-        return Alone() if world_size == 1 or gather is None else ByHand(rank, world_size, gather)
+        return SingleProcess() if world_size == 1 or gather is None else CallbackCollectives(rank, world_size, gather)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return Distributed()
-    return Alone()
+        return GlooCollectives()
+    return SingleProcess()
 
 
 def count_ranks(world_size: int | None) -> int:
@@ -150,7 +150,7 @@ def count_ranks(world_size: int | None) -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def check_ranks(rank: int | None, world_size: int | None, gather: Gather | None) -> tuple[int | None, int | None]:
+def check_ranks(rank: int | None, world_size: int | None, gather: AllGather | None) -> tuple[int | None, int | None]:
     """Return which rank this is, and of how many; refuse ranks by hand that are not complete.
 
     Raises:

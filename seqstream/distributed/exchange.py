@@ -12,9 +12,9 @@ from seqstream.arrays import Index, ranges
 from seqstream.arrow import to_arrow
 from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.digests import digest_arrays
-from seqstream.distributed.global_order import Census
-from seqstream.distributed.transport import carry_numbers, carry_rows
-from seqstream.planning.global_plan import Grouping
+from seqstream.distributed.global_order import GlobalOrder
+from seqstream.distributed.transport import send_array, send_rows
+from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.plan import Plan
 from seqstream.planning.rank_shares import Steps, deal, owners
 
@@ -22,7 +22,7 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
-class Dealt:
+class RankRows:
     """What one rank holds of a window.
 
     Attributes:
@@ -36,7 +36,7 @@ class Dealt:
     is_repeated: npt.NDArray[np.bool_] | None
 
 
-def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> Dealt:
+def exchange_rows(table: pa.Table, census: GlobalOrder, grouping: GlobalPlan, steps: Steps, ranks: Ranks) -> RankRows:
     """Send every row of this rank to the rank that takes it, and return what it takes itself.
 
     Args:
@@ -54,18 +54,18 @@ def deal_rows(table: pa.Table, census: Census, grouping: Grouping, steps: Steps,
     rows = census.row_of(wanted) if numbers is None else _found(numbers, wanted)
     is_repeated = None
     if share.repeated.any():
-        table, rows, is_repeated = _apart(table, rows, np.repeat(share.repeated, grouping.heights(share.places)))
+        table, rows, is_repeated = _append_repeats(table, rows, np.repeat(share.repeated, grouping.heights(share.places)))
     plan = grouping.lay_out(rows, share.places, share.cuts, share.groups, np.arange(len(steps)))
-    return Dealt(table, plan, is_repeated)
+    return RankRows(table, plan, is_repeated)
 
 
-def _swap(table: pa.Table, census: Census, grouping: Grouping, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
+def _swap(table: pa.Table, census: GlobalOrder, grouping: GlobalPlan, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
     which, sizes = _parts(census, grouping, steps, ranks.world_size)
     groups = (grouping.cuts, grouping.turns, steps.groups, steps.begins, steps.sizes, steps.after)
     plan = digest_arrays(*groups, census.runs.lengths, census.runs.counts).to_bytes(4, "little")
-    came = carry_rows(table, census.rows[which], sizes, ranks, plan)
-    return came, carry_numbers(census.numbers[which], sizes, ranks)[0]
+    came = send_rows(table, census.rows[which], sizes, ranks, plan)
+    return came, send_array(census.numbers[which], sizes, ranks)[0]
 
 
 def _found(numbers: Index, wanted: Index) -> Index:
@@ -90,7 +90,7 @@ def _argsort(values: Index) -> Index:
     return packed
 
 
-def _parts(census: Census, grouping: Grouping, steps: Steps, world_size: int) -> tuple[Index, Index]:
+def _parts(census: GlobalOrder, grouping: GlobalPlan, steps: Steps, world_size: int) -> tuple[Index, Index]:
     """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
     which, places = grouping.places_of(census.numbers)
     receiver, part = owners(steps, places, world_size)
@@ -130,7 +130,9 @@ def _repeated_parts(steps: Steps, places: Index) -> tuple[Index, Index]:
     return np.concatenate(at), np.concatenate(more)
 
 
-def _apart(table: pa.Table, rows: Index, repeated: npt.NDArray[np.bool_]) -> tuple[pa.Table, Index, npt.NDArray[np.bool_]]:
+def _append_repeats(
+    table: pa.Table, rows: Index, repeated: npt.NDArray[np.bool_]
+) -> tuple[pa.Table, Index, npt.NDArray[np.bool_]]:
     """Give what is repeated rows of its own, at the end of the table."""
     own = len(table)
     table = pa.concat_tables([table, table.take(to_arrow(rows[repeated]))])

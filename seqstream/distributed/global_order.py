@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from seqstream.arrays import Index, Lengths, ranges
 from seqstream.distributed.collectives import Ranks
-from seqstream.planning.length_counts import Runs, distinct, sorted_order
+from seqstream.planning.length_counts import LengthCounts, distinct, sorted_order
 
 _Counts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 """The different lengths of a part, descending, and how many of its rows have each."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Census:
+class GlobalOrder:
     """The rows of a window by length, and which of them this rank has.
 
     A row's number is its place among all rows sorted by length, those of equal length in the order of the data.
@@ -32,7 +32,7 @@ class Census:
         rows: ``int32 (n,)``, which of its rows, in the order of the data, each of those is.
     """
 
-    runs: Runs
+    runs: LengthCounts
     numbers: Index
     rows: npt.NDArray[np.int32]
 
@@ -43,7 +43,7 @@ class Census:
         return self.rows[np.searchsorted(self.numbers, numbers)].astype(np.int64)
 
 
-def take_census(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -> Census:
+def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -> GlobalOrder:
     """Gather how many rows of each length everybody has.
 
     Args:
@@ -51,11 +51,11 @@ def take_census(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -
         owners: Which rank has each part of the window.
         ranks: Who takes part.
     """
-    told = [_decode(data) for data in ranks.gather(encode_counts([Runs.of(part) for part in parts]))]
+    told = [_decode(data) for data in ranks.gather(encode_counts([LengthCounts.of(part) for part in parts]))]
     found = [next(told[owner]) for owner in owners]
     lengths, number = distinct(_joined([lengths for lengths, _ in found]))
     counts = np.concatenate([counts for _, counts in found])
-    runs = Runs(lengths, _sums(number, counts, len(lengths)))
+    runs = LengthCounts(lengths, _sums(number, counts, len(lengths)))
     ends = np.cumsum([len(counts) for _, counts in found])
     numbers, rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     before = 0
@@ -69,7 +69,7 @@ def take_census(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -
     if len(parts) > 1:
         ascending = np.argsort(own)
         own, order = own[ascending], order[ascending]
-    return Census(runs, own, order.astype(np.int32))
+    return GlobalOrder(runs, own, order.astype(np.int32))
 
 
 def _sums(number: Index, counts: Index, num_lengths: int) -> Index:
@@ -83,7 +83,7 @@ def _joined(lengths: Sequence[npt.NDArray[np.int32]]) -> Lengths:
     return np.concatenate(kept).astype(np.int64)
 
 
-def encode_counts(parts: Sequence[Runs]) -> bytes:
+def encode_counts(parts: Sequence[LengthCounts]) -> bytes:
     """Return what a rank tells of its parts, as ``int32``: their number, sides and sizes, then all counts and all lengths.
 
     Sides are 0 where lengths are ``(D,)``; where there are sides, some part may have no rows and not know it.

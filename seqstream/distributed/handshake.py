@@ -18,7 +18,7 @@ NO_BLOCKS = np.empty(0, dtype=np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
+class Handshake:
     """Where a rank is, and what it has to say.
 
     Attributes:
@@ -44,10 +44,10 @@ class Header:
     chosen: dict[str, str] | None = None
     digest: str = ""
 
-    def telling(self, rows: npt.NDArray[np.integer[Any]]) -> Header:
+    def telling(self, rows: npt.NDArray[np.integer[Any]]) -> Handshake:
         return dataclasses.replace(self, rows=rows.astype(np.int32))
 
-    def failing(self, error: BaseException) -> Header:
+    def failing(self, error: BaseException) -> Handshake:
         return dataclasses.replace(self, error=f"{type(error).__name__}: {error}")
 
     def to_bytes(self) -> bytes:
@@ -57,7 +57,7 @@ class Header:
         return len(place).to_bytes(4, "little") + place + self.rows.tobytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Header:
+    def from_bytes(cls, data: bytes) -> Handshake:
         stop = 4 + int.from_bytes(data[:4], "little")
         epoch, position, blocks, skip, served, error, chosen, digest = json.loads(data[4:stop])
         return cls(epoch, position, blocks, skip, served, np.frombuffer(data[stop:], dtype=np.int32), error, chosen, digest)
@@ -67,7 +67,7 @@ Explain = Callable[[Ranks], None]
 """Called by all ranks together where their digests differ: raises an error that says what does, or finds nothing wrong."""
 
 
-def meet(own: Header, ranks: Ranks, explain: Explain) -> list[npt.NDArray[np.int32]]:
+def check_in(own: Handshake, ranks: Ranks, explain: Explain) -> list[npt.NDArray[np.int32]]:
     """Return how many rows each block of each rank has, if all ranks are at the same place and have the same data.
 
     Raises:
@@ -77,7 +77,7 @@ def meet(own: Header, ranks: Ranks, explain: Explain) -> list[npt.NDArray[np.int
 
 
 @contextlib.contextmanager
-def reported(own: Header, ranks: Ranks) -> Iterator[None]:
+def reported(own: Handshake, ranks: Ranks) -> Iterator[None]:
     """Let all ranks know of an error before their first exchange of an epoch, so that none waits for this one."""
     try:
         yield
@@ -87,7 +87,9 @@ def reported(own: Header, ranks: Ranks) -> Iterator[None]:
         raise
 
 
-def agree(own: Header, ranks: Ranks, common: Common, choose: Callable[[], dict[str, str]]) -> tuple[dict[str, str], bool]:
+def agree_on_engines(
+    own: Handshake, ranks: Ranks, common: Common, choose: Callable[[], dict[str, str]]
+) -> tuple[dict[str, str], bool]:
     """Return what rank 0 has chosen, if all ranks begin at the same place with the same data and options.
 
     Returns:
@@ -105,12 +107,12 @@ def agree(own: Header, ranks: Ranks, common: Common, choose: Callable[[], dict[s
     return told[0].chosen or {}, any(other.digest != own.digest for other in told)
 
 
-def _exchange(own: Header, ranks: Ranks, explain: Explain | None = None) -> list[Header]:
+def _exchange(own: Handshake, ranks: Ranks, explain: Explain | None = None) -> list[Handshake]:
     """Return what all ranks have to say, in their order.
 
     Every rank checks the same things of all ranks, in the same order, so that all raise, or all explain, together.
     """
-    told = [Header.from_bytes(data) for data in ranks.gather(own.to_bytes())]
+    told = [Handshake.from_bytes(data) for data in ranks.gather(own.to_bytes())]
     for rank, other in enumerate(told):
         if (other.epoch, other.position, other.chosen is None) != (own.epoch, own.position, own.chosen is None):
             raise RuntimeError(

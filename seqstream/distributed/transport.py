@@ -19,7 +19,7 @@ from seqstream.distributed.collectives import Ranks
 Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
-def carry_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: bytes = b"") -> pa.Table:
+def send_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: bytes = b"") -> pa.Table:
     """Send rows to ranks; return those that came, rank after rank.
 
     Args:
@@ -47,7 +47,7 @@ def carry_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: by
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def carry_numbers(values: npt.NDArray[Any], sizes: Index, ranks: Ranks) -> tuple[npt.NDArray[Any], Index]:
+def send_array(values: npt.NDArray[Any], sizes: Index, ranks: Ranks) -> tuple[npt.NDArray[Any], Index]:
     """Send stretches of an array, so many values to each rank; return those that came, and how many from each."""
     width = values.dtype.itemsize
     came, num_bytes = ranks.swap(values.view(np.uint8), sizes * width)
@@ -89,15 +89,15 @@ def _carry_column(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa
     sent = take_rows(table, rows).column(0).combine_chunks()
     kind = sent.type
     if pa.types.is_fixed_size_list(kind):
-        values, _ = carry_numbers(to_numpy(sent.flatten()), sizes * kind.list_size, ranks)
+        values, _ = send_array(to_numpy(sent.flatten()), sizes * kind.list_size, ranks)
         return pa.FixedSizeListArray.from_arrays(to_arrow(values), type=kind)
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return to_arrow(carry_numbers(to_numpy(sent), sizes, ranks)[0])
+        return to_arrow(send_array(to_numpy(sent), sizes, ranks)[0])
     offsets, values = to_numpy(sent.offsets), to_numpy(sent.flatten())
     ends = offsets[np.append(0, np.cumsum(sizes))].astype(np.int64)
     del sent
-    lengths, _ = carry_numbers(np.diff(offsets), sizes, ranks)
-    values, _ = carry_numbers(values, np.diff(ends), ranks)
+    lengths, _ = send_array(np.diff(offsets), sizes, ranks)
+    values, _ = send_array(values, np.diff(ends), ranks)
     offsets = np.append(0, np.cumsum(lengths)).astype(offsets.dtype)
     return pa.Array.from_buffers(kind, len(lengths), [None, pa.py_buffer(offsets)], children=[to_arrow(values)])
 
@@ -107,6 +107,6 @@ def _carry_streams(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> p
     sent, firsts = take_rows(table, rows), np.cumsum(sizes) - sizes
     parts = [to_buffer(sent.slice(first, size)) for first, size in zip(firsts.tolist(), sizes.tolist(), strict=True)]
     joined = np.frombuffer(bytearray().join(parts), dtype=np.uint8)
-    came, num_bytes = carry_numbers(joined, np.array([len(part) for part in parts]), ranks)
+    came, num_bytes = send_array(joined, np.array([len(part) for part in parts]), ranks)
     ends = np.cumsum(num_bytes).tolist()
     return join_tables([from_buffer(came[end - size : end]) for end, size in zip(ends, num_bytes.tolist(), strict=True)])

@@ -9,14 +9,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from seqstream.arrays import Index
 from seqstream.distributed.collectives import Bytes, Ranks
-from seqstream.loading.prefetch import Switch, SwitchedOffError
+from seqstream.loading.prefetch import StoppedError, StopSignal
 
 Item = TypeVar("Item")
 
 Answer: TypeAlias = "tuple[Any] | BaseException"
 
 
-class Ferry:
+class CollectiveRelay:
     """Takes calls of a thread to the thread that iterates, which answers them in `serve`.
 
     Collectives of different threads could meet in another order on another rank; so only one thread, which takes the same steps
@@ -27,14 +27,14 @@ class Ferry:
         switch: Ends the waiting.
     """
 
-    def __init__(self, ranks: Ranks, switch: Switch) -> None:
+    def __init__(self, ranks: Ranks, switch: StopSignal) -> None:
         self.rank = ranks.rank
         self.world_size = ranks.world_size
         self._ranks = ranks
         self._switch = switch
         self._asked: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
-        switch.wakes(partial(self._answers.put, SwitchedOffError()))
+        switch.wakes(partial(self._answers.put, StoppedError()))
 
     def gather(self, data: bytes) -> Sequence[bytes]:
         return self._ask(partial(self._ranks.gather, data))

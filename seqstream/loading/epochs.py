@@ -19,7 +19,7 @@ import pyarrow as pa
 from seqstream.arrow import join_tables, to_arrow
 from seqstream.distributed.agreement import Common
 from seqstream.distributed.digests import describe_function
-from seqstream.distributed.handshake import Header, agree, reported
+from seqstream.distributed.handshake import Handshake, agree_on_engines, reported
 from seqstream.loading.arguments import DataStage, longest_row, open_stages
 from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.estimates import estimate_steps, sample_records
@@ -42,12 +42,12 @@ from seqstream.stages.running import OpenStage, run_stages
 from seqstream.tokenizing.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_buffer import Guard
-from seqstream.windows.block_reader import Ahead, Place, ReadBlock, Stretch, blocks_of, look_ahead
+from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadBlocks, UpcomingBlocks, blocks_of, look_ahead
 from seqstream.windows.building import read_windows
 from seqstream.windows.columns import lengths_of
 from seqstream.windows.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.windows.processing import Process, run_here
-from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, Recipe, Sharing, WindowStart
+from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, RankSharing, WindowSettings, WindowStart
 from seqstream.windows.window import Window
 from seqstream.windows.worst_case import repeat_record
 
@@ -136,7 +136,7 @@ class Epochs:
                 found[f"stage {number}.function"] = [describe_function(function) for function in functions]
         return found
 
-    def _common(self, start: Position, first: Sequence[ReadBlock], sharing: Sharing) -> Common:
+    def _common(self, start: Position, first: Sequence[ReadBlock], sharing: RankSharing) -> Common:
         """Return what all ranks must have in common to share an epoch from a position on.
 
         Args:
@@ -188,7 +188,7 @@ class Epochs:
         if engines and dict(engines) != self.engines:
             self.engines, self._opened = dict(engines), None
 
-    def check_place(self, place: Place) -> None:
+    def check_place(self, place: Cursor) -> None:
         """Refuse a place in the order of shards that is none of this source.
 
         Raises:
@@ -237,7 +237,7 @@ class Epochs:
         sample = sample_records(self._visited(0))
         if sample is None:
             return None
-        _, first = _peek(self._ahead(0, Place()))
+        _, first = _peek(self._ahead(0, Cursor()))
         stages = self._open(first)
         with located(sample.table.column(ROW_ID), self.source.locate) if len(sample.table) else contextlib.nullcontext():
             tables = self._run([sample.table], stages)[0] if len(sample.table) else [_NO_RECORDS]
@@ -256,7 +256,7 @@ class Epochs:
         """Count the optimiser steps of an epoch that ranks share, making all its windows here."""
         self._check_repeats("count_steps()")
         start = Position(epoch, epoch + 1, WindowStart(blocks=0))
-        sharing = Sharing(uneven=uneven, world_size=world_size)
+        sharing = RankSharing(uneven=uneven, world_size=world_size)
         return sum(sum(window.step_ends) for _, window in self.windows(start, lambda: None, sharing))
 
     def choose_shapes(self) -> tuple[Shape, ...]:
@@ -288,7 +288,7 @@ class Epochs:
             self.choose_shapes()
         spec = self.spec if max_tokens is None else self._with_budget(max_tokens)
         rows, length = spec.largest(self._max_length)
-        ahead, first = _peek(self._ahead(0, Place()))
+        ahead, first = _peek(self._ahead(0, Cursor()))
         stages = self._open(first)
         total: Counter[str] = Counter()
         for block in blocks_of(ahead):
@@ -312,7 +312,7 @@ class Epochs:
                 f"{what} cannot look at records that a generator gives only once; pass the generator function itself"
             )
 
-    def windows(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
+    def windows(self, start: Position, guard: Guard, sharing: RankSharing) -> Iterator[tuple[Position, Window]]:
         """Yield the windows from a position on, over epochs, each with the position at which it begins.
 
         A window of no batches is passed over, unless nothing comes after it; what it counted is counted by the next.
@@ -334,17 +334,17 @@ class Epochs:
         if empty is not None:
             yield empty
 
-    def _all(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
+    def _all(self, start: Position, guard: Guard, sharing: RankSharing) -> Iterator[tuple[Position, Window]]:
         yield from self._epoch(start, guard, sharing)
         later = itertools.count(start.epoch + 1) if start.until is None else range(start.epoch + 1, start.until)
         for epoch in later:
             yield from self._epoch(Position(epoch, start.until, WindowStart(blocks=0)), guard, sharing)
 
-    def _epoch(self, start: Position, guard: Guard, sharing: Sharing) -> Iterator[tuple[Position, Window]]:
+    def _epoch(self, start: Position, guard: Guard, sharing: RankSharing) -> Iterator[tuple[Position, Window]]:
         """Yield the windows of one epoch from a position on."""
-        begin, is_fresh = start.window, start.window.place == Place() and not start.window.skip
+        begin, is_fresh = start.window, start.window.place == Cursor() and not start.window.skip
         self.world_size = sharing.world_size or sharing.ranks.world_size
-        place = Header(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
+        place = Handshake(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
         with reported(place, sharing.ranks):
             ahead, first = _peek(self._ahead(start.epoch, begin.place))
         self._agree(place, start, first, sharing)
@@ -375,7 +375,7 @@ class Epochs:
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
 
-    def _agree(self, place: Header, start: Position, first: Sequence[ReadBlock], sharing: Sharing) -> None:
+    def _agree(self, place: Handshake, start: Position, first: Sequence[ReadBlock], sharing: RankSharing) -> None:
         """Use the engines that rank 0 chooses, if all ranks have the same data and options."""
 
         def choose() -> dict[str, str]:
@@ -386,9 +386,9 @@ class Epochs:
             return
         with reported(place, sharing.ranks):
             common = self._common(start, first, sharing)
-        self.engines, self._are_others_each_time = agree(place, sharing.ranks, common, choose)
+        self.engines, self._are_others_each_time = agree_on_engines(place, sharing.ranks, common, choose)
 
-    def _ahead(self, epoch: int, place: Place) -> Iterator[Ahead]:
+    def _ahead(self, epoch: int, place: Cursor) -> Iterator[UpcomingBlocks]:
         source, in_order = self._visited(epoch), range(self.num_shards)
         if not self.shuffle:
             return look_ahead(source, in_order, place, num_open=1)
@@ -420,8 +420,8 @@ class Epochs:
                 sample = stage.open()([sample])[0][0]
         return {}
 
-    def _recipe(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> Recipe:
-        return Recipe(
+    def _recipe(self, epoch: int, first: Sequence[ReadBlock], guard: Guard) -> WindowSettings:
+        return WindowSettings(
             self._run_by(self._open(first)),
             self.spec,
             (self.seed, epoch),
@@ -500,7 +500,7 @@ class Epochs:
 
     def _learn(self, guard: Guard) -> None:
         """Learn from the beginning of epoch 0 what a run that came from there knows."""
-        ahead, first = _peek(self._ahead(0, Place()))
+        ahead, first = _peek(self._ahead(0, Cursor()))
         recipe = dataclasses.replace(self._recipe(0, first, guard), spec=self._asked, first=self._first_window(0, first, guard))
         for window in read_windows(ahead, WindowStart(blocks=0), recipe):
             if self._learn_from(window):
@@ -515,14 +515,14 @@ class Epochs:
         return bool(window.full_bytes)
 
 
-def _peek(ahead: Iterator[Ahead]) -> tuple[Iterator[Ahead], list[ReadBlock]]:
+def _peek(ahead: Iterator[UpcomingBlocks]) -> tuple[Iterator[UpcomingBlocks], list[ReadBlock]]:
     """Return what lies ahead, and of it the blocks up to the first that has records."""
     seen: list[ReadBlock] = []
     for each in ahead:
         for number, block in enumerate(blocks_of([each]), 1):
             seen.append(block)
             if len(block.table):
-                rest = [each.part(number, len(each))] if isinstance(each, Stretch) and number < len(each) else []
+                rest = [each.part(number, len(each))] if isinstance(each, UnreadBlocks) and number < len(each) else []
                 return itertools.chain(seen, rest, ahead), seen
     return iter(seen), seen
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 from seqstream.arrays import Lengths
 from seqstream.arrow import join_tables, take_rows
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import Uneven, cut_steps
 from seqstream.shuffling import shuffled
 from seqstream.sources.random_order import RandomRows
 from seqstream.sources.source import Source
-from seqstream.windows.block_reader import Place, blocks_of, look_ahead
+from seqstream.windows.block_reader import Cursor, blocks_of, look_ahead
 
 _NUM_BLOCKS = 128
 """How many blocks are looked at."""
@@ -84,8 +84,8 @@ def estimate_steps(
     """
     if not len(lengths):
         return 0
-    runs = Runs.of(spec.sort_keys(lengths))
-    sizes = Runs.of(lengths)
+    runs = LengthCounts.of(spec.sort_keys(lengths))
+    sizes = LengthCounts.of(lengths)
     share = spec.window_size(shuffle=shuffle).share(
         num_batches=spec.num_batches(sizes.num_rows, sizes.num_tokens),
         num_tokens=sizes.num_tokens,
@@ -107,11 +107,11 @@ def estimate_steps(
     return steps if is_all else math.ceil(steps * runs.num_rows * sample.scale / planned.num_rows)
 
 
-def _scaled(runs: Runs, factor: float) -> Runs:
+def _scaled(runs: LengthCounts, factor: float) -> LengthCounts:
     """Return so many times the rows, of the same lengths."""
     ends = np.rint(np.cumsum(runs.counts) * factor).astype(np.int64)
     counts = np.diff(ends, prepend=0)
-    return Runs(runs.lengths[counts > 0], counts[counts > 0])
+    return LengthCounts(runs.lengths[counts > 0], counts[counts > 0])
 
 
 def _has_single_blocks(source: Source) -> bool:
@@ -147,7 +147,7 @@ def _read_all(source: Source, guess: float) -> tuple[list[pa.Table], float]:
 
 
 def _tables(source: Source, shard: int) -> Iterator[pa.Table]:
-    return (block.table for block in blocks_of(look_ahead(source, range(shard, shard + 1), Place(), num_open=1)))
+    return (block.table for block in blocks_of(look_ahead(source, range(shard, shard + 1), Cursor(), num_open=1)))
 
 
 def _spread(source: Source, size: int) -> np.ndarray:

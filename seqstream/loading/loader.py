@@ -17,12 +17,12 @@ import torch
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.padding import Padding
-from seqstream.distributed.collectives import Gather, Ranks, check_ranks, count_ranks, find_ranks
+from seqstream.distributed.collectives import AllGather, Ranks, check_ranks, count_ranks, find_ranks
 from seqstream.loading.arguments import DataStage, find_padding_side, pad_tokens, parse_stages
 from seqstream.loading.device import Transfer
 from seqstream.loading.epochs import Epochs
-from seqstream.loading.pipeline import Made, Pipeline
-from seqstream.loading.prefetch import Switch, SwitchedOffError
+from seqstream.loading.pipeline import Pipeline, PreparedBatch
+from seqstream.loading.prefetch import StoppedError, StopSignal
 from seqstream.loading.state import Position, check_form, check_same, write
 from seqstream.loading.stats import Stats
 from seqstream.loading.workers import WorkerOptions
@@ -120,7 +120,7 @@ class Loader(Iterable[Batch]):
         progress: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
-        gather: Gather | None = None,
+        gather: AllGather | None = None,
         uneven: Uneven = "repeat",
     ) -> None:
         one_of("uneven", uneven, UNEVEN)
@@ -345,7 +345,7 @@ class Loader(Iterable[Batch]):
         if self._iteration is not None and (iteration := self._iteration()) is not None:
             iteration.close(reason)
 
-    def _took(self, made: Made, waited: float, elapsed: float) -> None:
+    def _took(self, made: PreparedBatch, waited: float, elapsed: float) -> None:
         """Move on past a batch."""
         self._position, self._moved, self._last = made.position, True, (made.position, made.state)
         if (batch := made.batch) is not None:
@@ -362,7 +362,7 @@ class Loader(Iterable[Batch]):
                 **made.counts,
             )
 
-    def _ended(self, made: Made) -> None:
+    def _ended(self, made: PreparedBatch) -> None:
         """Move on past the end of an iteration."""
         self._stats = self._stats.plus(**made.counts)
         self._position, self._moved = self._beginning(made.position.epoch + 1), False
@@ -406,7 +406,7 @@ class Iteration(Iterator[Batch]):
         self._pid = os.getpid()
         self._over: str | None = None
         self._lock = threading.RLock()
-        self._switch = Switch()
+        self._switch = StopSignal()
         ranks = loader._ranks()
         # Before threads begin, so that what looking at the data takes does not delay them, nor is done twice.
         self._bar = _progress_bar(loader) if loader.progress and not ranks.rank else None
@@ -434,7 +434,7 @@ class Iteration(Iterator[Batch]):
         asked = time.perf_counter()
         try:
             made = next(self._made)
-        except SwitchedOffError:
+        except StoppedError:
             self.close()
             self._check()
             raise

@@ -16,25 +16,25 @@ from seqstream.batches.collate import collate
 from seqstream.batches.collate_packed import collate_packed
 from seqstream.batches.padding import Padding
 from seqstream.distributed.collectives import Ranks
-from seqstream.loading.collective_relay import Ferry
+from seqstream.loading.collective_relay import CollectiveRelay
 from seqstream.loading.device import Transfer
 from seqstream.loading.epochs import Epochs
-from seqstream.loading.prefetch import Ahead, Switch
+from seqstream.loading.prefetch import Prefetcher, StopSignal
 from seqstream.loading.state import Position, own_copy
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
 from seqstream.stages.row_labels import LabelRule
-from seqstream.windows.block_reader import Place
-from seqstream.windows.settings import Sharing, WindowStart
+from seqstream.windows.block_reader import Cursor
+from seqstream.windows.settings import RankSharing, WindowStart
 from seqstream.windows.window import Window
 
 ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class PreparedBatch:
     """A batch on its way to the consumer; the last of an iteration carries none, only counts.
 
     Attributes:
@@ -75,7 +75,7 @@ class Pipeline:
         self._uneven = uneven
         self._looked_at: set[str] = set()
 
-    def run(self, start: Position, to_state: ToState, switch: Switch, prefetch: int, ranks: Ranks) -> Run:
+    def run(self, start: Position, to_state: ToState, switch: StopSignal, prefetch: int, ranks: Ranks) -> Run:
         """Iterate over batches from a position on, made ahead by threads of ``switch``.
 
         One thread reads, tokenises and plans the window after the one that is served; another makes batches, if there is more
@@ -85,17 +85,17 @@ class Pipeline:
         """
         self.epochs.start_workers()
         labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
-        sharing = Sharing(ranks, self._uneven, labels, prefetch)
+        sharing = RankSharing(ranks, self._uneven, labels, prefetch)
         if not prefetch:
             windows = self.epochs.windows(start, switch.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))
-        ferry = None if ranks.world_size == 1 else Ferry(ranks, switch)
+        ferry = None if ranks.world_size == 1 else CollectiveRelay(ranks, switch)
         windows = self.epochs.windows(start, switch.check, dataclasses.replace(sharing, ranks=ferry or ranks))
-        ahead = Ahead(windows if ferry is None else ferry.each(windows), 1, switch, "seqstream-windows", goes_on=False)
+        ahead = Prefetcher(windows if ferry is None else ferry.each(windows), 1, switch, "seqstream-windows", goes_on=False)
         batches = self._batches(ahead, start, to_state, ahead.go_on, left=prefetch)
         if self._on_batch is None and not self.transfer.has_work:
             return Run(batches, ferry)
-        return Run(Ahead(batches, prefetch, switch, "seqstream-batches"), ferry)
+        return Run(Prefetcher(batches, prefetch, switch, "seqstream-batches"), ferry)
 
     def largest_batch(self, state: dict[str, Json], max_tokens: int | None) -> Batch:
         """Make a batch of the largest shape that can occur, on the device, of one record over and over.
@@ -115,7 +115,7 @@ class Pipeline:
         to_state: ToState,
         go_on: Callable[[], None],
         left: int = 0,
-    ) -> Iterator[Made]:
+    ) -> Iterator[PreparedBatch]:
         """Yield the batches of windows; ``go_on`` is called when the next window may be made.
 
         That is once the first batch of this one is out: made at the same time, they would take the processor from each other,
@@ -137,13 +137,13 @@ class Pipeline:
                 batch, event = self.transfer.send(batch)
                 if turn == meeting == 0 and window.totals is not None:
                     go_on()
-                yield Made(batch, position, dict(counts), state, event, turn == meeting)
+                yield PreparedBatch(batch, position, dict(counts), state, event, turn == meeting)
                 counts.clear()
                 if not turn and (meeting or window.totals is None):
                     go_on()
             if not len(window.plan):
                 go_on()
-        yield Made(None, position, dict(counts))
+        yield PreparedBatch(None, position, dict(counts))
 
     def _warn_of_hidden(self, window: Window) -> None:
         """Warn once of columns that are called as a part of every batch is."""
@@ -174,7 +174,7 @@ class Pipeline:
 
 
 @dataclasses.dataclass
-class Run(Iterator[Made]):
+class Run(Iterator[PreparedBatch]):
     """Batches on their way, and what the consumer does for it: talk to the other ranks.
 
     Attributes:
@@ -183,11 +183,11 @@ class Run(Iterator[Made]):
         is_due: Whether a window is to be shared before anything else.
     """
 
-    batches: Iterator[Made]
-    ferry: Ferry | None = None
+    batches: Iterator[PreparedBatch]
+    ferry: CollectiveRelay | None = None
     is_due: bool = True
 
-    def __next__(self) -> Made:
+    def __next__(self) -> PreparedBatch:
         self._share()
         made = next(self.batches)
         self.is_due = made.meets
@@ -205,4 +205,4 @@ def _after(position: Position, window: Window, turn: int, num_shards: int) -> Po
     if turn + 1 < len(window.plan):
         now = dataclasses.replace(window.start, served=window.after[turn])
         return Position(position.epoch, position.until, now)
-    return Position(position.epoch, position.until, window.following or WindowStart(Place(num_shards)))
+    return Position(position.epoch, position.until, window.following or WindowStart(Cursor(num_shards)))

@@ -10,17 +10,17 @@ from typing import Generic, TypeAlias, TypeVar
 Item = TypeVar("Item")
 
 JOIN_SECONDS = 3.0
-"""How long `Switch.turn_off` waits for its threads; only a user's function that blocks can take longer."""
+"""How long `StopSignal.turn_off` waits for its threads; only a user's function that blocks can take longer."""
 
 Outcome: TypeAlias = "tuple[Item] | BaseException"
 """An item, or what ended the iterator instead of one."""
 
 
-class SwitchedOffError(Exception):
+class StoppedError(Exception):
     """Raised in threads to end what they do; no user sees it."""
 
 
-class Switch:
+class StopSignal:
     """Turns off all threads of one iteration, from any of them, by garbage collection or at exit.
 
     It knows the threads but no thread's work knows its owner, so an iterator that is dropped can be collected while they run.
@@ -48,9 +48,9 @@ class Switch:
         self._wakers.append(wake)
 
     def check(self) -> None:
-        """Raise `SwitchedOffError` if the switch is off."""
+        """Raise `StoppedError` if the switch is off."""
         if self.is_off:
-            raise SwitchedOffError
+            raise StoppedError
 
     def turn_off(self) -> None:
         """End all threads and wait for them; in one of them, for none."""
@@ -63,7 +63,7 @@ class Switch:
                 thread.join(JOIN_SECONDS)
 
 
-class Ahead(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """An iterator whose items are made in a thread, up to ``depth`` of them before they are asked for.
 
     An error in the thread is raised here, by the call that would have returned the item. Both sides wait in queues written in
@@ -77,7 +77,7 @@ class Ahead(Generic[Item]):
         goes_on: Whether the thread goes on as soon as an item was taken; if not, when `go_on` is called.
     """
 
-    def __init__(self, items: Iterator[Item], depth: int, switch: Switch, name: str, *, goes_on: bool = True) -> None:
+    def __init__(self, items: Iterator[Item], depth: int, switch: StopSignal, name: str, *, goes_on: bool = True) -> None:
         self._items = items
         self._switch = switch
         self._goes_on = goes_on
@@ -112,8 +112,8 @@ class Ahead(Generic[Item]):
                 self._room.get()
                 self._switch.check()
                 self._ready.put((next(self._items),))
-        except SwitchedOffError:
-            self._ready.put(SwitchedOffError())  # without the frames that it came through, which hold what is to be let go
+        except StoppedError:
+            self._ready.put(StoppedError())  # without the frames that it came through, which hold what is to be let go
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
             self._ready.put(error)
         finally:
@@ -121,4 +121,4 @@ class Ahead(Generic[Item]):
 
     def _wake(self) -> None:
         self._room.put(None)
-        self._ready.put(SwitchedOffError())
+        self._ready.put(StoppedError())

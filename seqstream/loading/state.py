@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from seqstream.records import Json
-from seqstream.windows.block_reader import Place
+from seqstream.windows.block_reader import Cursor
 from seqstream.windows.settings import WindowStart
 
 VERSION = 2
@@ -113,7 +113,7 @@ class Position:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Json]) -> Position:
-        place = Place.from_json(state["position"], state["source"])
+        place = Cursor.from_json(state["position"], state["source"])
         window = WindowStart(place, state["blocks"], state["skip"], state["group"], state["served"], state["step"])
         return cls(state["epoch"], state["until"], window)
 

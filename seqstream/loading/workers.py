@@ -41,7 +41,7 @@ from seqstream.loading.worker_process import (
     unpack,
 )
 from seqstream.records import Counts, located
-from seqstream.windows.block_buffer import Entry, Guard
+from seqstream.windows.block_buffer import BufferedBlocks, Guard
 from seqstream.windows.processing import Process, row_ids_of, tables_of
 
 _AHEAD = 4
@@ -125,9 +125,9 @@ class Workers:
     def run(self, engines: Mapping[str, str]) -> Process:
         """Return the function that processes blocks."""
 
-        def process(entries: Sequence[Entry], guard: Guard) -> None:
+        def process(entries: Sequence[BufferedBlocks], guard: Guard) -> None:
             coming = iter(entries)
-            under_way: deque[tuple[Entry, _UnderWay]] = deque()
+            under_way: deque[tuple[BufferedBlocks, _UnderWay]] = deque()
             try:
                 while True:
                     for entry in itertools.islice(coming, self._num_ahead - len(under_way)):

@@ -12,8 +12,8 @@ import numpy as np
 
 from seqstream.arrays import Index, Lengths
 from seqstream.options import is_no_limit, is_whole
-from seqstream.planning.global_plan import Grouping
-from seqstream.planning.length_counts import Runs, sorted_order
+from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
@@ -80,10 +80,10 @@ class BatchSpec(Protocol):
     def sort_keys(self, lengths: Lengths) -> Lengths:
         """Return what rows are sorted by, descending, before they are planned: their lengths, or the same for all."""
 
-    def fills(self, runs: Runs, multiple: int) -> bool:
+    def fills(self, runs: LengthCounts, multiple: int) -> bool:
         """Return whether rows are enough for so many batches, more rows being on their way."""
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
         """Return how many rows of a window, from its first, are planned now; the others begin the next window.
 
         Args:
@@ -93,7 +93,9 @@ class BatchSpec(Protocol):
             multiple: Batches of an optimiser step, of all ranks: where batches are to be full, they are a multiple of it.
         """
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
+    def arrange(
+        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+    ) -> GlobalPlan:
         """Return what all ranks take at each step of a window.
 
         Args:
@@ -120,7 +122,9 @@ class Plans(abc.ABC):
         return lengths
 
     @abc.abstractmethod
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping: ...
+    def arrange(
+        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+    ) -> GlobalPlan: ...
 
     def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
         """Return the batches of one process whose window has these rows.
@@ -130,7 +134,7 @@ class Plans(abc.ABC):
             key: Seeds the order of rows and batches; ``None`` leaves both as they come.
         """
         keys = self.sort_keys(lengths)
-        grouping = self.arrange(Runs.of(keys), key=key, world_size=1)
+        grouping = self.arrange(LengthCounts.of(keys), key=key, world_size=1)
         groups, places = np.arange(len(grouping)), np.arange(grouping.cuts[-1])
         rows = grouping.wanted(places)
         local = np.append(sorted_order(keys), MADE_UP)[rows]

@@ -26,12 +26,12 @@ from seqstream.planning.batch_spec import (
     without_default,
 )
 from seqstream.planning.bucket_cuts import STEP_COST, fill_greedily, fitting_rows, plan_batches
-from seqstream.planning.global_plan import Dealt, Grouping, Listed, Order, split_groups
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.global_plan import DealtOrder, GlobalPlan, ListedOrder, RowOrder, split_groups
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pair_cuts import plan_pairs
 from seqstream.planning.rank_turns import mixed_turns
 from seqstream.planning.shape_choice import choose_lengths, shape_of
-from seqstream.planning.tie_order import Mixed
+from seqstream.planning.tie_order import SpreadTies
 from seqstream.records import Json
 
 Shape: TypeAlias = tuple[int, int]
@@ -50,7 +50,7 @@ Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Mode
 
 @dataclasses.dataclass(frozen=True)
 class _Groups:
-    """Groups before they have turns: what a `Grouping` says of them, and what a batch of each costs one rank.
+    """Groups before they have turns: what a `GlobalPlan` says of them, and what a batch of each costs one rank.
 
     Attributes:
         order: From places to rows.
@@ -60,7 +60,7 @@ class _Groups:
         widths: ``int64 (G,)``, or ``None``.
     """
 
-    order: Order
+    order: RowOrder
     cuts: Cuts
     rooms: Index
     costs: Index
@@ -68,7 +68,7 @@ class _Groups:
 
     def dealt(self, world_size: int) -> _Groups:
         """Return groups of one rank each: what each rank would have of these, dealt like cards; none without rows."""
-        order = Dealt(self.order, self.cuts, world_size)
+        order = DealtOrder(self.order, self.cuts, world_size)
         sizes = np.diff(order.part_cuts)
         kept = sizes > 0
         rooms, costs = (np.repeat(each, world_size)[kept] for each in (self.rooms, self.costs))
@@ -180,17 +180,19 @@ class Bucket(Plans):
         chosen = choose_lengths(counts, self.shapes, multiple_of=self.multiple_of).tolist()
         return dataclasses.replace(self, shapes=tuple((self._rows_of(length), length) for length in chosen))
 
-    def fills(self, runs: Runs, multiple: int) -> bool:
+    def fills(self, runs: LengthCounts, multiple: int) -> bool:
         return self.num_planned(runs.num_rows, lambda _: runs, last=False, multiple=multiple) > 0
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
         if not self._is_by_rows or (last and not self.drop_last):
             return num_rows
         size = cast("int", self.batch_size) * multiple
         return num_rows // size * size
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
-        order = Mixed.of(runs.counts, key)
+    def arrange(
+        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+    ) -> GlobalPlan:
+        order = SpreadTies.of(runs.counts, key)
         is_mixed = self.is_mixed and world_size > 1
         step_cost = EVEN_STEP_COST if is_mixed else STEP_COST
         if runs.lengths.ndim == 2:
@@ -205,7 +207,7 @@ class Bucket(Plans):
             turns = mixed_turns(groups.costs, step_groups=step_groups, world_size=world_size, key=key)
         else:
             turns = turns_of(len(groups.rooms), key)
-        return Grouping(
+        return GlobalPlan(
             groups.order,
             groups.cuts,
             turns,
@@ -227,7 +229,7 @@ class Bucket(Plans):
         """Whether all batches have the same rows."""
         return self.max_tokens is None and self.batch_size is not None and self.shapes is None
 
-    def _group_lengths(self, runs: Runs, order: Order, shared: int, step_groups: int, step_cost: float) -> _Groups:
+    def _group_lengths(self, runs: LengthCounts, order: RowOrder, shared: int, step_groups: int, step_cost: float) -> _Groups:
         step = self.rows_multiple_of * shared
         padded = self._rounded(runs.every(step))
         cuts, rooms = self._cut(padded, step_groups, step_cost)
@@ -249,7 +251,7 @@ class Bucket(Plans):
             cuts = split_groups(cuts, step_groups)
         return cuts, fitting_rows(costs[cuts[:-1]], budget, most) * group
 
-    def _group_sides(self, runs: Runs, order: Order, shared: int, step_groups: int, step_cost: float) -> _Groups:
+    def _group_sides(self, runs: LengthCounts, order: RowOrder, shared: int, step_groups: int, step_cost: float) -> _Groups:
         """Plan rows of several sides, such as a source and a target."""
         lengths = self._rounded(runs.every(1))
         rows, cuts = plan_pairs(
@@ -263,9 +265,9 @@ class Bucket(Plans):
             cuts = split_groups(cuts, step_groups)
         sums = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
         rooms = fitting_rows(sums, self.max_tokens, self.batch_size)
-        return _Groups(Listed(order.rows_at(rows)), cuts, rooms, sums * -(-np.diff(cuts) // shared))
+        return _Groups(ListedOrder(order.rows_at(rows)), cuts, rooms, sums * -(-np.diff(cuts) // shared))
 
-    def _group_shapes(self, runs: Runs, order: Order, shared: int, step_groups: int) -> _Groups:
+    def _group_shapes(self, runs: LengthCounts, order: RowOrder, shared: int, step_groups: int) -> _Groups:
         """Fill shapes: a group has that of its longest row, and shorter rows where those of its length are at an end."""
         rows, widths = np.array(self.shapes).T  # shortest first, as they were read
         shapes = shape_of(runs.every(shared), widths)

@@ -25,7 +25,7 @@ from seqstream.records import Counts
 _PIECE = 1 << 15
 
 
-class Order(Protocol):
+class RowOrder(Protocol):
     """A permutation of the rows of a window, from places to numbers and back."""
 
     def rows_at(self, places: Index) -> Index:
@@ -36,7 +36,7 @@ class Order(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
+class ListedOrder:
     """An order as a list: ``rows[place]``."""
 
     rows: Index
@@ -51,7 +51,7 @@ class Listed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dealt:
+class DealtOrder:
     """An order in which each group of another is cut into parts, one a rank: its rows dealt like cards.
 
     Attributes:
@@ -60,7 +60,7 @@ class Dealt:
         world_size: Number of ranks, ``R``.
     """
 
-    order: Order
+    order: RowOrder
     cuts: Cuts
     world_size: int
 
@@ -101,7 +101,7 @@ def piecewise(function: Callable[[Index], Index], values: Index) -> Index:
 
 
 @dataclasses.dataclass(frozen=True)
-class Grouping:
+class GlobalPlan:
     """Groups of neighbours: the batches that all ranks take at once, or each of them one.
 
     Attributes:
@@ -117,7 +117,7 @@ class Grouping:
         is_mixed: Whether each rank takes groups of its own.
     """
 
-    order: Order
+    order: RowOrder
     cuts: Cuts
     turns: Index
     rooms: Index

@@ -10,9 +10,9 @@ import numpy as np
 from seqstream.arrays import Lengths
 from seqstream.options import yes_or_no
 from seqstream.planning.batch_spec import WINDOW_BATCHES, Decided, WindowSize, needed, set_positive, show
-from seqstream.planning.global_plan import Grouping, Listed
-from seqstream.planning.length_counts import Runs
-from seqstream.planning.tie_order import Mixed
+from seqstream.planning.global_plan import GlobalPlan, ListedOrder
+from seqstream.planning.length_counts import LengthCounts
+from seqstream.planning.tie_order import SpreadTies
 from seqstream.records import Json
 from seqstream.shuffling import shuffled
 
@@ -53,19 +53,21 @@ class InOrder(Decided):
     def sort_keys(self, lengths: Lengths) -> Lengths:
         return np.zeros(len(lengths), dtype=np.int64)
 
-    def fills(self, runs: Runs, multiple: int) -> bool:
+    def fills(self, runs: LengthCounts, multiple: int) -> bool:
         return runs.num_rows >= self.batch_size * multiple
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
         size = self.batch_size * multiple
         return num_rows if last and not self.drop_last else num_rows // size * size
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> Grouping:
+    def arrange(
+        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+    ) -> GlobalPlan:
         num_rows = runs.num_rows
-        order = Mixed.of(np.array([num_rows]), None) if key is None else Listed(shuffled(num_rows, *key, "rows"))
+        order = SpreadTies.of(np.array([num_rows]), None) if key is None else ListedOrder(shuffled(num_rows, *key, "rows"))
         cuts = np.append(np.arange(0, num_rows, self.batch_size * world_size), num_rows)
         groups = np.ones(len(cuts) - 1, dtype=np.int64)
-        return Grouping(order, cuts, np.arange(len(groups)), self.batch_size * groups, groups, step_groups=accumulate)
+        return GlobalPlan(order, cuts, np.arange(len(groups)), self.batch_size * groups, groups, step_groups=accumulate)
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         return num_rows / self.batch_size

@@ -16,7 +16,7 @@ _DENSE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Runs:
+class LengthCounts:
     """The rows of a window by length: all that a plan depends on.
 
     Attributes:
@@ -28,7 +28,7 @@ class Runs:
     counts: Index
 
     @classmethod
-    def of(cls, lengths: Lengths) -> Runs:
+    def of(cls, lengths: Lengths) -> LengthCounts:
         """Count lengths in any order, ``int64 (N,)`` or ``(N, S)``."""
         if _is_dense(lengths):
             counts = np.bincount(lengths)

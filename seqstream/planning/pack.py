@@ -15,10 +15,10 @@ from seqstream.options import yes_or_no
 from seqstream.planning.batch_spec import Decided, WindowSize, set_positive, show, turns_of, without_default
 from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.equal_cost import deal_equally, row_costs
-from seqstream.planning.global_plan import Grouping
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.plan import MADE_UP, Plan, fill_up
-from seqstream.planning.tie_order import Mixed, longest_first
+from seqstream.planning.tie_order import SpreadTies, longest_first
 from seqstream.records import Counts, Json
 
 _ATTEMPTS = 12
@@ -53,7 +53,7 @@ class RowPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedGrouping(Grouping):
+class PackedGlobalPlan(GlobalPlan):
     """Rows of several sequences; a place is one of them.
 
     Attributes:
@@ -181,10 +181,10 @@ class Pack(Decided):
         """Slots of a batch."""
         return self.rows * self.row_length
 
-    def fills(self, runs: Runs, multiple: int) -> bool:
+    def fills(self, runs: LengthCounts, multiple: int) -> bool:
         return int((self._taken(runs.lengths) * runs.counts).sum()) >= self.num_slots * multiple
 
-    def num_planned(self, num_rows: int, first: Callable[[int], Runs], *, last: bool, multiple: int) -> int:
+    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
         """Return how many sequences fill whole steps; 0 if they do not fill one."""
         if last and not self.drop_last:
             return num_rows
@@ -209,7 +209,9 @@ class Pack(Decided):
                 break
         return least[0] or most[0]
 
-    def arrange(self, runs: Runs, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1) -> PackedGrouping:
+    def arrange(
+        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+    ) -> PackedGlobalPlan:
         self._check_fit(runs.lengths)
         sequences, begins, sizes, pieces = self._items(runs.every(1))
         by_length = longest_first(sizes, key)
@@ -221,8 +223,8 @@ class Pack(Decided):
             packed, row_cuts = _in_order(order, packed, row_cuts)
         num_rows, size = len(row_cuts) - 1, self.rows * world_size
         groups = np.full(-(-num_rows // size), self.rows)
-        return PackedGrouping(
-            order=Mixed.of(np.array([num_rows]), None),
+        return PackedGlobalPlan(
+            order=SpreadTies.of(np.array([num_rows]), None),
             cuts=np.append(np.arange(0, num_rows, size), num_rows),
             turns=turns_of(len(groups), key),
             rooms=groups,
@@ -246,7 +248,7 @@ class Pack(Decided):
     def fingerprint(self) -> Json:
         return {"kind": "Pack", **without_default(dataclasses.asdict(self), drop_last=False)}
 
-    def _num_rows(self, runs: Runs) -> int:
+    def _num_rows(self, runs: LengthCounts) -> int:
         """Return how many rows sequences fill."""
         sizes = self._items(runs.every(1))[2]
         return len(pack_rows(-np.sort(-sizes), self.row_length)[1]) - 1
@@ -275,7 +277,7 @@ class Pack(Decided):
                 "Tokenize(max_length=...) or Pack(overflow='truncate'), 'split' or 'drop'"
             )
 
-    def _counts(self, runs: Runs) -> Counts:
+    def _counts(self, runs: LengthCounts) -> Counts:
         name = {"truncate": "truncated", "split": "split", "drop": "dropped"}.get(self.overflow)
         over = int(runs.counts[runs.lengths > self.row_length].sum())
         return {name: over} if name and over else {}

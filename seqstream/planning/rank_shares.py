@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Cuts, Index, positions, ranges
-from seqstream.planning.global_plan import Grouping, piecewise
+from seqstream.planning.global_plan import GlobalPlan, piecewise
 
 Uneven: TypeAlias = Literal["repeat", "drop"]
 UNEVEN = ("repeat", "drop")
@@ -83,7 +83,7 @@ class _Left:
     numbers: Index
 
     @classmethod
-    def of(cls, grouping: Grouping, served: int) -> _Left:
+    def of(cls, grouping: GlobalPlan, served: int) -> _Left:
         sizes = np.diff(grouping.cuts)[grouping.turns]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, served, side="right"))
@@ -108,7 +108,7 @@ class _Left:
         return len(self.groups)
 
 
-def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
+def cut_steps(grouping: GlobalPlan, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
     """Cut what is left of a window into what all ranks take at once, no batch of which is over its room.
 
     A group that was made for as many ranks is one such part. Where there are fewer ranks now it is several, as even as can be.
@@ -135,7 +135,7 @@ def cut_steps(grouping: Grouping, served: int, world_size: int, uneven: Uneven =
     return _drop(steps, grouping, is_short) if is_short.any() else steps
 
 
-def _cut_groups(grouping: Grouping, served: int, world_size: int) -> Steps:
+def _cut_groups(grouping: GlobalPlan, served: int, world_size: int) -> Steps:
     """Cut what is left of a window into steps, some of which may have fewer rows than there are ranks."""
     left = _Left.of(grouping, served)
     if grouping.is_mixed:
@@ -145,7 +145,7 @@ def _cut_groups(grouping: Grouping, served: int, world_size: int) -> Steps:
     return Steps.of(left, served, width)
 
 
-def _cut_across(grouping: Grouping, served: int, world_size: int) -> Steps:
+def _cut_across(grouping: GlobalPlan, served: int, world_size: int) -> Steps:
     """Cut what is left into batches of one group each, and take one for each rank, in their turns; only the last are split."""
     left = _Left.of(grouping, served)
     pieces = left.split(-(-left.sizes // grouping.rooms[left.groups]))
@@ -183,7 +183,7 @@ def _repeat(steps: Steps) -> Steps:
     return dataclasses.replace(steps, groups=groups, begins=begins, sizes=sizes, is_repeated=is_repeated)
 
 
-def _drop(steps: Steps, grouping: Grouping, is_short: npt.NDArray[np.bool_]) -> Steps:
+def _drop(steps: Steps, grouping: GlobalPlan, is_short: npt.NDArray[np.bool_]) -> Steps:
     """Leave out what has fewer rows than there are ranks."""
     out = np.repeat(is_short, steps.width)
     dropped, truncated = _count_left_out(grouping, steps.begins[out], steps.sizes[out])
@@ -199,7 +199,7 @@ def _drop(steps: Steps, grouping: Grouping, is_short: npt.NDArray[np.bool_]) -> 
     )
 
 
-def _count_left_out(grouping: Grouping, begins: Index, sizes: Index) -> tuple[int, int]:
+def _count_left_out(grouping: GlobalPlan, begins: Index, sizes: Index) -> tuple[int, int]:
     """Count rows that are wanted at some places and nowhere else, and those that are wanted elsewhere too: in pieces."""
     is_inside = np.zeros(int(grouping.cuts[-1]), dtype=np.bool_)
     for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):

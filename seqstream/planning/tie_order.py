@@ -24,7 +24,7 @@ _SHORT = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed:
+class SpreadTies:
     """Rows longest first, with those of equal length spread out; a row is its number as sorted.
 
     Neighbours in a file are often alike, and there may be thousands of rows of one length. So within a run of equal lengths the
@@ -44,7 +44,7 @@ class Mixed:
     offsets: Index
 
     @classmethod
-    def of(cls, sizes: Index, key: tuple[object, ...] | None) -> Mixed:
+    def of(cls, sizes: Index, key: tuple[object, ...] | None) -> SpreadTies:
         """Mix runs of so many rows; ``key=None`` leaves them in the order in which they were read."""
         starts = np.cumsum(sizes) - sizes
         if key is None or not len(sizes):
@@ -66,7 +66,7 @@ class Mixed:
 
 
 def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> Index:
-    """Order rows by length, longest first, with rows of equal length spread out, as `Mixed` says.
+    """Order rows by length, longest first, with rows of equal length spread out, as `SpreadTies` says.
 
     Args:
         lengths: ``int64 (N,)``, in the order in which rows were read.
@@ -79,7 +79,7 @@ def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> Index:
     if key is None:
         return by_length
     starts = run_starts(lengths[by_length])
-    return by_length[Mixed.of(np.diff(starts, append=len(lengths)), key).rows_at(np.arange(len(lengths)))]
+    return by_length[SpreadTies.of(np.diff(starts, append=len(lengths)), key).rows_at(np.arange(len(lengths)))]
 
 
 def _strides(sizes: Index, keys: npt.NDArray[np.uint64]) -> tuple[Index, Index]:

@@ -25,7 +25,7 @@ from seqstream.testing.expectations import (
     rows_of,
     through_json,
 )
-from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.block_reader import Cursor, read_blocks
 
 RUN = 16
 FAIR_SHARE = 0.4
@@ -46,25 +46,25 @@ def check_loader(make: MakeLoader) -> None:
 
 def check_source(source: Source) -> None:
     """Check a source: record numbers, states that survive JSON and resume, `locate`, `take`, and a fingerprint that is JSON."""
-    whole = _row_ids(source, Place())
+    whole = _row_ids(source, Cursor())
     expect(len(set(whole)) == len(whole), "row ids must be unique")
     expect(source.fingerprint() == json.loads(json.dumps(source.fingerprint())), "fingerprint() must survive JSON unchanged")
     seen = 0
-    for block in read_blocks(source, range(source.num_shards), Place()):
+    for block in read_blocks(source, range(source.num_shards), Cursor()):
         seen += len(block.table)
         saved = json.loads(json.dumps([block.after.position, block.after.source_json()]))
-        rest = _row_ids(source, Place.from_json(*saved))
+        rest = _row_ids(source, Cursor.from_json(*saved))
         expect(
             rest == whole[seen:], f"reading on after {seen} records must give the other {len(whole) - seen}, got {len(rest)}"
         )
     for row_id in whole[:: max(1, len(whole) // 5)]:
         expect(bool(source.locate(row_id)), f"locate({row_id}) must name a place")
     if source.num_records is not None:
-        mixed = _row_ids(in_random_order(source, 0, 0), Place())
+        mixed = _row_ids(in_random_order(source, 0, 0), Cursor())
         expect(sorted(mixed) == sorted(whole), f"take() must give the {len(whole)} records that read() gives, got {len(mixed)}")
 
 
-def _row_ids(source: Source, place: Place) -> list[int]:
+def _row_ids(source: Source, place: Cursor) -> list[int]:
     blocks = read_blocks(source, range(source.num_shards), place)
     return [row_id for block in blocks for row_id in block.table.column(ROW_ID).to_pylist()]
 
@@ -74,7 +74,7 @@ def check_every_record_once(make: MakeLoader) -> None:
     loader = make()
     first = rows_of(loader)
     stats = loader.stats
-    records = _row_ids(loader.source, Place())
+    records = _row_ids(loader.source, Cursor())
     unknown = {row_id for row_id, _ in first} - set(records)
     expect(not unknown, f"rows must come from the source, got {sorted(unknown)[:5]}")
     accounted = len({row_id for row_id, _ in first}) + stats.dropped + stats.empty

@@ -19,7 +19,7 @@ from seqstream.planning.pack import Pack
 from seqstream.records import Json
 from seqstream.testing.expectations import MakeLoader, Row, expect, expect_in_budget, expect_same, rows_of, through_json
 from seqstream.testing.rank_threads import Options, run_ranks
-from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.block_reader import Cursor, read_blocks
 
 State: TypeAlias = "dict[str, Json]"
 
@@ -88,7 +88,7 @@ def expect_all_rows(taken: Sequence[Taken], alone: dict[Row, dict[str, Any]], lo
     if counted:
         records = {row_id for row_id, _ in seen}
         left_out = sum(each.stats.dropped + each.stats.empty for each in taken)
-        total = sum(len(block.table) for block in read_blocks(loader.source, range(loader.source.num_shards), Place()))
+        total = sum(len(block.table) for block in read_blocks(loader.source, range(loader.source.num_shards), Cursor()))
         expect(len(records) + left_out == total, f"records must come or be counted, got {len(records)} + {left_out} of {total}")
 
 

@@ -17,7 +17,7 @@ from seqstream.arrow import to_arrow
 from seqstream.records import PIECE, Counts, RecordError, row_id_of
 from seqstream.tokenizing import token_rows
 from seqstream.tokenizing.engines import Engine
-from seqstream.tokenizing.formats.row_format import Draft, Form
+from seqstream.tokenizing.formats.row_format import EncodedRows, RowFormat
 from seqstream.tokenizing.token_rows import Flat, TokenRows
 
 
@@ -31,7 +31,7 @@ class Encoding:
         max_length: As `Tokenize` says, as are the others.
     """
 
-    forms: Mapping[str, Form]
+    forms: Mapping[str, RowFormat]
     engines: Mapping[str, Engine]
     max_length: int | None
     overflow: str
@@ -63,7 +63,7 @@ class Encoding:
             arrays[PIECE] = to_arrow(number)
         return self._assemble(tables, kept, arrays), {name: count for name, count in counts.items() if count}
 
-    def _choose(self, drafts: Mapping[str, Draft], tables: Sequence[pa.Table]) -> tuple[Index, Counts]:
+    def _choose(self, drafts: Mapping[str, EncodedRows], tables: Sequence[pa.Table]) -> tuple[Index, Counts]:
         """Return the records to keep, ``int64``, ascending, and how many go because they are empty or too long."""
         gone = np.zeros(sum(map(len, tables)), bool)
         if self.drop_empty:
@@ -78,12 +78,12 @@ class Encoding:
             gone |= too_long
         return np.flatnonzero(~gone), counts
 
-    def _too_long(self, drafts: Mapping[str, Draft]) -> npt.NDArray[np.bool_]:
+    def _too_long(self, drafts: Mapping[str, EncodedRows]) -> npt.NDArray[np.bool_]:
         over = [draft.lengths > (self.max_length or 0) for draft in drafts.values()]
         either: npt.NDArray[np.bool_] = np.logical_or.reduce(over)
         return either
 
-    def _refuse(self, drafts: Mapping[str, Draft], tables: Sequence[pa.Table], record: int) -> None:
+    def _refuse(self, drafts: Mapping[str, EncodedRows], tables: Sequence[pa.Table], record: int) -> None:
         length = max(int(draft.lengths[record]) for draft in drafts.values())
         remedy = "raise it or set Tokenize(overflow='truncate'), 'split' or 'drop'"
         message = f"sequence of {length:,} tokens cannot fit max_length={self.max_length}; {remedy}"

@@ -20,7 +20,7 @@ import numpy as np
 from seqstream.tokenizing.probes import first_texts, hostile_texts
 from seqstream.tokenizing.python_tokenizers import RowError, blame, flatten, shorten
 from seqstream.tokenizing.token_rows import TokenRows, join
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 EngineName: TypeAlias = Literal["auto", "tokenizers", "fastokens", "nanotoken"]
 Encode: TypeAlias = Callable[[list[str]], TokenRows]
@@ -48,7 +48,7 @@ class EngineError(ValueError):
 class Engine:
     """Encodes texts, with one engine and one tokenizer; may be pickled and forked."""
 
-    def __init__(self, blueprint: Blueprint, name: str) -> None:
+    def __init__(self, blueprint: TokenizerSpec, name: str) -> None:
         self.blueprint = blueprint
         self.name = name
         self._encode: Encode | None = None
@@ -81,7 +81,7 @@ class Engine:
         bare = self.blueprint.bare
         return self if bare == self.blueprint else Engine(bare, self.name)
 
-    def __reduce__(self) -> tuple[type[Engine], tuple[Blueprint, str]]:
+    def __reduce__(self) -> tuple[type[Engine], tuple[TokenizerSpec, str]]:
         return Engine, (self.blueprint, self.name)
 
     def _build(self) -> Encode:
@@ -101,7 +101,7 @@ def is_installed(name: str) -> bool:
     return name == FUNCTION or importlib.util.find_spec(name) is not None
 
 
-def choose_engine(blueprint: Blueprint, wanted: str, texts: Iterable[str | None]) -> Engine:
+def choose_engine(blueprint: TokenizerSpec, wanted: str, texts: Iterable[str | None]) -> Engine:
     """Return the fastest engine whose ids are equal to those of `tokenizers`, or the wanted one if they are.
 
     Every engine but `tokenizers` itself is compared on a fixed set of hostile texts and on the first of ``texts``.
@@ -140,7 +140,7 @@ def choose_engine(blueprint: Blueprint, wanted: str, texts: Iterable[str | None]
 class Proof:
     """What is known of an engine: whether it has given the ids of `tokenizers` for all texts on which both were compared."""
 
-    def __init__(self, blueprint: Blueprint, name: str) -> None:
+    def __init__(self, blueprint: TokenizerSpec, name: str) -> None:
         self.engine = Engine(blueprint, name)
         self.reference = Engine(blueprint, REFERENCE)
         self._known: set[bytes] = set()
@@ -167,7 +167,7 @@ class Proof:
 
 
 @functools.lru_cache(maxsize=4)
-def proof_of(blueprint: Blueprint, name: str) -> Proof:
+def proof_of(blueprint: TokenizerSpec, name: str) -> Proof:
     """Return the proof of an engine, the same for the same tokenizer: loaders made anew have nothing to prove again.
 
     It keeps both engines: each new `tokenizers.Tokenizer` that encodes leaves a third of a megabyte behind in its threads.
@@ -195,7 +195,7 @@ def find_failing(encode: Callable[[list[str]], object], texts: list[str]) -> tup
 
 
 def refusal(
-    blueprint: Blueprint, name: str, encode: Callable[[list[str]], object], texts: list[str], error: BaseException
+    blueprint: TokenizerSpec, name: str, encode: Callable[[list[str]], object], texts: list[str], error: BaseException
 ) -> BaseException:
     """Return the error that says which text an engine cannot encode; the one it has raised if it is no single text."""
     failing = find_failing(encode, texts)
@@ -268,7 +268,7 @@ def _excerpt(ids: list[int], at: int) -> str:
     return f"[{', '.join(map(str, ids[at : at + 8]))}{', …' if len(ids) > at + 8 else ''}]"
 
 
-def _text_at(blueprint: Blueprint, text: str, at: int) -> str:
+def _text_at(blueprint: TokenizerSpec, text: str, at: int) -> str:
     """Return the text around the token where ids begin to differ."""
     if len(text) <= _SHOWN_CHARS:
         return text
@@ -277,7 +277,7 @@ def _text_at(blueprint: Blueprint, text: str, at: int) -> str:
     return f"{'…' if begin else ''}{text[begin : begin + _SHOWN_CHARS]}…"
 
 
-def _build_tokenizers(blueprint: Blueprint) -> Encode:
+def _build_tokenizers(blueprint: TokenizerSpec) -> Encode:
     quiet_forks()
     encode_batch, special = blueprint.build().encode_batch_fast, blueprint.special_tokens
 
@@ -293,7 +293,7 @@ def _build_tokenizers(blueprint: Blueprint) -> Encode:
     return encode
 
 
-def _build_fastokens(blueprint: Blueprint) -> Encode:
+def _build_fastokens(blueprint: TokenizerSpec) -> Encode:
     import fastokens
 
     special, split = blueprint.special_tokens, blueprint.split_special_tokens
@@ -312,7 +312,7 @@ def _build_fastokens(blueprint: Blueprint) -> Encode:
     return encode
 
 
-def _build_nanotoken(blueprint: Blueprint) -> Encode:
+def _build_nanotoken(blueprint: TokenizerSpec) -> Encode:
     import nanotoken
 
     if blueprint.split_special_tokens:
@@ -326,7 +326,7 @@ def _build_nanotoken(blueprint: Blueprint) -> Encode:
     return encode
 
 
-def _build_function(blueprint: Blueprint) -> Encode:
+def _build_function(blueprint: TokenizerSpec) -> Encode:
     name, function = blueprint.name, blueprint.function
 
     def encode(texts: list[str]) -> TokenRows:
@@ -341,7 +341,7 @@ def _build_function(blueprint: Blueprint) -> Encode:
     return encode
 
 
-_BUILDERS: dict[str, Callable[[Blueprint], Encode]] = {
+_BUILDERS: dict[str, Callable[[TokenizerSpec], Encode]] = {
     REFERENCE: _build_tokenizers,
     "fastokens": _build_fastokens,
     "nanotoken": _build_nanotoken,

@@ -14,11 +14,11 @@ from seqstream.stages.running import OpenStage
 from seqstream.tokenizing.encoding import Encoding
 from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
 from seqstream.tokenizing.formats.chat import Speaker
-from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, Form
-from seqstream.tokenizing.formats.select import RowOptions, check_options, make_form
+from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat
+from seqstream.tokenizing.formats.select import RowOptions, check_options, make_row_format
 from seqstream.tokenizing.formats.words import WordLabels
 from seqstream.tokenizing.python_components import LiveTokenizer
-from seqstream.tokenizing.tokenizer_spec import Blueprint, read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
@@ -89,8 +89,8 @@ class Tokenize:
     word_labels: WordLabels = "first"
     chat: Speaker | None = None
     engine: EngineName = "auto"
-    _blueprints: dict[str, Blueprint] = dataclasses.field(init=False)
-    _forms: dict[str, Form] = dataclasses.field(init=False)
+    _blueprints: dict[str, TokenizerSpec] = dataclasses.field(init=False)
+    _forms: dict[str, RowFormat] = dataclasses.field(init=False)
     _engines: dict[tuple[str, str], Engine] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,8 +100,8 @@ class Tokenize:
         options = RowOptions(**{each.name: getattr(self, each.name) for each in dataclasses.fields(RowOptions)})
         check_options(options)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
-        blueprints: dict[str, Blueprint] = {}
-        forms: dict[str, Form] = {}
+        blueprints: dict[str, TokenizerSpec] = {}
+        forms: dict[str, RowFormat] = {}
         for field, tokenizer in given.items():
             column = f"{field}_ids" if given is self.tokenizer else "input_ids"
             blueprint = read_tokenizer(tokenizer, special_tokens=self.special_tokens)
@@ -109,7 +109,7 @@ class Tokenize:
                 raise ValueError(
                     f"engine must be 'auto' for the tokenizer {blueprint.name} written in Python, got {self.engine!r}"
                 )
-            blueprints[column], forms[column] = blueprint, make_form(options, field, blueprint)
+            blueprints[column], forms[column] = blueprint, make_row_format(options, field, blueprint)
             _check_length(blueprint, forms[column].num_special, self.max_length)
         object.__setattr__(self, "_blueprints", blueprints)
         object.__setattr__(self, "_forms", forms)
@@ -210,7 +210,7 @@ class Tokenize:
         opened = {column: self._engine(column, form, engines[column]) for column, form in self._forms.items()}
         return Encoding(self._forms, opened, self.max_length, self.overflow, drop_empty=self.empty == "drop")
 
-    def _engine(self, column: str, form: Form, name: str) -> Engine:
+    def _engine(self, column: str, form: RowFormat, name: str) -> Engine:
         """Return the engine that was proved, warm as it is, or one that is built when it is used."""
         if (name == FUNCTION) != form.blueprint.is_function:
             raise ValueError(f"engine {name} cannot be used for tokenizer {form.blueprint}; choose engines anew")
@@ -244,7 +244,7 @@ def _read_max_length(given: object, overflow: str) -> int | None:
     return limit
 
 
-def _check_length(blueprint: Blueprint, special: int, max_length: int | None) -> None:
+def _check_length(blueprint: TokenizerSpec, special: int, max_length: int | None) -> None:
     if max_length is not None and max_length <= special:
         raise ValueError(
             f"max_length must be more than the {special} special tokens of tokenizer {blueprint}, got {max_length}"

@@ -62,7 +62,7 @@ class TokenRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class SpecialCounts:
     """What stands around the own tokens of each row: as many special tokens before and after them, whatever the text.
 
     Attributes:
@@ -79,9 +79,9 @@ class Frame:
         return self.before + self.after
 
     @property
-    def of_pieces(self) -> Frame:
+    def of_pieces(self) -> SpecialCounts:
         """What stands around each piece of a row."""
-        return Frame(self.before, self.after - self.closing)
+        return SpecialCounts(self.before, self.after - self.closing)
 
 
 def keep_rows(rows: TokenRows, kept: Index) -> TokenRows:
@@ -98,7 +98,7 @@ def take_rows(rows: TokenRows, taken: Index) -> TokenRows:
     return rows.picked(_taking(rows.offsets[taken], lengths), lengths)
 
 
-def truncate(rows: TokenRows, frame: Frame, limit: int | Index, side: str) -> TokenRows:
+def truncate(rows: TokenRows, frame: SpecialCounts, limit: int | Index, side: str) -> TokenRows:
     """Shorten rows to at most ``limit`` ids by dropping the last of their own tokens, or the first (``side="left"``).
 
     The special tokens around them stay. The ids are not copied where no row is too long.
@@ -143,7 +143,7 @@ def longest_first(first: Index, second: Index, limit: int) -> tuple[Index, Index
     return np.where(swapped, longer, shorter), np.where(swapped, shorter, longer)
 
 
-def split(rows: TokenRows, frame: Frame, limit: int) -> tuple[TokenRows, Index, Ids]:
+def split(rows: TokenRows, frame: SpecialCounts, limit: int) -> tuple[TokenRows, Index, Ids]:
     """Cut rows into pieces of at most ``limit`` ids, each with the special tokens of its row around it.
 
     Every token of a row's own is in exactly one piece, in order, and so are those that close a text. The ids are not copied

@@ -22,13 +22,13 @@ from seqstream.stages.map_filter import function_name
 from seqstream.tokenizing.probes import by_class
 from seqstream.tokenizing.python_components import LiveTokenizer, copy_parts, serialize
 from seqstream.tokenizing.python_tokenizers import PROBES, EncodeTexts, SlowTokenizer, digest_of, encode_slow
-from seqstream.tokenizing.token_rows import Frame
+from seqstream.tokenizing.token_rows import SpecialCounts
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
 
 
 @dataclasses.dataclass(frozen=True)
-class Blueprint:
+class TokenizerSpec:
     """A tokenizer as it is serialised, padding and truncation off; or a user's function.
 
     Attributes:
@@ -67,7 +67,7 @@ class Blueprint:
         return not isinstance(self.source, str)
 
     @functools.cached_property
-    def bare(self) -> Blueprint:
+    def bare(self) -> TokenizerSpec:
         """The same tokenizer, no function, which puts no special tokens around texts: what would is left out.
 
         Engines that cannot take a post-processor, such as RoBERTa's, can then take the tokenizer.
@@ -75,10 +75,10 @@ class Blueprint:
         return dataclasses.replace(self, source=_without_post_processor(self.json), special_tokens=False, ends=((), ()))
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> SpecialCounts:
         """How many special tokens are put around each text."""
         before, after = self.ends
-        return Frame(len(before), len(after))
+        return SpecialCounts(len(before), len(after))
 
     def build(self) -> Tokenizer:
         """Return a `tokenizers.Tokenizer` of its own."""
@@ -123,7 +123,7 @@ def _without_post_processor(text: str) -> str:
     return f"{text[:begin]}null{text[end:]}"
 
 
-def read_tokenizer(tokenizer: object, *, special_tokens: bool) -> Blueprint:
+def read_tokenizer(tokenizer: object, *, special_tokens: bool) -> TokenizerSpec:
     """Read whatever a user may pass as a tokenizer.
 
     Raises:
@@ -183,7 +183,7 @@ def _copy(tokenizer: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_tokens: bool) -> Blueprint:
+def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_tokens: bool) -> TokenizerSpec:
     """Read a `tokenizers.Tokenizer` that is ours to change, and what the transformers tokenizer it was copied from adds."""
     dropout = getattr(own.model, "dropout", None)
     if dropout:
@@ -198,7 +198,7 @@ def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_t
     kind = type(own.model).__name__
     source: str | LiveTokenizer | None = serialize(own)
     source = LiveTokenizer(name or kind, copy_parts(own), special_tokens) if source is None else source
-    return Blueprint(
+    return TokenizerSpec(
         name=name or kind,
         kind=kind,
         vocab_size=own.get_vocab_size(),
@@ -259,17 +259,17 @@ def can_encode(tokenizer: Tokenizer, text: str) -> bool:
     return True
 
 
-def _read_function(function: Callable[..., Any], special_tokens: bool) -> Blueprint:
+def _read_function(function: Callable[..., Any], special_tokens: bool) -> TokenizerSpec:
     if getattr(function, "is_fast", None) is False:  # a transformers tokenizer written in Python
         return _read_slow(cast(SlowTokenizer, function), special_tokens)
     name = function_name(function)
     if not special_tokens:
         raise ValueError(f"special_tokens=False cannot apply to the function {name}; let it return ids without them")
     digest = digest_of(name, function)
-    return Blueprint(name, name, vocab_size=None, digest=digest, source=function, special_tokens=True)
+    return TokenizerSpec(name, name, vocab_size=None, digest=digest, source=function, special_tokens=True)
 
 
-def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> Blueprint:
+def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> TokenizerSpec:
     encode = functools.partial(encode_slow, tokenizer, special_tokens)
     name = type(tokenizer).__name__
     ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
@@ -277,7 +277,7 @@ def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> Blueprint:
         bare, whole = (encode_slow(tokenizer, special, PROBES[:1])[0] for special in (False, True))
         before = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
         ends = (tuple(whole[:before]), tuple(whole[before + len(bare) :]))
-    return Blueprint(
+    return TokenizerSpec(
         name=name,
         kind=name,
         vocab_size=len(tokenizer),

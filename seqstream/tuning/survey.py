@@ -25,7 +25,7 @@ from seqstream.sources.blocks import Block
 from seqstream.sources.source import Source
 from seqstream.stages.running import run_stages
 from seqstream.tokenizing.stage import Tokenize
-from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
+from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
 from seqstream.windows.processing import GROUP_BYTES
 
 OnBlocks: TypeAlias = Callable[[int], None]
@@ -109,7 +109,7 @@ def take_survey(
 
 
 def _epoch(source: Source, seed: int) -> Iterator[ReadBlock]:
-    return read_blocks(source, EvenOrder(source.num_shards, seed, EPOCH, "shards"), Place())
+    return read_blocks(source, EvenOrder(source.num_shards, seed, EPOCH, "shards"), Cursor())
 
 
 def _find_records(blocks: Iterator[ReadBlock]) -> ReadBlock:

@@ -49,7 +49,7 @@ class Spans:
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class BatchSlices:
     """What a batch takes its slices from.
 
     Attributes:
@@ -79,7 +79,7 @@ class Planned:
     num_slots: list[int]
 
 
-def put_in_order(
+def slice_plan(
     plan: Plan,
     columns: Mapping[str, Column],
     sequence: str | None,
@@ -88,7 +88,7 @@ def put_in_order(
     *,
     is_repeated: npt.NDArray[np.bool_] | None = None,
     sides: Sequence[str] | None = None,
-) -> Planned:
+) -> BatchSlices:
     """Put what a batch needs of each row into plan order.
 
     Args:
@@ -126,7 +126,7 @@ def put_in_order(
         weights[is_repeated[order] & (order != MADE_UP)] = 0
         num_repeated = np.add.reduceat(weights == 0, cuts[:-1]).astype(np.int64)
     own_pieces = pieces[order] + plan.pieces if isinstance(plan, RowPlan) else pieces[order]
-    return Planned(
+    return BatchSlices(
         cuts.tolist(),
         plan.turns.tolist(),
         row_ids=_split(_where(made, MADE_UP, row_ids[order]), cuts),

@@ -14,14 +14,14 @@ import pyarrow as pa
 from seqstream.arrays import Index, Lengths
 from seqstream.distributed.digests import digest_table
 from seqstream.records import ROW_ID, Counts
-from seqstream.windows.block_reader import Ahead, Place, ReadBlock, Stretch
+from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadBlocks, UpcomingBlocks
 
 Guard: TypeAlias = Callable[[], None]
 """Called between steps that take time; raises to stop."""
 
 
 @dataclasses.dataclass
-class Entry:
+class BufferedBlocks:
     """Blocks that follow each other in the buffer: a stretch that nobody has taken, one of this rank, or some of another.
 
     Attributes:
@@ -40,11 +40,11 @@ class Entry:
         first_row_id: The row id of the first of them, -1 if there is none.
     """
 
-    before: Place
-    after: Place
+    before: Cursor
+    after: Cursor
     num_bytes: Index
     is_shared: bool
-    stretch: Stretch | None = None
+    stretch: UnreadBlocks | None = None
     block: ReadBlock | None = None
     owner: int | None = None
     num_rows: Index = dataclasses.field(default_factory=lambda: np.zeros(1, dtype=np.int64))
@@ -55,9 +55,9 @@ class Entry:
     first_row_id: int = -1
 
     @classmethod
-    def of(cls, ahead: Ahead) -> Entry:
+    def of(cls, ahead: UpcomingBlocks) -> BufferedBlocks:
         """Enter what lies ahead."""
-        if isinstance(ahead, Stretch):
+        if isinstance(ahead, UnreadBlocks):
             none = np.zeros(len(ahead), dtype=np.int64)
             return cls(ahead.before, ahead.place_at(len(ahead)), ahead.num_bytes, True, stretch=ahead, num_rows=none)
         return cls(ahead.before, ahead.after, np.array([ahead.num_bytes]), ahead.approx_bytes is not None, block=ahead)
@@ -65,7 +65,7 @@ class Entry:
     def __len__(self) -> int:
         return len(self.num_bytes)
 
-    def part(self, first: int, stop: int) -> Entry:
+    def part(self, first: int, stop: int) -> BufferedBlocks:
         """Return some of the blocks."""
         if stop - first == len(self):
             return self
@@ -78,10 +78,10 @@ class Entry:
             num_rows=self.num_rows[first:stop],
         )
 
-    def _place_at(self, number: int) -> Place:
-        return self.after if number == len(self) else Place(self.before.position + number, self.before.open)
+    def _place_at(self, number: int) -> Cursor:
+        return self.after if number == len(self) else Cursor(self.before.position + number, self.before.open)
 
-    def with_digest(self, world_size: int) -> Entry:
+    def with_digest(self, world_size: int) -> BufferedBlocks:
         """Return the block with the digest of its records, if every rank reads it and there are others to compare it with."""
         if world_size == 1 or self.is_shared or self.block is None or self.digest is not None:
             return self
@@ -89,20 +89,20 @@ class Entry:
         first = table.column(ROW_ID)[0].as_py() if len(table) else -1
         return dataclasses.replace(self, digest=digest_table(table), first_row_id=first)
 
-    def given_to(self, owner: int, rank: int) -> list[Entry]:
+    def given_to(self, owner: int, rank: int) -> list[BufferedBlocks]:
         """Say which rank processes the blocks: that one has each by itself, the others need not hold them."""
         if owner != rank:
             return [dataclasses.replace(self, owner=owner, stretch=None, block=None)]
         if self.stretch is None:
             return [dataclasses.replace(self, owner=owner)]
-        return [dataclasses.replace(Entry.of(block), owner=owner) for block in self.stretch.blocks()]
+        return [dataclasses.replace(BufferedBlocks.of(block), owner=owner) for block in self.stretch.blocks()]
 
     def processed(self, table: pa.Table, counts: Counts) -> None:
         """Take what the stages made of the block."""
         self.block, self.table, self.num_rows, self.counts = None, table, np.array([len(table)]), counts
 
 
-def share_out(entries: Iterable[Entry], rank: int, world_size: int) -> list[Entry]:
+def share_out(entries: Iterable[BufferedBlocks], rank: int, world_size: int) -> list[BufferedBlocks]:
     """Give each rank its part of some blocks, as many as each other, give or take one."""
     entries = list(entries)
     num, before = count_blocks(entries), 0
@@ -115,14 +115,14 @@ def share_out(entries: Iterable[Entry], rank: int, world_size: int) -> list[Entr
     return found
 
 
-def count_blocks(entries: Iterable[Entry]) -> int:
+def count_blocks(entries: Iterable[BufferedBlocks]) -> int:
     """Return how many blocks there are."""
     return sum(map(len, entries))
 
 
-def last_blocks(entries: Sequence[Entry], num: int) -> list[Entry]:
+def last_blocks(entries: Sequence[BufferedBlocks], num: int) -> list[BufferedBlocks]:
     """Return the last so many blocks."""
-    found: list[Entry] = []
+    found: list[BufferedBlocks] = []
     for entry in reversed(entries):
         if not num:
             break
@@ -131,7 +131,7 @@ def last_blocks(entries: Sequence[Entry], num: int) -> list[Entry]:
     return found
 
 
-class Buffer:
+class BlockBuffer:
     """Blocks of an epoch in their order, from the first that no window has taken.
 
     Args:
@@ -140,11 +140,11 @@ class Buffer:
         world_size: How many ranks share them.
     """
 
-    def __init__(self, ahead: Iterator[Ahead], guard: Guard, world_size: int) -> None:
+    def __init__(self, ahead: Iterator[UpcomingBlocks], guard: Guard, world_size: int) -> None:
         self._ahead = ahead
         self._world_size = world_size
         self._guard = guard
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[BufferedBlocks] = deque()
 
     def __len__(self) -> int:
         return count_blocks(self._entries)
@@ -177,9 +177,9 @@ class Buffer:
                 return max(1, count), False
         raise AssertionError("unreachable")
 
-    def take(self, num: int) -> list[Entry]:
+    def take(self, num: int) -> list[BufferedBlocks]:
         """Take the first blocks out; they were looked at before."""
-        taken: list[Entry] = []
+        taken: list[BufferedBlocks] = []
         while num:
             entry = self._entries.popleft()
             if len(entry) > num:
@@ -189,7 +189,7 @@ class Buffer:
             num -= len(entry)
         return taken
 
-    def give_back(self, entries: Sequence[Entry]) -> None:
+    def give_back(self, entries: Sequence[BufferedBlocks]) -> None:
         """Put blocks back that were taken last, as they are now."""
         self._entries.extendleft(reversed(entries))
 
@@ -198,5 +198,5 @@ class Buffer:
         ahead = next(self._ahead, None)
         if ahead is None:
             return False
-        self._entries.append(Entry.of(ahead))
+        self._entries.append(BufferedBlocks.of(ahead))
         return True

@@ -1,7 +1,7 @@
 """Blocks of an epoch in their order: which shard is next, which are open, and where in them we are.
 
 Shards of many blocks are read in turn, several at a time, so that one file never fills a window; a shard of one block is
-opened, read and forgotten. A `Place` says all of that in a few numbers and is enough to go on.
+opened, read and forgotten. A `Cursor` says all of that in a few numbers and is enough to go on.
 
 Shards that say that they are one block come as stretches, thousands at a time: of the blocks of many ranks each reads its own,
 and looks at the others only to count them.
@@ -43,14 +43,14 @@ class OpenShard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Cursor:
     """Where in the order of an epoch a block begins: the next shard to open, and the shards that are open, in turn."""
 
     position: int = 0
     open: tuple[OpenShard, ...] = ()
 
     @classmethod
-    def from_json(cls, position: int, source: Sequence[Sequence[Any]]) -> Place:
+    def from_json(cls, position: int, source: Sequence[Sequence[Any]]) -> Cursor:
         return cls(position, tuple(OpenShard(*entry) for entry in source))
 
     def source_json(self) -> list[list[Any]]:
@@ -69,8 +69,8 @@ class ReadBlock:
     """
 
     content: pa.Table | Callable[[], pa.Table]
-    before: Place
-    after: Place
+    before: Cursor
+    after: Cursor
     approx_bytes: int | None = None
 
     @functools.cached_property
@@ -84,7 +84,7 @@ class ReadBlock:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class UnreadBlocks:
     """Shards of one block each, one after the other in the order, that nobody has read.
 
     Attributes:
@@ -97,18 +97,18 @@ class Stretch:
     source: Source
     shards: Index
     num_bytes: Index
-    before: Place
+    before: Cursor
 
     def __len__(self) -> int:
         return len(self.shards)
 
-    def place_at(self, number: int) -> Place:
+    def place_at(self, number: int) -> Cursor:
         """Return where one of them begins, or the next after all."""
-        return Place(self.before.position + number, self.before.open) if number else self.before
+        return Cursor(self.before.position + number, self.before.open) if number else self.before
 
-    def part(self, first: int, stop: int) -> Stretch:
+    def part(self, first: int, stop: int) -> UnreadBlocks:
         """Return some of them."""
-        return Stretch(self.source, self.shards[first:stop], self.num_bytes[first:stop], self.place_at(first))
+        return UnreadBlocks(self.source, self.shards[first:stop], self.num_bytes[first:stop], self.place_at(first))
 
     def blocks(self) -> Iterator[ReadBlock]:
         """Yield the blocks, which are read when they are looked into."""
@@ -119,30 +119,32 @@ class Stretch:
             before = after
 
 
-Ahead: TypeAlias = "ReadBlock | Stretch"
+UpcomingBlocks: TypeAlias = "ReadBlock | UnreadBlocks"
 """What lies ahead in an epoch."""
 
 
-def blocks_of(ahead: Iterable[Ahead]) -> Iterator[ReadBlock]:
+def blocks_of(ahead: Iterable[UpcomingBlocks]) -> Iterator[ReadBlock]:
     """Yield blocks one by one."""
     for each in ahead:
-        yield from each.blocks() if isinstance(each, Stretch) else (each,)
+        yield from each.blocks() if isinstance(each, UnreadBlocks) else (each,)
 
 
 @dataclasses.dataclass
-class _Cursor:
-    """An open iterator of a shard, beside what a `Place` keeps of it."""
+class _ShardReader:
+    """An open iterator of a shard, beside what a `Cursor` keeps of it."""
 
     shard: OpenShard
     blocks: Iterator[Block]
 
 
-def read_blocks(source: Source, order: EvenOrder | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[ReadBlock]:
+def read_blocks(source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS) -> Iterator[ReadBlock]:
     """Yield the blocks of an epoch from a place on, as `look_ahead` does, but one by one."""
     return blocks_of(look_ahead(source, order, start, num_open))
 
 
-def look_ahead(source: Source, order: EvenOrder | range, start: Place, num_open: int = OPEN_SHARDS) -> Iterator[Ahead]:
+def look_ahead(
+    source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS
+) -> Iterator[UpcomingBlocks]:
     """Yield the blocks of an epoch from a place on.
 
     The same blocks follow the same place, whoever reads and however often it was resumed.
@@ -154,18 +156,18 @@ def look_ahead(source: Source, order: EvenOrder | range, start: Place, num_open:
         num_open: How many shards of many blocks are open at once. More mix better and hold more memory.
     """
     position, openings = start.position, _openings(source, order, start.position)
-    turns = deque(_Cursor(shard, source.read(shard.shard, shard.state)) for shard in start.open)
+    turns = deque(_ShardReader(shard, source.read(shard.shard, shard.state)) for shard in start.open)
     before = start
     while True:
         if len(turns) < num_open and (opening := next(openings, None)) is not None:
             shards, num_bytes = opening
             position += len(shards)
             if num_bytes[0] >= 0:
-                yield Stretch(source, shards, num_bytes, before)
-                before = Place(position, before.open)
+                yield UnreadBlocks(source, shards, num_bytes, before)
+                before = Cursor(position, before.open)
                 continue
             number = int(shards[0])
-            cursor = _Cursor(OpenShard(number, 0, None), source.read(number))
+            cursor = _ShardReader(OpenShard(number, 0, None), source.read(number))
         elif turns:
             cursor = turns.popleft()
         else:
@@ -178,7 +180,7 @@ def look_ahead(source: Source, order: EvenOrder | range, start: Place, num_open:
         cursor.shard = OpenShard(cursor.shard.shard, records, state)
         if state is not None:
             turns.append(cursor)
-        after = Place(position, tuple(turn.shard for turn in turns))
+        after = Cursor(position, tuple(turn.shard for turn in turns))
         yield ReadBlock(table, before, after)
         before = after
 

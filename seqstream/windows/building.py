@@ -16,29 +16,29 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrow import join_tables, to_arrow, to_numpy
-from seqstream.distributed.exchange import deal_rows
-from seqstream.distributed.global_order import Census
+from seqstream.distributed.exchange import exchange_rows
+from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.global_plan import Grouping
+from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import cut_steps, owners
 from seqstream.records import PIECE, ROW_ID, RecordError, located, sequence_column
 from seqstream.stages.data_padding import ATTENTION_MASK
-from seqstream.windows.block_buffer import Buffer, Entry
-from seqstream.windows.block_reader import Ahead
+from seqstream.windows.block_buffer import BlockBuffer, BufferedBlocks
+from seqstream.windows.block_reader import UpcomingBlocks
 from seqstream.windows.class_balance import balance_turns
-from seqstream.windows.collecting import Draft, follow, next_size, planned_for, ranges_of, take_blocks
+from seqstream.windows.collecting import CollectedBlocks, collect_blocks, follow, next_size, planned_for, ranges_of
 from seqstream.windows.columns import Column, ColumnError, check_parallel, lengths_of, read_rows, which_is_longest
 from seqstream.windows.label_counts import without_labels
 from seqstream.windows.processing import row_ids_of
-from seqstream.windows.settings import Recipe, WindowStart
+from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.step_totals import OwnRows, Totals, add_up, count_begun
 from seqstream.windows.window import Window
 
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 
 
-def read_windows(blocks: Iterable[Ahead], start: WindowStart, recipe: Recipe) -> Iterator[Window]:
+def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, recipe: WindowSettings) -> Iterator[Window]:
     """Yield the windows of an epoch from a start on.
 
     Args:
@@ -46,9 +46,9 @@ def read_windows(blocks: Iterable[Ahead], start: WindowStart, recipe: Recipe) ->
         start: Where to begin, as the ``following`` of the window before says.
         recipe: What to do with them.
     """
-    buffer = Buffer(iter(blocks), recipe.guard, recipe.world_size)
+    buffer = BlockBuffer(iter(blocks), recipe.guard, recipe.world_size)
     while True:
-        draft = take_blocks(buffer, start, recipe)
+        draft = collect_blocks(buffer, start, recipe)
         if draft is None:
             return
         if recipe.spec.sample_batches:
@@ -65,7 +65,7 @@ def read_windows(blocks: Iterable[Ahead], start: WindowStart, recipe: Recipe) ->
         start = following
 
 
-def _build(draft: Draft) -> tuple[Window, list[Entry]]:
+def _build(draft: CollectedBlocks) -> tuple[Window, list[BufferedBlocks]]:
     """Plan the rows of some blocks; return the window, and those of its last blocks that the next begins with."""
     recipe, spec, entries = draft.recipe, draft.recipe.spec, draft.entries
     ranks = recipe.sharing.ranks
@@ -90,7 +90,7 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
         counts.update(grouping.counts)
         counts["truncated"] += steps.num_truncated
         counts["dropped"] += steps.num_dropped + (draft.num_rows - num_planned if draft.is_last else 0)
-    left: list[Entry] = []
+    left: list[BufferedBlocks] = []
     following = None
     share = draft.share(num_planned, census.runs.num_tokens)
     full_bytes = round(draft.read_bytes / share) if share else 0
@@ -99,7 +99,7 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
         left, following = follow(entries, draft.num_rows - num_planned, size)
         following = dataclasses.replace(following, step=draft.start.step + grouping.num_steps)
     begun = _count_begun(draft, own, census, grouping)
-    dealt = deal_rows(own, census, grouping, steps, ranks)
+    dealt = exchange_rows(own, census, grouping, steps, ranks)
     start = dataclasses.replace(draft.start, group=group)
     with located(dealt.table.column(ROW_ID), recipe.locate):
         columns, sequence = _read_columns(dealt.table, spec)
@@ -125,7 +125,7 @@ def _build(draft: Draft) -> tuple[Window, list[Entry]]:
     return add_up(window, ranks, recipe.sharing.labels, begun), left
 
 
-def _own_rows(draft: Draft, num_rows: int) -> pa.Table:
+def _own_rows(draft: CollectedBlocks, num_rows: int) -> pa.Table:
     """Return this rank's rows of those that are planned."""
     entries = draft.entries
     ranges = ranges_of(entries, draft.start.skip, num_rows)
@@ -140,7 +140,7 @@ def _own_rows(draft: Draft, num_rows: int) -> pa.Table:
         return join_tables(tables)
 
 
-def _count_begun(draft: Draft, own: pa.Table, census: Census, grouping: Grouping) -> Totals | None:
+def _count_begun(draft: CollectedBlocks, own: pa.Table, census: GlobalOrder, grouping: GlobalPlan) -> Totals | None:
     """Return what this rank has made of the optimiser step under way that was served before; ``None`` if none was."""
     places = grouping.begun_places(draft.start.served)
     if not len(places):
@@ -152,7 +152,7 @@ def _count_begun(draft: Draft, own: pa.Table, census: Census, grouping: Grouping
     return count_begun(OwnRows(columns, sequence, census), grouping, places, spec, sharing.labels)
 
 
-def _first_row_id(draft: Draft, own: pa.Table, num_rows: int) -> int:
+def _first_row_id(draft: CollectedBlocks, own: pa.Table, num_rows: int) -> int:
     """Return the row id of the first row of the window; -1 if it has none."""
     entries, ranks = draft.entries, draft.recipe.sharing.ranks
     first = own.column(ROW_ID)[0].as_py() if len(own) else -1
@@ -182,7 +182,9 @@ def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], 
     return columns, sequence
 
 
-def _arrange(draft: Draft, census: Census, own: pa.Table, key: tuple[object, ...], world_size: int) -> Grouping:
+def _arrange(
+    draft: CollectedBlocks, census: GlobalOrder, own: pa.Table, key: tuple[object, ...], world_size: int
+) -> GlobalPlan:
     """Plan the window; an error names the longest row, if it is one of this rank's."""
     recipe, spec = draft.recipe, draft.recipe.spec
     try:

@@ -21,13 +21,13 @@ import pyarrow as pa
 from seqstream.arrays import Index
 from seqstream.arrow import is_text, plain, to_numpy
 from seqstream.distributed.collectives import Ranks
-from seqstream.distributed.global_order import Census
+from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.global_plan import Grouping
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.records import RESERVED
-from seqstream.windows.settings import Recipe
+from seqstream.windows.settings import WindowSettings
 
 MOST_CLASSES = 4096
 """A column with more different values in a window is text or a number of something, no class."""
@@ -43,7 +43,9 @@ _Told: TypeAlias = dict[str, Any]
 """What a rank says of its rows: ``classes`` with the rows of each, the ``columns`` it has instead, or an ``error``."""
 
 
-def balance_turns(grouping: Grouping, own: pa.Table, census: Census, recipe: Recipe, key: tuple[object, ...]) -> Grouping:
+def balance_turns(
+    grouping: GlobalPlan, own: pa.Table, census: GlobalOrder, recipe: WindowSettings, key: tuple[object, ...]
+) -> GlobalPlan:
     """Return the groups of a window in an order in which every stretch is like the window, in classes and in lengths.
 
     Where each rank has groups of its own, an optimiser step stays as it is, and groups too few for one stay the last. Nothing
@@ -179,7 +181,7 @@ class _Rows:
     lengths: Index
 
 
-def length_edges(runs: Runs) -> Index:
+def length_edges(runs: LengthCounts) -> Index:
     """Return lengths that cut rows into ranges of about as many, ascending; each goes up to its edge, the last to the end."""
     lengths = _tokens(runs)
     order = np.argsort(lengths, kind="stable")
@@ -189,12 +191,12 @@ def length_edges(runs: Runs) -> Index:
     return edges
 
 
-def _tokens(runs: Runs) -> Index:
+def _tokens(runs: LengthCounts) -> Index:
     """Return the tokens of a row of each run, of all sides."""
     return runs.lengths if runs.lengths.ndim == 1 else runs.lengths.sum(axis=1)
 
 
-def _own_rows(grouping: Grouping, units: Index, census: Census, edges: Index, classes: Index) -> _Rows:
+def _own_rows(grouping: GlobalPlan, units: Index, census: GlobalOrder, edges: Index, classes: Index) -> _Rows:
     """Tell for each of this rank's rows what it counts for.
 
     Args:

@@ -11,21 +11,21 @@ import numpy as np
 from seqstream.arrays import Lengths
 from seqstream.distributed.agreement import explain_blocks
 from seqstream.distributed.digests import digest_arrays
-from seqstream.distributed.global_order import Census, take_census
-from seqstream.distributed.handshake import NO_BLOCKS, Header, meet
+from seqstream.distributed.global_order import GlobalOrder, gather_lengths
+from seqstream.distributed.handshake import NO_BLOCKS, Handshake, check_in
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.records import ROW_ID, located
-from seqstream.windows.block_buffer import Buffer, Entry, count_blocks, last_blocks, share_out
+from seqstream.windows.block_buffer import BlockBuffer, BufferedBlocks, count_blocks, last_blocks, share_out
 from seqstream.windows.columns import lengths_of, read_rows
-from seqstream.windows.settings import SLOW_GROWTH, Recipe, WindowStart
+from seqstream.windows.settings import SLOW_GROWTH, WindowSettings, WindowStart
 
 LAST = 1.25
 """What is left of an epoch after a window is at least a quarter of one; less is part of it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Draft:
+class CollectedBlocks:
     """The blocks of a window, processed by whoever owns them; as far as all ranks know of them.
 
     Attributes:
@@ -36,14 +36,14 @@ class Draft:
         census: Of all their rows, without those that belong to the window before.
     """
 
-    recipe: Recipe
+    recipe: WindowSettings
     start: WindowStart
-    entries: list[Entry]
+    entries: list[BufferedBlocks]
     is_last: bool
-    census: Census
+    census: GlobalOrder
 
     @property
-    def runs(self) -> Runs:
+    def runs(self) -> LengthCounts:
         return self.census.runs
 
     @property
@@ -67,14 +67,14 @@ class Draft:
             num_batches=num_batches, num_tokens=num_tokens, read_bytes=self.read_bytes, world_size=self.recipe.world_size
         )
 
-    def census_of(self, num_rows: int) -> Census:
+    def census_of(self, num_rows: int) -> GlobalOrder:
         """Return the census of the first rows."""
         if num_rows == self.num_rows:
             return self.census
         return _census(self.entries, self.start.skip, num_rows, self.recipe)
 
 
-def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | None:
+def collect_blocks(buffer: BlockBuffer, start: WindowStart, recipe: WindowSettings) -> CollectedBlocks | None:
     """Take the blocks of a window from the buffer, and process those of this rank; return ``None`` if there are none.
 
     There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
@@ -95,7 +95,7 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
                 f"source must still have the {start.skip:,} rows that the state skips, got {num_rows + start.skip:,}; the data "
                 "has changed"
             )
-        draft = Draft(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
+        draft = CollectedBlocks(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
         if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe) * recipe.accumulate):
             return draft
         (more,) = buffer.take(1)
@@ -103,11 +103,13 @@ def take_blocks(buffer: Buffer, start: WindowStart, recipe: Recipe) -> Draft | N
         ended = not buffer.fill(1)
 
 
-def _process(todo: Sequence[Entry], entries: Sequence[Entry], start: WindowStart, recipe: Recipe) -> None:
+def _process(
+    todo: Sequence[BufferedBlocks], entries: Sequence[BufferedBlocks], start: WindowStart, recipe: WindowSettings
+) -> None:
     """Process blocks of this rank, and let all ranks know how many rows each block of the window has, or what went wrong."""
     read = [entry for entry in entries if entry.digest is not None]
     digest = f"{digest_arrays(np.array([entry.digest for entry in read], dtype=np.int64)):08x}"
-    header = Header(recipe.key[-1], start.place.position, count_blocks(entries), start.skip, start.served, digest=digest)
+    header = Handshake(recipe.key[-1], start.place.position, count_blocks(entries), start.skip, start.served, digest=digest)
     explain = functools.partial(
         explain_blocks, [entry.digest or 0 for entry in read], [entry.first_row_id for entry in read], recipe.locate
     )
@@ -116,16 +118,16 @@ def _process(todo: Sequence[Entry], entries: Sequence[Entry], start: WindowStart
         for entry in todo:
             _look_at(entry, recipe)
     except Exception as error:
-        meet(header.failing(error), recipe.sharing.ranks, explain)
+        check_in(header.failing(error), recipe.sharing.ranks, explain)
         raise
     own = [entry.num_rows for entry in entries if entry.owner == recipe.sharing.ranks.rank]
-    told = meet(header.telling(np.concatenate(own) if own else NO_BLOCKS), recipe.sharing.ranks, explain)
+    told = check_in(header.telling(np.concatenate(own) if own else NO_BLOCKS), recipe.sharing.ranks, explain)
     for entry in entries:
         owner = entry.owner or 0
         entry.num_rows, told[owner] = told[owner][: len(entry)].astype(np.int64), told[owner][len(entry) :]
 
 
-def _look_at(entry: Entry, recipe: Recipe) -> None:
+def _look_at(entry: BufferedBlocks, recipe: WindowSettings) -> None:
     """Note the lengths of a block's rows, and refuse missing values: the rank that has them can tell the others now."""
     table = entry.table
     if table is not None:
@@ -135,7 +137,7 @@ def _look_at(entry: Entry, recipe: Recipe) -> None:
         entry.keys = recipe.spec.sort_keys(lengths_of(table, recipe.spec.columns))
 
 
-def _census(entries: Sequence[Entry], skip: int, num_rows: int, recipe: Recipe) -> Census:
+def _census(entries: Sequence[BufferedBlocks], skip: int, num_rows: int, recipe: WindowSettings) -> GlobalOrder:
     """Count the rows of a window by length, from ``skip`` on."""
     parts: list[list[Lengths]] = []
     owners: list[int] = []
@@ -147,10 +149,10 @@ def _census(entries: Sequence[Entry], skip: int, num_rows: int, recipe: Recipe) 
         if entry.keys is not None:
             parts[-1].append(entry.keys[rows])
     own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == recipe.sharing.ranks.rank]
-    return take_census(own, owners, recipe.sharing.ranks)
+    return gather_lengths(own, owners, recipe.sharing.ranks)
 
 
-def ranges_of(entries: Sequence[Entry], skip: int, num_rows: int) -> Iterator[slice]:
+def ranges_of(entries: Sequence[BufferedBlocks], skip: int, num_rows: int) -> Iterator[slice]:
     """Yield which rows of each entry are among ``num_rows`` of them from ``skip`` on."""
     before = 0
     for entry in entries:
@@ -160,18 +162,18 @@ def ranges_of(entries: Sequence[Entry], skip: int, num_rows: int) -> Iterator[sl
         before += num
 
 
-def _count_rows(entries: Sequence[Entry]) -> int:
+def _count_rows(entries: Sequence[BufferedBlocks]) -> int:
     return sum(int(entry.num_rows.sum()) for entry in entries)
 
 
-def _is_short(runs: Runs, spec: BatchSpec, multiple: int) -> bool:
+def _is_short(runs: LengthCounts, spec: BatchSpec, multiple: int) -> bool:
     """Return whether rows are too few to decide how they are batched; or to fill so many batches, but not none."""
     if spec.num_batches(runs.num_rows, runs.num_tokens) < spec.sample_batches:
         return True
     return runs.num_rows > 0 and not spec.fills(runs, multiple)
 
 
-def _choose_size(buffer: Buffer, start: WindowStart, recipe: Recipe) -> tuple[int, bool]:
+def _choose_size(buffer: BlockBuffer, start: WindowStart, recipe: WindowSettings) -> tuple[int, bool]:
     """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
     if start.served:
         size = buffer.fill(start.blocks)
@@ -185,7 +187,7 @@ def _choose_size(buffer: Buffer, start: WindowStart, recipe: Recipe) -> tuple[in
     return size, ended
 
 
-def level(buffer: Buffer, size: int, max_bytes: int) -> int:
+def level(buffer: BlockBuffer, size: int, max_bytes: int) -> int:
     """Return how many blocks to take where so many are wanted: all that are left, where those are hardly more.
 
     Args:
@@ -211,12 +213,12 @@ def next_size(blocks: int, share: float, growth: int) -> int:
     return max(1, min(round(wanted), growth * blocks))
 
 
-def planned_for(start: WindowStart, recipe: Recipe) -> int:
+def planned_for(start: WindowStart, recipe: WindowSettings) -> int:
     """Return for how many ranks a window is planned: those that began to serve it, else those there are."""
     return start.group if start.served else recipe.world_size
 
 
-def follow(entries: Sequence[Entry], rows_left: int, size: int) -> tuple[list[Entry], WindowStart]:
+def follow(entries: Sequence[BufferedBlocks], rows_left: int, size: int) -> tuple[list[BufferedBlocks], WindowStart]:
     """Return the last blocks, which hold the rows left over, and where the next window begins."""
     ends = np.cumsum(np.concatenate([entry.num_rows[::-1] for entry in reversed(entries)]))
     left = last_blocks(entries, int(np.searchsorted(ends, rows_left)) + 1 if rows_left else 0)

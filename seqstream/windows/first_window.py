@@ -16,7 +16,7 @@ import pyarrow as pa
 from seqstream.arrow import steps_of
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.records import sequence_column
-from seqstream.windows.block_buffer import Buffer, Guard
+from seqstream.windows.block_buffer import BlockBuffer, Guard
 from seqstream.windows.collecting import LAST
 
 FEW_SHARDS = 64
@@ -54,7 +54,7 @@ class FirstWindow:
     small_bytes: int | None = None
     full_bytes: Callable[[], int] | None = None
 
-    def __call__(self, buffer: Buffer) -> int:
+    def __call__(self, buffer: BlockBuffer) -> int:
         """Return how many blocks the window should hold."""
         most = int(LAST * self.guessed_bytes)
         waits = self.small_bytes is None and self.full_bytes is None
@@ -65,7 +65,7 @@ class FirstWindow:
             return buffer.within(self.full_bytes())[0]
         return buffer.within(self.small_bytes or 0)[0]
 
-    def _is_whole(self, buffer: Buffer, most: int) -> bool:
+    def _is_whole(self, buffer: BlockBuffer, most: int) -> bool:
         """Return whether the epoch is hardly more than a window."""
         if self.is_read:
             return self.total_bytes is not None and self.total_bytes <= most

@@ -11,11 +11,11 @@ import pyarrow as pa
 from seqstream.records import ROW_ID, located
 from seqstream.stages.row_labels import RowLabels
 from seqstream.stages.running import OpenStage, run_stages
-from seqstream.windows.block_buffer import Entry, Guard
+from seqstream.windows.block_buffer import BufferedBlocks, Guard
 
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
-Process: TypeAlias = Callable[[Sequence[Entry], Guard], None]
+Process: TypeAlias = Callable[[Sequence[BufferedBlocks], Guard], None]
 """Runs the stages over blocks, in their order: here, or in other processes."""
 
 
@@ -34,7 +34,7 @@ def run_here(
         labels: What a row must have to be kept; ``None`` keeps all.
     """
 
-    def process(entries: Sequence[Entry], guard: Guard) -> None:
+    def process(entries: Sequence[BufferedBlocks], guard: Guard) -> None:
         todo = list(entries)
         while todo:
             guard()
@@ -50,7 +50,7 @@ def run_here(
     return process
 
 
-def tables_of(entries: Iterable[Entry]) -> list[pa.Table]:
+def tables_of(entries: Iterable[BufferedBlocks]) -> list[pa.Table]:
     """Return the rows of blocks, as they are by now; blocks that others work on have none here."""
     tables = (entry.table if entry.block is None else entry.block.table for entry in entries)
     return [table for table in tables if table is not None]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from seqstream.distributed.collectives import Alone, Ranks
+from seqstream.distributed.collectives import Ranks, SingleProcess
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
 from seqstream.stages.row_labels import LabelRule
-from seqstream.windows.block_buffer import Buffer, Guard
-from seqstream.windows.block_reader import Place
+from seqstream.windows.block_buffer import BlockBuffer, Guard
+from seqstream.windows.block_reader import Cursor
 from seqstream.windows.processing import Process
 
 MAX_BYTES = 512 << 20
@@ -36,7 +36,7 @@ class WindowStart:
         step: Optimiser steps of the epoch before it.
     """
 
-    place: Place = dataclasses.field(default_factory=Place)
+    place: Cursor = dataclasses.field(default_factory=Cursor)
     blocks: int = 1
     skip: int = 0
     group: int = 0
@@ -45,7 +45,7 @@ class WindowStart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sharing:
+class RankSharing:
     """Who shares windows, and on what terms.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sharing:
         world_size: For how many ranks this one alone makes windows, to count them; ``None`` for those that take part.
     """
 
-    ranks: Ranks = dataclasses.field(default_factory=Alone)
+    ranks: Ranks = dataclasses.field(default_factory=SingleProcess)
     uneven: Uneven = "repeat"
     labels: LabelRule | None = None
     prefetch: int = 0
@@ -64,7 +64,7 @@ class Sharing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class WindowSettings:
     """How blocks become windows: everything that does not move.
 
     Attributes:
@@ -89,10 +89,10 @@ class Recipe:
     shuffle: bool = True
     locate: Callable[[int], str] = str
     guard: Guard = lambda: None
-    first: Callable[[Buffer], int] = lambda _: 1
+    first: Callable[[BlockBuffer], int] = lambda _: 1
     growth: int = SLOW_GROWTH
     max_bytes: int = MAX_BYTES
     max_length: int | None = None
     accumulate: int = 1
     world_size: int = 1
-    sharing: Sharing = dataclasses.field(default_factory=Sharing)
+    sharing: RankSharing = dataclasses.field(default_factory=RankSharing)

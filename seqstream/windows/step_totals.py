@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from seqstream.arrays import Index
 from seqstream.distributed.collectives import Ranks
-from seqstream.distributed.global_order import Census
+from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.global_plan import Grouping
+from seqstream.planning.global_plan import GlobalPlan
 from seqstream.stages.row_labels import LabelRule
 from seqstream.windows.columns import Column, Ragged
 from seqstream.windows.label_counts import count_labels, count_labels_of
@@ -39,7 +39,7 @@ class OwnRows:
 
     columns: Mapping[str, Column]
     sequence: str | None
-    census: Census
+    census: GlobalOrder
 
 
 def add_up(window: Window, ranks: Ranks, rule: LabelRule | None, begun: Totals | None) -> Window:
@@ -78,7 +78,7 @@ def _of_steps(totals: Totals, numbers: Index, begun: Totals) -> Totals:
     return of_each
 
 
-def count_begun(own: OwnRows, grouping: Grouping, places: Index, spec: BatchSpec, rule: LabelRule | None) -> Totals:
+def count_begun(own: OwnRows, grouping: GlobalPlan, places: Index, spec: BatchSpec, rule: LabelRule | None) -> Totals:
     """Return what this rank has made of the optimiser step under way that was served before, ``int64 (2,)``.
 
     Args:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.plan import Plan
 from seqstream.records import Counts
-from seqstream.windows.batch_slices import Planned, put_in_order
+from seqstream.windows.batch_slices import BatchSlices, slice_plan
 from seqstream.windows.columns import Column
 from seqstream.windows.settings import WindowStart
 
@@ -47,7 +47,7 @@ class Window:
     start: WindowStart
     following: WindowStart | None
     number: int
-    runs: Runs
+    runs: LengthCounts
     columns: dict[str, Column]
     sequence: str | None
     row_ids: npt.NDArray[np.int64]
@@ -65,9 +65,9 @@ class Window:
     full_bytes: int = 0
 
     @functools.cached_property
-    def planned(self) -> Planned:
+    def planned(self) -> BatchSlices:
         """What batches take their slices from."""
-        return put_in_order(
+        return slice_plan(
             self.plan,
             self.columns,
             self.sequence,

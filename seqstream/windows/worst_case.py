@@ -10,7 +10,7 @@ import pyarrow as pa
 from seqstream.arrow import to_arrow
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.in_order import InOrder
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
 from seqstream.records import PIECE, ROW_ID, sequence_column
 from seqstream.windows.columns import Column, Dense, Objects, Ragged, read_column
@@ -34,7 +34,7 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
     lengths = np.full(rows, length)
     plan = shown.plan(lengths, key=None)
     ids = np.arange(rows)
-    runs, pieces = Runs.of(lengths), np.zeros_like(ids)
+    runs, pieces = LengthCounts.of(lengths), np.zeros_like(ids)
     return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, shown, plan, [rows], {}, [0], [True])
 
 

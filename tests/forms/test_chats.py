@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from seqstream.records import RecordError
-from seqstream.tokenizing.formats.assistant_mask import find_said
+from seqstream.tokenizing.formats.assistant_mask import encode_with_mask
 from seqstream.tokenizing.formats.chat import ChatError, ChatTemplate
 from seqstream.tokenizing.stage import Tokenize
 from tests.staged import columns_of, run, transformers_of
@@ -234,7 +234,7 @@ def test_said_is_found_by_characters_where_stretches_differ(fixture: str, reques
     stage = Tokenize(transformers_of(tokenizer, chat_template=CHATML), chat="all")
     engine = stage.open(stage.choose_engines()).engines["input_ids"]  # type: ignore[attr-defined]
     texts, spans = ["one two three four", "one", ""], [[(4, 7), (14, 18)], [], []]
-    rows = find_said(texts, spans, engine)
+    rows = encode_with_mask(texts, spans, engine)
     said = rows.beside["said"]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     assert rows.ids.tolist() == [number for encoding in encodings for number in encoding.ids]

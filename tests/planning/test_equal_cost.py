@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.equal_cost import TOKEN_COST, deal_equally, row_costs
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import cut_steps, deal
 from seqstream.shuffling import shuffled
@@ -125,7 +125,7 @@ def test_ranks_have_as_much_attention_to_compute(world_size: int) -> None:
     """Long documents among many short ones: the slowest rank has hardly more to do than the mean, and rows are as full."""
     lengths = np.random.default_rng(0).lognormal(4, 1.5, 400 * world_size + 10_000).astype(np.int64)
     lengths = np.clip(lengths, 1, 1024)
-    grouping = Pack(1024, rows=4).arrange(Runs.of(lengths), key=KEY, world_size=world_size)
+    grouping = Pack(1024, rows=4).arrange(LengthCounts.of(lengths), key=KEY, world_size=world_size)
     assert len(grouping.row_cuts) == len(pack_rows(-np.sort(-lengths), 1024)[1])
     steps = cut_steps(grouping, 0, world_size)
     costs = row_costs(grouping.lengths, grouping.row_cuts)
@@ -138,7 +138,7 @@ def test_ranks_have_as_much_attention_to_compute(world_size: int) -> None:
 
 def test_without_a_key_rows_stay() -> None:
     """``key=None`` leaves rows as they were packed: 5 alone, 4 with 2, 3 with 2."""
-    grouping = Pack(6, rows=1).arrange(Runs.of(np.array([2, 5, 3, 2, 4])), key=None, world_size=2)
+    grouping = Pack(6, rows=1).arrange(LengthCounts.of(np.array([2, 5, 3, 2, 4])), key=None, world_size=2)
     assert grouping.lengths.tolist() == [5, 4, 2, 3, 2]
     assert grouping.row_cuts.tolist() == [0, 1, 3, 5]
 
@@ -147,6 +147,6 @@ def test_without_a_key_rows_stay() -> None:
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_few_rows_and_equal_ones(lengths: list[int], world_size: int) -> None:
     """No row, one, fewer than ranks, all alike: every sequence is dealt once."""
-    grouping = Pack(6, rows=2).arrange(Runs.of(np.array(lengths, dtype=np.int64)), key=KEY, world_size=world_size)
+    grouping = Pack(6, rows=2).arrange(LengthCounts.of(np.array(lengths, dtype=np.int64)), key=KEY, world_size=world_size)
     assert sorted(grouping.sequences.tolist()) == list(range(len(lengths)))
     assert grouping.cuts[-1] == len(lengths)

@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.planning.global_plan import Grouping, Listed, split_groups
-from seqstream.planning.length_counts import Runs
+from seqstream.planning.global_plan import GlobalPlan, ListedOrder, split_groups
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
-from seqstream.planning.tie_order import Mixed
+from seqstream.planning.tie_order import SpreadTies
 
 quick = settings(max_examples=80, deadline=None)
 
 
 def grouping_of(
     sizes: Sequence[int], turns: Sequence[int], step_groups: int, *, is_mixed: bool = True, room: int = 3
-) -> Grouping:
+) -> GlobalPlan:
     """Make a grouping whose places are the rows as sorted."""
     cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
     ones = np.ones(len(sizes), dtype=np.int64)
-    order = Mixed.of(np.array([cuts[-1]]), None)
-    return Grouping(order, cuts, np.array(turns), room * ones, ones, step_groups=step_groups, is_mixed=is_mixed)
+    order = SpreadTies.of(np.array([cuts[-1]]), None)
+    return GlobalPlan(order, cuts, np.array(turns), room * ones, ones, step_groups=step_groups, is_mixed=is_mixed)
 
 
 def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
@@ -38,7 +38,7 @@ def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
 
 
 @pytest.fixture
-def six() -> Grouping:
+def six() -> GlobalPlan:
     """Groups of 2 to 7 rows, of which a step has four: 3, 0, 5 and 1, then 4 and 2."""
     return grouping_of([2, 3, 4, 5, 6, 7], [3, 0, 5, 1, 4, 2], 4)
 
@@ -77,7 +77,7 @@ def test_splitting_adds_the_fewest_cuts(sizes: list[int], multiple: int) -> None
 # --- Steps where each rank takes groups of its own ---
 
 
-def test_each_rank_takes_groups_of_its_own(six: Grouping) -> None:
+def test_each_rank_takes_groups_of_its_own(six: GlobalPlan) -> None:
     """The worked example: two ranks take two groups at once, in their turns; the first step has four groups, the last two."""
     steps = cut_steps(six, 0, 2)
     assert listed(steps) == [
@@ -89,7 +89,7 @@ def test_each_rank_takes_groups_of_its_own(six: Grouping) -> None:
     assert six.num_steps == 2
 
 
-def test_the_last_groups_of_a_step_are_split(six: Grouping) -> None:
+def test_the_last_groups_of_a_step_are_split(six: GlobalPlan) -> None:
     """The worked example: three ranks have a fourth group left in thirds, and the larger of two in halves."""
     steps = cut_steps(six, 0, 3)
     assert listed(steps) == [
@@ -106,7 +106,7 @@ def test_the_group_with_the_most_rows_a_part_is_split() -> None:
     assert listed(steps) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
 
 
-def test_one_rank_takes_group_after_group(six: Grouping) -> None:
+def test_one_rank_takes_group_after_group(six: GlobalPlan) -> None:
     """One rank goes through all groups in their turns, and steps end where they did."""
     steps = cut_steps(six, 0, 1)
     assert [parts for parts, _, _ in listed(steps)] == [
@@ -121,7 +121,7 @@ def test_one_rank_takes_group_after_group(six: Grouping) -> None:
     assert steps.ends.tolist() == [False, False, False, True, False, True]
 
 
-def test_others_go_on_within_a_step(six: Grouping) -> None:
+def test_others_go_on_within_a_step(six: GlobalPlan) -> None:
     """The worked example: after two groups the rest of the step, 7 and 3 rows, is for three ranks; after three, for two."""
     assert listed(cut_steps(six, 7, 3))[0] == ([(5, 20, 4), (5, 24, 3), (1, 2, 3)], 17, 0)
     assert listed(cut_steps(six, 14, 2))[0] == ([(1, 2, 2), (1, 4, 1)], 17, 0)
@@ -130,7 +130,7 @@ def test_others_go_on_within_a_step(six: Grouping) -> None:
     assert listed(cut_steps(six, 27, 2)) == []
 
 
-def test_ranks_without_rows_repeat_those_of_another(six: Grouping) -> None:
+def test_ranks_without_rows_repeat_those_of_another(six: GlobalPlan) -> None:
     """The worked example: three rows for five ranks, the last two of which have those of the first and the second again."""
     steps = cut_steps(six, 14, 5)
     assert listed(steps)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
@@ -141,7 +141,7 @@ def test_ranks_without_rows_repeat_those_of_another(six: Grouping) -> None:
     assert who.tolist() == part.tolist() == [0, 1, 2]
 
 
-def test_too_few_rows_for_the_ranks_are_dropped(six: Grouping) -> None:
+def test_too_few_rows_for_the_ranks_are_dropped(six: GlobalPlan) -> None:
     """With ``uneven="drop"`` the three rows are left out and counted; the step after them is as it was."""
     steps = cut_steps(six, 14, 5, "drop")
     assert steps.num_dropped == 3
@@ -151,17 +151,17 @@ def test_too_few_rows_for_the_ranks_are_dropped(six: Grouping) -> None:
 
 
 @st.composite
-def groupings(draw: st.DrawFn) -> Grouping:
+def groupings(draw: st.DrawFn) -> GlobalPlan:
     """Draw groups of either kind in any turns, with rows in any order."""
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=14))
     turns = draw(st.permutations(range(len(sizes))))
     grouping = grouping_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
-    return dataclasses.replace(grouping, order=Listed(np.array(draw(st.permutations(range(sum(sizes)))))))
+    return dataclasses.replace(grouping, order=ListedOrder(np.array(draw(st.permutations(range(sum(sizes)))))))
 
 
 @quick
 @given(groupings(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
-def test_every_place_is_taken_once(grouping: Grouping, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
+def test_every_place_is_taken_once(grouping: GlobalPlan, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
     """Whoever goes on, anywhere: each place left has one rank that takes it, in the step that its group belongs to."""
     sizes = np.diff(grouping.cuts)
     step_of_group = np.empty(len(sizes), dtype=np.int64)
@@ -195,7 +195,7 @@ def test_every_place_is_taken_once(grouping: Grouping, world_sizes: list[int], u
 
 @quick
 @given(groupings(), st.integers(1, 5))
-def test_made_for_as_many_ranks_steps_are_whole_groups(grouping: Grouping, world_size: int) -> None:
+def test_made_for_as_many_ranks_steps_are_whole_groups(grouping: GlobalPlan, world_size: int) -> None:
     """Where ranks take groups of their own and a step has a multiple of the ranks, no group is split in full steps."""
     grouping = dataclasses.replace(grouping, is_mixed=True, step_groups=world_size * grouping.step_groups)
     steps = cut_steps(grouping, 0, world_size)
@@ -207,7 +207,7 @@ def test_made_for_as_many_ranks_steps_are_whole_groups(grouping: Grouping, world
 # --- The step under way ---
 
 
-def test_places_of_a_step_that_was_begun(six: Grouping) -> None:
+def test_places_of_a_step_that_was_begun(six: GlobalPlan) -> None:
     """The worked example: what of the step under way was served, in the order in which it was; nothing at its beginning."""
     assert six.begun_places(0).tolist() == []
     assert six.begun_places(3).tolist() == [9, 10, 11]
@@ -219,7 +219,7 @@ def test_places_of_a_step_that_was_begun(six: Grouping) -> None:
 
 @quick
 @given(groupings(), st.integers(1, 5), st.integers(1, 5))
-def test_what_was_begun_and_what_is_left_are_the_step(grouping: Grouping, first: int, other: int) -> None:
+def test_what_was_begun_and_what_is_left_are_the_step(grouping: GlobalPlan, first: int, other: int) -> None:
     """Of any step, however far some ranks got, what was served and what others take of it are its groups."""
     by_turn = [set(range(*grouping.cuts[turn : turn + 2].tolist())) for turn in grouping.turns.tolist()]
     for served in cut_steps(grouping, 0, first).after[:-1].tolist():
@@ -240,7 +240,7 @@ def test_what_was_begun_and_what_is_left_are_the_step(grouping: Grouping, first:
 
 def test_own_rows_at_some_places() -> None:
     """The worked example: of the rows that a rank has, those at the places, all their steps."""
-    grouping = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=Listed(np.array([3, 0, 4, 1, 2])))
+    grouping = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
     which, begins, lengths = grouping.own_items(np.array([0, 2, 3]), np.array([0, 3, 4]))  # rows 3, 1 and 2
     assert which.tolist() == [1, 2]
     assert begins.tolist() == [0, 0]
@@ -250,7 +250,7 @@ def test_own_rows_at_some_places() -> None:
 
 def test_own_pieces_at_some_places() -> None:
     """The worked example: nine steps and one in rows of four; the piece of one step and the short sequence share a row."""
-    grouping = ss.Pack(4, rows=1, overflow="split").arrange(Runs.of(np.array([9, 1])), key=None, world_size=2)
+    grouping = ss.Pack(4, rows=1, overflow="split").arrange(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)
 
     def items(numbers: list[int], places: list[int]) -> list[list[int]]:
         return [found.tolist() for found in grouping.own_items(np.array(numbers), np.array(places))]
@@ -266,7 +266,7 @@ def test_own_pieces_at_some_places() -> None:
 def test_own_pieces_of_ranks_are_all(lengths: list[int], overflow: Any, seed: int) -> None:
     """Whoever has which sequences: over all ranks and all steps of packed rows, pieces are what is wanted there, once each."""
     spec = ss.Pack(8, rows=2, overflow=overflow)
-    grouping = spec.arrange(Runs.of(np.array(lengths)), key=(seed,), world_size=1, accumulate=2)
+    grouping = spec.arrange(LengthCounts.of(np.array(lengths)), key=(seed,), world_size=1, accumulate=2)
     has = np.random.default_rng(seed).integers(0, 3, len(lengths))
     ordered = np.sort(lengths)[::-1]
     total = 0

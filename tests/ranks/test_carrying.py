@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from seqstream.arrow import join_tables
-from seqstream.distributed.collectives import Alone, ByHand
-from seqstream.distributed.transport import carry_numbers, carry_rows
+from seqstream.distributed.collectives import CallbackCollectives, SingleProcess
+from seqstream.distributed.transport import send_array, send_rows
 from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks import processes
 from tests.ranks.processes import Pool
@@ -54,7 +54,7 @@ def carried(tables: list[pa.Table], seed: int = 0) -> tuple[list[pa.Table], list
     def job(options: Options) -> pa.Table:
         rank = options["rank"]
         sizes = np.bincount(sent[rank], minlength=len(tables))
-        return carry_rows(tables[rank], rows[rank], sizes, ByHand(**options))
+        return send_rows(tables[rank], rows[rank], sizes, CallbackCollectives(**options))
 
     came = run_ranks(len(tables), job)
     expected = [
@@ -113,17 +113,17 @@ def test_one_rank_has_missing_values() -> None:
 def test_numbers_alone() -> None:
     """A rank that is alone keeps what it has."""
     values = np.arange(5, dtype=np.int16)
-    came, sizes = carry_numbers(values, np.array([5]), Alone())
+    came, sizes = send_array(values, np.array([5]), SingleProcess())
     assert (came.tolist(), came.dtype, sizes.tolist()) == ([0, 1, 2, 3, 4], np.int16, [5])
 
 
 def over_gloo(names: list[str]) -> dict[str, Any]:
     """Send a rank's rows round, one more of them to each rank than to the one before; return what came."""
-    from seqstream.distributed.collectives import Distributed
+    from seqstream.distributed.collectives import GlooCollectives
 
     rank, world_size = processes.rank_and_size()
     sizes = np.arange(world_size)
-    return dict(carry_rows(table_of(rank, names), np.arange(sizes.sum()), sizes, Distributed()).to_pydict())
+    return dict(send_rows(table_of(rank, names), np.arange(sizes.sum()), sizes, GlooCollectives()).to_pydict())
 
 
 def test_over_gloo(pool: Pool) -> None:

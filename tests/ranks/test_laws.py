@@ -17,17 +17,17 @@ from seqstream import testing
 from seqstream.arrays import ranges
 from seqstream.loading.arguments import open_stages
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.length_counts import Runs, sorted_order
+from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.rank_shares import cut_steps
 from seqstream.shuffling import EvenOrder
 from seqstream.stages.row_labels import LabelRule, RowLabels
 from seqstream.testing.expectations import rows_of
 from seqstream.testing.rank_laws import Taken, check_steps, expect_all_rows, take
 from seqstream.testing.rank_threads import Options, run_ranks
-from seqstream.windows.block_reader import Place, read_blocks
+from seqstream.windows.block_reader import Cursor, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here
-from seqstream.windows.settings import Recipe
+from seqstream.windows.settings import WindowSettings
 from seqstream.windows.window import WindowStart
 from tests.ranks import corpora, jobs
 from tests.ranks.corpora import PAIRS, SOURCES, SPECS, MakeSource, make_ids, make_loader, make_pairs, some_texts
@@ -189,16 +189,16 @@ def rows_in(batch: ss.Batch) -> list[tuple[int, int]]:
 def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Taken) -> list[list[list[tuple[int, int]]]]:
     """Return the rows of each step of each window, read by one process and planned directly."""
     first = taken.batches[0].state  # of the window that begins there
-    start = WindowStart(Place.from_json(first["position"], first["source"]), first["blocks"])
+    start = WindowStart(Cursor.from_json(first["position"], first["source"]), first["blocks"])
     assert first["served"], "the first window must have more than one step"
     tokenize = ss.Tokenize(corpora.letters, max_length=corpora.MAX_LENGTH)
     process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels.of(LabelRule(), spec))
     blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.place)
     found = []
-    for window in read_windows(blocks, start, Recipe(process, spec, (0, 0), world_size=world_size)):
+    for window in read_windows(blocks, start, WindowSettings(process, spec, (0, 0), world_size=world_size)):
         column = window.columns["input_ids"]
         keys = spec.sort_keys(column.lengths)  # type: ignore[union-attr]  # sequences of ids
-        grouping = spec.arrange(Runs.of(keys), key=(0, 0, int(window.row_ids[0])), world_size=world_size)
+        grouping = spec.arrange(LengthCounts.of(keys), key=(0, 0, int(window.row_ids[0])), world_size=world_size)
         steps = cut_steps(grouping, 0, world_size)
         by_number = sorted_order(keys)
         window_steps = []

@@ -14,15 +14,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.distributed.collectives import ByHand
-from seqstream.distributed.exchange import deal_rows
-from seqstream.distributed.global_order import Census, take_census
+from seqstream.distributed.collectives import CallbackCollectives
+from seqstream.distributed.exchange import exchange_rows
+from seqstream.distributed.global_order import GlobalOrder, gather_lengths
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.global_plan import Grouping
-from seqstream.planning.length_counts import Runs, sorted_order
+from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP
 from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
-from seqstream.planning.tie_order import Mixed
+from seqstream.planning.tie_order import SpreadTies
 from seqstream.testing.rank_threads import Options, run_ranks
 from tests.ranks.test_laws import any_spec
 
@@ -31,10 +31,10 @@ quick = settings(max_examples=60, deadline=None)
 LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=60).map(np.array)
 
 
-def grouping_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int]) -> Grouping:
+def grouping_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int]) -> GlobalPlan:
     """Make a grouping whose places are the rows as sorted."""
-    order = Mixed.of(np.array([cuts[-1]]), None)
-    return Grouping(order, np.array(cuts), np.array(turns), np.array(rooms), np.ones(len(rooms), dtype=np.int64))
+    order = SpreadTies.of(np.array([cuts[-1]]), None)
+    return GlobalPlan(order, np.array(cuts), np.array(turns), np.array(rooms), np.ones(len(rooms), dtype=np.int64))
 
 
 def listed_parts(steps: Steps) -> list[tuple[int, int, int]]:
@@ -52,7 +52,7 @@ def listed(steps: Steps) -> list[tuple[int, int, int, int]]:
 
 def test_runs_of_five_rows() -> None:
     """The worked example: lengths descending, how many rows have each, and the first row of each."""
-    runs = Runs.of(np.array([3, 5, 3, 2, 3]))
+    runs = LengthCounts.of(np.array([3, 5, 3, 2, 3]))
     assert runs.lengths.tolist() == [5, 3, 2]
     assert runs.counts.tolist() == [1, 3, 1]
     assert runs.starts.tolist() == [0, 1, 4]
@@ -66,7 +66,7 @@ def test_runs_of_five_rows() -> None:
 def test_runs_of_pairs() -> None:
     """Rows of two sides are sorted by the first, then the second; only rows equal on both are one run."""
     lengths = np.array([[2, 1], [3, 1], [2, 1], [2, 4]])
-    runs = Runs.of(lengths)
+    runs = LengthCounts.of(lengths)
     assert runs.lengths.tolist() == [[3, 1], [2, 4], [2, 1]]
     assert runs.counts.tolist() == [1, 1, 2]
     assert runs.num_tokens == 3 + 1 + 2 + 4 + 2 * 3
@@ -79,7 +79,7 @@ def test_runs_of_pairs() -> None:
 def test_runs_say_all_of_sorted_lengths(values: list[int], step: int) -> None:
     """Every so many-th row as sorted, whatever the lengths."""
     lengths = np.array(values, dtype=np.int64)
-    runs = Runs.of(lengths)
+    runs = LengthCounts.of(lengths)
     assert runs.every(step).tolist() == sorted(values, reverse=True)[::step]
     assert (runs.num_rows, runs.num_tokens) == (len(values), sum(values))
     assert lengths[sorted_order(lengths)].tolist() == sorted(values, reverse=True)
@@ -89,7 +89,7 @@ def test_runs_say_all_of_sorted_lengths(values: list[int], step: int) -> None:
 @given(st.lists(st.integers(1, 300), max_size=20), st.none() | st.integers())
 def test_places_of_rows_are_the_inverse(sizes: list[int], seed: int | None) -> None:
     """Rows are mixed within their run only, each is at one place, and its place is known."""
-    mixed = Mixed.of(np.array(sizes, dtype=np.int64), None if seed is None else (seed,))
+    mixed = SpreadTies.of(np.array(sizes, dtype=np.int64), None if seed is None else (seed,))
     places = np.arange(sum(sizes))
     rows = mixed.rows_at(places)
     assert sorted(rows.tolist()) == places.tolist()
@@ -100,7 +100,7 @@ def test_places_of_rows_are_the_inverse(sizes: list[int], seed: int | None) -> N
 
 def test_mixed_runs_do_not_change_between_versions() -> None:
     """States saved today mean the same rows tomorrow, at either way of asking."""
-    mixed = Mixed.of(np.array([1, 7, 5]), (0, 0, 3))
+    mixed = SpreadTies.of(np.array([1, 7, 5]), (0, 0, 3))
     rows = mixed.rows_at(np.arange(13)).tolist()
     assert mixed.places_of(np.array(rows)).tolist() == [*range(13)]
     assert rows[0] == 0
@@ -188,7 +188,7 @@ def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_m
 def test_dropped_pieces_count_once() -> None:
     """Of packed rows what is dropped are sequences of which no piece is left; those of which some are left are truncated."""
     spec = ss.Pack(4, rows=1, overflow="split")
-    grouping = spec.arrange(Runs.of(np.array([9, 1])), key=None, world_size=2)  # rows of 4, 4 and 1 + 1
+    grouping = spec.arrange(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)  # rows of 4, 4 and 1 + 1
     steps = cut_steps(grouping, 0, 2, "drop")
     assert [size for _, _, size, _ in listed(steps)] == [2]
     assert (steps.num_dropped, steps.num_truncated) == (1, 1), "the short one; two pieces of the long one are served"
@@ -223,9 +223,9 @@ def test_no_steps() -> None:
     assert receivers.tolist() == step.tolist() == [-1, -1, -1]
 
 
-def arrange(spec: BatchSpec, lengths: Any, world_size: int, key: Any = (0,)) -> Grouping:
+def arrange(spec: BatchSpec, lengths: Any, world_size: int, key: Any = (0,)) -> GlobalPlan:
     """Plan rows for some ranks."""
-    return spec.arrange(Runs.of(spec.sort_keys(lengths)), key=key, world_size=world_size)
+    return spec.arrange(LengthCounts.of(spec.sort_keys(lengths)), key=key, world_size=world_size)
 
 
 @quick
@@ -339,10 +339,10 @@ def spreads(draw: st.DrawFn, world_size: int) -> Spread:
     return Spread(lengths, cuts, who)
 
 
-def census_on(options: Options, keys: Any, spread: Spread) -> tuple[Census, ByHand]:
+def census_on(options: Options, keys: Any, spread: Spread) -> tuple[GlobalOrder, CallbackCollectives]:
     """Take the census on one rank."""
-    ranks = ByHand(**options)
-    return take_census([keys[rows] for rows in spread.rows_of(ranks.rank)], spread.owners, ranks), ranks
+    ranks = CallbackCollectives(**options)
+    return gather_lengths([keys[rows] for rows in spread.rows_of(ranks.rank)], spread.owners, ranks), ranks
 
 
 @settings(max_examples=40, deadline=None)
@@ -352,7 +352,7 @@ def test_a_census_is_that_of_one_process(spread: Spread, pairs: bool) -> None:
     keys = np.stack([spread.lengths, spread.lengths[::-1] % 5], axis=1) if pairs else spread.lengths
     number = np.empty(len(keys), dtype=np.int64)
     number[sorted_order(keys)] = np.arange(len(keys))
-    expected = Runs.of(keys)
+    expected = LengthCounts.of(keys)
     for rank, census in enumerate(run_ranks(3, lambda options: census_on(options, keys, spread)[0])):
         assert census.runs.lengths.tolist() == expected.lengths.tolist()
         assert census.runs.counts.tolist() == expected.counts.tolist()
@@ -385,7 +385,7 @@ def test_rows_reach_who_takes_them(spread: Spread, spec: BatchSpec, uneven: Any,
     def job(options: Options) -> Any:
         census, ranks = census_on(options, keys, spread)
         own = np.concatenate([*spread.rows_of(ranks.rank), np.arange(0)]).astype(np.int64)
-        return deal_rows(pa.table({"row": own}), census, grouping, steps, ranks)
+        return exchange_rows(pa.table({"row": own}), census, grouping, steps, ranks)
 
     for rank, dealt in enumerate(run_ranks(3, job)):
         share = deal(steps, rank, 3)
@@ -407,7 +407,7 @@ def test_dealt_rows_of_two_ranks() -> None:
     def job(options: Options) -> Any:
         census, ranks = census_on(options, spread.lengths, spread)
         table = pa.table({"row": np.concatenate(spread.rows_of(ranks.rank))})
-        dealt = deal_rows(table, census, grouping, cut_steps(grouping, 0, 2), ranks)
+        dealt = exchange_rows(table, census, grouping, cut_steps(grouping, 0, 2), ranks)
         rows = dealt.table.column("row").to_numpy()[dealt.plan.order].tolist()
         return (
             rows,

@@ -22,7 +22,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.records import ROW_ID, Json
 from seqstream.sources.random_order import RandomRows, in_random_order
-from seqstream.windows.block_reader import Place, ReadBlock, read_blocks
+from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
 
 
 class Letters(torch.utils.data.Dataset[str]):
@@ -87,7 +87,7 @@ class Squares:
 
 def blocks_of(source: ss.Source, epoch: int = 0, seed: int = 0) -> list[ReadBlock]:
     rows = in_random_order(source, seed, epoch)
-    return list(read_blocks(rows, range(rows.num_shards), Place()))
+    return list(read_blocks(rows, range(rows.num_shards), Cursor()))
 
 
 def ids_of(blocks: list[ReadBlock]) -> list[int]:
@@ -163,13 +163,13 @@ def test_blocks_of_an_order_by_hand() -> None:
     """Each block has the records at its positions, in the order given, known by their numbers."""
     items = [{"text": letter, "number": number} for number, letter in enumerate("abcde")]
     source = RandomRows(ss.Generator(items, block_bytes=18), Squares())  # type: ignore[arg-type]
-    blocks = list(read_blocks(source, range(3), Place()))
+    blocks = list(read_blocks(source, range(3), Cursor()))
     assert [block.table.to_pylist() for block in blocks] == [
         [{"text": "b", "number": 1, "row_id": 1}, {"text": "e", "number": 4, "row_id": 4}],
         [{"text": "e", "number": 4, "row_id": 4}, {"text": "a", "number": 0, "row_id": 0}],
         [{"text": "d", "number": 3, "row_id": 3}],
     ]
-    assert [block.after for block in blocks] == [Place(1), Place(2), Place(3)]
+    assert [block.after for block in blocks] == [Cursor(1), Cursor(2), Cursor(3)]
     assert source.locate(4) == "item 4 of list"
     assert source.approx_blocks() == source.num_shards == 3
     assert source.approx_bytes(np.arange(3)).tolist() == [18] * 3
@@ -184,12 +184,12 @@ def test_every_item_comes_once(size: int, block_bytes: int, epoch: int, valid: f
     for part in [source] if valid is None else source.split(valid=valid):
         blocks = blocks_of(part, epoch)
         numbers = [number for block in blocks for number in block.table.column("number").to_pylist()]
-        front_to_back = list(read_blocks(part, range(1), Place()))
+        front_to_back = list(read_blocks(part, range(1), Cursor()))
         assert numbers == ids_of(blocks)
         assert sorted(numbers) == ids_of(front_to_back)
         rows = in_random_order(part, 0, epoch)
         for number, block in enumerate(blocks):
-            place = Place.from_json(block.after.position, json.loads(json.dumps(block.after.source_json())))
+            place = Cursor.from_json(block.after.position, json.loads(json.dumps(block.after.source_json())))
             assert ids_of(list(read_blocks(rows, range(rows.num_shards), place))) == ids_of(blocks[number + 1 :])
 
 

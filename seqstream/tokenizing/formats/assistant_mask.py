@@ -20,15 +20,15 @@ from seqstream.arrays import positions
 from seqstream.tokenizing.engines import REFERENCE, Engine, quiet_forks, refusal
 from seqstream.tokenizing.python_tokenizers import RowError
 from seqstream.tokenizing.token_rows import TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 Span: TypeAlias = tuple[int, int]
 """A stretch of a text, from character to character."""
 
-SAID = "said"
+ASSISTANT = "said"
 
 
-def find_said(texts: list[str], spans: Sequence[Sequence[Span]], engine: Engine) -> TokenRows:
+def encode_with_mask(texts: list[str], spans: Sequence[Sequence[Span]], engine: Engine) -> TokenRows:
     """Encode texts, and say which tokens lie in some spans of them.
 
     No engine but `tokenizers` says of which characters a token is. So texts are also cut where spans begin and end: where what
@@ -45,13 +45,13 @@ def find_said(texts: list[str], spans: Sequence[Sequence[Span]], engine: Engine)
     if engine.name == REFERENCE:
         return _by_offsets(texts, spans, engine.blueprint)
     rows, cut = _encode_twice(texts, spans, engine)
-    said = [cut.beside[SAID][cut.span(row)] for row in range(len(rows))]
+    said = [cut.beside[ASSISTANT][cut.span(row)] for row in range(len(rows))]
     odd = [row for row in range(len(rows)) if not np.array_equal(rows.ids[rows.span(row)], cut.ids[cut.span(row)])]
     if odd:
         exact = _by_offsets([texts[row] for row in odd], [spans[row] for row in odd], engine.blueprint)
         for number, row in enumerate(odd):
-            said[row] = exact.beside[SAID][exact.span(number)]
-    return TokenRows(rows.ids, rows.offsets, {SAID: np.concatenate([np.zeros(0, bool), *said])})
+            said[row] = exact.beside[ASSISTANT][exact.span(number)]
+    return TokenRows(rows.ids, rows.offsets, {ASSISTANT: np.concatenate([np.zeros(0, bool), *said])})
 
 
 def _encode_twice(texts: list[str], spans: Sequence[Sequence[Span]], engine: Engine) -> tuple[TokenRows, TokenRows]:
@@ -69,10 +69,10 @@ def _encode_twice(texts: list[str], spans: Sequence[Sequence[Span]], engine: Eng
     in_span = positions(np.diff(firsts)) % 2 == 1
     said = np.repeat(in_span, np.diff(offsets))
     whole = TokenRows(encoded.ids[:num_ids], encoded.offsets[: len(texts) + 1])
-    return whole, TokenRows(encoded.ids[num_ids:], offsets[firsts], {SAID: said})
+    return whole, TokenRows(encoded.ids[num_ids:], offsets[firsts], {ASSISTANT: said})
 
 
-def _by_offsets(texts: list[str], spans: Sequence[Sequence[Span]], blueprint: Blueprint) -> TokenRows:
+def _by_offsets(texts: list[str], spans: Sequence[Sequence[Span]], blueprint: TokenizerSpec) -> TokenRows:
     """Encode texts by `tokenizers`, which tells the characters of each token."""
     tokenizer = _build(blueprint.bare.json, blueprint.split_special_tokens, os.getpid())
     try:
@@ -86,7 +86,7 @@ def _by_offsets(texts: list[str], spans: Sequence[Sequence[Span]], blueprint: Bl
         flat.fromlist(encoding.ids)
     said = [_in_spans(np.array(encoding.offsets).reshape(-1, 2), own) for encoding, own in zip(encodings, spans, strict=True)]
     ids = np.frombuffer(flat, np.int32) if flat else np.zeros(0, np.int32)
-    return TokenRows(ids, np.cumsum([0, *map(len, said)]), {SAID: np.concatenate([np.zeros(0, bool), *said])})
+    return TokenRows(ids, np.cumsum([0, *map(len, said)]), {ASSISTANT: np.concatenate([np.zeros(0, bool), *said])})
 
 
 def _in_spans(offsets: npt.NDArray[np.int64], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:

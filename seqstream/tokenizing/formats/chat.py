@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 from seqstream.tokenizing.engines import Engine
-from seqstream.tokenizing.formats.assistant_mask import SAID, Span, find_said
+from seqstream.tokenizing.formats.assistant_mask import ASSISTANT, Span, encode_with_mask
 from seqstream.tokenizing.formats.fields import Field, naming_records, read_beside, read_chats
 from seqstream.tokenizing.formats.row_format import LABELS, Sequences
-from seqstream.tokenizing.token_rows import Frame, TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 Speaker: TypeAlias = Literal["assistant", "all"]
 Chat: TypeAlias = list[dict[str, Any]]
@@ -123,7 +123,7 @@ class ChatTemplate:
         return texts, spans
 
 
-def read_chat_template(tokenizer: object, blueprint: Blueprint) -> ChatTemplate:
+def read_chat_template(tokenizer: object, blueprint: TokenizerSpec) -> ChatTemplate:
     """Return the chat template of a transformers tokenizer.
 
     Raises:
@@ -154,7 +154,7 @@ class Chats:
         speaker: Whose words are labelled.
     """
 
-    blueprint: Blueprint
+    blueprint: TokenizerSpec
     field: Field
     template: ChatTemplate
     speaker: Speaker
@@ -180,8 +180,8 @@ class Chats:
             if self.speaker == "all":
                 rows = engine(texts)
                 return self._draft(rows, rows.ids)
-            rows = find_said(texts, [spans for _, spans in rendered], engine)
-        return self._draft(rows, np.where(rows.beside[SAID], rows.ids, np.int32(IGNORE_INDEX)))
+            rows = encode_with_mask(texts, [spans for _, spans in rendered], engine)
+        return self._draft(rows, np.where(rows.beside[ASSISTANT], rows.ids, np.int32(IGNORE_INDEX)))
 
     def _render(self, tables: Sequence[pa.Table]) -> Iterable[tuple[str, list[Span]]]:
         names = self.template.beside
@@ -200,7 +200,7 @@ class Chats:
 
     def _draft(self, rows: TokenRows, labels: npt.NDArray[np.int32]) -> Sequences:
         labelled = TokenRows(rows.ids, rows.offsets, {LABELS: labels})
-        return Sequences(labelled, Frame(), self.blueprint.truncation_side)
+        return Sequences(labelled, SpecialCounts(), self.blueprint.truncation_side)
 
 
 def _arguments(beside: dict[str, Any]) -> dict[str, Any]:

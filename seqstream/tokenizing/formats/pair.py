@@ -15,9 +15,9 @@ from seqstream.records import Json
 from seqstream.tokenizing import token_rows
 from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.formats.fields import Field, naming_records, read_texts, text_column
-from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, Ends, halve
-from seqstream.tokenizing.token_rows import Frame, TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint, probe_texts
+from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, SpecialTokens, halve
+from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, probe_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,8 @@ class PairSequences:
     side: str
 
     @property
-    def frame(self) -> Frame:
-        return Frame(len(self.template.runs[0]), len(self.template) - len(self.template.runs[0]))
+    def frame(self) -> SpecialCounts:
+        return SpecialCounts(len(self.template.runs[0]), len(self.template) - len(self.template.runs[0]))
 
     @property
     def own(self) -> Index:
@@ -115,7 +115,7 @@ class PairSequences:
     def truncate(self, limit: int) -> PairSequences:
         limits = token_rows.longest_first(self.first.lengths, self.second.lengths, limit - len(self.template))
         first, second = (
-            token_rows.truncate(part, Frame(), most, self.side)
+            token_rows.truncate(part, SpecialCounts(), most, self.side)
             for part, most in zip((self.first, self.second), limits, strict=True)
         )
         return dataclasses.replace(self, first=first, second=second)
@@ -133,7 +133,7 @@ class Pairs:
         closing: The id that closes each row, or none.
     """
 
-    blueprint: Blueprint
+    blueprint: TokenizerSpec
     first: Field
     second: Field
     template: Template
@@ -149,7 +149,7 @@ class Pairs:
 
     def fingerprint(self) -> dict[str, Json]:
         types = {"pair": [self.first.name, self.second.name], "token_types": self.template.has_types}
-        return types | Ends(closing=self.closing).fingerprint()
+        return types | SpecialTokens(closing=self.closing).fingerprint()
 
     def sample(self, table: pa.Table) -> Iterable[str]:
         columns = [text_column(table, field) for field in (self.first, self.second)]
@@ -162,7 +162,7 @@ class Pairs:
         return PairSequences(first, second, self.template.closed(self.closing), self.blueprint.truncation_side)
 
 
-def find_template(blueprint: Blueprint) -> Template:
+def find_template(blueprint: TokenizerSpec) -> Template:
     """Find out what a tokenizer puts around two texts, by looking at a few pairs.
 
     Args:

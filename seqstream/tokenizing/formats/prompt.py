@@ -11,9 +11,9 @@ import pyarrow as pa
 from seqstream.records import IGNORE_INDEX, Json
 from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.formats.fields import Field, naming_records, read_texts, text_column
-from seqstream.tokenizing.formats.row_format import LABELS, Ends, Sequences, halve
+from seqstream.tokenizing.formats.row_format import LABELS, Sequences, SpecialTokens, halve
 from seqstream.tokenizing.token_rows import TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Prompted:
         ends: Special tokens around each row.
     """
 
-    blueprint: Blueprint
+    blueprint: TokenizerSpec
     prompt: Field
     completion: Field
-    ends: Ends
+    ends: SpecialTokens
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from seqstream.arrays import Index
 from seqstream.records import IGNORE_INDEX, Json
 from seqstream.tokenizing import token_rows
 from seqstream.tokenizing.engines import Engine
-from seqstream.tokenizing.token_rows import Frame, TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 """The label that losses of PyTorch and transformers ignore."""
 
@@ -25,11 +25,11 @@ LABELS = "labels"
 TOKEN_TYPES = "token_type_ids"
 
 
-class Draft(Protocol):
+class EncodedRows(Protocol):
     """Rows of ``N`` records, encoded, with the special tokens there will be around them."""
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> SpecialCounts:
         """How many special tokens each row has before and after its own."""
 
     @property
@@ -44,10 +44,10 @@ class Draft(Protocol):
     def rows(self) -> TokenRows:
         """The rows as they are."""
 
-    def keep(self, kept: Index) -> Draft:
+    def keep(self, kept: Index) -> EncodedRows:
         """Return the rows numbered ``kept``, ``int64``, ascending."""
 
-    def truncate(self, limit: int) -> Draft:
+    def truncate(self, limit: int) -> EncodedRows:
         """Return the rows with at most ``limit`` tokens; special tokens behind what was cut off are not labelled."""
 
 
@@ -62,7 +62,7 @@ class Sequences:
     """
 
     rows: TokenRows
-    frame: Frame
+    frame: SpecialCounts
     side: str
 
     @property
@@ -85,11 +85,11 @@ class Sequences:
         return dataclasses.replace(self, rows=rows)
 
 
-class Form(Protocol):
+class RowFormat(Protocol):
     """How the rows of one column of ids are made of the columns of a table; may be pickled."""
 
     @property
-    def blueprint(self) -> Blueprint:
+    def blueprint(self) -> TokenizerSpec:
         """The tokenizer of the engine: with special tokens where a row is one text, else without."""
 
     @property
@@ -106,7 +106,7 @@ class Form(Protocol):
     def sample(self, table: pa.Table) -> Iterable[str]:
         """Yield the texts of a table that the engine would get, for its proof."""
 
-    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Draft:
+    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> EncodedRows:
         """Return the rows of all records of consecutive tables, made by one call of an engine of `blueprint`.
 
         Raises:
@@ -116,7 +116,7 @@ class Form(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ends:
+class SpecialTokens:
     """Special tokens around the own tokens of every row.
 
     Attributes:
@@ -130,9 +130,9 @@ class Ends:
     closing: tuple[int, ...] = ()
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> SpecialCounts:
         """How many they are."""
-        return Frame(len(self.before), len(self.after) + len(self.closing), len(self.closing))
+        return SpecialCounts(len(self.before), len(self.after) + len(self.closing), len(self.closing))
 
     def fingerprint(self) -> dict[str, Json]:
         """Say what closes each text, if anything does."""

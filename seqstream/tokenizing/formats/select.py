@@ -10,10 +10,10 @@ from seqstream.tokenizing.formats.chat import Chats, Speaker, read_chat_template
 from seqstream.tokenizing.formats.fields import Field
 from seqstream.tokenizing.formats.pair import Pairs, find_template
 from seqstream.tokenizing.formats.prompt import Prompted
-from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, Ends, Form
+from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat, SpecialTokens
 from seqstream.tokenizing.formats.text import Texts
 from seqstream.tokenizing.formats.words import WordLabels, Words, prove_words
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 _OF_ANY_MODEL = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of transformers that belong to no model."""
@@ -74,7 +74,7 @@ def _check_several(options: RowOptions, asked: list[str]) -> None:
         raise ValueError(f"overflow='split' cannot cut several columns ({', '.join(options.tokenizer)}): {reason}")
 
 
-def make_form(options: RowOptions, field: str | tuple[str, str], blueprint: Blueprint) -> Form:
+def make_row_format(options: RowOptions, field: str | tuple[str, str], blueprint: TokenizerSpec) -> RowFormat:
     """Return the form of the rows that are made of a field.
 
     Args:
@@ -98,7 +98,7 @@ def make_form(options: RowOptions, field: str | tuple[str, str], blueprint: Blue
     if closing and options.overflow == "split" and blueprint.ends[1]:
         reason = f"pieces of a text end with the {len(blueprint.ends[1])} special tokens of tokenizer {blueprint}"
         raise ValueError(f"end={options.end!r} cannot be given with overflow='split': {reason}; leave it out")
-    ends = Ends(*blueprint.ends, closing)
+    ends = SpecialTokens(*blueprint.ends, closing)
     if options.prompt is not None:
         return Prompted(blueprint.bare, Field(options.prompt, "prompt"), Field(field), ends)
     if options.labels is not None:
@@ -113,7 +113,7 @@ def _wants_types(tokenizer: object) -> bool:
     return TOKEN_TYPES in names or type(tokenizer).__name__ in _OF_ANY_MODEL
 
 
-def _find_end(blueprint: Blueprint, end: str | int) -> int:
+def _find_end(blueprint: TokenizerSpec, end: str | int) -> int:
     """Return the id that closes texts.
 
     Raises:

@@ -11,10 +11,10 @@ from seqstream.records import Json
 from seqstream.tokenizing import token_rows
 from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.formats.fields import Field, holds_lists, naming_records, read_texts, text_column
-from seqstream.tokenizing.formats.row_format import Ends, Sequences
+from seqstream.tokenizing.formats.row_format import Sequences, SpecialTokens
 from seqstream.tokenizing.formats.words import Words
 from seqstream.tokenizing.token_rows import TokenRows
-from seqstream.tokenizing.tokenizer_spec import Blueprint
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Texts:
         closing: The id that closes each text, or none.
     """
 
-    blueprint: Blueprint
+    blueprint: TokenizerSpec
     field: Field
     closing: tuple[int, ...] = ()
 
@@ -40,9 +40,9 @@ class Texts:
         return len(self.ends.frame)
 
     @property
-    def ends(self) -> Ends:
+    def ends(self) -> SpecialTokens:
         """Special tokens around each row."""
-        return Ends(*self.blueprint.ends, self.closing)
+        return SpecialTokens(*self.blueprint.ends, self.closing)
 
     @property
     def words(self) -> Words:

@@ -18,10 +18,10 @@ from seqstream.arrays import Index
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.formats.fields import Field, Lists, naming_records, read_labels, read_words
-from seqstream.tokenizing.formats.row_format import LABELS, Ends, Sequences
+from seqstream.tokenizing.formats.row_format import LABELS, Sequences, SpecialTokens
 from seqstream.tokenizing.python_tokenizers import shorten
 from seqstream.tokenizing.token_rows import TokenRows, take_rows
-from seqstream.tokenizing.tokenizer_spec import Blueprint, can_encode
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, can_encode
 
 WordLabels: TypeAlias = Literal["first", "all"]
 
@@ -42,9 +42,9 @@ class Words:
         word_labels: Whether a word's label goes to its first token or to all of them.
     """
 
-    blueprint: Blueprint
+    blueprint: TokenizerSpec
     field: Field
-    ends: Ends
+    ends: SpecialTokens
     labels: Field | None = None
     word_labels: WordLabels = "first"
 
@@ -109,7 +109,7 @@ def spread_labels(labels: npt.NDArray[np.int64], tokens: TokenRows, where: WordL
 
 
 @functools.lru_cache(maxsize=8)
-def prove_words(blueprint: Blueprint) -> None:
+def prove_words(blueprint: TokenizerSpec) -> None:
     """Check that a tokenizer encodes the words of a text that was split before as it encodes each of them alone.
 
     Raises:
