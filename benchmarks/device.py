@@ -74,7 +74,7 @@ def _trainings(proven: Proven, text: Path, vocabulary: int, settings: Settings) 
     for name, make in {"decoder": Decoder, "LSTM": Recurrent}.items():
         settings.say(f"{name}, random rows")
         mean_rows = _mean_rows(proven, text)
-        random = _record(f"{name}, random rows", _speed(proven, text, make(vocabulary), ss.InOrder(mean_rows)))
+        random = _record(f"{name}, random rows", _speed(proven, text, make(vocabulary), ss.Unbucketed(mean_rows)))
         yield random
         for parts in PARTS:
             settings.say(f"{name}, {parts} batches a step")
@@ -108,7 +108,7 @@ def _mean_rows(proven: Proven, text: Path) -> int:
 
 
 def _speed(
-    proven: Proven, text: Path, model: nn.Module, spec: ss.Bucket | ss.InOrder, *, accumulate: int = 1, **options: object
+    proven: Proven, text: Path, model: nn.Module, spec: ss.Bucket | ss.Unbucketed, *, accumulate: int = 1, **options: object
 ) -> float:
     """Return how many real tokens a second are trained on, once the device is warm."""
     model = model.to("cuda", torch.bfloat16)

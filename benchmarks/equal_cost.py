@@ -66,13 +66,13 @@ class Window:
         spec: What it was packed by.
         world_size: How many ranks.
         num_sequences: How many sequences it holds.
-        grouping: The plan.
+        global_plan: The plan.
     """
 
     spec: ss.Pack
     world_size: int
     num_sequences: int
-    grouping: PackedGlobalPlan
+    global_plan: PackedGlobalPlan
 
     @classmethod
     def of(cls, lengths: Lengths, spec: ss.Pack, world_size: int, max_sequences: int) -> Window:
@@ -82,17 +82,17 @@ class Window:
         steps = min(spec.window_batches or WINDOW_BATCHES, max(FEWEST_STEPS, max_sequences / of_step))
         drawn = np.random.default_rng(0).choice(lengths, int(steps * of_step))
         num = spec.num_planned(len(drawn), lambda num: LengthCounts.of(drawn[:num]), last=False, multiple=world_size)
-        return cls(spec, world_size, num, spec.arrange(LengthCounts.of(drawn[:num]), key=KEY, world_size=world_size))
+        return cls(spec, world_size, num, spec.plan_global(LengthCounts.of(drawn[:num]), key=KEY, world_size=world_size))
 
     @functools.cached_property
     def tokens(self) -> Index:
         """Tokens of each row, ``int64 (N,)``."""
-        return np.add.reduceat(self.grouping.lengths, self.grouping.row_cuts[:-1])
+        return np.add.reduceat(self.global_plan.lengths, self.global_plan.row_cuts[:-1])
 
     @functools.cached_property
     def pairs(self) -> Index:
         """How many pairs of tokens attend to each other in each row, ``int64 (N,)``."""
-        return np.add.reduceat(self.grouping.lengths**2, self.grouping.row_cuts[:-1])
+        return np.add.reduceat(self.global_plan.lengths**2, self.global_plan.row_cuts[:-1])
 
     @functools.cached_property
     def chance(self) -> Index:
@@ -113,11 +113,11 @@ class Window:
 
     def fill_of_packing(self) -> float:
         """Return how full rows are that nobody has put in order."""
-        _, cuts = pack_rows(-np.sort(-self.grouping.lengths), self.spec.row_length)
-        return int(self.grouping.lengths.sum()) / ((len(cuts) - 1) * self.spec.row_length)
+        _, cuts = pack_rows(-np.sort(-self.global_plan.lengths), self.spec.row_length)
+        return int(self.global_plan.lengths.sum()) / ((len(cuts) - 1) * self.spec.row_length)
 
     def costs(self) -> Costs:
-        return row_costs(self.grouping.lengths, self.grouping.row_cuts)
+        return row_costs(self.global_plan.lengths, self.global_plan.row_cuts)
 
     def balanced(self) -> Index:
         """Order rows by what they cost, as the planner does."""
@@ -140,7 +140,7 @@ class Window:
 
     @functools.cached_property
     def _steps(self) -> Steps:
-        return cut_steps(self.grouping, 0, self.world_size)
+        return cut_steps(self.global_plan, 0, self.world_size)
 
     def _batches(self, costs: Costs) -> npt.NDArray[np.float64]:
         """Return what each rank has to do at each step, ``float64 (T, W)``, from what the row at each place costs."""

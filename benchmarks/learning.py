@@ -229,7 +229,7 @@ def train(
 
 def _rows(source: Source, stages: tuple[Any, ...]) -> tuple[list[Ids], Rows, Rows]:
     """Return ids, labels and row ids of all rows, as they are in the file."""
-    batches = list(ss.Loader(source, *stages, ss.InOrder(256), shuffle=False))
+    batches = list(ss.Loader(source, *stages, ss.Unbucketed(256), shuffle=False))
     ids = [
         row[:length].astype(np.int32)
         for batch in batches

@@ -59,7 +59,7 @@ RANDOM, BUCKET, STEPS = "random rows", "Bucket(4096)", "4 x Bucket(1024)"
 class Way:
     """How rows become steps: batches of a spec, so many of them a step."""
 
-    spec: ss.Bucket | ss.InOrder
+    spec: ss.Bucket | ss.Unbucketed
     accumulate: int = 1
 
     def loader(self, task: Task, seed: int, epochs: int | None = None) -> ss.Loader:
@@ -110,7 +110,7 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def _times(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Record]:
     record = Recording(DOCSTRINGS)
-    random_way = Way(ss.InOrder(_mean_rows(task)))
+    random_way = Way(ss.Unbucketed(_mean_rows(task)))
     half, runs = int(task.lengths.sum()) // 2, dict[str, list[Timed]]()
     for seed in seeds:
         settings.say(f"as it is used, seed {seed}")
@@ -147,7 +147,7 @@ def _train_timed(task: Task, way: Way, seed: int, *, tokens: float = np.inf, sec
         if loader.stats.tokens >= tokens or time.perf_counter() - begun >= seconds:
             break
     spent = time.perf_counter() - begun
-    return Timed(spent, loader.stats.tokens, loader.stats.waste, task.test(network)[1])
+    return Timed(spent, loader.stats.tokens, loader.stats.padding, task.test(network)[1])
 
 
 def _speed(run: Timed) -> float:

@@ -85,7 +85,7 @@ def _source(texts: Sequence[Path]) -> ss.TextFiles:
 def lengths_of(texts: Sequence[Path], max_length: int) -> Lengths:
     """Return the lengths of all texts, in the order in which they lie in their files."""
     tokenize = ss.Tokenize(str(corpus.tokenizer()), max_length=max_length)
-    loader = ss.Loader(_source(texts), tokenize, ss.InOrder(1_000), shuffle=False)
+    loader = ss.Loader(_source(texts), tokenize, ss.Unbucketed(1_000), shuffle=False)
     return np.concatenate([batch.lengths.numpy() for batch in loader])
 
 

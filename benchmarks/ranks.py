@@ -206,9 +206,9 @@ def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
 
     Both are longest first, so rows are about as long as those that would come; who sends which is left to chance.
     """
-    census, grouping, steps = world.plan(world.lengths_of(ranks.rank), ranks)
-    wanted = np.sort(grouping.wanted(deal(steps, ranks.rank, ranks.world_size).places))
-    rows = census.rows[np.arange(len(wanted)) * len(census.rows) // len(wanted)]
+    global_order, global_plan, steps = world.plan(world.lengths_of(ranks.rank), ranks)
+    wanted = np.sort(global_plan.wanted(deal(steps, ranks.rank, ranks.world_size).places))
+    rows = global_order.rows[np.arange(len(wanted)) * len(global_order.rows) // len(wanted)]
     senders = np.random.default_rng(world.seed).integers(0, ranks.world_size, len(wanted))
     order = np.argsort(senders, kind="stable")
     sizes, noting = np.bincount(senders, minlength=ranks.world_size), Noting()

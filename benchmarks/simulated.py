@@ -159,9 +159,9 @@ class World:
 
     def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[GlobalOrder, GlobalPlan, Steps]:
         """Plan the window as a rank does that has rows of these lengths."""
-        census = gather_lengths([lengths], range(self.size), ranks)
-        grouping = self.spec.arrange(census.runs, key=self.key, world_size=self.size)
-        return census, grouping, cut_steps(grouping, 0, self.size)
+        global_order = gather_lengths([lengths], range(self.size), ranks)
+        global_plan = self.spec.plan_global(global_order.runs, key=self.key, world_size=self.size)
+        return global_order, global_plan, cut_steps(global_plan, 0, self.size)
 
 
 Swapped: TypeAlias = tuple[Bytes, Index]
@@ -178,7 +178,7 @@ class Simulated:
         told: What each gives when counts are gathered.
         kind: What each says of its columns when rows are exchanged.
         came: What the others send here, call after call.
-        turn: Which call of ``swap`` is next.
+        turn: Which call of ``all_to_all`` is next.
         before_call: Called before anything is told or sent.
     """
 
@@ -190,7 +190,7 @@ class Simulated:
     turn: int = 0
     before_call: Callable[[], None] = lambda: None
 
-    def gather(self, data: bytes) -> Sequence[bytes]:
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
         self.before_call()
         if self.kind and data.endswith(self.kind):  # behind a digest of the plan
             return [data] * self.world_size
@@ -198,7 +198,7 @@ class Simulated:
             raise ValueError("a rank must tell what was worked out for it, got other counts")
         return self.told
 
-    def swap(self, data: Bytes, sizes: Index) -> Swapped:
+    def all_to_all(self, data: Bytes, sizes: Index) -> Swapped:
         self.before_call()
         came, sizes = self.came[self.turn]
         self.turn = (self.turn + 1) % len(self.came)
@@ -211,7 +211,7 @@ class Noting(SingleProcess):
     def __init__(self) -> None:
         self.sent: list[Swapped] = []
 
-    def swap(self, data: Bytes, sizes: Index) -> Swapped:
+    def all_to_all(self, data: Bytes, sizes: Index) -> Swapped:
         self.sent.append((data, sizes))
         return data, sizes
 
@@ -232,11 +232,11 @@ class Served:
 def synchronised(world: World) -> Served:
     """Serve one window that all ranks share."""
     ranks = Simulated(0, world.size, world.told)
-    census, grouping, steps = world.plan(world.lengths_of(0), ranks)
+    global_order, global_plan, steps = world.plan(world.lengths_of(0), ranks)
     longest, rows = [], []
     for rank in range(world.size):
         share = deal(steps, rank, world.size)
-        longest.append(_length_of(census.runs, grouping.wanted(share.places[share.cuts[:-1]])))
+        longest.append(_length_of(global_order.runs, global_plan.wanted(share.places[share.cuts[:-1]])))
         rows.append(np.diff(share.cuts))
     return Served(np.stack(longest, axis=1), np.stack(rows, axis=1))
 
@@ -256,8 +256,8 @@ def alone(world: World) -> tuple[Served, Served]:
 def _alone(world: World, rank: int) -> tuple[Index, Index]:
     """Return the padded length and the rows of each batch, ``int64 (2, K)``, longest first; and the order of the batches."""
     runs = world.runs_of(rank)
-    grouping = world.spec.arrange(runs, key=(*world.key, rank), world_size=1)
-    return np.stack([_length_of(runs, grouping.wanted(grouping.cuts[:-1])), np.diff(grouping.cuts)]), grouping.turns
+    global_plan = world.spec.plan_global(runs, key=(*world.key, rank), world_size=1)
+    return np.stack([_length_of(runs, global_plan.wanted(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]), global_plan.turns
 
 
 def _served(batches: Sequence[Index]) -> Served:

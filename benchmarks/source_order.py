@@ -50,8 +50,8 @@ HELD_OUT = 0.2
 
 LEAD_TARGET = Target(">=", -1)
 DATA_LOADER = "DataLoader(shuffle=True)"
-SPECS: dict[str, ss.InOrder | ss.Bucket] = {
-    f"InOrder({BATCH_SIZE})": ss.InOrder(BATCH_SIZE),
+SPECS: dict[str, ss.Unbucketed | ss.Bucket] = {
+    f"Unbucketed({BATCH_SIZE})": ss.Unbucketed(BATCH_SIZE),
     f"Bucket(batch_size={BATCH_SIZE})": ss.Bucket(batch_size=BATCH_SIZE),
 }
 

@@ -26,7 +26,7 @@ class Run:
 
     name: str
     checkpoints: Sequence[Checkpoint]
-    waste: float
+    padding: float
 
     @property
     def tokens_per_second(self) -> float:
@@ -46,10 +46,10 @@ def report(random: Run, similar: Run, *, tokens_per_epoch: int) -> str:
     tokens, seconds = random.checkpoints[shared].tokens, random.checkpoints[-1].seconds
     equal_tokens, equal_time = [run.checkpoints[shared] for run in runs], [run.by(seconds) for run in runs]
     by_tokens, by_time = ([f"{point.accuracy:.1%}" for point in points] for points in (equal_tokens, equal_time))
-    waste = [f"{run.waste:.1%}" for run in runs]
+    padding = [f"{run.padding:.1%}" for run in runs]
     rows = [
         ("", *(run.name for run in runs)),
-        ("padding", *waste),
+        ("padding", *padding),
         ("real tokens a second", *(f"{run.tokens_per_second:,.0f}" for run in runs)),
         ("seconds an epoch", *(f"{tokens_per_epoch / run.tokens_per_second:.1f}" for run in runs)),
         (f"test accuracy after {tokens:,} tokens", *by_tokens),
@@ -62,7 +62,7 @@ def report(random: Run, similar: Run, *, tokens_per_epoch: int) -> str:
     return f"""
 {table}
 
-Similar lengths: {ratio:.1f} times as many real tokens a second; {waste[1]} padding instead of {waste[0]}.
+Similar lengths: {ratio:.1f} times as many real tokens a second; {padding[1]} padding instead of {padding[0]}.
 Test accuracy: after equal tokens {by_tokens[1]} (random {by_tokens[0]}), after equal time {by_time[1]} (random {by_time[0]}).
 One run is one seed: others differ by {SPREAD:.1f} points (standard deviation), and so a difference by {2**0.5 * SPREAD:.1f}."""
 
@@ -77,7 +77,7 @@ def plot(runs: Sequence[Run], path: Path) -> str:
     axes = figure.subplots()
     for run, color in zip(runs, ("#9a9a9a", "#1f6fb4"), strict=True):
         _, seconds, accuracies, _ = zip(*run.checkpoints, strict=True)
-        label = f"{run.name}: {run.tokens_per_second:,.0f} real tokens a second, {run.waste:.0%} padding"
+        label = f"{run.name}: {run.tokens_per_second:,.0f} real tokens a second, {run.padding:.0%} padding"
         axes.plot(seconds, accuracies, "o-", color=color, linewidth=2, markersize=4, label=label)
     axes.set(xlabel="seconds of training", ylabel="test accuracy")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

@@ -70,7 +70,7 @@ def score(loader: ss.Loader, shapes: list[tuple[int, int]], backend: str, *, dyn
     ended, stats = time.perf_counter(), loader.stats
     graphs = f"{num_warm:>8}{counting.num_graphs - num_warm:>8}{warm - started:>10.1f} s"
     times = f"{1_000 * (ended - warm) / stats.batches:>8.1f} ms{stats.tokens / (ended - warm):>16,.0f}"
-    return f"{graphs}{stats.batches:>9}{stats.waste:>10.1%}{times}"
+    return f"{graphs}{stats.batches:>9}{stats.padding:>10.1%}{times}"
 
 
 def main() -> None:

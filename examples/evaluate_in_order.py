@@ -33,7 +33,7 @@ def evaluate(model: Classifier, loader: ss.Loader, path: Path) -> Tensor:
             out.write(f"{LABELS[score.argmax()]}\n")
             scores.append(score)
     spent, most = time.perf_counter() - started, max(held.values())
-    print(f"    {len(scores):,} lines in {spent:.1f} s, {loader.stats.waste:.1%} padding, never more than {most:,} rows held")
+    print(f"    {len(scores):,} lines in {spent:.1f} s, {loader.stats.padding:.1%} padding, never more than {most:,} rows held")
     return torch.stack(scores)
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     tokenize = ss.Tokenize(tokenizer(), max_length=256)
     with tempfile.TemporaryDirectory() as folder:
         scores, files = [], []
-        for spec in (ss.InOrder(64), ss.Bucket(4_096, window_batches=32)):
+        for spec in (ss.Unbucketed(64), ss.Bucket(4_096, window_batches=32)):
             print(spec, flush=True)
             files.append(Path(folder, f"{type(spec).__name__}.txt"))
             scores.append(evaluate(model, ss.Loader(source, tokenize, spec, shuffle=False), files[-1]))

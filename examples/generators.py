@@ -68,7 +68,7 @@ def bucketed_loader() -> ss.Loader:
     return ss.Loader(ss.Generator(sequences), ss.Bucket(batch_size=16))
 
 
-def waste(real: int, slots: int) -> str:
+def padding(real: int, slots: int) -> str:
     """Say which share of a batch is padding."""
     return f"{1 - real / slots:.0%} of the slots are padding"
 
@@ -87,10 +87,10 @@ def main() -> None:
 
     padded = list(padded_loader())
     real, slots = sum(int(lengths.sum()) for _, lengths in padded), sum(batch[..., 0].numel() for batch, _ in padded)
-    print(f"as they come:       {len(padded)} batches, {waste(real, slots)}")
+    print(f"as they come:       {len(padded)} batches, {padding(real, slots)}")
     batches = list(bucketed_loader())
     real, slots = sum(batch.num_tokens for batch in batches), sum(batch.num_slots for batch in batches)
-    print(f"ss.Loader, Bucket:  {len(batches)} batches, {waste(real, slots)}")
+    print(f"ss.Loader, Bucket:  {len(batches)} batches, {padding(real, slots)}")
     first = batches[0]
     print(f"                    features {tuple(first.features.shape)}, lengths {first.lengths.tolist()[:4]} ...")
 

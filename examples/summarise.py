@@ -75,7 +75,7 @@ def main() -> None:
     shifted = ss.TeacherForcing(START)
 
     both, by_source = ss.Bucket(2_048), ss.Bucket(2_048, columns=("source_ids",))
-    for name, spec in (("random", ss.InOrder(20)), ("planned by source", by_source), ("planned by both", both)):
+    for name, spec in (("random", ss.Unbucketed(20)), ("planned by source", by_source), ("planned by both", both)):
         sizes = [(b.input_ids.numel() + b.labels.numel(), b) for b in ss.Loader(source, *stages, spec, on_batch=shifted)]
         real = sum(int(batch.lengths.sum()) + batch.num_label_tokens for _, batch in sizes)
         padding, largest = 1 - real / sum(slots for slots, _ in sizes), max(slots for slots, _ in sizes)

@@ -87,10 +87,10 @@ def main() -> None:
     mean_rows = round(sum(batch.num_rows for batch in measured) / measured.stats.steps)
     print(f"{measured.stats.rows:,} docstrings to train on; a step has about {mean_rows} of them either way")
     runs = []
-    for name, spec, accumulate in (("random padded batches", ss.InOrder(mean_rows), 1), ("similar lengths", bucket, 4)):
+    for name, spec, accumulate in (("random padded batches", ss.Unbucketed(mean_rows), 1), ("similar lengths", bucket, 4)):
         print(f"\n{name}: {accumulate} x {spec} a step", flush=True)
         loader = ss.Loader(source, *stages, spec, accumulate=accumulate, seed=options.seed, epochs=None, progress=True)
-        runs.append(Run(name, train(loader, test, mean_rows, options.seconds), loader.stats.waste))
+        runs.append(Run(name, train(loader, test, mean_rows, options.seconds), loader.stats.padding))
     print(report(*runs, tokens_per_epoch=measured.stats.tokens))
     print(plot(runs, Path("train_lstm.png")))
 

@@ -16,10 +16,10 @@ from transformer import MAX_LENGTH, Form, Transformer, packed, padded, varlen
 
 import seqstream as ss
 
-Spec = ss.InOrder | ss.Bucket | ss.Pack
+Spec = ss.Unbucketed | ss.Bucket | ss.Pack
 SIMILAR = ss.Bucket(1_120)
 WAYS: dict[str, tuple[Spec, Callable[[ss.Batch], Form]]] = {
-    "random padded": (ss.InOrder(15), padded),
+    "random padded": (ss.Unbucketed(15), padded),
     "similar lengths": (SIMILAR, padded),
     "packed": (ss.Pack(MAX_LENGTH, rows=4), packed),
     "varlen": (SIMILAR, varlen),
@@ -85,7 +85,7 @@ def main() -> None:
     print(f"{'':16}{'real tokens a second':>22}{'padding':>10}{'held-out loss per token':>26}{'real tokens':>14}")
     for name, run in runs.items():
         stats, loss = run.loader.stats, loss_per_token(run.model, test)
-        print(f"{name:16}{run.speed:22,.0f}{stats.waste:10.1%}{loss:26.3f}{stats.tokens:14,}")
+        print(f"{name:16}{run.speed:22,.0f}{stats.padding:10.1%}{loss:26.3f}{stats.tokens:14,}")
     packed_gain, varlen_gain = (runs[name].speed / runs["random padded"].speed for name in ("packed", "varlen"))
     print(
         f"real tokens a second, against random padded batches: packed {packed_gain:.2f} times, varlen {varlen_gain:.2f} times"

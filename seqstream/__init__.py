@@ -16,6 +16,10 @@ record. `iterable` brings a generator to PyTorch's
 own ``DataLoader``, `restore_order` brings predictions back in the order of the source.
 """
 
+import warnings
+from importlib.metadata import version as _version
+from typing import Any
+
 from seqstream.batches.batch import Batch
 from seqstream.batches.labels import CausalLabels, TeacherForcing
 from seqstream.batches.masking import MaskTokens
@@ -25,8 +29,10 @@ from seqstream.loading.iterable import iterable
 from seqstream.loading.loader import Loader
 from seqstream.loading.stats import Stats
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
+from seqstream.planning.unbucketed import Unbucketed
+from seqstream.records import RecordError
+from seqstream.tokenizing.engines import EngineError, EngineWarning
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
@@ -46,11 +52,12 @@ __all__ = [
     "CausalLabels",
     "ClassLabels",
     "Csv",
+    "EngineError",
+    "EngineWarning",
     "Filter",
     "FilterRecords",
     "Generator",
     "HFDataset",
-    "InOrder",
     "JsonLines",
     "Loader",
     "Map",
@@ -58,13 +65,24 @@ __all__ = [
     "MaskTokens",
     "Pack",
     "Parquet",
+    "RecordError",
     "Source",
     "Stats",
     "TeacherForcing",
     "TextFiles",
     "Tokenize",
+    "Unbucketed",
     "Varlen",
     "fit_max_tokens",
     "iterable",
     "restore_order",
 ]
+
+__version__ = _version("seqstream")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "InOrder":
+        warnings.warn("seqstream.InOrder is now seqstream.Unbucketed; the old name goes with 1.0", FutureWarning, stacklevel=2)
+        return Unbucketed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

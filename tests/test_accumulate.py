@@ -29,8 +29,8 @@ SPECS: dict[str, BatchSpec] = {
     "rows": ss.Bucket(batch_size=5, window_batches=7),
     "given": ss.Bucket(shapes=[(4, 40), (9, 20)], window_batches=7),
     "pack": ss.Pack(64, rows=2, window_batches=7),
-    "in-order": ss.InOrder(5, window_batches=7),
-    "in-order-full": ss.InOrder(5, drop_last=True, window_batches=7),
+    "in-order": ss.Unbucketed(5, window_batches=7),
+    "in-order-full": ss.Unbucketed(5, drop_last=True, window_batches=7),
     "rows-full": ss.Bucket(batch_size=5, drop_last=True, window_batches=7),
 }
 BY_TOKENS = ("tokens", "alike", "both", "given")

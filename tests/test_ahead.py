@@ -38,22 +38,22 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def switch() -> Iterator[StopSignal]:
+def stop_signal() -> Iterator[StopSignal]:
     """A switch that is turned off in the end."""
-    switch = StopSignal()
-    yield switch
-    switch.turn_off()
+    stop_signal = StopSignal()
+    yield stop_signal
+    stop_signal.turn_off()
 
 
-def ahead(items: Iterator[object], depth: int, switch: StopSignal) -> Prefetcher[object]:
-    return Prefetcher(items, depth, switch, NAME)
+def ahead(items: Iterator[object], depth: int, stop_signal: StopSignal) -> Prefetcher[object]:
+    return Prefetcher(items, depth, stop_signal, NAME)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 7])
-def test_items_come_in_their_order(switch: StopSignal, depth: int) -> None:
+def test_items_come_in_their_order(stop_signal: StopSignal, depth: int) -> None:
     """All of them, once, ``None`` and falsehoods included; then the end, as often as asked."""
     items: list[object] = [*range(200), None, 0, False]
-    made = ahead(iter(items), depth, switch)
+    made = ahead(iter(items), depth, stop_signal)
     assert iter(made) is made
     assert list(made) == items
     assert list(made) == []
@@ -61,14 +61,14 @@ def test_items_come_in_their_order(switch: StopSignal, depth: int) -> None:
         next(made)
 
 
-def test_a_thread_ends_with_its_items(switch: StopSignal) -> None:
+def test_a_thread_ends_with_its_items(stop_signal: StopSignal) -> None:
     """There is nothing to stop after the last."""
-    assert list(ahead(iter([1, 2]), 3, switch)) == [1, 2]
+    assert list(ahead(iter([1, 2]), 3, stop_signal)) == [1, 2]
     wait_until(lambda: num_threads() == 0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_no_more_is_made_than_the_depth(switch: StopSignal, depth: int) -> None:
+def test_no_more_is_made_than_the_depth(stop_signal: StopSignal, depth: int) -> None:
     """Ready or under way, there are never more items than the depth, and no fewer either."""
     begun = 0
 
@@ -78,7 +78,7 @@ def test_no_more_is_made_than_the_depth(switch: StopSignal, depth: int) -> None:
             begun += 1
             yield begun
 
-    made = ahead(items(), depth, switch)
+    made = ahead(items(), depth, stop_signal)
     for taken in range(5):
         wait_until(lambda: begun == taken + depth)  # noqa: B023 - it is called at once
         time.sleep(0.01)
@@ -86,7 +86,7 @@ def test_no_more_is_made_than_the_depth(switch: StopSignal, depth: int) -> None:
         assert next(made) == taken + 1
 
 
-def test_items_are_made_while_the_consumer_is_busy(switch: StopSignal) -> None:
+def test_items_are_made_while_the_consumer_is_busy(stop_signal: StopSignal) -> None:
     """Making and consuming overlap."""
 
     def items() -> Iterator[int]:
@@ -95,7 +95,7 @@ def test_items_are_made_while_the_consumer_is_busy(switch: StopSignal) -> None:
             yield number
 
     begin = time.monotonic()
-    for _ in ahead(items(), 1, switch):
+    for _ in ahead(items(), 1, stop_signal):
         time.sleep(0.05)
     assert time.monotonic() - begin < 0.5  # one after the other they take 0.6
 
@@ -110,9 +110,9 @@ def failing() -> Iterator[int]:
     raise BrokenError("by hand")
 
 
-def test_an_error_is_raised_at_its_item(switch: StopSignal) -> None:
+def test_an_error_is_raised_at_its_item(stop_signal: StopSignal) -> None:
     """Those before it come first; it is the very error, with the traceback of the thread; after it there is nothing."""
-    made = ahead(failing(), 5, switch)
+    made = ahead(failing(), 5, stop_signal)
     wait_until(lambda: num_threads() == 0)
     assert [next(made), next(made)] == [1, 2]
     with pytest.raises(BrokenError, match=r"^by hand$") as caught:
@@ -123,14 +123,14 @@ def test_an_error_is_raised_at_its_item(switch: StopSignal) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit])
-def test_whatever_is_raised_reaches_the_consumer(switch: StopSignal, error: type[BaseException]) -> None:
+def test_whatever_is_raised_reaches_the_consumer(stop_signal: StopSignal, error: type[BaseException]) -> None:
     """No kind of error ends the thread in silence."""
 
     def items() -> Iterator[int]:
         yield 1
         raise error
 
-    made = ahead(items(), 2, switch)
+    made = ahead(items(), 2, stop_signal)
     assert next(made) == 1
     with pytest.raises(error):
         next(made)
@@ -138,18 +138,18 @@ def test_whatever_is_raised_reaches_the_consumer(switch: StopSignal, error: type
 
 def test_closing_ends_a_producer_that_is_ahead() -> None:
     """It waits for room that nobody will make."""
-    switch = StopSignal()
-    made = ahead(iter(range(100)), 2, switch)
+    stop_signal = StopSignal()
+    made = ahead(iter(range(100)), 2, stop_signal)
     assert next(made) == 0
     begin = time.monotonic()
-    switch.turn_off()
+    stop_signal.turn_off()
     assert time.monotonic() - begin < 1
     assert num_threads() == 0
 
 
 def test_closing_ends_a_consumer_that_waits() -> None:
     """A consumer in another thread that waits for an item hears that there will be none."""
-    switch = StopSignal()
+    stop_signal = StopSignal()
     goes_on = threading.Event()
     heard: list[BaseException] = []
 
@@ -157,7 +157,7 @@ def test_closing_ends_a_consumer_that_waits() -> None:
         goes_on.wait(5)
         yield 1
 
-    made = ahead(items(), 2, switch)
+    made = ahead(items(), 2, stop_signal)
 
     def consume() -> None:
         try:
@@ -168,7 +168,7 @@ def test_closing_ends_a_consumer_that_waits() -> None:
     consumer = threading.Thread(target=consume, name=NAME)
     consumer.start()
     time.sleep(0.02)
-    stopper = threading.Thread(target=switch.turn_off, name=NAME)
+    stopper = threading.Thread(target=stop_signal.turn_off, name=NAME)
     stopper.start()
     consumer.join(2)
     assert [type(error) for error in heard] == [StoppedError]
@@ -177,20 +177,20 @@ def test_closing_ends_a_consumer_that_waits() -> None:
     assert num_threads() == 0
 
 
-def test_a_chain_of_threads_ends_together(switch: StopSignal) -> None:
+def test_a_chain_of_threads_ends_together(stop_signal: StopSignal) -> None:
     """One thread makes what another one works on: closing ends both, whichever waits for which."""
-    first = ahead(iter(range(1000)), 1, switch)
-    second = ahead((("x", item) for item in first), 2, switch)
+    first = ahead(iter(range(1000)), 1, stop_signal)
+    second = ahead((("x", item) for item in first), 2, stop_signal)
     assert [next(second), next(second)] == [("x", 0), ("x", 1)]
     assert num_threads() == 2
-    switch.turn_off()
+    stop_signal.turn_off()
     assert num_threads() == 0
 
 
-def test_an_error_passes_through_a_chain(switch: StopSignal) -> None:
+def test_an_error_passes_through_a_chain(stop_signal: StopSignal) -> None:
     """It is raised at its item, two threads away."""
-    first = ahead(failing(), 1, switch)
-    second = ahead((("x", item) for item in first), 2, switch)
+    first = ahead(failing(), 1, stop_signal)
+    second = ahead((("x", item) for item in first), 2, stop_signal)
     assert [next(second), next(second)] == [("x", 1), ("x", 2)]
     with pytest.raises(BrokenError, match="by hand"):
         next(second)
@@ -198,14 +198,14 @@ def test_an_error_passes_through_a_chain(switch: StopSignal) -> None:
 
 def test_what_is_off_stays_off() -> None:
     """Nothing starts any more, what checks is told, and turning off again is fine; items that were ready may still be taken."""
-    switch = StopSignal()
-    made = ahead(iter([1, 2, 3]), 2, switch)
+    stop_signal = StopSignal()
+    made = ahead(iter([1, 2, 3]), 2, stop_signal)
     wait_until(lambda: made._ready.qsize() == 2)
-    switch.check()
-    switch.turn_off()
-    switch.turn_off()
+    stop_signal.check()
+    stop_signal.turn_off()
+    stop_signal.turn_off()
     assert [next(made), next(made)] == [1, 2]
-    calls: list[Callable[[], object]] = [switch.check, lambda: next(made), lambda: ahead(iter([]), 1, switch)]
+    calls: list[Callable[[], object]] = [stop_signal.check, lambda: next(made), lambda: ahead(iter([]), 1, stop_signal)]
     for call in calls:
         with pytest.raises(StoppedError):
             call()
@@ -215,9 +215,9 @@ class Owner:
     """Holds what is made ahead, as an iteration of a loader does."""
 
     def __init__(self, items: Iterator[object]) -> None:
-        switch = StopSignal()
-        self.made = ahead(items, 2, switch)
-        self.finalizer = weakref.finalize(self, switch.turn_off)
+        stop_signal = StopSignal()
+        self.made = ahead(items, 2, stop_signal)
+        self.finalizer = weakref.finalize(self, stop_signal.turn_off)
 
 
 def test_garbage_collection_ends_threads() -> None:
@@ -237,25 +237,25 @@ def test_garbage_collection_ends_threads() -> None:
 
 def test_garbage_may_be_collected_in_the_thread_itself() -> None:
     """A thread that turns its own switch off, while others of the switch run, neither hangs nor waits for itself."""
-    switch = StopSignal()
-    other = ahead(iter(range(100)), 1, switch)
+    stop_signal = StopSignal()
+    other = ahead(iter(range(100)), 1, stop_signal)
     seconds: list[float] = []
 
     def items() -> Iterator[int]:
         yield 1
         begin = time.monotonic()
-        switch.turn_off()
+        stop_signal.turn_off()
         seconds.append(time.monotonic() - begin)
         yield 2
 
     assert next(other) == 0
-    made = ahead(items(), 5, switch)
+    made = ahead(items(), 5, stop_signal)
     wait_until(lambda: bool(seconds))
     assert seconds[0] < 1
     assert next(made) == 1
 
 
-def test_items_are_not_held_by_the_thread(switch: StopSignal) -> None:
+def test_items_are_not_held_by_the_thread(stop_signal: StopSignal) -> None:
     """What was handed out is the consumer's alone, also while the thread makes the next."""
     goes_on = threading.Event()
 
@@ -267,7 +267,7 @@ def test_items_are_not_held_by_the_thread(switch: StopSignal) -> None:
         goes_on.wait(9)
         yield Item()
 
-    made = ahead(items(), 2, switch)
+    made = ahead(items(), 2, stop_signal)
     item = next(made)
     gone = weakref.ref(item)
     del item

@@ -308,4 +308,4 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(good_lines(3))
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(PermissionError, match=r"a\.txt"):
-        list(ss.Loader(ss.TextFiles(tmp_path / "a.txt"), ss.InOrder(1)))
+        list(ss.Loader(ss.TextFiles(tmp_path / "a.txt"), ss.Unbucketed(1)))

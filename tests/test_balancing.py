@@ -196,12 +196,12 @@ def test_nothing_is_said_without_balance() -> None:
         def job(options: Options) -> int:
             times = 0
 
-            def gather(data: bytes) -> Any:
+            def all_gather(data: bytes) -> Any:
                 nonlocal times
                 times += 1
-                return options["gather"](data)
+                return options["all_gather"](data)
 
-            list(make_loader(records(), spec, shuffle=shuffle, **{**options, "gather": gather}))
+            list(make_loader(records(), spec, shuffle=shuffle, **{**options, "all_gather": all_gather}))
             return times
 
         first, second = run_ranks(2, job)
@@ -223,7 +223,7 @@ def told_by(tables: list[pa.Table], column: str = "label") -> list[tuple[list[in
         ranks = (
             SingleProcess()
             if len(tables) == 1
-            else CallbackCollectives(options["rank"], options["world_size"], options["gather"])
+            else CallbackCollectives(options["rank"], options["world_size"], options["all_gather"])
         )
         codes, num = number_classes(tables[options["rank"]], column, ranks)
         return codes.tolist(), num

@@ -41,7 +41,7 @@ def test_a_window_is_as_full_as_its_packing(window: Window) -> None:
     """It holds about as many batches as asked for, and rows are no emptier for being dealt."""
     assert 4 <= window.num_full <= 5
     assert window.fill() == window.fill_of_packing() > 0.95
-    assert window.tokens.sum() == window.grouping.lengths.sum()
+    assert window.tokens.sum() == window.global_plan.lengths.sum()
 
 
 def test_balancing_leaves_less_to_wait_for(window: Window) -> None:

@@ -76,9 +76,9 @@ def test_served_is_what_the_ranks_get(blocks: Blocks, spec: ss.Bucket, size: int
     served = synchronised(world)
     lengths = -np.sort(-np.concatenate([world.lengths_of(rank) for rank in range(size)]))
     rank = size - 1
-    _, grouping, steps = world.plan(world.lengths_of(rank), Simulated(rank, size, world.told))
+    _, global_plan, steps = world.plan(world.lengths_of(rank), Simulated(rank, size, world.told))
     share = deal(steps, rank, size)
-    own = lengths[grouping.wanted(share.places)]
+    own = lengths[global_plan.wanted(share.places)]
     assert np.maximum.reduceat(own, share.cuts[:-1]).tolist() == served.longest[:, rank].tolist()
     assert np.diff(share.cuts).tolist() == served.rows[:, rank].tolist()
     assert served.rows.sum() >= len(lengths)

@@ -206,11 +206,11 @@ def test_lists_are_padded_with_no_class(field: str) -> None:
     rows = [{"text": "a b", field: ["x", "y"]}, {"text": "a", field: ["y"]}]
     stages = ClassLabels(["x", "y"], field=field), ss.Tokenize(lambda texts: [[1] * len(text) for text in texts])
     for layout in ("padded", "jagged"):
-        (batch,) = ss.Loader(ss.Generator(rows), *stages, ss.InOrder(2), shuffle=False, layout=layout)
+        (batch,) = ss.Loader(ss.Generator(rows), *stages, ss.Unbucketed(2), shuffle=False, layout=layout)
         assert getattr(batch, field).tolist() == [[0, 1], [1, -100]]
     numbers = [{"text": "a", "label": [0, 1]}, {"text": "b", "label": [1]}, {"text": "c", "label": []}]
-    (batch,) = ss.Loader(ss.Generator(numbers), stages[1], ss.InOrder(3), shuffle=False)
+    (batch,) = ss.Loader(ss.Generator(numbers), stages[1], ss.Unbucketed(3), shuffle=False)
     assert batch.label.tolist() == [[0, 1], [1, -100], [-100, -100]], "a record of no class is one"
     flags = [{"text": "a", "label": [True, False]}, {"text": "b", "label": [True]}]
-    (batch,) = ss.Loader(ss.Generator(flags), stages[1], ss.InOrder(2), shuffle=False)
+    (batch,) = ss.Loader(ss.Generator(flags), stages[1], ss.Unbucketed(2), shuffle=False)
     assert batch.label.tolist() == [[1, 0], [1, -100]]

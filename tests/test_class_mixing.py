@@ -30,7 +30,7 @@ def said(loader: ss.Loader, caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "one class at a time" in record.getMessage()]
 
 
-@pytest.mark.parametrize("spec", [ss.Bucket(batch_size=8, window_batches=4), ss.InOrder(8, window_batches=4)], ids=repr)
+@pytest.mark.parametrize("spec", [ss.Bucket(batch_size=8, window_batches=4), ss.Unbucketed(8, window_batches=4)], ids=repr)
 def test_windows_of_one_class_are_told(spec: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Small windows of a compressed file that is grouped by class: the second of them to differ is said, once."""
     path = tmp_path / "grouped.jsonl.gz"

@@ -67,8 +67,8 @@ def test_report_as_json(corpus: Path, bpe_file: Path) -> None:
     result = run("report", corpus, "-t", bpe_file.parent, "--budgets", "512", "--windows", "4,16", "--json")
     report = json.loads(result.stdout)
     assert (report["records"], report["empty"], report["is_whole"], report["max_length"]) == (600, 0, True, 512)
-    assert [setting["spec"]["kind"] for setting in report["settings"]] == ["InOrder", "Bucket", "Bucket"]
-    assert report["settings"][0]["waste"] > report["recommended"]["waste"] > 0
+    assert [setting["spec"]["kind"] for setting in report["settings"]] == ["Unbucketed", "Bucket", "Bucket"]
+    assert report["settings"][0]["padding"] > report["recommended"]["padding"] > 0
     assert all(setting["tokens_per_second"] > 0 for setting in report["settings"])
     assert report["recommended"]["code"].startswith("import seqstream as ss\n")
     assert result.stderr == ""

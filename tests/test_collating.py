@@ -19,7 +19,7 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
 from seqstream.batches.padding import Gaps, Padding, pad_rows, take_rows
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import PIECE, ROW_ID
 from seqstream.windows.block_reader import Cursor, ReadBlock
 from seqstream.windows.building import read_windows
@@ -59,7 +59,7 @@ def cut(array: pa.Array, places: list[int]) -> pa.ChunkedArray:
     return pa.chunked_array([array.slice(begin, end - begin) for begin, end in itertools.pairwise(bounds)])
 
 
-def window_of(table: pa.Table, spec: Bucket | InOrder) -> Window:
+def window_of(table: pa.Table, spec: Bucket | Unbucketed) -> Window:
     """Plan a table as one window, in the order of the source."""
     table = table.append_column(ROW_ID, pa.array(np.arange(len(table)) + 100))
     block = ReadBlock(table, Cursor(), Cursor(1))
@@ -73,9 +73,9 @@ def padded(column: Ragged, rows: npt.NDArray[np.int64], width: int, value: float
     return pad_rows(column, column.starts[rows], Gaps.of(lengths, lengths.min(), lengths.max(), side), width, value)
 
 
-def batch_of(table: pa.Table, padding: Padding | None = None, spec: Bucket | InOrder | None = None) -> Batch:
+def batch_of(table: pa.Table, padding: Padding | None = None, spec: Bucket | Unbucketed | None = None) -> Batch:
     """Collate a table as one batch."""
-    window = window_of(table, spec or InOrder(len(table)))
+    window = window_of(table, spec or Unbucketed(len(table)))
     return collate(window, 0, padding or Padding(), {"position": 1}, 5)
 
 

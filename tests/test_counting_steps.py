@@ -23,7 +23,7 @@ SPECS: dict[str, BatchSpec] = {
     "rows": ss.Bucket(batch_size=3, window_batches=6),
     "shapes": ss.Bucket(160, shapes=3, window_batches=6),
     "pack": ss.Pack(64, rows=1, window_batches=6),
-    "in-order": ss.InOrder(3),
+    "in-order": ss.Unbucketed(3),
 }
 
 
@@ -69,12 +69,12 @@ def test_a_count_is_kept() -> None:
         taken.append(1)
         return [[1] * 9] * 100
 
-    loader = ss.Loader(ss.Generator(give), ss.InOrder(8))
+    loader = ss.Loader(ss.Generator(give), ss.Unbucketed(8))
     assert (loader.count_steps(), loader.estimate_steps()) == (13, None)
     reads = len(taken)
     assert (loader.count_steps(), len(taken)) == (13, reads)
     with pytest.raises(ValueError, match=r"count_steps\(\) cannot look at records that a generator gives only once"):
-        ss.Loader(ss.Generator(iter([[1]])), ss.InOrder(8)).count_steps()
+        ss.Loader(ss.Generator(iter([[1]])), ss.Unbucketed(8)).count_steps()
 
 
 def text_lines(folder: Path) -> ss.Source:
@@ -101,7 +101,7 @@ ESTIMATED: dict[str, tuple[BatchSpec, dict[str, int]]] = {
     "accumulate": (ss.Bucket(2_048), {"accumulate": 2}),
     "rows": (ss.Bucket(batch_size=32), {}),
     "pack": (ss.Pack(1_024, rows=4), {}),
-    "in-order": (ss.InOrder(32), {"accumulate": 4}),
+    "in-order": (ss.Unbucketed(32), {"accumulate": 4}),
 }
 
 

@@ -59,7 +59,7 @@ def sources(folder: Path, columns: dict[str, Any]) -> dict[str, ss.Source]:
 @pytest.mark.parametrize("kind", ["generator", "json", "parquet", "fixed", "data set", "stream"])
 def test_padding_is_taken_off(tmp_path: Path, kind: str, left: bool) -> None:
     """Ids, token types and labels are as long as the mask says, on either side; lengths and counts are of tokens."""
-    loader = ss.Loader(sources(tmp_path, records(left=left))[kind], ss.InOrder(1), shuffle=False)
+    loader = ss.Loader(sources(tmp_path, records(left=left))[kind], ss.Unbucketed(1), shuffle=False)
     batches = list(loader)
     assert [batch.input_ids.tolist() for batch in batches] == [[row] for row in ROWS]
     assert [batch.labels.tolist() for batch in batches] == [[row] for row in ROWS]
@@ -146,7 +146,7 @@ def test_a_mask_that_does_not_fit_names_the_record(mask: Any, message: str) -> N
 def test_a_record_of_padding_alone_is_empty() -> None:
     """A text of no tokens that was padded is dropped, and counted as empty."""
     rows = [{"input_ids": [1, 2], "attention_mask": [1, 1]}, {"input_ids": [0, 0], "attention_mask": [0, 0]}]
-    loader = ss.Loader(ss.Generator(rows), ss.InOrder(4))
+    loader = ss.Loader(ss.Generator(rows), ss.Unbucketed(4))
     (batch,) = loader
     assert batch.input_ids.tolist() == [[1, 2]]
     assert loader.stats.empty == 1

@@ -38,17 +38,17 @@ def rows_of(rows: TokenRows) -> list[list[int]]:
     return [rows.ids[begin:end].tolist() for begin, end in ends]
 
 
-def without_json(blueprint: TokenizerSpec, **changes: Any) -> TokenizerSpec:
+def without_json(tokenizer_spec: TokenizerSpec, **changes: Any) -> TokenizerSpec:
     """The same tokenizer by its looks, but another one inside: what an engine with a fault looks like."""
-    source = json.loads(blueprint.json)
-    return dataclasses.replace(blueprint, source=json.dumps({**source, **changes}))
+    source = json.loads(tokenizer_spec.json)
+    return dataclasses.replace(tokenizer_spec, source=json.dumps({**source, **changes}))
 
 
 class Faulty(Engine):
     """A real engine of a tokenizer that is changed a little: it gives other ids where that shows."""
 
-    def __init__(self, blueprint: TokenizerSpec, name: str) -> None:
-        faulty = without_json(blueprint, normalizer={"type": "Lowercase"}) if name == "fastokens" else blueprint
+    def __init__(self, tokenizer_spec: TokenizerSpec, name: str) -> None:
+        faulty = without_json(tokenizer_spec, normalizer={"type": "Lowercase"}) if name == "fastokens" else tokenizer_spec
         super().__init__(faulty, name)
 
 
@@ -100,12 +100,15 @@ def test_a_difference_of_a_named_engine_is_an_error(bpe_tokenizer: Tokenizer, mo
 
 def test_the_sample_is_part_of_the_proof(bpe_tokenizer: Tokenizer) -> None:
     """Texts of the real stream are compared too: a difference that only they show is found, and shown where it is."""
-    blueprint = blueprint_of(bpe_tokenizer)
+    tokenizer_spec = blueprint_of(bpe_tokenizer)
     odd = {"id": 600, "content": "oddity", "normalized": False, "special": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
-    added = [*json.loads(blueprint.json)["added_tokens"], odd | flags]
-    faulty, reference = Engine(without_json(blueprint, added_tokens=added), "fastokens"), Engine(blueprint, "tokenizers")
-    assert find_difference(faulty, reference, hostile_texts(blueprint.added_tokens)) is None
+    added = [*json.loads(tokenizer_spec.json)["added_tokens"], odd | flags]
+    faulty, reference = (
+        Engine(without_json(tokenizer_spec, added_tokens=added), "fastokens"),
+        Engine(tokenizer_spec, "tokenizers"),
+    )
+    assert find_difference(faulty, reference, hostile_texts(tokenizer_spec.added_tokens)) is None
     difference = find_difference(faulty, reference, ["fine", "x" * 100 + " an oddity here " + "y" * 100])
     assert difference is not None
     assert "oddity here" in difference
@@ -291,14 +294,14 @@ def test_pairs_are_proved_among_hundreds_of_added_tokens() -> None:
     """Tokens of each kind of flags and ends come first, so that a pair at the end of hundreds is proved, and texts are few."""
     many = [AddedToken(f"<extra_{number}>") for number in range(900)]
     tokenizer = letters([*many, AddedToken("GENE")], [AddedToken("rs123", single_word=True)])
-    blueprint = blueprint_of(tokenizer)
-    assert {"GENE", "rs123"} <= set(blueprint.added_tokens[:3])
-    texts = hostile_texts(blueprint.added_tokens)
+    tokenizer_spec = blueprint_of(tokenizer)
+    assert {"GENE", "rs123"} <= set(tokenizer_spec.added_tokens[:3])
+    texts = hostile_texts(tokenizer_spec.added_tokens)
     assert {"GENErs123", "rs123GENE"} <= set(texts)
     assert {f"<extra_{number}>" for number in range(900)} <= set(texts)
     assert len(texts) < 6_000
     with pytest.warns(EngineWarning, match="fastokens gives other ids than tokenizers"):
-        assert choose_engine(blueprint, "auto", []).name == "tokenizers"
+        assert choose_engine(tokenizer_spec, "auto", []).name == "tokenizers"
 
 
 def test_a_proof_is_kept(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

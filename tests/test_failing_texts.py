@@ -58,7 +58,7 @@ def test_every_form_names_the_record(words: Tokenizer, options: Any, good: Any, 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, chat_template=TEMPLATE)
     rows = [good] * 40 + [bad] + [good] * 7
     with pytest.raises(RecordError, match="cannot encode") as caught:
-        list(ss.Loader(ss.Generator(rows), ss.Tokenize(tokenizer, max_length=9, **options), ss.InOrder(4), shuffle=False))
+        list(ss.Loader(ss.Generator(rows), ss.Tokenize(tokenizer, max_length=9, **options), ss.Unbucketed(4), shuffle=False))
     assert caught.value.__notes__[-1] == "while reading item 40 of list"
 
 
@@ -70,7 +70,7 @@ def strict(texts: list[str]) -> list[list[int]]:
 def test_a_function_keeps_its_error(workers: int) -> None:
     """What a user's function raises stays as it is, and the one record is named, in a worker as well."""
     rows = ["it rained"] * 70 + ["it snowed"] + ["it rained"] * 7
-    loader = ss.Loader(ss.Generator(rows), ss.Tokenize(strict, max_length=9), ss.InOrder(4), shuffle=False, workers=workers)
+    loader = ss.Loader(ss.Generator(rows), ss.Tokenize(strict, max_length=9), ss.Unbucketed(4), shuffle=False, workers=workers)
     with pytest.raises(KeyError, match="snowed") as caught:
         list(loader)
     assert "while reading item 70 of list" in caught.value.__notes__

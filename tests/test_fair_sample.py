@@ -81,14 +81,14 @@ def test_an_uneven_order_is_found(turns: Turns, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_order_is_looked_at_in_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later window is looked at as well as the first."""
-    fair = ss.Bucket.arrange
+    fair = ss.Bucket.plan_global
     number = itertools.count()
 
-    def arrange(self: ss.Bucket, *args: Any, **options: Any) -> GlobalPlan:
-        grouping = fair(self, *args, **options)
-        return dataclasses.replace(grouping, turns=np.sort(grouping.turns)) if next(number) == 1 else grouping
+    def plan_global(self: ss.Bucket, *args: Any, **options: Any) -> GlobalPlan:
+        global_plan = fair(self, *args, **options)
+        return dataclasses.replace(global_plan, turns=np.sort(global_plan.turns)) if next(number) == 1 else global_plan
 
-    monkeypatch.setattr(ss.Bucket, "arrange", arrange)
+    monkeypatch.setattr(ss.Bucket, "arrange", plan_global)
     lengths = [length for seed in range(3) for length in np.random.default_rng(seed).permutation(LENGTHS).tolist()]
     with pytest.raises(AssertionError, match="batches"):
         testing.check_fair_sample(functools.partial(make_loader, SPECS["windows"], lengths, prefetch=0))
@@ -102,7 +102,7 @@ def test_an_order_is_looked_at_in_all_windows(monkeypatch: pytest.MonkeyPatch) -
         (ss.Bucket(batch_size=20), {}),  # no budget of tokens
         (ss.Bucket(300), {}),  # less than four of the longest rows
         (ss.Bucket(800), {"lengths": LENGTHS[:1500]}),  # too few batches
-        (ss.InOrder(20), {}),
+        (ss.Unbucketed(20), {}),
         (ss.Pack(200, rows=4), {}),
     ],
     ids=repr,

@@ -48,7 +48,7 @@ def test_text_that_is_not_tokenized() -> None:
         list(ss.Loader(ss.Generator(records()), ss.Bucket(512)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(list(ss.Loader(ss.Generator(records()), ss.InOrder(64)))) == 10
+        assert len(list(ss.Loader(ss.Generator(records()), ss.Unbucketed(64)))) == 10
 
 
 def test_a_budget_that_is_meant_as_rows() -> None:
@@ -69,4 +69,4 @@ def test_a_budget_that_is_meant_as_rows() -> None:
 def test_shuffle_is_true_or_false() -> None:
     """A word that is true is no answer."""
     with pytest.raises(TypeError, match=r"^shuffle must be True or False, got 'yes'$"):
-        ss.Loader(ss.Generator(records()), ss.Tokenize(codes), ss.InOrder(4), shuffle="yes")  # type: ignore[arg-type]
+        ss.Loader(ss.Generator(records()), ss.Tokenize(codes), ss.Unbucketed(4), shuffle="yes")  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ def test_what_fills_a_window_is_asked_for_only_where_it_is_needed() -> None:
         (ss.Bucket(100, window_bytes=12_000), True, 1, 3.0),  # their ids are 4,000 bytes
         (ss.Bucket(100, window_bytes=12_000), True, 4, 3.0),
         (ss.Pack(10, rows=2, window_batches=100), True, 1, 2.0),  # 50 batches
-        (ss.InOrder(10), False, 1, 25.6),  # 256 batches
+        (ss.Unbucketed(10), False, 1, 25.6),  # 256 batches
     ],
     ids=repr,
 )
@@ -325,7 +325,7 @@ def test_unshuffled_passes_are_all_the_same(make_source: Any, tmp_path: Path) ->
 
 def test_rows_in_order_begin_at_once(tmp_path: Path) -> None:
     """Rows in the order of the data are the same whatever the windows, so that of the first batch is small."""
-    loader = make_words(plain(tmp_path, 3 << 20), ss.InOrder(32, window_bytes=1 << 20), shuffle=False)
+    loader = make_words(plain(tmp_path, 3 << 20), ss.Unbucketed(32, window_bytes=1 << 20), shuffle=False)
     batches = [*loader]
     assert 5 * windows_of(batches)[0] <= SMALL_BYTES
     rows = [row for batch in batches for row in batch.row_ids.tolist()]

@@ -397,8 +397,10 @@ def test_the_smallest_budget_follows_from_the_loader(tmp_path: Path, bpe_file: P
         ValueError, match=r"^low must be given where neither Tokenize\(max_length=...\) nor Bucket\(max_tokens="
     ):
         first_budget(ss.Tokenize(str(bpe_file)), ss.Bucket(batch_size=4))
-    with pytest.raises(ValueError, match=r"^max_tokens cannot be found for InOrder\(batch_size=4.*; use Bucket\(max_tokens="):
-        first_budget(tokenize, ss.InOrder(4))
+    with pytest.raises(
+        ValueError, match=r"^max_tokens cannot be found for Unbucketed\(batch_size=4.*; use Bucket\(max_tokens="
+    ):
+        first_budget(tokenize, ss.Unbucketed(4))
 
 
 @needs_cuda

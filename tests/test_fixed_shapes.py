@@ -98,7 +98,7 @@ def test_the_worst_batch_is_as_large_as_any(texts: Texts, bpe_file: Path) -> Non
     ("spec", "shape"),
     [
         (ss.Pack(64, rows=3), (3, 64)),
-        (ss.InOrder(6), (6, 50)),
+        (ss.Unbucketed(6), (6, 50)),
         (ss.Bucket(batch_size=5), (5, 50)),
         (ss.Bucket(shapes=[(4, 64), (16, 16)]), (4, 64)),
         (ss.Bucket(600, shapes=3), (12, 50)),
@@ -136,7 +136,7 @@ def test_sides_share_the_budget_of_a_loader(texts: Texts, wordpiece_tokenizer: T
         assert torch.equal(batch.lengths, lengths["source_ids"])
         assert torch.equal(batch.lengths, batch.lengths.sort(descending=True).values)
     assert loader.stats.rows == 300
-    assert loader.stats.waste < 0.25
+    assert loader.stats.padding < 0.25
 
 
 def test_a_column_longer_than_its_shape_is_refused(wordpiece_tokenizer: Tokenizer) -> None:
@@ -182,5 +182,5 @@ def test_shapes_need_a_longest_row(texts: Texts, bpe_file: Path) -> None:
         ValueError, match=r"batches of Bucket\(max_tokens=512, .*\) have no fixed shapes; set Bucket\(shapes=\.\.\.\)"
     ):
         loader.shapes()
-    with pytest.raises(ValueError, match="max_tokens cannot be tried with InOrder"):
-        ss.Loader(labelled(texts), ss.Tokenize(bpe_file, max_length=50), ss.InOrder(4)).worst_batch(max_tokens=5)
+    with pytest.raises(ValueError, match="max_tokens cannot be tried with Unbucketed"):
+        ss.Loader(labelled(texts), ss.Tokenize(bpe_file, max_length=50), ss.Unbucketed(4)).worst_batch(max_tokens=5)

@@ -186,7 +186,7 @@ SPECS: list[BatchSpec] = [
     ss.Bucket(512, window_batches=3),
     ss.Bucket(batch_size=7, window_batches=2),
     ss.Bucket(640, batch_size=6, window_batches=3, multiple_of=8),
-    ss.InOrder(8, drop_last=True),
+    ss.Unbucketed(8, drop_last=True),
     ss.Bucket(batch_size=8, drop_last=True),
     ss.Bucket(512, window_batches=3, shapes=3),
     ss.Bucket(window_batches=3, shapes=[(2, 120), (6, 60), (5, 20)]),

@@ -16,7 +16,7 @@ from examples import transformer
 from examples.transformer import Form, Transformer
 from tests.running_examples import keep_part, run
 
-Spec = ss.InOrder | ss.Bucket | ss.Pack
+Spec = ss.Unbucketed | ss.Bucket | ss.Pack
 NUM_DOCSTRINGS = 8_000
 UNTRAINED = np.log(8_192)  # loss per token of a model that knows nothing
 
@@ -59,11 +59,11 @@ def model() -> Iterator[Transformer]:
 @pytest.mark.parametrize(
     ("spec", "form"),
     [
-        (ss.InOrder(5), transformer.padded),
+        (ss.Unbucketed(5), transformer.padded),
         (ss.Bucket(256), transformer.padded),
         (ss.Pack(64, rows=4), transformer.packed),
         (ss.Bucket(256), transformer.varlen),
-        (ss.InOrder(5), transformer.varlen),
+        (ss.Unbucketed(5), transformer.varlen),
     ],
     ids=["random-padded", "similar-padded", "packed", "similar-varlen", "random-varlen"],
 )

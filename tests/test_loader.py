@@ -31,8 +31,8 @@ SPECS = [
     ss.Bucket(200, window_batches=4),
     ss.Bucket(batch_size=7, window_batches=3),
     ss.Bucket(96, batch_size=4, window_batches=5, multiple_of=8),
-    ss.InOrder(5),
-    ss.InOrder(4, drop_last=True),
+    ss.Unbucketed(5),
+    ss.Unbucketed(4, drop_last=True),
 ]
 
 
@@ -201,7 +201,7 @@ def test_stats_count_what_was_handed_out(source: JsonArrays) -> None:
     assert stats.rows == sum(batch.num_rows for batch in batches)
     assert stats.tokens == sum(int(batch.lengths.sum()) for batch in batches)
     assert stats.slots == sum(batch.mask.numel() for batch in batches)
-    assert stats.waste == pytest.approx(1 - stats.tokens / stats.slots)
+    assert stats.padding == pytest.approx(1 - stats.tokens / stats.slots)
     assert stats.rows + stats.dropped == sum(30 + number for number in range(12))
     assert 0 < stats.seconds_waited <= stats.seconds
     assert "padding" in str(stats)
@@ -210,22 +210,22 @@ def test_stats_count_what_was_handed_out(source: JsonArrays) -> None:
 
 def test_drop_last_is_counted(source: JsonArrays) -> None:
     """Rows that ``drop_last`` leaves out are counted as dropped, and every batch is full."""
-    loader = ss.Loader(source, ss.InOrder(16, drop_last=True))
+    loader = ss.Loader(source, ss.Unbucketed(16, drop_last=True))
     assert {batch.num_rows for batch in loader} == {16}
     assert loader.stats.dropped == sum(30 + number for number in range(12)) % 16
 
 
 def test_in_order_gives_full_batches_across_windows(source: JsonArrays) -> None:
     """A batch size holds over window borders: only the last batch of an epoch is smaller."""
-    for spec in (ss.InOrder(16), ss.Bucket(batch_size=16, window_batches=2)):
+    for spec in (ss.Unbucketed(16), ss.Bucket(batch_size=16, window_batches=2)):
         sizes = [batch.num_rows for batch in ss.Loader(source, spec, shuffle=False)]
         assert set(sizes[:-1]) == {16}
 
 
 def test_estimate_steps_is_close(source: JsonArrays) -> None:
     """The estimate is exact where all blocks can be looked at, and near where not."""
-    few = ss.Loader(JsonArrays(source.folder, rows_per_block=100), ss.InOrder(10))
-    assert ss.Loader(ss.Generator(lambda: [[1]]), ss.InOrder(1)).estimate_steps() is None
+    few = ss.Loader(JsonArrays(source.folder, rows_per_block=100), ss.Unbucketed(10))
+    assert ss.Loader(ss.Generator(lambda: [[1]]), ss.Unbucketed(1)).estimate_steps() is None
     steps = few.estimate_steps()
     assert steps is not None
     assert steps == pytest.approx(len(list(few)), rel=0.25)
@@ -249,7 +249,7 @@ def test_stages_are_checked(source: JsonArrays, bpe_file: Path) -> None:
     """What is no source, no stage or not in order is refused with the remedy."""
     with pytest.raises(TypeError, match=r"source must be a seqstream source.*got list; wrap it, for example Generator"):
         ss.Loader([[1, 2]], ss.Bucket(10))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="stages must end with Bucket, Pack or InOrder"):
+    with pytest.raises(ValueError, match="stages must end with Bucket, Pack or Unbucketed"):
         ss.Loader(source)
     with pytest.raises(TypeError, match="stages must be Map, Filter, ClassLabels or Tokenize before the last"):
         ss.Loader(source, lambda table: table, ss.Bucket(10))  # type: ignore[arg-type]

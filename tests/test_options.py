@@ -16,7 +16,7 @@ from tests.ranks.corpora import letters
 
 def loader_of(**options: Any) -> ss.Loader:
     """Make a loader of a few rows."""
-    return ss.Loader(ss.Generator([[1], [2, 3], [4]]), ss.InOrder(1), **options)
+    return ss.Loader(ss.Generator([[1], [2, 3], [4]]), ss.Unbucketed(1), **options)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def loader_of(**options: Any) -> ss.Loader:
         ("progress", "no", TypeError, "True or False"),
         ("pin_memory", 1, TypeError, "True or False"),
         ("on_batch", 3, TypeError, "a function"),
-        ("gather", [], TypeError, "a function"),
+        ("all_gather", [], TypeError, "a function"),
         ("pad_values", [1], TypeError, "a dict such as"),
         ("pad_values", {"input_ids": "0"}, TypeError, "numbers by the names of columns"),
         ("padding_side", 1, ValueError, "one of None, 'right', 'left'"),
@@ -142,7 +142,7 @@ def test_more_rows_than_there_are(key: str, number: int) -> None:
 def test_a_column_called_as_a_part_of_a_batch(name: str) -> None:
     """Is warned of, once, and is had as an item; the attribute is the batch's own."""
     rows = [{"input_ids": [1] * (1 + number % 3), name: 0.25} for number in range(6)]
-    loader = ss.Loader(ss.Generator(rows), ss.InOrder(2), shuffle=False)
+    loader = ss.Loader(ss.Generator(rows), ss.Unbucketed(2), shuffle=False)
     with pytest.warns(UserWarning, match=rf"^column '{name}' is batch\['{name}'\] only, batch\.{name} is what every") as caught:
         batches = list(loader)
     assert len(caught) == 1

@@ -94,7 +94,7 @@ def test_delimiters(character: Any, folder: Path) -> None:
         (lambda: ss.Bucket(9, cost=[1]), ValueError, "cost must be one of"),
         (lambda: ss.Pack(None, rows=1), ValueError, "row_length must be a positive whole number, got None"),
         (lambda: ss.Pack(9, rows=1, causal=1), TypeError, "causal must be True or False, got 1"),
-        (lambda: ss.InOrder(2, drop_last="no"), TypeError, "drop_last must be True or False, got 'no'"),
+        (lambda: ss.Unbucketed(2, drop_last="no"), TypeError, "drop_last must be True or False, got 'no'"),
         (lambda: ss.Tokenize(len, special_tokens=1), TypeError, "special_tokens must be True or False, got 1"),
         (
             lambda: ss.Tokenize(len, end=1 << 31),
@@ -106,7 +106,11 @@ def test_delimiters(character: Any, folder: Path) -> None:
         (lambda: ss.TeacherForcing(0, target=1), TypeError, "target must be the name of a column, got 1"),
         (lambda: ss.ClassLabels([0, 1], counts=3), TypeError, "counts must be a list of whole numbers, one a class, got 3"),
         (lambda: ss.ClassLabels([0, 1], to="\ud83d"), ValueError, "to must be the name of a column, which is UTF-8"),
-        (lambda: ss.Loader(ss.Generator([[1]]), ss.InOrder(1), accumulate=1 << 63), ValueError, "accumulate must be at most"),
+        (
+            lambda: ss.Loader(ss.Generator([[1]]), ss.Unbucketed(1), accumulate=1 << 63),
+            ValueError,
+            "accumulate must be at most",
+        ),
     ],
 )
 def test_an_option_of_another_kind_is_named(make: Any, error: type[Exception], message: str) -> None:

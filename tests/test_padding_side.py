@@ -19,7 +19,7 @@ def padded(tokenizer: Tokenizer, side: str) -> Any:
 
 
 def batch_of(tokenize: ss.Tokenize, spec: Any = None, **options: Any) -> ss.Batch:
-    (batch,) = ss.Loader(ss.Generator(TEXTS), tokenize, spec or ss.InOrder(3), shuffle=False, **options)
+    (batch,) = ss.Loader(ss.Generator(TEXTS), tokenize, spec or ss.Unbucketed(3), shuffle=False, **options)
     return batch
 
 
@@ -62,5 +62,5 @@ def test_tokenizers_that_disagree(wordpiece_tokenizer: Tokenizer) -> None:
     with pytest.warns(
         UserWarning, match=r"^tokenizers pad on different sides, .*, set Loader\(padding_side=\.\.\.\) to choose$"
     ):
-        assert next(iter(ss.Loader(rows, tokenize, ss.InOrder(3)))).padding_side == "right"
-    assert next(iter(ss.Loader(rows, tokenize, ss.InOrder(3), padding_side="left"))).padding_side == "left"
+        assert next(iter(ss.Loader(rows, tokenize, ss.Unbucketed(3)))).padding_side == "right"
+    assert next(iter(ss.Loader(rows, tokenize, ss.Unbucketed(3), padding_side="left"))).padding_side == "left"

@@ -47,7 +47,7 @@ def source(tmp_path: Path) -> ss.JsonLines:
 
 
 def stream(source: ss.Source, *stages: Any, **options: Any) -> list[ss.Batch]:
-    return list(ss.Loader(source, *stages, ss.Tokenize(codes, max_length=50), ss.InOrder(40), shuffle=False, **options))
+    return list(ss.Loader(source, *stages, ss.Tokenize(codes, max_length=50), ss.Unbucketed(40), shuffle=False, **options))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -91,7 +91,7 @@ def test_plan_by_hand() -> None:
     """An epoch of one window: rows of 4 and 2 tokens under a budget of 8 make batches without padding."""
     lengths = np.array([2, 4, 2, 4, 2, 2])
     assert plan_epoch(lengths, ss.Bucket(8)) == Setting(ss.Bucket(8), 8, 2, 3.0, 0.0)
-    assert plan_epoch(lengths, ss.InOrder(6)) == Setting(ss.InOrder(6), 0, 1, 6.0, 1 - 16 / 24)
+    assert plan_epoch(lengths, ss.Unbucketed(6)) == Setting(ss.Unbucketed(6), 0, 1, 6.0, 1 - 16 / 24)
 
 
 def test_windows_that_hold_all_are_planned_once() -> None:
@@ -104,18 +104,18 @@ def test_windows_that_hold_all_are_planned_once() -> None:
         (each.max_tokens, getattr(each.spec, "window_batches", None)) for each in settings if isinstance(each.spec, ss.Bucket)
     ]
     assert windows == [(400, 1), (400, 64), (400, 256), (4000, 1), (4000, 64)]
-    baselines = [each for each in settings if isinstance(each.spec, ss.InOrder)]
+    baselines = [each for each in settings if isinstance(each.spec, ss.Unbucketed)]
     assert [each.max_tokens for each in baselines] == [400, 4000]
     assert baselines[0].rows == pytest.approx(settings[3].rows, rel=0.1)
-    assert baselines[0].waste > 0.3
-    assert settings[3].waste < 0.02
+    assert baselines[0].padding > 0.3
+    assert settings[3].padding < 0.02
 
 
 def test_bytes_limit_windows() -> None:
     """A window holds no more bytes of records than a loader's, so heavy records make smaller windows and more padding."""
     lengths = np.random.default_rng(0).integers(1, 100, 20_000)
     light, heavy = (plan_epoch(lengths, ss.Bucket(400), bytes_per_token) for bytes_per_token in (4.0, 1e6))
-    assert heavy.waste > 4 * light.waste
+    assert heavy.padding > 4 * light.padding
 
 
 def test_recommendation_by_hand() -> None:
@@ -124,9 +124,9 @@ def test_recommendation_by_hand() -> None:
     def settings(budget: int, rows: float) -> list[Setting]:
         wastes = {16: 0.05, 64: 0.014, 256: 0.01}
         buckets = [
-            Setting(ss.Bucket(budget, window_batches=window), budget, 10, rows, waste) for window, waste in wastes.items()
+            Setting(ss.Bucket(budget, window_batches=window), budget, 10, rows, padding) for window, padding in wastes.items()
         ]
-        return [Setting(ss.InOrder(round(rows)), budget, 10, rows, 0.507), *buckets]
+        return [Setting(ss.Unbucketed(round(rows)), budget, 10, rows, 0.507), *buckets]
 
     best, reason = recommend([*settings(100, 5), *settings(400, 20), *settings(1600, 80)])
     assert best.spec == ss.Bucket(400, window_batches=64)
@@ -164,7 +164,7 @@ def test_survey_stops_at_its_limit(lines: list[str], bpe_tokenizer: Tokenizer, t
 
 
 @pytest.mark.parametrize(
-    "spec", [ss.Bucket(512, window_batches=16), ss.Bucket(2048, window_batches=8), ss.InOrder(12)], ids=repr
+    "spec", [ss.Bucket(512, window_batches=16), ss.Bucket(2048, window_batches=8), ss.Unbucketed(12)], ids=repr
 )
 def test_plan_agrees_with_a_loader(source: ss.TextFiles, bpe_tokenizer: Tokenizer, spec: Any) -> None:
     """What is planned from lengths is what a loader does in its second epoch: as many batches, about as much padding."""
@@ -174,7 +174,7 @@ def test_plan_agrees_with_a_loader(source: ss.TextFiles, bpe_tokenizer: Tokenize
     loader.set_epoch(EPOCH)
     batches = sum(1 for _ in loader)
     assert planned.batches == pytest.approx(batches, rel=0.05)
-    assert planned.waste == pytest.approx(loader.stats.waste, rel=0.15)
+    assert planned.padding == pytest.approx(loader.stats.padding, rel=0.15)
 
 
 def test_sample_is_the_beginning_of_an_epoch(source: ss.TextFiles, bpe_tokenizer: Tokenizer) -> None:
@@ -250,7 +250,7 @@ def test_code_leaves_out_what_is_so_by_default() -> None:
     """The call that makes a spec names what differs from its defaults, with numbers that can be read."""
     assert write_call(ss.Bucket(16_384)) == "Bucket(max_tokens=16_384)"
     assert write_call(ss.Bucket(batch_size=8, window_batches=64)) == "Bucket(batch_size=8, window_batches=64)"
-    assert write_call(ss.InOrder(32, drop_last=True)) == "InOrder(batch_size=32, drop_last=True)"
+    assert write_call(ss.Unbucketed(32, drop_last=True)) == "Unbucketed(batch_size=32, drop_last=True)"
 
 
 def test_globs_stand_for_exactly_the_files(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import seqstream as ss
 from seqstream.batches.batch import Batch
 from seqstream.batches.restore_order import restore_order
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.windows.block_reader import Cursor, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here
@@ -82,7 +82,8 @@ blocks_of_a_shard = st.lists(st.lists(st.integers(1, 9), max_size=6).map(tuple),
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(blocks_of_a_shard, max_size=5), st.sampled_from([Bucket(20, window_batches=2), Bucket(batch_size=3), InOrder(4)])
+    st.lists(blocks_of_a_shard, max_size=5),
+    st.sampled_from([Bucket(20, window_batches=2), Bucket(batch_size=3), Unbucketed(4)]),
 )
 def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
     """All of them, once, with their own value, for any windows."""

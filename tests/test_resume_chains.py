@@ -61,7 +61,7 @@ def letters(texts: list[str]) -> list[list[int]]:
 SPECS = {
     "bucket": ss.Bucket(600, window_batches=3),
     "pack": ss.Pack(200, rows=3, window_batches=3),
-    "in order": ss.InOrder(5, window_batches=3),
+    "in order": ss.Unbucketed(5, window_batches=3),
 }
 
 

@@ -40,7 +40,7 @@ def test_numbers_for_a_logger() -> None:
     shown = loader.stats.as_dict()
     assert json.loads(json.dumps(shown)) == shown
     assert shown["rows"] == 200
-    assert shown["waste"] == loader.stats.waste
+    assert shown["padding"] == loader.stats.padding
     assert shown["tokens_per_second"] == loader.stats.tokens_per_second
     assert {name for name in shown if not hasattr(loader.stats, name)} == set()
 
@@ -80,7 +80,7 @@ def test_counts_that_are_none(stats: Any) -> None:
 FULL: list[BatchSpec] = [
     ss.Bucket(batch_size=7, drop_last=True, window_batches=4),
     ss.Pack(16, rows=2, drop_last=True, window_batches=4),
-    ss.InOrder(7, drop_last=True),
+    ss.Unbucketed(7, drop_last=True),
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 import seqstream as ss
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.stages.row_labels import RowLabels
 from seqstream.testing.rank_threads import Options, run_ranks
 from tests.staged import transformers_of
@@ -32,7 +32,7 @@ def test_a_prompt_that_fills_the_row(bpe_tokenizer: Tokenizer, end: str | None, 
     """A record whose completion is cut off is dropped and counted; the end of one that is cut in part is not learnt."""
     rows = [{"x": "abc de " * 9, "y": "bb"}, {"x": "a", "y": "b"}, {"x": "a", "y": "b c " * 9}]
     tokenize = ss.Tokenize(bpe_tokenizer, field="y", prompt="x", end=end, max_length=8, overflow=overflow)
-    loader = ss.Loader(ss.Generator(rows), tokenize, ss.InOrder(1), shuffle=False)
+    loader = ss.Loader(ss.Generator(rows), tokenize, ss.Unbucketed(1), shuffle=False)
     batches = list(loader)
     if overflow == "drop":
         assert (len(batches), loader.stats.dropped, loader.stats.rows_without_labels) == (1, 2, 0)
@@ -52,7 +52,7 @@ def test_a_chat_without_an_answer(bpe_tokenizer: Tokenizer) -> None:
     asked, said = {"role": "user", "content": "abc"}, {"role": "assistant", "content": "de"}
     rows = [{"m": chat} for chat in ([asked], [{**asked, "content": "abc " * 50}, said], [asked, said])]
     tokenize = ss.Tokenize(theirs, field="m", chat="assistant", max_length=40)
-    loader = ss.Loader(ss.Generator(rows), tokenize, ss.InOrder(1), shuffle=False)
+    loader = ss.Loader(ss.Generator(rows), tokenize, ss.Unbucketed(1), shuffle=False)
     assert [batch.row_ids.item() for batch in loader] == [2]
     assert (loader.stats.rows_without_labels, loader.stats.dropped) == (2, 2)
 
@@ -63,7 +63,7 @@ def test_pieces_without_labels(bpe_tokenizer: Tokenizer, workers: int) -> None:
     theirs = transformers_of(bpe_tokenizer, chat_template=CHATML)
     chat = [{"role": "user", "content": "a b c d e " * 20}, {"role": "assistant", "content": "de"}]
     tokenize = ss.Tokenize(theirs, field="m", chat="assistant", max_length=16, overflow="split")
-    loader = ss.Loader(ss.Generator([{"m": chat}] * 5), tokenize, ss.InOrder(1), workers=workers)
+    loader = ss.Loader(ss.Generator([{"m": chat}] * 5), tokenize, ss.Unbucketed(1), workers=workers)
     counts = labels_in(loader)
     assert len(counts) >= 5
     assert min(counts) > 0
@@ -74,12 +74,12 @@ def test_pieces_without_labels(bpe_tokenizer: Tokenizer, workers: int) -> None:
 def test_labels_that_the_data_has() -> None:
     """Rows all of whose labels are -100 go, lists and single numbers; floats, other columns and null do not count."""
     rows = [{"input_ids": [1, 2], "labels": [-100, -100], "n": -100}, {"input_ids": [3, 4], "labels": [-100, 7], "n": 1}]
-    loader = ss.Loader(ss.Generator(rows), ss.InOrder(4))
+    loader = ss.Loader(ss.Generator(rows), ss.Unbucketed(4))
     (batch,) = loader
     assert batch.labels.tolist() == [[-100, 7]]
     assert loader.stats.rows_without_labels == 1
     single = [{"text": "a", "label": value} for value in (-100, 0, 1)]
-    loader = ss.Loader(ss.Generator(single), ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.InOrder(4), shuffle=False)
+    loader = ss.Loader(ss.Generator(single), ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.Unbucketed(4), shuffle=False)
     assert next(iter(loader)).label.tolist() == [0, 1]
     table = pa.table({"input_ids": [[1]], "label": [-100.0]})
     assert RowLabels().apply(table) == (table, {})
@@ -87,7 +87,7 @@ def test_labels_that_the_data_has() -> None:
 
 def test_nothing_left_is_an_error() -> None:
     """Where no row has a label the message says so."""
-    loader = ss.Loader(ss.Generator([{"input_ids": [1, 2], "labels": [-100, -100]}]), ss.InOrder(1))
+    loader = ss.Loader(ss.Generator([{"input_ids": [1, 2], "labels": [-100, -100]}]), ss.Unbucketed(1))
     with pytest.raises(ValueError, match=r"1 were dropped \(1 of them without any label\)"):
         next(iter(loader))
 
@@ -100,7 +100,7 @@ def test_one_token_predicts_nothing() -> None:
         assert min(labels_in(loader)) > 0
         assert loader.stats.rows_without_labels == 3
     assert len(list(ss.Loader(ss.Generator(rows), ss.Bucket(batch_size=1)))) == 5
-    assert sum(batch.num_rows for batch in ss.Loader(ss.Generator(rows), ss.InOrder(1), on_batch=lambda batch: batch)) == 5
+    assert sum(batch.num_rows for batch in ss.Loader(ss.Generator(rows), ss.Unbucketed(1), on_batch=lambda batch: batch)) == 5
 
 
 @pytest.mark.parametrize("overflow", ["truncate", "split"])
@@ -148,7 +148,7 @@ def test_another_rule_is_another_stream() -> None:
         ss.Loader(ss.Generator(rows), ss.Bucket(batch_size=2)).load_state_dict(state)
 
 
-@pytest.mark.parametrize("spec", [InOrder(1), ss.Pack(8, rows=1), ss.Pack(8, rows=1, causal=False)])
+@pytest.mark.parametrize("spec", [Unbucketed(1), ss.Pack(8, rows=1), ss.Pack(8, rows=1, causal=False)])
 def test_masked_rows_of_special_tokens(wordpiece_tokenizer: Tokenizer, spec: Any) -> None:
     """A row in which nothing can be masked is dropped; every other batch has a label, whatever chance chooses."""
     rows = [{"input_ids": ids} for ids in [[2, 3], [2, 1, 3], *([2, 7 + number, 3] for number in range(40))]]
@@ -161,7 +161,7 @@ def test_one_of_a_row_is_chosen_evenly(wordpiece_tokenizer: Tokenizer) -> None:
     """Where chance chooses none each token is as likely, and what becomes of it as for the others; rows of one draw stay."""
     ids = torch.arange(5, 9).repeat(4000, 1)
     rows = [{"input_ids": row.tolist()} for row in ids]
-    (batch,) = ss.Loader(ss.Generator(rows), ss.InOrder(4000), on_batch=ss.MaskTokens(wordpiece_tokenizer))
+    (batch,) = ss.Loader(ss.Generator(rows), ss.Unbucketed(4000), on_batch=ss.MaskTokens(wordpiece_tokenizer))
     chosen = batch.labels != -100
     assert chosen.any(dim=1).all()
     alone = (1 - 0.15) ** 4

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import ROW_ID, Counts, RecordError, sequence_column
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
@@ -36,17 +36,17 @@ from tests.handmade import Shards, sequences
 specs: st.SearchStrategy[BatchSpec] = st.one_of(
     st.builds(Bucket, st.integers(12, 60), window_batches=st.integers(1, 4)),
     st.builds(Bucket, batch_size=st.integers(1, 9), window_batches=st.integers(1, 4)),
-    st.builds(InOrder, st.integers(1, 9), st.booleans()),
+    st.builds(Unbucketed, st.integers(1, 9), st.booleans()),
 )
 blocks_of_a_shard = st.lists(st.lists(st.integers(0, 9), max_size=6).map(tuple), max_size=6).map(tuple)
 sources = st.builds(Shards, st.lists(blocks_of_a_shard, max_size=6).map(tuple), st.booleans())
 
 
-def windows(source: Source, recipe: WindowSettings, start: WindowStart | None = None) -> Iterator[Window]:
+def windows(source: Source, window_settings: WindowSettings, start: WindowStart | None = None) -> Iterator[Window]:
     """Read the windows of an epoch from a start on, two shards open at a time."""
     start = start or WindowStart()
     order = EvenOrder(source.num_shards, 0, "shards")
-    return read_windows(read_blocks(source, order, start.place, 2), start, recipe)
+    return read_windows(read_blocks(source, order, start.place, 2), start, window_settings)
 
 
 def recipe_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> WindowSettings:
@@ -98,8 +98,8 @@ def test_every_row_comes_once(  # noqa: PLR0917 - hypothesis passes them by name
     source: Shards, spec: BatchSpec, shuffle: bool, size: int, max_bytes: int, filtered: bool
 ) -> None:
     """Whatever the blocks, the spec and the limits, each record is in one batch or counted as left out."""
-    recipe = recipe_of(spec, *[drop_short] * filtered, shuffle=shuffle, max_bytes=max_bytes)
-    found = list(windows(source, recipe, WindowStart(blocks=size)))
+    window_settings = recipe_of(spec, *[drop_short] * filtered, shuffle=shuffle, max_bytes=max_bytes)
+    found = list(windows(source, window_settings, WindowStart(blocks=size)))
     rows = list(itertools.chain.from_iterable(seen(found)))
     assert len(set(rows)) == len(rows)
     assert set(rows) <= set(source.row_ids)
@@ -116,8 +116,8 @@ def test_windows_are_the_same_from_every_start_on(
     source: Shards, spec: BatchSpec, shuffle: bool, size: int, max_bytes: int
 ) -> None:
     """After every batch, and from the beginning of the next window at the end of one, through JSON, the same batches follow."""
-    recipe = recipe_of(spec, shuffle=shuffle, max_bytes=max_bytes)
-    found = list(windows(source, recipe, WindowStart(blocks=size)))
+    window_settings = recipe_of(spec, shuffle=shuffle, max_bytes=max_bytes)
+    found = list(windows(source, window_settings, WindowStart(blocks=size)))
     for number, window in enumerate(found):
         rest = seen(found[number + 1 :])
         for turn in range(1, len(window.plan) + 1):
@@ -127,7 +127,7 @@ def test_windows_are_the_same_from_every_start_on(
                     continue
                 start = window.following
             state = json.loads(json.dumps(Position(0, 1, start).to_json()))
-            again = list(windows(source, recipe, Position.from_json(state).window))
+            again = list(windows(source, window_settings, Position.from_json(state).window))
             assert seen(again) == served(window)[turn:] + rest
             assert [other.following for other in again][-1:] == [None] * bool(again)
 
@@ -148,7 +148,7 @@ def test_windows_of_an_unshuffled_epoch_follow_the_source(source: Shards, spec: 
 @given(sources, st.integers(1, 9), st.integers(1, 3))
 def test_only_the_last_batch_of_an_epoch_is_smaller(source: Shards, batch_size: int, size: int) -> None:
     """Rows that do not fill a batch begin the next window, so that batches of a fixed size have it."""
-    for spec in (Bucket(batch_size=batch_size, window_batches=2), InOrder(batch_size)):
+    for spec in (Bucket(batch_size=batch_size, window_batches=2), Unbucketed(batch_size)):
         found = list(windows(source, recipe_of(spec), WindowStart(blocks=size)))
         sizes = [sorted(map(len, served(window))) for window in found]
         assert all(one == batch_size for window in sizes[:-1] for one in window)
@@ -237,29 +237,29 @@ def test_no_more_is_read_than_two_windows() -> None:
 def test_windows_do_not_depend_on_how_far_ahead_was_read() -> None:
     """Taken one by one, all at once, or from a source with blocks at hand, windows are equal."""
     source = Shards(tuple(((1, 2, 3), (4, 5), (6,) * 5) for _ in range(9)))
-    recipe = recipe_of(Bucket(batch_size=4, window_batches=3))
-    at_once = seen(list(windows(source, recipe)))
-    one_by_one = [rows for window in windows(source, recipe) for rows in served(window)]
+    window_settings = recipe_of(Bucket(batch_size=4, window_batches=3))
+    at_once = seen(list(windows(source, window_settings)))
+    one_by_one = [rows for window in windows(source, window_settings) for rows in served(window)]
     ready = list(read_blocks(source, EvenOrder(9, 0, "shards"), Cursor(), 2))
-    assert at_once == one_by_one == seen(read_windows(ready, WindowStart(), recipe))
+    assert at_once == one_by_one == seen(read_windows(ready, WindowStart(), window_settings))
 
 
 def test_the_key_changes_the_order() -> None:
     """Another seed or epoch mixes rows and batches otherwise; ``shuffle=False`` does not mix."""
     blocks = blocks_of(*[sequences([3] * 20)] * 4)
     orders = [
-        seen(read_windows(blocks, WindowStart(blocks=4), WindowSettings(run_here(()), InOrder(5), (0, epoch))))
+        seen(read_windows(blocks, WindowStart(blocks=4), WindowSettings(run_here(()), Unbucketed(5), (0, epoch))))
         for epoch in range(3)
     ]
     assert len({str(order) for order in orders}) == 3
-    plain = seen(read_windows(blocks, WindowStart(blocks=4), recipe_of(InOrder(5), shuffle=False)))
+    plain = seen(read_windows(blocks, WindowStart(blocks=4), recipe_of(Unbucketed(5), shuffle=False)))
     assert list(itertools.chain(*plain)) == list(range(80))
 
 
 def test_each_window_is_mixed_in_its_own_way() -> None:
     """Two windows of one epoch whose rows have the same lengths are not cut and served alike."""
     blocks = blocks_of(*[sequences([3] * 40)] * 2)
-    for spec in (InOrder(5), Bucket(15)):
+    for spec in (Unbucketed(5), Bucket(15)):
         first, second = read_windows(blocks, WindowStart(blocks=1), recipe_of(spec))
         assert served(first) != [[row - 40 for row in rows] for rows in served(second)]
 
@@ -276,13 +276,13 @@ def test_a_window_stops_at_its_bytes() -> None:
     assert [window.start.blocks for window in found] == [1] * 20
 
 
-@pytest.mark.parametrize("spec", [Bucket(batch_size=120), InOrder(120), InOrder(120, drop_last=True)], ids=repr)
+@pytest.mark.parametrize("spec", [Bucket(batch_size=120), Unbucketed(120), Unbucketed(120, drop_last=True)], ids=repr)
 def test_a_batch_larger_than_a_window_may_be_is_made(spec: BatchSpec) -> None:
     """A window of too few rows for a batch takes more blocks, whatever their bytes, instead of standing still."""
     blocks = blocks_of(*[sequences([5] * 50)] * 7)
     found = list(read_windows(blocks, WindowStart(), recipe_of(spec, max_bytes=1)))
-    assert [len(rows) for rows in seen(found)] == [120, 120] + [110] * (spec != InOrder(120, drop_last=True))
-    assert dropped(found, "dropped") == (110 if spec == InOrder(120, drop_last=True) else 0)
+    assert [len(rows) for rows in seen(found)] == [120, 120] + [110] * (spec != Unbucketed(120, drop_last=True))
+    assert dropped(found, "dropped") == (110 if spec == Unbucketed(120, drop_last=True) else 0)
     assert found[0].start.blocks == 3
     for number, window in enumerate(found):
         if not window.after:
@@ -295,7 +295,7 @@ def test_a_batch_larger_than_a_window_may_be_is_made(spec: BatchSpec) -> None:
 def test_a_stretch_without_rows_is_passed_over() -> None:
     """Where a filter leaves nothing, windows go on behind it and do not hold on to it."""
     tables = [sequences([5] * 4), *[sequences([1] * 4)] * 30, sequences([5] * 4)]
-    found = list(read_windows(blocks_of(*tables), WindowStart(), recipe_of(InOrder(4), drop_short)))
+    found = list(read_windows(blocks_of(*tables), WindowStart(), recipe_of(Unbucketed(4), drop_short)))
     assert [len(rows) for rows in seen(found)] == [4, 4]
     assert dropped(found, "dropped") == 120
     assert found[-1].number == 124
@@ -305,7 +305,7 @@ def test_a_stretch_without_rows_is_passed_over() -> None:
 
 def test_an_epoch_of_nothing_has_no_rows() -> None:
     """No blocks, no windows; blocks of no rows make a window of no batches."""
-    assert list(read_windows([], WindowStart(), recipe_of(InOrder(4)))) == []
+    assert list(read_windows([], WindowStart(), recipe_of(Unbucketed(4)))) == []
     (window,) = read_windows(blocks_of(sequences([]), sequences([])), WindowStart(blocks=2), recipe_of(Bucket(9)))
     assert (len(window.plan), window.number, window.following) == (0, -1, None)
     (window,) = read_windows(blocks_of(sequences([0, 0])), WindowStart(), recipe_of(Bucket(9)))
@@ -316,7 +316,7 @@ def test_data_that_has_shrunk_is_refused() -> None:
     """A state that counts more blocks than there are is of other data."""
     message = r"^source must still have the 3 blocks that the state counts, got 2; the data has changed$"
     with pytest.raises(ValueError, match=message):
-        next(read_windows(blocks_of(*[sequences([1])] * 2), WindowStart(blocks=3, group=1, served=1), recipe_of(InOrder(1))))
+        next(read_windows(blocks_of(*[sequences([1])] * 2), WindowStart(blocks=3, group=1, served=1), recipe_of(Unbucketed(1))))
 
 
 def test_stages_run_once_over_each_block_in_order() -> None:
@@ -328,7 +328,7 @@ def test_stages_run_once_over_each_block_in_order() -> None:
         return tables, {"truncated": len(tables)}
 
     blocks = blocks_of(*[sequences([1, 2, 3])] * 12)
-    found = list(read_windows(blocks, WindowStart(blocks=2), recipe_of(InOrder(4), watched)))
+    found = list(read_windows(blocks, WindowStart(blocks=2), recipe_of(Unbucketed(4), watched)))
     assert calls == list(range(0, 36, 3))
     assert dropped(found, "truncated") == 12
 
@@ -343,7 +343,7 @@ def test_stages_are_given_several_blocks_at_a_time() -> None:
 
     small, large = sequences([1000] * 100), sequences([1000] * 600)  # 0.4 and 2.4 MB
     blocks = blocks_of(small, small, large, large, small)
-    list(read_windows(blocks, WindowStart(blocks=5), recipe_of(InOrder(4), watched)))
+    list(read_windows(blocks, WindowStart(blocks=5), recipe_of(Unbucketed(4), watched)))
     assert sizes == [2, 1, 1, 1]
 
 
@@ -358,13 +358,15 @@ def test_the_guard_is_asked_between_steps() -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        list(read_windows(blocks_of(*[sequences([1])] * 9), WindowStart(blocks=4), recipe_of(InOrder(1), guard=guard)))
+        list(read_windows(blocks_of(*[sequences([1])] * 9), WindowStart(blocks=4), recipe_of(Unbucketed(1), guard=guard)))
 
 
-def notes_of(blocks: list[ReadBlock], recipe: WindowSettings, error: type[Exception], match: str, size: int = 9) -> list[str]:
+def notes_of(
+    blocks: list[ReadBlock], window_settings: WindowSettings, error: type[Exception], match: str, size: int = 9
+) -> list[str]:
     """Return the notes of the error that windows of some blocks raise."""
     with pytest.raises(error, match=match) as caught:
-        list(read_windows(blocks, WindowStart(blocks=size), recipe))
+        list(read_windows(blocks, WindowStart(blocks=size), window_settings))
     return caught.value.__notes__
 
 
@@ -383,19 +385,19 @@ def test_an_error_of_a_stage_names_the_records_it_was_given() -> None:
     """From the first to the last of the blocks that went through together."""
     blocks = blocks_of(*[sequences([1] * 500)] * 3)
     stage = failing(lambda table: ZeroDivisionError("by hand"))
-    notes = notes_of(blocks, located(InOrder(4), stage), ZeroDivisionError, "^by hand")
+    notes = notes_of(blocks, located(Unbucketed(4), stage), ZeroDivisionError, "^by hand")
     assert notes == ["while working on the 1,500 records from line 1 to line 1,500"]
 
 
 def test_an_error_of_one_record_names_its_place() -> None:
     """A stage that knows the record says so, and its place is added, once."""
     stage = failing(lambda table: RecordError("no good", table.column(ROW_ID)[1].as_py()))
-    assert notes_of(blocks_of(sequences([1, 2])), located(InOrder(4), stage), RecordError, "no good") == [
+    assert notes_of(blocks_of(sequences([1, 2])), located(Unbucketed(4), stage), RecordError, "no good") == [
         "while reading line 2"
     ]
     stage = failing(lambda table: RecordError("no good", None))
     with pytest.raises(RecordError) as caught:
-        list(read_windows(blocks_of(sequences([1, 2])), WindowStart(), located(InOrder(4), stage)))
+        list(read_windows(blocks_of(sequences([1, 2])), WindowStart(), located(Unbucketed(4), stage)))
     assert not hasattr(caught.value, "__notes__")
 
 
@@ -418,7 +420,7 @@ def test_a_missing_value_names_its_place() -> None:
 def test_blocks_that_do_not_fit_together_name_their_records() -> None:
     """Numbers in one block and strings in another are an error with a place."""
     blocks = blocks_of({"x": [1, 2]}, {"x": ["a"]})
-    notes = notes_of(blocks, located(InOrder(4)), pa.ArrowTypeError, "x has incompatible types")
+    notes = notes_of(blocks, located(Unbucketed(4)), pa.ArrowTypeError, "x has incompatible types")
     assert notes == ["while working on the 3 records from line 1 to line 3"]
 
 

@@ -105,7 +105,7 @@ def test_the_stream_is_the_same(tmp_path: Path, workers: int) -> None:
 def test_blocks_that_take_long(tmp_path: Path) -> None:
     """Rows keep their order where blocks do not end in theirs; every worker has some of the blocks."""
     source = corpus(tmp_path, 400)
-    loader = ss.Loader(source, ss.Tokenize(uneven), ss.InOrder(20), shuffle=False, num_workers=3)
+    loader = ss.Loader(source, ss.Tokenize(uneven), ss.Unbucketed(20), shuffle=False, num_workers=3)
     batches = list(loader)
     row_ids = torch.cat([batch.row_ids for batch in batches]).tolist()
     assert row_ids == sorted(set(row_ids))

@@ -48,7 +48,7 @@ class Batch(Views, Mapping[str, Any]):
             With ``layout="jagged"`` a padded column is there once it was asked for.
         jagged: Columns of sequences as `flat` gives them, those that are there already.
         lengths: ``int64 (B,)``, real steps of each row, always on the CPU, where `torch.nn.utils.rnn.pack_padded_sequence`
-            wants them. Longest first, unless batched by `InOrder`, or planned by another column that is longer.
+            wants them. Longest first, unless batched by `Unbucketed`, or planned by another column that is longer.
         device_lengths: The same on the device of the other tensors.
         mask: ``bool (B, L)``, true on real steps.
         row_ids: ``int64 (B,)`` on the CPU, ``shard << 32 | record``: unique, ascending in source order; -1 for rows made up.
@@ -256,9 +256,9 @@ class Batch(Views, Mapping[str, Any]):
     def __repr__(self) -> str:
         values = {**self.jagged, **self.columns}
         shown = ", ".join(f"{name} {_described(values[name])}" for name in self._names())
-        waste = 1 - self.num_tokens / max(self.num_slots, 1)
+        padding = 1 - self.num_tokens / max(self.num_slots, 1)
         rows = f"{self.num_rows} rows" if self.packing is None else f"{self.num_rows} rows of {len(self.row_ids)} sequences"
-        return f"Batch({rows}, {self.num_tokens:,} tokens, {waste:.1%} padding: {shown})"
+        return f"Batch({rows}, {self.num_tokens:,} tokens, {padding:.1%} padding: {shown})"
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

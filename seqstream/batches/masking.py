@@ -77,9 +77,9 @@ class MaskTokens:
     def __post_init__(self) -> None:
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must be more than 0 and at most 1, got {self.probability!r}")
-        blueprint = read_tokenizer(self.tokenizer, special_tokens=True)
-        object.__setattr__(self, "_vocabulary", _read_vocabulary(self.tokenizer, blueprint, self.mask_token))
-        object.__setattr__(self, "_shown", str(blueprint))
+        tokenizer_spec = read_tokenizer(self.tokenizer, special_tokens=True)
+        object.__setattr__(self, "_vocabulary", _read_vocabulary(self.tokenizer, tokenizer_spec, self.mask_token))
+        object.__setattr__(self, "_shown", str(tokenizer_spec))
 
     def __repr__(self) -> str:
         column = "" if self.column == "input_ids" else f", column={self.column!r}"
@@ -141,14 +141,14 @@ class MaskTokens:
         return masked.masked_fill_(draw < self.probability * _MASKED, self._vocabulary.mask_id), labels
 
 
-def _read_vocabulary(tokenizer: Any, blueprint: TokenizerSpec, mask_token: str | None) -> _Vocabulary:
+def _read_vocabulary(tokenizer: Any, tokenizer_spec: TokenizerSpec, mask_token: str | None) -> _Vocabulary:
     """Return what the ids of a tokenizer are, as the object says, or else as its serialised form does."""
-    if blueprint.is_function:
+    if tokenizer_spec.is_function:
         if not hasattr(tokenizer, "get_vocab"):
-            raise TypeError(f"tokenizer must be one whose vocabulary is known, got the function {blueprint.name}")
+            raise TypeError(f"tokenizer must be one whose vocabulary is known, got the function {tokenizer_spec.name}")
         vocab, special = tokenizer.get_vocab(), set()
     else:
-        built = blueprint.build()
+        built = tokenizer_spec.build()
         vocab = built.get_vocab(with_added_tokens=True)
         special = {number for number, token in built.get_added_tokens_decoder().items() if token.special}
     special |= set(getattr(tokenizer, "all_special_ids", ()))
@@ -156,7 +156,7 @@ def _read_vocabulary(tokenizer: Any, blueprint: TokenizerSpec, mask_token: str |
     found = [token for token in ((wanted,) if wanted else MASK_TOKENS) if token in vocab]
     if not found:
         looked_for = f"the mask token {wanted!r}" if wanted else f"a mask token ({', '.join(MASK_TOKENS)})"
-        raise ValueError(f"tokenizer {blueprint} must have {looked_for}, got none; set MaskTokens(mask_token=...)")
+        raise ValueError(f"tokenizer {tokenizer_spec} must have {looked_for}, got none; set MaskTokens(mask_token=...)")
     special.add(vocab[found[0]])
     ordinary = sorted(set(vocab.values()) - special)
     return _Vocabulary(vocab[found[0]], torch.tensor(sorted(special)), torch.tensor(ordinary))

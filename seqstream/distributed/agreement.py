@@ -67,7 +67,7 @@ class Common:
         Raises:
             RuntimeError: It names what differs, with the values and the ranks.
         """
-        told = [_flat(json.loads(data)) for data in ranks.gather(json.dumps(self.entries).encode())]
+        told = [_flat(json.loads(data)) for data in ranks.all_gather(json.dumps(self.entries).encode())]
         names = [name for name in dict.fromkeys(name for each in told for name in each) if _differs(told, name)]
         if names:
             listed = [f"{name} {_by_rank([each.get(name) for each in told])}" for name in names[:_MOST_SHOWN]]
@@ -83,19 +83,19 @@ class Common:
         if self.block is not None and callable(self.block.content):
             with contextlib.suppress(Exception):
                 is_other = digest_table(self.block.content()) != digest_table(self.block.table)
-        return any(data == b"1" for data in ranks.gather(b"01"[is_other : is_other + 1]))
+        return any(data == b"1" for data in ranks.all_gather(b"01"[is_other : is_other + 1]))
 
     def _explain_records(self, ranks: Ranks) -> NoReturn:
         """Raise an error that shows the first record that differs."""
         rows = [] if self.block is None else self.block.table.to_pylist()
         digests = json.dumps([zlib.crc32(repr(row).encode("utf-8", "surrogatepass")) for row in rows])
-        told = [json.loads(data) for data in ranks.gather(digests.encode())]
+        told = [json.loads(data) for data in ranks.all_gather(digests.encode())]
         first = next((at for at, same in enumerate(zip(*told, strict=False)) if len(set(same)) > 1), min(map(len, told)))
         shown = "nothing"
         if first < len(rows):
             row_id = rows[first].pop(ROW_ID)
             shown = f"{_located(self.locate, row_id)}: {_short(rows[first])}"
-        shown_by_rank = [data.decode() for data in ranks.gather(shown.encode("utf-8", "backslashreplace"))]
+        shown_by_rank = [data.decode() for data in ranks.all_gather(shown.encode("utf-8", "backslashreplace"))]
         raise RuntimeError(f"{_RULE}, got other records: {_by_rank(shown_by_rank, 3 * _LONGEST_SHOWN)}; {_WHOLE}")
 
 
@@ -108,11 +108,11 @@ def explain_blocks(digests: Sequence[int], row_ids: Sequence[int], locate: Calla
         locate: Names the place of a row id in the data.
         ranks: All of them call this together.
     """
-    told = [json.loads(data) for data in ranks.gather(json.dumps(list(digests)).encode())]
+    told = [json.loads(data) for data in ranks.all_gather(json.dumps(list(digests)).encode())]
     first = next((at for at, same in enumerate(zip(*told, strict=False)) if len(set(same)) > 1), min(map(len, told)))
     row_id = row_ids[first] if first < len(row_ids) else -1
     place = "the end" if row_id < 0 else _located(locate, row_id)
-    where = [data.decode() for data in ranks.gather(place.encode())]
+    where = [data.decode() for data in ranks.all_gather(place.encode())]
     of_each = [f"{each[first]:08x}" if first < len(each) else "nothing" for each in told]
     raise RuntimeError(f"{_RULE}, got other records in the block from {where[0]} on: digest {_by_rank(of_each)}; {_WHOLE}")
 

@@ -31,10 +31,10 @@ class Ranks(Protocol):
     def world_size(self) -> int:
         """How many there are."""
 
-    def gather(self, data: bytes) -> Sequence[bytes]:
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
         """Return what each rank has given, in the order of ranks."""
 
-    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+    def all_to_all(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
         """Send so many bytes to each rank; return those that came, rank after rank, and how many from each.
 
         Args:
@@ -49,25 +49,25 @@ class SingleProcess:
     rank = 0
     world_size = 1
 
-    def gather(self, data: bytes) -> Sequence[bytes]:
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
         return [data]
 
-    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+    def all_to_all(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
         return data, sizes
 
 
 class CallbackCollectives:
     """Ranks that talk by a function of the user, such as threads with a barrier."""
 
-    def __init__(self, rank: int, world_size: int, gather: AllGather) -> None:
+    def __init__(self, rank: int, world_size: int, all_gather: AllGather) -> None:
         self.rank = rank
         self.world_size = world_size
-        self._gather = gather
+        self._gather = all_gather
 
-    def gather(self, data: bytes) -> Sequence[bytes]:
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
         return self._gather(data)
 
-    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+    def all_to_all(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
         found = []
         for told in self._gather(sizes.astype(np.int64).tobytes() + data.tobytes()):
             theirs = np.frombuffer(told, np.int64, len(sizes))
@@ -85,7 +85,7 @@ class GlooCollectives:
         self._timeout = _timeout()
         self._group = dist.new_group(backend="gloo", timeout=self._timeout)
 
-    def gather(self, data: bytes) -> Sequence[bytes]:
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
         sizes = self._sizes([len(data)] * self.world_size)
         longest = max(sizes)
         own = torch.zeros(longest, dtype=torch.uint8)
@@ -94,7 +94,7 @@ class GlooCollectives:
         self._call(lambda: dist.all_gather(found, own, group=self._group))
         return [each.numpy()[:size].tobytes() for each, size in zip(found, sizes, strict=True)]
 
-    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+    def all_to_all(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
         given, coming = sizes.tolist(), self._sizes(sizes.tolist())
         found = torch.empty(sum(coming), dtype=torch.uint8)
         sent = torch.from_numpy(data if data.flags.writeable else data.copy())  # it warns of memory that is not
@@ -134,10 +134,10 @@ def _as_tensor(data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
-def find_ranks(rank: int | None, world_size: int | None, gather: AllGather | None) -> Ranks:
+def find_ranks(rank: int | None, world_size: int | None, all_gather: AllGather | None) -> Ranks:
     """Return the ranks given by hand, else those of ``torch.distributed`` where it runs, else this process alone."""
     if rank is not None and world_size is not None:
-        return SingleProcess() if world_size == 1 or gather is None else CallbackCollectives(rank, world_size, gather)
+        return SingleProcess() if world_size == 1 or all_gather is None else CallbackCollectives(rank, world_size, all_gather)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return GlooCollectives()
     return SingleProcess()
@@ -150,24 +150,24 @@ def count_ranks(world_size: int | None) -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def check_ranks(rank: int | None, world_size: int | None, gather: AllGather | None) -> tuple[int | None, int | None]:
+def check_ranks(rank: int | None, world_size: int | None, all_gather: AllGather | None) -> tuple[int | None, int | None]:
     """Return which rank this is, and of how many; refuse ranks by hand that are not complete.
 
     Raises:
-        TypeError: They are no numbers, or ``gather`` is no function.
+        TypeError: They are no numbers, or ``all_gather`` is no function.
         ValueError: One is given without the others, or they do not go together.
     """
-    function_or_none("gather", gather)
-    if rank is None and world_size is None and gather is None:
+    function_or_none("all_gather", all_gather)
+    if rank is None and world_size is None and all_gather is None:
         return None, None
     if rank is None or world_size is None:
         raise ValueError(f"rank and world_size must be given together, got rank={rank} and world_size={world_size}")
     rank, world_size = whole_number("rank", rank), whole_number("world_size", world_size)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in range(world_size), got rank={rank} and world_size={world_size}")
-    if world_size > 1 and gather is None:
+    if world_size > 1 and all_gather is None:
         raise ValueError(
-            f"gather must be given with world_size={world_size}, a function that gives every rank what each of them has; or "
-            "start torch.distributed and leave all three out"
+            f"all_gather must be given with world_size={world_size}, a function that gives every rank what each of them has; "
+            "or start torch.distributed and leave all three out"
         )
     return rank, world_size

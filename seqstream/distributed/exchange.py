@@ -36,36 +36,38 @@ class RankRows:
     is_repeated: npt.NDArray[np.bool_] | None
 
 
-def exchange_rows(table: pa.Table, census: GlobalOrder, grouping: GlobalPlan, steps: Steps, ranks: Ranks) -> RankRows:
+def exchange_rows(table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, ranks: Ranks) -> RankRows:
     """Send every row of this rank to the rank that takes it, and return what it takes itself.
 
     Args:
         table: Its own rows of the window, in the order of the data.
-        census: Who has what.
-        grouping: The plan of the window.
+        global_order: Who has what.
+        global_plan: The plan of the window.
         steps: What is left of it.
         ranks: Who takes part.
     """
     numbers = None
     if ranks.world_size > 1:
-        table, numbers = _swap(table, census, grouping, steps, ranks)
+        table, numbers = _swap(table, global_order, global_plan, steps, ranks)
     share = deal(steps, ranks.rank, ranks.world_size)
-    wanted = grouping.wanted(share.places)
-    rows = census.row_of(wanted) if numbers is None else _found(numbers, wanted)
+    wanted = global_plan.wanted(share.places)
+    rows = global_order.row_of(wanted) if numbers is None else _found(numbers, wanted)
     is_repeated = None
     if share.repeated.any():
-        table, rows, is_repeated = _append_repeats(table, rows, np.repeat(share.repeated, grouping.heights(share.places)))
-    plan = grouping.lay_out(rows, share.places, share.cuts, share.groups, np.arange(len(steps)))
+        table, rows, is_repeated = _append_repeats(table, rows, np.repeat(share.repeated, global_plan.heights(share.places)))
+    plan = global_plan.lay_out(rows, share.places, share.cuts, share.groups, np.arange(len(steps)))
     return RankRows(table, plan, is_repeated)
 
 
-def _swap(table: pa.Table, census: GlobalOrder, grouping: GlobalPlan, steps: Steps, ranks: Ranks) -> tuple[pa.Table, Index]:
+def _swap(
+    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, ranks: Ranks
+) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
-    which, sizes = _parts(census, grouping, steps, ranks.world_size)
-    groups = (grouping.cuts, grouping.turns, steps.groups, steps.begins, steps.sizes, steps.after)
-    plan = digest_arrays(*groups, census.runs.lengths, census.runs.counts).to_bytes(4, "little")
-    came = send_rows(table, census.rows[which], sizes, ranks, plan)
-    return came, send_array(census.numbers[which], sizes, ranks)[0]
+    which, sizes = _parts(global_order, global_plan, steps, ranks.world_size)
+    groups = (global_plan.cuts, global_plan.turns, steps.groups, steps.begins, steps.sizes, steps.after)
+    plan = digest_arrays(*groups, global_order.runs.lengths, global_order.runs.counts).to_bytes(4, "little")
+    came = send_rows(table, global_order.rows[which], sizes, ranks, plan)
+    return came, send_array(global_order.numbers[which], sizes, ranks)[0]
 
 
 def _found(numbers: Index, wanted: Index) -> Index:
@@ -90,19 +92,19 @@ def _argsort(values: Index) -> Index:
     return packed
 
 
-def _parts(census: GlobalOrder, grouping: GlobalPlan, steps: Steps, world_size: int) -> tuple[Index, Index]:
+def _parts(global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, world_size: int) -> tuple[Index, Index]:
     """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
-    which, places = grouping.places_of(census.numbers)
+    which, places = global_plan.places_of(global_order.numbers)
     receiver, part = owners(steps, places, world_size)
     at, more = _repeats(steps, receiver, part, world_size) if steps.width == 1 else _repeated_parts(steps, places)
     if len(at):
         which, receiver = np.append(which, which[at]), np.append(receiver, more)
-    bits = len(census.numbers).bit_length()
+    bits = len(global_order.numbers).bit_length()
     keys = receiver << bits
     keys |= which
     keys = keys[receiver >= 0]
     keys.sort()
-    if len(which) > len(census.numbers):
+    if len(which) > len(global_order.numbers):
         keys = keys[np.diff(keys, prepend=-1) > 0]  # a sequence in pieces travels once
     sizes = np.diff(np.searchsorted(keys, np.arange(world_size + 1) << bits))
     keys &= (1 << bits) - 1

@@ -51,7 +51,7 @@ def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks
         owners: Which rank has each part of the window.
         ranks: Who takes part.
     """
-    told = [_decode(data) for data in ranks.gather(encode_counts([LengthCounts.of(part) for part in parts]))]
+    told = [_decode(data) for data in ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts]))]
     found = [next(told[owner]) for owner in owners]
     lengths, number = distinct(_joined([lengths for lengths, _ in found]))
     counts = np.concatenate([counts for _, counts in found])

@@ -112,7 +112,7 @@ def _exchange(own: Handshake, ranks: Ranks, explain: Explain | None = None) -> l
 
     Every rank checks the same things of all ranks, in the same order, so that all raise, or all explain, together.
     """
-    told = [Handshake.from_bytes(data) for data in ranks.gather(own.to_bytes())]
+    told = [Handshake.from_bytes(data) for data in ranks.all_gather(own.to_bytes())]
     for rank, other in enumerate(told):
         if (other.epoch, other.position, other.chosen is None) != (own.epoch, own.position, own.chosen is None):
             raise RuntimeError(

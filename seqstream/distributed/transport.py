@@ -32,7 +32,7 @@ def send_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: byt
     Raises:
         RuntimeError: Ranks have other plans.
     """
-    given = ranks.gather(plan + kind_of(table))
+    given = ranks.all_gather(plan + kind_of(table))
     check_plans([each[: len(plan)] for each in given])
     told = sorted({each[len(plan) :] for each in given})
     if sum(map(_has_rows, told)) > 1:  # rows of several kinds find a common one where they meet
@@ -50,7 +50,7 @@ def send_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: byt
 def send_array(values: npt.NDArray[Any], sizes: Index, ranks: Ranks) -> tuple[npt.NDArray[Any], Index]:
     """Send stretches of an array, so many values to each rank; return those that came, and how many from each."""
     width = values.dtype.itemsize
-    came, num_bytes = ranks.swap(values.view(np.uint8), sizes * width)
+    came, num_bytes = ranks.all_to_all(values.view(np.uint8), sizes * width)
     return came.view(values.dtype), num_bytes // width
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import IGNORE_INDEX
 from seqstream.sources.source import Source
 from seqstream.stages.class_labels import ClassLabels
@@ -36,8 +36,8 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
             f"wrap it, for example Generator(...)"
         )
     *data_stages, spec = stages or (None,)
-    if not isinstance(spec, Bucket | InOrder | Pack):
-        raise ValueError(f"stages must end with Bucket, Pack or InOrder, which says how rows become batches, got {spec!r}")
+    if not isinstance(spec, Bucket | Unbucketed | Pack):
+        raise ValueError(f"stages must end with Bucket, Pack or Unbucketed, which says how rows become batches, got {spec!r}")
     known = tuple(stage for stage in data_stages if isinstance(stage, DataStage))
     for stage in data_stages:
         if stage not in known:
@@ -84,7 +84,7 @@ def find_padding_side(stages: Sequence[DataStage], given: str | None) -> str:
 
 
 def _completed(
-    spec: Bucket | InOrder | Pack, tokenize: Tokenize | None, max_length: int | None, sides: tuple[str, ...]
+    spec: Bucket | Unbucketed | Pack, tokenize: Tokenize | None, max_length: int | None, sides: tuple[str, ...]
 ) -> BatchSpec:
     """Return the batch spec with what follows from the tokeniser.
 
@@ -111,7 +111,7 @@ def _completed(
     return spec
 
 
-def _warn_of_long_rows(spec: Bucket | InOrder | Pack, max_length: int | None) -> None:
+def _warn_of_long_rows(spec: Bucket | Unbucketed | Pack, max_length: int | None) -> None:
     """Warn at the start of what would stop a run in the middle."""
     limit = "row_length" if isinstance(spec, Pack) else "max_tokens"
     most = getattr(spec, limit, None)

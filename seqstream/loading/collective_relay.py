@@ -24,23 +24,23 @@ class CollectiveRelay:
 
     Args:
         ranks: Who is to be talked to.
-        switch: Ends the waiting.
+        stop_signal: Ends the waiting.
     """
 
-    def __init__(self, ranks: Ranks, switch: StopSignal) -> None:
+    def __init__(self, ranks: Ranks, stop_signal: StopSignal) -> None:
         self.rank = ranks.rank
         self.world_size = ranks.world_size
         self._ranks = ranks
-        self._switch = switch
+        self._switch = stop_signal
         self._asked: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
-        switch.wakes(partial(self._answers.put, StoppedError()))
+        stop_signal.wakes(partial(self._answers.put, StoppedError()))
 
-    def gather(self, data: bytes) -> Sequence[bytes]:
-        return self._ask(partial(self._ranks.gather, data))
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
+        return self._ask(partial(self._ranks.all_gather, data))
 
-    def swap(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
-        return self._ask(partial(self._ranks.swap, data, sizes))
+    def all_to_all(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
+        return self._ask(partial(self._ranks.all_to_all, data, sizes))
 
     def each(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items on in the thread that makes them, telling `serve` when one is there, or that no more come."""

@@ -29,9 +29,9 @@ from seqstream.loading.worker_process import LoaderStages
 from seqstream.loading.workers import WorkerOptions, Workers
 from seqstream.planning.batch_spec import ID_BYTES, BatchSpec
 from seqstream.planning.bucket import Bucket, Shape
-from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import ROW_ID, Counts, Json, located
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.random_order import in_random_order
@@ -152,7 +152,7 @@ class Epochs:
             "uneven": sharing.uneven,
             "prefetch": sharing.prefetch,
             "epochs": None if start.until is None else start.until - start.epoch,
-            "state": {"step": window.step, "group": window.group, "source": window.place.source_json()},
+            "state": {"step": window.step, "group": window.group, "source": window.cursor.source_json()},
             **self.fingerprint(),
             **self._functions,
         }
@@ -168,7 +168,7 @@ class Epochs:
         def read() -> pa.Table:
             tables, num_bytes, num_records = [], 0, 0
             most = _COMPARED_RECORDS if self._by_row else math.inf
-            for block in itertools.islice(blocks_of(self._ahead(start.epoch, start.window.place)), _COMPARED_BLOCKS):
+            for block in itertools.islice(blocks_of(self._ahead(start.epoch, start.window.cursor)), _COMPARED_BLOCKS):
                 if num_bytes >= visited.compared_bytes or num_records >= most or not callable(block.content):
                     break
                 tables.append(block.content())
@@ -188,15 +188,15 @@ class Epochs:
         if engines and dict(engines) != self.engines:
             self.engines, self._opened = dict(engines), None
 
-    def check_place(self, place: Cursor) -> None:
+    def check_cursor(self, cursor: Cursor) -> None:
         """Refuse a place in the order of shards that is none of this source.
 
         Raises:
             ValueError: A state has such a place.
         """
-        if place.position > self.num_shards:
-            raise ValueError(f"position of the state must be at most the {self.num_shards:,} shards, got {place.position:,}")
-        shards = [shard.shard for shard in place.open]
+        if cursor.position > self.num_shards:
+            raise ValueError(f"position of the state must be at most the {self.num_shards:,} shards, got {cursor.position:,}")
+        shards = [shard.shard for shard in cursor.open]
         if any(shard >= self.num_shards for shard in shards) or len(set(shards)) < len(shards):
             raise ValueError(f"source of the state must be different shards of {self.num_shards:,}, got {shards}")
         if shards and (self._visited(0).approx_bytes(np.array(shards)) >= 0).any():
@@ -342,24 +342,26 @@ class Epochs:
 
     def _epoch(self, start: Position, guard: Guard, sharing: RankSharing) -> Iterator[tuple[Position, Window]]:
         """Yield the windows of one epoch from a position on."""
-        begin, is_fresh = start.window, start.window.place == Cursor() and not start.window.skip
+        begin, is_fresh = start.window, start.window.cursor == Cursor() and not start.window.skip
         self.world_size = sharing.world_size or sharing.ranks.world_size
-        place = Handshake(start.epoch, begin.place.position, begin.blocks, begin.skip, begin.served)
-        with reported(place, sharing.ranks):
-            ahead, first = _peek(self._ahead(start.epoch, begin.place))
-        self._agree(place, start, first, sharing)
+        handshake = Handshake(start.epoch, begin.cursor.position, begin.blocks, begin.skip, begin.served)
+        with reported(handshake, sharing.ranks):
+            ahead, first = _peek(self._ahead(start.epoch, begin.cursor))
+        self._agree(handshake, start, first, sharing)
         sizes = self._first_window(start.epoch, first, guard)
         patience = Patience(guard, self.num_shards, sizes.guessed_bytes)
-        recipe = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
+        window_settings = dataclasses.replace(self._recipe(start.epoch, first, patience), sharing=sharing, first=sizes)
         begins_anew = is_fresh and start.epoch == 0 and not start.window.served
         if self.spec.sample_batches and not begins_anew:
             self._learn(guard)
-            recipe = dataclasses.replace(recipe, spec=self.spec)
+            window_settings = dataclasses.replace(window_settings, spec=self.spec)
         if begins_anew:
-            recipe = dataclasses.replace(recipe, spec=self._asked)  # so that the window is the same if all was decided before
+            window_settings = dataclasses.replace(
+                window_settings, spec=self._asked
+            )  # so that the window is the same if all was decided before
         num_batches = 0
         counts: Counter[str] = Counter()
-        for window in read_windows(ahead, begin, recipe):
+        for window in read_windows(ahead, begin, window_settings):
             patience.end()
             if self.shuffle and sharing.ranks.rank == 0 and sharing.world_size is None:
                 self._class_watch.look(window)
@@ -375,7 +377,7 @@ class Epochs:
         if is_fresh and not num_batches:
             raise ValueError(_nothing_left(counts))
 
-    def _agree(self, place: Handshake, start: Position, first: Sequence[ReadBlock], sharing: RankSharing) -> None:
+    def _agree(self, handshake: Handshake, start: Position, first: Sequence[ReadBlock], sharing: RankSharing) -> None:
         """Use the engines that rank 0 chooses, if all ranks have the same data and options."""
 
         def choose() -> dict[str, str]:
@@ -384,16 +386,16 @@ class Epochs:
         if sharing.ranks.world_size == 1:
             self.engines = choose()
             return
-        with reported(place, sharing.ranks):
+        with reported(handshake, sharing.ranks):
             common = self._common(start, first, sharing)
-        self.engines, self._are_others_each_time = agree_on_engines(place, sharing.ranks, common, choose)
+        self.engines, self._are_others_each_time = agree_on_engines(handshake, sharing.ranks, common, choose)
 
-    def _ahead(self, epoch: int, place: Cursor) -> Iterator[UpcomingBlocks]:
+    def _ahead(self, epoch: int, cursor: Cursor) -> Iterator[UpcomingBlocks]:
         source, in_order = self._visited(epoch), range(self.num_shards)
         if not self.shuffle:
-            return look_ahead(source, in_order, place, num_open=1)
+            return look_ahead(source, in_order, cursor, num_open=1)
         order = in_order if self._by_row else EvenOrder(self.num_shards, self.seed, epoch, "shards")
-        return look_ahead(source, order, place)
+        return look_ahead(source, order, cursor)
 
     @property
     def _by_row(self) -> bool:
@@ -476,7 +478,7 @@ class Epochs:
         if not self.shuffle:
             # Rows in the order of the data are the same whatever the windows, so that a block is enough to begin with; planned
             # ones are the same in every epoch.
-            is_free = isinstance(self.spec, InOrder)
+            is_free = isinstance(self.spec, Unbucketed)
             return dataclasses.replace(sizes, small_bytes=num_bytes * self.world_size) if is_free else sizes
         if self.num_shards < FEW_SHARDS and not self._by_row:
             return sizes
@@ -501,8 +503,10 @@ class Epochs:
     def _learn(self, guard: Guard) -> None:
         """Learn from the beginning of epoch 0 what a run that came from there knows."""
         ahead, first = _peek(self._ahead(0, Cursor()))
-        recipe = dataclasses.replace(self._recipe(0, first, guard), spec=self._asked, first=self._first_window(0, first, guard))
-        for window in read_windows(ahead, WindowStart(blocks=0), recipe):
+        window_settings = dataclasses.replace(
+            self._recipe(0, first, guard), spec=self._asked, first=self._first_window(0, first, guard)
+        )
+        for window in read_windows(ahead, WindowStart(blocks=0), window_settings):
             if self._learn_from(window):
                 break
 

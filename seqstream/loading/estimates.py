@@ -102,8 +102,8 @@ def estimate_steps(
     if not num:
         rows, num = _scaled(runs, sample.scale), round(runs.num_rows * sample.scale)
     planned = rows if num == rows.num_rows else _scaled(rows, num / rows.num_rows)
-    grouping = spec.arrange(planned, key=None, world_size=world_size, accumulate=accumulate)
-    steps = int(cut_steps(grouping, 0, world_size, uneven).ends.sum())
+    global_plan = spec.plan_global(planned, key=None, world_size=world_size, accumulate=accumulate)
+    steps = int(cut_steps(global_plan, 0, world_size, uneven).ends.sum())
     return steps if is_all else math.ceil(steps * runs.num_rows * sample.scale / planned.num_rows)
 
 

@@ -24,7 +24,7 @@ def look_at(window: Window) -> None:
         return
     texts = [name for name, column in window.columns.items() if isinstance(column, Objects) and is_text(column.values.type)]
     if window.sequence is None and texts:
-        remedy = f"put Tokenize(tokenizer, field={texts[0]!r}) before it, or use InOrder for batches of text"
+        remedy = f"put Tokenize(tokenizer, field={texts[0]!r}) before it, or use Unbucketed for batches of text"
         warnings.warn(f"Bucket counts each record as one token, as none has been tokenised; {remedy}", stacklevel=2)
     elif spec.max_tokens is not None and spec.max_tokens <= LARGEST_BATCH_SIZE and spec.batch_size is None:
         mean = window.runs.num_tokens / window.runs.num_rows

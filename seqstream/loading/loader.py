@@ -46,7 +46,7 @@ class Loader(Iterable[Batch]):
     Args:
         source: Where records come from.
         stages: What happens to them, in this order: `Map`, `Filter`, `MapRecords`, `FilterRecords`, `ClassLabels`, `Tokenize`,
-            and at last how they are batched: `Bucket`, `Pack` or `InOrder`.
+            and at last how they are batched: `Bucket`, `Pack` or `Unbucketed`.
         seed: Another seed, another order: a whole number.
         shuffle: Visit shards in an order of each epoch's own that is even: every stretch of it covers the data; and mix the
             rows and batches of a window. Lists and map-style data sets are read row by row in such an order. Without it windows
@@ -86,7 +86,7 @@ class Loader(Iterable[Batch]):
             among them: before an epoch they compare what their rows depend on and some of the records, and on the way those
             records that every rank reads; where they differ, all raise. Items that are others each time they are read by their
             numbers, being drawn at random, are not compared.
-        gather: For ranks given by hand: a function ``bytes -> list[bytes]`` that gives every rank what each of them has.
+        all_gather: For ranks given by hand: a function ``bytes -> list[bytes]`` that gives every rank what each of them has.
         uneven: What becomes of a step with fewer rows than ranks, which there can be at the end of a window: ``"repeat"`` gives
             the ranks left over a row of another, of weight 0; ``"drop"`` leaves its rows out. Both are counted in ``stats``.
             In a window that another number of ranks has begun, ``"drop"`` gives each rank of a step rows of other lengths where
@@ -120,11 +120,11 @@ class Loader(Iterable[Batch]):
         progress: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
-        gather: AllGather | None = None,
+        all_gather: AllGather | None = None,
         uneven: Uneven = "repeat",
     ) -> None:
         one_of("uneven", uneven, UNEVEN)
-        rank, world_size = check_ranks(rank, world_size, gather)
+        rank, world_size = check_ranks(rank, world_size, all_gather)
         seed = whole_number("seed", seed)
         shuffle, progress = yes_or_no("shuffle", shuffle), yes_or_no("progress", progress)
         if epochs is not None:
@@ -166,7 +166,7 @@ class Loader(Iterable[Batch]):
         self._pipeline = Pipeline(
             self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven
         )
-        self._given_ranks = (rank, world_size, gather)
+        self._given_ranks = (rank, world_size, all_gather)
         self._known_ranks: Ranks | None = None
         self._fingerprint: str | None = None
         self._position = self._beginning(0)
@@ -228,7 +228,7 @@ class Loader(Iterable[Batch]):
         check_form(state)
         same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
         position = Position.from_json(copy.deepcopy(dict(state)))
-        self._epochs.check_place(position.window.place)
+        self._epochs.check_cursor(position.window.cursor)
         if "stats" in state:
             self._stats = Stats.from_json(state["stats"])
         if same:
@@ -237,7 +237,7 @@ class Loader(Iterable[Batch]):
             self._epochs.use_shapes(state["shapes"])
         else:
             self._stats = self._stats.plus(repeated_rows=position.window.served + position.window.skip)
-            position = Position(position.epoch, position.until, WindowStart(position.window.place, blocks=0))
+            position = Position(position.epoch, position.until, WindowStart(position.window.cursor, blocks=0))
         if self.epochs is None or position.until is None:
             until = None if self.epochs is None else position.epoch + self.epochs
             position = dataclasses.replace(position, until=until)
@@ -452,7 +452,7 @@ class Iteration(Iterator[Batch]):
         self._loader._took(made, answered - asked, answered - (self._answered or asked))
         self._answered = answered
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{self._loader.stats.waste:.2%} padding", refresh=False)
+            self._bar.set_postfix_str(f"{self._loader.stats.padding:.2%} padding", refresh=False)
             self._bar.update()
         return batch
 

@@ -75,8 +75,8 @@ class Pipeline:
         self._uneven = uneven
         self._looked_at: set[str] = set()
 
-    def run(self, start: Position, to_state: ToState, switch: StopSignal, prefetch: int, ranks: Ranks) -> Run:
-        """Iterate over batches from a position on, made ahead by threads of ``switch``.
+    def run(self, start: Position, to_state: ToState, stop_signal: StopSignal, prefetch: int, ranks: Ranks) -> Run:
+        """Iterate over batches from a position on, made ahead by threads of ``stop_signal``.
 
         One thread reads, tokenises and plans the window after the one that is served; another makes batches, if there is more
         to do than to collate them, which takes no longer than to hand them over. With ``prefetch=0`` all happens in the
@@ -87,15 +87,17 @@ class Pipeline:
         labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
         sharing = RankSharing(ranks, self._uneven, labels, prefetch)
         if not prefetch:
-            windows = self.epochs.windows(start, switch.check, sharing)
+            windows = self.epochs.windows(start, stop_signal.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))
-        ferry = None if ranks.world_size == 1 else CollectiveRelay(ranks, switch)
-        windows = self.epochs.windows(start, switch.check, dataclasses.replace(sharing, ranks=ferry or ranks))
-        ahead = Prefetcher(windows if ferry is None else ferry.each(windows), 1, switch, "seqstream-windows", goes_on=False)
+        relay = None if ranks.world_size == 1 else CollectiveRelay(ranks, stop_signal)
+        windows = self.epochs.windows(start, stop_signal.check, dataclasses.replace(sharing, ranks=relay or ranks))
+        ahead = Prefetcher(
+            windows if relay is None else relay.each(windows), 1, stop_signal, "seqstream-windows", goes_on=False
+        )
         batches = self._batches(ahead, start, to_state, ahead.go_on, left=prefetch)
         if self._on_batch is None and not self.transfer.has_work:
-            return Run(batches, ferry)
-        return Run(Prefetcher(batches, prefetch, switch, "seqstream-batches"), ferry)
+            return Run(batches, relay)
+        return Run(Prefetcher(batches, prefetch, stop_signal, "seqstream-batches"), relay)
 
     def largest_batch(self, state: dict[str, Json], max_tokens: int | None) -> Batch:
         """Make a batch of the largest shape that can occur, on the device, of one record over and over.
@@ -179,12 +181,12 @@ class Run(Iterator[PreparedBatch]):
 
     Attributes:
         batches: What makes them.
-        ferry: Makes the calls of the thread that makes windows; ``None`` if there are no other ranks, or no threads.
+        relay: Makes the calls of the thread that makes windows; ``None`` if there are no other ranks, or no threads.
         is_due: Whether a window is to be shared before anything else.
     """
 
     batches: Iterator[PreparedBatch]
-    ferry: CollectiveRelay | None = None
+    relay: CollectiveRelay | None = None
     is_due: bool = True
 
     def __next__(self) -> PreparedBatch:
@@ -195,8 +197,8 @@ class Run(Iterator[PreparedBatch]):
         return made
 
     def _share(self) -> None:
-        if self.is_due and self.ferry is not None:
-            self.ferry.serve()
+        if self.is_due and self.relay is not None:
+            self.relay.serve()
         self.is_due = False
 
 

@@ -72,21 +72,21 @@ class Prefetcher(Generic[Item]):
     Args:
         items: Makes the items.
         depth: How many items are ready or under way at most.
-        switch: Ends the thread.
+        stop_signal: Ends the thread.
         name: Name of the thread.
         goes_on: Whether the thread goes on as soon as an item was taken; if not, when `go_on` is called.
     """
 
-    def __init__(self, items: Iterator[Item], depth: int, switch: StopSignal, name: str, *, goes_on: bool = True) -> None:
+    def __init__(self, items: Iterator[Item], depth: int, stop_signal: StopSignal, name: str, *, goes_on: bool = True) -> None:
         self._items = items
-        self._switch = switch
+        self._switch = stop_signal
         self._goes_on = goes_on
         self._ready: SimpleQueue[Outcome[Item]] = SimpleQueue()
         self._room: SimpleQueue[None] = SimpleQueue()
         self._end: BaseException | None = None
         for _ in range(depth):
             self._room.put(None)
-        switch.start(self._run, name, self._wake)
+        stop_signal.start(self._run, name, self._wake)
 
     def __iter__(self) -> Iterator[Item]:
         return self

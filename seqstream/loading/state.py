@@ -102,19 +102,19 @@ class Position:
             **others,
             "epoch": self.epoch,
             "until": self.until,
-            "position": window.place.position,
+            "position": window.cursor.position,
             "blocks": window.blocks,
             "skip": window.skip,
             "group": window.group,
             "served": window.served,
             "step": window.step,
-            "source": window.place.source_json(),
+            "source": window.cursor.source_json(),
         }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Json]) -> Position:
-        place = Cursor.from_json(state["position"], state["source"])
-        window = WindowStart(place, state["blocks"], state["skip"], state["group"], state["served"], state["step"])
+        cursor = Cursor.from_json(state["position"], state["source"])
+        window = WindowStart(cursor, state["blocks"], state["skip"], state["group"], state["served"], state["step"])
         return cls(state["epoch"], state["until"], window)
 
 

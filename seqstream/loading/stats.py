@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from seqstream.records import Json
 
-_DERIVED = ("waste", "rows_per_batch", "rows_per_step", "tokens_per_batch", "tokens_per_second")
+_DERIVED = ("padding", "rows_per_batch", "rows_per_step", "tokens_per_batch", "tokens_per_second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Stats:
     seconds_waited: float = 0.0
 
     @property
-    def waste(self) -> float:
+    def padding(self) -> float:
         """Share of the slots that are padding, 0 to 1."""
         return 1 - self.tokens / self.slots if self.slots else 0.0
 
     @property
     def rows_per_batch(self) -> float:
-        """Mean rows of a batch: what `InOrder` needs to make batches as large."""
+        """Mean rows of a batch: what `Unbucketed` needs to make batches as large."""
         return self.rows / self.batches if self.batches else 0.0
 
     @property
@@ -109,7 +109,7 @@ class Stats:
             if getattr(self, name)
         )
         return (
-            f"{self.batches:,} batches, {self.rows:,} rows, {self.tokens:,} tokens, {self.waste:.2%} padding, "
+            f"{self.batches:,} batches, {self.rows:,} rows, {self.tokens:,} tokens, {self.padding:.2%} padding, "
             f"{self.tokens_per_second:,.0f} tokens/s, waited {self.seconds_waited:.2f} of {self.seconds:.2f} s"
             + (f"; {left_out}" if left_out else "")
         )

@@ -61,7 +61,7 @@ class WindowSize:
 
 
 class BatchSpec(Protocol):
-    """What a loader asks of a batch spec: `Bucket`, `Pack` and `InOrder` are its kinds."""
+    """What a loader asks of a batch spec: `Bucket`, `Pack` and `Unbucketed` are its kinds."""
 
     def window_size(self, *, shuffle: bool) -> WindowSize:
         """Return how much a full window holds."""
@@ -93,7 +93,7 @@ class BatchSpec(Protocol):
             multiple: Batches of an optimiser step, of all ranks: where batches are to be full, they are a multiple of it.
         """
 
-    def arrange(
+    def plan_global(
         self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
     ) -> GlobalPlan:
         """Return what all ranks take at each step of a window.
@@ -122,7 +122,7 @@ class Plans(abc.ABC):
         return lengths
 
     @abc.abstractmethod
-    def arrange(
+    def plan_global(
         self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
     ) -> GlobalPlan: ...
 
@@ -134,11 +134,11 @@ class Plans(abc.ABC):
             key: Seeds the order of rows and batches; ``None`` leaves both as they come.
         """
         keys = self.sort_keys(lengths)
-        grouping = self.arrange(LengthCounts.of(keys), key=key, world_size=1)
-        groups, places = np.arange(len(grouping)), np.arange(grouping.cuts[-1])
-        rows = grouping.wanted(places)
+        global_plan = self.plan_global(LengthCounts.of(keys), key=key, world_size=1)
+        groups, places = np.arange(len(global_plan)), np.arange(global_plan.cuts[-1])
+        rows = global_plan.wanted(places)
         local = np.append(sorted_order(keys), MADE_UP)[rows]
-        return grouping.lay_out(local, places, grouping.cuts, groups, grouping.turns)
+        return global_plan.lay_out(local, places, global_plan.cuts, groups, global_plan.turns)
 
 
 class Decided(Plans):

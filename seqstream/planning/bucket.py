@@ -189,7 +189,7 @@ class Bucket(Plans):
         size = cast("int", self.batch_size) * multiple
         return num_rows // size * size
 
-    def arrange(
+    def plan_global(
         self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
     ) -> GlobalPlan:
         order = SpreadTies.of(runs.counts, key)
@@ -201,10 +201,10 @@ class Bucket(Plans):
             groups = self._group_shapes(runs, order, world_size, accumulate)
         else:
             groups = self._group_lengths(runs, order, world_size, accumulate, step_cost)
-        step_groups = accumulate
+        batches_per_step = accumulate
         if is_mixed:
-            groups, step_groups = groups.dealt(world_size), accumulate * world_size
-            turns = mixed_turns(groups.costs, step_groups=step_groups, world_size=world_size, key=key)
+            groups, batches_per_step = groups.dealt(world_size), accumulate * world_size
+            turns = mixed_turns(groups.costs, batches_per_step=batches_per_step, world_size=world_size, key=key)
         else:
             turns = turns_of(len(groups.rooms), key)
         return GlobalPlan(
@@ -215,7 +215,7 @@ class Bucket(Plans):
             np.full(len(groups.rooms), self.rows_multiple_of) if groups.widths is None else groups.rooms,
             self.multiple_of,
             groups.widths,
-            step_groups=step_groups,
+            batches_per_step=batches_per_step,
             is_mixed=is_mixed,
         )
 
@@ -229,14 +229,16 @@ class Bucket(Plans):
         """Whether all batches have the same rows."""
         return self.max_tokens is None and self.batch_size is not None and self.shapes is None
 
-    def _group_lengths(self, runs: LengthCounts, order: RowOrder, shared: int, step_groups: int, step_cost: float) -> _Groups:
+    def _group_lengths(
+        self, runs: LengthCounts, order: RowOrder, shared: int, batches_per_step: int, step_cost: float
+    ) -> _Groups:
         step = self.rows_multiple_of * shared
         padded = self._rounded(runs.every(step))
-        cuts, rooms = self._cut(padded, step_groups, step_cost)
+        cuts, rooms = self._cut(padded, batches_per_step, step_cost)
         costs = self._costs(padded[cuts[:-1]]) * np.diff(cuts)
         return _Groups(order, np.minimum(cuts * step, runs.num_rows), rooms, costs)
 
-    def _cut(self, padded: Lengths, step_groups: int, step_cost: float) -> tuple[Cuts, Index]:
+    def _cut(self, padded: Lengths, batches_per_step: int, step_cost: float) -> tuple[Cuts, Index]:
         """Cut rows, longest first, of which every so many-th is given: each stands for one of every rank, or a few.
 
         They are never longer than that, so a group costs each rank what it would if all were as long.
@@ -248,10 +250,12 @@ class Bucket(Plans):
         costs = self._costs(padded)
         cuts = plan_batches(costs, max_tokens=budget, max_rows=most, step_cost=step_cost)
         if not self._is_by_rows:
-            cuts = split_groups(cuts, step_groups)
+            cuts = split_groups(cuts, batches_per_step)
         return cuts, fitting_rows(costs[cuts[:-1]], budget, most) * group
 
-    def _group_sides(self, runs: LengthCounts, order: RowOrder, shared: int, step_groups: int, step_cost: float) -> _Groups:
+    def _group_sides(
+        self, runs: LengthCounts, order: RowOrder, shared: int, batches_per_step: int, step_cost: float
+    ) -> _Groups:
         """Plan rows of several sides, such as a source and a target."""
         lengths = self._rounded(runs.every(1))
         rows, cuts = plan_pairs(
@@ -262,16 +266,16 @@ class Bucket(Plans):
             world_size=shared,
         )
         if not self._is_by_rows:
-            cuts = split_groups(cuts, step_groups)
+            cuts = split_groups(cuts, batches_per_step)
         sums = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
         rooms = fitting_rows(sums, self.max_tokens, self.batch_size)
         return _Groups(ListedOrder(order.rows_at(rows)), cuts, rooms, sums * -(-np.diff(cuts) // shared))
 
-    def _group_shapes(self, runs: LengthCounts, order: RowOrder, shared: int, step_groups: int) -> _Groups:
+    def _group_shapes(self, runs: LengthCounts, order: RowOrder, shared: int, batches_per_step: int) -> _Groups:
         """Fill shapes: a group has that of its longest row, and shorter rows where those of its length are at an end."""
         rows, widths = np.array(self.shapes).T  # shortest first, as they were read
         shapes = shape_of(runs.every(shared), widths)
-        cuts = split_groups(fill_greedily(rows[shapes]), step_groups)
+        cuts = split_groups(fill_greedily(rows[shapes]), batches_per_step)
         used = shapes[cuts[:-1]]
         cuts = np.minimum(cuts * shared, runs.num_rows)
         return _Groups(order, cuts, rows[used], self._costs(widths[used]) * rows[used], widths[used])

@@ -113,7 +113,7 @@ class GlobalPlan:
         multiple_of: Padded lengths are rounded up to a multiple of it.
         widths: ``int64 (G,)``, padded length of all columns; ``None`` where each column is as wide as its longest row.
         counts: What became of rows that are not in it as they were.
-        step_groups: How many groups, in their turns, an optimiser step sums.
+        batches_per_step: How many groups, in their turns, an optimiser step sums.
         is_mixed: Whether each rank takes groups of its own.
     """
 
@@ -125,7 +125,7 @@ class GlobalPlan:
     multiple_of: int = 1
     widths: Lengths | None = None
     counts: Counts = dataclasses.field(default_factory=dict)
-    step_groups: int = 1
+    batches_per_step: int = 1
     is_mixed: bool = False
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ class GlobalPlan:
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the window."""
-        return -(-len(self) // self.step_groups)
+        return -(-len(self) // self.batches_per_step)
 
     def wanted(self, places: Index) -> Index:
         """Return the rows that lie at places, by number; ``int64`` of any shape for which `lay_out` has a row."""
@@ -159,7 +159,7 @@ class GlobalPlan:
         sizes = np.diff(self.cuts)[self.turns]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, served, side="right"))
-        start = first // self.step_groups * self.step_groups
+        start = first // self.batches_per_step * self.batches_per_step
         turns = slice(start, min(first + 1, len(sizes)))
         left = served - (int(ends[start - 1]) if start else 0)
         return ranges(self.cuts[self.turns[turns]], sizes[turns])[:left]

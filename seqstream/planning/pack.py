@@ -209,7 +209,7 @@ class Pack(Decided):
                 break
         return least[0] or most[0]
 
-    def arrange(
+    def plan_global(
         self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
     ) -> PackedGlobalPlan:
         self._check_fit(runs.lengths)
@@ -230,7 +230,7 @@ class Pack(Decided):
             rooms=groups,
             multiples=groups,
             counts=self._counts(runs),
-            step_groups=accumulate,
+            batches_per_step=accumulate,
             row_length=self.row_length,
             row_cuts=row_cuts,
             sequences=sequences[packed],

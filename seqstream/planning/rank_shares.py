@@ -83,17 +83,17 @@ class _Left:
     numbers: Index
 
     @classmethod
-    def of(cls, grouping: GlobalPlan, served: int) -> _Left:
-        sizes = np.diff(grouping.cuts)[grouping.turns]
+    def of(cls, global_plan: GlobalPlan, served: int) -> _Left:
+        sizes = np.diff(global_plan.cuts)[global_plan.turns]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, served, side="right"))
-        groups, sizes = grouping.turns[first:], sizes[first:].copy()
-        begins = grouping.cuts[groups].copy()
+        groups, sizes = global_plan.turns[first:], sizes[first:].copy()
+        begins = global_plan.cuts[groups].copy()
         if len(groups):
             begun = served - (int(ends[first]) - int(sizes[0]))
             sizes[0] -= begun
             begins[0] += begun
-        return cls(groups, begins, sizes, np.arange(first, len(grouping)) // grouping.step_groups)
+        return cls(groups, begins, sizes, np.arange(first, len(global_plan)) // global_plan.batches_per_step)
 
     def split(self, parts: Index) -> _Left:
         """Cut each into so many parts, as even as can be; some are empty where there are fewer rows."""
@@ -108,7 +108,7 @@ class _Left:
         return len(self.groups)
 
 
-def cut_steps(grouping: GlobalPlan, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
+def cut_steps(global_plan: GlobalPlan, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
     """Cut what is left of a window into what all ranks take at once, no batch of which is over its room.
 
     A group that was made for as many ranks is one such part. Where there are fewer ranks now it is several, as even as can be.
@@ -117,38 +117,38 @@ def cut_steps(grouping: GlobalPlan, served: int, world_size: int, uneven: Uneven
     rank has one.
 
     Args:
-        grouping: The window as it was planned, by whatever number of ranks.
+        global_plan: The window as it was planned, by whatever number of ranks.
         served: How many of its rows were served, a prefix of its groups in their turns.
         world_size: How many ranks there are now.
         uneven: What becomes of fewer rows than ranks: ``"repeat"`` keeps them, ``"drop"`` does not. Where that would be as many
             rows as ranks or more, as it can be in a window planned for another number of ranks, the batches of a step are
             taken from groups that follow each other, each rank with its own; so no more is left out than the last few.
     """
-    steps = _cut_groups(grouping, served, world_size)
+    steps = _cut_groups(global_plan, served, world_size)
     is_short = steps.totals < world_size
     if world_size == 1 or uneven == "repeat":
         return _repeat(steps) if is_short.any() and world_size > 1 else steps
-    whole = steps if not served else _cut_groups(grouping, 0, world_size)  # as whoever began the window with these ranks
+    whole = steps if not served else _cut_groups(global_plan, 0, world_size)  # as whoever began the window with these ranks
     if whole.totals[whole.totals < world_size].sum() >= world_size:
-        steps = _cut_across(grouping, served, world_size)
+        steps = _cut_across(global_plan, served, world_size)
         is_short = steps.totals < world_size
-    return _drop(steps, grouping, is_short) if is_short.any() else steps
+    return _drop(steps, global_plan, is_short) if is_short.any() else steps
 
 
-def _cut_groups(grouping: GlobalPlan, served: int, world_size: int) -> Steps:
+def _cut_groups(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
     """Cut what is left of a window into steps, some of which may have fewer rows than there are ranks."""
-    left = _Left.of(grouping, served)
-    if grouping.is_mixed:
+    left = _Left.of(global_plan, served)
+    if global_plan.is_mixed:
         left, width = left.split(_parts_of_own(left, world_size)), world_size
     else:
-        left, width = left.split(-(-left.sizes // (world_size * grouping.rooms[left.groups]))), 1
+        left, width = left.split(-(-left.sizes // (world_size * global_plan.rooms[left.groups]))), 1
     return Steps.of(left, served, width)
 
 
-def _cut_across(grouping: GlobalPlan, served: int, world_size: int) -> Steps:
+def _cut_across(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
     """Cut what is left into batches of one group each, and take one for each rank, in their turns; only the last are split."""
-    left = _Left.of(grouping, served)
-    pieces = left.split(-(-left.sizes // grouping.rooms[left.groups]))
+    left = _Left.of(global_plan, served)
+    pieces = left.split(-(-left.sizes // global_plan.rooms[left.groups]))
     at_once = dataclasses.replace(pieces, numbers=np.arange(len(pieces)) // world_size)
     return Steps.of(pieces.split(_parts_of_own(at_once, world_size)), served, world_size)
 
@@ -183,10 +183,10 @@ def _repeat(steps: Steps) -> Steps:
     return dataclasses.replace(steps, groups=groups, begins=begins, sizes=sizes, is_repeated=is_repeated)
 
 
-def _drop(steps: Steps, grouping: GlobalPlan, is_short: npt.NDArray[np.bool_]) -> Steps:
+def _drop(steps: Steps, global_plan: GlobalPlan, is_short: npt.NDArray[np.bool_]) -> Steps:
     """Leave out what has fewer rows than there are ranks."""
     out = np.repeat(is_short, steps.width)
-    dropped, truncated = _count_left_out(grouping, steps.begins[out], steps.sizes[out])
+    dropped, truncated = _count_left_out(global_plan, steps.begins[out], steps.sizes[out])
     return Steps(
         steps.groups[~out],
         steps.begins[~out],
@@ -199,12 +199,12 @@ def _drop(steps: Steps, grouping: GlobalPlan, is_short: npt.NDArray[np.bool_]) -
     )
 
 
-def _count_left_out(grouping: GlobalPlan, begins: Index, sizes: Index) -> tuple[int, int]:
+def _count_left_out(global_plan: GlobalPlan, begins: Index, sizes: Index) -> tuple[int, int]:
     """Count rows that are wanted at some places and nowhere else, and those that are wanted elsewhere too: in pieces."""
-    is_inside = np.zeros(int(grouping.cuts[-1]), dtype=np.bool_)
+    is_inside = np.zeros(int(global_plan.cuts[-1]), dtype=np.bool_)
     for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
         is_inside[begin : begin + size] = True
-    inside, outside = (grouping.wanted(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
+    inside, outside = (global_plan.wanted(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
     found = np.zeros(1 + max(inside.max(initial=-1), outside.max(initial=-1)), dtype=np.bool_)
     found[inside] = True
     num_wanted = int(found.sum())

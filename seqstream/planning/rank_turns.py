@@ -18,7 +18,9 @@ _STRATA = 16
 """Steps of fewer groups are made several at a time, so that as many groups that follow each other are of as many lengths."""
 
 
-def mixed_turns(costs: npt.NDArray[np.int64], *, step_groups: int, world_size: int, key: tuple[object, ...] | None) -> Index:
+def mixed_turns(
+    costs: npt.NDArray[np.int64], *, batches_per_step: int, world_size: int, key: tuple[object, ...] | None
+) -> Index:
     """Return the order in which groups are served, rank after rank and step after step.
 
     Groups are cut by length into as many strata as a step has groups, and each step takes one of each: so it holds lengths as
@@ -26,25 +28,25 @@ def mixed_turns(costs: npt.NDArray[np.int64], *, step_groups: int, world_size: i
 
     Args:
         costs: ``int64 (G,)``, what each group costs; groups are longest first.
-        step_groups: Groups of an optimiser step, a multiple of ``world_size``.
+        batches_per_step: Groups of an optimiser step, a multiple of ``world_size``.
         world_size: Number of ranks.
         key: What chance depends on; ``None`` leaves groups as they are.
 
     Returns:
         ``int64 (G,)``: rank ``r`` takes the group at ``r``, ``r + R`` and so on. Groups that do not fill a step come last.
     """
-    num_steps = len(costs) // step_groups
+    num_steps = len(costs) // batches_per_step
     if key is None or not num_steps:
         return np.arange(len(costs))
     noise = hash_index(np.arange(len(costs)), *key, "costs").astype(np.float64) / 2**64
     noisy = costs * (1 + _NOISE * noise)
-    at_once = min(num_steps, -(-_STRATA // step_groups))
-    most, fewer = _evenly_apart(num_steps * step_groups, num_steps % at_once * step_groups)
-    found = [_steps_of(most, noisy, step_groups, at_once, key)]
+    at_once = min(num_steps, -(-_STRATA // batches_per_step))
+    most, fewer = _evenly_apart(num_steps * batches_per_step, num_steps % at_once * batches_per_step)
+    found = [_steps_of(most, noisy, batches_per_step, at_once, key)]
     if len(fewer):
-        found.append(_steps_of(fewer, noisy, step_groups, len(fewer) // step_groups, (*key, "last")))
+        found.append(_steps_of(fewer, noisy, batches_per_step, len(fewer) // batches_per_step, (*key, "last")))
     steps = np.concatenate([_to_ranks(steps, noisy, world_size, (*key, number)) for number, steps in enumerate(found)])
-    return np.concatenate([steps.ravel(), np.arange(num_steps * step_groups, len(costs))])
+    return np.concatenate([steps.ravel(), np.arange(num_steps * batches_per_step, len(costs))])
 
 
 def _evenly_apart(size: int, num: int) -> tuple[Index, Index]:
@@ -54,23 +56,25 @@ def _evenly_apart(size: int, num: int) -> tuple[Index, Index]:
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def _steps_of(groups: Index, costs: npt.NDArray[np.float64], step_groups: int, at_once: int, key: tuple[object, ...]) -> Index:
+def _steps_of(
+    groups: Index, costs: npt.NDArray[np.float64], batches_per_step: int, at_once: int, key: tuple[object, ...]
+) -> Index:
     """Return steps of groups, ``int64 (T, S)``, so many of which that follow each other have a group of as many strata.
 
     Args:
         groups: ``int64 (n,)``, longest first; ``n`` is a multiple of ``step_groups * at_once``.
         costs: ``float64 (G,)``.
-        step_groups: Groups of a step.
+        batches_per_step: Groups of a step.
         at_once: How many steps are made at a time.
         key: Seeds the order of steps.
     """
-    strata = groups.reshape(step_groups, at_once, -1)
+    strata = groups.reshape(batches_per_step, at_once, -1)
     for axis in (2, 1):
         strata = np.take_along_axis(strata, np.argsort(costs[strata], axis=axis, kind="stable"), axis=axis)
     several = strata.transpose(2, 1, 0)
     several = several[EvenOrder(len(several), *key, "steps", turned=False).between(0, len(several))]
     return np.take_along_axis(several, _random(several.shape[:2], (*key, "at once"))[:, :, None], axis=1).reshape(
-        -1, step_groups
+        -1, batches_per_step
     )
 
 

@@ -11,8 +11,8 @@ import torch
 from seqstream.batches.batch import Batch
 from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import Json
 
 Row: TypeAlias = tuple[int, int]
@@ -89,7 +89,7 @@ def expect_in_budget(batch: Batch, spec: object, shapes: Sequence[Sequence[int]]
         expect(batch.num_rows % spec.rows_multiple_of == 0, f"rows of {where} must be a multiple, got {batch.num_rows}")
         descending = batch.lengths.sort(descending=True).values
         expect(torch.equal(descending, batch.lengths), f"rows of {where} must come longest first")
-    if isinstance(spec, InOrder):
+    if isinstance(spec, Unbucketed):
         expect(batch.num_rows <= spec.batch_size, f"{where} must have at most {spec.batch_size} rows, got {batch.num_rows}")
     if shapes is not None:
         shape = tuple(batch.mask.shape)

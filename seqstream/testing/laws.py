@@ -64,8 +64,8 @@ def check_source(source: Source) -> None:
         expect(sorted(mixed) == sorted(whole), f"take() must give the {len(whole)} records that read() gives, got {len(mixed)}")
 
 
-def _row_ids(source: Source, place: Cursor) -> list[int]:
-    blocks = read_blocks(source, range(source.num_shards), place)
+def _row_ids(source: Source, cursor: Cursor) -> list[int]:
+    blocks = read_blocks(source, range(source.num_shards), cursor)
     return [row_id for block in blocks for row_id in block.table.column(ROW_ID).to_pylist()]
 
 

@@ -34,11 +34,11 @@ class _Table:
             self._left.add(rank)
             self._changed.notify_all()
 
-    def gather_of(self, rank: int) -> Callable[[bytes], list[bytes]]:
+    def all_gather_of(self, rank: int) -> Callable[[bytes], list[bytes]]:
         """Return the function by which a rank meets the others."""
         rounds = itertools.count()
 
-        def gather(data: bytes) -> list[bytes]:
+        def all_gather(data: bytes) -> list[bytes]:
             number = next(rounds)
             with self._changed:
                 given = self._rounds.setdefault(number, {})
@@ -53,7 +53,7 @@ class _Table:
                 self._rounds.pop(number - 1, None)  # all have taken it, being here
             return [given[other] for other in range(self._world_size)]
 
-        return gather
+        return all_gather
 
 
 def run_ranks(world_size: int, job: Callable[[Options], Result]) -> list[Result]:
@@ -80,7 +80,7 @@ def try_ranks(world_size: int, job: Callable[[Options], Result]) -> list[Result 
 
     def run(rank: int) -> None:
         try:
-            outcomes[rank] = job({"rank": rank, "world_size": world_size, "gather": table.gather_of(rank)})
+            outcomes[rank] = job({"rank": rank, "world_size": world_size, "all_gather": table.all_gather_of(rank)})
         except BaseException as error:  # noqa: BLE001 - it is returned
             outcomes[rank] = error
         finally:

@@ -48,8 +48,8 @@ class EngineError(ValueError):
 class Engine:
     """Encodes texts, with one engine and one tokenizer; may be pickled and forked."""
 
-    def __init__(self, blueprint: TokenizerSpec, name: str) -> None:
-        self.blueprint = blueprint
+    def __init__(self, tokenizer_spec: TokenizerSpec, name: str) -> None:
+        self.tokenizer_spec = tokenizer_spec
         self.name = name
         self._encode: Encode | None = None
         self._pid = 0
@@ -67,7 +67,7 @@ class Engine:
         except BaseException as error:  # a panic in Rust is no Exception
             if self.name == FUNCTION:
                 raise
-            raise refusal(self.blueprint, self.name, self.encode, texts, error) from error
+            raise refusal(self.tokenizer_spec, self.name, self.encode, texts, error) from error
 
     def encode(self, texts: list[str]) -> TokenRows:
         """Do so, but raise what the engine itself raises."""
@@ -78,22 +78,22 @@ class Engine:
     @functools.cached_property
     def bare(self) -> Engine:
         """The same engine of the same tokenizer, without special tokens."""
-        bare = self.blueprint.bare
-        return self if bare == self.blueprint else Engine(bare, self.name)
+        bare = self.tokenizer_spec.bare
+        return self if bare == self.tokenizer_spec else Engine(bare, self.name)
 
     def __reduce__(self) -> tuple[type[Engine], tuple[TokenizerSpec, str]]:
-        return Engine, (self.blueprint, self.name)
+        return Engine, (self.tokenizer_spec, self.name)
 
     def _build(self) -> Encode:
         if not is_installed(self.name):
             raise ModuleNotFoundError(f"engine {self.name} is not installed; pip install 'seqstream[fast]'", name=self.name)
         try:
-            return _BUILDERS[self.name](self.blueprint)
+            return _BUILDERS[self.name](self.tokenizer_spec)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in Rust is no Exception
             remedy = f"use engine='{REFERENCE}' or 'auto'"
-            raise EngineError(f"engine {self.name} cannot take tokenizer {self.blueprint}: {error}; {remedy}") from error
+            raise EngineError(f"engine {self.name} cannot take tokenizer {self.tokenizer_spec}: {error}; {remedy}") from error
 
 
 def is_installed(name: str) -> bool:
@@ -101,7 +101,7 @@ def is_installed(name: str) -> bool:
     return name == FUNCTION or importlib.util.find_spec(name) is not None
 
 
-def choose_engine(blueprint: TokenizerSpec, wanted: str, texts: Iterable[str | None]) -> Engine:
+def choose_engine(tokenizer_spec: TokenizerSpec, wanted: str, texts: Iterable[str | None]) -> Engine:
     """Return the fastest engine whose ids are equal to those of `tokenizers`, or the wanted one if they are.
 
     Every engine but `tokenizers` itself is compared on a fixed set of hostile texts and on the first of ``texts``.
@@ -113,15 +113,15 @@ def choose_engine(blueprint: TokenizerSpec, wanted: str, texts: Iterable[str | N
     Warns:
         EngineWarning: The fastest engine gives other ids, so `tokenizers` is used.
     """
-    if blueprint.is_function:
-        return Engine(blueprint, FUNCTION)
-    name = _FASTEST.get(blueprint.kind, REFERENCE) if wanted == "auto" else wanted
+    if tokenizer_spec.is_function:
+        return Engine(tokenizer_spec, FUNCTION)
+    name = _FASTEST.get(tokenizer_spec.kind, REFERENCE) if wanted == "auto" else wanted
     if name == REFERENCE:
-        return Engine(blueprint, REFERENCE)
+        return Engine(tokenizer_spec, REFERENCE)
     if wanted == "auto" and not is_installed(name):
         _advise(name)
-        return Engine(blueprint, REFERENCE)
-    proof = proof_of(blueprint, name)
+        return Engine(tokenizer_spec, REFERENCE)
+    proof = proof_of(tokenizer_spec, name)
     try:
         difference = proof.find_difference(list(first_texts(texts)))
     except EngineError as error:
@@ -140,9 +140,9 @@ def choose_engine(blueprint: TokenizerSpec, wanted: str, texts: Iterable[str | N
 class Proof:
     """What is known of an engine: whether it has given the ids of `tokenizers` for all texts on which both were compared."""
 
-    def __init__(self, blueprint: TokenizerSpec, name: str) -> None:
-        self.engine = Engine(blueprint, name)
-        self.reference = Engine(blueprint, REFERENCE)
+    def __init__(self, tokenizer_spec: TokenizerSpec, name: str) -> None:
+        self.engine = Engine(tokenizer_spec, name)
+        self.reference = Engine(tokenizer_spec, REFERENCE)
         self._known: set[bytes] = set()
         self._found: str | EngineError | None = None
 
@@ -154,7 +154,7 @@ class Proof:
         """
         known = hashlib.blake2b(repr(texts).encode(), digest_size=16).digest()
         if self._found is None and known not in self._known:
-            proved = self.engine.blueprint.added_tokens if not self._known else None
+            proved = self.engine.tokenizer_spec.added_tokens if not self._known else None
             hostile = [] if proved is None else hostile_texts(proved)
             try:
                 self._found = find_difference(self.engine, self.reference, [*hostile, *texts])
@@ -167,12 +167,12 @@ class Proof:
 
 
 @functools.lru_cache(maxsize=4)
-def proof_of(blueprint: TokenizerSpec, name: str) -> Proof:
+def proof_of(tokenizer_spec: TokenizerSpec, name: str) -> Proof:
     """Return the proof of an engine, the same for the same tokenizer: loaders made anew have nothing to prove again.
 
     It keeps both engines: each new `tokenizers.Tokenizer` that encodes leaves a third of a megabyte behind in its threads.
     """
-    return Proof(blueprint, name)
+    return Proof(tokenizer_spec, name)
 
 
 def find_failing(encode: Callable[[list[str]], object], texts: list[str]) -> tuple[int, BaseException] | None:
@@ -195,7 +195,7 @@ def find_failing(encode: Callable[[list[str]], object], texts: list[str]) -> tup
 
 
 def refusal(
-    blueprint: TokenizerSpec, name: str, encode: Callable[[list[str]], object], texts: list[str], error: BaseException
+    tokenizer_spec: TokenizerSpec, name: str, encode: Callable[[list[str]], object], texts: list[str], error: BaseException
 ) -> BaseException:
     """Return the error that says which text an engine cannot encode; the one it has raised if it is no single text."""
     failing = find_failing(encode, texts)
@@ -205,7 +205,7 @@ def refusal(
     shown = shorten(texts[row])
     if name == REFERENCE:
         remedy = "give the tokenizer an unknown token, or change such texts in a Map before"
-        return RowError(f"tokenizer {blueprint} cannot encode {shown!r}: {error}; {remedy}", row)
+        return RowError(f"tokenizer {tokenizer_spec} cannot encode {shown!r}: {error}; {remedy}", row)
     return RowError(f"engine {name} cannot encode {shown!r}: {error}; set Tokenize(engine='{REFERENCE}')", row)
 
 
@@ -231,7 +231,7 @@ def find_difference(engine: Engine, reference: Engine, texts: list[str]) -> str 
             names = f"engine {engine.name} gives other ids than {reference.name}"
             at = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
             shown = f"from id {at} on {_excerpt(theirs, at)} where {reference.name} gives {_excerpt(ours, at)}"
-            return f"{names} for {_text_at(reference.blueprint, text, at)!r}: {shown}"
+            return f"{names} for {_text_at(reference.tokenizer_spec, text, at)!r}: {shown}"
     return f"engine {engine.name} returned {len(actual):,} rows for {len(texts):,} texts"
 
 
@@ -268,18 +268,18 @@ def _excerpt(ids: list[int], at: int) -> str:
     return f"[{', '.join(map(str, ids[at : at + 8]))}{', …' if len(ids) > at + 8 else ''}]"
 
 
-def _text_at(blueprint: TokenizerSpec, text: str, at: int) -> str:
+def _text_at(tokenizer_spec: TokenizerSpec, text: str, at: int) -> str:
     """Return the text around the token where ids begin to differ."""
     if len(text) <= _SHOWN_CHARS:
         return text
-    spans = blueprint.build().encode(text, add_special_tokens=blueprint.special_tokens).offsets
+    spans = tokenizer_spec.build().encode(text, add_special_tokens=tokenizer_spec.special_tokens).offsets
     begin = max(0, spans[min(at, len(spans) - 1)][0] - 20) if spans else 0
     return f"{'…' if begin else ''}{text[begin : begin + _SHOWN_CHARS]}…"
 
 
-def _build_tokenizers(blueprint: TokenizerSpec) -> Encode:
+def _build_tokenizers(tokenizer_spec: TokenizerSpec) -> Encode:
     quiet_forks()
-    encode_batch, special = blueprint.build().encode_batch_fast, blueprint.special_tokens
+    encode_batch, special = tokenizer_spec.build().encode_batch_fast, tokenizer_spec.special_tokens
 
     def encode(texts: list[str]) -> TokenRows:
         flat = array("i")  # fromlist: 42-53 ns an id, against 63-159 for arrays joined and 52-102 for a chain
@@ -293,16 +293,16 @@ def _build_tokenizers(blueprint: TokenizerSpec) -> Encode:
     return encode
 
 
-def _build_fastokens(blueprint: TokenizerSpec) -> Encode:
+def _build_fastokens(tokenizer_spec: TokenizerSpec) -> Encode:
     import fastokens
 
-    special, split = blueprint.special_tokens, blueprint.split_special_tokens
+    special, split = tokenizer_spec.special_tokens, tokenizer_spec.split_special_tokens
     ends: tuple[TokenRows, ...] = ()
     try:
-        encode_batch_flat = fastokens.Tokenizer.from_json_str(blueprint.json).encode_batch_flat
+        encode_batch_flat = fastokens.Tokenizer.from_json_str(tokenizer_spec.json).encode_batch_flat
     except ValueError:  # it may be the post-processor alone that it does not know: RoBERTa's
-        encode_batch_flat = fastokens.Tokenizer.from_json_str(blueprint.bare.json).encode_batch_flat
-        ends = tuple(map(TokenRows.constant, blueprint.ends))
+        encode_batch_flat = fastokens.Tokenizer.from_json_str(tokenizer_spec.bare.json).encode_batch_flat
+        ends = tuple(map(TokenRows.constant, tokenizer_spec.ends))
 
     def encode(texts: list[str]) -> TokenRows:
         ids, offsets = encode_batch_flat(texts, special, split)
@@ -312,12 +312,12 @@ def _build_fastokens(blueprint: TokenizerSpec) -> Encode:
     return encode
 
 
-def _build_nanotoken(blueprint: TokenizerSpec) -> Encode:
+def _build_nanotoken(tokenizer_spec: TokenizerSpec) -> Encode:
     import nanotoken
 
-    if blueprint.split_special_tokens:
+    if tokenizer_spec.split_special_tokens:
         raise ValueError("it cannot take special tokens for ordinary text")
-    encode_batch, special = nanotoken.Tokenizer.from_json(blueprint.json).encode_batch, blueprint.special_tokens
+    encode_batch, special = nanotoken.Tokenizer.from_json(tokenizer_spec.json).encode_batch, tokenizer_spec.special_tokens
 
     def encode(texts: list[str]) -> TokenRows:
         rows = encode_batch(texts, add_special_tokens=special)
@@ -326,8 +326,8 @@ def _build_nanotoken(blueprint: TokenizerSpec) -> Encode:
     return encode
 
 
-def _build_function(blueprint: TokenizerSpec) -> Encode:
-    name, function = blueprint.name, blueprint.function
+def _build_function(tokenizer_spec: TokenizerSpec) -> Encode:
+    name, function = tokenizer_spec.name, tokenizer_spec.function
 
     def encode(texts: list[str]) -> TokenRows:
         try:

@@ -89,7 +89,7 @@ class Tokenize:
     word_labels: WordLabels = "first"
     chat: Speaker | None = None
     engine: EngineName = "auto"
-    _blueprints: dict[str, TokenizerSpec] = dataclasses.field(init=False)
+    _tokenizer_specs: dict[str, TokenizerSpec] = dataclasses.field(init=False)
     _forms: dict[str, RowFormat] = dataclasses.field(init=False)
     _engines: dict[tuple[str, str], Engine] = dataclasses.field(init=False, default_factory=dict)
 
@@ -100,18 +100,18 @@ class Tokenize:
         options = RowOptions(**{each.name: getattr(self, each.name) for each in dataclasses.fields(RowOptions)})
         check_options(options)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
-        blueprints: dict[str, TokenizerSpec] = {}
+        tokenizer_specs: dict[str, TokenizerSpec] = {}
         forms: dict[str, RowFormat] = {}
         for field, tokenizer in given.items():
             column = f"{field}_ids" if given is self.tokenizer else "input_ids"
-            blueprint = read_tokenizer(tokenizer, special_tokens=self.special_tokens)
-            if blueprint.is_function and self.engine != "auto":
+            tokenizer_spec = read_tokenizer(tokenizer, special_tokens=self.special_tokens)
+            if tokenizer_spec.is_function and self.engine != "auto":
                 raise ValueError(
-                    f"engine must be 'auto' for the tokenizer {blueprint.name} written in Python, got {self.engine!r}"
+                    f"engine must be 'auto' for the tokenizer {tokenizer_spec.name} written in Python, got {self.engine!r}"
                 )
-            blueprints[column], forms[column] = blueprint, make_row_format(options, field, blueprint)
-            _check_length(blueprint, forms[column].num_special, self.max_length)
-        object.__setattr__(self, "_blueprints", blueprints)
+            tokenizer_specs[column], forms[column] = tokenizer_spec, make_row_format(options, field, tokenizer_spec)
+            _check_length(tokenizer_spec, forms[column].num_special, self.max_length)
+        object.__setattr__(self, "_blueprints", tokenizer_specs)
         object.__setattr__(self, "_forms", forms)
 
     def _check_settings(self) -> None:
@@ -136,8 +136,10 @@ class Tokenize:
 
     def __repr__(self) -> str:
         named = isinstance(self.tokenizer, Mapping)
-        shown = {form.fields[0]: self._blueprints[column] for column, form in self._forms.items()}
-        parts = [", ".join(f"{field}: {blueprint}" if named else str(blueprint) for field, blueprint in shown.items())]
+        shown = {form.fields[0]: self._tokenizer_specs[column] for column, form in self._forms.items()}
+        parts = [
+            ", ".join(f"{field}: {tokenizer_spec}" if named else str(tokenizer_spec) for field, tokenizer_spec in shown.items())
+        ]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.init and field.name != "tokenizer" and value != field.default:
@@ -145,9 +147,9 @@ class Tokenize:
         return f"Tokenize({', '.join(parts)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        for blueprint in self._blueprints.values():
-            if isinstance(blueprint.source, LiveTokenizer):
-                blueprint.source.__reduce__()  # before the user's own object says less
+        for tokenizer_spec in self._tokenizer_specs.values():
+            if isinstance(tokenizer_spec.source, LiveTokenizer):
+                tokenizer_spec.source.__reduce__()  # before the user's own object says less
         return self.__dict__
 
     @property
@@ -158,28 +160,28 @@ class Tokenize:
     def fingerprint(self) -> Json:
         """Say what decides the ids: tokenizers and settings; not the engine, which decides none."""
         forms = self._forms.items()
-        tokenizers = {" + ".join(form.fields): self._blueprints[column].fingerprint() for column, form in forms}
+        tokenizers = {" + ".join(form.fields): self._tokenizer_specs[column].fingerprint() for column, form in forms}
         own = {name: value for _, form in forms for name, value in form.fingerprint().items()}
         return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
         """Tokenizers that are functions of the user."""
-        return [each.function for each in self._blueprints.values() if each.is_function]
+        return [each.function for each in self._tokenizer_specs.values() if each.is_function]
 
     def pad_values(self) -> dict[str, int]:
         """Return the padding token of each column whose tokenizer has one, and the token type of padding if it is not 0."""
         found: dict[str, int] = {}
-        for column, blueprint in self._blueprints.items():
-            if blueprint.pad_id is not None:
-                found[column] = blueprint.pad_id
-            if blueprint.pad_type and isinstance(self.field, tuple):
-                found[TOKEN_TYPES] = blueprint.pad_type
+        for column, tokenizer_spec in self._tokenizer_specs.items():
+            if tokenizer_spec.pad_id is not None:
+                found[column] = tokenizer_spec.pad_id
+            if tokenizer_spec.pad_type and isinstance(self.field, tuple):
+                found[TOKEN_TYPES] = tokenizer_spec.pad_type
         return found
 
     def padding_sides(self) -> dict[str, str]:
         """Return where the tokenizer of each column of ids pads, ``"right"`` or ``"left"``."""
-        return {column: blueprint.padding_side for column, blueprint in self._blueprints.items()}
+        return {column: tokenizer_spec.padding_side for column, tokenizer_spec in self._tokenizer_specs.items()}
 
     def choose_engines(self, sample: pa.Table | None = None) -> dict[str, str]:
         """Return the name of the engine for each column of ids, each proved on hostile texts and on the first of a sample.
@@ -196,7 +198,7 @@ class Tokenize:
         chosen = {}
         for column, form in self._forms.items():
             texts = form.sample(sample) if sample is not None and len(sample) else ()
-            engine = choose_engine(form.blueprint, self.engine, texts)
+            engine = choose_engine(form.tokenizer_spec, self.engine, texts)
             self._engines[column, engine.name] = engine
             chosen[column] = engine.name
         return chosen
@@ -212,9 +214,9 @@ class Tokenize:
 
     def _engine(self, column: str, form: RowFormat, name: str) -> Engine:
         """Return the engine that was proved, warm as it is, or one that is built when it is used."""
-        if (name == FUNCTION) != form.blueprint.is_function:
-            raise ValueError(f"engine {name} cannot be used for tokenizer {form.blueprint}; choose engines anew")
-        return self._engines.setdefault((column, name), Engine(form.blueprint, name))
+        if (name == FUNCTION) != form.tokenizer_spec.is_function:
+            raise ValueError(f"engine {name} cannot be used for tokenizer {form.tokenizer_spec}; choose engines anew")
+        return self._engines.setdefault((column, name), Engine(form.tokenizer_spec, name))
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -244,8 +246,8 @@ def _read_max_length(given: object, overflow: str) -> int | None:
     return limit
 
 
-def _check_length(blueprint: TokenizerSpec, special: int, max_length: int | None) -> None:
+def _check_length(tokenizer_spec: TokenizerSpec, special: int, max_length: int | None) -> None:
     if max_length is not None and max_length <= special:
         raise ValueError(
-            f"max_length must be more than the {special} special tokens of tokenizer {blueprint}, got {max_length}"
+            f"max_length must be more than the {special} special tokens of tokenizer {tokenizer_spec}, got {max_length}"
         )

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
 
 _UNNAMED = ("paths", "tokenizer")
 
 
-def write_loader(source: Source, tokenize: Tokenize, spec: Bucket | InOrder) -> str:
+def write_loader(source: Source, tokenize: Tokenize, spec: Bucket | Unbucketed) -> str:
     """Write the Python that makes a loader of these; what is no plain value stays a name."""
     stages = "".join(f"    ss.{write_call(part)},\n" for part in (source, tokenize, spec))
     return f"import seqstream as ss\n\nloader = ss.Loader(\n{stages})"

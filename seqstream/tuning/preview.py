@@ -36,7 +36,7 @@ class Preview:
     shown: tuple[PreviewRow, ...]
 
     @property
-    def waste(self) -> float:
+    def padding(self) -> float:
         """Share of the slots that are padding, 0 to 1."""
         return 1 - self.tokens / (self.rows * self.width)
 

@@ -91,7 +91,7 @@ def _settings(settings: Sequence[Setting], best: Setting, mark: str, gap: int) -
             window,
             f"{setting.batches:,}",
             f"{setting.rows:,.{int(setting.rows < 10)}f}",
-            f"{setting.waste:.2%}",
+            f"{setting.padding:.2%}",
             speed,
         ]
         style = "bold green" if setting is best else "" if is_bucket else "dim"
@@ -102,7 +102,7 @@ def _settings(settings: Sequence[Setting], best: Setting, mark: str, gap: int) -
 def print_preview(preview: Preview, number: int, console: Console) -> None:
     """Print a batch: its size on one line, then a line for each row that is shown, cut to the terminal's width."""
     size = f"{preview.rows:,} rows x {preview.width:,} = {preview.rows * preview.width:,} slots"
-    console.print(Text(f"Batch {number}: {size}, {preview.tokens:,} tokens, {preview.waste:.2%} padding", style="bold"))
+    console.print(Text(f"Batch {number}: {size}, {preview.tokens:,} tokens, {preview.padding:.2%} padding", style="bold"))
     places = [_cut_left(row.place, console.width // 3) for row in preview.shown]
     width = max(map(len, places))
     for row, place in zip(preview.shown, places, strict=True):

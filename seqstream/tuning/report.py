@@ -16,7 +16,7 @@ import numpy.typing as npt
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import ID_BYTES, WindowSize
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import Json
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
@@ -80,15 +80,15 @@ class Setting:
         max_tokens: Its budget; for random rows the budget of the batches that have as many rows.
         batches: Number of batches.
         rows: Rows of a batch, on average.
-        waste: Share of the slots that are padding, 0 to 1.
+        padding: Share of the slots that are padding, 0 to 1.
         tokens_per_second: Real tokens a second that a loader gave out, where that was measured.
     """
 
-    spec: Bucket | InOrder
+    spec: Bucket | Unbucketed
     max_tokens: int
     batches: int
     rows: float
-    waste: float
+    padding: float
     tokens_per_second: float | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -233,12 +233,12 @@ def compare(
         buckets = [Bucket(budget, window_batches=window) for window in sorted(set(windows))]
         num_smaller = sum(1 for bucket in buckets if budget * (bucket.window_batches or 0) < total)
         planned = [plan_epoch(lengths, bucket, bytes_per_token) for bucket in buckets[: num_smaller + 1]]
-        random = InOrder(max(1, round(planned[-1].rows)))
+        random = Unbucketed(max(1, round(planned[-1].rows)))
         settings += [dataclasses.replace(plan_epoch(lengths, random, bytes_per_token), max_tokens=budget), *planned]
     return settings
 
 
-def plan_epoch(lengths: Lengths, spec: Bucket | InOrder, bytes_per_token: float = 0.0) -> Setting:
+def plan_epoch(lengths: Lengths, spec: Bucket | Unbucketed, bytes_per_token: float = 0.0) -> Setting:
     """Plan an epoch of full windows, as a loader does that shuffles.
 
     Args:
@@ -277,11 +277,11 @@ def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:
     enough = [setting.max_tokens for setting in buckets if setting.rows >= ENOUGH_ROWS]
     budget = min(enough) if enough else max(setting.max_tokens for setting in buckets)
     at_budget = [setting for setting in buckets if setting.max_tokens == budget]
-    least = min(setting.waste for setting in at_budget)
-    best = next(setting for setting in at_budget if setting.waste <= least + NEAR_LEAST)
+    least = min(setting.padding for setting in at_budget)
+    best = next(setting for setting in at_budget if setting.padding <= least + NEAR_LEAST)
     random = next(setting for setting in settings if setting.max_tokens == budget and setting not in buckets)
     why = f"smallest budget with {ENOUGH_ROWS} rows a batch or more" if enough else "largest budget, for more rows a batch"
-    saved = (1 - best.waste) / (1 - random.waste)
+    saved = (1 - best.padding) / (1 - random.padding)
     return best, (
         f"{why} ({best.rows:,.0f}), and the smallest window within {NEAR_LEAST:.1%} of the least padding; "
         f"random batches as large compute {saved:.1f} times the slots"

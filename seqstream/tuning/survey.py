@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import ROW_ID, Json, located, split_row_id
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
@@ -187,7 +187,7 @@ class Speed:
     seconds: float
 
 
-def measure_speed(source: Source, tokenize: Tokenize, spec: Bucket | InOrder, engine: str, *, seed: int = 0) -> Speed:
+def measure_speed(source: Source, tokenize: Tokenize, spec: Bucket | Unbucketed, engine: str, *, seed: int = 0) -> Speed:
     """Run a loader over an epoch with full windows, for a consumer that does nothing.
 
     The engine is proved and warm before the clock starts: ``tokenize`` keeps it.

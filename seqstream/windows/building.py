@@ -38,26 +38,28 @@ from seqstream.windows.window import Window
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 
 
-def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, recipe: WindowSettings) -> Iterator[Window]:
+def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, window_settings: WindowSettings) -> Iterator[Window]:
     """Yield the windows of an epoch from a start on.
 
     Args:
         blocks: The blocks from ``start.place`` on.
         start: Where to begin, as the ``following`` of the window before says.
-        recipe: What to do with them.
+        window_settings: What to do with them.
     """
-    buffer = BlockBuffer(iter(blocks), recipe.guard, recipe.world_size)
+    buffer = BlockBuffer(iter(blocks), window_settings.guard, window_settings.world_size)
     while True:
-        draft = collect_blocks(buffer, start, recipe)
-        if draft is None:
+        collected = collect_blocks(buffer, start, window_settings)
+        if collected is None:
             return
-        if recipe.spec.sample_batches:
-            recipe = dataclasses.replace(recipe, spec=recipe.spec.fitted(draft.runs.every(1), recipe.max_length))
-            draft = dataclasses.replace(draft, recipe=recipe)
-        window, left = _build(draft)
+        if window_settings.spec.sample_batches:
+            window_settings = dataclasses.replace(
+                window_settings, spec=window_settings.spec.fitted(collected.runs.every(1), window_settings.max_length)
+            )
+            collected = dataclasses.replace(collected, window_settings=window_settings)
+        window, left = _build(collected)
         buffer.give_back(left)
         following = window.following
-        del draft, left
+        del collected, left
         yield window
         del window
         if following is None:
@@ -65,49 +67,51 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, recipe: W
         start = following
 
 
-def _build(draft: CollectedBlocks) -> tuple[Window, list[BufferedBlocks]]:
+def _build(collected: CollectedBlocks) -> tuple[Window, list[BufferedBlocks]]:
     """Plan the rows of some blocks; return the window, and those of its last blocks that the next begins with."""
-    recipe, spec, entries = draft.recipe, draft.recipe.spec, draft.entries
-    ranks = recipe.sharing.ranks
-    group = planned_for(draft.start, recipe)
-    multiple = group * recipe.accumulate
-    num_planned = spec.num_planned(draft.num_rows, lambda num: draft.census_of(num).runs, last=draft.is_last, multiple=multiple)
-    census = draft.census_of(num_planned)
-    own = _own_rows(draft, num_planned)
-    number = _first_row_id(draft, own, num_planned)
-    key = (*recipe.key, number if num_planned else None)
-    grouping = _arrange(draft, census, own, key, group)
-    if draft.start.served > (total := int(grouping.cuts[-1])):
-        served = f"{draft.start.served:,} rows of a window that the state counts as served"
+    window_settings, spec, entries = collected.window_settings, collected.window_settings.spec, collected.entries
+    ranks = window_settings.sharing.ranks
+    group = planned_for(collected.start, window_settings)
+    multiple = group * window_settings.accumulate
+    num_planned = spec.num_planned(
+        collected.num_rows, lambda num: collected.global_order_of(num).runs, last=collected.is_last, multiple=multiple
+    )
+    global_order = collected.global_order_of(num_planned)
+    own = _own_rows(collected, num_planned)
+    number = _first_row_id(collected, own, num_planned)
+    key = (*window_settings.key, number if num_planned else None)
+    global_plan = _arrange(collected, global_order, own, key, group)
+    if collected.start.served > (total := int(global_plan.cuts[-1])):
+        served = f"{collected.start.served:,} rows of a window that the state counts as served"
         raise ValueError(f"source must still have the {served}, got {total:,}; the data has changed")
-    grouping = balance_turns(grouping, own, census, recipe, key)
-    steps = cut_steps(grouping, draft.start.served, recipe.world_size, recipe.sharing.uneven)
+    global_plan = balance_turns(global_plan, own, global_order, window_settings, key)
+    steps = cut_steps(global_plan, collected.start.served, window_settings.world_size, window_settings.sharing.uneven)
     counts = Counter[str]()
     for entry in entries:
         counts.update(entry.counts)
         entry.counts = {}
     if ranks.rank == 0:  # who counts for all
-        counts.update(grouping.counts)
+        counts.update(global_plan.counts)
         counts["truncated"] += steps.num_truncated
-        counts["dropped"] += steps.num_dropped + (draft.num_rows - num_planned if draft.is_last else 0)
+        counts["dropped"] += steps.num_dropped + (collected.num_rows - num_planned if collected.is_last else 0)
     left: list[BufferedBlocks] = []
     following = None
-    share = draft.share(num_planned, census.runs.num_tokens)
-    full_bytes = round(draft.read_bytes / share) if share else 0
-    if not draft.is_last:
-        size = next_size(draft.num_blocks, share, recipe.growth)
-        left, following = follow(entries, draft.num_rows - num_planned, size)
-        following = dataclasses.replace(following, step=draft.start.step + grouping.num_steps)
-    begun = _count_begun(draft, own, census, grouping)
-    dealt = exchange_rows(own, census, grouping, steps, ranks)
-    start = dataclasses.replace(draft.start, group=group)
-    with located(dealt.table.column(ROW_ID), recipe.locate):
+    share = collected.share(num_planned, global_order.runs.num_tokens)
+    full_bytes = round(collected.read_bytes / share) if share else 0
+    if not collected.is_last:
+        size = next_size(collected.num_blocks, share, window_settings.growth)
+        left, following = follow(entries, collected.num_rows - num_planned, size)
+        following = dataclasses.replace(following, step=collected.start.step + global_plan.num_steps)
+    begun = _count_begun(collected, own, global_order, global_plan)
+    dealt = exchange_rows(own, global_order, global_plan, steps, ranks)
+    start = dataclasses.replace(collected.start, group=group)
+    with located(dealt.table.column(ROW_ID), window_settings.locate):
         columns, sequence = _read_columns(dealt.table, spec)
     window = Window(
         start=start,
         following=following,
         number=number,
-        runs=census.runs,
+        runs=global_order.runs,
         columns=columns if dealt.is_repeated is None else without_labels(columns, dealt.is_repeated),
         sequence=sequence,
         row_ids=to_numpy(dealt.table.column(ROW_ID)),
@@ -117,18 +121,18 @@ def _build(draft: CollectedBlocks) -> tuple[Window, list[BufferedBlocks]]:
         plan=dealt.plan,
         after=steps.after.tolist(),
         counts=+counts,
-        step_numbers=(draft.start.step + steps.numbers).tolist(),
+        step_numbers=(collected.start.step + steps.numbers).tolist(),
         step_ends=steps.ends.tolist(),
         rank=ranks.rank,
         full_bytes=full_bytes,
     )
-    return add_up(window, ranks, recipe.sharing.labels, begun), left
+    return add_up(window, ranks, window_settings.sharing.labels, begun), left
 
 
-def _own_rows(draft: CollectedBlocks, num_rows: int) -> pa.Table:
+def _own_rows(collected: CollectedBlocks, num_rows: int) -> pa.Table:
     """Return this rank's rows of those that are planned."""
-    entries = draft.entries
-    ranges = ranges_of(entries, draft.start.skip, num_rows)
+    entries = collected.entries
+    ranges = ranges_of(entries, collected.start.skip, num_rows)
     tables = [
         entry.table.slice(rows.start, rows.stop - rows.start)
         for entry, rows in zip(entries, ranges, strict=True)
@@ -136,28 +140,30 @@ def _own_rows(draft: CollectedBlocks, num_rows: int) -> pa.Table:
     ]
     if not tables:
         return NO_ROWS
-    with located(row_ids_of(tables), draft.recipe.locate):
+    with located(row_ids_of(tables), collected.window_settings.locate):
         return join_tables(tables)
 
 
-def _count_begun(draft: CollectedBlocks, own: pa.Table, census: GlobalOrder, grouping: GlobalPlan) -> Totals | None:
+def _count_begun(
+    collected: CollectedBlocks, own: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan
+) -> Totals | None:
     """Return what this rank has made of the optimiser step under way that was served before; ``None`` if none was."""
-    places = grouping.begun_places(draft.start.served)
+    places = global_plan.begun_places(collected.start.served)
     if not len(places):
         return None
-    spec, sharing, group = draft.recipe.spec, draft.recipe.sharing, draft.start.group
+    spec, sharing, group = collected.window_settings.spec, collected.window_settings.sharing, collected.start.group
     if sharing.uneven == "drop":  # as those who began the window did
-        places = places[owners(cut_steps(grouping, 0, group, "drop"), places, group)[0] >= 0]
+        places = places[owners(cut_steps(global_plan, 0, group, "drop"), places, group)[0] >= 0]
     columns, sequence = _read_columns(own, spec) if len(own) else ({}, None)
-    return count_begun(OwnRows(columns, sequence, census), grouping, places, spec, sharing.labels)
+    return count_begun(OwnRows(columns, sequence, global_order), global_plan, places, spec, sharing.labels)
 
 
-def _first_row_id(draft: CollectedBlocks, own: pa.Table, num_rows: int) -> int:
+def _first_row_id(collected: CollectedBlocks, own: pa.Table, num_rows: int) -> int:
     """Return the row id of the first row of the window; -1 if it has none."""
-    entries, ranks = draft.entries, draft.recipe.sharing.ranks
+    entries, ranks = collected.entries, collected.window_settings.sharing.ranks
     first = own.column(ROW_ID)[0].as_py() if len(own) else -1
-    told = [int.from_bytes(data, "little", signed=True) for data in ranks.gather(first.to_bytes(8, "little", signed=True))]
-    ranges = ranges_of(entries, draft.start.skip, num_rows)
+    told = [int.from_bytes(data, "little", signed=True) for data in ranks.all_gather(first.to_bytes(8, "little", signed=True))]
+    ranges = ranges_of(entries, collected.start.skip, num_rows)
     owners = (entry.owner or 0 for entry, rows in zip(entries, ranges, strict=True) if rows.start < rows.stop)
     return next((told[owner] for owner in owners), -1)
 
@@ -183,22 +189,25 @@ def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], 
 
 
 def _arrange(
-    draft: CollectedBlocks, census: GlobalOrder, own: pa.Table, key: tuple[object, ...], world_size: int
+    collected: CollectedBlocks, global_order: GlobalOrder, own: pa.Table, key: tuple[object, ...], world_size: int
 ) -> GlobalPlan:
     """Plan the window; an error names the longest row, if it is one of this rank's."""
-    recipe, spec = draft.recipe, draft.recipe.spec
+    window_settings, spec = collected.window_settings, collected.window_settings.spec
     try:
-        return spec.arrange(
-            census.runs, key=key if recipe.shuffle else None, world_size=world_size, accumulate=recipe.accumulate
+        return spec.plan_global(
+            global_order.runs,
+            key=key if window_settings.shuffle else None,
+            world_size=world_size,
+            accumulate=window_settings.accumulate,
         )
     except ValueError as error:
         lengths = lengths_of(own, spec.columns)
         totals = lengths if lengths.ndim == 1 else lengths.sum(axis=1)
-        longest = census.runs.lengths if census.runs.lengths.ndim == 1 else census.runs.lengths.sum(axis=1)
+        longest = global_order.runs.lengths if global_order.runs.lengths.ndim == 1 else global_order.runs.lengths.sum(axis=1)
         if not len(totals) or totals.max() < longest.max():
             error.add_note("the record is one that another rank has tokenised, which says where it is")
             raise
-        with located(own.column(ROW_ID), recipe.locate):
+        with located(own.column(ROW_ID), window_settings.locate):
             row = int(totals.argmax())
             cause = "" if spec.columns else which_is_longest(own, row)
             raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None

@@ -44,7 +44,7 @@ _Told: TypeAlias = dict[str, Any]
 
 
 def balance_turns(
-    grouping: GlobalPlan, own: pa.Table, census: GlobalOrder, recipe: WindowSettings, key: tuple[object, ...]
+    global_plan: GlobalPlan, own: pa.Table, global_order: GlobalOrder, window_settings: WindowSettings, key: tuple[object, ...]
 ) -> GlobalPlan:
     """Return the groups of a window in an order in which every stretch is like the window, in classes and in lengths.
 
@@ -52,27 +52,27 @@ def balance_turns(
     changes, and nothing is said to other ranks, where the batch spec names no column or rows are not shuffled.
 
     Args:
-        grouping: The plan of the window.
+        global_plan: The plan of the window.
         own: This rank's rows of it, in the order of the data.
-        census: Who has what.
-        recipe: How the window is made.
+        global_order: Who has what.
+        window_settings: How the window is made.
         key: Seeds the order.
 
     Raises:
         ValueError: The column is missing, or holds no classes; the same on every rank.
     """
-    spec, ranks = recipe.spec, recipe.sharing.ranks
-    if not isinstance(spec, Bucket) or spec.balance is None or not recipe.shuffle or not len(grouping):
-        return grouping
+    spec, ranks = window_settings.spec, window_settings.sharing.ranks
+    if not isinstance(spec, Bucket) or spec.balance is None or not window_settings.shuffle or not len(global_plan):
+        return global_plan
     classes, num_classes = number_classes(own, spec.balance, ranks)
-    width = grouping.step_groups if grouping.is_mixed else 1
-    units = grouping.turns[: len(grouping) // width * width].reshape(-1, width)
-    edges = length_edges(census.runs)
+    width = global_plan.batches_per_step if global_plan.is_mixed else 1
+    units = global_plan.turns[: len(global_plan) // width * width].reshape(-1, width)
+    edges = length_edges(global_order.runs)
     kinds = len(edges) + 1, num_classes
-    counts = _count(_own_rows(grouping, units, census, edges, classes), (len(units), *kinds), ranks)
+    counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), ranks)
     by_length = _by_length(counts[..., : kinds[0]])
     turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"))]
-    return dataclasses.replace(grouping, turns=np.append(units[turns].ravel(), grouping.turns[units.size :]))
+    return dataclasses.replace(global_plan, turns=np.append(units[turns].ravel(), global_plan.turns[units.size :]))
 
 
 def _by_length(counts: Index) -> Index:
@@ -104,7 +104,7 @@ def number_classes(own: pa.Table, column: str, ranks: Ranks) -> tuple[Index, int
         ValueError: No rank has the column, or one of them finds no classes in it.
     """
     codes, told = _own_classes(own, column)
-    rows = _rows_of_classes([json.loads(each) for each in ranks.gather(json.dumps(told).encode())], column)
+    rows = _rows_of_classes([json.loads(each) for each in ranks.all_gather(json.dumps(told).encode())], column)
     by_rows = sorted(rows, key=lambda value: (-rows[value], value))
     numbers = {value: min(number, _COUNTED - 1) for number, value in enumerate(by_rows)}
     known = np.array([numbers[value] for value in told.get("classes", {_NO_VALUE: 0}) if value in numbers], dtype=np.int64)
@@ -196,24 +196,24 @@ def _tokens(runs: LengthCounts) -> Index:
     return runs.lengths if runs.lengths.ndim == 1 else runs.lengths.sum(axis=1)
 
 
-def _own_rows(grouping: GlobalPlan, units: Index, census: GlobalOrder, edges: Index, classes: Index) -> _Rows:
+def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, edges: Index, classes: Index) -> _Rows:
     """Tell for each of this rank's rows what it counts for.
 
     Args:
-        grouping: The plan of the window.
+        global_plan: The plan of the window.
         units: ``int64 (U, W)``, the groups of each unit.
-        census: Which rows this rank has.
+        global_order: Which rows this rank has.
         edges: Of the ranges of lengths, ascending.
         classes: ``int64 (n,)``, of its rows in the order of the data.
     """
-    unit_of = np.full(len(grouping), -1)
+    unit_of = np.full(len(global_plan), -1)
     unit_of[units.ravel()] = np.repeat(np.arange(len(units)), units.shape[1])
-    which, places = grouping.places_of(census.numbers)
-    own = unit_of[np.searchsorted(grouping.cuts, places, side="right") - 1]
+    which, places = global_plan.places_of(global_order.numbers)
+    own = unit_of[np.searchsorted(global_plan.cuts, places, side="right") - 1]
     which, own = which[own >= 0], own[own >= 0]
-    runs = census.runs
-    lengths = _tokens(runs)[np.searchsorted(runs.starts, census.numbers[which], side="right") - 1]
-    return _Rows(own, np.searchsorted(edges, lengths), classes[census.rows[which]], lengths)
+    runs = global_order.runs
+    lengths = _tokens(runs)[np.searchsorted(runs.starts, global_order.numbers[which], side="right") - 1]
+    return _Rows(own, np.searchsorted(edges, lengths), classes[global_order.rows[which]], lengths)
 
 
 def _count(rows: _Rows, shape: tuple[int, int, int], ranks: Ranks) -> Index:
@@ -231,7 +231,7 @@ def _count(rows: _Rows, shape: tuple[int, int, int], ranks: Ranks) -> Index:
     own = np.stack([np.bincount(at, weights, num_units * width) for weights in (None, lengths)]).astype(np.int64)
     places = np.flatnonzero(own[0])
     total = np.zeros_like(own)
-    for data in ranks.gather(np.vstack([places, own[:, places]]).tobytes()):
+    for data in ranks.all_gather(np.vstack([places, own[:, places]]).tobytes()):
         told = np.frombuffer(data, dtype=np.int64).reshape(3, -1)
         total[:, told[0]] += told[1:]
     return total.reshape(2, num_units, width)

@@ -29,22 +29,22 @@ class CollectedBlocks:
     """The blocks of a window, processed by whoever owns them; as far as all ranks know of them.
 
     Attributes:
-        recipe: How they become a window.
+        window_settings: How they become a window.
         start: Where it begins, with the number of blocks it has.
         entries: The blocks.
         is_last: Whether the epoch ends with them.
-        census: Of all their rows, without those that belong to the window before.
+        global_order: Of all their rows, without those that belong to the window before.
     """
 
-    recipe: WindowSettings
+    window_settings: WindowSettings
     start: WindowStart
     entries: list[BufferedBlocks]
     is_last: bool
-    census: GlobalOrder
+    global_order: GlobalOrder
 
     @property
     def runs(self) -> LengthCounts:
-        return self.census.runs
+        return self.global_order.runs
 
     @property
     def num_rows(self) -> int:
@@ -61,33 +61,36 @@ class CollectedBlocks:
 
     def share(self, num_rows: int, num_tokens: int) -> float:
         """Return how much of a full window some of its rows are."""
-        num_batches = self.recipe.spec.num_batches(num_rows, num_tokens)
-        size = self.recipe.spec.window_size(shuffle=self.recipe.shuffle)
+        num_batches = self.window_settings.spec.num_batches(num_rows, num_tokens)
+        size = self.window_settings.spec.window_size(shuffle=self.window_settings.shuffle)
         return size.share(
-            num_batches=num_batches, num_tokens=num_tokens, read_bytes=self.read_bytes, world_size=self.recipe.world_size
+            num_batches=num_batches,
+            num_tokens=num_tokens,
+            read_bytes=self.read_bytes,
+            world_size=self.window_settings.world_size,
         )
 
-    def census_of(self, num_rows: int) -> GlobalOrder:
+    def global_order_of(self, num_rows: int) -> GlobalOrder:
         """Return the census of the first rows."""
         if num_rows == self.num_rows:
-            return self.census
-        return _census(self.entries, self.start.skip, num_rows, self.recipe)
+            return self.global_order
+        return _census(self.entries, self.start.skip, num_rows, self.window_settings)
 
 
-def collect_blocks(buffer: BlockBuffer, start: WindowStart, recipe: WindowSettings) -> CollectedBlocks | None:
+def collect_blocks(buffer: BlockBuffer, start: WindowStart, window_settings: WindowSettings) -> CollectedBlocks | None:
     """Take the blocks of a window from the buffer, and process those of this rank; return ``None`` if there are none.
 
     There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
     """
-    size, ended = _choose_size(buffer, start, recipe)
+    size, ended = _choose_size(buffer, start, window_settings)
     if not size:
         return None
-    ranks = recipe.sharing.ranks
+    ranks = window_settings.sharing.ranks
     entries = [entry.with_digest(ranks.world_size) for entry in buffer.take(size)]
     taken = [entry for entry in entries if entry.owner is not None]
     entries = taken + share_out(entries[len(taken) :], ranks.rank, ranks.world_size)
     while True:
-        _process([entry for entry in entries if entry.block is not None], entries, start, recipe)
+        _process([entry for entry in entries if entry.block is not None], entries, start, window_settings)
         start = dataclasses.replace(start, blocks=count_blocks(entries))
         num_rows = _count_rows(entries) - start.skip
         if num_rows < 0:
@@ -95,49 +98,55 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, recipe: WindowSettin
                 f"source must still have the {start.skip:,} rows that the state skips, got {num_rows + start.skip:,}; the data "
                 "has changed"
             )
-        draft = CollectedBlocks(recipe, start, entries, ended, _census(entries, start.skip, num_rows, recipe))
-        if ended or not _is_short(draft.runs, recipe.spec, planned_for(start, recipe) * recipe.accumulate):
-            return draft
+        collected = CollectedBlocks(
+            window_settings, start, entries, ended, _census(entries, start.skip, num_rows, window_settings)
+        )
+        if ended or not _is_short(
+            collected.runs, window_settings.spec, planned_for(start, window_settings) * window_settings.accumulate
+        ):
+            return collected
         (more,) = buffer.take(1)
         entries = entries + more.with_digest(ranks.world_size).given_to(ranks.world_size - 1, ranks.rank)
         ended = not buffer.fill(1)
 
 
 def _process(
-    todo: Sequence[BufferedBlocks], entries: Sequence[BufferedBlocks], start: WindowStart, recipe: WindowSettings
+    todo: Sequence[BufferedBlocks], entries: Sequence[BufferedBlocks], start: WindowStart, window_settings: WindowSettings
 ) -> None:
     """Process blocks of this rank, and let all ranks know how many rows each block of the window has, or what went wrong."""
     read = [entry for entry in entries if entry.digest is not None]
     digest = f"{digest_arrays(np.array([entry.digest for entry in read], dtype=np.int64)):08x}"
-    header = Handshake(recipe.key[-1], start.place.position, count_blocks(entries), start.skip, start.served, digest=digest)
+    header = Handshake(
+        window_settings.key[-1], start.cursor.position, count_blocks(entries), start.skip, start.served, digest=digest
+    )
     explain = functools.partial(
-        explain_blocks, [entry.digest or 0 for entry in read], [entry.first_row_id for entry in read], recipe.locate
+        explain_blocks, [entry.digest or 0 for entry in read], [entry.first_row_id for entry in read], window_settings.locate
     )
     try:
-        recipe.process(todo, recipe.guard)
+        window_settings.process(todo, window_settings.guard)
         for entry in todo:
-            _look_at(entry, recipe)
+            _look_at(entry, window_settings)
     except Exception as error:
-        check_in(header.failing(error), recipe.sharing.ranks, explain)
+        check_in(header.failing(error), window_settings.sharing.ranks, explain)
         raise
-    own = [entry.num_rows for entry in entries if entry.owner == recipe.sharing.ranks.rank]
-    told = check_in(header.telling(np.concatenate(own) if own else NO_BLOCKS), recipe.sharing.ranks, explain)
+    own = [entry.num_rows for entry in entries if entry.owner == window_settings.sharing.ranks.rank]
+    told = check_in(header.telling(np.concatenate(own) if own else NO_BLOCKS), window_settings.sharing.ranks, explain)
     for entry in entries:
         owner = entry.owner or 0
         entry.num_rows, told[owner] = told[owner][: len(entry)].astype(np.int64), told[owner][len(entry) :]
 
 
-def _look_at(entry: BufferedBlocks, recipe: WindowSettings) -> None:
+def _look_at(entry: BufferedBlocks, window_settings: WindowSettings) -> None:
     """Note the lengths of a block's rows, and refuse missing values: the rank that has them can tell the others now."""
     table = entry.table
     if table is not None:
         for name in (name for name in table.column_names if table.column(name).null_count):
-            with located(table.column(ROW_ID), recipe.locate):
+            with located(table.column(ROW_ID), window_settings.locate):
                 read_rows(name, table)
-        entry.keys = recipe.spec.sort_keys(lengths_of(table, recipe.spec.columns))
+        entry.keys = window_settings.spec.sort_keys(lengths_of(table, window_settings.spec.columns))
 
 
-def _census(entries: Sequence[BufferedBlocks], skip: int, num_rows: int, recipe: WindowSettings) -> GlobalOrder:
+def _census(entries: Sequence[BufferedBlocks], skip: int, num_rows: int, window_settings: WindowSettings) -> GlobalOrder:
     """Count the rows of a window by length, from ``skip`` on."""
     parts: list[list[Lengths]] = []
     owners: list[int] = []
@@ -148,8 +157,10 @@ def _census(entries: Sequence[BufferedBlocks], skip: int, num_rows: int, recipe:
             parts.append([])
         if entry.keys is not None:
             parts[-1].append(entry.keys[rows])
-    own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == recipe.sharing.ranks.rank]
-    return gather_lengths(own, owners, recipe.sharing.ranks)
+    own = [
+        np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == window_settings.sharing.ranks.rank
+    ]
+    return gather_lengths(own, owners, window_settings.sharing.ranks)
 
 
 def ranges_of(entries: Sequence[BufferedBlocks], skip: int, num_rows: int) -> Iterator[slice]:
@@ -173,7 +184,7 @@ def _is_short(runs: LengthCounts, spec: BatchSpec, multiple: int) -> bool:
     return runs.num_rows > 0 and not spec.fills(runs, multiple)
 
 
-def _choose_size(buffer: BlockBuffer, start: WindowStart, recipe: WindowSettings) -> tuple[int, bool]:
+def _choose_size(buffer: BlockBuffer, start: WindowStart, window_settings: WindowSettings) -> tuple[int, bool]:
     """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
     if start.served:
         size = buffer.fill(start.blocks)
@@ -182,7 +193,7 @@ def _choose_size(buffer: BlockBuffer, start: WindowStart, recipe: WindowSettings
                 f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
             )
     else:
-        size = level(buffer, start.blocks or recipe.first(buffer), recipe.max_bytes)
+        size = level(buffer, start.blocks or window_settings.first(buffer), window_settings.max_bytes)
     ended = buffer.fill(size + 1) <= size
     return size, ended
 
@@ -213,14 +224,14 @@ def next_size(blocks: int, share: float, growth: int) -> int:
     return max(1, min(round(wanted), growth * blocks))
 
 
-def planned_for(start: WindowStart, recipe: WindowSettings) -> int:
+def planned_for(start: WindowStart, window_settings: WindowSettings) -> int:
     """Return for how many ranks a window is planned: those that began to serve it, else those there are."""
-    return start.group if start.served else recipe.world_size
+    return start.group if start.served else window_settings.world_size
 
 
 def follow(entries: Sequence[BufferedBlocks], rows_left: int, size: int) -> tuple[list[BufferedBlocks], WindowStart]:
     """Return the last blocks, which hold the rows left over, and where the next window begins."""
     ends = np.cumsum(np.concatenate([entry.num_rows[::-1] for entry in reversed(entries)]))
     left = last_blocks(entries, int(np.searchsorted(ends, rows_left)) + 1 if rows_left else 0)
-    place = left[0].before if left else entries[-1].after
-    return left, WindowStart(place, size, skip=_count_rows(left) - rows_left)
+    cursor = left[0].before if left else entries[-1].after
+    return left, WindowStart(cursor, size, skip=_count_rows(left) - rows_left)

@@ -27,7 +27,7 @@ class WindowStart:
     """Where a window begins, and how much of it was served.
 
     Attributes:
-        place: Where its first block begins.
+        cursor: Where its first block begins.
         blocks: How many blocks it holds; as long as nothing of it was served, how many it should hold, before the end of the
             epoch is taken into account, and 0 where that is still to be chosen.
         skip: Rows of its first blocks that belong to the window before.
@@ -36,7 +36,7 @@ class WindowStart:
         step: Optimiser steps of the epoch before it.
     """
 
-    place: Cursor = dataclasses.field(default_factory=Cursor)
+    cursor: Cursor = dataclasses.field(default_factory=Cursor)
     blocks: int = 1
     skip: int = 0
     group: int = 0

@@ -34,12 +34,12 @@ class OwnRows:
     Attributes:
         columns: Their columns.
         sequence: The column that lengths are those of; ``None`` where every row has one step.
-        census: Their numbers.
+        global_order: Their numbers.
     """
 
     columns: Mapping[str, Column]
     sequence: str | None
-    census: GlobalOrder
+    global_order: GlobalOrder
 
 
 def add_up(window: Window, ranks: Ranks, rule: LabelRule | None, begun: Totals | None) -> Window:
@@ -56,7 +56,7 @@ def add_up(window: Window, ranks: Ranks, rule: LabelRule | None, begun: Totals |
         return window  # a step is a batch, which knows all of this itself
     own = np.array([window.planned.num_tokens, count_labels(window, rule)], dtype=np.int64).T
     before = _NOTHING if begun is None else begun
-    told = [np.frombuffer(data, dtype=np.int64).reshape(-1, 2) for data in ranks.gather(np.vstack([before, own]).tobytes())]
+    told = [np.frombuffer(data, dtype=np.int64).reshape(-1, 2) for data in ranks.all_gather(np.vstack([before, own]).tobytes())]
     found: Totals = np.where(np.min(told, axis=0) < 0, -1, np.sum(told, axis=0))
     totals = found[1:]
     steps = totals if is_whole else _of_steps(totals, np.array(window.step_numbers), found[0])
@@ -78,20 +78,20 @@ def _of_steps(totals: Totals, numbers: Index, begun: Totals) -> Totals:
     return of_each
 
 
-def count_begun(own: OwnRows, grouping: GlobalPlan, places: Index, spec: BatchSpec, rule: LabelRule | None) -> Totals:
+def count_begun(own: OwnRows, global_plan: GlobalPlan, places: Index, spec: BatchSpec, rule: LabelRule | None) -> Totals:
     """Return what this rank has made of the optimiser step under way that was served before, ``int64 (2,)``.
 
     Args:
         own: The rows of this rank.
-        grouping: The window as it was planned.
+        global_plan: The window as it was planned.
         places: ``int64 (P,)``, what of the step was served.
         spec: How rows are batched.
         rule: Where labels come from.
     """
-    if not len(own.census.numbers):
+    if not len(own.global_order.numbers):
         return np.array([0, -1 if rule is None or rule.is_drawn else 0])
-    rows, begins, lengths = grouping.own_items(own.census.numbers, places)
-    rows = own.census.rows[rows].astype(np.int64)
+    rows, begins, lengths = global_plan.own_items(own.global_order.numbers, places)
+    rows = own.global_order.rows[rows].astype(np.int64)
     names = [own.sequence, *(spec.columns or ())[1:]]
     tokens = 0
     for column in (own.columns.get(name or "") for name in names):

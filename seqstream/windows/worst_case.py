@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from seqstream.arrow import to_arrow
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.in_order import InOrder
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
+from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import PIECE, ROW_ID, sequence_column
 from seqstream.windows.columns import Column, Dense, Objects, Ragged, read_column
 from seqstream.windows.settings import WindowStart
@@ -39,7 +39,7 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
 
 
 @dataclasses.dataclass(frozen=True)
-class _Whole(InOrder):
+class _Whole(Unbucketed):
     """All rows in one batch."""
 
     columns: tuple[str, ...] | None = None  # a field for what others have as a property

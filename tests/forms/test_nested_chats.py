@@ -54,7 +54,7 @@ def theirs(bpe_tokenizer: Tokenizer) -> Any:
 
 def texts_of(source: ss.Source, tokenizer: Any, **options: Any) -> list[str]:
     """Return what the rows say, in the order of the data."""
-    stages = ss.Tokenize(tokenizer, field="messages", chat="all"), ss.InOrder(1)
+    stages = ss.Tokenize(tokenizer, field="messages", chat="all"), ss.Unbucketed(1)
     loader = ss.Loader(source, *stages, shuffle=False, **options)
     return [tokenizer.decode(batch.input_ids[0]) for batch in loader]
 
@@ -146,7 +146,7 @@ def test_a_stage_may_change_messages(tmp_path: Path, theirs: Any) -> None:
             chat[0]["content"] = chat[1]["content"] = "mended"
         return table.set_column(0, "messages", pa.array(chats, table.schema.field("messages").type))
 
-    stages = ss.Map(mend), ss.Tokenize(theirs, field="messages", chat="all"), ss.InOrder(1)
+    stages = ss.Map(mend), ss.Tokenize(theirs, field="messages", chat="all"), ss.Unbucketed(1)
     texts = [theirs.decode(batch.input_ids[0]) for batch in ss.Loader(ss.JsonLines(path), *stages, shuffle=False)]
     assert all(text.count("mended") == 2 for text in texts)
 
@@ -154,7 +154,7 @@ def test_a_stage_may_change_messages(tmp_path: Path, theirs: Any) -> None:
 def test_batches_do_not_show_the_text(tmp_path: Path) -> None:
     """Messages that nothing tokenises come as dicts without the field beside them."""
     path = save(tmp_path / "a.jsonl", text=["a"] * 2, messages=CHATS[1:3])
-    stages = ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.InOrder(2)
+    stages = ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.Unbucketed(2)
     (batch,) = ss.Loader(ss.JsonLines(path), *stages)
     assert all(EXACT not in message for chat in batch.messages for message in chat)
 

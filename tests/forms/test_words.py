@@ -206,13 +206,13 @@ def test_strings_become_labels_by_class(wordpiece_tokenizer: Tokenizer) -> None:
 
 def test_words_must_be_encoded_as_each_alone(bpe_tokenizer: Tokenizer) -> None:
     """A tokenizer that makes less of words that stand together, here by cutting them, is refused."""
-    blueprint = read_tokenizer(bpe_tokenizer, special_tokens=True)
+    tokenizer_spec = read_tokenizer(bpe_tokenizer, special_tokens=True)
     copy = Tokenizer.from_str(bpe_tokenizer.to_str())
     copy.enable_truncation(8)
     message = r"^tokenizer BPE \(600, .*\) must encode words that were split before as it encodes each of them alone, got \["
     with pytest.raises(ValueError, match=message):
-        prove_words(dataclasses.replace(blueprint, source=copy.to_str()))
-    prove_words(blueprint)
+        prove_words(dataclasses.replace(tokenizer_spec, source=copy.to_str()))
+    prove_words(tokenizer_spec)
 
 
 def test_an_end_is_not_labelled(bpe_tokenizer: Tokenizer) -> None:

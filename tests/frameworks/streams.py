@@ -22,7 +22,7 @@ def write_corpus(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def make_loader(folder: Path, spec: ss.Bucket | ss.InOrder | None = None, **options: Any) -> ss.Loader:
+def make_loader(folder: Path, spec: ss.Bucket | ss.Unbucketed | None = None, **options: Any) -> ss.Loader:
     """Make a loader of many short windows."""
     source = ss.TextFiles(str(folder / "corpus.txt"), block_bytes=2_048)
     stages = ss.Tokenize(folder / "tokenizer.json", max_length=MAX_LENGTH), spec or ss.Bucket(192, window_batches=8)

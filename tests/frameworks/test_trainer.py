@@ -53,7 +53,7 @@ def test_trainer_trains_on_the_batches_of_the_loader(folder: Path, trained: Watc
     assert [batch.is_step_end for batch in batches].count(True) == trained.state.global_step == STEPS
     assert all(step[-1].is_step_end for step in trained.trained)
     assert trained.stream.loader.stats.steps == STEPS
-    assert trained.stream.loader.stats.waste < 0.2
+    assert trained.stream.loader.stats.padding < 0.2
 
 
 @pytest.mark.parametrize("step", range(SAVE_EVERY, STEPS, SAVE_EVERY))
@@ -104,7 +104,7 @@ def test_trainer_counts_to_the_same(folder: Path, tmp_path: Path, trained: Watch
 
 def test_a_last_step_of_fewer_batches(folder: Path, tmp_path: Path) -> None:
     """Where epochs end with a step of fewer batches, steps end there, and are of the rows that they have."""
-    loader = make_loader(folder, ss.InOrder(24), epochs=None, accumulate=ACCUMULATED)
+    loader = make_loader(folder, ss.Unbucketed(24), epochs=None, accumulate=ACCUMULATED)
     trainer = WatchedTrainer(loader, model=make_model(dropout=0), args=arguments(tmp_path))
     trainer.train()
     assert {len(step) for step in trainer.trained} == {ACCUMULATED, 2}

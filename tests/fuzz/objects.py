@@ -73,7 +73,7 @@ def damage_tokenizer(random: Random, given: Input) -> Input:
 
 def read_tokenizer(given: Input, path: Path) -> list[list[int]]:
     """Return the ids that `Tokenize` makes of the texts."""
-    stages = ss.Generator(given.options["texts"]), ss.Tokenize(path), ss.InOrder(1)
+    stages = ss.Generator(given.options["texts"]), ss.Tokenize(path), ss.Unbucketed(1)
     return [batch.input_ids[0].tolist() for batch in ss.Loader(*stages, shuffle=False, prefetch=0)]
 
 
@@ -116,7 +116,7 @@ def sources() -> dict[str, ss.Source]:
 SPECS = {
     "bucket": ss.Bucket(120, window_batches=2),
     "pack": ss.Pack(120, rows=2, window_batches=2, overflow="split"),
-    "in order": ss.InOrder(3, window_batches=2),
+    "in order": ss.Unbucketed(3, window_batches=2),
     "shapes": ss.Bucket(shapes=[(2, 400), (4, 60)], window_batches=2),
 }
 
@@ -235,7 +235,7 @@ TARGETS: dict[str, tuple[Any, Any]] = {
     "Loader": (ss.Loader, lambda **given: _run(ss.Generator(_SEQUENCES), ss.Bucket(20, window_batches=2), **given)),
     "Bucket": (ss.Bucket, lambda **given: _run(ss.Generator(_SEQUENCES), ss.Bucket(**{"max_tokens": 400, **given}))),
     "Pack": (ss.Pack, lambda **given: _run(ss.Generator(_SEQUENCES), ss.Pack(**{"row_length": 9, "rows": 2, **given}))),
-    "InOrder": (ss.InOrder, lambda **given: _run(ss.Generator(_SEQUENCES), ss.InOrder(**{"batch_size": 2, **given}))),
+    "Unbucketed": (ss.Unbucketed, lambda **given: _run(ss.Generator(_SEQUENCES), ss.Unbucketed(**{"batch_size": 2, **given}))),
     "Tokenize": (
         ss.Tokenize,
         lambda **given: _run(
@@ -250,14 +250,14 @@ TARGETS: dict[str, tuple[Any, Any]] = {
     ),
     "JsonLines": (
         ss.JsonLines,
-        lambda **given: _run(ss.JsonLines(**{"paths": _path("json"), **given}), _TOKENIZE(), ss.InOrder(3)),
+        lambda **given: _run(ss.JsonLines(**{"paths": _path("json"), **given}), _TOKENIZE(), ss.Unbucketed(3)),
     ),
-    "Csv": (ss.Csv, lambda **given: _run(ss.Csv(**{"paths": _path("csv"), **given}), ss.InOrder(3))),
-    "Parquet": (ss.Parquet, lambda **given: _run(ss.Parquet(**{"paths": _path("parquet"), **given}), ss.InOrder(3))),
-    "Generator": (ss.Generator, lambda **given: _run(ss.Generator(**{"make": LINES, **given}), ss.InOrder(3))),
+    "Csv": (ss.Csv, lambda **given: _run(ss.Csv(**{"paths": _path("csv"), **given}), ss.Unbucketed(3))),
+    "Parquet": (ss.Parquet, lambda **given: _run(ss.Parquet(**{"paths": _path("parquet"), **given}), ss.Unbucketed(3))),
+    "Generator": (ss.Generator, lambda **given: _run(ss.Generator(**{"make": LINES, **given}), ss.Unbucketed(3))),
     "HFDataset": (
         ss.HFDataset,
-        lambda **given: _run(ss.HFDataset(**{"dataset": datasets.Dataset(pa.table({"a": [1, 2]})), **given}), ss.InOrder(3)),
+        lambda **given: _run(ss.HFDataset(**{"dataset": datasets.Dataset(pa.table({"a": [1, 2]})), **given}), ss.Unbucketed(3)),
     ),
     "CausalLabels": (
         ss.CausalLabels,
@@ -265,20 +265,24 @@ TARGETS: dict[str, tuple[Any, Any]] = {
     ),
     "ClassLabels": (
         ss.ClassLabels,
-        lambda **given: _run(sources()["json"], ss.ClassLabels(**{"classes": range(40), **given}), _TOKENIZE(), ss.InOrder(3)),
+        lambda **given: _run(
+            sources()["json"], ss.ClassLabels(**{"classes": range(40), **given}), _TOKENIZE(), ss.Unbucketed(3)
+        ),
     ),
-    "Map": (ss.Map, lambda **given: _run(sources()["json"], ss.Map(**{"fn": lambda table: table, **given}), ss.InOrder(3))),
+    "Map": (ss.Map, lambda **given: _run(sources()["json"], ss.Map(**{"fn": lambda table: table, **given}), ss.Unbucketed(3))),
     "Filter": (
         ss.Filter,
-        lambda **given: _run(sources()["json"], ss.Filter(**{"fn": lambda table: [True] * len(table), **given}), ss.InOrder(3)),
+        lambda **given: _run(
+            sources()["json"], ss.Filter(**{"fn": lambda table: [True] * len(table), **given}), ss.Unbucketed(3)
+        ),
     ),
     "MapRecords": (
         ss.MapRecords,
-        lambda **given: _run(sources()["json"], ss.MapRecords(**{"fn": dict, **given}), ss.InOrder(3)),
+        lambda **given: _run(sources()["json"], ss.MapRecords(**{"fn": dict, **given}), ss.Unbucketed(3)),
     ),
     "set_epoch": (
         ss.Loader.set_epoch,
-        lambda **given: ss.Loader(ss.Generator(_SEQUENCES), ss.InOrder(3)).set_epoch(**{"epoch": 1, **given}),
+        lambda **given: ss.Loader(ss.Generator(_SEQUENCES), ss.Unbucketed(3)).set_epoch(**{"epoch": 1, **given}),
     ),
 }
 """What takes the options, and what uses them."""
@@ -293,7 +297,7 @@ _LEFT_OUT = {
     "multiprocessing_context",
     "progress",
     "pin_memory",
-    "gather",
+    "all_gather",
 }
 
 _SHOWN = {"fn": "", "make": "", "on_batch": "", "dataset": "", "classes": "", "names": ""}
@@ -345,7 +349,7 @@ def read_stream(given: Input, path: Path) -> list[list[int]]:
     """Return the ids of all rows that a loader gives, in the order of the file."""
     options = dict(given.options)
     loader_options = options.pop("loader")
-    spec = {"bucket": ss.Bucket(8_000, window_batches=2), "in order": ss.InOrder(3, window_batches=2)}[
+    spec = {"bucket": ss.Bucket(8_000, window_batches=2), "in order": ss.Unbucketed(3, window_batches=2)}[
         loader_options.pop("spec")
     ]
     stages = ss.TextFiles(path, **options), ss.Tokenize(letters, max_length=8_000), spec

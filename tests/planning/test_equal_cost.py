@@ -125,10 +125,10 @@ def test_ranks_have_as_much_attention_to_compute(world_size: int) -> None:
     """Long documents among many short ones: the slowest rank has hardly more to do than the mean, and rows are as full."""
     lengths = np.random.default_rng(0).lognormal(4, 1.5, 400 * world_size + 10_000).astype(np.int64)
     lengths = np.clip(lengths, 1, 1024)
-    grouping = Pack(1024, rows=4).arrange(LengthCounts.of(lengths), key=KEY, world_size=world_size)
-    assert len(grouping.row_cuts) == len(pack_rows(-np.sort(-lengths), 1024)[1])
-    steps = cut_steps(grouping, 0, world_size)
-    costs = row_costs(grouping.lengths, grouping.row_cuts)
+    global_plan = Pack(1024, rows=4).plan_global(LengthCounts.of(lengths), key=KEY, world_size=world_size)
+    assert len(global_plan.row_cuts) == len(pack_rows(-np.sort(-lengths), 1024)[1])
+    steps = cut_steps(global_plan, 0, world_size)
+    costs = row_costs(global_plan.lengths, global_plan.row_cuts)
     shares = [deal(steps, rank, world_size) for rank in range(world_size)]
     batches = np.stack([np.add.reduceat(costs[share.places], share.cuts[:-1]) for share in shares], axis=1)
     full = batches[steps.sizes == 4 * world_size]
@@ -138,15 +138,17 @@ def test_ranks_have_as_much_attention_to_compute(world_size: int) -> None:
 
 def test_without_a_key_rows_stay() -> None:
     """``key=None`` leaves rows as they were packed: 5 alone, 4 with 2, 3 with 2."""
-    grouping = Pack(6, rows=1).arrange(LengthCounts.of(np.array([2, 5, 3, 2, 4])), key=None, world_size=2)
-    assert grouping.lengths.tolist() == [5, 4, 2, 3, 2]
-    assert grouping.row_cuts.tolist() == [0, 1, 3, 5]
+    global_plan = Pack(6, rows=1).plan_global(LengthCounts.of(np.array([2, 5, 3, 2, 4])), key=None, world_size=2)
+    assert global_plan.lengths.tolist() == [5, 4, 2, 3, 2]
+    assert global_plan.row_cuts.tolist() == [0, 1, 3, 5]
 
 
 @pytest.mark.parametrize("lengths", [[], [3], [6, 6], [6] * 40], ids=len)
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_few_rows_and_equal_ones(lengths: list[int], world_size: int) -> None:
     """No row, one, fewer than ranks, all alike: every sequence is dealt once."""
-    grouping = Pack(6, rows=2).arrange(LengthCounts.of(np.array(lengths, dtype=np.int64)), key=KEY, world_size=world_size)
-    assert sorted(grouping.sequences.tolist()) == list(range(len(lengths)))
-    assert grouping.cuts[-1] == len(lengths)
+    global_plan = Pack(6, rows=2).plan_global(
+        LengthCounts.of(np.array(lengths, dtype=np.int64)), key=KEY, world_size=world_size
+    )
+    assert sorted(global_plan.sequences.tolist()) == list(range(len(lengths)))
+    assert global_plan.cuts[-1] == len(lengths)

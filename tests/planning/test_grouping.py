@@ -21,13 +21,13 @@ quick = settings(max_examples=80, deadline=None)
 
 
 def grouping_of(
-    sizes: Sequence[int], turns: Sequence[int], step_groups: int, *, is_mixed: bool = True, room: int = 3
+    sizes: Sequence[int], turns: Sequence[int], batches_per_step: int, *, is_mixed: bool = True, room: int = 3
 ) -> GlobalPlan:
     """Make a grouping whose places are the rows as sorted."""
     cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
     ones = np.ones(len(sizes), dtype=np.int64)
     order = SpreadTies.of(np.array([cuts[-1]]), None)
-    return GlobalPlan(order, cuts, np.array(turns), room * ones, ones, step_groups=step_groups, is_mixed=is_mixed)
+    return GlobalPlan(order, cuts, np.array(turns), room * ones, ones, batches_per_step=batches_per_step, is_mixed=is_mixed)
 
 
 def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
@@ -155,22 +155,22 @@ def groupings(draw: st.DrawFn) -> GlobalPlan:
     """Draw groups of either kind in any turns, with rows in any order."""
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=14))
     turns = draw(st.permutations(range(len(sizes))))
-    grouping = grouping_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
-    return dataclasses.replace(grouping, order=ListedOrder(np.array(draw(st.permutations(range(sum(sizes)))))))
+    global_plan = grouping_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
+    return dataclasses.replace(global_plan, order=ListedOrder(np.array(draw(st.permutations(range(sum(sizes)))))))
 
 
 @quick
 @given(groupings(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
-def test_every_place_is_taken_once(grouping: GlobalPlan, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
+def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
     """Whoever goes on, anywhere: each place left has one rank that takes it, in the step that its group belongs to."""
-    sizes = np.diff(grouping.cuts)
+    sizes = np.diff(global_plan.cuts)
     step_of_group = np.empty(len(sizes), dtype=np.int64)
-    step_of_group[grouping.turns] = np.arange(len(sizes)) // grouping.step_groups
+    step_of_group[global_plan.turns] = np.arange(len(sizes)) // global_plan.batches_per_step
     step_of_place = np.repeat(step_of_group, sizes)
-    by_turn = np.concatenate([np.arange(*grouping.cuts[turn : turn + 2]) for turn in grouping.turns])
+    by_turn = np.concatenate([np.arange(*global_plan.cuts[turn : turn + 2]) for turn in global_plan.turns])
     served = 0
     for world_size in world_sizes:
-        steps = cut_steps(grouping, served, world_size, uneven)
+        steps = cut_steps(global_plan, served, world_size, uneven)
         shares = [deal(steps, rank, world_size) for rank in range(world_size)]
         taken = np.concatenate([share.places[~share.repeated] for share in shares])
         assert len(set(taken.tolist())) == len(taken)
@@ -195,13 +195,13 @@ def test_every_place_is_taken_once(grouping: GlobalPlan, world_sizes: list[int],
 
 @quick
 @given(groupings(), st.integers(1, 5))
-def test_made_for_as_many_ranks_steps_are_whole_groups(grouping: GlobalPlan, world_size: int) -> None:
+def test_made_for_as_many_ranks_steps_are_whole_groups(global_plan: GlobalPlan, world_size: int) -> None:
     """Where ranks take groups of their own and a step has a multiple of the ranks, no group is split in full steps."""
-    grouping = dataclasses.replace(grouping, is_mixed=True, step_groups=world_size * grouping.step_groups)
-    steps = cut_steps(grouping, 0, world_size)
-    full = len(grouping) // grouping.step_groups * grouping.step_groups
-    assert steps.groups[:full].tolist() == grouping.turns[:full].tolist()
-    assert steps.sizes[:full].tolist() == np.diff(grouping.cuts)[grouping.turns[:full]].tolist()
+    global_plan = dataclasses.replace(global_plan, is_mixed=True, batches_per_step=world_size * global_plan.batches_per_step)
+    steps = cut_steps(global_plan, 0, world_size)
+    full = len(global_plan) // global_plan.batches_per_step * global_plan.batches_per_step
+    assert steps.groups[:full].tolist() == global_plan.turns[:full].tolist()
+    assert steps.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
 
 
 # --- The step under way ---
@@ -219,12 +219,12 @@ def test_places_of_a_step_that_was_begun(six: GlobalPlan) -> None:
 
 @quick
 @given(groupings(), st.integers(1, 5), st.integers(1, 5))
-def test_what_was_begun_and_what_is_left_are_the_step(grouping: GlobalPlan, first: int, other: int) -> None:
+def test_what_was_begun_and_what_is_left_are_the_step(global_plan: GlobalPlan, first: int, other: int) -> None:
     """Of any step, however far some ranks got, what was served and what others take of it are its groups."""
-    by_turn = [set(range(*grouping.cuts[turn : turn + 2].tolist())) for turn in grouping.turns.tolist()]
-    for served in cut_steps(grouping, 0, first).after[:-1].tolist():
-        begun = grouping.begun_places(served).tolist()
-        steps = cut_steps(grouping, served, other)
+    by_turn = [set(range(*global_plan.cuts[turn : turn + 2].tolist())) for turn in global_plan.turns.tolist()]
+    for served in cut_steps(global_plan, 0, first).after[:-1].tolist():
+        begun = global_plan.begun_places(served).tolist()
+        steps = cut_steps(global_plan, served, other)
         number = int(steps.numbers[0])
         rest = {
             place
@@ -232,7 +232,7 @@ def test_what_was_begun_and_what_is_left_are_the_step(grouping: GlobalPlan, firs
             for share in [deal(steps, rank, other)]
             for place in share.places[: share.cuts[int((steps.numbers == number).sum())]].tolist()
         }
-        whole = by_turn[number * grouping.step_groups : (number + 1) * grouping.step_groups]
+        whole = by_turn[number * global_plan.batches_per_step : (number + 1) * global_plan.batches_per_step]
         assert len(set(begun)) == len(begun)
         assert set(begun).isdisjoint(rest)
         assert set(begun) | rest == set().union(*whole)
@@ -240,20 +240,20 @@ def test_what_was_begun_and_what_is_left_are_the_step(grouping: GlobalPlan, firs
 
 def test_own_rows_at_some_places() -> None:
     """The worked example: of the rows that a rank has, those at the places, all their steps."""
-    grouping = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
-    which, begins, lengths = grouping.own_items(np.array([0, 2, 3]), np.array([0, 3, 4]))  # rows 3, 1 and 2
+    global_plan = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
+    which, begins, lengths = global_plan.own_items(np.array([0, 2, 3]), np.array([0, 3, 4]))  # rows 3, 1 and 2
     assert which.tolist() == [1, 2]
     assert begins.tolist() == [0, 0]
     assert (lengths > 1 << 60).all()
-    assert grouping.own_items(np.array([], dtype=np.int64), np.array([0]))[0].tolist() == []
+    assert global_plan.own_items(np.array([], dtype=np.int64), np.array([0]))[0].tolist() == []
 
 
 def test_own_pieces_at_some_places() -> None:
     """The worked example: nine steps and one in rows of four; the piece of one step and the short sequence share a row."""
-    grouping = ss.Pack(4, rows=1, overflow="split").arrange(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)
+    global_plan = ss.Pack(4, rows=1, overflow="split").plan_global(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)
 
     def items(numbers: list[int], places: list[int]) -> list[list[int]]:
-        return [found.tolist() for found in grouping.own_items(np.array(numbers), np.array(places))]
+        return [found.tolist() for found in global_plan.own_items(np.array(numbers), np.array(places))]
 
     assert items([0, 1], [2]) == [[0, 1], [8, 0], [1, 1]]
     assert items([1], [2]) == [[0], [0], [1]]
@@ -266,19 +266,19 @@ def test_own_pieces_at_some_places() -> None:
 def test_own_pieces_of_ranks_are_all(lengths: list[int], overflow: Any, seed: int) -> None:
     """Whoever has which sequences: over all ranks and all steps of packed rows, pieces are what is wanted there, once each."""
     spec = ss.Pack(8, rows=2, overflow=overflow)
-    grouping = spec.arrange(LengthCounts.of(np.array(lengths)), key=(seed,), world_size=1, accumulate=2)
+    global_plan = spec.plan_global(LengthCounts.of(np.array(lengths)), key=(seed,), world_size=1, accumulate=2)
     has = np.random.default_rng(seed).integers(0, 3, len(lengths))
     ordered = np.sort(lengths)[::-1]
     total = 0
-    for turn in range(len(grouping)):
-        group = int(grouping.turns[turn])
-        places = np.arange(grouping.cuts[group], grouping.cuts[group + 1])
+    for turn in range(len(global_plan)):
+        group = int(global_plan.turns[turn])
+        places = np.arange(global_plan.cuts[group], global_plan.cuts[group + 1])
         found: list[int] = []
         for rank in range(3):
             own = np.flatnonzero(has == rank)
-            which, begins, taken = grouping.own_items(own, places)
+            which, begins, taken = global_plan.own_items(own, places)
             found += own[which].tolist()
             assert (begins + taken <= ordered[own[which]]).all()
             total += int(taken.sum())
-        assert sorted(found) == sorted(grouping.wanted(places).tolist())
+        assert sorted(found) == sorted(global_plan.wanted(places).tolist())
     assert total == (sum(lengths) if overflow == "split" else int(np.minimum(ordered, 8).sum()))

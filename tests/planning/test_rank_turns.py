@@ -15,10 +15,10 @@ quick = settings(max_examples=60, deadline=None)
 COSTS = st.lists(st.integers(1, 10_000), max_size=150).map(lambda costs: np.array(costs, dtype=np.int64))
 
 
-def turns(costs: object, step_groups: int, world_size: int, *key: object) -> list[int]:
+def turns(costs: object, batches_per_step: int, world_size: int, *key: object) -> list[int]:
     """Order groups by the costs that they have."""
     given = np.array(costs, dtype=np.int64)
-    return mixed_turns(given, step_groups=step_groups, world_size=world_size, key=key or ("key",)).tolist()
+    return mixed_turns(given, batches_per_step=batches_per_step, world_size=world_size, key=key or ("key",)).tolist()
 
 
 def test_two_steps_of_four_groups_for_two_ranks() -> None:
@@ -53,24 +53,24 @@ def test_a_step_of_few_groups_is_made_with_others() -> None:
 @given(COSTS, st.integers(1, 6), st.integers(1, 5), st.integers(0, 9))
 def test_a_step_has_a_group_of_each_stratum(costs: npt.NDArray[np.int64], world_size: int, accumulate: int, seed: int) -> None:
     """Whatever groups cost, each comes once, and full steps have one of each of as many equal parts, by length."""
-    step_groups = world_size * accumulate
-    found = turns(costs, step_groups, world_size, seed)
+    batches_per_step = world_size * accumulate
+    found = turns(costs, batches_per_step, world_size, seed)
     assert sorted(found) == [*range(len(costs))]
-    num_steps = len(costs) // step_groups
-    assert found[num_steps * step_groups :] == [*range(num_steps * step_groups, len(costs))]
-    for step in np.array(found[: num_steps * step_groups], dtype=np.int64).reshape(-1, step_groups):
-        assert sorted(step // num_steps) == [*range(step_groups)]
+    num_steps = len(costs) // batches_per_step
+    assert found[num_steps * batches_per_step :] == [*range(num_steps * batches_per_step, len(costs))]
+    for step in np.array(found[: num_steps * batches_per_step], dtype=np.int64).reshape(-1, batches_per_step):
+        assert sorted(step // num_steps) == [*range(batches_per_step)]
 
 
 @quick
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 20), st.integers(0, 9))
 def test_a_few_small_steps_have_a_group_of_finer_strata(world_size: int, accumulate: int, runs: int, seed: int) -> None:
     """Steps of fewer than 16 groups follow each other so that several, 16 groups or just more, are of as many strata."""
-    step_groups = world_size * accumulate
-    at_once = -(-16 // step_groups)
-    size = step_groups * at_once
+    batches_per_step = world_size * accumulate
+    at_once = -(-16 // batches_per_step)
+    size = batches_per_step * at_once
     costs = np.random.default_rng(seed).integers(1, 1000, size * runs)
-    for several in np.reshape(turns(costs, step_groups, world_size, seed), (runs, size)):
+    for several in np.reshape(turns(costs, batches_per_step, world_size, seed), (runs, size)):
         assert sorted(several // runs) == [*range(size)]
 
 
@@ -107,7 +107,7 @@ def test_every_rank_gets_every_kind_of_group() -> None:
 def test_without_a_key_groups_stay() -> None:
     """Without chance, or with fewer groups than a step has, groups are served as they are."""
     costs = np.array([5, 9, 1, 7, 3, 3])
-    assert mixed_turns(costs, step_groups=2, world_size=2, key=None).tolist() == [*range(6)]
+    assert mixed_turns(costs, batches_per_step=2, world_size=2, key=None).tolist() == [*range(6)]
     assert turns(costs, 8, 4) == [*range(6)]
     assert turns([], 2, 2) == []
 

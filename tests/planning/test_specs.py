@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from seqstream.planning.batch_spec import WindowSize
 from seqstream.planning.bucket import Bucket
-from seqstream.planning.in_order import InOrder
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import Plan
 from seqstream.planning.tie_order import longest_first
+from seqstream.planning.unbucketed import Unbucketed
 from tests.handmade import num_planned
 
 KEY = (0, 0, 17)
@@ -28,7 +28,7 @@ buckets = st.builds(
     batch_size=st.integers(1, 20),
     multiple_of=st.sampled_from([1, 2, 8]),
 ) | st.builds(Bucket, st.integers(64, 500), multiple_of=st.sampled_from([1, 3, 8, 64]))
-in_orders = st.builds(InOrder, st.integers(1, 20), drop_last=st.booleans())
+in_orders = st.builds(Unbucketed, st.integers(1, 20), drop_last=st.booleans())
 some_lengths = st.lists(st.integers(1, 60), max_size=200).map(lambda values: np.array(values, dtype=np.int64))
 
 
@@ -62,7 +62,7 @@ def test_a_bucket_plans_every_row_once_within_its_limits(spec: Bucket, lengths: 
 
 @settings(max_examples=60, deadline=None)
 @given(in_orders, some_lengths, st.sampled_from([KEY, None]))
-def test_in_order_plans_every_row_once(spec: InOrder, lengths: npt.NDArray[np.int64], key: Any) -> None:
+def test_in_order_plans_every_row_once(spec: Unbucketed, lengths: npt.NDArray[np.int64], key: Any) -> None:
     """Full batches and a rest; without a key the rows as they are; the width is that of the longest row."""
     plan = spec.plan(lengths, key=key)
     served = [row for rows in rows_of(plan) for row in rows]
@@ -75,7 +75,7 @@ def test_in_order_plans_every_row_once(spec: InOrder, lengths: npt.NDArray[np.in
 
 @settings(max_examples=60, deadline=None)
 @given(buckets | in_orders, st.integers(0, 100))
-def test_what_is_planned_of_a_window_fills_batches(spec: Bucket | InOrder, num_rows: int) -> None:
+def test_what_is_planned_of_a_window_fills_batches(spec: Bucket | Unbucketed, num_rows: int) -> None:
     """Where the number of rows counts, the rows of a window that do not fill a batch begin the next one, or end the epoch."""
     lengths = np.ones(num_rows, dtype=np.int64)
     now, at_end = num_planned(spec, lengths, last=False), num_planned(spec, lengths, last=True)
@@ -84,7 +84,7 @@ def test_what_is_planned_of_a_window_fills_batches(spec: Bucket | InOrder, num_r
         return
     assert spec.batch_size is not None
     assert now == num_rows - num_rows % spec.batch_size
-    assert at_end == (now if isinstance(spec, InOrder) and spec.drop_last else num_rows)
+    assert at_end == (now if isinstance(spec, Unbucketed) and spec.drop_last else num_rows)
 
 
 def test_a_bucket_by_hand() -> None:
@@ -115,14 +115,14 @@ def test_a_fixed_number_of_rows_by_hand() -> None:
 def test_in_order_by_hand() -> None:
     """Cut in threes as they come."""
     lengths = np.array([2, 5, 1, 6, 3, 4, 4])
-    plan = InOrder(3).plan(lengths, key=None)
+    plan = Unbucketed(3).plan(lengths, key=None)
     assert rows_of(plan) == [[0, 1, 2], [3, 4, 5], [6]]
     assert widths_of(plan, lengths) == [5, 6, 4]
-    assert len(InOrder(3).plan(np.array([], dtype=np.int64), key=None)) == 0
+    assert len(Unbucketed(3).plan(np.array([], dtype=np.int64), key=None)) == 0
 
 
-@pytest.mark.parametrize("spec", [Bucket(40), Bucket(batch_size=4), InOrder(4)], ids=repr)
-def test_a_key_mixes_batches_and_another_mixes_them_otherwise(spec: Bucket | InOrder) -> None:
+@pytest.mark.parametrize("spec", [Bucket(40), Bucket(batch_size=4), Unbucketed(4)], ids=repr)
+def test_a_key_mixes_batches_and_another_mixes_them_otherwise(spec: Bucket | Unbucketed) -> None:
     """The same key gives the same plan; another one another."""
     lengths = np.random.default_rng(0).integers(1, 20, 200)
     assert rows_of(spec.plan(lengths, key=KEY)) == rows_of(spec.plan(lengths, key=KEY))
@@ -152,19 +152,19 @@ def test_batches_are_estimated_from_rows_and_tokens() -> None:
     assert Bucket(100).num_batches(7, 1000) == 10
     assert Bucket(100, batch_size=5).num_batches(60, 1000) == 12
     assert Bucket(batch_size=5).num_batches(60, 1000) == 12
-    assert InOrder(5).num_batches(60, 1000) == 12
-    assert Bucket(100).num_batches(0, 0) == InOrder(5).num_batches(0, 0) == 0
+    assert Unbucketed(5).num_batches(60, 1000) == 12
+    assert Bucket(100).num_batches(0, 0) == Unbucketed(5).num_batches(0, 0) == 0
 
 
 def test_windows_hold_256_batches_and_64_mebibytes_unless_told() -> None:
     """Where one of the two is given, it alone counts; rows that come as they are need no large window."""
-    for spec in (Bucket(100), InOrder(5), Pack(8, rows=2)):
+    for spec in (Bucket(100), Unbucketed(5), Pack(8, rows=2)):
         assert spec.window_size(shuffle=True) == WindowSize(256, 64 << 20)
     assert Bucket(100, window_batches=3).window_size(shuffle=True) == WindowSize(3, None)
     assert Pack(8, rows=2, window_bytes=4096).window_size(shuffle=True) == WindowSize(None, 4096)
-    assert InOrder(5, window_batches=3, window_bytes=4096).window_size(shuffle=True) == WindowSize(3, 4096)
+    assert Unbucketed(5, window_batches=3, window_bytes=4096).window_size(shuffle=True) == WindowSize(3, 4096)
     assert Bucket(100).window_size(shuffle=False) == WindowSize(256, 64 << 20)
-    assert InOrder(5).window_size(shuffle=False) == WindowSize(256, None)
+    assert Unbucketed(5).window_size(shuffle=False) == WindowSize(256, None)
 
 
 def test_how_much_of_a_window_rows_are_by_hand() -> None:
@@ -183,8 +183,8 @@ def test_fingerprints_are_json_and_name_each_argument() -> None:
     given = {"kind": "Bucket", "max_tokens": 100, "batch_size": 5, "window_batches": 3, "multiple_of": 8}
     others = {"rows_multiple_of": 1, "shapes": None, "cost": "tokens", "hidden_size": None, "columns": None, "step": None}
     assert fingerprint == given | others | {"window_bytes": None, "balance": None}
-    in_order = {"kind": "InOrder", "batch_size": 4, "drop_last": False, "window_batches": None, "window_bytes": None}
-    assert InOrder(4).fingerprint() == in_order
+    in_order = {"kind": "Unbucketed", "batch_size": 4, "drop_last": False, "window_batches": None, "window_bytes": None}
+    assert Unbucketed(4).fingerprint() == in_order
     assert json.loads(json.dumps(fingerprint)) == fingerprint
 
 
@@ -202,16 +202,16 @@ def test_fingerprints_are_json_and_name_each_argument() -> None:
         (lambda: Bucket(batch_size=0), "batch_size must be a positive whole number, got 0"),
         (lambda: Bucket(9, window_batches=0), "window_batches must be a positive whole number, got 0"),
         (lambda: Bucket(9, window_bytes=0), "window_bytes must be a positive whole number, got 0"),
-        (lambda: InOrder(9, window_bytes=0), "window_bytes must be a positive whole number, got 0"),
+        (lambda: Unbucketed(9, window_bytes=0), "window_bytes must be a positive whole number, got 0"),
         (
             lambda: Bucket(9, step="random"),  # type: ignore[arg-type]
             "step must be one of 'alike', 'mixed', got 'random'",
         ),
         (lambda: Bucket(9, multiple_of=0), "multiple_of must be a positive whole number, got 0"),
         (lambda: Bucket(7, multiple_of=8), "max_tokens must be at least multiple_of=8, got 7"),
-        (lambda: InOrder(0), "batch_size must be a positive whole number, got 0"),
+        (lambda: Unbucketed(0), "batch_size must be a positive whole number, got 0"),
         (
-            lambda: InOrder("8"),  # type: ignore[arg-type]
+            lambda: Unbucketed("8"),  # type: ignore[arg-type]
             "batch_size must be a positive whole number, got '8'",
         ),
     ],
@@ -226,7 +226,7 @@ def test_the_least_that_is_allowed_is_allowed() -> None:
     """One row, one token, one batch."""
     assert rows_of(Bucket(1, batch_size=1, window_batches=1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]
     assert Bucket(8, multiple_of=8).max_tokens == 8
-    assert rows_of(InOrder(1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]
+    assert rows_of(Unbucketed(1).plan(np.ones(2, dtype=np.int64), key=None)) == [[0], [1]]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_the_least_that_is_allowed_is_allowed() -> None:
     [
         (Bucket, "max_tokens"),
         (lambda limit: Bucket(batch_size=limit), "batch_size"),
-        (InOrder, "batch_size"),
+        (Unbucketed, "batch_size"),
         (lambda limit: Pack(limit, rows=2), "row_length"),
     ],
 )
@@ -249,6 +249,6 @@ def test_numbers_of_numpy_become_plain() -> None:
     """What is printed, compared and saved is the same as with numbers of Python."""
     assert repr(Bucket(np.int64(64), batch_size=np.int32(8))) == "Bucket(max_tokens=64, batch_size=8)"
     assert json.dumps(Pack(np.int64(64), rows=np.uint8(2)).fingerprint()) == json.dumps(Pack(64, rows=2).fingerprint())
-    assert json.dumps(InOrder(np.int64(3)).fingerprint()) == json.dumps(InOrder(3).fingerprint())
+    assert json.dumps(Unbucketed(np.int64(3)).fingerprint()) == json.dumps(Unbucketed(3).fingerprint())
     with pytest.raises(ValueError, match=r"^max_tokens must be a positive whole number, got np.int64\(0\)$"):
         Bucket(np.int64(0))

@@ -93,8 +93,8 @@ MakeSource = Callable[[Path, list[str]], ss.Source]
 SOURCES: list[MakeSource] = [text_files, json_lines, compressed, generator, items, split, split_items, hf_dataset, hf_stream]
 
 SPECS: dict[str, BatchSpec] = {
-    "in-order": ss.InOrder(4),
-    "in-order-full": ss.InOrder(4, drop_last=True),
+    "in-order": ss.Unbucketed(4),
+    "in-order-full": ss.Unbucketed(4, drop_last=True),
     "tokens": ss.Bucket(240, window_batches=3),
     "rows": ss.Bucket(batch_size=3, window_batches=4),
     "both": ss.Bucket(256, batch_size=5, window_batches=3, multiple_of=8),
@@ -109,7 +109,7 @@ SPECS: dict[str, BatchSpec] = {
 }
 
 PAIRS: dict[str, BatchSpec] = {
-    "in-order": ss.InOrder(3),
+    "in-order": ss.Unbucketed(3),
     "tokens": ss.Bucket(240, window_batches=3),
     "rows": ss.Bucket(batch_size=3, window_batches=3),
 }

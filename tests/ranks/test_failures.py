@@ -198,7 +198,7 @@ def test_a_missing_value() -> None:
     schema = [("input_ids", pa.list_(pa.int32())), ("score", pa.float32())]
     SCHEMA = pa.schema(schema)  # noqa: N806
 
-    outcomes = try_ranks(3, lambda options: list(ss.Loader(Rows(), ss.InOrder(4), shuffle=False, prefetch=0, **options)))
+    outcomes = try_ranks(3, lambda options: list(ss.Loader(Rows(), ss.Unbucketed(4), shuffle=False, prefetch=0, **options)))
     named = [outcome for outcome in outcomes if "cannot go on" not in str(outcome)]
     assert len(named) == 1
     assert "row 11" in "".join([str(named[0]), *getattr(named[0], "__notes__", ())])
@@ -328,7 +328,7 @@ def test_ranks_by_hand_are_complete() -> None:
     for options, match in (
         ({"rank": 0}, "rank and world_size must be given together, got rank=0 and world_size=None"),
         ({"rank": 2, "world_size": 2}, r"rank must be in range\(world_size\), got rank=2 and world_size=2"),
-        ({"rank": 0, "world_size": 2}, "gather must be given with world_size=2, a function that gives every rank"),
+        ({"rank": 0, "world_size": 2}, "all_gather must be given with world_size=2, a function that gives every rank"),
         ({"uneven": "pad"}, "uneven must be one of 'repeat', 'drop', got 'pad'"),
     ):
         with pytest.raises(ValueError, match=match):

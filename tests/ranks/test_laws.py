@@ -116,7 +116,7 @@ def test_fewer_rows_than_ranks(uneven: str, seen: int, repeated: int, dropped: i
 ROWS = st.lists(st.lists(st.integers(1, 50), max_size=24), min_size=1, max_size=30).filter(any)
 windows = st.integers(1, 4)
 any_spec = (
-    st.builds(ss.InOrder, st.integers(1, 5), drop_last=st.just(False))
+    st.builds(ss.Unbucketed, st.integers(1, 5), drop_last=st.just(False))
     | st.builds(ss.Bucket, st.integers(24, 120), batch_size=st.none() | st.integers(1, 5), window_batches=windows)
     | st.builds(ss.Bucket, st.integers(24, 120), step=st.just("alike"), window_batches=windows)
     | st.builds(ss.Bucket, batch_size=st.integers(1, 5), window_batches=windows)
@@ -198,16 +198,16 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
     for window in read_windows(blocks, start, WindowSettings(process, spec, (0, 0), world_size=world_size)):
         column = window.columns["input_ids"]
         keys = spec.sort_keys(column.lengths)  # type: ignore[union-attr]  # sequences of ids
-        grouping = spec.arrange(LengthCounts.of(keys), key=(0, 0, int(window.row_ids[0])), world_size=world_size)
-        steps = cut_steps(grouping, 0, world_size)
+        global_plan = spec.plan_global(LengthCounts.of(keys), key=(0, 0, int(window.row_ids[0])), world_size=world_size)
+        steps = cut_steps(global_plan, 0, world_size)
         by_number = sorted_order(keys)
         window_steps = []
         for step in range(len(steps)):
             parts = slice(step * steps.width, (step + 1) * steps.width)
             places = ranges(steps.begins[parts], steps.sizes[parts])
-            ids = window.row_ids[by_number[grouping.wanted(places)]].tolist()
-            pieces = getattr(grouping, "pieces", None)
-            own = [0] * len(ids) if pieces is None else pieces[grouping._items(places)].tolist()  # type: ignore[attr-defined]
+            ids = window.row_ids[by_number[global_plan.wanted(places)]].tolist()
+            pieces = getattr(global_plan, "pieces", None)
+            own = [0] * len(ids) if pieces is None else pieces[global_plan._items(places)].tolist()  # type: ignore[attr-defined]
             window_steps.append(sorted(zip(ids, own, strict=True)))
         found.append(window_steps)
     return found

@@ -112,53 +112,53 @@ def test_mixed_runs_do_not_change_between_versions() -> None:
 
 def test_a_step_of_each_group() -> None:
     """The worked example: for the two ranks it was made for, each group is one step, in its turn."""
-    grouping = grouping_of([0, 4, 10], [1, 0], [2, 3])
-    assert listed(cut_steps(grouping, 0, 2)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
+    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    assert listed(cut_steps(global_plan, 0, 2)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
 
 
 def test_fewer_ranks_take_a_group_in_several_steps() -> None:
     """One rank takes as many steps as its room asks for, as even as can be, the larger first."""
-    grouping = grouping_of([0, 4, 10], [1, 0], [2, 3])
-    assert listed(cut_steps(grouping, 0, 1)) == [(1, 4, 3, 3), (1, 7, 3, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
+    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    assert listed(cut_steps(global_plan, 0, 1)) == [(1, 4, 3, 3), (1, 7, 3, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
     uneven = grouping_of([0, 7], [0], [2])
     assert listed(cut_steps(uneven, 0, 1)) == [(0, 0, 2, 2), (0, 2, 2, 4), (0, 4, 2, 6), (0, 6, 1, 7)]
 
 
 def test_more_ranks_take_a_group_as_it_is() -> None:
     """No step reaches over the end of a group, so that its lengths are alike."""
-    grouping = grouping_of([0, 4, 10], [1, 0], [2, 3])
-    assert listed(cut_steps(grouping, 0, 5)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
+    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    assert listed(cut_steps(global_plan, 0, 5)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
 
 
 def test_what_was_served_is_left_out() -> None:
     """After five rows the step goes on in the middle of its group; after all of a group, at the next."""
-    grouping = grouping_of([0, 4, 10], [1, 0], [2, 3])
-    assert listed(cut_steps(grouping, 5, 1)) == [(1, 9, 1, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
-    assert listed(cut_steps(grouping, 6, 4)) == [(0, 0, 4, 10)]
-    assert listed(cut_steps(grouping, 10, 2)) == []
+    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    assert listed(cut_steps(global_plan, 5, 1)) == [(1, 9, 1, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
+    assert listed(cut_steps(global_plan, 6, 4)) == [(0, 0, 4, 10)]
+    assert listed(cut_steps(global_plan, 10, 2)) == []
 
 
 def test_steps_of_too_few_rows_are_dropped() -> None:
     """With ``uneven="drop"`` a step of fewer rows than ranks is left out and counted; alone nothing is."""
-    grouping = grouping_of([0, 4, 10], [1, 0], [2, 3])
-    steps = cut_steps(grouping, 5, 4, "drop")
+    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    steps = cut_steps(global_plan, 5, 4, "drop")
     assert (listed(steps), steps.num_dropped) == ([(0, 0, 4, 10)], 1)
-    one = cut_steps(grouping, 0, 11, "drop")
+    one = cut_steps(global_plan, 0, 11, "drop")
     assert (listed(one), one.num_dropped) == ([], 10)
     assert cut_steps(grouping_of([0, 1], [0], [2]), 0, 1, "drop").num_dropped == 0
 
 
 def test_short_groups_are_taken_together() -> None:
     """Where groups of fewer rows than ranks would leave out as many rows as ranks, each rank takes a part of what follows."""
-    grouping = grouping_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # one row for each of three ranks
-    steps = cut_steps(grouping, 0, 4, "drop")
+    global_plan = grouping_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # one row for each of three ranks
+    steps = cut_steps(global_plan, 0, 4, "drop")
     assert (steps.width, steps.after.tolist(), steps.num_dropped) == (4, [4, 8], 1)
     assert listed_parts(steps) == [(1, 3, 1), (1, 4, 1), (1, 5, 1), (0, 0, 1), (0, 1, 1), (0, 2, 1), (2, 6, 1), (2, 7, 1)]
-    rest = cut_steps(grouping, 4, 4, "drop")
+    rest = cut_steps(global_plan, 4, 4, "drop")
     assert listed_parts(rest) == listed_parts(steps)[4:], "the same when it is stopped on the way"
     fewer = cut_steps(grouping_of([0, 4, 8], [0, 1], [1, 1]), 0, 3, "drop")
     assert (fewer.after.tolist(), fewer.num_dropped) == ([3, 6], 2)
-    assert cut_steps(grouping, 0, 4, "repeat").num_dropped == 0
+    assert cut_steps(global_plan, 0, 4, "repeat").num_dropped == 0
 
 
 @quick
@@ -172,24 +172,24 @@ def test_short_groups_are_taken_together() -> None:
 def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_mixed: bool, data: st.DataObject) -> None:
     """Whatever the groups: fewer rows than ranks, twice at most, and what is left goes on as if nobody had stopped."""
     cuts = [0, *np.cumsum(sizes).tolist()]
-    grouping = dataclasses.replace(grouping_of(cuts, range(len(sizes)), [room] * len(sizes)), is_mixed=is_mixed)
+    global_plan = dataclasses.replace(grouping_of(cuts, range(len(sizes)), [room] * len(sizes)), is_mixed=is_mixed)
     if is_mixed:
-        grouping = dataclasses.replace(grouping, rooms=np.array(sizes))
-    steps = cut_steps(grouping, 0, world_size, "drop")
+        global_plan = dataclasses.replace(global_plan, rooms=np.array(sizes))
+    steps = cut_steps(global_plan, 0, world_size, "drop")
     assert steps.num_dropped < 2 * world_size
     assert steps.sizes.sum() + steps.num_dropped == cuts[-1]
     assert (steps.totals >= world_size).all()
     if len(steps):
         number = data.draw(st.integers(0, len(steps) - 1))
-        rest = cut_steps(grouping, int(steps.after[number]), world_size, "drop")
+        rest = cut_steps(global_plan, int(steps.after[number]), world_size, "drop")
         assert listed_parts(rest) == listed_parts(steps)[(number + 1) * steps.width :]
 
 
 def test_dropped_pieces_count_once() -> None:
     """Of packed rows what is dropped are sequences of which no piece is left; those of which some are left are truncated."""
     spec = ss.Pack(4, rows=1, overflow="split")
-    grouping = spec.arrange(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)  # rows of 4, 4 and 1 + 1
-    steps = cut_steps(grouping, 0, 2, "drop")
+    global_plan = spec.plan_global(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)  # rows of 4, 4 and 1 + 1
+    steps = cut_steps(global_plan, 0, 2, "drop")
     assert [size for _, _, size, _ in listed(steps)] == [2]
     assert (steps.num_dropped, steps.num_truncated) == (1, 1), "the short one; two pieces of the long one are served"
 
@@ -223,9 +223,9 @@ def test_no_steps() -> None:
     assert receivers.tolist() == step.tolist() == [-1, -1, -1]
 
 
-def arrange(spec: BatchSpec, lengths: Any, world_size: int, key: Any = (0,)) -> GlobalPlan:
+def plan_global(spec: BatchSpec, lengths: Any, world_size: int, key: Any = (0,)) -> GlobalPlan:
     """Plan rows for some ranks."""
-    return spec.arrange(LengthCounts.of(spec.sort_keys(lengths)), key=key, world_size=world_size)
+    return spec.plan_global(LengthCounts.of(spec.sort_keys(lengths)), key=key, world_size=world_size)
 
 
 @quick
@@ -233,12 +233,12 @@ def arrange(spec: BatchSpec, lengths: Any, world_size: int, key: Any = (0,)) -> 
 def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
     """What is left is served once by however many ranks go on after any step; `owners` says what `deal` gives."""
     assume(not isinstance(spec, ss.Pack) or spec.overflow != "error")
-    grouping = arrange(spec, lengths, world_sizes[0])
-    total = int(grouping.cuts[-1])
-    by_turn = np.concatenate([np.arange(*grouping.cuts[turn : turn + 2]) for turn in grouping.turns] or [np.arange(0)])
+    global_plan = plan_global(spec, lengths, world_sizes[0])
+    total = int(global_plan.cuts[-1])
+    by_turn = np.concatenate([np.arange(*global_plan.cuts[turn : turn + 2]) for turn in global_plan.turns] or [np.arange(0)])
     served = 0
     for world_size in world_sizes:
-        steps = cut_steps(grouping, served, world_size, uneven)
+        steps = cut_steps(global_plan, served, world_size, uneven)
         rest = set(by_turn[served:].tolist())
         shares = [deal(steps, rank, world_size) for rank in range(world_size)]
         taken = [place for share in shares for place in share.places[~share.repeated].tolist()]
@@ -271,15 +271,15 @@ def test_the_budget_holds_for_every_rank(
     """A window planned for some ranks keeps the budget of each of however many go on with it, from any step on."""
     assume(isinstance(spec, ss.Bucket))
     assert isinstance(spec, ss.Bucket)
-    grouping = arrange(spec, lengths, planned)
-    before = cut_steps(grouping, 0, planned)
+    global_plan = plan_global(spec, lengths, planned)
+    before = cut_steps(global_plan, 0, planned)
     served = data.draw(st.sampled_from([0, *before.after.tolist()]))
-    steps = cut_steps(grouping, served, world_size)
+    steps = cut_steps(global_plan, served, world_size)
     ordered = np.sort(lengths)[::-1]
     for rank in range(world_size):
         share = deal(steps, rank, world_size)
-        wanted = grouping.wanted(share.places)
-        plan = grouping.lay_out(wanted, share.places, share.cuts, share.groups, np.arange(len(steps)))
+        wanted = global_plan.wanted(share.places)
+        plan = global_plan.lay_out(wanted, share.places, share.cuts, share.groups, np.arange(len(steps)))
         for batch in range(len(plan)):
             rows = plan.order[plan.cuts[batch] : plan.cuts[batch + 1]]
             longest = max(1 if row == MADE_UP else int(ordered[row]) for row in rows.tolist())
@@ -294,10 +294,10 @@ def test_the_budget_holds_for_every_rank(
 
 def test_a_group_is_what_one_rank_would_plan_for_every_so_many_th_row() -> None:
     """The worked example: eight rows for two ranks, 12 tokens each; a group pads no rank's batch over its budget."""
-    grouping = arrange(ss.Bucket(12, step="alike"), np.array([6, 6, 5, 4, 4, 4, 3, 3]), 2, None)
-    assert grouping.cuts.tolist() == [0, 4, 8]
-    assert grouping.rooms.tolist() == [2, 3]
-    steps = cut_steps(grouping, 0, 2)
+    global_plan = plan_global(ss.Bucket(12, step="alike"), np.array([6, 6, 5, 4, 4, 4, 3, 3]), 2, None)
+    assert global_plan.cuts.tolist() == [0, 4, 8]
+    assert global_plan.rooms.tolist() == [2, 3]
+    steps = cut_steps(global_plan, 0, 2)
     ordered = np.array([6, 6, 5, 4, 4, 4, 3, 3])
     batches = [
         [ordered[share.places[begin:end]].tolist() for begin, end in itertools.pairwise(share.cuts.tolist())]
@@ -353,13 +353,13 @@ def test_a_census_is_that_of_one_process(spread: Spread, pairs: bool) -> None:
     number = np.empty(len(keys), dtype=np.int64)
     number[sorted_order(keys)] = np.arange(len(keys))
     expected = LengthCounts.of(keys)
-    for rank, census in enumerate(run_ranks(3, lambda options: census_on(options, keys, spread)[0])):
-        assert census.runs.lengths.tolist() == expected.lengths.tolist()
-        assert census.runs.counts.tolist() == expected.counts.tolist()
+    for rank, global_order in enumerate(run_ranks(3, lambda options: census_on(options, keys, spread)[0])):
+        assert global_order.runs.lengths.tolist() == expected.lengths.tolist()
+        assert global_order.runs.counts.tolist() == expected.counts.tolist()
         own = np.concatenate([*spread.rows_of(rank), np.arange(0)])
-        assert census.numbers.tolist() == sorted(number[own].tolist())
-        assert number[own[census.rows]].tolist() == census.numbers.tolist()
-        assert census.row_of(census.numbers).tolist() == census.rows.tolist()
+        assert global_order.numbers.tolist() == sorted(number[own].tolist())
+        assert number[own[global_order.rows]].tolist() == global_order.numbers.tolist()
+        assert global_order.row_of(global_order.numbers).tolist() == global_order.rows.tolist()
 
 
 def test_a_census_of_two_ranks() -> None:
@@ -378,36 +378,36 @@ def test_rows_reach_who_takes_them(spread: Spread, spec: BatchSpec, uneven: Any,
     """Whoever has which rows, a rank holds at each step those of its share; it is sent no others, and none twice."""
     keys = spec.sort_keys(spread.lengths)
     by_number = sorted_order(keys)
-    grouping = arrange(spec, spread.lengths, planned)
-    served = data.draw(st.sampled_from([0, *cut_steps(grouping, 0, planned).after.tolist()[:-1]]))
-    steps = cut_steps(grouping, served, 3, uneven)
+    global_plan = plan_global(spec, spread.lengths, planned)
+    served = data.draw(st.sampled_from([0, *cut_steps(global_plan, 0, planned).after.tolist()[:-1]]))
+    steps = cut_steps(global_plan, served, 3, uneven)
 
     def job(options: Options) -> Any:
-        census, ranks = census_on(options, keys, spread)
+        global_order, ranks = census_on(options, keys, spread)
         own = np.concatenate([*spread.rows_of(ranks.rank), np.arange(0)]).astype(np.int64)
-        return exchange_rows(pa.table({"row": own}), census, grouping, steps, ranks)
+        return exchange_rows(pa.table({"row": own}), global_order, global_plan, steps, ranks)
 
     for rank, dealt in enumerate(run_ranks(3, job)):
         share = deal(steps, rank, 3)
         held = dealt.table.column("row").to_numpy()
-        wanted = by_number[grouping.wanted(share.places)]
+        wanted = by_number[global_plan.wanted(share.places)]
         real = dealt.plan.order[dealt.plan.order != MADE_UP]
         assert held[real].tolist() == wanted.tolist()
         assert set(held.tolist()) == set(wanted.tolist())
         repeated = np.zeros(len(held), dtype=bool) if dealt.is_repeated is None else dealt.is_repeated
-        assert repeated[real].tolist() == np.repeat(share.repeated, grouping.heights(share.places)).tolist()
+        assert repeated[real].tolist() == np.repeat(share.repeated, global_plan.heights(share.places)).tolist()
         assert len(set(held[~repeated].tolist())) == int((~repeated).sum()), "a row travels once"
 
 
 def test_dealt_rows_of_two_ranks() -> None:
     """The worked example: five rows, sorted longest first, dealt in turn, whoever had them."""
     spread = Spread(np.array([3, 5, 3, 2, 9]), [0, 2, 5], [0, 1])
-    grouping = grouping_of([0, 4, 5], [0, 1], [2, 1])  # lengths 9, 5, 3, 3 and then 2, which rank 1 repeats
+    global_plan = grouping_of([0, 4, 5], [0, 1], [2, 1])  # lengths 9, 5, 3, 3 and then 2, which rank 1 repeats
 
     def job(options: Options) -> Any:
-        census, ranks = census_on(options, spread.lengths, spread)
+        global_order, ranks = census_on(options, spread.lengths, spread)
         table = pa.table({"row": np.concatenate(spread.rows_of(ranks.rank))})
-        dealt = exchange_rows(table, census, grouping, cut_steps(grouping, 0, 2), ranks)
+        dealt = exchange_rows(table, global_order, global_plan, cut_steps(global_plan, 0, 2), ranks)
         rows = dealt.table.column("row").to_numpy()[dealt.plan.order].tolist()
         return (
             rows,
@@ -426,7 +426,7 @@ def test_a_plan_depends_on_lengths_only(lengths: Any, spec: BatchSpec, world_siz
     """Rows in another order give the same groups of the same lengths."""
     mixed = lengths.copy()
     random.shuffle(mixed)
-    one, other = arrange(spec, lengths, world_size), arrange(spec, mixed, world_size)
+    one, other = plan_global(spec, lengths, world_size), plan_global(spec, mixed, world_size)
     assert one.cuts.tolist() == other.cuts.tolist()
     assert one.turns.tolist() == other.turns.tolist()
     places = np.arange(one.cuts[-1])
@@ -436,7 +436,7 @@ def test_a_plan_depends_on_lengths_only(lengths: Any, spec: BatchSpec, world_siz
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_groups_are_full(world_size: int) -> None:
     """With a number of rows a batch, every group but the last has as many for each rank."""
-    grouping = arrange(ss.Bucket(batch_size=5), np.random.default_rng(0).integers(1, 90, 333), world_size)
-    sizes = np.diff(grouping.cuts)
+    global_plan = plan_global(ss.Bucket(batch_size=5), np.random.default_rng(0).integers(1, 90, 333), world_size)
+    sizes = np.diff(global_plan.cuts)
     assert (sizes[:-1] == 5 * world_size).all()
     assert sizes.sum() == 333

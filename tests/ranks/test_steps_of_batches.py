@@ -32,8 +32,8 @@ SPECS: dict[str, BatchSpec] = {
     "shapes-alike": ss.Bucket(160, shapes=3, window_batches=6, step="alike"),
     "pack": ss.Pack(64, rows=1, window_batches=6),
     "pack-split": ss.Pack(24, rows=2, window_batches=6, overflow="split"),
-    "in-order": ss.InOrder(3),
-    "in-order-full": ss.InOrder(3, drop_last=True),
+    "in-order": ss.Unbucketed(3),
+    "in-order-full": ss.Unbucketed(3, drop_last=True),
     "rows-full": ss.Bucket(batch_size=3, window_batches=6, drop_last=True),
     "pack-full": ss.Pack(64, rows=1, window_batches=6, drop_last=True),
 }

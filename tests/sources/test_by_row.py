@@ -217,7 +217,7 @@ def test_ids_are_the_same_in_any_order() -> None:
             assert (batch.input_ids[:, 0] - 1).tolist() == batch.row_ids.tolist()
             seen.update(batch.row_ids.tolist())
         assert seen == dict.fromkeys(range(200), options.get("epochs", 1))
-    in_order = ss.Loader(source, ss.InOrder(4), shuffle=False)
+    in_order = ss.Loader(source, ss.Unbucketed(4), shuffle=False)
     assert stream(in_order) == stream(in_order) == [[*range(first, first + 4)] for first in range(0, 200, 4)]
 
 
@@ -243,10 +243,10 @@ def letters(texts: list[str]) -> list[list[int]]:
 def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch() -> None:
     """The end of an epoch is a place like any other."""
     source = ss.Generator([[number + 1] for number in range(50)], block_bytes=64)
-    loader = ss.Loader(source, ss.InOrder(4))
+    loader = ss.Loader(source, ss.Unbucketed(4))
     (*_, last) = loader
     following = stream(loader)
-    resumed = ss.Loader(source, ss.InOrder(4))
+    resumed = ss.Loader(source, ss.Unbucketed(4))
     resumed.load_state_dict(json.loads(json.dumps(last.state)))
     assert stream(resumed) == []
     assert stream(resumed) == following
@@ -255,9 +255,9 @@ def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch() -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_one_item_and_none(shuffle: bool) -> None:
     """One item makes one batch; no item at all is said."""
-    assert stream(ss.Loader(ss.Generator([[5, 6]]), ss.InOrder(4), shuffle=shuffle)) == [[0]]
+    assert stream(ss.Loader(ss.Generator([[5, 6]]), ss.Unbucketed(4), shuffle=shuffle)) == [[0]]
     with pytest.raises(ValueError, match="source must have at least one record, got none"):
-        list(ss.Loader(ss.Generator([]), ss.InOrder(4), shuffle=shuffle))
+        list(ss.Loader(ss.Generator([]), ss.Unbucketed(4), shuffle=shuffle))
 
 
 def test_steps_are_known_before_an_item_is_read() -> None:
@@ -268,7 +268,7 @@ def test_steps_are_known_before_an_item_is_read() -> None:
         estimate, steps = loader.estimate_steps(), len(list(loader))
         assert estimate == pytest.approx(steps, rel=0.1)
     small, _ = source.split(valid=0.3)
-    assert ss.Loader(small, ss.InOrder(5)).estimate_steps() == pytest.approx(700, rel=0.1)
+    assert ss.Loader(small, ss.Unbucketed(5)).estimate_steps() == pytest.approx(700, rel=0.1)
 
 
 def test_blocks_are_small_where_items_are_few_and_never_of_many_items() -> None:
@@ -282,7 +282,7 @@ def test_a_state_of_other_blocks_or_items_is_refused() -> None:
     """Items of other sizes, which come in other blocks, and fewer items are told by name."""
 
     def make(num: int, size: int) -> ss.Loader:
-        return ss.Loader(ss.Generator(["x" * size] * num), ss.Tokenize(letters), ss.InOrder(4))
+        return ss.Loader(ss.Generator(["x" * size] * num), ss.Tokenize(letters), ss.Unbucketed(4))
 
     state = make(99, 900).state_dict()
     with pytest.raises(ValueError, match=r"source\.records_per_block 4, this loader has 1"):
@@ -294,7 +294,7 @@ def test_a_state_of_other_blocks_or_items_is_refused() -> None:
 def test_an_error_of_an_item_names_it() -> None:
     """What an item raises keeps its type and gets the item's number, whether it is read in order or not."""
     for shuffle in (True, False):
-        loader = ss.Loader(ss.Generator(Letters(300, missing=17)), ss.Tokenize(letters), ss.InOrder(4), shuffle=shuffle)
+        loader = ss.Loader(ss.Generator(Letters(300, missing=17)), ss.Tokenize(letters), ss.Unbucketed(4), shuffle=shuffle)
         with pytest.raises(IndexError, match=r"no file 17\.wav") as info:
             list(loader)
         assert "while reading item 17 of Letters" in info.value.__notes__
@@ -309,10 +309,10 @@ def test_an_item_of_another_kind_is_named() -> None:
         items: list[Any] = [[1]] * 500
         items[17] = bad
         with pytest.raises(ValueError) as info:  # noqa: PT011 - the text is compared below
-            list(ss.Loader(ss.Generator(items), ss.InOrder(4)))
+            list(ss.Loader(ss.Generator(items), ss.Unbucketed(4)))
         assert str(info.value) == message
     with pytest.raises(ValueError, match="field 'a' of item 0 of list must be a str"):
-        list(ss.Loader(ss.Generator([{"a": b""}, {"a": "x"}]), ss.InOrder(4)))
+        list(ss.Loader(ss.Generator([{"a": b""}, {"a": "x"}]), ss.Unbucketed(4)))
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -321,7 +321,7 @@ def test_a_field_that_begins_empty_is_kept(shuffle: bool, count: int) -> None:
     """Items say in any order, and after any number of blocks, what a field holds in which the first have nothing."""
     items: list[Any] = [{"input_ids": [1], "name": None, "tags": []} for _ in range(count)]
     items[-1] = {"input_ids": [2], "name": "last", "tags": ["x", "y"]}
-    batches = list(ss.Loader(ss.Generator(items), ss.InOrder(100), shuffle=shuffle))
+    batches = list(ss.Loader(ss.Generator(items), ss.Unbucketed(100), shuffle=shuffle))
     found = [row for batch in batches for row in zip(batch.input_ids.tolist(), batch.name, batch.tags, strict=True)]
     assert sorted(found, key=str) == [([1], None, [])] * (count - 1) + [([2], "last", ["x", "y"])]
 
@@ -330,7 +330,7 @@ def test_another_number_of_items_is_an_error() -> None:
     """A list that has grown or shrunk between epochs is not the corpus any more."""
     for change in (lambda items: items.pop(), lambda items: items.append([1])):
         items = [[1]] * 50
-        loader = ss.Loader(ss.Generator(items), ss.InOrder(4))
+        loader = ss.Loader(ss.Generator(items), ss.Unbucketed(4))
         assert len(list(loader)) == 13
         change(items)
         with pytest.raises(ValueError, match=rf"list must keep its 50 items, has {len(items)} now; make a Generator anew"):
@@ -382,7 +382,7 @@ def test_a_source_of_ones_own_may_be_read_by_number() -> None:
     for part in (source, *source.split(valid=0.3)):
         testing.check_loader(lambda part=part, **options: ss.Loader(part, ss.Bucket(60, window_batches=4), **options))
     with pytest.raises(ValueError, match=r"take\(\) must give the \d+ records it is asked for, got \d+"):
-        list(ss.Loader(Numbers(lost=1), ss.InOrder(4)))
+        list(ss.Loader(Numbers(lost=1), ss.Unbucketed(4)))
 
 
 def test_take_must_be_there() -> None:
@@ -392,7 +392,7 @@ def test_take_must_be_there() -> None:
         take = ss.Source.take
 
     with pytest.raises(NotImplementedError, match=r"Half must have take\(records\), as it has num_records"):
-        list(ss.Loader(Half(), ss.InOrder(4)))
+        list(ss.Loader(Half(), ss.Unbucketed(4)))
 
 
 def test_ranks_read_only_what_they_tokenise() -> None:

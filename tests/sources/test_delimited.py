@@ -139,7 +139,7 @@ SCRIPTS = {
     "a bad value": "list(ss.Csv(path, types={'text': 'int64'}).read(0))",
     "an error while a reader is open": "rows = ss.Csv(path).read(0); next(rows); raise ValueError('columns must be')",
     "an iterator of a loader": (
-        "rows = iter(ss.Loader(ss.Csv(path), ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.InOrder(1))); next(rows); "
+        "rows = iter(ss.Loader(ss.Csv(path), ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.Unbucketed(1))); next(rows); "
         "raise ValueError('columns must be')"
     ),
 }

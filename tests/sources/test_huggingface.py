@@ -238,7 +238,7 @@ def test_what_is_missing_in_the_first_rows_of_a_stream_is_kept() -> None:
         source = HFDataset(stream, block_bytes=block_bytes)
         assert read_all(source) == list(late())
         assert_resumes_everywhere(source, 0)
-    batches = list(ss.Loader(HFDataset(stream, block_bytes=500), ss.InOrder(7)))
+    batches = list(ss.Loader(HFDataset(stream, block_bytes=500), ss.Unbucketed(7)))
     notes = {number: note for batch in batches for number, note in zip(batch.id.tolist(), batch.note, strict=True)}
     assert notes == {row["id"]: row["note"] for row in late()}
 

@@ -186,7 +186,7 @@ def test_the_rule_is_part_of_a_state(tmp_path: Path) -> None:
     source = write_json(tmp_path / "a.jsonl", ROWS)
 
     def make(part: ss.Source) -> ss.Loader:
-        return ss.Loader(part, ss.Map(lambda table: table.select(["id"])), ss.InOrder(8))
+        return ss.Loader(part, ss.Map(lambda table: table.select(["id"])), ss.Unbucketed(8))
 
     train, valid = source.split(valid=0.2)
     state = make(train).state_dict()
@@ -215,7 +215,7 @@ def test_items_of_the_other_side_are_read_once() -> None:
     """Records read by their numbers come in random order over all, and after an epoch none of another side is read."""
     data = Counted()
     parts = ss.Generator(data).split(valid=0.2)
-    loaders = [ss.Loader(part, ss.Map(lambda table: table.select(["id"])), ss.InOrder(16)) for part in parts]
+    loaders = [ss.Loader(part, ss.Map(lambda table: table.select(["id"])), ss.Unbucketed(16)) for part in parts]
     seen = [[row for batch in loader for row in batch.row_ids.tolist()] for loader in loaders]
     assert sorted(seen[0] + seen[1]) == list(range(len(ROWS)))
     assert abs(np.corrcoef(seen[0][:-1], seen[0][1:])[0, 1]) < 0.1

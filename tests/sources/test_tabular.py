@@ -556,7 +556,7 @@ def test_parquet_has_a_column_for_folders(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="columns must be among 'text', 'label', 'lang', 'zip', got 'x'"):
         Parquet(f"{tmp_path}/x/**/*.parquet", columns=["x"])
-    batches = list(ss.Loader(source, ss.Filter(lambda rows: pc.is_valid(rows["label"])), ss.InOrder(4)))
+    batches = list(ss.Loader(source, ss.Filter(lambda rows: pc.is_valid(rows["label"])), ss.Unbucketed(4)))
     assert sorted(label for batch in batches for label in batch.label.tolist()) == [0, 1, 1]
 
 

@@ -43,12 +43,12 @@ def encode_with_mask(texts: list[str], spans: Sequence[Sequence[Span]], engine: 
         ``N`` rows, and beside their ids ``said``, true on those of which a character is in a span.
     """
     if engine.name == REFERENCE:
-        return _by_offsets(texts, spans, engine.blueprint)
+        return _by_offsets(texts, spans, engine.tokenizer_spec)
     rows, cut = _encode_twice(texts, spans, engine)
     said = [cut.beside[ASSISTANT][cut.span(row)] for row in range(len(rows))]
     odd = [row for row in range(len(rows)) if not np.array_equal(rows.ids[rows.span(row)], cut.ids[cut.span(row)])]
     if odd:
-        exact = _by_offsets([texts[row] for row in odd], [spans[row] for row in odd], engine.blueprint)
+        exact = _by_offsets([texts[row] for row in odd], [spans[row] for row in odd], engine.tokenizer_spec)
         for number, row in enumerate(odd):
             said[row] = exact.beside[ASSISTANT][exact.span(number)]
     return TokenRows(rows.ids, rows.offsets, {ASSISTANT: np.concatenate([np.zeros(0, bool), *said])})
@@ -72,15 +72,15 @@ def _encode_twice(texts: list[str], spans: Sequence[Sequence[Span]], engine: Eng
     return whole, TokenRows(encoded.ids[num_ids:], offsets[firsts], {ASSISTANT: said})
 
 
-def _by_offsets(texts: list[str], spans: Sequence[Sequence[Span]], blueprint: TokenizerSpec) -> TokenRows:
+def _by_offsets(texts: list[str], spans: Sequence[Sequence[Span]], tokenizer_spec: TokenizerSpec) -> TokenRows:
     """Encode texts by `tokenizers`, which tells the characters of each token."""
-    tokenizer = _build(blueprint.bare.json, blueprint.split_special_tokens, os.getpid())
+    tokenizer = _build(tokenizer_spec.bare.json, tokenizer_spec.split_special_tokens, os.getpid())
     try:
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic in Rust is no Exception
-        raise refusal(blueprint, REFERENCE, tokenizer.encode_batch, texts, error) from error
+        raise refusal(tokenizer_spec, REFERENCE, tokenizer.encode_batch, texts, error) from error
     flat = array("i")
     for encoding in encodings:
         flat.fromlist(encoding.ids)

@@ -123,7 +123,7 @@ class ChatTemplate:
         return texts, spans
 
 
-def read_chat_template(tokenizer: object, blueprint: TokenizerSpec) -> ChatTemplate:
+def read_chat_template(tokenizer: object, tokenizer_spec: TokenizerSpec) -> ChatTemplate:
     """Return the chat template of a transformers tokenizer.
 
     Raises:
@@ -135,7 +135,7 @@ def read_chat_template(tokenizer: object, blueprint: TokenizerSpec) -> ChatTempl
         text, tool_use = text.get("default"), text.get("tool_use")
     if not isinstance(text, str):
         remedy = "pass a transformers tokenizer whose chat_template is set"
-        raise ValueError(f"chat needs a tokenizer with a chat template, got {blueprint} without one; {remedy}")
+        raise ValueError(f"chat needs a tokenizer with a chat template, got {tokenizer_spec} without one; {remedy}")
     special: Mapping[str, Any] = getattr(tokenizer, "special_tokens_map", {})
     return ChatTemplate(text, tuple((name, _plain(token)) for name, token in special.items()), tool_use)
 
@@ -148,13 +148,13 @@ class Chats:
     holds is given to every template, as to ``apply_chat_template``.
 
     Attributes:
-        blueprint: The tokenizer, bare.
+        tokenizer_spec: The tokenizer, bare.
         field: Column of lists of messages.
         template: How they are written out.
         speaker: Whose words are labelled.
     """
 
-    blueprint: TokenizerSpec
+    tokenizer_spec: TokenizerSpec
     field: Field
     template: ChatTemplate
     speaker: Speaker
@@ -200,7 +200,7 @@ class Chats:
 
     def _draft(self, rows: TokenRows, labels: npt.NDArray[np.int32]) -> Sequences:
         labelled = TokenRows(rows.ids, rows.offsets, {LABELS: labels})
-        return Sequences(labelled, SpecialCounts(), self.blueprint.truncation_side)
+        return Sequences(labelled, SpecialCounts(), self.tokenizer_spec.truncation_side)
 
 
 def _arguments(beside: dict[str, Any]) -> dict[str, Any]:

@@ -126,14 +126,14 @@ class Pairs:
     """A row is two texts in the tokenizer's form for pairs.
 
     Attributes:
-        blueprint: The tokenizer, bare.
+        tokenizer_spec: The tokenizer, bare.
         first: Column of the first text.
         second: Column of the second.
         template: What the tokenizer puts around them.
         closing: The id that closes each row, or none.
     """
 
-    blueprint: TokenizerSpec
+    tokenizer_spec: TokenizerSpec
     first: Field
     second: Field
     template: Template
@@ -159,30 +159,30 @@ class Pairs:
         texts = [*read_texts(tables, self.first), *read_texts(tables, self.second)]
         with naming_records(tables, lambda row: row % (len(texts) // 2)):
             first, second = halve(engine(texts))
-        return PairSequences(first, second, self.template.closed(self.closing), self.blueprint.truncation_side)
+        return PairSequences(first, second, self.template.closed(self.closing), self.tokenizer_spec.truncation_side)
 
 
-def find_template(blueprint: TokenizerSpec) -> Template:
+def find_template(tokenizer_spec: TokenizerSpec) -> Template:
     """Find out what a tokenizer puts around two texts, by looking at a few pairs.
 
     Args:
-        blueprint: The tokenizer, special tokens as they are wanted.
+        tokenizer_spec: The tokenizer, special tokens as they are wanted.
 
     Raises:
         ValueError: It does not put the same around all of them.
     """
-    tokenizer = blueprint.build()
+    tokenizer = tokenizer_spec.build()
     alone = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in probe_texts(tokenizer)}
     texts = [text for text, ids in alone.items() if ids]
     pairs = itertools.pairwise([*texts, *texts[:1]])
-    wholes = [(a, b, tokenizer.encode(a, b, add_special_tokens=blueprint.special_tokens)) for a, b in pairs]
+    wholes = [(a, b, tokenizer.encode(a, b, add_special_tokens=tokenizer_spec.special_tokens)) for a, b in pairs]
     template = _take_apart(wholes[0][2])
     for a, b, whole in wholes:
         first, second = (TokenRows.constant(alone[text]) for text in (a, b))
         rows = template.fill(first, second)
         if (whole.ids, whole.type_ids) != (rows.ids.tolist(), rows.beside[TOKEN_TYPES].tolist()):
             rule = "put the same special tokens around all pairs of texts, the first text before the second"
-            raise ValueError(f"post-processor of tokenizer {blueprint} must {rule}, got {whole.tokens} for {(a, b)!r}")
+            raise ValueError(f"post-processor of tokenizer {tokenizer_spec} must {rule}, got {whole.tokens} for {(a, b)!r}")
     return template
 
 

@@ -21,13 +21,13 @@ class Prompted:
     """A row is a prompt and its completion, tokenised apart; labels are the ids of the completion and of what ends it.
 
     Attributes:
-        blueprint: The tokenizer, bare.
+        tokenizer_spec: The tokenizer, bare.
         prompt: Column of prompts.
         completion: Column of completions.
         ends: Special tokens around each row.
     """
 
-    blueprint: TokenizerSpec
+    tokenizer_spec: TokenizerSpec
     prompt: Field
     completion: Field
     ends: SpecialTokens
@@ -56,4 +56,4 @@ class Prompted:
             TokenRows(completions.ids, completions.offsets, {LABELS: completions.ids}),
         ]
         rows = self.ends.around(parts, len(completions), predicted=True)
-        return Sequences(rows, self.ends.frame, self.blueprint.truncation_side)
+        return Sequences(rows, self.ends.frame, self.tokenizer_spec.truncation_side)

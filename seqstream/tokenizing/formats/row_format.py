@@ -89,7 +89,7 @@ class RowFormat(Protocol):
     """How the rows of one column of ids are made of the columns of a table; may be pickled."""
 
     @property
-    def blueprint(self) -> TokenizerSpec:
+    def tokenizer_spec(self) -> TokenizerSpec:
         """The tokenizer of the engine: with special tokens where a row is one text, else without."""
 
     @property
@@ -107,7 +107,7 @@ class RowFormat(Protocol):
         """Yield the texts of a table that the engine would get, for its proof."""
 
     def encode(self, tables: Sequence[pa.Table], engine: Engine) -> EncodedRows:
-        """Return the rows of all records of consecutive tables, made by one call of an engine of `blueprint`.
+        """Return the rows of all records of consecutive tables, made by one call of an engine of `tokenizer_spec`.
 
         Raises:
             RecordError: A record has not what it takes.

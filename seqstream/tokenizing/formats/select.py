@@ -74,37 +74,37 @@ def _check_several(options: RowOptions, asked: list[str]) -> None:
         raise ValueError(f"overflow='split' cannot cut several columns ({', '.join(options.tokenizer)}): {reason}")
 
 
-def make_row_format(options: RowOptions, field: str | tuple[str, str], blueprint: TokenizerSpec) -> RowFormat:
+def make_row_format(options: RowOptions, field: str | tuple[str, str], tokenizer_spec: TokenizerSpec) -> RowFormat:
     """Return the form of the rows that are made of a field.
 
     Args:
         options: Options that go together.
         field: A column, or two for pairs.
-        blueprint: The tokenizer, special tokens as they are wanted.
+        tokenizer_spec: The tokenizer, special tokens as they are wanted.
 
     Raises:
         ValueError: The tokenizer cannot make rows of that form.
     """
-    closing = () if options.end is None else (_find_end(blueprint, options.end),)
+    closing = () if options.end is None else (_find_end(tokenizer_spec, options.end),)
     asked = _forms_asked(options)
-    if asked and blueprint.is_function:
+    if asked and tokenizer_spec.is_function:
         remedy = "pass a tokenizers.Tokenizer or a fast transformers tokenizer"
-        raise ValueError(f"{asked[0]} cannot be had of the tokenizer {blueprint.name} written in Python; {remedy}")
+        raise ValueError(f"{asked[0]} cannot be had of the tokenizer {tokenizer_spec.name} written in Python; {remedy}")
     if isinstance(field, tuple):
-        template = find_template(blueprint) if _wants_types(options.tokenizer) else find_template(blueprint).untyped()
-        return Pairs(blueprint.bare, Field(field[0]), Field(field[1]), template, closing)
+        template = find_template(tokenizer_spec) if _wants_types(options.tokenizer) else find_template(tokenizer_spec).untyped()
+        return Pairs(tokenizer_spec.bare, Field(field[0]), Field(field[1]), template, closing)
     if options.chat is not None:
-        return Chats(blueprint.bare, Field(field), read_chat_template(options.tokenizer, blueprint), options.chat)
-    if closing and options.overflow == "split" and blueprint.ends[1]:
-        reason = f"pieces of a text end with the {len(blueprint.ends[1])} special tokens of tokenizer {blueprint}"
+        return Chats(tokenizer_spec.bare, Field(field), read_chat_template(options.tokenizer, tokenizer_spec), options.chat)
+    if closing and options.overflow == "split" and tokenizer_spec.ends[1]:
+        reason = f"pieces of a text end with the {len(tokenizer_spec.ends[1])} special tokens of tokenizer {tokenizer_spec}"
         raise ValueError(f"end={options.end!r} cannot be given with overflow='split': {reason}; leave it out")
-    ends = SpecialTokens(*blueprint.ends, closing)
+    ends = SpecialTokens(*tokenizer_spec.ends, closing)
     if options.prompt is not None:
-        return Prompted(blueprint.bare, Field(options.prompt, "prompt"), Field(field), ends)
+        return Prompted(tokenizer_spec.bare, Field(options.prompt, "prompt"), Field(field), ends)
     if options.labels is not None:
-        prove_words(blueprint.bare)
-        return Words(blueprint.bare, Field(field), ends, Field(options.labels, "labels"), options.word_labels)
-    return Texts(blueprint, Field(field), closing)
+        prove_words(tokenizer_spec.bare)
+        return Words(tokenizer_spec.bare, Field(field), ends, Field(options.labels, "labels"), options.word_labels)
+    return Texts(tokenizer_spec, Field(field), closing)
 
 
 def _wants_types(tokenizer: object) -> bool:
@@ -113,22 +113,24 @@ def _wants_types(tokenizer: object) -> bool:
     return TOKEN_TYPES in names or type(tokenizer).__name__ in _OF_ANY_MODEL
 
 
-def _find_end(blueprint: TokenizerSpec, end: str | int) -> int:
+def _find_end(tokenizer_spec: TokenizerSpec, end: str | int) -> int:
     """Return the id that closes texts.
 
     Raises:
         ValueError: The tokenizer has no such token, or puts it there already.
     """
-    if blueprint.is_function:
+    if tokenizer_spec.is_function:
         number = end if isinstance(end, int) and end >= 0 else None
-        known = f"an id from 0 up for the tokenizer {blueprint.name} written in Python"
+        known = f"an id from 0 up for the tokenizer {tokenizer_spec.name} written in Python"
     else:
-        tokenizer = blueprint.build()
+        tokenizer = tokenizer_spec.build()
         number = tokenizer.token_to_id(end) if isinstance(end, str) else end
         number = number if number is not None and number >= 0 and tokenizer.id_to_token(number) is not None else None
-        known = f"a token or an id in the vocabulary of tokenizer {blueprint}"
+        known = f"a token or an id in the vocabulary of tokenizer {tokenizer_spec}"
     if number is None:
         raise ValueError(f"end must be {known}, got {end!r}")
-    if number in blueprint.ends[1]:
-        raise ValueError(f"end={end!r} cannot be put after texts, where tokenizer {blueprint} puts it already; leave it out")
+    if number in tokenizer_spec.ends[1]:
+        raise ValueError(
+            f"end={end!r} cannot be put after texts, where tokenizer {tokenizer_spec} puts it already; leave it out"
+        )
     return number

@@ -22,12 +22,12 @@ class Texts:
     """A row is a text as the engine encodes it, special tokens included.
 
     Attributes:
-        blueprint: The tokenizer.
+        tokenizer_spec: The tokenizer.
         field: Column of texts, or of lists of words.
         closing: The id that closes each text, or none.
     """
 
-    blueprint: TokenizerSpec
+    tokenizer_spec: TokenizerSpec
     field: Field
     closing: tuple[int, ...] = ()
 
@@ -42,12 +42,12 @@ class Texts:
     @property
     def ends(self) -> SpecialTokens:
         """Special tokens around each row."""
-        return SpecialTokens(*self.blueprint.ends, self.closing)
+        return SpecialTokens(*self.tokenizer_spec.ends, self.closing)
 
     @property
     def words(self) -> Words:
         """The form of the rows if the column turns out to hold words."""
-        return Words(self.blueprint.bare, self.field, self.ends)
+        return Words(self.tokenizer_spec.bare, self.field, self.ends)
 
     def fingerprint(self) -> dict[str, Json]:
         return self.ends.fingerprint()
@@ -65,7 +65,7 @@ class Texts:
             rows = engine(texts)
         if self.closing:
             rows = token_rows.join([rows, TokenRows.constant(self.closing)], len(texts))
-        return Sequences(rows, self.ends.frame, self.blueprint.truncation_side)
+        return Sequences(rows, self.ends.frame, self.tokenizer_spec.truncation_side)
 
     def _holds_words(self, tables: Sequence[pa.Table]) -> bool:
-        return not self.blueprint.is_function and holds_lists(tables, self.field)
+        return not self.tokenizer_spec.is_function and holds_lists(tables, self.field)

@@ -35,14 +35,14 @@ class Words:
     Words that come again are encoded once a call: most do.
 
     Attributes:
-        blueprint: The tokenizer, bare.
+        tokenizer_spec: The tokenizer, bare.
         field: Column of lists of words.
         ends: Special tokens around each row.
         labels: Column of lists of labels, one a word.
         word_labels: Whether a word's label goes to its first token or to all of them.
     """
 
-    blueprint: TokenizerSpec
+    tokenizer_spec: TokenizerSpec
     field: Field
     ends: SpecialTokens
     labels: Field | None = None
@@ -64,7 +64,7 @@ class Words:
         return (word.as_py() for chunk in read_words([table], self.field).chunks for word in chunk)
 
     def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
-        prove_words(self.blueprint)
+        prove_words(self.tokenizer_spec)
         words = read_words(tables, self.field)
         labels = None if self.labels is None else _check_labels(words, read_labels(tables, self.labels), tables)
         distinct, places = words.distinct()
@@ -74,7 +74,7 @@ class Words:
             tokens = take_rows(engine(distinct), places)
         beside = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
         rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], beside)
-        return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.blueprint.truncation_side)
+        return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.tokenizer_spec.truncation_side)
 
     def _refuse_texts(self, distinct: list[str], places: Index, words: Lists, tables: Sequence[pa.Table]) -> None:
         """Refuse lists of which most words are three words or more: they are texts, and no words of one."""
@@ -109,19 +109,21 @@ def spread_labels(labels: npt.NDArray[np.int64], tokens: TokenRows, where: WordL
 
 
 @functools.lru_cache(maxsize=8)
-def prove_words(blueprint: TokenizerSpec) -> None:
+def prove_words(tokenizer_spec: TokenizerSpec) -> None:
     """Check that a tokenizer encodes the words of a text that was split before as it encodes each of them alone.
 
     Raises:
         ValueError: It does not.
     """
-    tokenizer = blueprint.build()
+    tokenizer = tokenizer_spec.build()
     words = [word for word in _PROBES if can_encode(tokenizer, word)]
     alone = [number for word in words for number in tokenizer.encode(word, add_special_tokens=False).ids]
     together = tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False).ids
     if together != alone:
         rule = "encode words that were split before as it encodes each of them alone"
-        raise ValueError(f"tokenizer {blueprint} must {rule}, got {together} instead of {alone} for {words!r}; join the words")
+        raise ValueError(
+            f"tokenizer {tokenizer_spec} must {rule}, got {together} instead of {alone} for {words!r}; join the words"
+        )
 
 
 def _check_labels(words: Lists, labels: Lists, tables: Sequence[pa.Table]) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from seqstream.shuffling import shuffled
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class InOrder(Decided):
+class Unbucketed(Decided):
     """Batches of consecutive rows, padded: what one gets without bucketing, to compare with and to evaluate with.
 
     With ``shuffle=True`` the rows of a window are shuffled first, so batches are random; without, rows come as the source has
@@ -60,14 +60,14 @@ class InOrder(Decided):
         size = self.batch_size * multiple
         return num_rows if last and not self.drop_last else num_rows // size * size
 
-    def arrange(
+    def plan_global(
         self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
     ) -> GlobalPlan:
         num_rows = runs.num_rows
         order = SpreadTies.of(np.array([num_rows]), None) if key is None else ListedOrder(shuffled(num_rows, *key, "rows"))
         cuts = np.append(np.arange(0, num_rows, self.batch_size * world_size), num_rows)
         groups = np.ones(len(cuts) - 1, dtype=np.int64)
-        return GlobalPlan(order, cuts, np.arange(len(groups)), self.batch_size * groups, groups, step_groups=accumulate)
+        return GlobalPlan(order, cuts, np.arange(len(groups)), self.batch_size * groups, groups, batches_per_step=accumulate)
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
         return num_rows / self.batch_size
@@ -76,4 +76,4 @@ class InOrder(Decided):
         return self.batch_size, needed(max_length)
 
     def fingerprint(self) -> Json:
-        return {"kind": "InOrder", **dataclasses.asdict(self)}
+        return {"kind": "Unbucketed", **dataclasses.asdict(self)}
