@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.printing import machine_lines, summary, table_of
-from benchmarks.records import Record, machine, write_lines
-from benchmarks.settings import QUICK, Settings
+from benchmarks.harness.printing import machine_lines, summary, table_of
+from benchmarks.harness.records import Record, machine, write_lines
+from benchmarks.harness.settings import QUICK, Settings
 
 NAMES = (
     "imports",

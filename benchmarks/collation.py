@@ -17,10 +17,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings
 from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
 from seqstream.batches.padding import Padding
@@ -40,8 +40,8 @@ TURNS_PER_REPEAT = 4
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure each corpus at each budget."""
-    proven = prove(corpus.tokenizer())
-    for name in corpus.names():
+    proven = prove(corpora.tokenizer())
+    for name in corpora.names():
         for max_tokens in BUDGETS:
             settings.say(f"{name}, {max_tokens} tokens")
             window = largest_window(settings.text(name), proven, max_tokens)

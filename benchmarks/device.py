@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings
 
 STEP_TOKENS = 32_768
 PARTS = (1, 2, 4, 8)
@@ -64,7 +64,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         settings.say("there is no CUDA device")
         return
     torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for every shape, a tenth of a second each
-    proven, text = prove(corpus.tokenizer()), settings.text(corpus.DOCSTRINGS)
+    proven, text = prove(corpora.tokenizer()), settings.text(corpora.DOCSTRINGS)
     vocabulary = 1 + max(int(batch.input_ids.max()) for batch in proven.loader(ss.TextFiles(str(text)), ss.Bucket(STEP_TOKENS)))
     yield from _trainings(proven, text, vocabulary, settings)
     yield from _copies(proven, text, vocabulary, settings)
@@ -99,7 +99,7 @@ def _copies(proven: Proven, text: Path, vocabulary: int, settings: Settings) -> 
 
 
 def _record(what: str, value: float) -> Record:
-    return Record(benchmark="device", corpus=corpus.DOCSTRINGS, what=what, value=value, unit="real tokens/s")
+    return Record(benchmark="device", corpus=corpora.DOCSTRINGS, what=what, value=value, unit="real tokens/s")
 
 
 def _mean_rows(proven: Proven, text: Path) -> int:

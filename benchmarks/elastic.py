@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
-from benchmarks.simulated import tokenise
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
+from benchmarks.harness.simulated_ranks import tokenise
 from seqstream.loading.state import Position
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
@@ -38,9 +38,9 @@ SAVING_TARGET = 0.01
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure on mixed texts."""
-    proven = prove(corpus.tokenizer())
-    source = ss.TextFiles(str(settings.text(corpus.FIXED)))
-    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+    proven = prove(corpora.tokenizer())
+    source = ss.TextFiles(str(settings.text(corpora.FIXED)))
+    name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
 
     def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
         return Record(benchmark="elastic", corpus=name, what=what, value=value, unit=unit, target=target)

@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.karmarkar_karp import karmarkar_karp
+from benchmarks.harness import corpora
+from benchmarks.harness.karmarkar_karp import karmarkar_karp
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
+from benchmarks.harness.simulated_ranks import straggler
 from benchmarks.packing import CORPORA, lengths_of
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
-from benchmarks.simulated import straggler
 from seqstream.arrays import Index, Lengths
 from seqstream.planning.batch_spec import WINDOW_BATCHES
 from seqstream.planning.best_fit import pack_rows
@@ -150,8 +150,8 @@ class Window:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure how even steps are on each corpus, and how fast they are made so."""
-    names: dict[str, tuple[str, ...]] = {corpus.FIXED: (corpus.FIXED,)}
-    if corpus.data_folder():
+    names: dict[str, tuple[str, ...]] = {corpora.FIXED: (corpora.FIXED,)}
+    if corpora.data_folder():
         names = {" + ".join(CORPORA): CORPORA, **names}
     for where, parts in names.items():
         lengths = lengths_of([settings.text(name) for name in parts], LONGEST)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import seqstream as ss
-from benchmarks import corpus, peers
-from benchmarks.proven import prove
-from benchmarks.records import Record
-from benchmarks.settings import Settings, first_lines
+from benchmarks.harness import corpora, peers
+from benchmarks.harness.proven_engine import prove
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings, first_lines
 from benchmarks.throughput import read_lines, run_encode
 
 TARGET = 1.5
@@ -31,21 +31,21 @@ PARTS = 8
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure both on the corpus of the throughput figures."""
-    text = settings.text(corpus.FIXED)
+    text = settings.text(corpora.FIXED)
     mebibyte = first_lines(text, MEBIBYTE)
     window_bytes = text.stat().st_size // PARTS
     ways: dict[str, Callable[[], float]] = {
-        "bare fastokens, 1 MiB": lambda: settings.isolate(_bare_seconds, mebibyte, corpus.tokenizer()),
-        "first batch, several windows": lambda: settings.isolate(_first_batch_seconds, text, corpus.tokenizer(), window_bytes),
-        "bare fastokens, all of it": lambda: settings.isolate(_bare_seconds, text, corpus.tokenizer()),
-        "first batch, one window": lambda: settings.isolate(_first_batch_seconds, text, corpus.tokenizer(), None),
+        "bare fastokens, 1 MiB": lambda: settings.isolate(_bare_seconds, mebibyte, corpora.tokenizer()),
+        "first batch, several windows": lambda: settings.isolate(_first_batch_seconds, text, corpora.tokenizer(), window_bytes),
+        "bare fastokens, all of it": lambda: settings.isolate(_bare_seconds, text, corpora.tokenizer()),
+        "first batch, one window": lambda: settings.isolate(_first_batch_seconds, text, corpora.tokenizer(), None),
     }
     found: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(settings.repeats):
         for way, seconds in ways.items():
             settings.say(f"turn {repeat + 1}: {way}")
             found[way].append(seconds())
-    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+    name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     cold, first, cold_whole, whole = (
         Record(benchmark="first_batch", corpus=name, what=way, value=1000 * statistics.median(seconds), unit="ms")
         for way, seconds in found.items()

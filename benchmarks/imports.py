@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.records import Record
-from benchmarks.settings import Settings
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings
 
 TARGET = 1.15
 TURNS_PER_REPEAT = 2

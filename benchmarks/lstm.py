@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 import seqstream as ss
-from benchmarks import corpus, learning, orders, peers
-from benchmarks.corpus import DOCSTRINGS, SOURCES
-from benchmarks.learning import RATE, Rows, Task
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora, learning, orders, peers
+from benchmarks.harness.corpora import DOCSTRINGS, SOURCES
+from benchmarks.harness.learning import RATE, Rows, Task
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
 
 SEEDS = (0, 1, 2, 3, 4)
 OTHER_RATE = 2e-2
@@ -101,7 +101,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         task = learning.load(DOCSTRINGS, settings)
         yield from _times(task, seeds, settings)
         yield from _classifier(task, seeds, settings)
-        if SOURCES in corpus.grouped():
+        if SOURCES in corpora.grouped():
             yield from _language_model(learning.load(SOURCES, settings), seeds, settings)
 
 
@@ -233,7 +233,7 @@ Values = dict[str, list[float]]
 class Recording:
     """Makes records of a corpus."""
 
-    corpus: str
+    corpora: str
 
     def value(self, what: str, value: float, unit: str, target: Target | None = None, error: float | None = None) -> Record:
         """Return the record of one number."""

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings, first_lines
-from examples.corpus import made_once
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings, first_lines
+from examples.shared.corpus import made_once
 from seqstream.planning.batch_spec import ID_BYTES, WINDOW_BYTES
 
 TARGET = 1.2
@@ -46,10 +46,10 @@ class Peak:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure the same text once and ten times over, and where the corpus is large enough, as much text that never repeats."""
-    whole = settings.text(corpus.FIXED)
+    whole = settings.text(corpora.FIXED)
     size = _bytes_of_windows(whole)
     small = first_lines(whole, size) if size < whole.stat().st_size else whole
-    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+    name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     once = _record(name, "the text once", small, settings)
     yield once
     yield _record(name, f"the text {TIMES} times over", _repeated(small), settings).against(once, "<=", TARGET)
@@ -76,7 +76,7 @@ def _default_record(name: str, text: Path, size: int, settings: Settings) -> Rec
 
 def _bytes_of_windows(text: Path) -> int:
     """Return how much of a text fills the windows: as many bytes as give the tokens that they hold."""
-    loader = prove(corpus.tokenizer()).loader(ss.TextFiles(str(text)), ss.Bucket(max_tokens=MAX_TOKENS))
+    loader = prove(corpora.tokenizer()).loader(ss.TextFiles(str(text)), ss.Bucket(max_tokens=MAX_TOKENS))
     for _ in loader:
         pass
     return int(NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS * text.stat().st_size / loader.stats.tokens)
@@ -86,7 +86,7 @@ def _record(
     name: str, what: str, text: Path, settings: Settings, *, window_batches: int | None = WINDOW_BATCHES, epochs: int = 2
 ) -> Record:
     settings.say(what)
-    peak: Peak = settings.isolate(_peak, text, corpus.tokenizer(), window_batches, epochs)
+    peak: Peak = settings.isolate(_peak, text, corpora.tokenizer(), window_batches, epochs)
     mebibytes = peak.num_bytes / _MEBIBYTE
     return Record(benchmark="memory", corpus=name, what=f"{what}, {peak.num_windows} windows", value=mebibytes, unit="MiB")
 

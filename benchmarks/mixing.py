@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
 from seqstream.planning.batch_spec import ID_BYTES
 
 MAX_TOKENS = 4_096
@@ -32,8 +32,8 @@ TARGET = Target("<=", 0.15)
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure the corpora for classification, in the first epoch and in the second."""
-    proven = prove(corpus.tokenizer())
-    for name, file in corpus.labelled().items():
+    proven = prove(corpora.tokenizer())
+    for name, file in corpora.labelled().items():
         num_tokens = _count(proven, file)
         for (windows, many), (epoch, which) in itertools.product(WINDOWS.items(), EPOCHS.items()):
             shown = f"{many}, {which}"

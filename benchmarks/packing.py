@@ -24,9 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
 from seqstream.arrays import Lengths
 from seqstream.planning.best_fit import pack_rows
 from seqstream.planning.tie_order import longest_first
@@ -67,7 +67,7 @@ class Epoch:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure the planner beside TRL's, then a loader."""
-    names = CORPORA if corpus.data_folder() else (corpus.DOCSTRINGS,)
+    names = CORPORA if corpora.data_folder() else (corpora.DOCSTRINGS,)
     texts = [settings.text(name) for name in names]
     where = " + ".join(names)
     lengths = lengths_of(texts, max(ROW_LENGTHS))
@@ -84,7 +84,7 @@ def _source(texts: Sequence[Path]) -> ss.TextFiles:
 
 def lengths_of(texts: Sequence[Path], max_length: int) -> Lengths:
     """Return the lengths of all texts, in the order in which they lie in their files."""
-    tokenize = ss.Tokenize(str(corpus.tokenizer()), max_length=max_length)
+    tokenize = ss.Tokenize(str(corpora.tokenizer()), max_length=max_length)
     loader = ss.Loader(_source(texts), tokenize, ss.Unbucketed(1_000), shuffle=False)
     return np.concatenate([batch.lengths.numpy() for batch in loader])
 
@@ -176,7 +176,7 @@ def _trl(ids: pa.ListArray, row_length: int, sequences: int) -> Packing:
 def _loader_records(where: str, texts: Sequence[Path], repeats: int) -> Iterator[Record]:
     """Run epochs, each as the first of a loader, whose engine was checked before."""
     row_length = ROW_LENGTHS[0]
-    tokenize = ss.Tokenize(str(corpus.tokenizer()), max_length=row_length)
+    tokenize = ss.Tokenize(str(corpora.tokenizer()), max_length=row_length)
     engines = dict(tokenize.choose_engines())
     loaders = [ss.Loader(_source(texts), tokenize, ss.Pack(row_length, rows=ROWS)) for _ in range(repeats)]
     for loader in loaders:

@@ -32,11 +32,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
-from benchmarks.simulated import Blocks, Noting, Served, Simulated, Swapped, World, alone, straggler, synchronised, tokenise
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
+from benchmarks.harness.simulated_ranks import (
+    Blocks,
+    Noting,
+    Served,
+    Simulated,
+    Swapped,
+    World,
+    alone,
+    straggler,
+    synchronised,
+    tokenise,
+)
 from seqstream.arrow import join_tables
 from seqstream.distributed.exchange import exchange_rows
 from seqstream.distributed.transport import kind_of, send_array, send_rows
@@ -65,15 +76,15 @@ _MEGABYTE = 1e6
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure stragglers on each corpus, then what it costs."""
-    proven = prove(corpus.tokenizer())
+    proven = prove(corpora.tokenizer())
     num_batches = WINDOW_BATCHES if settings.max_bytes is None else FEW_BATCHES
-    for name in corpus.names():
+    for name in corpora.names():
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
             for way in WAYS:
                 settings.say(f"{name}, {size} ranks, {way.name}")
                 yield from _stragglers(name, way, World(blocks, way.spec(num_batches), size))
-    for name in (corpus.FIXED, *(name for name in corpus.names() if name == SHORTEST)):
+    for name in (corpora.FIXED, *(name for name in corpora.names() if name == SHORTEST)):
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
             for way in (ALIKE, MIXED):

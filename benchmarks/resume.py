@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings, first_lines
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings, first_lines
 from benchmarks.throughput import read_lines
 from seqstream.records import Json
 from seqstream.sources.source import Source
@@ -72,9 +72,9 @@ class Counting:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure every kind of source on the same texts."""
-    whole = settings.text(corpus.FIXED)
+    whole = settings.text(corpora.FIXED)
     text = first_lines(whole, MAX_BYTES) if whole.stat().st_size > MAX_BYTES else whole
-    proven = prove(corpus.tokenizer())
+    proven = prove(corpora.tokenizer())
     with tempfile.TemporaryDirectory() as folder:
         for name, source in _sources(text, Path(folder)).items():
             settings.say(name)

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
 from seqstream.arrays import Lengths
 from seqstream.planning.shape_choice import Histogram, choose_lengths
 from seqstream.shuffling import EvenOrder
@@ -61,10 +61,10 @@ VOCABULARY, WIDTH, HEADS, LAYERS, LABELS = 8_192, 64, 4, 2, 16
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure lengths of each corpus, then the model."""
-    proven = prove(corpus.tokenizer())
+    proven = prove(corpora.tokenizer())
     whole: list[dict[str, float]] = []
     rest: list[dict[str, float]] = []
-    for name in corpus.names():
+    for name in corpora.names():
         settings.say(name)
         lengths = _stream_lengths(proven, settings.text(name))
         longest = int(lengths.max())
@@ -200,7 +200,7 @@ def run_model(way: str, text: Path, tokens: int, repeats: int, backend: str) -> 
         DYNAMIC: ss.Bucket(MAX_TOKENS),
         LONGEST: ss.Bucket(MAX_TOKENS, shapes=[(MAX_TOKENS // TRAINED_LENGTH, TRAINED_LENGTH)]),
     }
-    tokenize = ss.Tokenize(str(corpus.tokenizer()), max_length=TRAINED_LENGTH)
+    tokenize = ss.Tokenize(str(corpora.tokenizer()), max_length=TRAINED_LENGTH)
     epoch = list(ss.Loader(ss.TextFiles(str(text)), tokenize, specs[way]))
     batches = epoch[:: max(1, round(sum(batch.num_tokens for batch in epoch) / tokens))]  # some of every window
     shapes = {tuple(batch.input_ids.shape): batch for batch in epoch}
@@ -247,14 +247,14 @@ def _alone() -> Iterator[None]:
 def _model_records(settings: Settings) -> Iterator[Record]:
     tokens = settings.max_bytes // _BYTES_PER_TOKEN_OF_LESS if settings.max_bytes else TOKENS
     backend = "inductor" if settings.max_bytes is None and shutil.which("g++") else "eager"
-    text = settings.text(corpus.DOCSTRINGS)
+    text = settings.text(corpora.DOCSTRINGS)
     runs: dict[str, Run] = {}
     for way in (DYNAMIC, LONGEST, FIXED):
         settings.say(f"encoder, {way}")
         runs[way] = settings.isolate(run_model, way, text, min(tokens, TOKENS), settings.repeats, backend)
 
     def record(way: str, what: str, value: float, unit: str = "", target: Target | None = None) -> Record:
-        where = f"{corpus.DOCSTRINGS}, encoder, {backend}"
+        where = f"{corpora.DOCSTRINGS}, encoder, {backend}"
         return Record(benchmark="shapes", corpus=where, what=f"{way}, {what}", value=value, unit=unit, target=target)
 
     def speed(way: str) -> Record:

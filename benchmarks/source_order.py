@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.corpus import DOCSTRINGS
-from benchmarks.learning import one_thread
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
-from examples import corpus as docstring_corpus
+from benchmarks.harness import corpora
+from benchmarks.harness.corpora import DOCSTRINGS
+from benchmarks.harness.learning import one_thread
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
+from examples.shared import corpus as docstring_corpus
 from seqstream.sources.source import Source
 
 SEEDS = (0, 1, 2)
@@ -116,7 +116,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     is_whole = settings.max_bytes is None
     seeds = SEEDS if is_whole else SEEDS[: settings.repeats]
     with one_thread():
-        for name in (BANKING, REVIEWS, DOCSTRINGS) if corpus.data_folder() else (DOCSTRINGS,):
+        for name in (BANKING, REVIEWS, DOCSTRINGS) if corpora.data_folder() else (DOCSTRINGS,):
             setting = _setting(name)
             if not is_whole:
                 train, test = (part[:: -(-len(part) // _FEW_ROWS)] for part in setting.rows)
@@ -132,15 +132,15 @@ def _setting(name: str) -> Setting:
         return Setting(
             name=name,
             rows=_banking(),
-            tokenizer=corpus.tokenizer("bert_uncased"),
+            tokenizer=corpora.tokenizer("bert_uncased"),
             max_length=64,
             epochs=4,
             sources=_all_sources,
         )
-    lines = corpus.labelled()[name] if name == REVIEWS else corpus.grouped_docstrings()
+    lines = corpora.labelled()[name] if name == REVIEWS else corpora.grouped_docstrings()
     rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     if name == REVIEWS:
-        tokenizer = corpus.tokenizer("bert_uncased")
+        tokenizer = corpora.tokenizer("bert_uncased")
         return Setting(name=name, rows=_split(rows), tokenizer=tokenizer, max_length=512, epochs=8, sources=_json_lines_sources)
     rows = rows[::4]  # some thousands
     return Setting(
@@ -151,7 +151,7 @@ def _setting(name: str) -> Setting:
 def _banking() -> tuple[list[Row], list[Row]]:
     parts = []
     for part in ("train", "test"):
-        with gzip.open(f"{corpus.data_folder()}/banking77/{part}.csv.gz", "rt", encoding="utf-8", newline="") as lines:
+        with gzip.open(f"{corpora.data_folder()}/banking77/{part}.csv.gz", "rt", encoding="utf-8", newline="") as lines:
             rows = [{"text": row["text"], "label": row["category"]} for row in csv.DictReader(lines)]
         parts.append(sorted(rows, key=lambda row: row["label"]))
     return parts[0], parts[1]

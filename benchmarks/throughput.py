@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import seqstream as ss
-from benchmarks import corpus, peers
-from benchmarks.proven import prove, strange_texts
-from benchmarks.records import Record
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora, peers
+from benchmarks.harness.proven_engine import prove, strange_texts
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings
 from seqstream.tokenizing.engines import EngineName
 
 SEQSTREAM = "seqstream"
@@ -29,8 +29,8 @@ BY_HAND = "by hand: encode_batch_fast, sorted windows, pad_sequence"
 BARE = "bare fastokens"
 BARE_TOKENIZERS = "bare encode_batch_fast, ids in one array"
 
-HF_TARGET = {corpus.FIXED: 50, corpus.DOCSTRINGS: 50, "tatoeba": 15}
-BY_HAND_TARGET = {corpus.FIXED: 15, corpus.DOCSTRINGS: 15, "tatoeba": 8}
+HF_TARGET = {corpora.FIXED: 50, corpora.DOCSTRINGS: 50, "tatoeba": 15}
+BY_HAND_TARGET = {corpora.FIXED: 15, corpora.DOCSTRINGS: 15, "tatoeba": 8}
 BARE_TARGET = 0.5
 BARE_TOKENIZERS_TARGET = 0.85
 
@@ -48,7 +48,7 @@ class Run:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure each way on each corpus."""
-    for name in (corpus.FIXED, "tatoeba") if corpus.data_folder() else (corpus.DOCSTRINGS,):
+    for name in (corpora.FIXED, "tatoeba") if corpora.data_folder() else (corpora.DOCSTRINGS,):
         text = settings.text(name)
         runs = {way: _median(found) for way, found in _runs(text, name, settings).items()}
         _check_same_job(runs)
@@ -62,7 +62,7 @@ def _runs(text: Path, name: str, settings: Settings) -> dict[str, list[Run]]:
         for way, (run, most) in _WAYS.items():
             if repeat < most:
                 settings.say(f"{name}: {way}, {repeat + 1} of {min(most, settings.repeats)}")
-                found[way].append(settings.isolate(run, text, corpus.tokenizer()))
+                found[way].append(settings.isolate(run, text, corpora.tokenizer()))
     return found
 
 

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 import seqstream as ss
-from benchmarks import corpus, learning, orders, peers
-from benchmarks.design_effect import Gradients
-from benchmarks.learning import Task
-from benchmarks.orders import (
+from benchmarks.harness import corpora, learning, orders, peers
+from benchmarks.harness.design_effect import Gradients
+from benchmarks.harness.learning import Task
+from benchmarks.harness.orders import (
     GOLDEN,
     UNCORRELATED,
     Rows,
@@ -35,9 +35,9 @@ from benchmarks.orders import (
     shuffled_turns,
     strided_turns,
 )
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
-from benchmarks.sketches import sketch_rows
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
+from benchmarks.harness.sketches import sketch_rows
 
 NUMS = (1, 4, 16, 64)
 MAX_TOKENS = 4_096
@@ -147,7 +147,7 @@ def measure(settings: Settings) -> Iterator[Record]:
                 settings.say(f"{name}, {order}")
                 found = [gradients.effects(make(task, seed), NUMS) for seed in range(num_seeds)]
                 yield from _effects(task, order, np.array(found))
-            if name != corpus.DOCSTRINGS:
+            if name != corpora.DOCSTRINGS:
                 yield from _windows(task, num_seeds * _WINDOW_SEEDS)
 
 

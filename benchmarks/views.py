@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from benchmarks import corpus
 from benchmarks.collation import largest_window, tensors_of
-from benchmarks.proven import prove
-from benchmarks.records import Record
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora
+from benchmarks.harness.proven_engine import prove
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings
 from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
 from seqstream.batches.padding import Padding
@@ -35,8 +35,8 @@ Way = Callable[[int], Any]
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure each corpus."""
-    proven = prove(corpus.tokenizer())
-    for name in corpus.names():
+    proven = prove(corpora.tokenizer())
+    for name in corpora.names():
         settings.say(name)
         window = largest_window(settings.text(name), proven, MAX_TOKENS)
         tokens = window.runs.num_tokens

@@ -29,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 import seqstream as ss
-from benchmarks import corpus, peers
-from benchmarks.proven import Proven, prove
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings
+from benchmarks.harness import corpora, peers
+from benchmarks.harness.proven_engine import Proven, prove
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import ID_BYTES
 from seqstream.planning.bucket_cuts import fill_greedily, fitting_rows
@@ -89,8 +89,8 @@ class Epoch:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure each corpus."""
-    proven = prove(corpus.tokenizer())
-    for name in corpus.names():
+    proven = prove(corpora.tokenizer())
+    for name in corpora.names():
         text = settings.text(name)
         epochs: list[Epoch] = []
         while len(epochs) < settings.seeds or sum(len(epoch.batches) for epoch in epochs) < _BATCHES_PER_SEED * settings.seeds:

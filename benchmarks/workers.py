@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import seqstream as ss
-from benchmarks import corpus
-from benchmarks.records import Record
-from benchmarks.settings import Settings
-from examples.corpus import made_once
+from benchmarks.harness import corpora
+from benchmarks.harness.records import Record
+from benchmarks.harness.settings import Settings
+from examples.shared.corpus import made_once
 
 SECONDS_PER_RECORD = 1e-3
 RECORDS = 6_000
@@ -34,8 +34,8 @@ def slow_lengths(texts: list[str]) -> list[list[int]]:
 
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure one worker, then two."""
-    text = _lines(settings.text(corpus.FIXED), RECORDS if settings.max_bytes is None else FEW_RECORDS)
-    name = corpus.FIXED if corpus.data_folder() else corpus.DOCSTRINGS
+    text = _lines(settings.text(corpora.FIXED), RECORDS if settings.max_bytes is None else FEW_RECORDS)
+    name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     found = []
     for workers in (1, 2):
         settings.say(f"{workers} workers")

@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 import torch
-from corpus import docstring_texts, tokenizer
-from transformer import Transformer, padded
+from shared.corpus import docstring_texts, tokenizer
+from shared.transformer import Transformer, padded
 
 import seqstream as ss
 

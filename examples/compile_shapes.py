@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import torch
-from corpus import docstrings, tokenizer
+from shared.corpus import docstrings, tokenizer
 from torch import Tensor, nn
 from torch._dynamo import lookup_backend
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from corpus import LABELS, docstring_texts, tokenizer
+from shared.corpus import LABELS, docstring_texts, tokenizer
 from torch import Tensor
 from train_lstm import Classifier
 

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Sequence
 
 import torch
-from corpus import docstring_texts, tokenizer
+from shared.corpus import docstring_texts, tokenizer
+from shared.transformer import Form, Transformer, attend_in_rows, padded
 from torch import Tensor, distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parameters_to_vector
 from torch.nn.utils.rnn import pad_sequence
-from transformer import Form, Transformer, attend_in_rows, padded
 
 import seqstream as ss
 

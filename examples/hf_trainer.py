@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from corpus import tokenizer
 from huggingface_stream import load_dataset, write_files
+from shared.corpus import tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils.logging import disable_progress_bar

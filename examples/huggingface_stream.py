@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from corpus import LABELS, docstrings, tokenizer
+from shared.corpus import LABELS, docstrings, tokenizer
 
 import seqstream as ss
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from corpus import docstring_texts, tokenizer
-from transformer import Transformer, padded
+from shared.corpus import docstring_texts, tokenizer
+from shared.transformer import Transformer, padded
 
 import seqstream as ss
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from corpus import docstrings, tokenizer
+from shared.corpus import docstrings, tokenizer
 from torch import nn
 from train_lstm import Classifier, number_labels
 

@@ -10,7 +10,7 @@ import itertools
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from corpus import docstrings, tokenizer
+from shared.corpus import docstrings, tokenizer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 

@@ -8,8 +8,8 @@ import itertools
 from collections import Counter, defaultdict
 
 import torch
-from corpus import tokenizer
-from tagged_code import ROLES, TAGS, Statement, read_modules
+from shared.corpus import tokenizer
+from shared.tagged_code import ROLES, TAGS, Statement, read_modules
 from torch import Tensor, nn
 
 import seqstream as ss

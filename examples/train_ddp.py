@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from corpus import docstring_texts, tokenizer
+from shared.corpus import docstring_texts, tokenizer
+from shared.transformer import Transformer, padded
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from transformer import Transformer, padded
 
 import seqstream as ss
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from corpus import docstring_texts, tokenizer
+from shared.corpus import docstring_texts, tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 

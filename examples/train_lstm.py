@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from comparing import Checkpoint, Run, plot, report
-from corpus import LABELS, docstrings, tokenizer
+from shared.comparing import Checkpoint, Run, plot, report
+from shared.corpus import LABELS, docstrings, tokenizer
 from torch import Tensor, nn
 
 import seqstream as ss

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from corpus import docstring_texts, tokenizer
-from transformer import MAX_LENGTH, Form, Transformer, packed, padded, varlen
+from shared.corpus import docstring_texts, tokenizer
+from shared.transformer import MAX_LENGTH, Form, Transformer, packed, padded, varlen
 
 import seqstream as ss
 

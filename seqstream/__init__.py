@@ -32,7 +32,6 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import RecordError
-from seqstream.tokenizing.engines import EngineError, EngineWarning
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
@@ -43,6 +42,7 @@ from seqstream.sources.text import TextFiles
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.map_filter_records import FilterRecords, MapRecords
+from seqstream.tokenizing.engines import EngineError, EngineWarning
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning.max_tokens import fit_max_tokens
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,11 @@ def is_whole(value: object) -> bool:
     except TypeError:
         return False
     return not isinstance(value, bool)
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """Return the module and name of a function, the same in every process."""
+    if isinstance(fn, functools.partial):
+        return function_name(fn.func)
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -11,6 +11,9 @@ import pyarrow as pa
 
 from seqstream.arrow import holds_steps, to_arrow, to_numpy
 
+OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
+"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
+
 Json: TypeAlias = Any
 """What ``json.dumps`` takes: dicts with string keys, lists, strings, numbers, booleans, ``None``."""
 

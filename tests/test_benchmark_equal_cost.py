@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import seqstream as ss
 from benchmarks.equal_cost import Window
-from benchmarks.karmarkar_karp import karmarkar_karp
+from benchmarks.harness.karmarkar_karp import karmarkar_karp
 
 
 def test_four_rows_in_two_parts_by_hand() -> None:

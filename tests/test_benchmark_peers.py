@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from benchmarks import peers
+from benchmarks.harness import peers
 
 WORDS = ["short", "a longer line of words", "words", "and the longest line of them all, with some words more", "é ü 漢字"]
 TEXTS = [" ".join(WORDS[: 1 + number % 5]) + f" {number}" for number in range(500)]

@@ -9,8 +9,8 @@ import pytest
 
 import seqstream as ss
 from benchmarks import ranks
-from benchmarks.proven import prove
-from benchmarks.simulated import Blocks, Served, Simulated, World, alone, straggler, synchronised
+from benchmarks.harness.proven_engine import prove
+from benchmarks.harness.simulated_ranks import Blocks, Served, Simulated, World, alone, straggler, synchronised
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import deal
 

@@ -7,11 +7,21 @@ import pytest
 import torch
 
 import seqstream as ss
-from benchmarks import orders, truth
-from benchmarks.design_effect import Gradients
-from benchmarks.learning import Network, padded
-from benchmarks.orders import GOLDEN, UNCORRELATED, Turns, even_shards, even_turns, random_shards, shuffled_turns, strided_turns
-from benchmarks.sketches import Sketch
+from benchmarks import truth
+from benchmarks.harness import orders
+from benchmarks.harness.design_effect import Gradients
+from benchmarks.harness.learning import Network, padded
+from benchmarks.harness.orders import (
+    GOLDEN,
+    UNCORRELATED,
+    Turns,
+    even_shards,
+    even_turns,
+    random_shards,
+    shuffled_turns,
+    strided_turns,
+)
+from benchmarks.harness.sketches import Sketch
 
 TURNS = [shuffled_turns, strided_turns(GOLDEN), strided_turns(UNCORRELATED), random_shards, even_shards, even_turns]
 

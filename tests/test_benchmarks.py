@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import printing, records, waste
-from benchmarks.fresh import in_fresh_process
-from benchmarks.records import Record, Target
-from benchmarks.settings import Settings, first_lines
+from benchmarks import waste
+from benchmarks.harness import printing, records
+from benchmarks.harness.fresh_process import in_fresh_process
+from benchmarks.harness.records import Record, Target
+from benchmarks.harness.settings import Settings, first_lines
 
 
 def here(function: Callable[..., Any], *args: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running_examples import ROOT, keep_part, run
+from tests.helpers.examples import ROOT, keep_part, run
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NUM_DOCSTRINGS = 8_000

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import seqstream as ss
-from examples import transformer
-from examples.transformer import Form, Transformer
-from tests.running_examples import keep_part, run
+from examples.shared import transformer
+from examples.shared.transformer import Form, Transformer
+from tests.helpers.examples import keep_part, run
 
 Spec = ss.Unbucketed | ss.Bucket | ss.Pack
 NUM_DOCSTRINGS = 8_000

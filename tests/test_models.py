@@ -15,7 +15,7 @@ from torch import Tensor
 
 import seqstream as ss
 from seqstream.batches.batch import Batch
-from tests.staged import transformers_of
+from tests.helpers.tokenizers import transformers_of
 
 Record = dict[str, Any]
 Alone = Callable[[Record], Mapping[str, Any]]

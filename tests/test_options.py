@@ -1,153 +1,129 @@
-"""Options of a loader: of what kind they must be, what becomes of numbers of NumPy, and what a state keeps of them."""
+"""Options of sources, stages and batch specs: of what kind they must be, by name, as soon as they are given."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import seqstream as ss
-from tests.ranks.corpora import letters
 
 
-def loader_of(**options: Any) -> ss.Loader:
-    """Make a loader of a few rows."""
-    return ss.Loader(ss.Generator([[1], [2, 3], [4]]), ss.Unbucketed(1), **options)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of each kind, of the same lines."""
+    folder = tmp_path_factory.mktemp("files")
+    lines = [f"line {number}" for number in range(60)]
+    (folder / "a.txt").write_text("\n".join(lines))
+    (folder / "a.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (folder / "a.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    (folder / "a.csv").write_text("text\n" + "\n".join(lines))
+    pq.write_table(pa.table({"text": lines}), folder / "a.parquet")
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "kind", "rule"),
-    [
-        ("seed", [1], TypeError, "a whole number"),
-        ("seed", (1, 2), TypeError, "a whole number"),
-        ("seed", 1.0, TypeError, "a whole number"),
-        ("seed", True, TypeError, "a whole number"),
-        ("seed", None, TypeError, "a whole number"),
-        ("epochs", {}, TypeError, "a positive number or None for no end"),
-        ("epochs", 1.5, TypeError, "a positive number or None for no end"),
-        ("epochs", np.int64(0), ValueError, "a positive number or None for no end"),
-        ("accumulate", "2", TypeError, "a positive whole number"),
-        ("accumulate", 0, ValueError, "a positive whole number"),
-        ("num_workers", "2", TypeError, "0 or more processes"),
-        ("workers", "2", TypeError, "0 or more processes"),
-        ("workers", -1, ValueError, "0 or more processes"),
-        ("prefetch", "2", TypeError, "0 or more batches"),
-        ("prefetch", np.float64(2), TypeError, "0 or more batches"),
-        ("shuffle", "yes", TypeError, "True or False"),
-        ("shuffle", 1, TypeError, "True or False"),
-        ("progress", "no", TypeError, "True or False"),
-        ("pin_memory", 1, TypeError, "True or False"),
-        ("on_batch", 3, TypeError, "a function"),
-        ("all_gather", [], TypeError, "a function"),
-        ("pad_values", [1], TypeError, "a dict such as"),
-        ("pad_values", {"input_ids": "0"}, TypeError, "numbers by the names of columns"),
-        ("padding_side", 1, ValueError, "one of None, 'right', 'left'"),
-        ("layout", ["padded"], ValueError, "one of 'padded', 'jagged'"),
-        ("uneven", None, ValueError, "one of 'repeat', 'drop'"),
-        ("device", "gpu", ValueError, "a torch.device or its name"),
-        ("device", [0], ValueError, "a torch.device or its name"),
-    ],
-)
-def test_an_option_of_another_kind_is_named(name: str, value: Any, kind: type[Exception], rule: str) -> None:
-    """When the loader is made, with what it must be and what it is."""
-    with pytest.raises(kind, match=rf"^{name} must be {rule}.*, got "):
-        loader_of(**{name: value})
+FILES = {ss.TextFiles: "a.txt", ss.JsonLines: "a.jsonl", ss.Csv: "a.csv", ss.Parquet: "a.parquet"}
 
 
-def test_ranks_are_numbers() -> None:
-    """Also those given by hand."""
-    with pytest.raises(TypeError, match=r"^rank must be a whole number, got '0'$"):
-        loader_of(rank="0", world_size=1)
-    assert len(list(loader_of(rank=np.int64(0), world_size=np.int32(1)))) == 3
+@pytest.mark.parametrize("source", FILES, ids=lambda source: source.__name__)
+@pytest.mark.parametrize("value", ["64", 1.5, True, [1], np.array([1, 2]), torch.tensor(3), int])
+def test_sizes_are_whole_numbers(source: Any, value: Any, folder: Path) -> None:
+    """Of bytes that are read at once."""
+    for name in ("block_bytes", "max_record_bytes")[: 1 if source is ss.Parquet else 2]:
+        with pytest.raises(TypeError, match=rf"^{name} must be a whole number of bytes, got "):
+            source(folder / FILES[source], **{name: value})
 
 
-def test_numbers_of_numpy_are_ints_in_a_state(tmp_path: Path) -> None:
-    """JSON takes the state, and ``torch.load`` the checkpoint that it is in."""
-    loader = loader_of(
-        seed=np.int64(7), epochs=np.int32(2), accumulate=np.uint8(1), prefetch=np.int64(1), shuffle=np.bool_(True)
-    )
-    loader.set_epoch(np.int64(3))
-    next(iter(loader))
-    state = loader.state_dict()
-    assert (state["seed"], state["epoch"], state["until"]) == (7, 3, 5)
-    assert {type(state[name]) for name in ("seed", "epoch", "until")} == {int}
-    assert json.loads(json.dumps(state)) == state
-    torch.save(state, tmp_path / "step.pt")
-    other = loader_of(seed=7, epochs=2)
-    other.load_state_dict(torch.load(tmp_path / "step.pt"))
-    for epoch in (-1, 1.0, True, "1"):
-        with pytest.raises((TypeError, ValueError), match=rf"^epoch must be 0 or more, got {epoch!r}$"):
-            loader.set_epoch(epoch)  # type: ignore[arg-type]
+@pytest.mark.parametrize("source", [ss.TextFiles, ss.Csv, ss.Parquet, ss.Generator], ids=lambda source: source.__name__)
+def test_sizes_of_numpy_are_ints_in_a_state(source: Any, folder: Path) -> None:
+    """JSON takes the fingerprint."""
+    given = ["text"] * 9 if source is ss.Generator else folder / FILES[source]
+    assert json.loads(json.dumps(source(given, block_bytes=np.int64(64)).fingerprint()))["block_bytes"] == 64
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_state_is_the_loaders_own(prefetch: int) -> None:
-    """What a function or the user does to the state of a batch is nothing to the loader, nor to the batches that follow."""
+@pytest.mark.parametrize("value", [3, b"text", {"text": 1}, [1], [None], object(), np.array(1), torch.tensor([1.0])])
+def test_columns_are_names(value: Any, folder: Path) -> None:
+    """In every source that takes some, and in `Bucket`."""
+    for source in (ss.JsonLines, ss.Csv, ss.Parquet):
+        with pytest.raises(TypeError, match=r"^columns must be a list of names, got "):
+            source(folder / FILES[source], columns=value)
+    with pytest.raises(TypeError, match=r"^columns must be a list of names, got "):
+        ss.Bucket(90, columns=value)
 
-    def spoil(batch: ss.Batch) -> ss.Batch:
-        batch.state["source"].append("spoiled")
-        batch.state.clear()
-        return batch
 
-    expected = [batch.state for batch in loader_of(prefetch=prefetch)]
-    loader = loader_of(prefetch=prefetch, on_batch=spoil)
-    for batch, state in zip(loader, expected, strict=True):
-        assert batch.state == {}
-        assert loader.state_dict() == state
-        loader.state_dict()["source"].append("spoiled")
-        assert loader.state_dict() == state
+@pytest.mark.parametrize("paths", [3, b"a.txt", [1], [b"a.txt"], np.array(1), torch.tensor(3)])
+def test_paths_are_paths(paths: Any) -> None:
+    """One, or a list of some."""
+    with pytest.raises(TypeError, match=r"^paths must be a path or a list of paths, got "):
+        ss.TextFiles(paths)
+
+
+@pytest.mark.parametrize("path", ["a\0.txt", "\ud83d.txt"])
+def test_paths_that_no_file_has(path: str) -> None:
+    """A zero byte, and half of a surrogate pair."""
+    with pytest.raises(ValueError, match=r"^paths must be names that a file can have, got "):
+        ss.TextFiles(path)
+
+
+@pytest.mark.parametrize("character", [None, 1, "\0", "\n", b","])
+def test_delimiters(character: Any, folder: Path) -> None:
+    """Are one character of a line."""
+    with pytest.raises(ValueError, match=r"^delimiter must be one ASCII character, got "):
+        ss.Csv(folder / "a.csv", delimiter=character)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("make", "error", "message"),
     [
-        ("position", 10**6, r"position of the state must be at most the \d+ shards, got 1,000,000"),
-        ("source", [[10**6, 5, 1]], r"source of the state must be different shards of \d+, got \[1000000\]"),
-        ("source", [[0, 5, 1]], r"source of the state must be shards of several blocks, which are begun, got \[0\]"),
-        ("engine", {"nope": "x"}, r"engine of the state must name one of each of \['input_ids'\], got \{'nope': 'x'\}"),
-        ("engine", {"input_ids": "x"}, r"engine of the state must name one of each of \['input_ids'\]"),
+        (lambda: ss.Bucket(int), ValueError, "max_tokens must be a positive whole number, got <class 'int'>"),
+        (lambda: ss.Bucket(np.array([1, 2])), ValueError, "max_tokens must be a positive whole number"),
+        (lambda: ss.Bucket(9, multiple_of=None), ValueError, "multiple_of must be a positive whole number, got None"),
         (
-            "shapes",
-            [[3, 40]],
-            r"shapes of the state must be None for Bucket\(max_tokens=500, window_batches=4.*\), got \[\[3, 40\]\]",
+            lambda: ss.Bucket(shapes="nowhere.json"),
+            FileNotFoundError,
+            "shapes must be a number, a list of .*, got 'nowhere.json'",
+        ),
+        (lambda: ss.Bucket(shapes="\0"), ValueError, "shapes must be a number, a list of"),
+        (lambda: ss.Bucket(9, cost=[1]), ValueError, "cost must be one of"),
+        (lambda: ss.Pack(None, rows=1), ValueError, "row_length must be a positive whole number, got None"),
+        (lambda: ss.Pack(9, rows=1, causal=1), TypeError, "causal must be True or False, got 1"),
+        (lambda: ss.Unbucketed(2, drop_last="no"), TypeError, "drop_last must be True or False, got 'no'"),
+        (lambda: ss.Tokenize(len, special_tokens=1), TypeError, "special_tokens must be True or False, got 1"),
+        (
+            lambda: ss.Tokenize(len, end=1 << 31),
+            ValueError,
+            "end must be a token or its id, .* below 2\\*\\*31, got 2147483648",
+        ),
+        (lambda: ss.Tokenize(len, max_length=int), TypeError, "max_length must be a whole number, got"),
+        (lambda: ss.CausalLabels(len), TypeError, "column must be the name of a column, got"),
+        (lambda: ss.TeacherForcing(0, target=1), TypeError, "target must be the name of a column, got 1"),
+        (lambda: ss.ClassLabels([0, 1], counts=3), TypeError, "counts must be a list of whole numbers, one a class, got 3"),
+        (lambda: ss.ClassLabels([0, 1], to="\ud83d"), ValueError, "to must be the name of a column, which is UTF-8"),
+        (
+            lambda: ss.Loader(ss.Generator([[1]]), ss.Unbucketed(1), accumulate=1 << 63),
+            ValueError,
+            "accumulate must be at most",
         ),
     ],
 )
-def test_a_state_that_this_loader_cannot_have(key: str, value: Any, message: str, tmp_path: Path) -> None:
-    """Is refused when it is loaded, by the entry."""
-    (tmp_path / "a.txt").write_text("\n".join(f"line {number}" for number in range(400)))
-    source = ss.TextFiles(tmp_path / "a.txt", block_bytes=400)
-    loader = ss.Loader(source, ss.Tokenize(letters, max_length=60), ss.Bucket(500, window_batches=4))
-    state = next(iter(loader)).state
-    with pytest.raises(ValueError, match=f"^{message}"):
-        loader.load_state_dict({**state, key: value})
+def test_an_option_of_another_kind_is_named(make: Any, error: type[Exception], message: str) -> None:
+    """With what it must be and what it is."""
+    with pytest.raises(error, match=f"^{message}"):
+        make()
 
 
-@pytest.mark.parametrize(("key", "number"), [("served", 10**6), ("skip", 10**6)])
-def test_more_rows_than_there_are(key: str, number: int) -> None:
-    """A state that counts more rows than a window has is refused as soon as that is known."""
-    make = [[1, 2, 3]] * 60
-    loader = ss.Loader(ss.Generator(make, block_bytes=64), ss.Bucket(batch_size=4, window_batches=4))
-    state = next(iter(loader)).state
-    loader.load_state_dict({**state, key: number})
-    with pytest.raises(ValueError, match=r"^source must still have the 1,000,000 rows .*; the data has changed$"):
-        list(loader)
-
-
-@pytest.mark.parametrize("name", ["weights", "lengths", "mask", "seed", "state", "window", "flat", "columns"])
-def test_a_column_called_as_a_part_of_a_batch(name: str) -> None:
-    """Is warned of, once, and is had as an item; the attribute is the batch's own."""
-    rows = [{"input_ids": [1] * (1 + number % 3), name: 0.25} for number in range(6)]
-    loader = ss.Loader(ss.Generator(rows), ss.Unbucketed(2), shuffle=False)
-    with pytest.warns(UserWarning, match=rf"^column '{name}' is batch\['{name}'\] only, batch\.{name} is what every") as caught:
-        batches = list(loader)
-    assert len(caught) == 1
-    for batch in batches:
-        assert batch[name].tolist() == [0.25, 0.25]
-        assert batch.mask.dtype == torch.bool
-        assert batch["attention_mask"].sum(1).tolist() == batch.lengths.tolist()
-        assert batch.weights.tolist() == [1.0, 1.0]
+@pytest.mark.parametrize("own", [{}, "x", {"next": 2}, ["x"], [1, 2, 3], -1, 1.5, True])
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.csv", "a.parquet", "list"])
+def test_a_state_of_a_shard_that_no_source_saved(own: Any, name: str, folder: Path) -> None:
+    """Is refused, with what it is, when the shard is read on."""
+    kinds: dict[str, Any] = {"a.txt.gz": ss.TextFiles, "a.csv": ss.Csv, "a.parquet": ss.Parquet}
+    source = kinds[name](folder / name, block_bytes=64) if name in kinds else ss.Generator(lambda: iter(["text"] * 60))
+    with pytest.raises(ValueError, match=r"^state of a shard must be .*, got .*; load it as it was saved"):
+        next(source.read(0, own))

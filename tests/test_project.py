@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import tomllib
 from pathlib import Path
@@ -28,3 +29,61 @@ def test_what_is_installed_for_tests_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0] for line in pins if line and not line.startswith("#")}
     assert pinned == {re.split(r"[<>=\[]", name)[0] for name in asked} - {"seqstream"}
+
+
+LEVELS = (
+    ("arrow", "arrays", "shuffling", "options"),
+    ("records",),
+    ("sources", "planning"),
+    ("stages", "tokenizing", "distributed"),
+    ("windows",),
+    ("batches",),
+    ("loading",),
+    ("tuning", "testing"),
+    ("cli", "__init__"),
+    ("__main__",),
+)
+"""Folders and modules of the package, lowest first."""
+
+
+def imports_of(file: Path) -> list[tuple[int, str]]:
+    """Return the line and the name of each module of the package that a file imports, wherever in the file it does."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seqstream"):
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names if alias.name.startswith("seqstream.")]
+    modules = {name: module_file(name) or module_file(name.rpartition(".")[0]) for _, name in found}
+    return [(line, ".".join(path.relative_to(ROOT).with_suffix("").parts)) for line, name in found if (path := modules[name])]
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module, ``None`` where the name is of something else."""
+    path = ROOT / name.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def test_no_folder_imports_one_above_it() -> None:
+    """A module imports from its own folder and from those below, also inside of functions and for types only."""
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    wrong = []
+    for file in sorted((ROOT / "seqstream").rglob("*.py")):
+        own = file.relative_to(ROOT / "seqstream").with_suffix("").parts[0]
+        for line, module in imports_of(file):
+            other = module.split(".")[1]
+            if other != own and level[other] >= level[own]:
+                wrong.append(f"{file.relative_to(ROOT)}:{line} imports {module}")
+    assert wrong == []
+    found = {path.stem for path in (ROOT / "seqstream").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {*level} == found - {"__pycache__"}
+    assert len([*(ROOT / "seqstream").glob("*.py")]) <= 8
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports have no cycles."""
+    graph = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts): [module for _, module in imports_of(file)]
+        for file in (ROOT / "seqstream").rglob("*.py")
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules

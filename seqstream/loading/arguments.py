@@ -13,11 +13,10 @@ from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.records import IGNORE_INDEX
+from seqstream.records import IGNORE_INDEX, OpenStage
 from seqstream.sources.source import Source
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.map_filter import Filter, Map
-from seqstream.stages.running import OpenStage
 from seqstream.tokenizing.stage import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize

@@ -32,13 +32,13 @@ from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.records import ROW_ID, Counts, Json, located
+from seqstream.records import ROW_ID, Counts, Json, OpenStage, located
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.random_order import in_random_order
 from seqstream.sources.source import Source
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.row_labels import WITHOUT_LABELS, LabelRule, RowLabels
-from seqstream.stages.running import OpenStage, run_stages
+from seqstream.stages.running import run_stages
 from seqstream.tokenizing.engines import ENGINES, FAST_ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_buffer import Guard

@@ -27,9 +27,9 @@ import torch
 
 from seqstream.arrow import from_buffer, to_buffer
 from seqstream.loading.arguments import DataStage, open_stages
-from seqstream.records import Counts
+from seqstream.records import Counts, OpenStage
 from seqstream.stages.row_labels import RowLabels
-from seqstream.stages.running import OpenStage, run_stages
+from seqstream.stages.running import run_stages
 
 ATOMIC_BYTES = 2048
 """Answers up to this size go through the pipe: up to 4,096 bytes written at once are there as a whole or not at all."""

@@ -14,9 +14,8 @@ import torch
 
 from seqstream.arrow import is_text, to_arrow, to_numpy
 from seqstream.options import column_name
-from seqstream.records import RESERVED, Counts, Json, RecordError, row_id_of
+from seqstream.records import RESERVED, Counts, Json, OpenStage, RecordError, row_id_of
 from seqstream.sources.source import Source
-from seqstream.stages.running import OpenStage
 
 Class: TypeAlias = str | int | bool
 _Fits: TypeAlias = Callable[[pa.DataType], bool]

@@ -6,15 +6,14 @@ A stage is a frozen description. Opened, it is a function on the tables of conse
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from seqstream.records import RESERVED, Counts, Json
-from seqstream.stages.running import OpenStage
+from seqstream.options import function_name
+from seqstream.records import RESERVED, Counts, Json, OpenStage
 
 _OF_BLOCKS = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
 """What a function of a block meets."""
@@ -113,14 +112,6 @@ class Filter:
 
     def _compute(self, hidden: pa.Table, shown: pa.Table) -> pa.BooleanArray:
         return _as_mask(self, _call(self, shown))
-
-
-def function_name(fn: Callable[..., Any]) -> str:
-    """Return the module and name of a function, the same in every process."""
-    if isinstance(fn, functools.partial):
-        return function_name(fn.func)
-    named = fn if hasattr(fn, "__qualname__") else type(fn)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _check_callable(stage: str, fn: object, takes: str) -> None:

@@ -15,11 +15,7 @@ from seqstream.stages.data_padding import without_padding
 
 if TYPE_CHECKING:
     from seqstream.stages.row_labels import RowLabels
-from collections.abc import Callable
-from typing import TypeAlias
-
-OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
-"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
+from seqstream.records import OpenStage
 
 
 def run_stages(

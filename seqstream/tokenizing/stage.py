@@ -9,8 +9,7 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 
 from seqstream.options import NO_LIMIT, read_limit, yes_or_no
-from seqstream.records import Json
-from seqstream.stages.running import OpenStage
+from seqstream.records import Json, OpenStage
 from seqstream.tokenizing.encoding import Encoding
 from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
 from seqstream.tokenizing.formats.chat import Speaker
@@ -111,7 +110,7 @@ class Tokenize:
                 )
             tokenizer_specs[column], forms[column] = tokenizer_spec, make_row_format(options, field, tokenizer_spec)
             _check_length(tokenizer_spec, forms[column].num_special, self.max_length)
-        object.__setattr__(self, "_blueprints", tokenizer_specs)
+        object.__setattr__(self, "_tokenizer_specs", tokenizer_specs)
         object.__setattr__(self, "_forms", forms)
 
     def _check_settings(self) -> None:

@@ -17,8 +17,8 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from tokenizers.processors import Sequence as PostProcessors
 
+from seqstream.options import function_name
 from seqstream.records import Json
-from seqstream.stages.map_filter import function_name
 from seqstream.tokenizing.probes import by_class
 from seqstream.tokenizing.python_components import LiveTokenizer, copy_parts, serialize
 from seqstream.tokenizing.python_tokenizers import PROBES, EncodeTexts, SlowTokenizer, digest_of, encode_slow

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from seqstream.records import ROW_ID, located
+from seqstream.records import ROW_ID, OpenStage, located
 from seqstream.stages.row_labels import RowLabels
-from seqstream.stages.running import OpenStage, run_stages
+from seqstream.stages.running import run_stages
 from seqstream.windows.block_buffer import BufferedBlocks, Guard
 
 GROUP_BYTES = 2 << 20

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tests.frameworks.accelerate_on_ranks import ACCUMULATED, STOPS, train, train_again
 from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, train_by_hand, weights
 from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
-from tests.running_examples import keep_part
+from tests.helpers.examples import keep_part
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running_examples import keep_part, run
+from tests.helpers.examples import keep_part, run
 
 
 @pytest.fixture(scope="module")

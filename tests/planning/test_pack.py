@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seqstream.planning.pack import Pack, RowPlan
 from seqstream.planning.plan import MADE_UP
-from tests.handmade import num_planned
+from tests.helpers.sources import num_planned
 
 KEY = (0, 0, 17)
 

@@ -14,7 +14,7 @@ import pytest
 
 import seqstream as ss
 from seqstream.records import record_numbers
-from tests.own_source import write_arrays
+from tests.helpers.own_source import write_arrays
 
 ROWS = [{"id": number, "text": f"text {number}\twith more"} for number in range(300)]
 

@@ -1,0 +1,1 @@
+"""What measurements share: corpora, peers, fresh processes, simulated ranks, records and their printing."""

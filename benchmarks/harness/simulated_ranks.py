@@ -1,0 +1,274 @@
+"""Many ranks in one process: their windows, drawn as a loader draws them, and what each would have told the others.
+
+Legend: ``W`` ranks, ``T`` steps, ``M`` blocks of a corpus, ``D`` different lengths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import seqstream as ss
+from benchmarks.harness.proven_engine import Proven
+from seqstream.arrays import Index, Lengths
+from seqstream.arrow import to_numpy
+from seqstream.distributed.collectives import Bytes, SingleProcess
+from seqstream.distributed.global_order import GlobalOrder, encode_counts, gather_lengths
+from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts
+from seqstream.planning.rank_shares import Steps, cut_steps, deal
+from seqstream.records import Json, OpenStage
+from seqstream.shuffling import EvenOrder
+from seqstream.sources.blocks import BLOCK_BYTES, Block
+from seqstream.stages.running import run_stages
+from seqstream.windows.block_reader import Cursor, UpcomingBlocks, look_ahead, read_blocks
+from seqstream.windows.processing import GROUP_BYTES
+
+EPOCH = 1
+"""Blocks come in the order of this epoch, whose windows are full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """A corpus as a loader reads it.
+
+    Attributes:
+        source: Where it comes from.
+        stage: Tokenises.
+        read: The records of each block.
+        made: Their rows.
+    """
+
+    source: ss.TextFiles
+    stage: OpenStage
+    read: list[pa.Table]
+    made: list[pa.Table]
+
+    @classmethod
+    def of(cls, text: Path, proven: Proven, block_bytes: int = BLOCK_BYTES) -> Blocks:
+        """Read and tokenise a corpus, in blocks as large as those of one that many ranks share."""
+        source = ss.TextFiles(str(text), block_bytes=block_bytes)
+        stage = proven.open()
+        read = [block.table for block in read_blocks(source, range(source.num_shards), Cursor())]
+        return cls(source, stage, read, [run_stages([table], (stage,))[0][0] for table in read])
+
+    @functools.cached_property
+    def lengths(self) -> list[Lengths]:
+        """Lengths of the rows of each block, in the order of the data."""
+        columns = (table.column("input_ids").combine_chunks() for table in self.made)
+        return [np.diff(to_numpy(column.offsets)).astype(np.int64) for column in columns]
+
+    @functools.cached_property
+    def counts(self) -> Index:
+        """How many rows of each length each block has, ``int64 (M, longest + 1)``."""
+        longest = max(int(lengths.max(initial=0)) for lengths in self.lengths)
+        return np.stack([np.bincount(lengths, minlength=longest + 1) for lengths in self.lengths])
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(int(lengths.sum()) for lengths in self.lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Long(ss.Source):
+    """A source over and over, as large as a window."""
+
+    source: ss.Source
+    size: int
+
+    @property
+    def num_shards(self) -> int:
+        return self.size
+
+    def read(self, shard: int, state: Json = None) -> Iterator[Block]:
+        return self.source.read(shard % self.source.num_shards, state)
+
+    def approx_bytes(self, shards: Index) -> Index:
+        return self.source.approx_bytes(shards % self.source.num_shards)
+
+
+def tokenise(blocks: Iterable[pa.Table], stage: OpenStage) -> None:
+    """Tokenise blocks as a loader does, several at a time."""
+    num_bytes = 0
+    group: list[pa.Table] = []
+    for table in blocks:
+        if group and num_bytes + table.nbytes > GROUP_BYTES:
+            run_stages(group, (stage,))
+            group, num_bytes = [], 0
+        group.append(table)
+        num_bytes += table.nbytes
+    run_stages(group, (stage,))
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A full window of many ranks: the ``W``-th part of its blocks for each, one after the other."""
+
+    blocks: Blocks
+    spec: ss.Bucket
+    size: int
+    seed: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.seed, EPOCH, 0)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks fill the window; where a corpus has fewer, its blocks come several times."""
+        rows = sum(map(len, self.blocks.lengths))
+        batches = self.spec.num_batches(rows, self.blocks.num_tokens) / len(self.blocks.read)
+        return max(self.size, round(self.spec.window_batches * self.size / batches))
+
+    @property
+    def order(self) -> EvenOrder:
+        return EvenOrder(self.num_blocks, self.seed, EPOCH, "shards")
+
+    def ahead(self) -> Iterator[UpcomingBlocks]:
+        """Yield the blocks of the window as a loader meets them."""
+        return look_ahead(Long(self.blocks.source, self.num_blocks), self.order, Cursor())
+
+    @functools.cached_property
+    def numbers(self) -> list[Index]:
+        """Which blocks each rank has."""
+        numbers = self.order.between(0, self.num_blocks) % self.blocks.source.num_shards
+        owners = np.arange(len(numbers)) * self.size // len(numbers)
+        return np.split(numbers, np.searchsorted(owners, np.arange(1, self.size)))
+
+    def runs_of(self, rank: int) -> LengthCounts:
+        """Count the rows of a rank by length."""
+        counts = np.bincount(self.numbers[rank], minlength=len(self.blocks.read)) @ self.blocks.counts
+        lengths = np.flatnonzero(counts)[::-1]
+        return LengthCounts(lengths, counts[lengths])
+
+    @functools.cached_property
+    def told(self) -> list[bytes]:
+        """What each rank tells of its rows."""
+        return [encode_counts([self.runs_of(rank)]) for rank in range(self.size)]
+
+    def lengths_of(self, rank: int) -> Lengths:
+        """Return the lengths of a rank's rows, in the order of the data."""
+        return np.concatenate([self.blocks.lengths[number] for number in self.numbers[rank]])
+
+    def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[GlobalOrder, GlobalPlan, Steps]:
+        """Plan the window as a rank does that has rows of these lengths."""
+        global_order = gather_lengths([lengths], range(self.size), ranks)
+        global_plan = self.spec.plan_global(global_order.runs, key=self.key, world_size=self.size)
+        return global_order, global_plan, cut_steps(global_plan, 0, self.size)
+
+
+Swapped: TypeAlias = tuple[Bytes, Index]
+"""Bytes, and how many of them go to each rank or come from it."""
+
+
+@dataclasses.dataclass
+class Simulated:
+    """One rank of many: what the others would have told it is known.
+
+    Attributes:
+        rank: Which.
+        world_size: Of how many.
+        told: What each gives when counts are gathered.
+        kind: What each says of its columns when rows are exchanged.
+        came: What the others send here, call after call.
+        turn: Which call of ``all_to_all`` is next.
+        before_call: Called before anything is told or sent.
+    """
+
+    rank: int
+    world_size: int
+    told: list[bytes]
+    kind: bytes = b""
+    came: Sequence[Swapped] = ()
+    turn: int = 0
+    before_call: Callable[[], None] = lambda: None
+
+    def all_gather(self, data: bytes) -> Sequence[bytes]:
+        self.before_call()
+        if self.kind and data.endswith(self.kind):  # behind a digest of the plan
+            return [data] * self.world_size
+        if data != self.told[self.rank]:
+            raise ValueError("a rank must tell what was worked out for it, got other counts")
+        return self.told
+
+    def all_to_all(self, data: Bytes, sizes: Index) -> Swapped:
+        self.before_call()
+        came, sizes = self.came[self.turn]
+        self.turn = (self.turn + 1) % len(self.came)
+        return came.copy(), sizes
+
+
+class Noting(SingleProcess):
+    """Notes what it is given to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[Swapped] = []
+
+    def all_to_all(self, data: Bytes, sizes: Index) -> Swapped:
+        self.sent.append((data, sizes))
+        return data, sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """The batches of all ranks: ``int64 (T, W)`` each.
+
+    Attributes:
+        longest: Their padded lengths.
+        rows: How many rows each has.
+    """
+
+    longest: Index
+    rows: Index
+
+
+def synchronised(world: World) -> Served:
+    """Serve one window that all ranks share."""
+    ranks = Simulated(0, world.size, world.told)
+    global_order, global_plan, steps = world.plan(world.lengths_of(0), ranks)
+    longest, rows = [], []
+    for rank in range(world.size):
+        share = deal(steps, rank, world.size)
+        longest.append(_length_of(global_order.runs, global_plan.wanted(share.places[share.cuts[:-1]])))
+        rows.append(np.diff(share.cuts))
+    return Served(np.stack(longest, axis=1), np.stack(rows, axis=1))
+
+
+def alone(world: World) -> tuple[Served, Served]:
+    """Serve a window of each rank's own: in a random order each, and in step, of the same quantile of each rank's own rows.
+
+    In a random order as many steps are paired as the rank of the fewest batches has.
+    """
+    own = [_alone(world, rank) for rank in range(world.size)]
+    fewest, most = (how(len(turns) for _, turns in own) for how in (min, max))
+    random = [served[:, turns[:fewest]] for served, turns in own]
+    aligned = [served[:, np.arange(most) * len(turns) // most] for served, turns in own]
+    return _served(random), _served(aligned)
+
+
+def _alone(world: World, rank: int) -> tuple[Index, Index]:
+    """Return the padded length and the rows of each batch, ``int64 (2, K)``, longest first; and the order of the batches."""
+    runs = world.runs_of(rank)
+    global_plan = world.spec.plan_global(runs, key=(*world.key, rank), world_size=1)
+    return np.stack([_length_of(runs, global_plan.wanted(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]), global_plan.turns
+
+
+def _served(batches: Sequence[Index]) -> Served:
+    longest, rows = np.stack(batches, axis=2)
+    return Served(longest, rows)
+
+
+def _length_of(runs: LengthCounts, numbers: Index) -> Lengths:
+    return runs.lengths[np.searchsorted(runs.starts, numbers, side="right") - 1]
+
+
+def straggler(costs: npt.NDArray[np.float64]) -> float:
+    """Return how much longer a run takes than if all ranks had the same to do at each step, from costs ``(T, W)``."""
+    return float(costs.max(axis=1).sum() / costs.mean(axis=1).sum())

@@ -1,0 +1,319 @@
+"""The laws of ranks, over kinds of sources and batch specs: in threads for most, and in processes over gloo."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import seqstream as ss
+from seqstream import testing
+from seqstream.arrays import ranges
+from seqstream.loading.arguments import open_stages
+from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.length_counts import LengthCounts, sorted_order
+from seqstream.planning.rank_shares import cut_steps
+from seqstream.shuffling import EvenOrder
+from seqstream.stages.row_labels import LabelRule, RowLabels
+from seqstream.testing.expectations import rows_of
+from seqstream.testing.rank_laws import Taken, check_steps, expect_all_rows, take
+from seqstream.testing.rank_threads import Options, run_ranks
+from seqstream.windows.block_reader import Cursor, read_blocks
+from seqstream.windows.building import read_windows
+from seqstream.windows.processing import run_here
+from seqstream.windows.settings import WindowSettings
+from seqstream.windows.window import WindowStart
+from tests.helpers import rank_corpora, rank_jobs
+from tests.helpers.rank_corpora import (
+    PAIRS,
+    ROWS,
+    SOURCES,
+    SPECS,
+    MakeSource,
+    any_spec,
+    make_ids,
+    make_loader,
+    make_pairs,
+    some_texts,
+)
+from tests.helpers.rank_processes import Pool
+
+WORLD_SIZES = [1, 2, 3, 4]
+
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def epoch_of(make: Any, world_size: int) -> list[Taken]:
+    """Take an epoch on threads."""
+    return run_ranks(world_size, lambda options: take(make(**options)))
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("make_source", SOURCES, ids=lambda make: make.__name__)
+def test_sources(make_source: MakeSource, spec: BatchSpec, tmp_path: Path) -> None:
+    """Ranks share the data of every kind of source, in step, with every spec."""
+    make = functools.partial(make_loader, make_source(tmp_path, some_texts()), spec)
+    turn = SOURCES.index(make_source) + [*SPECS.values()].index(spec)
+    testing.check_ranks(make, 2 + turn % 3)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_world_sizes(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
+    """Ranks share the data, in step, however many there are and whatever is made ahead; as many go on exactly."""
+    source = rank_corpora.text_files(tmp_path, some_texts())
+    make = functools.partial(make_loader, source, spec, prefetch=world_size % 3)
+    testing.check_ranks(make, world_size)
+    testing.check_resume_on_ranks(make, world_size, num_stops=2)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
+@pytest.mark.parametrize("spec", PAIRS.values(), ids=PAIRS)
+def test_pairs(spec: BatchSpec, world_size: int) -> None:
+    """Rows of two sides, planned in two dimensions, are shared too."""
+    make = functools.partial(make_pairs, some_texts(60), spec)
+    testing.check_ranks(make, world_size)
+    testing.check_resume_on_ranks(make, world_size, num_stops=2)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
+@pytest.mark.parametrize("uneven", ["repeat", "drop"])
+@pytest.mark.parametrize("spec", ["in-order", "tokens", "rows", "shapes", "multiple", "pack-split"])
+def test_uneven_steps(spec: str, uneven: str, world_size: int, tmp_path: Path) -> None:
+    """Of a step with fewer rows than ranks, rows are repeated and weigh nothing, or are dropped: counted either way."""
+    source = rank_corpora.text_files(tmp_path, some_texts(26))
+    make = functools.partial(make_loader, source, SPECS[spec], uneven=uneven)
+    testing.check_ranks(make, world_size)
+    taken = epoch_of(make, world_size)
+    repeated = sum(each.stats.repeated_rows for each in taken)
+    if uneven == "drop":
+        assert repeated == 0
+        records = {row_id for each in taken for row_id, _ in rows_of(each.batches)}
+        dropped = sum(each.stats.dropped for each in taken)
+        assert len(records) + dropped == len({row_id for row_id, _ in rows_of(make())})
+
+
+@pytest.mark.parametrize(("uneven", "seen", "repeated", "dropped"), [("repeat", 2, 2, 0), ("drop", 0, 0, 2)])
+def test_fewer_rows_than_ranks(uneven: str, seen: int, repeated: int, dropped: int) -> None:
+    """Two rows for four ranks: the other two repeat them with weight 0 and no labels; or there is no step at all."""
+
+    def job(options: Options) -> Any:
+        loader = make_ids([[1, 2, 3], [4, 5]], ss.Bucket(100), uneven=uneven, on_batch=ss.CausalLabels(), **options)
+        return take(loader) if uneven == "repeat" else [*loader], loader.stats
+
+    if uneven == "drop":
+        with pytest.raises(ValueError, match=r"source must give at least one row, got none.*2 were dropped"):
+            run_ranks(4, job)
+        return
+    found = run_ranks(4, job)
+    batches = [taken.batches for taken, _ in found]
+    given = sorted((own[0].input_ids.tolist(), own[0].weights.tolist()) for own in batches)
+    assert given == [([[1, 2, 3]], [0]), ([[1, 2, 3]], [1]), ([[4, 5]], [0]), ([[4, 5]], [1])]
+    assert [len(own) for own in batches] == [1] * 4
+    assert all((own[0].labels == -100).all() for own in batches if not own[0].weights.any())
+    assert [own[0].global_num_tokens for own in batches] == [5] * 4
+    assert [own[0].global_num_label_tokens for own in batches] == [3] * 4
+    assert sum(stats.rows for _, stats in found) == seen
+    assert sum(stats.repeated_rows for _, stats in found) == repeated
+    assert sum(stats.dropped for _, stats in found) == dropped
+
+
+@quick
+@given(
+    rows=ROWS,
+    spec=any_spec,
+    world_size=st.integers(1, 5),
+    block_bytes=st.sampled_from([1, 40, 400]),
+    shuffle=st.booleans(),
+    seed=st.integers(0, 2**40),
+)
+def test_any_rows(
+    rows: list[list[int]], spec: BatchSpec, world_size: int, block_bytes: int, *, shuffle: bool, seed: int
+) -> None:
+    """Ranks share any rows: fewer than ranks, one block, parts with none."""
+    make = functools.partial(make_ids, rows, spec, block_bytes, shuffle=shuffle, seed=seed, prefetch=0)
+    testing.check_ranks(make, world_size)
+    testing.check_resume_on_ranks(make, world_size, num_stops=2)
+
+
+@quick
+@given(ROWS, any_spec, st.integers(2, 4), st.sampled_from([1, 40]))
+def test_any_rows_with_threads(rows: list[list[int]], spec: BatchSpec, world_size: int, block_bytes: int) -> None:
+    """Windows made ahead, and batches customised ahead, are the same on all ranks and those made in the caller's thread."""
+    make = functools.partial(make_ids, rows, spec, block_bytes)
+    expected = epoch_of(functools.partial(make, prefetch=0), world_size)
+    for options in ({"prefetch": 1}, {"prefetch": 3}, {"prefetch": 2, "on_batch": lambda batch: batch}):
+        got = epoch_of(functools.partial(make, **options), world_size)
+        for one, other in zip(expected, got, strict=True):
+            assert [batch.row_ids.tolist() for batch in one.batches] == [batch.row_ids.tolist() for batch in other.batches]
+            assert [batch.state for batch in one.batches] == [batch.state for batch in other.batches]
+
+
+def test_one_row(tmp_path: Path) -> None:
+    """One record for three ranks, over two epochs."""
+    for spec in (SPECS["tokens"], SPECS["in-order"], SPECS["pack"], SPECS["given"]):
+        testing.check_ranks(functools.partial(make_loader, rank_corpora.text_files(tmp_path, ["only"]), spec), 3)
+
+
+@pytest.mark.parametrize("name", ["tokens", "rows", "in-order", "given", "pack-split", "attention"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_plan_is_that_of_one_process(name: str, world_size: int, tmp_path: Path) -> None:
+    """All ranks together take at each step the rows that one process would, whose window has the same rows."""
+    spec = SPECS[name]
+    source = rank_corpora.text_files(tmp_path, some_texts(160))
+    taken = epoch_of(functools.partial(make_loader, source, spec), world_size)
+    found = [sorted(row for each in taken for row in rows_in(each.batches[step])) for step in range(len(taken[0].batches))]
+    assert found == [step for window in windows_alone(source, spec, world_size, taken[0]) for step in window]
+
+
+def rows_in(batch: ss.Batch) -> list[tuple[int, int]]:
+    """Return the rows of a batch that weigh something."""
+    rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), batch.weights.tolist(), strict=True)
+    return [(row_id, piece) for row_id, piece, weight in rows if weight]
+
+
+def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Taken) -> list[list[list[tuple[int, int]]]]:
+    """Return the rows of each step of each window, read by one process and planned directly."""
+    first = taken.batches[0].state  # of the window that begins there
+    start = WindowStart(Cursor.from_json(first["position"], first["source"]), first["blocks"])
+    assert first["served"], "the first window must have more than one step"
+    tokenize = ss.Tokenize(rank_corpora.letters, max_length=rank_corpora.MAX_LENGTH)
+    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels.of(LabelRule(), spec))
+    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.place)
+    found = []
+    for window in read_windows(blocks, start, WindowSettings(process, spec, (0, 0), world_size=world_size)):
+        column = window.columns["input_ids"]
+        keys = spec.sort_keys(column.lengths)  # type: ignore[union-attr]  # sequences of ids
+        global_plan = spec.plan_global(LengthCounts.of(keys), key=(0, 0, int(window.row_ids[0])), world_size=world_size)
+        steps = cut_steps(global_plan, 0, world_size)
+        by_number = sorted_order(keys)
+        window_steps = []
+        for step in range(len(steps)):
+            parts = slice(step * steps.width, (step + 1) * steps.width)
+            places = ranges(steps.begins[parts], steps.sizes[parts])
+            ids = window.row_ids[by_number[global_plan.wanted(places)]].tolist()
+            pieces = getattr(global_plan, "pieces", None)
+            own = [0] * len(ids) if pieces is None else pieces[global_plan._items(places)].tolist()  # type: ignore[attr-defined]
+            window_steps.append(sorted(zip(ids, own, strict=True)))
+        found.append(window_steps)
+    return found
+
+
+def test_labels_of_all_ranks(tmp_path: Path) -> None:
+    """What a step's loss is divided by is known on every rank: for labels of the data, of `Pack`, and of what makes them."""
+    texts = some_texts(60)
+    rows = rank_corpora.json_lines(tmp_path, texts)
+    pair = functools.partial(make_pairs, texts, PAIRS["tokens"])
+    cases = [
+        functools.partial(make_loader, rows, SPECS["tokens"]),
+        functools.partial(make_loader, rows, SPECS["pack"]),
+        functools.partial(make_loader, rows, SPECS["tokens"], on_batch=ss.CausalLabels()),
+        functools.partial(make_loader, rows, SPECS["shapes"], on_batch=ss.CausalLabels(), padding_side="left"),
+        functools.partial(pair, on_batch=ss.TeacherForcing(0)),
+        functools.partial(pair, on_batch=ss.TeacherForcing(0, source="target_ids", target="source_ids"), layout="jagged"),
+    ]
+    for make in cases:
+        for world_size in (2, 4):
+            taken = epoch_of(make, world_size)
+            total = 0
+            for batches in zip(*(each.batches for each in taken), strict=True):
+                own = sum(batch.num_label_tokens for batch in batches)
+                assert [batch.global_num_label_tokens for batch in batches] == [own] * world_size
+                total += own
+            assert total == sum(batch.num_label_tokens for batch in make())
+            assert total > 0
+
+
+def test_labels_nobody_can_know() -> None:
+    """Labels that another function makes cannot be counted before: the error says what to do instead."""
+
+    def add_labels(batch: ss.Batch) -> ss.Batch:
+        return batch.with_columns("input_ids", labels=batch.input_ids.clone())
+
+    make = functools.partial(make_ids, [[1, 2, 3]] * 9, ss.Bucket(12), on_batch=add_labels)
+    taken = epoch_of(make, 2)
+    for each in taken:
+        with pytest.raises(RuntimeError, match=r"global_num_label_tokens cannot be known.*all_reduce"):
+            _ = each.batches[0].global_num_label_tokens
+        assert each.batches[0].global_num_tokens == sum(other.batches[0].num_tokens for other in taken)
+
+
+def test_labels_are_left_out_of_repeated_rows(tmp_path: Path) -> None:
+    """Rows that another rank has as well have no labels here, of whatever kind labels are."""
+    rows = [{"input_ids": [1, 2, 3], "label": 1, "labels": [7, 8, 9]}, {"input_ids": [4], "label": 0, "labels": [5]}]
+    source = ss.Generator(rows)
+    for spec in (ss.Bucket(100), ss.Pack(8, rows=1), ss.Pack(8, rows=2, causal=False)):
+        taken = epoch_of(functools.partial(ss.Loader, source, spec), 4)
+        repeated = [each.batches[0] for each in taken if each.batches[0].num_repeated]
+        assert repeated
+        for batch in repeated:
+            assert batch.weights.eq(0).all()
+            assert batch.labels.eq(-100).all()
+            assert torch.as_tensor(batch.label).eq(-100).all()
+            assert batch.num_label_tokens == batch.num_tokens == 0
+
+
+def test_layouts_and_seeds(tmp_path: Path) -> None:
+    """Flat batches on ranks hold what padded ones do; each rank's batch has a seed of its own."""
+    source = rank_corpora.text_files(tmp_path, some_texts())
+    make = functools.partial(make_loader, source, SPECS["tokens"])
+    padded, flat = epoch_of(make, 3), epoch_of(functools.partial(make, layout="jagged"), 3)
+    for one, other in zip(padded, flat, strict=True):
+        for expected, got in zip(one.batches, other.batches, strict=True):
+            assert torch.equal(expected.flat(), got.flat())
+    seeds = [batch.seed for each in padded for batch in each.batches]
+    assert len(set(seeds)) == len(seeds)
+
+
+def in_processes(pool: Pool, make: Any, world_size: int, **options: Any) -> list[list[Taken]]:
+    """Take epochs on ranks in processes: for each epoch, what each rank was given."""
+    taken = pool.run(world_size, functools.partial(rank_jobs.epochs, make, **options))
+    return [[*epoch] for epoch in zip(*taken, strict=True)]
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_processes(pool: Pool, world_size: int, tmp_path: Path) -> None:
+    """In processes over gloo the laws hold as in threads: streams, states and counts of two epochs are the very same."""
+    rank_corpora.compressed(tmp_path, some_texts())
+    names = ["tokens", "shapes", "pack-split"] if world_size == 1 else [*SPECS][world_size % 2 :: 2]
+    for kind, name in [*(("files", name) for name in names), ("generator", "rows"), ("split", "pack"), ("pairs", "tokens")]:
+        make = rank_jobs.maker(kind, name, tmp_path)
+        loader = make()
+        alone = rows_of(loader)
+        found = in_processes(pool, make, world_size, num=1 + (kind != "files"))
+        for epoch, taken in enumerate(found):
+            check_steps(taken, loader)
+            expect_all_rows(taken, alone, loader, counted=epoch == 0)
+        for one, other in zip(found[0], epoch_of(make, world_size), strict=True):
+            assert [batch.seed for batch in one.batches] == [batch.seed for batch in other.batches], (kind, name)
+            assert [batch.row_ids.tolist() for batch in one.batches] == [batch.row_ids.tolist() for batch in other.batches]
+            assert json.dumps(one.state) == json.dumps(other.state)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_processes_with_workers(pool: Pool, workers: int, tmp_path: Path) -> None:
+    """Ranks in processes, each with worker processes, give the stream that they give without."""
+    rank_corpora.compressed(tmp_path, some_texts())
+    (expected,) = in_processes(pool, rank_jobs.maker("files", "tokens", tmp_path), 2)
+    (got,) = in_processes(
+        pool, rank_jobs.maker("files", "tokens", tmp_path, num_workers=workers, multiprocessing_context="fork"), 2
+    )
+    check_steps(got, rank_jobs.loader_of("files", "tokens", str(tmp_path)))
+    for one, other in zip(expected, got, strict=True):
+        assert [batch.input_ids.tolist() for batch in one.batches] == [batch.input_ids.tolist() for batch in other.batches]
+
+
+def test_alone_among_others(pool: Pool, tmp_path: Path) -> None:
+    """With ``rank=0, world_size=1`` a loader has all the data in each of several processes."""
+    rank_corpora.compressed(tmp_path, some_texts(30))
+    make = rank_jobs.maker("files", "tokens", tmp_path, rank=0, world_size=1)
+    (taken,) = in_processes(pool, make, 3)
+    alone = rows_of(make()).keys()
+    assert all(rows_of(each.batches).keys() == alone for each in taken)
