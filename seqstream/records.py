@@ -11,9 +11,6 @@ import pyarrow as pa
 
 from seqstream.arrow import holds_steps, to_arrow, to_numpy
 
-OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
-"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
-
 Json: TypeAlias = Any
 """What ``json.dumps`` takes: dicts with string keys, lists, strings, numbers, booleans, ``None``."""
 
@@ -25,6 +22,9 @@ Counts: TypeAlias = dict[str, int]
 
 ``dropped``, of those ``rows_without_labels``, ``empty`` (dropped as well), ``truncated``, ``split``.
 """
+
+OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
+"""Tables of consecutive blocks in, as many out, in their order; a table may come out with no rows."""
 
 RECORD = "record"
 """An optional column of a block: the number of each record in its shard, where they are not consecutive."""

@@ -73,8 +73,10 @@ DIFFERENT: dict[str, tuple[Callable[..., ss.Loader], str]] = {
         lambda rank, options: ss.Loader(
             ss.Generator(TEXTS), ss.Tokenize(tokens if rank else letters, max_length=60), BUCKET, **options
         ),
-        r"stage 1.tokenizers.text.kind tests.helpers.rank_corpora.letters on rank 0, "
-        r"tests.distributed.test_agreement.tokens on rank",
+        (
+            r"stage 1.tokenizers.text.kind tests.helpers.rank_corpora.letters on rank 0, "
+            r"tests.distributed.test_agreement.tokens on rank"
+        ),
     ),
     "max_length": (
         lambda rank, options: ss.Loader(ss.Generator(TEXTS), ss.Tokenize(letters, max_length=30 + rank), BUCKET, **options),
