@@ -579,7 +579,7 @@ def test_folders_that_are_not_read_are_told(tmp_path: Path, kind: Any, text: str
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a").write_text(text)
     with pytest.warns(
-        UserWarning, match=rf"^{kind.__name__} takes no columns from folders such as lang=\.\.\., so 'lang' is left"
+        UserWarning, match=rf"^{kind.__name__} reads no columns from folders such as lang=\.\.\., so 'lang' is left"
     ):
         kind(str(tmp_path / "*" / "a"))
     kind(str(tmp_path / "lang=en" / "a"))

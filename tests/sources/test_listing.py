@@ -15,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqstream.sources.files.listing import Paths, find_files, normalize_paths, spread
+from seqstream.arrays import evenly_spaced
+from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.text import TextFiles, Unit
 
 UNITS: list[Unit] = ["line", "paragraph", "file"]
@@ -80,8 +81,8 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.touch()
     cases: list[tuple[dict[str, object], str]] = [
-        ({"unit": "word"}, "unit must be 'line', 'paragraph' or 'file', got 'word'"),
-        ({"errors": "ignore"}, "errors must be 'strict' or 'replace', got 'ignore'"),
+        ({"unit": "word"}, "unit must be one of 'line', 'paragraph', 'file', got 'word'"),
+        ({"errors": "ignore"}, "errors must be one of 'strict', 'replace', got 'ignore'"),
         ({"field": "row_id"}, "field must be none of the reserved row_id, piece, record, got 'row_id'"),
         ({"block_bytes": 0}, "block_bytes must be at least 1, got 0"),
         ({"max_record_bytes": 0}, "max_record_bytes must be at least 1, got 0"),
@@ -293,7 +294,7 @@ def test_server_that_ignores_ranges() -> None:
     fsspec.filesystem("memory").pipe("/long.txt", b"line\n" * 100_000)
     source = TextFiles("greedy://long.txt", block_bytes=1000)
     with pytest.raises(
-        OSError, match=r"long\.txt cannot be read in byte ranges, its server sends more than it is asked for; copy"
+        OSError, match=r"long\.txt cannot be read in byte ranges, its server sends more than was requested; copy"
     ):
         list(source.read(10))
 
@@ -301,7 +302,7 @@ def test_server_that_ignores_ranges() -> None:
 @given(size=st.integers(0, 100), count=st.integers(1, 20))
 def test_spread(size: int, count: int) -> None:
     """Sampled positions are distinct, in range, no more than asked for, and hold both ends where there is room for two."""
-    positions = spread(size, count)
+    positions = evenly_spaced(size, count)
     assert positions == sorted(set(positions))
     assert len(positions) == min(size, count)
     assert all(0 <= position < size for position in positions)

@@ -155,7 +155,7 @@ def test_all_else_is_read_front_to_back(make: Any) -> None:
     source = ss.Generator(make)
     assert source.num_records is None
     assert sorted(text for table, _ in source.read(0) for text in table.column("text").to_pylist()) == ["a", "b"]
-    with pytest.raises(ValueError, match=r"records of Generator\(.*\) cannot be read one by one; it must have num_records and"):
+    with pytest.raises(ValueError, match=r"records of Generator\(.*\) cannot be read by their numbers; the source must have"):
         in_random_order(source, 0, 0)
 
 
@@ -381,7 +381,9 @@ def test_a_source_of_ones_own_may_be_read_by_number() -> None:
     testing.check_source(source)
     for part in (source, *source.split(valid=0.3)):
         testing.check_loader(lambda part=part, **options: ss.Loader(part, ss.Bucket(60, window_batches=4), **options))
-    with pytest.raises(ValueError, match=r"take\(\) must give the \d+ records it is asked for, got \d+"):
+    with pytest.raises(
+        ValueError, match=r"take\(\) must return a row for each of the \d+ records, or a column 'record', got \d+ rows"
+    ):
         list(ss.Loader(Numbers(lost=1), ss.Unbucketed(4)))
 
 

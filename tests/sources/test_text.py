@@ -174,7 +174,7 @@ def test_locate_names_file_and_line(tmp_path: Path, unit: Unit) -> None:
             count = sum(len(table) for table, _ in source.read(shard))
             places += [source.locate(shard << 32 | record) for record in range(count)]
             with pytest.raises(
-                IndexError, match=f"row_id must be of a record of this source, got one behind the end of shard {shard}"
+                IndexError, match=f"row_id must be of a record of this source, got one after the end of shard {shard}"
             ):
                 source.locate(shard << 32 | count)
         assert places == expected
@@ -293,7 +293,7 @@ def test_aligned_files_of_different_length(tmp_path: Path) -> None:
     for block_bytes in (1, 9, 1000):
         for one, other in (("a", "b"), ("b", "a")):
             source = TextFiles({"x": tmp_path / one, "y": tmp_path / other}, block_bytes=block_bytes)
-            message = f"{tmp_path}/a and {tmp_path}/b must have as many lines, got the end of {tmp_path}/a after line 2"
+            message = f"{tmp_path}/a and {tmp_path}/b must have equally many lines, got the end of {tmp_path}/a after line 2"
             with pytest.raises(ValueError, match=re.escape(message)):
                 read_all(source)
 
