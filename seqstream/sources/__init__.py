@@ -6,8 +6,8 @@ The modules, in the order of the data:
 - ``tables/``: records become tables with stable types.
 - ``blocks``: sizes of blocks, and states that count records.
 - ``numbered_records``, ``source``: what every source has; subclass `Source` to read other data.
-- ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface`` and ``huggingface_streams``, ``generator``: a
-  source for each kind of data.
+- ``corpus_source``, ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface``, ``huggingface_streams``,
+  ``generator``: a source for each kind of data.
 - ``locations``: where a record is.
 - ``record_hashes``, ``split_rule``: which part of a split a record is in.
 - ``random_order``: a source whose records are read by their numbers, in random order.

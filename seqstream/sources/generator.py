@@ -213,7 +213,7 @@ class Items:
             ValueError: The number of items has changed.
         """
         if len(self.make) != self.count:
-            raise ValueError(f"{self.name} must keep its {self.count} items, has {len(self.make)} now; make a Generator anew")
+            raise ValueError(f"{self.name} must keep its {self.count} items, has {len(self.make)} now; create a new Generator")
         number = -1
         try:
             for number in numbers:

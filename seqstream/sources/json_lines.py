@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqstream.arrays import Index, evenly_spaced
+from seqstream.arrays import evenly_spaced
 from seqstream.options import names, one_of
-from seqstream.records import RESERVED, Json, split_row_id
+from seqstream.records import RESERVED, Json
 from seqstream.sources.blocks import Block, choose_block_bytes
+from seqstream.sources.corpus_source import CorpusSource
 from seqstream.sources.files.boundaries import newlines
 from seqstream.sources.files.decoding import ERRORS, Errors, check_lengths, join_text
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
 from seqstream.sources.files.spans import Span
-from seqstream.sources.locations import Location
-from seqstream.sources.source import Source
 from seqstream.sources.tables.exact_json import keep_exact
 from seqstream.sources.tables.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.tables.json_keys import (
@@ -55,7 +54,7 @@ _READ_ERRORS = (OSError, RuntimeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonLines(Source):
+class JsonLines(CorpusSource):
     r"""Files of JSON objects, one a line; blank lines are not records.
 
     Files are read like `TextFiles`: plain files in byte ranges, compressed ones from their beginning. Types are inferred once,
@@ -118,10 +117,6 @@ class JsonLines(Source):
         limits = make_limits(choose_block_bytes(self.block_bytes, files.text_bytes.sum()), self.max_record_bytes)
         return Corpus(files, "json", limits)
 
-    @property
-    def num_shards(self) -> int:
-        return self._corpus.num_shards
-
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         for spans, after in self._corpus.blocks(shard, state):
             text = join_text(spans, "json", self.errors)
@@ -147,22 +142,6 @@ class JsonLines(Source):
         columns = None if self.columns is None else list(self.columns)
         block_bytes = self._corpus.limits.block_bytes
         return {"kind": "JsonLines", "columns": columns, "block_bytes": block_bytes, "files": self._files}
-
-    @functools.cached_property
-    def _files(self) -> Json:
-        return self._corpus.fingerprint()
-
-    def locate(self, row_id: int) -> str:
-        return self._corpus.locate(*split_row_id(row_id))
-
-    def place(self, row_id: int) -> Location:
-        return self._corpus.location(*split_row_id(row_id))
-
-    def approx_bytes(self, shards: Index) -> Index:
-        return self._corpus.approx_bytes(shards)
-
-    def approx_blocks(self) -> float:
-        return self._corpus.approx_blocks()
 
     @property
     def _typed(self) -> frozenset[str]:

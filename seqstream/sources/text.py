@@ -9,23 +9,21 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from seqstream.arrays import Index
 from seqstream.options import column_name, one_of
-from seqstream.records import RESERVED, Json, split_row_id
+from seqstream.records import RESERVED, Json
 from seqstream.sources.blocks import Block, choose_block_bytes
+from seqstream.sources.corpus_source import CorpusSource
 from seqstream.sources.files.aligned import Aligned
 from seqstream.sources.files.decoding import ERRORS, Errors, decode_records
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
-from seqstream.sources.locations import Location
-from seqstream.sources.source import Source
 
 Unit: TypeAlias = Literal["line", "paragraph", "file"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TextFiles(Source):
+class TextFiles(CorpusSource):
     r"""Plain or compressed text files; a record is a line, a paragraph or a whole file.
 
     Plain files are read in byte ranges, as if they were one concatenated file, so that many small files and one huge file both
@@ -86,10 +84,6 @@ class TextFiles(Source):
     def _fields(self) -> list[str]:
         return list(self.paths) if isinstance(self.paths, Mapping) else [self.field]
 
-    @property
-    def num_shards(self) -> int:
-        return self._corpus.num_shards
-
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         fields = self._fields
         for spans, after in self._corpus.blocks(shard, state):
@@ -107,22 +101,6 @@ class TextFiles(Source):
             "block_bytes": self._corpus.limits.block_bytes,
             "files": self._files,
         }
-
-    @functools.cached_property
-    def _files(self) -> Json:
-        return self._corpus.fingerprint()
-
-    def locate(self, row_id: int) -> str:
-        return self._corpus.locate(*split_row_id(row_id))
-
-    def place(self, row_id: int) -> Location:
-        return self._corpus.location(*split_row_id(row_id))
-
-    def approx_bytes(self, shards: Index) -> Index:
-        return self._corpus.approx_bytes(shards)
-
-    def approx_blocks(self) -> float:
-        return self._corpus.approx_blocks()
 
 
 def _normalize(paths: Paths | Mapping[str, Paths], unit: Unit) -> Paths | Mapping[str, Paths]:

@@ -209,7 +209,7 @@ def test_file_that_changes(tmp_path: Path, name: str) -> None:
         read_texts(source)
     source = fresh()
     path.write_bytes(data[:3])
-    with pytest.raises(RuntimeError, match=f"was {len(data)} bytes, is 3; leave it as it is, or make the source anew"):
+    with pytest.raises(RuntimeError, match=f"was {len(data)} bytes, is 3; leave it as it is, or create the source again"):
         read_texts(source)
     source = fresh()
     path.write_bytes(data)

@@ -70,7 +70,7 @@ def check_unchanged(file: File, descriptor: int) -> None:
 
 def _changed(file: File, now: str) -> RuntimeError:
     return RuntimeError(
-        f"{file.name} changed while being read: was {file.size:,} bytes, {now}; leave it as it is, or make the source anew"
+        f"{file.name} changed while being read: was {file.size:,} bytes, {now}; leave it as it is, or create the source again"
     )
 
 
