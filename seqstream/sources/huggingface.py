@@ -26,7 +26,7 @@ from seqstream.sources.tables.schema import conform, plain_schema
 if TYPE_CHECKING:
     import datasets
 
-Rows: TypeAlias = pa.Table | Mapping[str, Any]
+TableOrDict: TypeAlias = pa.Table | Mapping[str, Any]
 """Rows as an Arrow table, or as a dict of columns of Python objects."""
 
 _SAMPLED_ROWS = 16
@@ -168,7 +168,7 @@ class HFDataset(Source):
         return list(self.dataset.format["columns"])
 
     @functools.cached_property
-    def _first_rows(self) -> Rows:
+    def _first_rows(self) -> TableOrDict:
         """The first rows of a stream or of a transform; the first shards of a stream may have none, because of a filter."""
         if not self._streams:
             return self._transformed(range(min(_HEAD_ROWS, len(self.dataset))))
@@ -228,12 +228,12 @@ class HFDataset(Source):
         features = None if self._transform is not None else self.dataset.features
         return None if features is None else features.arrow_schema
 
-    def _as_table(self, rows: Rows) -> pa.Table:
+    def _as_table(self, rows: TableOrDict) -> pa.Table:
         if isinstance(rows, pa.Table):
             return rows
         return to_table(rows, self._declared, _DECLARE if self._streams else _MEND, self._texts)
 
-    def _stream_rows(self, shard: int, num_rows: int = _READ_ROWS) -> Iterator[Rows]:
+    def _stream_rows(self, shard: int, num_rows: int = _READ_ROWS) -> Iterator[TableOrDict]:
         """Yield a shard's records as the stream yields them, ``num_rows`` at once."""
         stream = self.dataset.shard(self.num_shards, shard)
         stream._ex_iterable = copy_steps(stream._ex_iterable)

@@ -21,7 +21,7 @@ from seqstream.sources.files.decoding import ERRORS, Errors, check_lengths, join
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
-from seqstream.sources.files.spans import Span
+from seqstream.sources.files.spans import ByteSpan
 from seqstream.sources.tables.exact_json import keep_exact
 from seqstream.sources.tables.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.tables.json_keys import (
@@ -123,7 +123,7 @@ class JsonLines(CorpusSource):
             check_lengths(np.diff(newlines(text), prepend=-1) - 1, spans, "line", self.max_record_bytes)
             yield self._table(text, spans) if text.strip() else self._base.empty_table(), after
 
-    def _table(self, text: bytes, spans: list[Span]) -> pa.Table:
+    def _table(self, text: bytes, spans: list[ByteSpan]) -> pa.Table:
         table, types = read_objects(text, spans, self._latest_types[0], self.errors)
         try:
             check_late_names(self._latest_types[0], types)
@@ -181,7 +181,7 @@ class JsonLines(CorpusSource):
         columns = None if self.columns is None else tuple(self._base.names)
         return [dataclasses.replace(self._start, known=known_types(self._base), columns=columns)]
 
-    def _sample(self) -> list[Span]:
+    def _sample(self) -> list[ByteSpan]:
         """Return the first blocks with objects of a few shards; if these have none, the first such block of all shards."""
         sample = [
             span for shard in evenly_spaced(self.num_shards, _SAMPLED_SHARDS) for span in self._first_with_objects([shard])
@@ -205,7 +205,7 @@ class JsonLines(CorpusSource):
                         break
         return b"\n".join(parts)
 
-    def _first_with_objects(self, shards: Sequence[int]) -> list[Span]:
+    def _first_with_objects(self, shards: Sequence[int]) -> list[ByteSpan]:
         """Return the first block of some shards that holds an object; empty if none does."""
         for shard in shards:
             with contextlib.closing(self._corpus.blocks(shard, None)) as blocks:
@@ -215,7 +215,7 @@ class JsonLines(CorpusSource):
         return []
 
 
-def read_objects(text: bytes, spans: list[Span], types: Types, errors: Errors) -> tuple[pa.Table, Types]:
+def read_objects(text: bytes, spans: list[ByteSpan], types: Types, errors: Errors) -> tuple[pa.Table, Types]:
     """Parse the objects of spans; also return ``types`` with those of the fields that are new.
 
     Args:
@@ -252,7 +252,7 @@ def read_objects(text: bytes, spans: list[Span], types: Types, errors: Errors) -
     return table, merged
 
 
-def expect_names(types: Types, text: bytes, spans: list[Span]) -> Types:
+def expect_names(types: Types, text: bytes, spans: list[ByteSpan]) -> Types:
     """Return types that read objects whose keys are data, in a sample, as text of JSON, and the number of other names.
 
     Raises:
@@ -274,12 +274,12 @@ def expect_names(types: Types, text: bytes, spans: list[Span]) -> Types:
     return dataclasses.replace(types, num_names=count)
 
 
-def _location(spans: list[Span]) -> str:
+def _location(spans: list[ByteSpan]) -> str:
     """Return where a block begins, as text for messages."""
     return f"{spans[0].file.name}, from byte {spans[0].offset:,} on"
 
 
-def _unreadable(spans: list[Span], error: Exception) -> ValueError:
+def _unreadable(spans: list[ByteSpan], error: Exception) -> ValueError:
     return ValueError(f"{_location(spans)}: lines must be JSON objects, got {error}")
 
 

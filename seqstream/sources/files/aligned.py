@@ -14,7 +14,7 @@ from seqstream.sources.blocks import check_counts
 from seqstream.sources.files.boundaries import LINES
 from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable
-from seqstream.sources.files.spans import FrontReader, Limits, Span
+from seqstream.sources.files.spans import ByteSpan, FrontReader, Limits
 from seqstream.sources.locations import Location
 
 
@@ -40,7 +40,7 @@ class Aligned:
         """Number of files of each column."""
         return len(next(iter(self.tables.values())))
 
-    def blocks(self, shard: int, state: Json) -> Iterator[tuple[list[Span], Json]]:
+    def blocks(self, shard: int, state: Json) -> Iterator[tuple[list[ByteSpan], Json]]:
         """Yield the blocks of a shard: a span of each file, with the same number of lines, and the state after them.
 
         The state is the number of lines read, and the next offset in each file.
@@ -89,7 +89,7 @@ class Aligned:
         return [table[shard] for table in self.tables.values()]
 
 
-def _take_lines(readers: list[FrontReader]) -> tuple[list[Span], int]:
+def _take_lines(readers: list[FrontReader]) -> tuple[list[ByteSpan], int]:
     """Take the whole block of the file with fewest lines in its block, and the same number of lines of the other files."""
     blocks = [reader.peek(reader.block_end()) for reader in readers]
     starts = [block.starts(LINES) for block in blocks]

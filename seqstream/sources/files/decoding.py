@@ -12,7 +12,7 @@ from seqstream.arrays import Index
 from seqstream.sources.files.boundaries import GAP, newlines
 from seqstream.sources.files.encodings import wide_encoding_error
 from seqstream.sources.files.ranges import RULES, locate_byte
-from seqstream.sources.files.spans import Span, too_long
+from seqstream.sources.files.spans import ByteSpan, too_long
 
 Errors: TypeAlias = Literal["strict", "replace"]
 """The option ``errors``: where text is not UTF-8, raise an error or put U+FFFD."""
@@ -20,7 +20,7 @@ Errors: TypeAlias = Literal["strict", "replace"]
 ERRORS: tuple[Errors, ...] = ("strict", "replace")
 
 
-def decode_records(spans: list[Span], unit: str, errors: Errors, max_record_bytes: int) -> pa.StringArray:
+def decode_records(spans: list[ByteSpan], unit: str, errors: Errors, max_record_bytes: int) -> pa.StringArray:
     """Return the records of spans, a string for each.
 
     Args:
@@ -42,14 +42,14 @@ def decode_records(spans: list[Span], unit: str, errors: Errors, max_record_byte
     return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(text))
 
 
-def join_text(spans: list[Span], unit: str, errors: Errors) -> bytes:
+def join_text(spans: list[ByteSpan], unit: str, errors: Errors) -> bytes:
     r"""Return the UTF-8 text of spans, in which each record ends with ``\n``, and a paragraph with ``\n\n``."""
     join = _JOIN[unit]
     text = b"".join(map(join, spans))
     return text if _is_plain_utf8(text) else b"".join(join(_to_utf8(span, errors)) for span in spans)
 
 
-def check_lengths(lengths: Index, spans: list[Span], unit: str, max_record_bytes: int) -> None:
+def check_lengths(lengths: Index, spans: list[ByteSpan], unit: str, max_record_bytes: int) -> None:
     """Raise if a record is longer than ``max_record_bytes``.
 
     Args:
@@ -84,7 +84,7 @@ def _is_plain_utf8(text: bytes) -> bool:
     return b"\0" not in text and _is_utf8(text)
 
 
-def _to_utf8(span: Span, errors: Errors) -> Span:
+def _to_utf8(span: ByteSpan, errors: Errors) -> ByteSpan:
     """Return a span as valid UTF-8; raise if ``errors`` is strict, or if the file is in UTF-16 or UTF-32."""
     if not _is_plain_utf8(span.data) and (problem := wide_encoding_error(span.file)):
         raise problem
@@ -97,18 +97,18 @@ def _to_utf8(span: Span, errors: Errors) -> Span:
         raise ValueError(f"{locate_byte(span.file, offset)}: text must be UTF-8, got {found}; {remedy}") from error
 
 
-def _with_newlines(span: Span) -> bytes:
+def _with_newlines(span: ByteSpan) -> bytes:
     r"""Return the text of a span with ``\n`` for ``\r\n``."""
     text = span.text
     return text.replace(b"\r\n", b"\n") if b"\r" in text else text
 
 
-def _join_lines(span: Span) -> bytes:
+def _join_lines(span: ByteSpan) -> bytes:
     text = _with_newlines(span)
     return text + b"\n" if text and text[-1] != 10 else text
 
 
-def _join_paragraphs(span: Span) -> bytes:
+def _join_paragraphs(span: ByteSpan) -> bytes:
     # With a blank line at both ends; the text is split where one or more follow each other.
     return b"\n\n%b\n\n" % _with_newlines(span)
 
@@ -125,10 +125,10 @@ def _split_paragraphs(text: bytes) -> tuple[bytes, Index]:
     return text.replace(b"\n\n", b""), np.append(0, ends - 2 * np.arange(len(ends)))
 
 
-def _split_files(spans: list[Span], errors: Errors) -> tuple[bytes, Index]:
+def _split_files(spans: list[ByteSpan], errors: Errors) -> tuple[bytes, Index]:
     texts = [span.text if _is_plain_utf8(span.data) else _to_utf8(span, errors).text for span in spans]
     return b"".join(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64)
 
 
-_JOIN: dict[str, Callable[[Span], bytes]] = {"line": _join_lines, "json": _join_lines, "paragraph": _join_paragraphs}
+_JOIN: dict[str, Callable[[ByteSpan], bytes]] = {"line": _join_lines, "json": _join_lines, "paragraph": _join_paragraphs}
 _SPLIT: dict[str, Callable[[bytes], tuple[bytes, Index]]] = {"line": _split_lines, "paragraph": _split_paragraphs}

@@ -16,7 +16,7 @@ from seqstream.sources.files.boundaries import FILES, LINES, NONBLANK_LINES, PAR
 from seqstream.sources.files.chunks import open_chunks
 from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable
-from seqstream.sources.files.spans import Limits, Span, read_range, read_stream
+from seqstream.sources.files.spans import ByteSpan, Limits, read_range, read_stream
 from seqstream.sources.locations import Location
 
 RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES}
@@ -77,7 +77,7 @@ class Corpus:
         """Number of ranges and streams."""
         return int(self.shards.first_shards[-1])
 
-    def blocks(self, shard: int, state: Json) -> Generator[tuple[list[Span], Json], None, None]:
+    def blocks(self, shard: int, state: Json) -> Generator[tuple[list[ByteSpan], Json], None, None]:
         """Yield the blocks of a shard as spans of files, each block with the state after it."""
         file = self.files[int(self.shards.first_files[self._segment_of(shard)])]
         if not file.is_stream:
@@ -124,7 +124,7 @@ class Corpus:
             raise IndexError(f"shard must be in range({self.num_shards}), got {shard}")
         return int(np.searchsorted(self.shards.first_shards, shard, side="right")) - 1
 
-    def _range_spans(self, shard: int) -> Iterator[Span]:
+    def _range_spans(self, shard: int) -> Iterator[ByteSpan]:
         """Yield the records of a range, file by file."""
         segment, block_bytes = self._segment_of(shard), self.limits.block_bytes
         start = (shard - int(self.shards.first_shards[segment])) * block_bytes

@@ -16,7 +16,7 @@ _FIRST_BYTES, _MOST_BYTES = 1 << 16, 1 << 22
 """Sizes of the reads behind a range in search of the end of its last record."""
 
 
-class Span(NamedTuple):
+class ByteSpan(NamedTuple):
     """A span of bytes of one file that holds whole records."""
 
     file: File
@@ -35,7 +35,7 @@ class Span(NamedTuple):
         return rule.starts(text) + (self.offset + len(self.data) - len(text))
 
 
-Piece: TypeAlias = Span
+Piece: TypeAlias = ByteSpan
 
 
 class Limits(NamedTuple):
@@ -45,7 +45,7 @@ class Limits(NamedTuple):
     max_record_bytes: int
 
 
-def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) -> Span | None:
+def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) -> ByteSpan | None:
     """Read the records of a file that start in ``[start, stop)``; ``None`` if there are none.
 
     Of a range in the middle of a long record only the range itself is read, whatever the record's length.
@@ -64,12 +64,12 @@ def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) ->
         return None
     if end < 0 and ahead < file.size:
         buffer = bytearray(data)
-        end = _read_on(buffer, _read_rest(file, ahead), stop - base, Span(file, base, b""), rule=rule, limits=limits)
+        end = _read_on(buffer, _read_rest(file, ahead), stop - base, ByteSpan(file, base, b""), rule=rule, limits=limits)
         data = bytes(buffer)
-    return Span(file, base + begin, data[begin : end if end >= 0 else len(data)])
+    return ByteSpan(file, base + begin, data[begin : end if end >= 0 else len(data)])
 
 
-def read_stream(file: File, offset: int, rule: Rule, limits: Limits) -> Iterator[tuple[Span, int | None]]:
+def read_stream(file: File, offset: int, rule: Rule, limits: Limits) -> Iterator[tuple[ByteSpan, int | None]]:
     """Yield the records of a file from an offset to its end, in blocks, each with the offset of the next one.
 
     The block at an offset is the same whether reading began there or before.
@@ -95,16 +95,16 @@ class FrontReader:
 
     def block_end(self) -> int:
         """Read a block, up to the end of its last record, into the buffer; return its size."""
-        here = Span(self.file, self.offset, b"")
+        here = ByteSpan(self.file, self.offset, b"")
         end = _read_on(self._buffer, self._chunks, self._limits.block_bytes, here, rule=self._rule, limits=self._limits)
         return end if end >= 0 else len(self._buffer)
 
-    def peek(self, size: int) -> Span:
+    def peek(self, size: int) -> ByteSpan:
         """Return the next bytes, which stay in the buffer."""
         with memoryview(self._buffer) as view:
-            return Span(self.file, self.offset, bytes(view[:size]))
+            return ByteSpan(self.file, self.offset, bytes(view[:size]))
 
-    def take(self, size: int) -> Span:
+    def take(self, size: int) -> ByteSpan:
         """Return the next bytes, and remove them from the buffer."""
         span = self.peek(size)
         del self._buffer[:size]
@@ -121,7 +121,7 @@ class FrontReader:
         self._chunks.close()
 
 
-def _read_on(buffer: bytearray, chunks: Iterator[bytes], at: int, here: Span, *, rule: Rule, limits: Limits) -> int:
+def _read_on(buffer: bytearray, chunks: Iterator[bytes], at: int, here: ByteSpan, *, rule: Rule, limits: Limits) -> int:
     """Append chunks to a buffer until a record ends at or after ``at``; return where it ends, -1 at the end of the file."""
     end = rule.end(buffer, at)
     while end < 0 and (chunk := next(chunks, b"")):
