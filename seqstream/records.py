@@ -41,7 +41,7 @@ RECORD_BITS = 32
 """Bits of a row id that hold the record's number in its shard; the shard's number is above them.
 
 ``row_id = shard << RECORD_BITS | record``, an ``int64``: record 5 of shard 2 has the row id 8,589,934,597. A source can have
-2**31 shards of 2**32 records each.
+up to 2**31 shards of 2**32 records each.
 """
 
 ROW_ID = "row_id"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqstream.arrays import Index
+from seqstream.arrays import Index, flat_starts
 from seqstream.options import num_bytes
 from seqstream.records import Json
 from seqstream.sources.blocks import check_counts
@@ -61,8 +61,8 @@ class Corpus:
         begins[0] = True
         begins[1:] |= streams[:-1]
         segments = np.flatnonzero(begins)
-        before = np.cumsum(sizes) - sizes
-        starts = before - np.repeat(before[segments], np.diff(segments, append=len(sizes)))
+        offsets = flat_starts(sizes)
+        starts = offsets - np.repeat(offsets[segments], np.diff(segments, append=len(sizes)))
         last = np.append(segments[1:], len(sizes)) - 1
         if self.unit == "file":
             # A file is in the range of its first byte; one more range may hold an empty file at the very end.
