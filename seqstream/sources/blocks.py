@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.records import Json, Record, drop_record_numbers
-from seqstream.sources.tables.nested_values import is_exact, to_objects
+from seqstream.sources.tables.arrow_to_python import is_exact, to_objects
 
 Block: TypeAlias = tuple[pa.Table, Json]
 """A table of records and the state after it; ``None`` when the shard ends with it."""

@@ -248,7 +248,7 @@ def test_csv_does_not_drop_a_column_of_a_later_file(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("a\n1\n")
     (tmp_path / "2.csv").write_text("a,b\n1,x\n")
     with pytest.raises(
-        ValueError, match=r"column 'b' cannot come late, the first records have 'a'; choose others with columns="
+        ValueError, match=r"column 'b' must be in the first records, which have 'a'; choose others with columns="
     ):
         read_all(Csv(str(tmp_path / "*.csv")))
     assert read_all(Csv(str(tmp_path / "*.csv"), columns=["a"])) == [{"a": 1}, {"a": 1}]

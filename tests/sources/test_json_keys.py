@@ -18,7 +18,8 @@ from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.source import Source
-from seqstream.sources.tables.json_keys import MANY_NAMES, count_names, find_sparse, may_be_sparse, rewrite
+from seqstream.sources.tables.json_keys import MANY_NAMES, count_names, find_sparse, may_be_sparse
+from seqstream.sources.tables.json_rewriting import rewrite
 
 COUNT = 2_000
 
