@@ -181,7 +181,7 @@ def test_csv_names_the_line_of_a_broken_row(tmp_path: Path) -> None:
     """A row with too many or too few columns is an error with its file and line, also after newlines in quotes."""
     path = tmp_path / "bad.csv"
     csv_error(
-        path, b"a,b\n1,x\n2,y,z\n", r"bad\.csv, line 3: expected 2 columns, got 3: 2,y,z; mend the file, or set delimiter"
+        path, b"a,b\n1,x\n2,y,z\n", r"bad\.csv, line 3: expected 2 columns, got 3: 2,y,z; correct the file, or set delimiter"
     )
     many = b"a,b\n" + b'1,"two\nlines"\n\n' * 1_000 + b"2\n3,y\n"
     csv_error(path, many, r"bad\.csv, line 3,002: expected 2 columns, got 1: 2; mend")

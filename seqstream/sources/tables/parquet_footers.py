@@ -34,7 +34,7 @@ class RowGroup:
 def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[RowGroup]:
     """Yield the row groups of a file, with the bytes of the columns ``names``.
 
-    Columns are added up one by one only where some are left out: that is slow, and on some damaged files Arrow ends the process.
+    Single columns are looked at only where some are left out: that is slow, and Arrow ends the process on some damaged ones.
     """
     first, names = 0, set(names)
     are_all = names.issuperset(metadata.schema.to_arrow_schema().names)

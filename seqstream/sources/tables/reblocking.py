@@ -39,7 +39,7 @@ def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterato
 
 
 def regroup(tables: Iterable[pa.Table], block_bytes: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of half to about one and a half times ``block_bytes``; large ones are cut, small ones joined.
+    """Yield the same rows in tables of half to about one and a half times ``block_bytes``: large tables cut, small ones joined.
 
     A larger row is a table by itself. Tables without rows are dropped. Each column is one contiguous array.
     """
