@@ -184,7 +184,7 @@ def test_csv_names_the_line_of_a_broken_row(tmp_path: Path) -> None:
         path, b"a,b\n1,x\n2,y,z\n", r"bad\.csv, line 3: expected 2 columns, got 3: 2,y,z; correct the file, or set delimiter"
     )
     many = b"a,b\n" + b'1,"two\nlines"\n\n' * 1_000 + b"2\n3,y\n"
-    csv_error(path, many, r"bad\.csv, line 3,002: expected 2 columns, got 1: 2; mend")
+    csv_error(path, many, r"bad\.csv, line 3,002: expected 2 columns, got 1: 2; correct")
 
 
 def test_csv_says_how_to_set_a_type(tmp_path: Path) -> None:

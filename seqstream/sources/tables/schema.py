@@ -110,7 +110,7 @@ def _stable(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = column.cast(column.type.storage_type)
     kind = _stable_type(column.type)
     if _is_view(column.type):
-        return pa.chunked_array([_as_lists(chunk) for chunk in column.chunks], _as_list_type(column.type)).cast(kind)
+        return pa.chunked_array([_as_lists(chunk).cast(kind) for chunk in column.chunks], kind)
     return column.cast(kind)
 
 
@@ -121,10 +121,6 @@ def _as_lists(views: pa.Array) -> pa.Array:
     lengths = views.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     offsets = to_arrow(np.append(0, np.cumsum(lengths)).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, _as_lists(views.flatten()), mask=views.is_null() if views.null_count else None)
-
-
-def _as_list_type(kind: pa.DataType) -> pa.DataType:
-    return pa.list_(_as_list_type(kind.value_type)) if _is_view(kind) else kind
 
 
 def _is_view(kind: pa.DataType) -> bool:
