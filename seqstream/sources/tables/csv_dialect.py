@@ -190,13 +190,13 @@ class Dialect:
             return f"{block.file.name} must be text with delimiter={self.delimiter!r} and quote={self.quote!r}: {error}"
         column, row, problem = found.groups()
         starts = block.quotes.starts
-        place = _place(block.file, block.offset + int(starts[starts >= begin][int(row) - 1]))
+        location = _location(block.file, block.offset + int(starts[starts >= begin][int(row) - 1]))
         if column is None:
-            return f"{place}: {problem[:1].lower()}{problem[1:]}; correct the file, or set delimiter and quote"
+            return f"{location}: {problem[:1].lower()}{problem[1:]}; correct the file, or set delimiter and quote"
         name = header[int(column)]
         if value := _BAD_VALUE.fullmatch(problem):
-            return f"{place}: column '{name}' must hold {value[1]}, got {value[2]}; pass types={{'{name}': 'string'}}"
-        return f"{place}: column '{name}' must be UTF-8; convert the file"
+            return f"{location}: column '{name}' must hold {value[1]}, got {value[2]}; pass types={{'{name}': 'string'}}"
+        return f"{location}: column '{name}' must be UTF-8; convert the file"
 
     def _fault(self, quotes: Quotes, file: File, offset: int, *, is_whole: bool) -> tuple[int, str] | None:
         """Return where the first record with a wrong quote starts, and what is wrong; ``None`` if there is none."""
@@ -213,11 +213,11 @@ class Dialect:
         else:
             return None
         start = quotes.last_end(opening)
-        return start, f"{_place(file, offset + start)}: {problem}, or {_NO_QUOTES}"
+        return start, f"{_location(file, offset + start)}: {problem}, or {_NO_QUOTES}"
 
     def _too_long(self, file: File, offset: int) -> ValueError:
         return ValueError(
-            f"{_place(file, offset)}: record cannot be longer than max_record_bytes={self.max_record_bytes}; close a quote "
+            f"{_location(file, offset)}: record cannot be longer than max_record_bytes={self.max_record_bytes}; close a quote "
             f"that was left open, {_NO_QUOTES}, or raise it"
         )
 
@@ -226,17 +226,17 @@ def _shown(quotes: Quotes, at: int) -> str:
     return repr(quotes.data[at : at + _SHOWN_BYTES].decode("utf-8", "replace"))
 
 
-def _place(file: File, offset: int) -> str:
+def _location(file: File, offset: int) -> str:
     return f"{file.name}, line {_line(file, offset):,}"
 
 
 def _line(file: File, offset: int) -> int:
     r"""Return the line of a file that holds a byte; lines end with ``\n``, ``\r\n`` or ``\r``. Reads the file up to there."""
-    line, position, last = 1, 0, b""
+    line, num_read, last = 1, 0, b""
     for chunk in open_chunks(file):
-        part = chunk[: offset - position]
+        part = chunk[: offset - num_read]
         line += part.count(b"\n") + part.count(b"\r") - part.count(b"\r\n") - (last == b"\r" and part.startswith(b"\n"))
-        position, last = position + len(chunk), part[-1:]
-        if position >= offset:
+        num_read, last = num_read + len(chunk), part[-1:]
+        if num_read >= offset:
             break
     return line

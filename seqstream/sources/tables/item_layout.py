@@ -71,8 +71,10 @@ class Layout:
         layout = self.settled(item, number)
         if layout is self:
             return self, block
-        pairs = [(zip(layout.fields, values, strict=True), before) for values, before in zip(block, numbers, strict=False)]
-        return layout, [[layout._value(*pair, before) for pair in values] for values, before in pairs]
+        return layout, [
+            [layout._value(field, value, before) for field, value in zip(layout.fields, values, strict=True)]
+            for values, before in zip(block, numbers, strict=False)
+        ]
 
     def values(self, item: Any, number: int) -> list[Value]:
         """Return the values of an item, one for each column.
