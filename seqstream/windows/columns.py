@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
 from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
-from seqstream.sources.tables.nested_values import without_text
+from seqstream.sources.tables.arrow_to_python import without_text
 
 Array: TypeAlias = npt.NDArray[Any]
 

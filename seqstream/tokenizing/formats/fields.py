@@ -14,7 +14,7 @@ import pyarrow as pa
 from seqstream.arrays import Index
 from seqstream.arrow import is_text, to_numpy
 from seqstream.records import RESERVED, RecordError, row_id_of
-from seqstream.sources.tables.nested_values import decode_text, to_objects
+from seqstream.sources.tables.arrow_to_python import decode_text, to_objects
 from seqstream.tokenizing.python_tokenizers import RowError
 
 

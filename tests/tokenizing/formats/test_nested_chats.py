@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream.records import RecordError
-from seqstream.sources.tables.nested_values import EXACT
+from seqstream.sources.tables.arrow_to_python import EXACT
 from tests.helpers.tokenizers import columns_of, transformers_of
 
 datasets = pytest.importorskip("datasets")
