@@ -181,7 +181,7 @@ def test_weights_are_those_of_scikit_learn() -> None:
     assert stage.weights().dtype == torch.float32
     with pytest.raises(ValueError, match=r"^weights need the counts of the classes; make the stage by ClassLabels.of"):
         ClassLabels(["a"]).weights()
-    with pytest.raises(ValueError, match=r"^class 'b' must come at least once to be weighed, got none$"):
+    with pytest.raises(ValueError, match=r"^class 'b' must occur at least once to have a weight, got no record of it$"):
         ClassLabels(["a", "b"], counts=[1, 0]).weights()
 
 

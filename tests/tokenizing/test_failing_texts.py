@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import seqstream as ss
 from seqstream.records import RecordError
-from seqstream.tokenizing.engines import find_failing
+from seqstream.tokenizing.failing_texts import find_failing_text
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
@@ -86,6 +86,6 @@ def test_find_failing(bad: list[int], expected: int | None) -> None:
         if any(int(text) in bad for text in texts) or len(texts) == 10:
             raise ValueError
 
-    found = find_failing(encode, list(map(str, range(10))))
+    found = find_failing_text(encode, list(map(str, range(10))))
     assert (None if found is None else found[0]) == expected
     assert len(calls) <= 5

@@ -1,4 +1,4 @@
-"""Chats through the tokenizer's own template, and what an assistant says in them."""
+"""Chats rendered by the tokenizer's own template, with labels on what the assistant says."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TAGGED = (
     "{% generation %}{{ m['content'] + '<|im_end|>\\n' }}{% endgeneration %}"
     "{% else %}{{ m['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
 )
-"""The same, saying itself who speaks."""
+"""The same, with tags around what the assistant says."""
 
 LATEST = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}" + TURN + "{{ m['content'] }}{% endif %}{% endfor %}"
-"""A template that forgets what the assistant said before, as those that leave out its thoughts do."""
+"""A template that leaves out earlier answers of the assistant, as others leave out its thoughts."""
 
 STRICT = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -69,7 +69,7 @@ def chats_of(*chats: list[dict[str, Any]]) -> pa.Array:
     return pa.array(chats, pa.list_(pa.struct({"role": pa.string(), "content": pa.string(), "name": pa.string()})))
 
 
-def said_in(made: dict[str, list[Any]], tokenizer: Tokenizer) -> list[str]:
+def labelled_text(made: dict[str, list[Any]], tokenizer: Tokenizer) -> list[str]:
     """Return the text of the labels that are not ignored."""
     labels = ([label for label in row if label != -100] for row in made["labels"])
     return [tokenizer.decode(row, skip_special_tokens=False) for row in labels]
@@ -89,28 +89,30 @@ def test_ids_are_those_of_the_template(chat_tokenizer: Tokenizer, engine: Any, t
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
 @settings(max_examples=25, deadline=None)
 @given(chats=st.lists(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), CONTENT), min_size=1, max_size=5), min_size=1))
-def test_tagged_templates_say_who_speaks(chat_tokenizer: Tokenizer, engine: Any, chats: list[list[tuple[str, str]]]) -> None:
-    """Where a template has a generation tag the labels are those of return_assistant_tokens_mask, whatever is said."""
+def test_tagged_templates_mark_the_assistant(
+    chat_tokenizer: Tokenizer, engine: Any, chats: list[list[tuple[str, str]]]
+) -> None:
+    """Where a template has a generation tag the labels are those of return_assistant_tokens_mask, for any content."""
     copy = Tokenizer.from_str(chat_tokenizer.to_str())
     copy.post_processor = processors.ByteLevel(trim_offsets=False)  # trimmed, transformers loses spaces at the end of a turn
     theirs = transformers_of(copy, chat_template=TAGGED)
-    told = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
-    expected = theirs.apply_chat_template(told, return_assistant_tokens_mask=True, return_dict=True)
+    messages = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
+    expected = theirs.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
     labels = [
         [number if flag else -100 for number, flag in zip(*row, strict=True)]
         for row in zip(expected["input_ids"], expected["assistant_masks"], strict=True)
     ]
-    made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(*told))
+    made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(*messages))
     assert made == {"input_ids": expected["input_ids"], "labels": labels}
 
 
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
-def test_without_a_tag_prefixes_say_who_speaks(chat_tokenizer: Tokenizer, engine: Any) -> None:
+def test_without_a_tag_prefixes_mark_the_assistant(chat_tokenizer: Tokenizer, engine: Any) -> None:
     """What comes between the prompt for an answer and the next message is what the assistant says, its end included."""
     theirs = transformers_of(chat_tokenizer, chat_template=CHATML)
     made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(*CHATS))
     assert made["input_ids"] == theirs.apply_chat_template(CHATS)["input_ids"]
-    assert said_in(made, chat_tokenizer) == ["no<|im_end|>\n", " b \n<|im_end|>\n<|im_end|>\n", ""]
+    assert labelled_text(made, chat_tokenizer) == ["no<|im_end|>\n", " b \n<|im_end|>\n<|im_end|>\n", ""]
 
 
 def test_by_hand(chat_tokenizer: Tokenizer) -> None:
@@ -125,7 +127,7 @@ def test_by_hand(chat_tokenizer: Tokenizer) -> None:
 
 
 def test_a_template_that_changes_what_was_before_is_refused(chat_tokenizer: Tokenizer) -> None:
-    """Where the beginning of a chat reads otherwise than in the whole nobody can say what was said; "all" needs not know."""
+    """If the beginning of a chat is rendered differently alone, the assistant's part is not found; "all" does not need it."""
     chats = [CHATS[0], [*CHATS[0], *CHATS[0]]]
     theirs = transformers_of(chat_tokenizer, chat_template=LATEST)
     message = (
@@ -144,7 +146,7 @@ def test_a_prompt_that_is_no_beginning_is_refused(chat_tokenizer: Tokenizer) -> 
     thoughtful = CHATML.replace("assistant\\n", "assistant\\n<think>")
     assert thoughtful != CHATML
     stage = Tokenize(transformers_of(chat_tokenizer, chat_template=thoughtful), field="m", chat="assistant")
-    assert said_in(columns_of(stage, m=chats_of(CHATS[2])), chat_tokenizer) == [""]
+    assert labelled_text(columns_of(stage, m=chats_of(CHATS[2])), chat_tokenizer) == [""]
     with pytest.raises(RecordError, match=r"^chat template must write messages alike whatever follows them, got message 2 "):
         columns_of(stage, m=chats_of(CHATS[0]))
 
@@ -160,11 +162,11 @@ def test_keys_without_a_value_are_not_there(chat_tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
 def test_special_tokens_may_be_ordinary_text(chat_tokenizer: Tokenizer, engine: Any) -> None:
-    """A tokenizer that takes the marks of turns for ordinary text does so here, and knows all the same who speaks."""
+    """A tokenizer that takes the marks of turns for ordinary text does so here; labels are still the assistant's."""
     theirs = transformers_of(chat_tokenizer, chat_template=TAGGED, split_special_tokens=True)
     made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(CHATS[0]))
     assert made["input_ids"] == theirs.apply_chat_template(CHATS[:1])["input_ids"]
-    assert said_in(made, chat_tokenizer) == ["no<|im_end|>\n"]
+    assert labelled_text(made, chat_tokenizer) == ["no<|im_end|>\n"]
 
 
 def test_an_assistant_cannot_begin_without_a_tag(chat_tokenizer: Tokenizer) -> None:
@@ -228,20 +230,20 @@ def test_of_several_templates_the_default_counts(chat_tokenizer: Tokenizer) -> N
 
 
 @pytest.mark.parametrize("fixture", ["unigram_tokenizer", "wordpiece_tokenizer", "chat_tokenizer"])
-def test_said_is_found_by_characters_where_stretches_differ(fixture: str, request: pytest.FixtureRequest) -> None:
-    """Tokens that begin a text otherwise than they go on are found by their offsets; spaces between belong to the span."""
+def test_the_mask_is_found_by_characters_if_the_parts_differ(fixture: str, request: pytest.FixtureRequest) -> None:
+    """If a text and its parts have other tokens the mask follows from offsets; spaces between tokens belong to the span."""
     tokenizer: Tokenizer = request.getfixturevalue(fixture)
     stage = Tokenize(transformers_of(tokenizer, chat_template=CHATML), chat="all")
     engine = stage.open(stage.choose_engines()).engines["input_ids"]  # type: ignore[attr-defined]
     texts, spans = ["one two three four", "one", ""], [[(4, 7), (14, 18)], [], []]
     rows = encode_with_mask(texts, spans, engine)
-    said = rows.beside["said"]
+    mask = rows.parallel["assistant"]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     assert rows.ids.tolist() == [number for encoding in encodings for number in encoding.ids]
     begun = [begin for encoding in encodings for begin, _ in encoding.offsets]
-    assert len(said) == len(begun)
+    assert len(mask) == len(begun)
     inside = [text[begin:end].strip() for text, own in zip(texts, spans, strict=True) for begin, end in own]
-    found = tokenizer.decode(rows.ids[said].tolist()).replace(" ##", "").split()
+    found = tokenizer.decode(rows.ids[mask].tolist()).replace(" ##", "").split()
     assert "".join(found) == "".join(inside)
 
 

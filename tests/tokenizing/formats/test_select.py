@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from seqstream.tokenizing.engines import EngineWarning
+from seqstream.tokenizing import engine_choice
+from seqstream.tokenizing.engines import Engine, EngineWarning
 from seqstream.tokenizing.stage import Tokenize
 from tests.helpers.tokenizers import columns_of, run, transformers_of
 
@@ -27,10 +28,10 @@ def lengths_of(texts: list[str]) -> list[list[int]]:
     [
         (
             {"field": ("a", "b"), "prompt": "c"},
-            r"^field=\('a', 'b'\) cannot be given with prompt='c', for a row has one form; leave one of them out$",
+            r"^field=\('a', 'b'\) cannot be given with prompt='c', for a row has one format; leave one of them out$",
         ),
-        ({"prompt": "c", "labels": "d"}, r"^prompt='c' cannot be given with labels='d', for a row has one form"),
-        ({"labels": "d", "chat": "all"}, r"^labels='d' cannot be given with chat='all', for a row has one form"),
+        ({"prompt": "c", "labels": "d"}, r"^prompt='c' cannot be given with labels='d', for a row has one format"),
+        ({"labels": "d", "chat": "all"}, r"^labels='d' cannot be given with chat='all', for a row has one format"),
         ({"word_labels": "all"}, r"^word_labels='all' needs a column of labels; set Tokenize\(labels=...\)$"),
         ({"word_labels": "last", "labels": "d"}, r"^word_labels must be one of 'first', 'all', got 'last'$"),
         ({"chat": True}, r"^chat must be one of None, 'assistant', 'all', got True$"),
@@ -197,17 +198,16 @@ def test_the_sample_of_every_form_is_part_of_the_proof(
     bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], columns: dict[str, Any]
 ) -> None:
     """A fast engine that errs on a text of the stream alone is found out by the texts that it would get."""
-    from seqstream.tokenizing import engines
 
-    class Odd(engines.Engine):
+    class Odd(Engine):
         def encode(self, texts: list[str]) -> Any:
             odd = self.name == "fastokens"
             return super().encode([text.replace("oddity", "odd") for text in texts] if odd else texts)
 
     template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     stage = Tokenize(transformers_of(bpe_tokenizer, chat_template=template), **options)
-    monkeypatch.setattr(engines, "Engine", Odd)
-    monkeypatch.setattr(engines, "proof_of", engines.Proof)
+    monkeypatch.setattr(engine_choice, "Engine", Odd)
+    monkeypatch.setattr(engine_choice, "comparison_of", engine_choice.EngineComparison)
     assert stage.choose_engines() == {"input_ids": "fastokens"}
     with pytest.warns(EngineWarning, match=r"^engine fastokens gives other ids than tokenizers for '.*oddity'"):
         assert stage.choose_engines(pa.table(columns)) == {"input_ids": "tokenizers"}

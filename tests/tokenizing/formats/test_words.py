@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from seqstream.records import RecordError
 from seqstream.stages.class_labels import ClassLabels
-from seqstream.tokenizing.formats.words import prove_words, spread_labels
+from seqstream.tokenizing.formats.words import check_words, spread_labels
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_spec import read_tokenizer
@@ -211,8 +211,8 @@ def test_words_must_be_encoded_as_each_alone(bpe_tokenizer: Tokenizer) -> None:
     copy.enable_truncation(8)
     message = r"^tokenizer BPE \(600, .*\) must encode words that were split before as it encodes each of them alone, got \["
     with pytest.raises(ValueError, match=message):
-        prove_words(dataclasses.replace(tokenizer_spec, source=copy.to_str()))
-    prove_words(tokenizer_spec)
+        check_words(dataclasses.replace(tokenizer_spec, source=copy.to_str()))
+    check_words(tokenizer_spec)
 
 
 def test_an_end_is_not_labelled(bpe_tokenizer: Tokenizer) -> None:
