@@ -63,7 +63,9 @@ class ClassLabels:
         if not isinstance(self.counts, Sequence | None):
             raise TypeError(f"counts must be a list of whole numbers, one a class, got {self.counts!r:.80}")
         if self.counts is not None and len(self.counts) != len(self.classes):
-            raise ValueError(f"counts must be one a class, got {len(self.counts)} for {len(self.classes)} classes")
+            raise ValueError(
+                f"counts must have one number for each class, got {len(self.counts)} for {len(self.classes)} classes"
+            )
         for name, column in (("field", self.field), ("to", self.to)):
             if column is not None or name == "field":
                 column_name(name, column)

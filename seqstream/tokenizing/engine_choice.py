@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from seqstream.tokenizing.engines import FASTEST, FUNCTION, REFERENCE, Engine, EngineError, EngineWarning, is_installed
+from seqstream.tokenizing.failing_texts import SHOWN_CHARS
 from seqstream.tokenizing.probes import first_texts, hostile_texts
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
-_SHOWN_CHARS = 60
 _logger = logging.getLogger("seqstream")
 
 
@@ -163,8 +163,8 @@ def _excerpt(ids: list[int], begin: int) -> str:
 
 def _text_at(tokenizer_spec: TokenizerSpec, text: str, at: int) -> str:
     """Return the text around token ``at``, where the ids begin to differ."""
-    if len(text) <= _SHOWN_CHARS:
+    if len(text) <= SHOWN_CHARS:
         return text
     spans = tokenizer_spec.build().encode(text, add_special_tokens=tokenizer_spec.special_tokens).offsets
     begin = max(0, spans[min(at, len(spans) - 1)][0] - 20) if spans else 0
-    return f"{'…' if begin else ''}{text[begin : begin + _SHOWN_CHARS]}…"
+    return f"{'…' if begin else ''}{text[begin : begin + SHOWN_CHARS]}…"

@@ -89,7 +89,7 @@ class Engine:
             raise
         except BaseException as error:  # a panic in Rust is no Exception
             remedy = f"use engine='{REFERENCE}' or 'auto'"
-            raise EngineError(f"engine {self.name} cannot take tokenizer {self.tokenizer_spec}: {error}; {remedy}") from error
+            raise EngineError(f"engine {self.name} cannot use tokenizer {self.tokenizer_spec}: {error}; {remedy}") from error
 
 
 def is_installed(name: str) -> bool:
@@ -151,7 +151,7 @@ def _build_nanotoken(tokenizer_spec: TokenizerSpec) -> Encode:
     import nanotoken
 
     if tokenizer_spec.split_special_tokens:
-        raise ValueError("it cannot take special tokens for ordinary text")
+        raise ValueError("it cannot encode special tokens as ordinary text")
     encode_batch, special = nanotoken.Tokenizer.from_json(tokenizer_spec.json).encode_batch, tokenizer_spec.special_tokens
 
     def encode(texts: list[str]) -> TokenRows:

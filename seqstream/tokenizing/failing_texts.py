@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-_SHOWN_CHARS = 60
+SHOWN_CHARS = 60
+"""Most characters of a text in a message."""
 
 
 class TextError(ValueError):
@@ -49,4 +50,4 @@ def find_failing_text(encode: Callable[[list[str]], object], texts: list[str]) -
 
 def shorten(text: str) -> str:
     """Return a text for a message: at most 60 characters of it."""
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"

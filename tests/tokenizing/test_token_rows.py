@@ -26,7 +26,7 @@ def test_truncate_drops_the_end_of_what_is_too_long(rows: TokenRows) -> None:
 
 
 def test_truncate_drops_the_beginning_on_the_left(rows: TokenRows) -> None:
-    """On the left it is the first tokens of its own that go."""
+    """On the left a row loses the first of its own tokens."""
     assert lists(truncate(rows, SpecialCounts(1, 1), 4, "left")) == [[1, 13, 14, 9], [1, 9], [1, 15, 16, 9]]
 
 
@@ -39,7 +39,7 @@ def test_split_cuts_into_full_pieces(rows: TokenRows) -> None:
 
 
 def test_keep_rows_keeps_only_those(rows: TokenRows) -> None:
-    """The rows that are left out leave no ids behind."""
+    """The ids of rows that are left out are gone."""
     assert lists(keep_rows(rows, np.array([0, 2]))) == [[1, 11, 12, 13, 14, 9], [1, 15, 16, 9]]
     assert lists(keep_rows(rows, np.array([], np.int64))) == []
 
@@ -81,7 +81,7 @@ def test_each_row_may_have_a_limit_of_its_own(rows: TokenRows) -> None:
 
 
 def test_rows_are_taken_in_any_order(rows: TokenRows) -> None:
-    """A row may be taken twice, and before one that comes before it."""
+    """A row may be taken twice, and in any order."""
     assert lists(take_rows(rows, np.array([2, 1, 2]))) == [[1, 15, 16, 9], [1, 9], [1, 15, 16, 9]]
 
 

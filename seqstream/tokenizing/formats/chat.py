@@ -112,9 +112,9 @@ class ChatTemplate:
             before = self.render(chat[:number], add_prompt=True, arguments=arguments)
             after = self.render(chat[: number + 1], arguments=arguments)
             if not (after.startswith(before) and whole.startswith(after)):
-                got = f"got message {number + 1} written otherwise in the whole chat"
+                got = f"got another text for message {number + 1} in the whole chat"
                 remedy = "use a template with {% generation %}, or chat='all'"
-                raise ChatError(f"chat template must write messages alike whatever follows them, {got}; {remedy}")
+                raise ChatError(f"chat template must render a message the same whatever follows it, {got}; {remedy}")
             spans.append((len(before), len(after)))
         return whole, spans
 
@@ -124,7 +124,7 @@ class ChatTemplate:
         try:
             texts, spans = render(conversations=[chat], chat_template=self._text(arguments), **variables, **settings)
         except Exception as error:  # a template may raise anything
-            raise ChatError(f"chat template cannot write a chat: {error}; mend it in a Map before") from error
+            raise ChatError(f"chat template cannot render a chat: {error}; change the chat in a Map before") from error
         return texts, spans
 
 

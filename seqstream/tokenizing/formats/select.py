@@ -90,7 +90,7 @@ def make_row_format(options: RowOptions, field: str | tuple[str, str], tokenizer
     chosen = _format_options(options)
     if chosen and tokenizer_spec.is_function:
         remedy = "pass a tokenizers.Tokenizer or a fast transformers tokenizer"
-        raise ValueError(f"{chosen[0]} cannot be had of the tokenizer {tokenizer_spec.name} written in Python; {remedy}")
+        raise ValueError(f"{chosen[0]} cannot be used with the tokenizer {tokenizer_spec.name} written in Python; {remedy}")
     if isinstance(field, tuple):
         template = find_template(tokenizer_spec)
         template = template if _wants_types(options.tokenizer) else template.without_types()

@@ -143,5 +143,5 @@ def _flat_labels(words: Lists, labels: Lists, tables: Sequence[pa.Table]) -> Ind
     if len(wrong):
         record = int(wrong[0])
         got = f"{labels.lengths[record]:,} for {words.lengths[record]:,} words"
-        raise RecordError(f"labels must be one a word, got {got}", row_id_of(tables, record))
+        raise RecordError(f"labels must have one number for each word, got {got}", row_id_of(tables, record))
     return labels.to_numpy()
