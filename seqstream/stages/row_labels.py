@@ -26,10 +26,10 @@ class LabelRule:
     """Which steps of a row are labels: what the loader must know of them before a batch is collated.
 
     A function for ``Loader(on_batch=...)`` that adds labels may have an attribute ``label_rule`` with an object of this class.
-    Then the loader drops rows without any label, and counts the labels of each batch from its plan: for all ranks, and for all
-    batches of an optimiser step. Without the attribute the number of labels is not known before the function has returned the
-    batch: rows without labels stay, and `Batch.global_num_label_tokens` of several ranks and `Batch.step_num_label_tokens` of
-    several batches raise.
+    Then the loader drops the rows that would get no label, and, unless labels are drawn, counts the labels of a batch before it
+    is collated: for all ranks, and for all batches of an optimiser step. Without the attribute nothing is known of the labels
+    that the function adds until it has returned the batch: rows that get none stay, and `Batch.global_num_label_tokens` of
+    several ranks and `Batch.step_num_label_tokens` of several batches raise.
 
     `CausalLabels`, `TeacherForcing` and `MaskTokens` have the attribute. A function that calls one of them hands it on::
 
@@ -55,7 +55,7 @@ class LabelRule:
 
 @dataclasses.dataclass(frozen=True)
 class RowLabels:
-    """Drops rows without any label, and with `Pack` such pieces of rows.
+    """Drops rows without any label, and with ``Pack(overflow="split")`` such pieces of rows.
 
     Attributes:
         rule: Which steps are labels; ``None`` if ``on_batch`` has no rule: then rows whose labels are an empty list are kept,
