@@ -53,9 +53,11 @@ def exchange_rows(table: pa.Table, global_order: GlobalOrder, global_plan: Globa
     wanted = global_plan.wanted(share.places)
     rows = global_order.row_of(wanted) if numbers is None else _found(numbers, wanted)
     is_repeated = None
-    if share.repeated.any():
-        table, rows, is_repeated = _append_repeats(table, rows, np.repeat(share.repeated, global_plan.heights(share.places)))
-    plan = global_plan.lay_out(rows, share.places, share.cuts, share.groups, np.arange(len(steps)))
+    if share.is_repeated.any():
+        table, rows, is_repeated = _append_repeats(
+            table, rows, np.repeat(share.is_repeated, global_plan.num_items(share.places))
+        )
+    plan = global_plan.lay_out(rows, share.places, share.cuts, share.global_batches, np.arange(len(steps)))
     return RankRows(table, plan, is_repeated)
 
 
@@ -64,7 +66,7 @@ def _swap(
 ) -> tuple[pa.Table, Index]:
     """Send rows to whoever takes them; return those that came, and their numbers."""
     which, sizes = _parts(global_order, global_plan, steps, ranks.world_size)
-    groups = (global_plan.cuts, global_plan.turns, steps.groups, steps.begins, steps.sizes, steps.after)
+    groups = (global_plan.cuts, global_plan.turns, steps.global_batches, steps.first_places, steps.sizes, steps.after)
     plan = digest_arrays(*groups, global_order.runs.lengths, global_order.runs.counts).to_bytes(4, "little")
     came = send_rows(table, global_order.rows[which], sizes, ranks, plan)
     return came, send_array(global_order.numbers[which], sizes, ranks)[0]
@@ -96,7 +98,7 @@ def _parts(global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, wor
     """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
     which, places = global_plan.places_of(global_order.numbers)
     receiver, part = owners(steps, places, world_size)
-    at, more = _repeats(steps, receiver, part, world_size) if steps.width == 1 else _repeated_parts(steps, places)
+    at, more = _repeats(steps, receiver, part, world_size) if steps.parts_per_turn == 1 else _repeated_parts(steps, places)
     if len(at):
         which, receiver = np.append(which, which[at]), np.append(receiver, more)
     bits = len(global_order.numbers).bit_length()
@@ -126,9 +128,9 @@ def _repeated_parts(steps: Steps, places: Index) -> tuple[Index, Index]:
     """Return which rows, by their places, lie in parts that another rank gets as well, and that rank."""
     at, more = [_NONE], [_NONE]
     for part in () if steps.is_repeated is None else np.flatnonzero(steps.is_repeated).tolist():
-        begin = int(steps.begins[part])
+        begin = int(steps.first_places[part])
         at.append(np.flatnonzero((places >= begin) & (places < begin + int(steps.sizes[part]))))
-        more.append(np.full(len(at[-1]), part % steps.width))
+        more.append(np.full(len(at[-1]), part % steps.parts_per_turn))
     return np.concatenate(at), np.concatenate(more)
 
 

@@ -31,7 +31,7 @@ quick = settings(max_examples=60, deadline=None)
 LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=60).map(np.array)
 
 
-def grouping_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int]) -> GlobalPlan:
+def plan_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int]) -> GlobalPlan:
     """Make a grouping whose places are the rows as sorted."""
     order = SpreadTies.of(np.array([cuts[-1]]), None)
     return GlobalPlan(order, np.array(cuts), np.array(turns), np.array(rooms), np.ones(len(rooms), dtype=np.int64))
@@ -39,12 +39,14 @@ def grouping_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int])
 
 def listed_parts(steps: Steps) -> list[tuple[int, int, int]]:
     """Return group, first place and rows of each part."""
-    return [*zip(steps.groups.tolist(), steps.begins.tolist(), steps.sizes.tolist(), strict=True)]
+    return [*zip(steps.global_batches.tolist(), steps.first_places.tolist(), steps.sizes.tolist(), strict=True)]
 
 
 def listed(steps: Steps) -> list[tuple[int, int, int, int]]:
     """Return group, first place, rows and rows served after each step."""
-    return [*zip(*(getattr(steps, name).tolist() for name in ("groups", "begins", "sizes", "after")), strict=True)]
+    return [
+        *zip(*(getattr(steps, name).tolist() for name in ("global_batches", "first_places", "sizes", "after")), strict=True)
+    ]
 
 
 # --- Rows by their lengths ---
@@ -52,25 +54,25 @@ def listed(steps: Steps) -> list[tuple[int, int, int, int]]:
 
 def test_runs_of_five_rows() -> None:
     """The worked example: lengths descending, how many rows have each, and the first row of each."""
-    runs = LengthCounts.of(np.array([3, 5, 3, 2, 3]))
-    assert runs.lengths.tolist() == [5, 3, 2]
-    assert runs.counts.tolist() == [1, 3, 1]
-    assert runs.starts.tolist() == [0, 1, 4]
-    assert (runs.num_rows, runs.num_tokens) == (5, 16)
-    assert runs.every(1).tolist() == [5, 3, 3, 3, 2]
-    assert runs.every(2).tolist() == [5, 3, 2]
-    assert runs.every(3).tolist() == [5, 3]
-    assert runs.every(9).tolist() == [5]
+    counts = LengthCounts.of(np.array([3, 5, 3, 2, 3]))
+    assert counts.lengths.tolist() == [5, 3, 2]
+    assert counts.counts.tolist() == [1, 3, 1]
+    assert counts.starts.tolist() == [0, 1, 4]
+    assert (counts.num_rows, counts.num_tokens) == (5, 16)
+    assert counts.every(1).tolist() == [5, 3, 3, 3, 2]
+    assert counts.every(2).tolist() == [5, 3, 2]
+    assert counts.every(3).tolist() == [5, 3]
+    assert counts.every(9).tolist() == [5]
 
 
 def test_runs_of_pairs() -> None:
     """Rows of two sides are sorted by the first, then the second; only rows equal on both are one run."""
     lengths = np.array([[2, 1], [3, 1], [2, 1], [2, 4]])
-    runs = LengthCounts.of(lengths)
-    assert runs.lengths.tolist() == [[3, 1], [2, 4], [2, 1]]
-    assert runs.counts.tolist() == [1, 1, 2]
-    assert runs.num_tokens == 3 + 1 + 2 + 4 + 2 * 3
-    assert runs.every(2).tolist() == [[3, 1], [2, 1]]
+    counts = LengthCounts.of(lengths)
+    assert counts.lengths.tolist() == [[3, 1], [2, 4], [2, 1]]
+    assert counts.counts.tolist() == [1, 1, 2]
+    assert counts.num_tokens == 3 + 1 + 2 + 4 + 2 * 3
+    assert counts.every(2).tolist() == [[3, 1], [2, 1]]
     assert sorted_order(lengths).tolist() == [1, 3, 0, 2]
 
 
@@ -79,9 +81,9 @@ def test_runs_of_pairs() -> None:
 def test_runs_say_all_of_sorted_lengths(values: list[int], step: int) -> None:
     """Every so many-th row as sorted, whatever the lengths."""
     lengths = np.array(values, dtype=np.int64)
-    runs = LengthCounts.of(lengths)
-    assert runs.every(step).tolist() == sorted(values, reverse=True)[::step]
-    assert (runs.num_rows, runs.num_tokens) == (len(values), sum(values))
+    counts = LengthCounts.of(lengths)
+    assert counts.every(step).tolist() == sorted(values, reverse=True)[::step]
+    assert (counts.num_rows, counts.num_tokens) == (len(values), sum(values))
     assert lengths[sorted_order(lengths)].tolist() == sorted(values, reverse=True)
 
 
@@ -112,27 +114,27 @@ def test_mixed_runs_do_not_change_between_versions() -> None:
 
 def test_a_step_of_each_group() -> None:
     """The worked example: for the two ranks it was made for, each group is one step, in its turn."""
-    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 0, 2)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
 
 
 def test_fewer_ranks_take_a_group_in_several_steps() -> None:
     """One rank takes as many steps as its room asks for, as even as can be, the larger first."""
-    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 0, 1)) == [(1, 4, 3, 3), (1, 7, 3, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
-    uneven = grouping_of([0, 7], [0], [2])
+    uneven = plan_of([0, 7], [0], [2])
     assert listed(cut_steps(uneven, 0, 1)) == [(0, 0, 2, 2), (0, 2, 2, 4), (0, 4, 2, 6), (0, 6, 1, 7)]
 
 
 def test_more_ranks_take_a_group_as_it_is() -> None:
     """No step reaches over the end of a group, so that its lengths are alike."""
-    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 0, 5)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
 
 
 def test_what_was_served_is_left_out() -> None:
     """After five rows the step goes on in the middle of its group; after all of a group, at the next."""
-    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 5, 1)) == [(1, 9, 1, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
     assert listed(cut_steps(global_plan, 6, 4)) == [(0, 0, 4, 10)]
     assert listed(cut_steps(global_plan, 10, 2)) == []
@@ -140,23 +142,23 @@ def test_what_was_served_is_left_out() -> None:
 
 def test_steps_of_too_few_rows_are_dropped() -> None:
     """With ``uneven="drop"`` a step of fewer rows than ranks is left out and counted; alone nothing is."""
-    global_plan = grouping_of([0, 4, 10], [1, 0], [2, 3])
+    global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     steps = cut_steps(global_plan, 5, 4, "drop")
     assert (listed(steps), steps.num_dropped) == ([(0, 0, 4, 10)], 1)
     one = cut_steps(global_plan, 0, 11, "drop")
     assert (listed(one), one.num_dropped) == ([], 10)
-    assert cut_steps(grouping_of([0, 1], [0], [2]), 0, 1, "drop").num_dropped == 0
+    assert cut_steps(plan_of([0, 1], [0], [2]), 0, 1, "drop").num_dropped == 0
 
 
 def test_short_groups_are_taken_together() -> None:
     """Where groups of fewer rows than ranks would leave out as many rows as ranks, each rank takes a part of what follows."""
-    global_plan = grouping_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # one row for each of three ranks
+    global_plan = plan_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # one row for each of three ranks
     steps = cut_steps(global_plan, 0, 4, "drop")
-    assert (steps.width, steps.after.tolist(), steps.num_dropped) == (4, [4, 8], 1)
+    assert (steps.parts_per_turn, steps.after.tolist(), steps.num_dropped) == (4, [4, 8], 1)
     assert listed_parts(steps) == [(1, 3, 1), (1, 4, 1), (1, 5, 1), (0, 0, 1), (0, 1, 1), (0, 2, 1), (2, 6, 1), (2, 7, 1)]
     rest = cut_steps(global_plan, 4, 4, "drop")
     assert listed_parts(rest) == listed_parts(steps)[4:], "the same when it is stopped on the way"
-    fewer = cut_steps(grouping_of([0, 4, 8], [0, 1], [1, 1]), 0, 3, "drop")
+    fewer = cut_steps(plan_of([0, 4, 8], [0, 1], [1, 1]), 0, 3, "drop")
     assert (fewer.after.tolist(), fewer.num_dropped) == ([3, 6], 2)
     assert cut_steps(global_plan, 0, 4, "repeat").num_dropped == 0
 
@@ -172,9 +174,9 @@ def test_short_groups_are_taken_together() -> None:
 def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_mixed: bool, data: st.DataObject) -> None:
     """Whatever the groups: fewer rows than ranks, twice at most, and what is left goes on as if nobody had stopped."""
     cuts = [0, *np.cumsum(sizes).tolist()]
-    global_plan = dataclasses.replace(grouping_of(cuts, range(len(sizes)), [room] * len(sizes)), is_mixed=is_mixed)
+    global_plan = dataclasses.replace(plan_of(cuts, range(len(sizes)), [room] * len(sizes)), is_mixed=is_mixed)
     if is_mixed:
-        global_plan = dataclasses.replace(global_plan, rooms=np.array(sizes))
+        global_plan = dataclasses.replace(global_plan, max_rows=np.array(sizes))
     steps = cut_steps(global_plan, 0, world_size, "drop")
     assert steps.num_dropped < 2 * world_size
     assert steps.sizes.sum() + steps.num_dropped == cuts[-1]
@@ -182,7 +184,7 @@ def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_m
     if len(steps):
         number = data.draw(st.integers(0, len(steps) - 1))
         rest = cut_steps(global_plan, int(steps.after[number]), world_size, "drop")
-        assert listed_parts(rest) == listed_parts(steps)[(number + 1) * steps.width :]
+        assert listed_parts(rest) == listed_parts(steps)[(number + 1) * steps.parts_per_turn :]
 
 
 def test_dropped_pieces_count_once() -> None:
@@ -200,7 +202,7 @@ def test_dealing_to_three() -> None:
     shares = [deal(steps, rank, 3) for rank in range(3)]
     assert [share.places.tolist() for share in shares] == [[0, 3, 5], [1, 4, 5], [2, 5]]
     assert [share.cuts.tolist() for share in shares] == [[0, 2, 3], [0, 2, 3], [0, 1, 2]]
-    assert [share.repeated.tolist() for share in shares] == [[False] * 3, [False, False, True], [False, True]]
+    assert [share.is_repeated.tolist() for share in shares] == [[False] * 3, [False, False, True], [False, True]]
     receivers, step = owners(steps, np.arange(7), 3)
     assert receivers.tolist() == [0, 1, 2, 0, 1, 0, -1]
     assert step.tolist() == [0, 0, 0, 0, 0, 1, -1]
@@ -211,7 +213,7 @@ def test_two_rows_to_five() -> None:
     steps = Steps(np.array([0]), np.array([3]), np.array([2]), np.array([2]), np.array([0]))
     shares = [deal(steps, rank, 5) for rank in range(5)]
     assert [share.places.tolist() for share in shares] == [[3], [4], [3], [4], [3]]
-    assert [share.repeated.tolist() for share in shares] == [[False], [False], [True], [True], [True]]
+    assert [share.is_repeated.tolist() for share in shares] == [[False], [False], [True], [True], [True]]
 
 
 def test_no_steps() -> None:
@@ -241,7 +243,7 @@ def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], 
         steps = cut_steps(global_plan, served, world_size, uneven)
         rest = set(by_turn[served:].tolist())
         shares = [deal(steps, rank, world_size) for rank in range(world_size)]
-        taken = [place for share in shares for place in share.places[~share.repeated].tolist()]
+        taken = [place for share in shares for place in share.places[~share.is_repeated].tolist()]
         sizes = steps.sizes if steps.is_repeated is None else steps.sizes[~steps.is_repeated]
         assert len(taken) == len(set(taken)) == int(sizes.sum())
         assert set(taken) <= rest
@@ -249,11 +251,11 @@ def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], 
             assert set(taken) == rest
             assert steps.after[-1:].tolist() == ([total] if len(steps) else [])
         receivers, part = owners(steps, np.arange(total), world_size)
-        step = np.where(part < 0, -1, part // steps.width)
+        step = np.where(part < 0, -1, part // steps.parts_per_turn)
         for rank, share in enumerate(shares):
             assert np.diff(share.cuts).min(initial=1) >= 1, "every rank has a row at every step"
             own = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
-            first = ~share.repeated
+            first = ~share.is_repeated
             assert set(zip(share.places[first].tolist(), own[first].tolist(), strict=True)) == {
                 (place, int(step[place])) for place in np.flatnonzero(receivers == rank).tolist()
             }
@@ -279,7 +281,7 @@ def test_the_budget_holds_for_every_rank(
     for rank in range(world_size):
         share = deal(steps, rank, world_size)
         wanted = global_plan.wanted(share.places)
-        plan = global_plan.lay_out(wanted, share.places, share.cuts, share.groups, np.arange(len(steps)))
+        plan = global_plan.lay_out(wanted, share.places, share.cuts, share.global_batches, np.arange(len(steps)))
         for batch in range(len(plan)):
             rows = plan.order[plan.cuts[batch] : plan.cuts[batch + 1]]
             longest = max(1 if row == MADE_UP else int(ordered[row]) for row in rows.tolist())
@@ -296,7 +298,7 @@ def test_a_group_is_what_one_rank_would_plan_for_every_so_many_th_row() -> None:
     """The worked example: eight rows for two ranks, 12 tokens each; a group pads no rank's batch over its budget."""
     global_plan = plan_global(ss.Bucket(12, step="alike"), np.array([6, 6, 5, 4, 4, 4, 3, 3]), 2, None)
     assert global_plan.cuts.tolist() == [0, 4, 8]
-    assert global_plan.rooms.tolist() == [2, 3]
+    assert global_plan.max_rows.tolist() == [2, 3]
     steps = cut_steps(global_plan, 0, 2)
     ordered = np.array([6, 6, 5, 4, 4, 4, 3, 3])
     batches = [
@@ -339,7 +341,7 @@ def spreads(draw: st.DrawFn, world_size: int) -> Spread:
     return Spread(lengths, cuts, who)
 
 
-def census_on(options: Options, keys: Any, spread: Spread) -> tuple[GlobalOrder, CallbackCollectives]:
+def gather_on(options: Options, keys: Any, spread: Spread) -> tuple[GlobalOrder, CallbackCollectives]:
     """Take the census on one rank."""
     ranks = CallbackCollectives(**options)
     return gather_lengths([keys[rows] for rows in spread.rows_of(ranks.rank)], spread.owners, ranks), ranks
@@ -353,7 +355,7 @@ def test_a_census_is_that_of_one_process(spread: Spread, pairs: bool) -> None:
     number = np.empty(len(keys), dtype=np.int64)
     number[sorted_order(keys)] = np.arange(len(keys))
     expected = LengthCounts.of(keys)
-    for rank, global_order in enumerate(run_ranks(3, lambda options: census_on(options, keys, spread)[0])):
+    for rank, global_order in enumerate(run_ranks(3, lambda options: gather_on(options, keys, spread)[0])):
         assert global_order.runs.lengths.tolist() == expected.lengths.tolist()
         assert global_order.runs.counts.tolist() == expected.counts.tolist()
         own = np.concatenate([*spread.rows_of(rank), np.arange(0)])
@@ -365,7 +367,7 @@ def test_a_census_is_that_of_one_process(spread: Spread, pairs: bool) -> None:
 def test_a_census_of_two_ranks() -> None:
     """The worked example: rank 1 has the first and the last part, rank 0 that in between."""
     spread = Spread(np.array([3, 5, 3, 3, 5]), [0, 2, 3, 5], [1, 0, 1])
-    zero, one = run_ranks(2, lambda options: census_on(options, spread.lengths, spread)[0])
+    zero, one = run_ranks(2, lambda options: gather_on(options, spread.lengths, spread)[0])
     assert zero.runs.lengths.tolist() == [5, 3]
     assert zero.runs.counts.tolist() == [2, 3]
     assert (zero.numbers.tolist(), zero.rows.tolist()) == ([3], [0])
@@ -383,7 +385,7 @@ def test_rows_reach_who_takes_them(spread: Spread, spec: BatchSpec, uneven: Any,
     steps = cut_steps(global_plan, served, 3, uneven)
 
     def job(options: Options) -> Any:
-        global_order, ranks = census_on(options, keys, spread)
+        global_order, ranks = gather_on(options, keys, spread)
         own = np.concatenate([*spread.rows_of(ranks.rank), np.arange(0)]).astype(np.int64)
         return exchange_rows(pa.table({"row": own}), global_order, global_plan, steps, ranks)
 
@@ -395,17 +397,17 @@ def test_rows_reach_who_takes_them(spread: Spread, spec: BatchSpec, uneven: Any,
         assert held[real].tolist() == wanted.tolist()
         assert set(held.tolist()) == set(wanted.tolist())
         repeated = np.zeros(len(held), dtype=bool) if dealt.is_repeated is None else dealt.is_repeated
-        assert repeated[real].tolist() == np.repeat(share.repeated, global_plan.heights(share.places)).tolist()
+        assert repeated[real].tolist() == np.repeat(share.is_repeated, global_plan.num_items(share.places)).tolist()
         assert len(set(held[~repeated].tolist())) == int((~repeated).sum()), "a row travels once"
 
 
 def test_dealt_rows_of_two_ranks() -> None:
     """The worked example: five rows, sorted longest first, dealt in turn, whoever had them."""
     spread = Spread(np.array([3, 5, 3, 2, 9]), [0, 2, 5], [0, 1])
-    global_plan = grouping_of([0, 4, 5], [0, 1], [2, 1])  # lengths 9, 5, 3, 3 and then 2, which rank 1 repeats
+    global_plan = plan_of([0, 4, 5], [0, 1], [2, 1])  # lengths 9, 5, 3, 3 and then 2, which rank 1 repeats
 
     def job(options: Options) -> Any:
-        global_order, ranks = census_on(options, spread.lengths, spread)
+        global_order, ranks = gather_on(options, spread.lengths, spread)
         table = pa.table({"row": np.concatenate(spread.rows_of(ranks.rank))})
         dealt = exchange_rows(table, global_order, global_plan, cut_steps(global_plan, 0, 2), ranks)
         rows = dealt.table.column("row").to_numpy()[dealt.plan.order].tolist()

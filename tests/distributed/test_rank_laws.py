@@ -195,11 +195,11 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
         by_number = sorted_order(keys)
         window_steps = []
         for step in range(len(steps)):
-            parts = slice(step * steps.width, (step + 1) * steps.width)
-            places = ranges(steps.begins[parts], steps.sizes[parts])
+            parts = slice(step * steps.parts_per_turn, (step + 1) * steps.parts_per_turn)
+            places = ranges(steps.first_places[parts], steps.sizes[parts])
             ids = window.row_ids[by_number[global_plan.wanted(places)]].tolist()
             pieces = getattr(global_plan, "pieces", None)
-            own = [0] * len(ids) if pieces is None else pieces[global_plan._items(places)].tolist()  # type: ignore[attr-defined]
+            own = [0] * len(ids) if pieces is None else pieces[global_plan._items_at(places)].tolist()  # type: ignore[attr-defined]
             window_steps.append(sorted(zip(ids, own, strict=True)))
         found.append(window_steps)
     return found

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.planning.global_plan import GlobalPlan, ListedOrder, split_groups
+from seqstream.planning.global_plan import GlobalPlan, ListedOrder, split_to_multiple
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
 from seqstream.planning.tie_order import SpreadTies
@@ -20,7 +20,7 @@ from seqstream.planning.tie_order import SpreadTies
 quick = settings(max_examples=80, deadline=None)
 
 
-def grouping_of(
+def plan_of(
     sizes: Sequence[int], turns: Sequence[int], batches_per_step: int, *, is_mixed: bool = True, room: int = 3
 ) -> GlobalPlan:
     """Make a grouping whose places are the rows as sorted."""
@@ -32,15 +32,15 @@ def grouping_of(
 
 def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
     """Return of all that ranks take at once group, first place and rows of each part; rows served after it; and its step."""
-    parts = [*zip(steps.groups.tolist(), steps.begins.tolist(), steps.sizes.tolist(), strict=True)]
-    at_once = [parts[at : at + steps.width] for at in range(0, len(parts), steps.width)]
+    parts = [*zip(steps.global_batches.tolist(), steps.first_places.tolist(), steps.sizes.tolist(), strict=True)]
+    at_once = [parts[at : at + steps.parts_per_turn] for at in range(0, len(parts), steps.parts_per_turn)]
     return [*zip(at_once, steps.after.tolist(), steps.numbers.tolist(), strict=True)]
 
 
 @pytest.fixture
 def six() -> GlobalPlan:
     """Groups of 2 to 7 rows, of which a step has four: 3, 0, 5 and 1, then 4 and 2."""
-    return grouping_of([2, 3, 4, 5, 6, 7], [3, 0, 5, 1, 4, 2], 4)
+    return plan_of([2, 3, 4, 5, 6, 7], [3, 0, 5, 1, 4, 2], 4)
 
 
 # --- Splitting groups ---
@@ -49,18 +49,18 @@ def six() -> GlobalPlan:
 def test_groups_are_split_in_halves() -> None:
     """The worked example: groups of four, one and four rows, made up to four, five and seven groups."""
     cuts = np.array([0, 4, 5, 9])
-    assert split_groups(cuts, 1).tolist() == split_groups(cuts, 3).tolist() == [0, 4, 5, 9]
-    assert split_groups(cuts, 4).tolist() == [0, 2, 4, 5, 9]
-    assert split_groups(cuts, 5).tolist() == [0, 2, 4, 5, 7, 9]
-    assert split_groups(cuts, 7).tolist() == [0, 1, 2, 4, 5, 6, 7, 9], "first all that can be, then some of the halves"
-    assert split_groups(np.array([0, 3, 6, 9, 12, 15]), 7).tolist() == [0, 2, 3, 6, 8, 9, 12, 15], "evenly apart"
+    assert split_to_multiple(cuts, 1).tolist() == split_to_multiple(cuts, 3).tolist() == [0, 4, 5, 9]
+    assert split_to_multiple(cuts, 4).tolist() == [0, 2, 4, 5, 9]
+    assert split_to_multiple(cuts, 5).tolist() == [0, 2, 4, 5, 7, 9]
+    assert split_to_multiple(cuts, 7).tolist() == [0, 1, 2, 4, 5, 6, 7, 9], "first all that can be, then some of the halves"
+    assert split_to_multiple(np.array([0, 3, 6, 9, 12, 15]), 7).tolist() == [0, 2, 3, 6, 8, 9, 12, 15], "evenly apart"
 
 
 def test_what_cannot_be_split_stays() -> None:
     """Groups of one row stay as they are, however few they are; and so does nothing."""
-    assert split_groups(np.array([0, 1, 2]), 4).tolist() == [0, 1, 2]
-    assert split_groups(np.array([0, 1, 3]), 4).tolist() == [0, 1, 2, 3]
-    assert split_groups(np.array([0]), 4).tolist() == [0]
+    assert split_to_multiple(np.array([0, 1, 2]), 4).tolist() == [0, 1, 2]
+    assert split_to_multiple(np.array([0, 1, 3]), 4).tolist() == [0, 1, 2, 3]
+    assert split_to_multiple(np.array([0]), 4).tolist() == [0]
 
 
 @quick
@@ -68,7 +68,7 @@ def test_what_cannot_be_split_stays() -> None:
 def test_splitting_adds_the_fewest_cuts(sizes: list[int], multiple: int) -> None:
     """The number of groups is a multiple, or all have one row; cuts stay where they were, and no more are added than needed."""
     cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
-    found = split_groups(cuts, multiple)
+    found = split_to_multiple(cuts, multiple)
     assert set(cuts.tolist()) <= set(found.tolist())
     assert (np.diff(found) >= 1).all()
     assert len(found) - 1 == min(-(-len(sizes) // multiple) * multiple, sum(sizes))
@@ -102,7 +102,7 @@ def test_the_last_groups_of_a_step_are_split(six: GlobalPlan) -> None:
 
 def test_the_group_with_the_most_rows_a_part_is_split() -> None:
     """The worked example: five ranks have nine rows in thirds, by when four rows are more than three, and those in halves."""
-    steps = cut_steps(grouping_of([4, 9], [1, 0], 2), 0, 5)
+    steps = cut_steps(plan_of([4, 9], [1, 0], 2), 0, 5)
     assert listed(steps) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
 
 
@@ -136,7 +136,7 @@ def test_ranks_without_rows_repeat_those_of_another(six: GlobalPlan) -> None:
     assert listed(steps)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
     assert steps.is_repeated is not None
     assert np.flatnonzero(steps.is_repeated).tolist() == [3, 4]
-    assert [deal(steps, rank, 5).repeated[0] for rank in range(5)] == [False, False, False, True, True]
+    assert [deal(steps, rank, 5).is_repeated[0] for rank in range(5)] == [False, False, False, True, True]
     who, part = owners(steps, np.arange(2, 5), 5)
     assert who.tolist() == part.tolist() == [0, 1, 2]
 
@@ -151,16 +151,16 @@ def test_too_few_rows_for_the_ranks_are_dropped(six: GlobalPlan) -> None:
 
 
 @st.composite
-def groupings(draw: st.DrawFn) -> GlobalPlan:
+def plans(draw: st.DrawFn) -> GlobalPlan:
     """Draw groups of either kind in any turns, with rows in any order."""
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=14))
     turns = draw(st.permutations(range(len(sizes))))
-    global_plan = grouping_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
+    global_plan = plan_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
     return dataclasses.replace(global_plan, order=ListedOrder(np.array(draw(st.permutations(range(sum(sizes)))))))
 
 
 @quick
-@given(groupings(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
+@given(plans(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
 def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
     """Whoever goes on, anywhere: each place left has one rank that takes it, in the step that its group belongs to."""
     sizes = np.diff(global_plan.cuts)
@@ -172,7 +172,7 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
     for world_size in world_sizes:
         steps = cut_steps(global_plan, served, world_size, uneven)
         shares = [deal(steps, rank, world_size) for rank in range(world_size)]
-        taken = np.concatenate([share.places[~share.repeated] for share in shares])
+        taken = np.concatenate([share.places[~share.is_repeated] for share in shares])
         assert len(set(taken.tolist())) == len(taken)
         assert set(taken.tolist()) <= set(by_turn[served:].tolist())
         assert len(taken) + steps.num_dropped == len(by_turn) - served
@@ -184,9 +184,9 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
             late = step_of_place[share.places] - steps.numbers[at]
             assert (late >= 0).all()
             assert uneven == "drop" or not late.any(), "in the optimiser step that its group belongs to"
-            assert sorted(share.places[~share.repeated]) == np.flatnonzero(receivers == rank).tolist()
-            own = share.places[~share.repeated]
-            assert (parts[own] // steps.width == at[~share.repeated]).all()
+            assert sorted(share.places[~share.is_repeated]) == np.flatnonzero(receivers == rank).tolist()
+            own = share.places[~share.is_repeated]
+            assert (parts[own] // steps.parts_per_turn == at[~share.is_repeated]).all()
         assert (np.diff(steps.numbers) >= 0).all()
         if not len(steps):
             return
@@ -194,13 +194,13 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
 
 
 @quick
-@given(groupings(), st.integers(1, 5))
+@given(plans(), st.integers(1, 5))
 def test_made_for_as_many_ranks_steps_are_whole_groups(global_plan: GlobalPlan, world_size: int) -> None:
     """Where ranks take groups of their own and a step has a multiple of the ranks, no group is split in full steps."""
     global_plan = dataclasses.replace(global_plan, is_mixed=True, batches_per_step=world_size * global_plan.batches_per_step)
     steps = cut_steps(global_plan, 0, world_size)
     full = len(global_plan) // global_plan.batches_per_step * global_plan.batches_per_step
-    assert steps.groups[:full].tolist() == global_plan.turns[:full].tolist()
+    assert steps.global_batches[:full].tolist() == global_plan.turns[:full].tolist()
     assert steps.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
 
 
@@ -218,7 +218,7 @@ def test_places_of_a_step_that_was_begun(six: GlobalPlan) -> None:
 
 
 @quick
-@given(groupings(), st.integers(1, 5), st.integers(1, 5))
+@given(plans(), st.integers(1, 5), st.integers(1, 5))
 def test_what_was_begun_and_what_is_left_are_the_step(global_plan: GlobalPlan, first: int, other: int) -> None:
     """Of any step, however far some ranks got, what was served and what others take of it are its groups."""
     by_turn = [set(range(*global_plan.cuts[turn : turn + 2].tolist())) for turn in global_plan.turns.tolist()]
@@ -240,7 +240,7 @@ def test_what_was_begun_and_what_is_left_are_the_step(global_plan: GlobalPlan, f
 
 def test_own_rows_at_some_places() -> None:
     """The worked example: of the rows that a rank has, those at the places, all their steps."""
-    global_plan = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
+    global_plan = dataclasses.replace(plan_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
     which, begins, lengths = global_plan.own_items(np.array([0, 2, 3]), np.array([0, 3, 4]))  # rows 3, 1 and 2
     assert which.tolist() == [1, 2]
     assert begins.tolist() == [0, 0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.rank_turns import mixed_turns
+from seqstream.planning.mixed_turns import mixed_turns
 
 quick = settings(max_examples=60, deadline=None)
 
