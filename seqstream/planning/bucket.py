@@ -83,10 +83,10 @@ class Bucket(PlannerBase):
         columns: Columns of sequences whose lengths the budget counts, such as a source and its translation: rows times the sum
             of their padded lengths. In a batch, rows are longest first by the first of them. By default the columns that
             ``Tokenize`` gives, else the longest column; after a `Map` behind ``Tokenize`` that adds one, the longest too.
-        step: Which lengths the ranks have at a step. ``"mixed"``: each rank has a batch of its own lengths, and all batches
-            cost about the same of the budget, so a step is a fair sample of the window; best for transformers, whose time
-            depends on tokens. ``"alike"``: the rows of a step are neighbours by length, which the ranks take in turn; best for
-            RNNs, whose time depends on the longest row; also set ``Loader(accumulate=8)``. By default mixed with
+        step: Which lengths the ranks have at the same time. ``"mixed"``: each rank has a batch of its own lengths, and all
+            batches cost about the same of the budget, so a step is a fair sample of the window; best for transformers, whose
+            time depends on tokens. ``"alike"``: all ranks have neighbours by length, which they take in turn; best for RNNs,
+            whose time depends on the longest row; also set ``Loader(accumulate=8)``. By default mixed with
             ``max_tokens``, alike with ``batch_size`` alone.
         balance: A column of classes, such as a label or the name of a source, with at most 4,096 values: batches are served in
             an order in which any few of them have each class, and each length, as often as the window has. By default only
@@ -197,7 +197,7 @@ class Bucket(PlannerBase):
 
     @property
     def is_mixed(self) -> bool:
-        """Whether each rank has batches of its own lengths at a step; by default with a budget, as they then cost the same."""
+        """Whether each rank has batches of its own lengths at a turn; by default with a budget, as they then cost the same."""
         return self.step == "mixed" or (self.step is None and self.max_tokens is not None)
 
     @property

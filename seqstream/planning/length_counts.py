@@ -52,11 +52,11 @@ class LengthCounts:
         """Row number of the first row of each length, ``int64 (D,)``."""
         return flat_starts(self.counts)
 
-    def every(self, step: int) -> Lengths:
-        """Return the lengths of the rows with the row numbers ``0``, ``step``, ``2 * step`` and so on."""
-        if step == 1:
+    def every(self, stride: int) -> Lengths:
+        """Return the lengths of the rows with the row numbers ``0``, ``stride``, ``2 * stride`` and so on."""
+        if stride == 1:
             return np.repeat(self.lengths, self.counts, axis=0)
-        ends = -(-np.cumsum(self.counts) // step)
+        ends = -(-np.cumsum(self.counts) // stride)
         return np.repeat(self.lengths, np.diff(ends, prepend=0), axis=0)
 
 

@@ -133,7 +133,7 @@ class Pack(PlannerBase):
     """Batches of packed rows of exactly one length, filled with whole sequences: hardly any padding, and one shape.
 
     Sequences of a window are packed by best fit decreasing. Packed rows are then distributed so that all ranks have the same
-    attention to compute at a step, as a long document costs more than short ones in as many slots. A batch has
+    attention to compute at a turn, as a long document costs more than short ones in as many slots. A batch has
     ``position_ids`` that restart in every sequence, ``sequence_ids``, and ``labels``. Sequences that do not fill a batch begin
     the next window. At the end of an epoch, or where too few rows remain to pack well, some packed rows are empty except for
     one made-up token of weight 0.

@@ -107,11 +107,11 @@ def _best_origins(slots: Histogram, total: Histogram, padded: Lengths) -> Index:
     last = len(padded) - 1
     origins = np.zeros(last + 2, dtype=np.int64)
     origins[-1] = last
-    step = 1 << ((last + 1).bit_length() - 1)
-    while step:
-        middles = np.arange(step - 1, last + 1, 2 * step)
-        first = np.where(middles >= step, origins[middles - step], 0)
-        sizes = origins[np.minimum(middles + step, last + 1)] - first + 1
+    stride = 1 << ((last + 1).bit_length() - 1)
+    while stride:
+        middles = np.arange(stride - 1, last + 1, 2 * stride)
+        first = np.where(middles >= stride, origins[middles - stride], 0)
+        sizes = origins[np.minimum(middles + stride, last + 1)] - first + 1
         starts = flat_starts(sizes)
         candidates = ranges(first, sizes)
         values = slots[candidates] - total[candidates] * np.repeat(padded[middles], sizes)
@@ -119,5 +119,5 @@ def _best_origins(slots: Histogram, total: Histogram, padded: Lengths) -> Index:
         hits = np.flatnonzero(values == least)
         hits = hits[np.searchsorted(hits, starts)]
         origins[middles] = candidates[hits]
-        step >>= 1
+        stride >>= 1
     return origins[:-1]

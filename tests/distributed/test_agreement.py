@@ -293,7 +293,7 @@ def test_an_error_before_the_first_exchange() -> None:
         yield from TEXTS
 
     mine, other = try_ranks(2, lambda options: list(texts_of(functools.partial(broken, options["rank"]), **options)))
-    assert str(mine) == "rank 1 cannot go on, so nor can rank 0; there it was OSError: no such disk"
+    assert str(mine) == "rank 1 has failed, so rank 0 cannot go on; the error there was OSError: no such disk"
     assert str(other) == "no such disk"
 
 

@@ -26,7 +26,7 @@ from tests.helpers.rank_processes import LostError, Pool
 SECONDS = 4.0
 """How long process groups wait here."""
 
-MEANWHILE = r"rank \d cannot share the next window with the \d others: one of them has died, has left its loop"
+MEANWHILE = r"rank \d cannot share the next window with the \d other ranks: one of them has died, has left its loop"
 
 MEET = r"ranks must take the same steps, got rank \d at epoch \d, position \d+ and rank \d at epoch \d, position \d+"
 
@@ -159,7 +159,9 @@ def test_a_bad_record(pool: Pool, folder: str, prefetch: int) -> None:
     assert any("c.txt" in note for note in outcomes[bad][2:])
     for rank, outcome in enumerate(outcomes):
         if rank != bad:
-            expected = f"rank {bad} cannot go on, so nor can rank {rank}; there it was ArithmeticError: 177 is not for me"
+            expected = (
+                f"rank {bad} has failed, so rank {rank} cannot go on; the error there was ArithmeticError: 177 is not for me"
+            )
             assert outcome[:2] == ["RuntimeError", expected]
 
 
@@ -328,7 +330,7 @@ def test_ranks_by_hand_are_complete() -> None:
     for options, match in (
         ({"rank": 0}, "rank and world_size must be given together, got rank=0 and world_size=None"),
         ({"rank": 2, "world_size": 2}, r"rank must be in range\(world_size\), got rank=2 and world_size=2"),
-        ({"rank": 0, "world_size": 2}, "all_gather must be given with world_size=2, a function that gives every rank"),
+        ({"rank": 0, "world_size": 2}, "all_gather must be given with world_size=2, a function that returns to every rank"),
         ({"uneven": "pad"}, "uneven must be one of 'repeat', 'drop', got 'pad'"),
     ):
         with pytest.raises(ValueError, match=match):
