@@ -1,4 +1,4 @@
-"""The pure functions by which ranks share a window: which rows go together, who takes them, who has them."""
+"""The pure functions by which ranks share a window: length counts, schedules, shares, and the exchange of rows."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ quick = settings(max_examples=60, deadline=None)
 LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=60).map(np.array)
 
 
-def plan_of(cuts: Sequence[int], turns: Sequence[int], rooms: Sequence[int]) -> GlobalPlan:
-    """Make a grouping whose places are the rows as sorted."""
+def plan_of(cuts: Sequence[int], turns: Sequence[int], max_rows: Sequence[int]) -> GlobalPlan:
+    """Return a plan whose places are row numbers."""
     order = SpreadTies.of(np.array([cuts[-1]]), None)
-    return GlobalPlan(order, np.array(cuts), np.array(turns), np.array(rooms), np.ones(len(rooms), dtype=np.int64))
+    return GlobalPlan(order, np.array(cuts), np.array(turns), np.array(max_rows), np.ones(len(max_rows), dtype=np.int64))
 
 
 def listed_parts(steps: Steps) -> list[tuple[int, int, int]]:
-    """Return group, first place and rows of each part."""
+    """Return global batch, first place and size of each part."""
     return [*zip(steps.global_batches.tolist(), steps.first_places.tolist(), steps.sizes.tolist(), strict=True)]
 
 
 def listed(steps: Steps) -> list[tuple[int, int, int, int]]:
-    """Return group, first place, rows and rows served after each step."""
+    """Return global batch, first place, size, and places served after it, of each turn."""
     return [
         *zip(*(getattr(steps, name).tolist() for name in ("global_batches", "first_places", "sizes", "after")), strict=True)
     ]
 
 
-# --- Rows by their lengths ---
+# --- Rows by length ---
 
 
-def test_runs_of_five_rows() -> None:
-    """The worked example: lengths descending, how many rows have each, and the first row of each."""
+def test_length_counts_of_five_rows() -> None:
+    """The worked example: lengths descending, the number of rows of each, and the first row number of each."""
     counts = LengthCounts.of(np.array([3, 5, 3, 2, 3]))
     assert counts.lengths.tolist() == [5, 3, 2]
     assert counts.counts.tolist() == [1, 3, 1]
@@ -65,8 +65,8 @@ def test_runs_of_five_rows() -> None:
     assert counts.every(9).tolist() == [5]
 
 
-def test_runs_of_pairs() -> None:
-    """Rows of two sides are sorted by the first, then the second; only rows equal on both are one run."""
+def test_length_counts_of_pairs() -> None:
+    """Rows of two sides are sorted by the first, then the second; only rows equal on both sides are counted together."""
     lengths = np.array([[2, 1], [3, 1], [2, 1], [2, 4]])
     counts = LengthCounts.of(lengths)
     assert counts.lengths.tolist() == [[3, 1], [2, 4], [2, 1]]
@@ -78,11 +78,11 @@ def test_runs_of_pairs() -> None:
 
 @quick
 @given(st.lists(st.integers(0, 30) | st.integers(60_000, 300_000), max_size=80), st.integers(1, 9))
-def test_runs_say_all_of_sorted_lengths(values: list[int], step: int) -> None:
-    """Every so many-th row as sorted, whatever the lengths."""
+def test_length_counts_have_all_sorted_lengths(values: list[int], stride: int) -> None:
+    """Every ``stride``-th sorted length, for any lengths."""
     lengths = np.array(values, dtype=np.int64)
     counts = LengthCounts.of(lengths)
-    assert counts.every(step).tolist() == sorted(values, reverse=True)[::step]
+    assert counts.every(stride).tolist() == sorted(values, reverse=True)[::stride]
     assert (counts.num_rows, counts.num_tokens) == (len(values), sum(values))
     assert lengths[sorted_order(lengths)].tolist() == sorted(values, reverse=True)
 
@@ -90,58 +90,58 @@ def test_runs_say_all_of_sorted_lengths(values: list[int], step: int) -> None:
 @quick
 @given(st.lists(st.integers(1, 300), max_size=20), st.none() | st.integers())
 def test_places_of_rows_are_the_inverse(sizes: list[int], seed: int | None) -> None:
-    """Rows are mixed within their run only, each is at one place, and its place is known."""
-    mixed = SpreadTies.of(np.array(sizes, dtype=np.int64), None if seed is None else (seed,))
+    """Rows are spread out within their run only, each at one place, and `places_of` is the inverse of `rows_at`."""
+    spread_ties = SpreadTies.of(np.array(sizes, dtype=np.int64), None if seed is None else (seed,))
     places = np.arange(sum(sizes))
-    rows = mixed.rows_at(places)
+    rows = spread_ties.rows_at(places)
     assert sorted(rows.tolist()) == places.tolist()
     run = np.repeat(np.arange(len(sizes)), sizes)
     assert run[rows].tolist() == run.tolist()
-    assert mixed.places_of(rows).tolist() == places.tolist()
+    assert spread_ties.places_of(rows).tolist() == places.tolist()
 
 
-def test_mixed_runs_do_not_change_between_versions() -> None:
-    """States saved today mean the same rows tomorrow, at either way of asking."""
-    mixed = SpreadTies.of(np.array([1, 7, 5]), (0, 0, 3))
-    rows = mixed.rows_at(np.arange(13)).tolist()
-    assert mixed.places_of(np.array(rows)).tolist() == [*range(13)]
+def test_spread_ties_do_not_change_between_versions() -> None:
+    """A state means the same rows in later versions, in both directions."""
+    spread_ties = SpreadTies.of(np.array([1, 7, 5]), (0, 0, 3))
+    rows = spread_ties.rows_at(np.arange(13)).tolist()
+    assert spread_ties.places_of(np.array(rows)).tolist() == [*range(13)]
     assert rows[0] == 0
     assert len({(late - early) % 7 for early, late in itertools.pairwise(rows[1:8])}) == 1, "one stride"
 
 
-# --- Steps ---
+# --- Turns ---
 
 
-def test_a_step_of_each_group() -> None:
-    """The worked example: for the two ranks it was made for, each group is one step, in its turn."""
+def test_a_turn_of_each_global_batch() -> None:
+    """The worked example: for the two ranks of the plan each global batch is one turn."""
     global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 0, 2)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
 
 
-def test_fewer_ranks_take_a_group_in_several_steps() -> None:
-    """One rank takes as many steps as its room asks for, as even as can be, the larger first."""
+def test_fewer_ranks_take_a_global_batch_in_several_turns() -> None:
+    """One rank takes several turns, as the most rows of a batch require, of even sizes, the larger first."""
     global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 0, 1)) == [(1, 4, 3, 3), (1, 7, 3, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
     uneven = plan_of([0, 7], [0], [2])
     assert listed(cut_steps(uneven, 0, 1)) == [(0, 0, 2, 2), (0, 2, 2, 4), (0, 4, 2, 6), (0, 6, 1, 7)]
 
 
-def test_more_ranks_take_a_group_as_it_is() -> None:
-    """No step reaches over the end of a group, so that its lengths are alike."""
+def test_more_ranks_take_a_whole_global_batch() -> None:
+    """No part reaches beyond its global batch, so its lengths are similar."""
     global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 0, 5)) == [(1, 4, 6, 6), (0, 0, 4, 10)]
 
 
-def test_what_was_served_is_left_out() -> None:
-    """After five rows the step goes on in the middle of its group; after all of a group, at the next."""
+def test_served_places_are_left_out() -> None:
+    """After five places the schedule begins within a global batch, after a whole one with the next."""
     global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     assert listed(cut_steps(global_plan, 5, 1)) == [(1, 9, 1, 6), (0, 0, 2, 8), (0, 2, 2, 10)]
     assert listed(cut_steps(global_plan, 6, 4)) == [(0, 0, 4, 10)]
     assert listed(cut_steps(global_plan, 10, 2)) == []
 
 
-def test_steps_of_too_few_rows_are_dropped() -> None:
-    """With ``uneven="drop"`` a step of fewer rows than ranks is left out and counted; alone nothing is."""
+def test_turns_of_too_few_rows_are_dropped() -> None:
+    """With ``uneven="drop"`` a turn of fewer places than ranks is left out and counted; with one rank none is."""
     global_plan = plan_of([0, 4, 10], [1, 0], [2, 3])
     steps = cut_steps(global_plan, 5, 4, "drop")
     assert (listed(steps), steps.num_dropped) == ([(0, 0, 4, 10)], 1)
@@ -150,14 +150,14 @@ def test_steps_of_too_few_rows_are_dropped() -> None:
     assert cut_steps(plan_of([0, 1], [0], [2]), 0, 1, "drop").num_dropped == 0
 
 
-def test_short_groups_are_taken_together() -> None:
-    """Where groups of fewer rows than ranks would leave out as many rows as ranks, each rank takes a part of what follows."""
-    global_plan = plan_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # one row for each of three ranks
+def test_short_global_batches_are_taken_together() -> None:
+    """Where dropped turns would leave out as many rows as there are ranks, each rank takes the next batch instead."""
+    global_plan = plan_of([0, 3, 6, 9], [1, 0, 2], [1, 1, 1])  # planned for three ranks, one row each
     steps = cut_steps(global_plan, 0, 4, "drop")
     assert (steps.parts_per_turn, steps.after.tolist(), steps.num_dropped) == (4, [4, 8], 1)
     assert listed_parts(steps) == [(1, 3, 1), (1, 4, 1), (1, 5, 1), (0, 0, 1), (0, 1, 1), (0, 2, 1), (2, 6, 1), (2, 7, 1)]
     rest = cut_steps(global_plan, 4, 4, "drop")
-    assert listed_parts(rest) == listed_parts(steps)[4:], "the same when it is stopped on the way"
+    assert listed_parts(rest) == listed_parts(steps)[4:], "the same after an interruption"
     fewer = cut_steps(plan_of([0, 4, 8], [0, 1], [1, 1]), 0, 3, "drop")
     assert (fewer.after.tolist(), fewer.num_dropped) == ([3, 6], 2)
     assert cut_steps(global_plan, 0, 4, "repeat").num_dropped == 0
@@ -171,10 +171,12 @@ def test_short_groups_are_taken_together() -> None:
     st.booleans(),
     st.data(),
 )
-def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_mixed: bool, data: st.DataObject) -> None:
-    """Whatever the groups: fewer rows than ranks, twice at most, and what is left goes on as if nobody had stopped."""
+def test_few_rows_are_dropped(
+    sizes: list[int], world_size: int, max_rows_of_all: int, is_mixed: bool, data: st.DataObject
+) -> None:
+    """Of any plan, fewer than twice as many rows as ranks are dropped, and after an interruption the schedule is the same."""
     cuts = [0, *np.cumsum(sizes).tolist()]
-    global_plan = dataclasses.replace(plan_of(cuts, range(len(sizes)), [room] * len(sizes)), is_mixed=is_mixed)
+    global_plan = dataclasses.replace(plan_of(cuts, range(len(sizes)), [max_rows_of_all] * len(sizes)), is_mixed=is_mixed)
     if is_mixed:
         global_plan = dataclasses.replace(global_plan, max_rows=np.array(sizes))
     steps = cut_steps(global_plan, 0, world_size, "drop")
@@ -188,7 +190,7 @@ def test_few_rows_are_dropped(sizes: list[int], world_size: int, room: int, is_m
 
 
 def test_dropped_pieces_count_once() -> None:
-    """Of packed rows what is dropped are sequences of which no piece is left; those of which some are left are truncated."""
+    """Of packed rows, sequences of which no piece is left are dropped; those of which some are left are truncated."""
     spec = ss.Pack(4, rows=1, overflow="split")
     global_plan = spec.plan_global(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)  # rows of 4, 4 and 1 + 1
     steps = cut_steps(global_plan, 0, 2, "drop")
@@ -196,8 +198,8 @@ def test_dropped_pieces_count_once() -> None:
     assert (steps.num_dropped, steps.num_truncated) == (1, 1), "the short one; two pieces of the long one are served"
 
 
-def test_dealing_to_three() -> None:
-    """The worked example: five rows to three ranks as cards are dealt, then one row, which two ranks repeat."""
+def test_shares_of_three_ranks() -> None:
+    """The worked example: three ranks take five places in turn, then one place, which two ranks repeat."""
     steps = Steps(np.array([0, 1]), np.array([0, 5]), np.array([5, 1]), np.array([5, 6]), np.array([0, 1]))
     shares = [deal(steps, rank, 3) for rank in range(3)]
     assert [share.places.tolist() for share in shares] == [[0, 3, 5], [1, 4, 5], [2, 5]]
@@ -208,16 +210,16 @@ def test_dealing_to_three() -> None:
     assert step.tolist() == [0, 0, 0, 0, 0, 1, -1]
 
 
-def test_two_rows_to_five() -> None:
-    """The ranks left over take the rows from the first on."""
+def test_two_rows_for_five_ranks() -> None:
+    """The remaining ranks repeat places from the first on."""
     steps = Steps(np.array([0]), np.array([3]), np.array([2]), np.array([2]), np.array([0]))
     shares = [deal(steps, rank, 5) for rank in range(5)]
     assert [share.places.tolist() for share in shares] == [[3], [4], [3], [4], [3]]
     assert [share.is_repeated.tolist() for share in shares] == [[False], [False], [True], [True], [True]]
 
 
-def test_no_steps() -> None:
-    """Where no step is left, nobody takes anything."""
+def test_no_turns() -> None:
+    """Without turns no rank takes a place."""
     empty = np.empty(0, dtype=np.int64)
     steps = Steps(empty, empty, empty, empty, empty)
     assert len(deal(steps, 1, 2).places) == 0
@@ -232,8 +234,8 @@ def plan_global(spec: BatchSpec, lengths: Any, world_size: int, key: Any = (0,))
 
 @quick
 @given(LENGTHS, any_spec, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
-def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
-    """What is left is served once by however many ranks go on after any step; `owners` says what `deal` gives."""
+def test_any_ranks_resume(lengths: Any, spec: BatchSpec, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
+    """Any number of ranks resume after any turn and take each place left once; `owners` is the inverse of `deal`."""
     assume(not isinstance(spec, ss.Pack) or spec.overflow != "error")
     global_plan = plan_global(spec, lengths, world_sizes[0])
     total = int(global_plan.cuts[-1])
@@ -253,7 +255,7 @@ def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], 
         receivers, part = owners(steps, np.arange(total), world_size)
         step = np.where(part < 0, -1, part // steps.parts_per_turn)
         for rank, share in enumerate(shares):
-            assert np.diff(share.cuts).min(initial=1) >= 1, "every rank has a row at every step"
+            assert np.diff(share.cuts).min(initial=1) >= 1, "every rank has a row at every turn"
             own = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
             first = ~share.is_repeated
             assert set(zip(share.places[first].tolist(), own[first].tolist(), strict=True)) == {
@@ -270,7 +272,7 @@ def test_whoever_goes_on(lengths: Any, spec: BatchSpec, world_sizes: list[int], 
 def test_the_budget_holds_for_every_rank(
     lengths: Any, spec: BatchSpec, planned: int, world_size: int, data: st.DataObject
 ) -> None:
-    """A window planned for some ranks keeps the budget of each of however many go on with it, from any step on."""
+    """A window that was planned for some ranks keeps the budget for any other ranks that resume, after any turn."""
     assume(isinstance(spec, ss.Bucket))
     assert isinstance(spec, ss.Bucket)
     global_plan = plan_global(spec, lengths, planned)
@@ -294,8 +296,8 @@ def test_the_budget_holds_for_every_rank(
                 assert (len(rows), width) in spec.shapes  # type: ignore[operator]  # they are a tuple
 
 
-def test_a_group_is_what_one_rank_would_plan_for_every_so_many_th_row() -> None:
-    """The worked example: eight rows for two ranks, 12 tokens each; a group pads no rank's batch over its budget."""
+def test_a_global_batch_keeps_the_budget_of_each_rank() -> None:
+    """The worked example: eight rows for two ranks, 12 tokens each; no rank's batch exceeds its budget."""
     global_plan = plan_global(ss.Bucket(12, step="alike"), np.array([6, 6, 5, 4, 4, 4, 3, 3]), 2, None)
     assert global_plan.cuts.tolist() == [0, 4, 8]
     assert global_plan.max_rows.tolist() == [2, 3]
@@ -308,7 +310,7 @@ def test_a_group_is_what_one_rank_would_plan_for_every_so_many_th_row() -> None:
     assert batches == [[[6, 5], [4, 3]], [[6, 4], [4, 3]]]
 
 
-# --- Who has what, and where it goes ---
+# --- Row numbers, and the exchange of rows ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,9 +318,9 @@ class Spread:
     """Rows of a window on some ranks.
 
     Attributes:
-        lengths: Of all rows, in the order of the data.
-        cuts: Where parts begin and end.
-        owners: Which rank has each part.
+        lengths: Lengths of all rows, in the order of the data.
+        cuts: Cuts of the parts.
+        owners: The rank of each part.
     """
 
     lengths: Any
@@ -333,24 +335,24 @@ class Spread:
 
 @st.composite
 def spreads(draw: st.DrawFn, world_size: int) -> Spread:
-    """Draw a window of any parts, some of them with no rows, some ranks without any."""
+    """Draw a window of any parts, some of them without rows, and some ranks without parts."""
     lengths = draw(LENGTHS)
     inner = sorted(draw(st.lists(st.integers(0, len(lengths)), max_size=8)))
     cuts = [0, *inner, len(lengths)]
-    who = draw(st.lists(st.integers(0, world_size - 1), min_size=len(cuts) - 1, max_size=len(cuts) - 1))
-    return Spread(lengths, cuts, who)
+    owners = draw(st.lists(st.integers(0, world_size - 1), min_size=len(cuts) - 1, max_size=len(cuts) - 1))
+    return Spread(lengths, cuts, owners)
 
 
 def gather_on(options: Options, keys: Any, spread: Spread) -> tuple[GlobalOrder, CallbackCollectives]:
-    """Take the census on one rank."""
+    """Gather the lengths on one rank."""
     ranks = CallbackCollectives(**options)
     return gather_lengths([keys[rows] for rows in spread.rows_of(ranks.rank)], spread.owners, ranks), ranks
 
 
 @settings(max_examples=40, deadline=None)
 @given(spreads(3), st.booleans())
-def test_a_census_is_that_of_one_process(spread: Spread, pairs: bool) -> None:
-    """Whoever has which rows: all know the same runs, and every rank its own rows by their numbers as sorted."""
+def test_row_numbers_are_those_of_one_process(spread: Spread, pairs: bool) -> None:
+    """For any parts, all ranks have the same length counts, and each the row numbers of its own rows."""
     keys = np.stack([spread.lengths, spread.lengths[::-1] % 5], axis=1) if pairs else spread.lengths
     number = np.empty(len(keys), dtype=np.int64)
     number[sorted_order(keys)] = np.arange(len(keys))
@@ -364,8 +366,8 @@ def test_a_census_is_that_of_one_process(spread: Spread, pairs: bool) -> None:
         assert global_order.row_of(global_order.numbers).tolist() == global_order.rows.tolist()
 
 
-def test_a_census_of_two_ranks() -> None:
-    """The worked example: rank 1 has the first and the last part, rank 0 that in between."""
+def test_row_numbers_of_two_ranks() -> None:
+    """The worked example: rank 1 has the first and the last part, rank 0 the middle."""
     spread = Spread(np.array([3, 5, 3, 3, 5]), [0, 2, 3, 5], [1, 0, 1])
     zero, one = run_ranks(2, lambda options: gather_on(options, spread.lengths, spread)[0])
     assert zero.runs.lengths.tolist() == [5, 3]
@@ -376,8 +378,10 @@ def test_a_census_of_two_ranks() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(spreads(3), any_spec, st.sampled_from(["repeat", "drop"]), st.integers(1, 4), st.data())
-def test_rows_reach_who_takes_them(spread: Spread, spec: BatchSpec, uneven: Any, planned: int, data: st.DataObject) -> None:
-    """Whoever has which rows, a rank holds at each step those of its share; it is sent no others, and none twice."""
+def test_rows_reach_the_ranks_that_take_them(
+    spread: Spread, spec: BatchSpec, uneven: Any, planned: int, data: st.DataObject
+) -> None:
+    """For any parts, a rank has at each turn the rows of its share; it receives no other row, and none twice."""
     keys = spec.sort_keys(spread.lengths)
     by_number = sorted_order(keys)
     global_plan = plan_global(spec, spread.lengths, planned)
@@ -389,32 +393,32 @@ def test_rows_reach_who_takes_them(spread: Spread, spec: BatchSpec, uneven: Any,
         own = np.concatenate([*spread.rows_of(ranks.rank), np.arange(0)]).astype(np.int64)
         return exchange_rows(pa.table({"row": own}), global_order, global_plan, steps, ranks)
 
-    for rank, dealt in enumerate(run_ranks(3, job)):
+    for rank, rank_rows in enumerate(run_ranks(3, job)):
         share = deal(steps, rank, 3)
-        held = dealt.table.column("row").to_numpy()
+        held = rank_rows.table.column("row").to_numpy()
         wanted = by_number[global_plan.wanted(share.places)]
-        real = dealt.plan.order[dealt.plan.order != MADE_UP]
+        real = rank_rows.plan.order[rank_rows.plan.order != MADE_UP]
         assert held[real].tolist() == wanted.tolist()
         assert set(held.tolist()) == set(wanted.tolist())
-        repeated = np.zeros(len(held), dtype=bool) if dealt.is_repeated is None else dealt.is_repeated
+        repeated = np.zeros(len(held), dtype=bool) if rank_rows.is_repeated is None else rank_rows.is_repeated
         assert repeated[real].tolist() == np.repeat(share.is_repeated, global_plan.num_items(share.places)).tolist()
         assert len(set(held[~repeated].tolist())) == int((~repeated).sum()), "a row travels once"
 
 
-def test_dealt_rows_of_two_ranks() -> None:
-    """The worked example: five rows, sorted longest first, dealt in turn, whoever had them."""
+def test_exchanged_rows_of_two_ranks() -> None:
+    """The worked example: two ranks take five rows in turn, longest first, from the ranks that have them."""
     spread = Spread(np.array([3, 5, 3, 2, 9]), [0, 2, 5], [0, 1])
     global_plan = plan_of([0, 4, 5], [0, 1], [2, 1])  # lengths 9, 5, 3, 3 and then 2, which rank 1 repeats
 
     def job(options: Options) -> Any:
         global_order, ranks = gather_on(options, spread.lengths, spread)
         table = pa.table({"row": np.concatenate(spread.rows_of(ranks.rank))})
-        dealt = exchange_rows(table, global_order, global_plan, cut_steps(global_plan, 0, 2), ranks)
-        rows = dealt.table.column("row").to_numpy()[dealt.plan.order].tolist()
+        rank_rows = exchange_rows(table, global_order, global_plan, cut_steps(global_plan, 0, 2), ranks)
+        rows = rank_rows.table.column("row").to_numpy()[rank_rows.plan.order].tolist()
         return (
             rows,
-            dealt.plan.cuts.tolist(),
-            None if dealt.is_repeated is None else dealt.is_repeated[dealt.plan.order].tolist(),
+            rank_rows.plan.cuts.tolist(),
+            None if rank_rows.is_repeated is None else rank_rows.is_repeated[rank_rows.plan.order].tolist(),
         )
 
     zero, one = run_ranks(2, job)
@@ -425,10 +429,10 @@ def test_dealt_rows_of_two_ranks() -> None:
 @quick
 @given(LENGTHS, any_spec, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_a_plan_depends_on_lengths_only(lengths: Any, spec: BatchSpec, world_size: int, random: Any) -> None:
-    """Rows in another order give the same groups of the same lengths."""
-    mixed = lengths.copy()
-    random.shuffle(mixed)
-    one, other = plan_global(spec, lengths, world_size), plan_global(spec, mixed, world_size)
+    """Rows in another order give the same global batches of the same lengths."""
+    spread_ties = lengths.copy()
+    random.shuffle(spread_ties)
+    one, other = plan_global(spec, lengths, world_size), plan_global(spec, spread_ties, world_size)
     assert one.cuts.tolist() == other.cuts.tolist()
     assert one.turns.tolist() == other.turns.tolist()
     places = np.arange(one.cuts[-1])
@@ -436,8 +440,8 @@ def test_a_plan_depends_on_lengths_only(lengths: Any, spec: BatchSpec, world_siz
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_groups_are_full(world_size: int) -> None:
-    """With a number of rows a batch, every group but the last has as many for each rank."""
+def test_global_batches_are_full(world_size: int) -> None:
+    """With a fixed number of rows, every global batch but the last has this number for each rank."""
     global_plan = plan_global(ss.Bucket(batch_size=5), np.random.default_rng(0).integers(1, 90, 333), world_size)
     sizes = np.diff(global_plan.cuts)
     assert (sizes[:-1] == 5 * world_size).all()

@@ -8,7 +8,7 @@ import seqstream.planning
 
 
 def test_the_worked_example_of_planning() -> None:
-    """From lengths to batches of two ranks, every line gives what the documentation says."""
+    """From lengths to batches of two ranks, every line has the documented result."""
     results = doctest.testmod(seqstream.planning)
     assert results.attempted > 5
     assert results.failed == 0
