@@ -43,9 +43,13 @@ class LengthCounts:
         return int(self.counts.sum())
 
     @property
+    def tokens(self) -> Lengths:
+        """Number of tokens of a row of each length, on all sides, ``int64 (D,)``."""
+        return self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
+
+    @property
     def num_tokens(self) -> int:
-        sizes = self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
-        return int((sizes * self.counts).sum())
+        return int((self.tokens * self.counts).sum())
 
     @property
     def starts(self) -> Index:

@@ -30,11 +30,11 @@ def plan_of(
     return GlobalPlan(order, cuts, np.array(turns), max_rows * ones, ones, batches_per_step=batches_per_step, is_mixed=is_mixed)
 
 
-def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
+def listed(schedule: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
     """Return for each turn the global batch, first place and size of its parts; the places served after it; and its step."""
-    parts = [*zip(steps.global_batches.tolist(), steps.first_places.tolist(), steps.sizes.tolist(), strict=True)]
-    at_once = [parts[at : at + steps.parts_per_turn] for at in range(0, len(parts), steps.parts_per_turn)]
-    return [*zip(at_once, steps.after.tolist(), steps.numbers.tolist(), strict=True)]
+    parts = [*zip(schedule.global_batches.tolist(), schedule.first_places.tolist(), schedule.sizes.tolist(), strict=True)]
+    at_once = [parts[at : at + schedule.parts_per_turn] for at in range(0, len(parts), schedule.parts_per_turn)]
+    return [*zip(at_once, schedule.after.tolist(), schedule.numbers.tolist(), strict=True)]
 
 
 @pytest.fixture
@@ -79,37 +79,37 @@ def test_splitting_adds_the_fewest_cuts(sizes: list[int], multiple: int) -> None
 
 def test_each_rank_takes_its_own_global_batches(six: GlobalPlan) -> None:
     """The worked example: two ranks take two global batches a turn; the first step has four of them, the last two."""
-    steps = cut_steps(six, 0, 2)
-    assert listed(steps) == [
+    schedule = cut_steps(six, 0, 2)
+    assert listed(schedule) == [
         ([(3, 9, 5), (0, 0, 2)], 7, 0),
         ([(5, 20, 7), (1, 2, 3)], 17, 0),
         ([(4, 14, 6), (2, 5, 4)], 27, 1),
     ]
-    assert steps.ends.tolist() == [False, True, True]
+    assert schedule.ends.tolist() == [False, True, True]
     assert six.num_steps == 2
 
 
 def test_the_last_global_batches_of_a_step_are_split(six: GlobalPlan) -> None:
     """The worked example: for three ranks the fourth global batch is split in thirds, and the larger of two in halves."""
-    steps = cut_steps(six, 0, 3)
-    assert listed(steps) == [
+    schedule = cut_steps(six, 0, 3)
+    assert listed(schedule) == [
         ([(3, 9, 5), (0, 0, 2), (5, 20, 7)], 14, 0),
         ([(1, 2, 1), (1, 3, 1), (1, 4, 1)], 17, 0),
         ([(4, 14, 3), (4, 17, 3), (2, 5, 4)], 27, 1),
     ]
-    assert steps.is_repeated is None
+    assert schedule.is_repeated is None
 
 
 def test_the_global_batch_with_the_most_rows_a_part_is_split() -> None:
     """The worked example: for five ranks nine rows are split in thirds; then four rows are more than three, and split."""
-    steps = cut_steps(plan_of([4, 9], [1, 0], 2), 0, 5)
-    assert listed(steps) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
+    schedule = cut_steps(plan_of([4, 9], [1, 0], 2), 0, 5)
+    assert listed(schedule) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
 
 
 def test_one_rank_takes_one_global_batch_after_the_other(six: GlobalPlan) -> None:
     """One rank takes one global batch a turn, and steps end at the same global batches."""
-    steps = cut_steps(six, 0, 1)
-    assert [parts for parts, _, _ in listed(steps)] == [
+    schedule = cut_steps(six, 0, 1)
+    assert [parts for parts, _, _ in listed(schedule)] == [
         [(3, 9, 5)],
         [(0, 0, 2)],
         [(5, 20, 7)],
@@ -117,8 +117,8 @@ def test_one_rank_takes_one_global_batch_after_the_other(six: GlobalPlan) -> Non
         [(4, 14, 6)],
         [(2, 5, 4)],
     ]
-    assert steps.numbers.tolist() == [0, 0, 0, 0, 1, 1]
-    assert steps.ends.tolist() == [False, False, False, True, False, True]
+    assert schedule.numbers.tolist() == [0, 0, 0, 0, 1, 1]
+    assert schedule.ends.tolist() == [False, False, False, True, False, True]
 
 
 def test_other_ranks_resume_within_a_step(six: GlobalPlan) -> None:
@@ -132,22 +132,22 @@ def test_other_ranks_resume_within_a_step(six: GlobalPlan) -> None:
 
 def test_ranks_without_rows_repeat_those_of_another(six: GlobalPlan) -> None:
     """The worked example: of three rows for five ranks, the last two ranks repeat those of the first and the second."""
-    steps = cut_steps(six, 14, 5)
-    assert listed(steps)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
-    assert steps.is_repeated is not None
-    assert np.flatnonzero(steps.is_repeated).tolist() == [3, 4]
-    assert [deal(steps, rank, 5).is_repeated[0] for rank in range(5)] == [False, False, False, True, True]
-    rank, part = owners(steps, np.arange(2, 5), 5)
+    schedule = cut_steps(six, 14, 5)
+    assert listed(schedule)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
+    assert schedule.is_repeated is not None
+    assert np.flatnonzero(schedule.is_repeated).tolist() == [3, 4]
+    assert [deal(schedule, rank, 5).is_repeated[0] for rank in range(5)] == [False, False, False, True, True]
+    rank, part = owners(schedule, np.arange(2, 5), 5)
     assert rank.tolist() == part.tolist() == [0, 1, 2]
 
 
 def test_too_few_rows_for_the_ranks_are_dropped(six: GlobalPlan) -> None:
     """With ``uneven="drop"`` the three rows are left out and counted; the next step does not change."""
-    steps = cut_steps(six, 14, 5, "drop")
-    assert steps.num_dropped == 3
-    assert [(after, number) for _, after, number in listed(steps)] == [(27, 1)]
-    assert steps.sizes.sum() == 10
-    assert (owners(steps, np.arange(2, 5), 5)[0] == -1).all()
+    schedule = cut_steps(six, 14, 5, "drop")
+    assert schedule.num_dropped == 3
+    assert [(after, number) for _, after, number in listed(schedule)] == [(27, 1)]
+    assert schedule.sizes.sum() == 10
+    assert (owners(schedule, np.arange(2, 5), 5)[0] == -1).all()
 
 
 @st.composite
@@ -170,27 +170,27 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
     by_turn = np.concatenate([np.arange(*global_plan.cuts[turn : turn + 2]) for turn in global_plan.turns])
     served = 0
     for world_size in world_sizes:
-        steps = cut_steps(global_plan, served, world_size, uneven)
-        shares = [deal(steps, rank, world_size) for rank in range(world_size)]
+        schedule = cut_steps(global_plan, served, world_size, uneven)
+        shares = [deal(schedule, rank, world_size) for rank in range(world_size)]
         taken = np.concatenate([share.places[~share.is_repeated] for share in shares])
         assert len(set(taken.tolist())) == len(taken)
         assert set(taken.tolist()) <= set(by_turn[served:].tolist())
-        assert len(taken) + steps.num_dropped == len(by_turn) - served
-        assert uneven == "drop" or not steps.num_dropped
-        receivers, parts = owners(steps, np.arange(len(by_turn)), world_size)
+        assert len(taken) + schedule.num_dropped == len(by_turn) - served
+        assert uneven == "drop" or not schedule.num_dropped
+        receivers, parts = owners(schedule, np.arange(len(by_turn)), world_size)
         for rank, share in enumerate(shares):
             assert (np.diff(share.cuts) > 0).all(), "no rank is without rows"
-            at = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
-            late = step_of_place[share.places] - steps.numbers[at]
+            at = np.repeat(np.arange(len(schedule)), np.diff(share.cuts))
+            late = step_of_place[share.places] - schedule.numbers[at]
             assert (late >= 0).all()
             assert uneven == "drop" or not late.any(), "in the optimiser step of its global batch"
             assert sorted(share.places[~share.is_repeated]) == np.flatnonzero(receivers == rank).tolist()
             own = share.places[~share.is_repeated]
-            assert (parts[own] // steps.parts_per_turn == at[~share.is_repeated]).all()
-        assert (np.diff(steps.numbers) >= 0).all()
-        if not len(steps):
+            assert (parts[own] // schedule.parts_per_turn == at[~share.is_repeated]).all()
+        assert (np.diff(schedule.numbers) >= 0).all()
+        if not len(schedule):
             return
-        served = int(steps.after[data.draw(st.integers(0, len(steps) - 1))])
+        served = int(schedule.after[data.draw(st.integers(0, len(schedule) - 1))])
 
 
 @quick
@@ -198,10 +198,10 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
 def test_planned_for_as_many_ranks_steps_have_whole_global_batches(global_plan: GlobalPlan, world_size: int) -> None:
     """Where a step of a mixed plan has a multiple of the ranks, no global batch of a full step is split."""
     global_plan = dataclasses.replace(global_plan, is_mixed=True, batches_per_step=world_size * global_plan.batches_per_step)
-    steps = cut_steps(global_plan, 0, world_size)
+    schedule = cut_steps(global_plan, 0, world_size)
     full = len(global_plan) // global_plan.batches_per_step * global_plan.batches_per_step
-    assert steps.global_batches[:full].tolist() == global_plan.turns[:full].tolist()
-    assert steps.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
+    assert schedule.global_batches[:full].tolist() == global_plan.turns[:full].tolist()
+    assert schedule.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
 
 
 # --- Unfinished steps ---
@@ -224,13 +224,13 @@ def test_served_places_and_the_rest_are_the_step(global_plan: GlobalPlan, first:
     by_turn = [set(range(*global_plan.cuts[turn : turn + 2].tolist())) for turn in global_plan.turns.tolist()]
     for served in cut_steps(global_plan, 0, first).after[:-1].tolist():
         begun = global_plan.begun_places(served).tolist()
-        steps = cut_steps(global_plan, served, other)
-        number = int(steps.numbers[0])
+        schedule = cut_steps(global_plan, served, other)
+        number = int(schedule.numbers[0])
         rest = {
             place
             for rank in range(other)
-            for share in [deal(steps, rank, other)]
-            for place in share.places[: share.cuts[int((steps.numbers == number).sum())]].tolist()
+            for share in [deal(schedule, rank, other)]
+            for place in share.places[: share.cuts[int((schedule.numbers == number).sum())]].tolist()
         }
         whole = by_turn[number * global_plan.batches_per_step : (number + 1) * global_plan.batches_per_step]
         assert len(set(begun)) == len(begun)

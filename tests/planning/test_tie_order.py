@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.tie_order import longest_first
+from seqstream.planning.tie_order import SpreadTies, longest_first
 
 
 def runs_of(lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -94,3 +95,25 @@ def test_no_rows_have_an_empty_order() -> None:
     """An empty window is fine."""
     assert longest_first(np.array([], dtype=np.int64), (0,)).tolist() == []
     assert longest_first(np.array([], dtype=np.int64), None).dtype == np.int64
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 300), max_size=20), st.none() | st.integers())
+def test_places_of_rows_are_the_inverse(sizes: list[int], seed: int | None) -> None:
+    """Rows are spread out within their run only, each at one place, and `places_of` is the inverse of `rows_at`."""
+    spread_ties = SpreadTies.of(np.array(sizes, dtype=np.int64), None if seed is None else (seed,))
+    places = np.arange(sum(sizes))
+    rows = spread_ties.rows_at(places)
+    assert sorted(rows.tolist()) == places.tolist()
+    run = np.repeat(np.arange(len(sizes)), sizes)
+    assert run[rows].tolist() == run.tolist()
+    assert spread_ties.places_of(rows).tolist() == places.tolist()
+
+
+def test_spread_ties_do_not_change_between_versions() -> None:
+    """A state means the same rows in later versions, in both directions."""
+    spread_ties = SpreadTies.of(np.array([1, 7, 5]), (0, 0, 3))
+    rows = spread_ties.rows_at(np.arange(13)).tolist()
+    assert spread_ties.places_of(np.array(rows)).tolist() == [*range(13)]
+    assert rows[0] == 0
+    assert len({(late - early) % 7 for early, late in itertools.pairwise(rows[1:8])}) == 1, "one stride"
