@@ -120,7 +120,7 @@ class GlooCollectives:
             collective()
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} cannot share the next window with the {self.world_size - 1} other ranks: one of them has "
+                f"rank {self.rank} of {self.world_size} cannot share the next window with the other ranks: one of them has "
                 f"died, has left its loop, or has not answered within {self._timeout.total_seconds():,.0f} s, the timeout of "
                 "the process group; see the errors of the other ranks"
             ) from error

@@ -26,7 +26,7 @@ from tests.helpers.rank_processes import LostError, Pool
 SECONDS = 4.0
 """Timeout of process groups here."""
 
-MEANWHILE = r"rank \d cannot share the next window with the \d other ranks: one of them has died, has left its loop"
+MEANWHILE = r"rank \d of \d cannot share the next window with the other ranks: one of them has died, has left its loop"
 
 MEET = r"ranks must take the same steps, got rank \d at epoch \d, position \d+ and rank \d at epoch \d, position \d+"
 

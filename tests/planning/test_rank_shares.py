@@ -150,7 +150,7 @@ def test_no_turns() -> None:
 @quick
 @given(LENGTHS, any_spec, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
 def test_any_ranks_resume(lengths: Any, spec: BatchSpec, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
-    """Any number of ranks resume after any turn and take each place left once; `owners` is the inverse of `deal`."""
+    """Any ranks resume after any turn and take each place left once; `owners` is the inverse of `deal`."""
     assume(not isinstance(spec, ss.Pack) or spec.overflow != "error")
     global_plan = plan_global(spec, lengths, world_sizes[0])
     total = int(global_plan.cuts[-1])
