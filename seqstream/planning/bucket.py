@@ -12,12 +12,11 @@ from typing import Literal, Self, TypeAlias, cast
 import numpy as np
 
 from seqstream.arrays import Lengths
-from seqstream.options import names, one_of, yes_or_no
+from seqstream.options import check_positive, names, one_of, yes_or_no
 from seqstream.planning.batch_limits import BatchLimits
 from seqstream.planning.batch_spec import (
     PlannerBase,
     WindowSize,
-    check_positive,
     known_max_length,
     set_positive,
     show,
