@@ -19,6 +19,9 @@ from seqstream.planning.length_counts import LengthCounts, distinct, sorted_orde
 _Counts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 """The different lengths of a part, descending, and how many of its rows have each."""
 
+_ID_BYTES = 8
+"""Bytes of a row id at the beginning of what a rank sends."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GlobalOrder:
@@ -30,11 +33,13 @@ class GlobalOrder:
         runs: The lengths of all rows.
         numbers: ``int64 (n,)``, of this rank's own rows, ascending.
         rows: ``int32 (n,)``, which of its rows, in the order of the data, each of those is.
+        first_row_id: Row id of the first of all rows in the order of the data; -1 if there is none.
     """
 
     runs: LengthCounts
     numbers: Index
     rows: npt.NDArray[np.int32]
+    first_row_id: int = -1
 
     def row_of(self, numbers: Index) -> Index:
         """Return which of this rank's own rows each is."""
@@ -43,16 +48,20 @@ class GlobalOrder:
         return self.rows[np.searchsorted(self.numbers, numbers)].astype(np.int64)
 
 
-def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -> GlobalOrder:
+def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks, first_row_id: int = -1) -> GlobalOrder:
     """Gather how many rows of each length everybody has.
 
     Args:
         parts: The lengths of this rank's rows, ``int64 (n,)`` or ``(n, S)`` for each of its parts, in the order of the data.
         owners: Which rank has each part of the window.
         ranks: Who takes part.
+        first_row_id: Row id of the first of this rank's rows; -1 if it has none.
     """
-    told = [_decode(data) for data in ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts]))]
+    received = ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts], first_row_id))
+    told = [_decode(data[_ID_BYTES:]) for data in received]
     found = [next(told[owner]) for owner in owners]
+    first_owner = next((owner for owner, (lengths, _) in zip(owners, found, strict=True) if len(lengths)), None)
+    first_row_id = -1 if first_owner is None else int.from_bytes(received[first_owner][:_ID_BYTES], "little", signed=True)
     lengths, number = distinct(_joined([lengths for lengths, _ in found]))
     counts = np.concatenate([counts for _, counts in found])
     runs = LengthCounts(lengths, _sums(number, counts, len(lengths)))
@@ -69,7 +78,7 @@ def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks
     if len(parts) > 1:
         ascending = np.argsort(own)
         own, order = own[ascending], order[ascending]
-    return GlobalOrder(runs, own, order.astype(np.int32))
+    return GlobalOrder(runs, own, order.astype(np.int32), first_row_id)
 
 
 def _sums(number: Index, counts: Index, num_lengths: int) -> Index:
@@ -83,15 +92,17 @@ def _joined(lengths: Sequence[npt.NDArray[np.int32]]) -> Lengths:
     return np.concatenate(kept).astype(np.int64)
 
 
-def encode_counts(parts: Sequence[LengthCounts]) -> bytes:
-    """Return what a rank tells of its parts, as ``int32``: their number, sides and sizes, then all counts and all lengths.
+def encode_counts(parts: Sequence[LengthCounts], first_row_id: int = -1) -> bytes:
+    """Return what a rank sends of its rows: its first row id, and as ``int32`` what it has in each part.
 
-    Sides are 0 where lengths are ``(D,)``; where there are sides, some part may have no rows and not know it.
+    That is the number of parts, their sides and sizes, then all counts and all lengths. Sides are 0 where lengths are ``(D,)``;
+    where there are sides, some part may have no rows and not know it.
     """
     sides = max((part.lengths.shape[1] for part in parts if part.lengths.ndim == 2), default=0)
     head = np.array([len(parts), sides, *(len(part.counts) for part in parts)], dtype=np.int64)
     counts, lengths = ([getattr(part, name).ravel() for part in parts] for name in ("counts", "lengths"))
-    return np.concatenate([head, *counts, *lengths]).astype(np.int32).tobytes()
+    words = np.concatenate([head, *counts, *lengths]).astype(np.int32)
+    return first_row_id.to_bytes(_ID_BYTES, "little", signed=True) + words.tobytes()
 
 
 def _decode(data: bytes) -> Iterator[_Counts]:

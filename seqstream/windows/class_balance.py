@@ -20,13 +20,13 @@ import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.arrow import is_text, plain, to_numpy
-from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.records import RESERVED
+from seqstream.windows.collectives import WindowCollectives
 from seqstream.windows.settings import WindowSettings
 
 MOST_CLASSES = 4096
@@ -44,7 +44,7 @@ _Told: TypeAlias = dict[str, Any]
 
 
 def balance_turns(
-    global_plan: GlobalPlan, own: pa.Table, global_order: GlobalOrder, window_settings: WindowSettings, key: tuple[object, ...]
+    global_plan: GlobalPlan, own: pa.Table, global_order: GlobalOrder, settings: WindowSettings, key: tuple[object, ...]
 ) -> GlobalPlan:
     """Return the groups of a window in an order in which every stretch is like the window, in classes and in lengths.
 
@@ -55,21 +55,21 @@ def balance_turns(
         global_plan: The plan of the window.
         own: This rank's rows of it, in the order of the data.
         global_order: Who has what.
-        window_settings: How the window is made.
+        settings: How the window is made.
         key: Seeds the order.
 
     Raises:
         ValueError: The column is missing, or holds no classes; the same on every rank.
     """
-    spec, ranks = window_settings.spec, window_settings.sharing.ranks
-    if not isinstance(spec, Bucket) or spec.balance is None or not window_settings.shuffle or not len(global_plan):
+    spec, collectives = settings.spec, settings.collectives
+    if not isinstance(spec, Bucket) or spec.balance is None or not settings.shuffle or not len(global_plan):
         return global_plan
-    classes, num_classes = number_classes(own, spec.balance, ranks)
+    classes, num_classes = number_classes(own, spec.balance, collectives)
     width = global_plan.batches_per_step if global_plan.is_mixed else 1
     units = global_plan.turns[: len(global_plan) // width * width].reshape(-1, width)
     edges = length_edges(global_order.runs)
     kinds = len(edges) + 1, num_classes
-    counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), ranks)
+    counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), collectives)
     by_length = _by_length(counts[..., : kinds[0]])
     turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"))]
     return dataclasses.replace(global_plan, turns=np.append(units[turns].ravel(), global_plan.turns[units.size :]))
@@ -90,7 +90,7 @@ def _features(counts: Index, num_ranges: int) -> Index:
 # --- Classes ---
 
 
-def number_classes(own: pa.Table, column: str, ranks: Ranks) -> tuple[Index, int]:
+def number_classes(own: pa.Table, column: str, collectives: WindowCollectives) -> tuple[Index, int]:
     """Return the class of each row by number, as all ranks number them, ``int64 (n,)``, and how many classes there are.
 
     The most frequent come first. A missing value is a class of its own, as long as some row has one.
@@ -98,13 +98,13 @@ def number_classes(own: pa.Table, column: str, ranks: Ranks) -> tuple[Index, int
     Args:
         own: This rank's rows; none of them may have columns.
         column: Name of the column of classes.
-        ranks: Who takes part.
+        collectives: Gathers the classes of all ranks.
 
     Raises:
         ValueError: No rank has the column, or one of them finds no classes in it.
     """
     codes, told = _own_classes(own, column)
-    rows = _rows_of_classes([json.loads(each) for each in ranks.all_gather(json.dumps(told).encode())], column)
+    rows = _rows_of_classes(collectives.gather_classes(told), column)
     by_rows = sorted(rows, key=lambda value: (-rows[value], value))
     numbers = {value: min(number, _COUNTED - 1) for number, value in enumerate(by_rows)}
     known = np.array([numbers[value] for value in told.get("classes", {_NO_VALUE: 0}) if value in numbers], dtype=np.int64)
@@ -216,22 +216,17 @@ def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, 
     return _Rows(own, np.searchsorted(edges, lengths), classes[global_order.rows[which]], lengths)
 
 
-def _count(rows: _Rows, shape: tuple[int, int, int], ranks: Ranks) -> Index:
+def _count(rows: _Rows, shape: tuple[int, int, int], collectives: WindowCollectives) -> Index:
     """Count rows and tokens of all ranks, ``int64 (2, U, Q + C)``: those of each range of lengths, then those of each class.
 
     Args:
         rows: Those of this rank.
         shape: ``U``, ``Q`` and ``C``.
-        ranks: Who takes part. They tell only what is not 0.
+        collectives: Adds up the counts of all ranks.
     """
     num_units, num_ranges, num_classes = shape
     width = num_ranges + num_classes
     at = np.concatenate([rows.units * width + rows.ranges, rows.units * width + num_ranges + rows.classes])
     lengths = np.tile(rows.lengths, 2)
     own = np.stack([np.bincount(at, weights, num_units * width) for weights in (None, lengths)]).astype(np.int64)
-    places = np.flatnonzero(own[0])
-    total = np.zeros_like(own)
-    for data in ranks.all_gather(np.vstack([places, own[:, places]]).tobytes()):
-        told = np.frombuffer(data, dtype=np.int64).reshape(3, -1)
-        total[:, told[0]] += told[1:]
-    return total.reshape(2, num_units, width)
+    return collectives.add_class_counts(own).reshape(2, num_units, width)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Lengths
 from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
 from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
 from seqstream.sources.tables.nested_values import without_text
@@ -115,6 +116,11 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
     if columns is not None and len(columns) > 1:
         return np.stack(found, axis=1)
     return np.maximum.reduce(found) if found else np.ones(len(table), dtype=np.int64)
+
+
+def total_lengths(lengths: Lengths) -> Lengths:
+    """Return the lengths of rows, of all sides together, ``int64 (N,)``, given ``(N,)`` or ``(N, S)``."""
+    return lengths if lengths.ndim == 1 else lengths.sum(axis=1)
 
 
 def which_is_longest(table: pa.Table, row: int) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index
-from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.stages.row_labels import LabelRule
+from seqstream.windows.collectives import WindowCollectives
 from seqstream.windows.columns import Column, Ragged
 from seqstream.windows.label_counts import count_labels, count_labels_of
 from seqstream.windows.window import Window
@@ -42,25 +42,24 @@ class OwnRows:
     global_order: GlobalOrder
 
 
-def add_up(window: Window, ranks: Ranks, rule: LabelRule | None, begun: Totals | None) -> Window:
-    """Return the window with what all ranks together have in each batch and in each optimiser step.
+def with_step_totals(window: Window, collectives: WindowCollectives, rule: LabelRule | None, begun: Totals | None) -> Window:
+    """Return the window with the totals of all ranks in each batch and in each optimiser step; all ranks call it together.
 
     Args:
         window: A window, with the batches of this rank.
-        ranks: Who takes part.
-        rule: Where labels come from; ``None`` if nobody knows before a batch is made.
-        begun: What this rank has of the step under way that was served before.
+        collectives: Adds up totals of all ranks.
+        rule: Which labels a batch has; ``None`` where that is not known before the batch is built.
+        begun: This rank's totals of what was served of the step under way before; ``None`` if nothing was.
     """
     is_whole = begun is None and all(window.step_ends)
-    if is_whole and ranks.world_size == 1:
+    if is_whole and collectives.world_size == 1:
         return window  # a step is a batch, which knows all of this itself
     own = np.array([window.planned.num_tokens, count_labels(window, rule)], dtype=np.int64).T
     before = _NOTHING if begun is None else begun
-    told = [np.frombuffer(data, dtype=np.int64).reshape(-1, 2) for data in ranks.all_gather(np.vstack([before, own]).tobytes())]
-    found: Totals = np.where(np.min(told, axis=0) < 0, -1, np.sum(told, axis=0))
-    totals = found[1:]
-    steps = totals if is_whole else _of_steps(totals, np.array(window.step_numbers), found[0])
-    return dataclasses.replace(window, totals=None if ranks.world_size == 1 else totals, step_totals=steps)
+    of_all = collectives.add_step_totals(np.vstack([before, own]))
+    before, totals = of_all[0], of_all[1:]
+    steps = totals if is_whole else _of_steps(totals, np.array(window.step_numbers), before)
+    return dataclasses.replace(window, totals=None if collectives.world_size == 1 else totals, step_totals=steps)
 
 
 def _of_steps(totals: Totals, numbers: Index, begun: Totals) -> Totals:

@@ -16,9 +16,10 @@ import seqstream as ss
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
-from seqstream.windows.block_buffer import BlockBuffer, BufferedBlocks, count_blocks, last_blocks, share_out
-from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadBlocks, blocks_of, look_ahead, read_blocks
-from seqstream.windows.collecting import follow
+from seqstream.windows.block_buffer import BlockBuffer
+from seqstream.windows.block_reader import BlockSpan, Cursor, UnreadBlocks, blocks_of, look_ahead, read_blocks
+from seqstream.windows.block_states import AssignedBlock, CountedBlocks, RemoteBlocks, count_blocks, last_blocks, share_out
+from seqstream.windows.collecting import start_after
 from seqstream.windows.settings import WindowStart
 
 
@@ -69,11 +70,11 @@ def test_ahead_is_what_is_read(shards: list[int], num_open: int, shuffle: bool) 
 def test_stretches_are_read_when_they_are_looked_into() -> None:
     """To know what lies ahead of shards of one block, none is read; the part of a rank is read by it alone."""
     source = Sized([1] * 10)
-    entries = entered(source)
-    assert entries.fill(8) == 8
-    own = [entry for entry in share_out(entries.take(8), 1, 4) if entry.owner == 1]
+    buffer = entered(source)
+    assert buffer.fill(8) == 8
+    own = [each for each in share_out(buffer.take(8)[1], 1, 4) if isinstance(each, AssignedBlock)]
     assert source.read_shards == []
-    assert [entry.block.table.column("x").to_pylist() for entry in own if entry.block] == [[200], [300]]
+    assert [each.block.table.column("x").to_pylist() for each in own] == [[200], [300]]
     assert source.read_shards == [2, 3]
 
 
@@ -99,18 +100,20 @@ def test_each_rank_has_its_part(shards: list[int], world_size: int, data: st.Dat
     num = data.draw(st.integers(1, buffer.fill(99)))
     rank = data.draw(st.integers(0, world_size - 1))
     blocks = list(read_blocks(source, range(len(shards)), Cursor()))[:num]
-    entries = share_out(buffer.take(num), rank, world_size)
-    owners = [entry.owner for entry in entries for _ in range(len(entry))]
+    counted, upcoming = buffer.take(num)
+    assert not counted
+    shares = share_out(upcoming, rank, world_size)
+    owners = [each.owner for each in shares for _ in range(len(each.span))]
     assert owners == [at * world_size // num for at in range(num)]
-    assert count_blocks(entries) == num
-    assert (entries[0].before, entries[-1].after) == (blocks[0].before, blocks[-1].after)
-    assert all(entry.after == after.before for entry, after in itertools.pairwise(entries))
-    own = [entry for entry in entries if entry.owner == rank]
-    assert all(len(entry) == 1 and isinstance(entry.block, ReadBlock) for entry in own)
-    assert [entry.block.table for entry in own if entry.block] == [
+    assert count_blocks(shares) == num
+    assert (shares[0].span.before, shares[-1].span.after) == (blocks[0].before, blocks[-1].after)
+    assert all(each.span.after == after.span.before for each, after in itertools.pairwise(shares))
+    own = [each for each in shares if isinstance(each, AssignedBlock)]
+    assert all(len(each.span) == 1 for each in own)
+    assert [each.block.table for each in own] == [
         block.table for block, owner in zip(blocks, owners, strict=True) if owner == rank
     ]
-    assert all(entry.block is entry.stretch is None for entry in entries if entry.owner != rank)
+    assert all(isinstance(each, RemoteBlocks) == (each.owner != rank) for each in shares)
 
 
 @settings(deadline=None)
@@ -118,18 +121,18 @@ def test_each_rank_has_its_part(shards: list[int], world_size: int, data: st.Dat
 def test_rows_left_over(rows: list[list[int]], data: st.DataObject) -> None:
     """The next window begins with the last blocks, as few as hold the rows left over, and skips their other rows."""
     firsts = np.cumsum([0, *map(len, rows)]).tolist()
-    entries = [
-        BufferedBlocks(Cursor(first), Cursor(first + len(each)), np.ones(len(each)), True, owner=0, num_rows=np.array(each))
+    blocks = [
+        CountedBlocks(BlockSpan(Cursor(first), Cursor(first + len(each)), np.ones(len(each)), True), 0, None, np.array(each))
         for first, each in zip(firsts, rows, strict=False)
     ]
     flat = [row for each in rows for row in each]
     left_over = data.draw(st.integers(0, sum(flat)))
-    left, start = follow(entries, left_over, 7)
+    left, start = start_after(blocks, left_over, 7)
     num = next(num for num in range(len(flat) + 1) if sum(flat[len(flat) - num :]) >= left_over)
     assert count_blocks(left) == num
-    assert [row for entry in left for row in entry.num_rows.tolist()] == flat[len(flat) - num :]
+    assert [row for each in left for row in each.num_rows.tolist()] == flat[len(flat) - num :]
     assert start == WindowStart(Cursor(len(flat) - num), 7, skip=sum(flat[len(flat) - num :]) - left_over)
-    assert last_blocks(entries, len(flat)) == entries
+    assert last_blocks(blocks, len(flat)) == blocks
 
 
 def test_a_shard_of_two_blocks_that_says_it_is_one() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.distributed.collectives import CallbackCollectives, SingleProcess
+from seqstream.distributed.collectives import CallbackCollectives, Ranks, SingleProcess
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from seqstream.windows.class_balance import length_edges, number_classes
+from seqstream.windows.collectives import WindowCollectives
 
 SOURCES = ["books", "chats", "code", "mail"]
 
@@ -220,12 +221,12 @@ def told_by(tables: list[pa.Table], column: str = "label") -> list[tuple[list[in
     """Return what each rank, one for each table, finds of the classes of its rows."""
 
     def job(options: Options) -> tuple[list[int], int]:
-        ranks = (
+        ranks: Ranks = (
             SingleProcess()
             if len(tables) == 1
             else CallbackCollectives(options["rank"], options["world_size"], options["all_gather"])
         )
-        codes, num = number_classes(tables[options["rank"]], column, ranks)
+        codes, num = number_classes(tables[options["rank"]], column, WindowCollectives(ranks))
         return codes.tolist(), num
 
     return run_ranks(len(tables), job)

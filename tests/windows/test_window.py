@@ -46,7 +46,7 @@ def windows(source: Source, window_settings: WindowSettings, start: WindowStart 
     """Read the windows of an epoch from a start on, two shards open at a time."""
     start = start or WindowStart()
     order = EvenOrder(source.num_shards, 0, "shards")
-    return read_windows(read_blocks(source, order, start.place, 2), start, window_settings)
+    return read_windows(read_blocks(source, order, start.cursor, 2), start, window_settings)
 
 
 def recipe_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> WindowSettings:
@@ -288,7 +288,7 @@ def test_a_batch_larger_than_a_window_may_be_is_made(spec: BatchSpec) -> None:
         if not window.after:
             continue
         start = dataclasses.replace(window.start, served=window.after[-1])
-        again = list(read_windows(blocks[start.place.position :], start, recipe_of(spec, max_bytes=1)))
+        again = list(read_windows(blocks[start.cursor.position :], start, recipe_of(spec, max_bytes=1)))
         assert seen(again) == seen(found[number + 1 :])
 
 
@@ -299,7 +299,7 @@ def test_a_stretch_without_rows_is_passed_over() -> None:
     assert [len(rows) for rows in seen(found)] == [4, 4]
     assert dropped(found, "dropped") == 120
     assert found[-1].number == 124
-    assert len({window.start.place for window in found}) == len(found)
+    assert len({window.start.cursor for window in found}) == len(found)
     assert max(window.start.blocks for window in found) <= 16
 
 
