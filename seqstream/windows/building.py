@@ -75,7 +75,7 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PlannedRows:
+class _WindowPlan:
     """The plan of a window, the same on all ranks but for ``own``.
 
     Attributes:
@@ -129,7 +129,7 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
     return with_step_totals(window, settings.collectives, settings.sharing.labels, begun), left
 
 
-def _plan(collected: CollectedBlocks) -> _PlannedRows:
+def _plan(collected: CollectedBlocks) -> _WindowPlan:
     """Plan the rows of a window; all ranks call it together.
 
     Raises:
@@ -137,12 +137,11 @@ def _plan(collected: CollectedBlocks) -> _PlannedRows:
     """
     settings, start = collected.settings, collected.start
     world_size = settings.planned_world_size(start)
-    num_rows = settings.spec.num_planned(
-        collected.num_rows,
-        lambda num: collected.global_order_of(num).runs,
-        last=collected.is_last,
-        multiple=world_size * settings.accumulate,
-    )
+    multiple = world_size * settings.accumulate
+    search = settings.spec.search_planned(collected.runs, last=collected.is_last, multiple=multiple)
+    while search.num_needed is not None:
+        search = search.with_lengths(collected.global_order_of(search.num_needed).runs)
+    num_rows = search.num_planned
     global_order = collected.global_order_of(num_rows)
     own = _own_rows(collected, num_rows)
     share = collected.share(num_rows, global_order.runs.num_tokens)
@@ -153,7 +152,7 @@ def _plan(collected: CollectedBlocks) -> _PlannedRows:
         raise ValueError(f"source must still have the {served}, got {total:,}; the data has changed")
     global_plan = balance_turns(global_plan, own, global_order, settings, key)
     steps = cut_steps(global_plan, start.served, settings.world_size, settings.sharing.uneven)
-    return _PlannedRows(world_size, num_rows, share, own, global_order, global_plan, steps)
+    return _WindowPlan(world_size, num_rows, share, own, global_order, global_plan, steps)
 
 
 def _plan_global(
@@ -190,7 +189,7 @@ def _own_rows(collected: CollectedBlocks, num_rows: int) -> pa.Table:
         return join_tables(tables)
 
 
-def _counts(collected: CollectedBlocks, planned: _PlannedRows) -> Counts:
+def _counts(collected: CollectedBlocks, planned: _WindowPlan) -> Counts:
     """Return what became of records, as far as this rank has processed them; rank 0 adds what the plan has done with rows."""
     counts = Counter(collected.counts)
     if collected.settings.collectives.rank == 0:
@@ -200,7 +199,7 @@ def _counts(collected: CollectedBlocks, planned: _PlannedRows) -> Counts:
     return +counts
 
 
-def _follow(collected: CollectedBlocks, planned: _PlannedRows) -> tuple[list[CountedBlocks], WindowStart | None]:
+def _follow(collected: CollectedBlocks, planned: _WindowPlan) -> tuple[list[CountedBlocks], WindowStart | None]:
     """Return the blocks with rows left over, and where the next window begins; ``None`` at the end of the epoch."""
     if collected.is_last:
         return [], None
@@ -209,7 +208,7 @@ def _follow(collected: CollectedBlocks, planned: _PlannedRows) -> tuple[list[Cou
     return left, dataclasses.replace(following, step=collected.start.step + planned.global_plan.num_steps)
 
 
-def _count_begun(collected: CollectedBlocks, planned: _PlannedRows) -> Totals | None:
+def _count_begun(collected: CollectedBlocks, planned: _WindowPlan) -> Totals | None:
     """Return this rank's totals of what was served of the optimiser step under way; ``None`` if nothing was."""
     global_plan, world_size = planned.global_plan, planned.world_size
     places = global_plan.begun_places(collected.start.served)
