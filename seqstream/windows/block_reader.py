@@ -210,9 +210,11 @@ def look_ahead(
     while True:
         if len(readers) < num_open and (opening := next(openings, None)) is not None:
             shards, num_bytes = opening
-            position += len(shards)
+            first, position = position, position + len(shards)
             if num_bytes[0] >= 0:
-                yield UnreadBlocks(source, shards, num_bytes, before)
+                yield UnreadBlocks(
+                    source, shards, num_bytes, Cursor(first, before.open)
+                )  # shards without blocks may come before
                 before = Cursor(position, before.open)
                 continue
             number = int(shards[0])

@@ -67,6 +67,15 @@ def test_ahead_is_what_is_read(shards: list[int], num_open: int, shuffle: bool) 
         assert rest == [each.table.column("x").to_pylist() for each in blocks[at:]]
 
 
+def test_reading_goes_on_after_a_shard_without_blocks() -> None:
+    """Shards of one block begin at their own position, also where the shard before them had none."""
+    source = Sized([1, 0, 1, 1, 1, 0, 2, 1])
+    blocks = list(read_blocks(source, range(8), Cursor()))
+    for at, block in enumerate(blocks):
+        rest = [each.table.column("x").to_pylist() for each in read_blocks(source, range(8), block.before)]
+        assert rest == [each.table.column("x").to_pylist() for each in blocks[at:]]
+
+
 def test_stretches_are_read_when_they_are_looked_into() -> None:
     """To know what lies ahead of shards of one block, none is read; the part of a rank is read by it alone."""
     source = Sized([1] * 10)
