@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.arrow import join_tables, to_arrow, to_numpy
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
@@ -76,14 +76,14 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, settings:
 
 @dataclasses.dataclass(frozen=True)
 class _WindowPlan:
-    """The plan of a window, the same on all ranks but for ``own``.
+    """The plan of a window; all ranks have the same, apart from which of the rows are their own.
 
     Attributes:
-        world_size: Number of ranks that it was made for.
-        num_rows: Rows that are planned, from the first on.
+        world_size: Number of ranks that the window is planned for.
+        num_rows: Rows of all ranks that are planned, from the first on.
         share: How much of a full window they are, 1.0 for all of it.
-        own: Those of this rank, in the order of the data.
-        global_order: The order of all of them by length.
+        own: The rows of this rank, in the order of the data.
+        global_order: The order of all rows by length.
         global_plan: The batches of all ranks.
         steps: What is left to be served.
     """
@@ -221,14 +221,15 @@ def _count_begun(collected: CollectedBlocks, planned: _WindowPlan) -> Totals | N
     return count_begun(OwnRows(columns, sequence, planned.global_order), global_plan, places, spec, sharing.labels)
 
 
-def _pieces(table: pa.Table) -> npt.NDArray[np.int64]:
+def _pieces(table: pa.Table) -> Index:
+    """Return the number of each row's piece, ``int64 (n,)``; 0 where no stage splits records."""
     if PIECE in table.column_names:
         return to_numpy(table.column(PIECE)).astype(np.int64)
     return np.zeros(len(table), dtype=np.int64)
 
 
 def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
-    """Return the columns of the rows, and the one that is the sequence."""
+    """Return the columns of the rows, and the name of the one that is the sequence; ``None`` if there is none."""
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
     # What is left of a mask in the data is all ones, of which a model would make one sequence of a packed row.
     hidden = (ROW_ID, PIECE, *((ATTENTION_MASK,) if isinstance(spec, Pack) else ()))

@@ -1,4 +1,4 @@
-"""What ranks send each other to share a window: every collective of it, in the order in which they happen."""
+"""All that ranks send each other to share a window, in the order in which it happens."""
 
 from __future__ import annotations
 
@@ -24,25 +24,23 @@ from seqstream.records import Json
 class WindowCollectives:
     """The collectives of a window; every rank calls the same ones in the same order.
 
-    Legend: ``R`` ranks; ``b`` blocks, ``n`` rows, ``l`` different lengths of a rank; ``U`` units that are balanced.
-
-    ============================  ==========================================================  ==================================
-    method                        each rank sends                                             how often
-    ============================  ==========================================================  ==================================
-    `check_in`                    to all: ~100 bytes that say where it is, 4 for each of      once; once more for each block by
-                                  its ``b`` blocks; or the error that stopped it              which a window too small grows
-    `gather_lengths`              to all: 8 bytes for each of its ``l`` lengths, 4 more for   after each `check_in`; for `Pack`
-                                  each further side, 16 bytes besides                         up to 13 times more, 49 times with
-                                                                                              ``drop_last``; once more where not
-                                                                                              all rows are planned
-    `gather_classes`              to all: the names of its classes, at most 4,096, as JSON    once with ``Bucket(balance=...)``
-    `add_class_counts`            to all: 24 bytes for each class and each range of lengths   once with ``Bucket(balance=...)``
-                                  of which a unit has rows of it, at most ``288 U`` times
-    `exchange_rows`               to all: a digest of the plan and the types of its columns,  once
-                                  ~1 KiB; to the rank that uses it: each of its ``n`` rows,
-                                  once, and 8 bytes a row
-    `add_step_totals`             to all: 16 bytes for each batch that it has                 once
-    ============================  ==========================================================  ==================================
+    ==================  =========================================================  ==========================================
+    method              a rank sends                                               how often
+    ==================  =========================================================  ==========================================
+    `check_in`          to all: where it is, ~100 bytes, and 4 bytes for each of   once, and again for each block by which a
+                        its blocks; or the error that stopped it                   window that is too small grows
+    `gather_lengths`    to all: 8 bytes for each different length of its rows, 4   after each `check_in`; once more where not
+                        more for each further side, and about 20 bytes             all rows are planned; for `Pack` up to 12
+                                                                                   times more in between, to search how many
+                                                                                   are, or 48 times with ``drop_last``
+    `gather_classes`    to all: its classes as JSON, at most 4,096                 once, with ``Bucket(balance=...)`` only
+    `add_class_counts`  to all: 24 bytes for each class and each range of          once, with ``Bucket(balance=...)`` only
+                        lengths that it has in each unit
+    `exchange_rows`     to all: a digest of the plan and the types of its          once: an all-gather, then an all-to-all for
+                        columns, ~1 KiB; to each rank: the rows that it uses,      each array of its columns, and for the
+                        each of them once, and 8 bytes for each                    numbers of the rows
+    `add_step_totals`   to all: 16 bytes for each of its batches                   once
+    ==================  =========================================================  ==========================================
 
     A rank that fails before `check_in` sends its error there, so that all ranks raise together.
 
