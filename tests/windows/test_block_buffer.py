@@ -1,4 +1,4 @@
-"""Blocks between source and plan: looked at many at a time, read one at a time, by whoever processes them."""
+"""Blocks between source and plan: looked at many at a time, and read one at a time by the rank that processes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from seqstream.windows.settings import WindowStart
 
 @dataclasses.dataclass
 class Sized(ss.Source):
-    """Shards of some numbers of blocks; those of one block say how large they are. Notes which are read."""
+    """Shards with given numbers of blocks, of which those of one block have a known size; lists the shards that were read."""
 
     blocks: list[int]
     read_shards: list[int] = dataclasses.field(default_factory=list)
@@ -44,7 +44,7 @@ class Sized(ss.Source):
         return np.where(np.array(self.blocks)[shards] == 1, 10 + shards, -1)
 
 
-def entered(source: Sized) -> BlockBuffer:
+def buffer_of(source: Sized) -> BlockBuffer:
     """Return a buffer of all blocks of a source in order."""
     return BlockBuffer(look_ahead(source, range(source.num_shards), Cursor()), lambda: None, 2)
 
@@ -55,7 +55,7 @@ SHARDS = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3]), min_size=1, max_size=40)
 @settings(deadline=None)
 @given(SHARDS, st.integers(1, 4), st.booleans())
 def test_ahead_is_what_is_read(shards: list[int], num_open: int, shuffle: bool) -> None:
-    """Stretches and blocks by turns are the blocks one by one; each says where it begins, and reading goes on there."""
+    """Unread blocks and blocks read in turn are the blocks one by one; reading goes on at the cursor before each."""
     source = Sized(shards)
     order = EvenOrder(len(shards), 3) if shuffle else range(len(shards))
     ahead = list(look_ahead(source, order, Cursor(), num_open))
@@ -76,10 +76,10 @@ def test_reading_goes_on_after_a_shard_without_blocks() -> None:
         assert rest == [each.table.column("x").to_pylist() for each in blocks[at:]]
 
 
-def test_stretches_are_read_when_they_are_looked_into() -> None:
-    """To know what lies ahead of shards of one block, none is read; the part of a rank is read by it alone."""
+def test_unread_blocks_are_read_when_they_are_used() -> None:
+    """Looking ahead reads no shard of one block; a rank reads those of its own share only."""
     source = Sized([1] * 10)
-    buffer = entered(source)
+    buffer = buffer_of(source)
     assert buffer.fill(8) == 8
     own = [each for each in share_out(buffer.take(8)[1], 1, 4) if isinstance(each, AssignedBlock)]
     assert source.read_shards == []
@@ -90,22 +90,22 @@ def test_stretches_are_read_when_they_are_looked_into() -> None:
 @settings(deadline=None)
 @given(SHARDS, st.integers(1, 60), st.one_of(st.none(), st.integers(1, 800)))
 def test_how_far_to_look(shards: list[int], num: int, max_bytes: int | None) -> None:
-    """As many blocks as are wanted, or as there are, or as keep within the bytes that a rank holds; but at least one."""
+    """As many blocks as are wanted, as there are, or as are within the bytes of a rank; but at least one."""
     source = Sized(shards)
     held = [
         block.num_bytes / (1 if block.approx_bytes is None else 2)
         for block in read_blocks(source, range(len(shards)), Cursor())
     ]
     within = sum(1 for end in itertools.accumulate(held) if max_bytes is None or end <= max_bytes)
-    assert entered(source).fill(num, max_bytes) == max(1, min(num, within))
+    assert buffer_of(source).fill(num, max_bytes) == max(1, min(num, within))
 
 
 @settings(deadline=None)
 @given(SHARDS, st.integers(1, 7), st.data())
 def test_each_rank_has_its_part(shards: list[int], world_size: int, data: st.DataObject) -> None:
-    """Parts follow each other and are of equal size, give or take one; a rank has its own blocks one by one, and no others."""
+    """Shares are contiguous and their sizes differ by at most one; a rank holds its own blocks one by one, and no others."""
     source = Sized(shards)
-    buffer = entered(source)
+    buffer = buffer_of(source)
     num = data.draw(st.integers(1, buffer.fill(99)))
     rank = data.draw(st.integers(0, world_size - 1))
     blocks = list(read_blocks(source, range(len(shards)), Cursor()))[:num]
@@ -128,10 +128,15 @@ def test_each_rank_has_its_part(shards: list[int], world_size: int, data: st.Dat
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=6), st.data())
 def test_rows_left_over(rows: list[list[int]], data: st.DataObject) -> None:
-    """The next window begins with the last blocks, as few as hold the rows left over, and skips their other rows."""
+    """The next window begins with the fewest last blocks that hold the rows left over, and skips their other rows."""
     firsts = np.cumsum([0, *map(len, rows)]).tolist()
     blocks = [
-        CountedBlocks(BlockSpan(Cursor(first), Cursor(first + len(each)), np.ones(len(each)), True), 0, None, np.array(each))
+        CountedBlocks(
+            BlockSpan(Cursor(first), Cursor(first + len(each)), np.ones(len(each), dtype=np.int64), True),
+            0,
+            None,
+            np.array(each),
+        )
         for first, each in zip(firsts, rows, strict=False)
     ]
     flat = [row for each in rows for row in each]
@@ -145,7 +150,7 @@ def test_rows_left_over(rows: list[list[int]], data: st.DataObject) -> None:
 
 
 def test_a_shard_of_two_blocks_that_says_it_is_one() -> None:
-    """The error names the shard and says what to return."""
+    """The error names the shard and what the source must return."""
 
     class Wrong(Sized):
         def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
