@@ -19,6 +19,9 @@ from seqstream.planning.length_counts import LengthCounts, distinct, sorted_orde
 _PartCounts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 """The distinct lengths of a part, descending, and the number of its rows of each length."""
 
+_ID_BYTES = 8
+"""Bytes of the row id at the beginning of the message of a rank."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GlobalOrder:
@@ -31,11 +34,13 @@ class GlobalOrder:
         runs: The rows of all ranks by length.
         numbers: ``int64 (n,)``, row numbers of this rank's rows, ascending.
         rows: ``int32 (n,)``, the row of this rank's table, in the order of the data, with each of these row numbers.
+        first_row_id: Row id of the first row of all ranks, in the order of the data; -1 if there is none.
     """
 
     runs: LengthCounts
     numbers: Index
     rows: npt.NDArray[np.int32]
+    first_row_id: int = -1
 
     def row_of(self, numbers: Index) -> Index:
         """Return the rows of this rank's table with these row numbers, all of which it must have."""
@@ -44,16 +49,20 @@ class GlobalOrder:
         return self.rows[np.searchsorted(self.numbers, numbers)].astype(np.int64)
 
 
-def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -> GlobalOrder:
+def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks, first_row_id: int = -1) -> GlobalOrder:
     """Exchange how many rows of each length all ranks have, and return the row numbers of this rank's rows.
 
     Args:
         parts: Lengths of the rows of each part of this rank, ``int64 (n,)`` or ``(n, S)``, in the order of the data.
         owners: The rank that has each part of the window, in the order of the data.
         ranks: All ranks, which call this together.
+        first_row_id: Row id of the first row of this rank; -1 if it has none.
     """
-    by_rank = [_decode(data) for data in ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts]))]
+    messages = ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts], first_row_id))
+    by_rank = [_decode(message[_ID_BYTES:]) for message in messages]
     all_parts = [next(by_rank[owner]) for owner in owners]
+    first_owner = next((owner for owner, (lengths, _) in zip(owners, all_parts, strict=True) if len(lengths)), None)
+    first_row_id = -1 if first_owner is None else int.from_bytes(messages[first_owner][:_ID_BYTES], "little", signed=True)
     lengths, index = distinct(_joined([lengths for lengths, _ in all_parts]))
     counts = np.concatenate([counts for _, counts in all_parts])
     length_counts = LengthCounts(lengths, _sums(index, counts, len(lengths)))
@@ -70,7 +79,7 @@ def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks
     if len(parts) > 1:
         ascending = np.argsort(own)
         own, order = own[ascending], order[ascending]
-    return GlobalOrder(length_counts, own, order.astype(np.int32))
+    return GlobalOrder(length_counts, own, order.astype(np.int32), first_row_id)
 
 
 def _sums(index: Index, counts: Index, num_lengths: int) -> Index:
@@ -84,15 +93,16 @@ def _joined(lengths: Sequence[npt.NDArray[np.int32]]) -> Lengths:
     return np.concatenate(kept).astype(np.int64)
 
 
-def encode_counts(parts: Sequence[LengthCounts]) -> bytes:
-    """Return the message of a rank about its parts, ``int32``: their number, sides and sizes, then all counts and all lengths.
+def encode_counts(parts: Sequence[LengthCounts], first_row_id: int = -1) -> bytes:
+    """Return the message of a rank: its first row id, and ``int32`` with its parts.
 
-    The number of sides is 0 where lengths are ``(D,)``. A part without rows may have none though other parts have sides.
+    These are the number, sides and sizes of parts, then all counts and all lengths. The number of sides is 0 where lengths are ``(D,)``. A part without rows may have none though other parts have sides.
     """
     sides = max((part.lengths.shape[1] for part in parts if part.lengths.ndim == 2), default=0)
     head = np.array([len(parts), sides, *(len(part.counts) for part in parts)], dtype=np.int64)
     counts, lengths = ([getattr(part, name).ravel() for part in parts] for name in ("counts", "lengths"))
-    return np.concatenate([head, *counts, *lengths]).astype(np.int32).tobytes()
+    words = np.concatenate([head, *counts, *lengths]).astype(np.int32)
+    return first_row_id.to_bytes(_ID_BYTES, "little", signed=True) + words.tobytes()
 
 
 def _decode(data: bytes) -> Iterator[_PartCounts]:

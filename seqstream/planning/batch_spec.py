@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from seqstream.options import check_positive, is_no_limit
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP, Plan
+from seqstream.planning.planned_search import PlannedSearch
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 
@@ -83,12 +84,13 @@ class BatchSpec(Protocol):
     def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
         """Return whether rows fill at least ``multiple`` batches, while more rows follow."""
 
-    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
-        """Return how many rows of a window, from its first, are planned now; the others begin the next window.
+    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+        """Return how many rows of a window, from its first, are planned now, or the search for that number.
+
+        The other rows begin the next window.
 
         Args:
-            num_rows: Rows there are.
-            first: Counts the lengths of so many of them, from the first on.
+            runs: The lengths of all rows.
             last: Whether the epoch ends with them.
             multiple: Batches of an optimiser step, of all ranks: where batches are to be full, they are a multiple of it.
         """

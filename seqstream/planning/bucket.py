@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, cast
 
@@ -28,6 +28,7 @@ from seqstream.planning.global_batches import GlobalBatches, cut_by_length, cut_
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.mixed_turns import mixed_turns
+from seqstream.planning.planned_search import PlannedRows, PlannedSearch
 from seqstream.planning.shape_choice import choose_lengths
 from seqstream.planning.tie_order import SpreadTies
 from seqstream.records import Json
@@ -149,13 +150,13 @@ class Bucket(PlannerBase):
         return dataclasses.replace(self, shapes=tuple((self._limits.rows_of(length), length) for length in chosen))
 
     def fills(self, runs: LengthCounts, multiple: int) -> bool:
-        return self.num_planned(runs.num_rows, lambda _: runs, last=False, multiple=multiple) > 0
+        return self.search_planned(runs, last=False, multiple=multiple).num_planned > 0
 
-    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
+    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         if not self._is_by_rows or (last and not self.drop_last):
-            return num_rows
+            return PlannedRows(runs.num_rows)
         size = cast("int", self.batch_size) * multiple
-        return num_rows // size * size
+        return PlannedRows(runs.num_rows // size * size)
 
     def plan_global(
         self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1

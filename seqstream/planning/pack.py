@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -17,11 +15,12 @@ from seqstream.planning.equal_cost import deal_equally, row_costs
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.plan import MADE_UP, Plan, fill_up
+from seqstream.planning.planned_search import FillingSearch, PlannedRows, PlannedSearch
 from seqstream.planning.tie_order import SpreadTies, longest_first
 from seqstream.records import Counts, Json
 
 _ATTEMPTS = 12
-"""How often to retry with fewer sequences, so that they fill whole batches: first by interpolation, then by bisection."""
+"""Most attempts to plan fewer sequences, so that they fill whole batches; four times as many with ``drop_last``."""
 
 _OVERFLOWS = ("error", "truncate", "split", "drop")
 
@@ -184,30 +183,18 @@ class Pack(PlannerBase):
     def fills(self, runs: LengthCounts, multiple: int) -> bool:
         return int((self._packed_tokens(runs.lengths) * runs.counts).sum()) >= self.num_slots * multiple
 
-    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
-        """Return how many sequences fill whole steps; 0 if they do not fill one."""
+    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+        """Return how many sequences fill whole steps, or the search for that number; 0 if they do not fill one."""
         if last and not self.drop_last:
-            return num_rows
-        if not self.fills(runs := first(num_rows), multiple):
-            return 0
+            return PlannedRows(runs.num_rows)
+        if not self.fills(runs, multiple):
+            return PlannedRows(0)
         size, filled = self.rows * multiple, self._num_rows(runs)
         wanted = filled // size * size
         if filled == wanted:
-            return num_rows
-        most, least = (num_rows, filled), (0, 0)
-        for attempt in range(_ATTEMPTS if not self.drop_last else 4 * _ATTEMPTS):
-            share = (wanted - least[1]) / (most[1] - least[1]) if attempt < _ATTEMPTS // 2 else 0.5
-            num = least[0] + math.floor(share * (most[0] - least[0]))
-            if not least[0] < num < most[0]:
-                break
-            filled = self._num_rows(first(num))
-            if filled > wanted:
-                most = num, filled
-                continue
-            least = num, filled
-            if wanted - filled < (1 if self.drop_last else self.rows):  # no batch is missing, or no row
-                break
-        return least[0] or most[0]
+            return PlannedRows(runs.num_rows)
+        may_lack, attempts = (0, 4 * _ATTEMPTS) if self.drop_last else (self.rows - 1, _ATTEMPTS)
+        return FillingSearch(self._num_rows, wanted, may_lack, attempts, more=(runs.num_rows, filled))
 
     def plan_global(
         self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from seqstream.options import yes_or_no
 from seqstream.planning.batch_spec import WINDOW_BATCHES, PlannerBase, WindowSize, known_max_length, set_positive, show
 from seqstream.planning.global_plan import GlobalPlan, ListedOrder
 from seqstream.planning.length_counts import LengthCounts
+from seqstream.planning.planned_search import PlannedRows, PlannedSearch
 from seqstream.planning.tie_order import SpreadTies
 from seqstream.records import Json
 from seqstream.shuffling import shuffled
@@ -56,9 +56,9 @@ class Unbucketed(PlannerBase):
     def fills(self, runs: LengthCounts, multiple: int) -> bool:
         return runs.num_rows >= self.batch_size * multiple
 
-    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
+    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         size = self.batch_size * multiple
-        return num_rows if last and not self.drop_last else num_rows // size * size
+        return PlannedRows(runs.num_rows if last and not self.drop_last else runs.num_rows // size * size)
 
     def plan_global(
         self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
