@@ -96,7 +96,8 @@ def _joined(lengths: Sequence[npt.NDArray[np.int32]]) -> Lengths:
 def encode_counts(parts: Sequence[LengthCounts], first_row_id: int = -1) -> bytes:
     """Return the message of a rank: its first row id, and ``int32`` with its parts.
 
-    These are the number, sides and sizes of parts, then all counts and all lengths. The number of sides is 0 where lengths are ``(D,)``. A part without rows may have none though other parts have sides.
+    These are the number, sides and sizes of parts, then all counts and all lengths. The number of sides is 0 where lengths are
+    ``(D,)``. A part without rows may have none though other parts have sides.
     """
     sides = max((part.lengths.shape[1] for part in parts if part.lengths.ndim == 2), default=0)
     head = np.array([len(parts), sides, *(len(part.counts) for part in parts)], dtype=np.int64)
