@@ -37,8 +37,7 @@ from seqstream.windows.columns import lengths_of, read_rows
 from seqstream.windows.settings import SLOW_GROWTH, WindowSettings, WindowStart
 
 LAST = 1.25
-"""The last window of an epoch has at most so many times the blocks that were wanted: what is left after a window is at least a
-quarter of one, less becomes part of it."""
+"""Largest ratio of the blocks of an epoch's last window to those that were wanted, so that no smaller rest is left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,9 +180,9 @@ def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSett
 
 def _run_stages(blocks: list[TakenBlocks], settings: WindowSettings) -> Counts:
     """Replace the blocks that this rank is to process by their rows; return what the stages counted."""
-    places = [at for at, each in enumerate(blocks) if isinstance(each, AssignedBlock)]
+    to_process = [at for at, each in enumerate(blocks) if isinstance(each, AssignedBlock)]
     counts = Counter[str]()
-    for at, (table, new_counts) in zip(places, settings.process(_to_read(blocks), settings.guard), strict=True):
+    for at, (table, new_counts) in zip(to_process, settings.process(_to_read(blocks), settings.guard), strict=True):
         blocks[at] = ProcessedBlock.of(blocks[at], table)
         counts.update(new_counts)
     return counts
@@ -200,7 +199,7 @@ def _sort_keys(table: pa.Table, settings: WindowSettings) -> Lengths:
     """Return what rows are sorted by, ``int64 (n,)`` or ``(n, S)``.
 
     Raises:
-        RecordError: A value is missing; the other ranks hear of an error that is raised before they check in.
+        RecordError: A value is missing, which is checked here so that other ranks receive the error when they check in.
     """
     for name in (name for name in table.column_names if table.column(name).null_count):
         with located(table.column(ROW_ID), settings.locate):
