@@ -109,7 +109,7 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSett
     size, is_last = _choose_size(buffer, start, settings)
     if not size:
         return None
-    rank, world_size = settings.sharing.ranks.rank, settings.sharing.ranks.world_size
+    rank, world_size = settings.collectives.rank, settings.collectives.world_size
     counted, upcoming = buffer.take(size)
     blocks: list[TakenBlocks] = [*counted, *share_out(upcoming, rank, world_size)]
     counts = Counter[str]()
@@ -168,7 +168,7 @@ def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSett
     except Exception as error:
         settings.collectives.check_in(handshake.failing(error), explain)
         raise
-    own = [each.num_rows for each in blocks if isinstance(each, CountedBlocks) and each.owner == settings.sharing.ranks.rank]
+    own = [each.num_rows for each in blocks if isinstance(each, CountedBlocks) and each.owner == settings.collectives.rank]
     num_rows = settings.collectives.check_in(handshake.telling(np.concatenate(own) if own else NO_BLOCKS), explain)
     for at, each in enumerate(blocks):
         of_owner, size = num_rows[each.owner], len(each.span)
@@ -220,7 +220,7 @@ def _gather_lengths(blocks: Sequence[CountedBlocks], skip: int, num_rows: int, s
             parts[-1].append(each.rows.keys[rows])
             if first_row_id < 0 and rows.start < rows.stop:
                 first_row_id = each.rows.table.column(ROW_ID)[rows.start].as_py()
-    rank = settings.sharing.ranks.rank
+    rank = settings.collectives.rank
     own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == rank]
     return settings.collectives.gather_lengths(own, owners, first_row_id)
 
