@@ -106,17 +106,7 @@ def slice_plan(
     """
     order, cuts = plan.order, plan.cuts
     is_made_up = order == MADE_UP if (order == MADE_UP).any() else None
-    of_sequence = columns.get(sequence or "")
-    ones = np.ones(len(order), dtype=np.int64)
-    first = _spans(of_sequence, plan, is_made_up) if isinstance(of_sequence, Ragged) else Spans.of(ones, ones, cuts)
-    spans = {}
-    for name, column in columns.items():
-        if isinstance(column, Ragged):
-            own = first if column is of_sequence else _spans(column, plan, is_made_up)
-            if own is not first and np.array_equal(own.lengths, first.lengths):
-                own = dataclasses.replace(first, starts=own.starts)
-            spans[name] = own
-            _check_width(name, own, plan)
+    first, spans = _all_spans(plan, columns, sequence, is_made_up)
     counted = [first, *(spans[name] for name in (sides or ())[1:])]
     batches = range(len(plan))
     num_steps = [sum(side.totals[batch] for side in counted) for batch in batches]
@@ -144,6 +134,24 @@ def slice_plan(
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )
+
+
+def _all_spans(
+    plan: Plan, columns: Mapping[str, Column], sequence: str | None, is_made_up: Mask | None
+) -> tuple[Spans, dict[str, Spans]]:
+    """Return the spans of the sequence, and those of each ragged column; equal lengths are one array."""
+    of_sequence = columns.get(sequence or "")
+    ones = np.ones(len(plan.order), dtype=np.int64)
+    first = _spans(of_sequence, plan, is_made_up) if isinstance(of_sequence, Ragged) else Spans.of(ones, ones, plan.cuts)
+    spans = {}
+    for name, column in columns.items():
+        if isinstance(column, Ragged):
+            own = first if column is of_sequence else _spans(column, plan, is_made_up)
+            if own is not first and np.array_equal(own.lengths, first.lengths):
+                own = dataclasses.replace(first, starts=own.starts)
+            spans[name] = own
+            _check_width(name, own, plan)
+    return first, spans
 
 
 def _check_width(name: str, spans: Spans, plan: Plan) -> None:

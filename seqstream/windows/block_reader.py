@@ -60,9 +60,11 @@ class Cursor:
 
     @classmethod
     def from_json(cls, position: int, source: Sequence[Sequence[Any]]) -> Cursor:
-        return cls(position, tuple(OpenShard(*entry) for entry in source))
+        """Return the cursor whose open shards are what `source_json` has returned."""
+        return cls(position, tuple(OpenShard(*shard) for shard in source))
 
     def source_json(self) -> list[list[Any]]:
+        """Return the open shards for a state: number, records and state of each."""
         return [[shard.shard, shard.records, shard.state] for shard in self.open]
 
 
@@ -212,9 +214,8 @@ def look_ahead(
             shards, num_bytes = opening
             first, position = position, position + len(shards)
             if num_bytes[0] >= 0:
-                yield UnreadBlocks(
-                    source, shards, num_bytes, Cursor(first, before.open)
-                )  # shards without blocks may come before
+                # Between `before` and `first` may be shards without blocks.
+                yield UnreadBlocks(source, shards, num_bytes, Cursor(first, before.open))
                 before = Cursor(position, before.open)
                 continue
             number = int(shards[0])

@@ -82,7 +82,7 @@ class ProcessedBlock(TakenBlocks):
 
     @classmethod
     def of(cls, taken: TakenBlocks, table: pa.Table) -> ProcessedBlock:
-        """Return the block with the rows that the stages made."""
+        """Return the block with the rows that the stages returned."""
         return cls(taken.span, taken.owner, taken.digest, table)
 
 
@@ -173,11 +173,11 @@ def count_rows(blocks: Iterable[CountedBlocks]) -> int:
 
 def last_blocks(blocks: Sequence[CountedBlocks], num: int) -> list[CountedBlocks]:
     """Return the last ``num`` blocks."""
-    found: list[CountedBlocks] = []
+    last: list[CountedBlocks] = []
     for each in reversed(blocks):
         if not num:
             break
         size = len(each.span)
-        found.insert(0, each.part(max(0, size - num), size))
-        num -= len(found[0].span)
-    return found
+        last.insert(0, each.part(max(0, size - num), size))
+        num -= len(last[0].span)
+    return last

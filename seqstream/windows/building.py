@@ -167,7 +167,7 @@ def _plan_global(
     except ValueError as error:
         lengths = total_lengths(lengths_of(own, spec.columns))
         if not len(lengths) or lengths.max() < total_lengths(runs.lengths).max():
-            error.add_note("the record is one that another rank has tokenised, which says where it is")
+            error.add_note("another rank has processed the record; its error has the location")
             raise
         with located(own.column(ROW_ID), settings.locate):
             row = int(lengths.argmax())
@@ -231,7 +231,7 @@ def _pieces(table: pa.Table) -> Index:
 def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
     """Return the columns of the rows, and the name of the one that is the sequence; ``None`` if there is none."""
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
-    # What is left of a mask in the data is all ones, of which a model would make one sequence of a packed row.
+    # An attention mask of the data is all ones by now, with which a model would take a packed row for one sequence.
     hidden = (ROW_ID, PIECE, *((ATTENTION_MASK,) if isinstance(spec, Pack) else ()))
     columns = {name: read_rows(name, table) for name in table.column_names if name not in hidden}
     try:

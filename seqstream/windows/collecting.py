@@ -37,8 +37,7 @@ from seqstream.windows.columns import lengths_of, read_rows
 from seqstream.windows.settings import SLOW_GROWTH, WindowSettings, WindowStart
 
 LAST = 1.25
-"""The last window of an epoch has at most so many times the blocks that were wanted: what is left after a window is at least a
-quarter of one, less becomes part of it."""
+"""Largest ratio of the blocks of an epoch's last window to those that were wanted, so that no smaller rest is left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +109,7 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSett
     size, is_last = _choose_size(buffer, start, settings)
     if not size:
         return None
-    rank, world_size = settings.sharing.ranks.rank, settings.sharing.ranks.world_size
+    rank, world_size = settings.collectives.rank, settings.collectives.world_size
     counted, upcoming = buffer.take(size)
     blocks: list[TakenBlocks] = [*counted, *share_out(upcoming, rank, world_size)]
     counts = Counter[str]()
@@ -169,7 +168,7 @@ def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSett
     except Exception as error:
         settings.collectives.check_in(handshake.failing(error), explain)
         raise
-    own = [each.num_rows for each in blocks if isinstance(each, CountedBlocks) and each.owner == settings.sharing.ranks.rank]
+    own = [each.num_rows for each in blocks if isinstance(each, CountedBlocks) and each.owner == settings.collectives.rank]
     num_rows = settings.collectives.check_in(handshake.telling(np.concatenate(own) if own else NO_BLOCKS), explain)
     for at, each in enumerate(blocks):
         of_owner, size = num_rows[each.owner], len(each.span)
@@ -181,9 +180,9 @@ def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSett
 
 def _run_stages(blocks: list[TakenBlocks], settings: WindowSettings) -> Counts:
     """Replace the blocks that this rank is to process by their rows; return what the stages counted."""
-    places = [at for at, each in enumerate(blocks) if isinstance(each, AssignedBlock)]
+    to_process = [at for at, each in enumerate(blocks) if isinstance(each, AssignedBlock)]
     counts = Counter[str]()
-    for at, (table, new_counts) in zip(places, settings.process(_to_read(blocks), settings.guard), strict=True):
+    for at, (table, new_counts) in zip(to_process, settings.process(_to_read(blocks), settings.guard), strict=True):
         blocks[at] = ProcessedBlock.of(blocks[at], table)
         counts.update(new_counts)
     return counts
@@ -200,7 +199,7 @@ def _sort_keys(table: pa.Table, settings: WindowSettings) -> Lengths:
     """Return what rows are sorted by, ``int64 (n,)`` or ``(n, S)``.
 
     Raises:
-        RecordError: A value is missing; the other ranks hear of an error that is raised before they check in.
+        RecordError: A value is missing, which is checked here so that other ranks receive the error when they check in.
     """
     for name in (name for name in table.column_names if table.column(name).null_count):
         with located(table.column(ROW_ID), settings.locate):
@@ -221,7 +220,7 @@ def _gather_lengths(blocks: Sequence[CountedBlocks], skip: int, num_rows: int, s
             parts[-1].append(each.rows.keys[rows])
             if first_row_id < 0 and rows.start < rows.stop:
                 first_row_id = each.rows.table.column(ROW_ID)[rows.start].as_py()
-    rank = settings.sharing.ranks.rank
+    rank = settings.collectives.rank
     own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == rank]
     return settings.collectives.gather_lengths(own, owners, first_row_id)
 

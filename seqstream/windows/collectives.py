@@ -61,14 +61,14 @@ class WindowCollectives:
         return self.ranks.world_size
 
     def check_in(self, own: Handshake, explain: Explain) -> list[Index]:
-        """Return the number of rows of each block of each rank, ``int64 (b,)`` each, if all ranks are at the same place.
+        """Return the number of rows of each block of each rank, ``int64 (b,)`` each, if all ranks are at the same window.
 
         Args:
-            own: Where this rank is, and its rows or its error.
+            own: The window that this rank is at, and its numbers of rows or its error.
             explain: Called on all ranks if they have read different records; raises.
 
         Raises:
-            RuntimeError: A rank is elsewhere, has other data, or has failed.
+            RuntimeError: A rank is at another window, has other data, or has failed.
         """
         return [rows.astype(np.int64) for rows in check_in(own, self.ranks, explain)]
 
@@ -92,9 +92,9 @@ class WindowCollectives:
         Args:
             own: ``int64 (2, C)``, rows and tokens of this rank; only columns with rows are sent.
         """
-        places = np.flatnonzero(own[0])
+        columns = np.flatnonzero(own[0])
         total = np.zeros_like(own)
-        for data in self.ranks.all_gather(np.vstack([places, own[:, places]]).tobytes()):
+        for data in self.ranks.all_gather(np.vstack([columns, own[:, columns]]).tobytes()):
             received = np.frombuffer(data, dtype=np.int64).reshape(3, -1)
             total[:, received[0]] += received[1:]
         return total

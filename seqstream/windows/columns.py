@@ -125,10 +125,10 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
         if name not in ragged:
             known = ", ".join(ragged) or "(none)"
             raise ValueError(f"Bucket(columns=...) must name columns of sequences, which are {known}, got {name!r}")
-    found = [_list_lengths(table.column(name)) for name in columns or ragged]
+    lengths = [_list_lengths(table.column(name)) for name in columns or ragged]
     if columns is not None and len(columns) > 1:
-        return np.stack(found, axis=1)
-    return np.maximum.reduce(found) if found else np.ones(len(table), dtype=np.int64)
+        return np.stack(lengths, axis=1)
+    return np.maximum.reduce(lengths) if lengths else np.ones(len(table), dtype=np.int64)
 
 
 def total_lengths(lengths: Lengths) -> Lengths:

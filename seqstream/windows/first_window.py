@@ -33,7 +33,7 @@ _BYTES_BESIDE = 12
 
 _WARN_SECONDS = 1.0
 _REPEAT_SECONDS = 10.0
-"""After how many seconds a warning says that the first window is still being filled, and after how many more it does again."""
+"""Seconds before a warning that the first window is still being filled, and between further ones."""
 
 _logger = logging.getLogger("seqstream")
 

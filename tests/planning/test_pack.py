@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack, RowPlan
 from seqstream.planning.plan import MADE_UP
 from tests.helpers.sources import num_planned
@@ -100,6 +101,25 @@ def test_what_is_planned_fills_steps(num: int, rows: int, batches: int) -> None:
         found = len(spec.plan(lengths[:now], key=KEY))
         assert found % batches == 0
         assert found > 0
+
+
+def test_the_search_for_full_steps_by_hand() -> None:
+    """Seven sequences of 5 fill four rows of 10, of steps of three; five by proportion fill three, and the search ends."""
+    spec = Pack(10, rows=1)
+    search = spec.search_planned(LengthCounts.of(np.full(7, 5)), last=False, multiple=3)
+    assert (search.num_planned, search.num_needed) == (7, 5)
+    found = search.with_lengths(LengthCounts.of(np.full(5, 5)))
+    assert (found.num_planned, found.num_needed) == (5, None)
+    assert (search.num_planned, search.num_needed) == (7, 5), "a state of the search stays as it is"
+
+
+def test_a_search_needs_no_lengths_where_all_or_nothing_is_planned() -> None:
+    """At the end of an epoch, where steps are full, and where there are too few sequences for one."""
+    runs = LengthCounts.of(np.full(6, 5))
+    searches = [
+        Pack(10, rows=1).search_planned(runs, last=last, multiple=num) for last, num in ((True, 2), (False, 3), (False, 4))
+    ]
+    assert [(search.num_planned, search.num_needed) for search in searches] == [(6, None), (6, None), (0, None)]
 
 
 def test_windows_of_real_lengths_are_full() -> None:
