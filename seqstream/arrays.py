@@ -38,5 +38,6 @@ def ranges(starts: Index, lengths: Index) -> Index:
     ends = np.cumsum(lengths, dtype=np.int64)
     if not len(ends):
         return ends
-    found: Index = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    found: Index = np.repeat(starts - (ends - lengths), lengths)
+    found += np.arange(len(found))
     return found

@@ -47,7 +47,18 @@ class RowLabels:
 
     @classmethod
     def of(cls, rule: LabelRule | None, spec: BatchSpec) -> RowLabels:
-        """Return what rows of a batch spec must have; ``rule`` is that of ``on_batch``, ``None`` where nobody knows it."""
+        """Return what rows of a batch spec must have.
+
+        Args:
+            rule: ``label_rule`` of the function ``on_batch``; ``None`` where it has none.
+            spec: The batch spec.
+
+        Raises:
+            TypeError: ``rule`` is something else.
+        """
+        if not isinstance(rule, LabelRule | None):
+            kind = rule.__name__ if isinstance(rule, type) else type(rule).__name__
+            raise TypeError(f"on_batch.label_rule must be a LabelRule, got {kind}; set it to ss.CausalLabels().label_rule")
         is_known = rule is not None
         rule = rule or LabelRule()
         if not isinstance(spec, Pack):
@@ -154,13 +165,27 @@ def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, 
 
 @dataclasses.dataclass(frozen=True)
 class LabelRule:
-    """Which steps are labels.
+    """Which steps of a row become labels: the attribute ``label_rule`` of a function given to ``Loader(on_batch=...)``.
 
-    Attributes:
-        column: The column they are of; ``None`` for the labels that the data has.
-        is_shifted: Whether the first step of each row is none, because nothing predicts it.
+    By it a loader drops rows without a label before they are planned, and counts labels before they are made, those of all
+    ranks and of later batches of a step: `Batch.global_num_label_tokens`, `Batch.step_num_label_tokens`. For a function without
+    it a loader counts none, and drops rows by the labels of the data alone. `CausalLabels`, `TeacherForcing` and `MaskTokens`
+    have it; a function around one of them passes it on before the loader is made:
+
+        causal = ss.CausalLabels()
+
+        def on_batch(batch):
+            return add_features(causal(batch))
+
+        on_batch.label_rule = causal.label_rule
+
+    ``functools.wraps`` does not copy it. A function that makes no labels and changes none has ``ss.LabelRule()``.
+
+    Args:
+        column: The column whose steps become labels; ``None`` for the labels that the data has.
+        is_shifted: Whether the first step of each row is no label, because nothing predicts it.
         never: Ids that never become labels, ascending.
-        is_drawn: Whether chance decides which of the others do, so that their number is not known before.
+        is_drawn: Whether labels are drawn at random among the others, so that their number is not known before.
     """
 
     column: str | None = None

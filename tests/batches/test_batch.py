@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from seqstream.batches.batch import Batch
-from tests.helpers.batches import batch_of, packed_batch
+from seqstream.batches.batch import ATTRIBUTES, Batch
+from tests.helpers.batches import bare_batch, batch_of, packed_batch
 
 IDS = torch.tensor([[5, 6, 7], [8, 0, 0]])
 LABELS = torch.tensor([1, 0])
@@ -20,34 +20,15 @@ LABELS = torch.tensor([1, 0])
 def make(**columns: Any) -> Batch:
     """Make a batch of two rows, of lengths 3 and 1."""
     lengths = torch.tensor([3, 1])
-    padded = columns or {"input_ids": torch.tensor([[5, 6, 7], [8, 0, 0]])}
-    return Batch(
-        columns=padded,
-        jagged={},
-        lengths=lengths,
-        device_lengths=lengths,
-        mask=torch.tensor([[True, True, True], [True, False, False]]),
-        row_ids=torch.tensor([1 << 32, 5]),
-        pieces=torch.tensor([0, 0]),
-        weights=torch.ones(2),
-        column_lengths=dict.fromkeys(padded, lengths),
-        padding_side="right",
-        num_tokens=4,
-        num_slots=6,
-        num_made=0,
-        num_repeated=0,
-        global_num_tokens=4,
-        step=0,
-        is_step_end=True,
-        step_num_tokens=4,
-        widths=dict.fromkeys(padded, 3),
-        pad_values=dict.fromkeys(padded, 0),
-        sequence="input_ids",
-        packing=None,
-        seed=17,
-        window=5,
-        state={"epoch": 0},
-    )
+    columns = columns or {"input_ids": torch.tensor([[5, 6, 7], [8, 0, 0]])}
+    layout = {
+        "columns": columns,
+        "column_lengths": dict.fromkeys(columns, lengths),
+        "widths": dict.fromkeys(columns, 3),
+        "pad_values": dict.fromkeys(columns, 0),
+    }
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    return bare_batch(lengths, 0, layout, mask=mask, num_slots=6)
 
 
 def make_jagged() -> Batch:
@@ -67,13 +48,66 @@ def test_columns_are_attributes() -> None:
     assert batch.text == ["a", "b"]
 
 
-def test_a_missing_column_is_named_beside_those_there_are() -> None:
-    """The error says what there is; hasattr and getattr with a default work."""
+UNKNOWN = (
+    r"batch has no column or attribute 'nothing'; its columns are input_ids, label; its attributes are attention_mask, "
+    r"lengths, mask, row_ids, pieces, weights, padding_side, num_tokens, num_slots, global_num_tokens, step, is_step_end, "
+    r"step_num_tokens, window, state, layout, global_num_label_tokens, num_label_tokens, num_rows, step_num_label_tokens"
+)
+
+
+def test_a_missing_name_is_refused_with_those_there_are() -> None:
+    """The error lists columns and attributes; hasattr, getattr with a default, ``in`` and ``get`` work."""
     batch = make(input_ids=IDS, label=LABELS)
-    with pytest.raises(AttributeError, match=r"^batch has no column 'labels'; it has input_ids, label$"):
-        _ = batch.labels
-    assert not hasattr(batch, "labels")
-    assert getattr(batch, "labels", None) is None
+    with pytest.raises(AttributeError, match=rf"^{UNKNOWN}$"):
+        _ = batch.nothing
+    with pytest.raises(KeyError, match=UNKNOWN):
+        batch["nothing"]
+    assert not hasattr(batch, "nothing")
+    assert getattr(batch, "nothing", None) is batch.get("nothing") is None
+    assert "nothing" not in batch
+    assert 3 not in batch
+    with pytest.raises(AttributeError, match=r"its columns are \(none\); "):
+        _ = batch.without("input_ids", "label").nothing
+
+
+@pytest.mark.parametrize("form", ["padded", "jagged", "packed"])
+def test_every_name_is_an_attribute_and_an_item(form: str) -> None:
+    """Columns, what models call them, and all attributes have one value in both ways, and are ``in`` the batch."""
+    batch = {"padded": make(input_ids=IDS, label=LABELS), "jagged": make_jagged(), "packed": make_packed()}[form]
+    others = ["use_cache"] if form == "packed" else ["label", "labels"]
+    for name in ["input_ids", "attention_mask", *others, *ATTRIBUTES]:
+        assert name in batch
+        value, item = getattr(batch, name), batch[name]
+        assert torch.equal(value, item) if isinstance(value, torch.Tensor) else value == item, name
+    assert batch.attention_mask.equal(batch.mask.long())
+    assert batch["num_rows"] == 2
+    assert {"lengths", "mask", "weights", "row_ids", "num_rows", "layout"} <= {*ATTRIBUTES}
+    assert not {"to", "flat", "keys"} & {*ATTRIBUTES}, "methods are no items"
+    with pytest.raises(KeyError, match="'flat'"):
+        batch["flat"]
+
+
+def test_models_get_no_attributes() -> None:
+    """What can be asked for by name is more than what a model is given."""
+    batch = make(input_ids=IDS, label=LABELS)
+    assert list(batch) == list(batch.keys()) == list(dict(batch)) == ["input_ids", "labels", "attention_mask"]
+    assert len(batch) == len(batch.values()) == 3
+
+
+def test_a_column_with_the_name_of_an_attribute_is_an_item() -> None:
+    """The attribute is the batch's own."""
+    batch = make(input_ids=IDS, weights=LABELS, flat=LABELS)
+    assert batch["weights"] is batch["flat"] is LABELS
+    assert batch.weights.tolist() == [1, 1]
+    assert callable(batch.flat)
+
+
+def test_the_layout_is_not_part_of_the_batch() -> None:
+    """The machinery has one place: no name of it is one of the batch."""
+    batch = make()
+    assert not {*batch.layout._fields} & {*ATTRIBUTES}
+    for name in batch.layout._fields:
+        assert not hasattr(batch, name), name
 
 
 def test_the_mapping_holds_what_models_accept() -> None:
@@ -149,8 +183,10 @@ def test_moving_leaves_what_belongs_on_the_cpu() -> None:
     assert moved.input_ids.is_meta
     assert moved.mask.is_meta
     assert moved.weights.is_meta
-    assert moved.device_lengths.is_meta
-    assert not any(tensor.is_meta for tensor in (moved.lengths, moved.row_ids, moved.pieces, *moved.column_lengths.values()))
+    assert moved.layout.device_lengths.is_meta
+    assert not any(
+        tensor.is_meta for tensor in (moved.lengths, moved.row_ids, moved.pieces, *moved.layout.column_lengths.values())
+    )
     assert moved.text == ["a", "b"]
     assert (moved.num_tokens, moved.num_rows, moved.num_slots, moved.state) == (4, 2, 6, {"epoch": 0})
     assert not batch.input_ids.is_meta
@@ -164,7 +200,7 @@ def test_columns_are_added_and_replaced_on_a_copy() -> None:
     other = batch.with_columns(labels=LABELS, input_ids=IDS + 1)
     assert other.labels is LABELS
     assert other.input_ids[0, 0] == 6
-    assert "labels" not in batch.columns
+    assert "labels" not in batch.layout.columns
     assert batch.input_ids[0, 0] == 5
 
 
@@ -177,7 +213,7 @@ def test_batches_can_be_copied_and_pickled(clone: Any) -> None:
     assert torch.equal(other.input_ids, IDS)
     assert other.text == ["a", "b"]
     assert torch.equal(other.mask, batch.mask)
-    assert (other.seed, other.window, other.state, other.padding_side) == (17, 5, {"epoch": 0}, "right")
+    assert (other.layout.seed, other.window, other.state, other.padding_side) == (17, 5, {"epoch": 0}, "right")
     assert list(other) == list(batch)
 
 
@@ -211,10 +247,10 @@ def test_a_batch_prints_what_it_is() -> None:
 def test_a_jagged_batch_is_padded_when_asked() -> None:
     """Attribute, item and mask are made when they are wanted, kept, and the same however they are asked for."""
     batch = make_jagged()
-    assert "input_ids" not in batch.columns
+    assert "input_ids" not in batch.layout.columns
     assert "mask" not in vars(batch)
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch.columns["input_ids"] is batch.input_ids is batch["input_ids"]
+    assert batch.layout.columns["input_ids"] is batch.input_ids is batch["input_ids"]
     assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
     assert batch.mask is batch.mask
     other = make_jagged()
@@ -228,11 +264,13 @@ def test_a_jagged_batch_is_a_mapping_for_models() -> None:
     assert set(batch) == {"input_ids", "labels", "attention_mask"}
     assert len(batch) == 3
     assert repr(batch) == "Batch(2 rows, 4 tokens, 0.0% padding: label (2,) int64, input_ids (4,) int64)"
-    with pytest.raises(AttributeError, match=r"^batch has no column 'nothing'; it has label, input_ids$"):
+    with pytest.raises(
+        AttributeError, match=r"^batch has no .* 'nothing'; its columns are label, input_ids; its attributes are "
+    ):
         _ = batch.nothing
     with pytest.raises(KeyError, match="nothing"):
         batch["nothing"]
-    assert "input_ids" not in batch.columns
+    assert "input_ids" not in batch.layout.columns
     assert {name: values.tolist() for name, values in batch.items()} == {
         "input_ids": [[5, 6, 7], [8, 9, 9]],
         "labels": [1, 0],
@@ -261,7 +299,7 @@ def test_jagged_and_packed_batches_can_be_pickled(clone: Any, asked_before: bool
     if asked_before:
         assert batch.input_ids.shape == batch.mask.shape
     other = clone(batch)
-    assert ("input_ids" in other.columns) is asked_before
+    assert ("input_ids" in other.layout.columns) is asked_before
     assert other.input_ids.equal(batch.input_ids)
     assert other.mask.equal(batch.mask)
     assert clone(packed).varlen().cu_seqlens.equal(packed.varlen().cu_seqlens)
@@ -270,10 +308,10 @@ def test_jagged_and_packed_batches_can_be_pickled(clone: Any, asked_before: bool
 def test_moving_a_jagged_batch_moves_it_flat() -> None:
     """Nothing is padded before it is on the device, where it is padded when asked for."""
     moved = make_jagged().to("meta")
-    assert moved.jagged["input_ids"].is_meta
-    assert "input_ids" not in moved.columns
+    assert moved.layout.jagged["input_ids"].is_meta
+    assert "input_ids" not in moved.layout.columns
     assert "mask" not in vars(moved)
-    assert not moved.column_lengths["input_ids"].is_meta
+    assert not moved.layout.column_lengths["input_ids"].is_meta
     assert moved.mask.is_meta
     assert moved.input_ids.is_meta
     assert moved.input_ids.shape == moved.mask.shape == (2, 3)
@@ -284,11 +322,11 @@ def test_moving_a_jagged_batch_moves_it_flat() -> None:
 def test_moving_a_packed_batch_moves_its_bounds() -> None:
     """Where sequences lie stays on the CPU."""
     moved = make_packed().to("meta")
-    assert moved.packing is not None
-    assert moved.packing.cu_seqlens.is_meta
-    assert not moved.packing.starts.is_meta
-    assert not moved.packing.lengths.is_meta
-    assert any(tensor is moved.packing.cu_seqlens for tensor in moved.device_tensors())
+    assert moved.layout.packing is not None
+    assert moved.layout.packing.cu_seqlens.is_meta
+    assert not moved.layout.packing.starts.is_meta
+    assert not moved.layout.packing.lengths.is_meta
+    assert any(tensor is moved.layout.packing.cu_seqlens for tensor in moved.device_tensors())
 
 
 def test_a_column_replaced_is_no_longer_flat() -> None:
@@ -299,7 +337,7 @@ def test_a_column_replaced_is_no_longer_flat() -> None:
         assert other.flat().tolist() == [6, 7, 8, 9]
         assert batch.flat().tolist() == [5, 6, 7, 8]
         again = other.with_flat("input_ids", input_ids=torch.tensor([1, 2, 3, 4]))
-        assert again.input_ids.tolist() == [[1, 2, 3], [4, *[batch.pad_values["input_ids"]] * 2]]
+        assert again.input_ids.tolist() == [[1, 2, 3], [4, *[batch.layout.pad_values["input_ids"]] * 2]]
         assert other.flat().tolist() == [6, 7, 8, 9]
 
 
@@ -312,7 +350,7 @@ def test_columns_come_with_the_rows_of_another() -> None:
     other = batch.with_flat("target_ids", labels=flat, more=flat)
     assert other.labels.tolist() == [[0, -100, -100, -100], [1, 2, 3, -100]]
     assert other.more.tolist() == [[0, 9, 9, 9], [1, 2, 3, 9]]
-    assert other.column_lengths["labels"].tolist() == [1, 3]
+    assert other.layout.column_lengths["labels"].tolist() == [1, 3]
     padded = batch.with_columns("target_ids", labels=other.labels)
     assert padded.flat("labels").tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"^like must be a column of sequences \(input_ids, target_ids\), got 'nothing'$"):
@@ -340,11 +378,11 @@ def test_columns_are_left_out_and_renamed(layout: str) -> None:
     assert other.source_ids.tolist() == [[1, 2], [3, 9]]
     assert other.input_ids.tolist() == [[4, 9, 9], [5, 6, 7]]
     assert other.flat("input_ids").tolist() == [4, 5, 6, 7]
-    assert (other.sequence, set(other)) == ("source_ids", {"input_ids", "attention_mask"})
+    assert (other.layout.sequence, set(other)) == ("source_ids", {"input_ids", "attention_mask"})
     assert other.mask.tolist() == [[True, True], [True, False]]
-    assert "label" in batch.columns
+    assert "label" in batch.layout.columns
     bare = batch.without("input_ids")
-    assert bare.sequence is None
+    assert bare.layout.sequence is None
     assert bare.mask.tolist() == [[True, True], [True, False]]
     assert bare.lengths.tolist() == [2, 1]
     with pytest.raises(ValueError, match=r"^column 'target_ids' is there already; leave it out by without\('target_ids'\)$"):
@@ -357,7 +395,7 @@ def test_another_column_can_say_the_lengths(layout: str) -> None:
     others = {"target_ids": [torch.tensor([4]), torch.tensor([5, 6, 7])]}
     batch = batch_of([torch.tensor([1, 2]), torch.tensor([3])], layout, others=others, wider=1)
     other = batch.with_lengths_of("target_ids")
-    assert other.lengths.tolist() == other.device_lengths.tolist() == [1, 3]
+    assert other.lengths.tolist() == other.layout.device_lengths.tolist() == [1, 3]
     assert other.mask.tolist() == [[True, False, False, False], [True, True, True, False]]
     assert other.mask.equal(batch.mask_of("target_ids"))
     assert other.flat().tolist() == [4, 5, 6, 7]

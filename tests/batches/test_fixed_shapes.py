@@ -59,20 +59,20 @@ def test_rows_made_up_weigh_nothing(texts: Texts, wordpiece_tokenizer: Tokenizer
     """A row made up is one pad token: it has a mask and a length, no label, weight or row id, and does not count as real."""
     stages = (ss.Tokenize(wordpiece_tokenizer, max_length=64), ss.Bucket(shapes=[(4, 64), (16, 16)], window_batches=5))
     loader = ss.Loader(labelled(texts[:101]), *stages, padding_side=side, layout=layout, pad_values={"input_ids": 7})
-    made = [batch for batch in loader if batch.num_made]
+    made = [batch for batch in loader if batch.layout.num_made_up]
     assert made
     for batch in made:
-        real, num_made = batch.num_rows - batch.num_made, batch.num_made
-        assert batch.lengths[real:].tolist() == [1] * num_made
-        assert batch.weights.tolist() == [1] * real + [0] * num_made
-        assert batch.row_ids[real:].tolist() == [-1] * num_made
-        assert batch.label[real:].tolist() == [-100] * num_made
-        assert batch.name[real:] == [None] * num_made
+        real, num_made_up = batch.num_rows - batch.layout.num_made_up, batch.layout.num_made_up
+        assert batch.lengths[real:].tolist() == [1] * num_made_up
+        assert batch.weights.tolist() == [1] * real + [0] * num_made_up
+        assert batch.row_ids[real:].tolist() == [-1] * num_made_up
+        assert batch.label[real:].tolist() == [-100] * num_made_up
+        assert batch.name[real:] == [None] * num_made_up
         assert (batch.input_ids[real:] == 7).all()
-        assert batch.mask[real:].sum(1).tolist() == [1] * num_made
+        assert batch.mask[real:].sum(1).tolist() == [1] * num_made_up
         assert batch.num_tokens == int(batch.lengths[:real].sum())
     assert loader.stats.rows == 101
-    assert loader.stats.made_up_rows == sum(batch.num_made for batch in made)
+    assert loader.stats.made_up_rows == sum(batch.layout.num_made_up for batch in made)
     assert len(rows_of(loader)) == 101
 
 
@@ -131,7 +131,7 @@ def test_sides_share_the_budget_of_a_loader(texts: Texts, wordpiece_tokenizer: T
     loader = ss.Loader(ss.Generator(rows, block_bytes=2000), tokenize, ss.Bucket(512, window_batches=20))
     for batch in loader:
         assert batch.num_slots == batch.source_ids.numel() + batch.target_ids.numel() <= 512
-        lengths = batch.column_lengths
+        lengths = batch.layout.column_lengths
         assert batch.num_tokens == int(lengths["source_ids"].sum() + lengths["target_ids"].sum())
         assert torch.equal(batch.lengths, lengths["source_ids"])
         assert torch.equal(batch.lengths, batch.lengths.sort(descending=True).values)
@@ -157,7 +157,7 @@ def test_what_a_generator_gives_once_is_not_looked_at(texts: Texts, bpe_file: Pa
         loader.worst_batch()
     with pytest.raises(ValueError, match=r"shapes\(\) cannot look at records that a generator gives only once; pass the"):
         loader.shapes()
-    assert sum(batch.num_rows - batch.num_made for batch in loader) == 50
+    assert sum(batch.num_rows - batch.layout.num_made_up for batch in loader) == 50
     assert len(loader.shapes()) == 2, "once they are chosen they are known"
 
 

@@ -21,40 +21,22 @@ from seqstream.windows.block_reader import Cursor, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here
 from seqstream.windows.settings import WindowSettings, WindowStart
+from tests.helpers.batches import bare_batch
 from tests.helpers.sources import Shards
 
 
 def batch_of(row_ids: list[int], window: int, pieces: list[int] | None = None, weights: list[float] | None = None) -> Batch:
     """Make a batch of rows that have nothing but their ids."""
-    num = len(row_ids)
-    weights = weights or [1.0] * num
-    lengths = torch.ones(num, dtype=torch.int64)
-    return Batch(
-        columns={},
-        jagged={},
-        lengths=lengths,
-        device_lengths=lengths,
-        mask=torch.ones(num, 1, dtype=torch.bool),
+    num_rows = len(row_ids)
+    weights = weights or [1.0] * num_rows
+    return bare_batch(
+        torch.ones(num_rows, dtype=torch.int64),
+        weights.count(0),
+        mask=torch.ones(num_rows, 1, dtype=torch.bool),
         row_ids=torch.tensor(row_ids, dtype=torch.int64),
-        pieces=torch.tensor(pieces or [0] * num),
+        pieces=torch.tensor(pieces or [0] * num_rows),
         weights=torch.tensor(weights),
-        column_lengths={},
-        padding_side="right",
-        num_tokens=num,
-        num_slots=num,
-        num_made=weights.count(0),
-        num_repeated=0,
-        global_num_tokens=num,
-        step=0,
-        is_step_end=True,
-        step_num_tokens=num,
-        widths={},
-        pad_values={},
-        sequence=None,
-        packing=None,
-        seed=0,
         window=window,
-        state={},
     )
 
 
@@ -70,7 +52,7 @@ def test_sequences_of_packed_rows_come_back_in_order() -> None:
     lengths = [size % 7 + 2 for size in range(50)]
     source = ss.Generator([[number] * size for number, size in enumerate(lengths, 1)], block_bytes=64)
     batches = list(ss.Loader(source, ss.Pack(16, rows=3, window_batches=2), shuffle=False))
-    restored = list(ss.restore_order((batch, batch.packing.lengths) for batch in batches))
+    restored = list(ss.restore_order((batch, batch.layout.packing.lengths) for batch in batches))
     assert [int(length) for _, _, length in restored] == lengths
     assert sum(len(batch.row_ids) for batch in batches) >= 50
     with pytest.raises(ValueError, match=r"predictions must have one value a row, got 3 for \d+ rows"):

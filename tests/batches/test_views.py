@@ -42,7 +42,7 @@ def test_padded_and_flat_are_the_same_rows(lengths: list[int], layout: str, side
     rows, features, targets = random_rows(lengths), random_rows(lengths, 3), random_rows(lengths[::-1])
     batch = batch_of(rows, layout, side, wider, others={"features": features, "target_ids": targets})
     for name, own in {"input_ids": rows, "features": features, "target_ids": targets}.items():
-        value = batch.pad_values[name]
+        value = batch.layout.pad_values[name]
         assert batch.flat(name).equal(torch.cat(own))
         assert batch[name].equal(padded(own, max(map(len, own)) + wider, value, side))
         assert batch.flat(name) is batch.flat(name)
@@ -57,7 +57,7 @@ def test_flat_slots_of_a_packed_batch_are_its_memory() -> None:
     assert batch.flat().data_ptr() == batch.input_ids.data_ptr()
     assert batch.flat().equal(batch.input_ids.flatten())
     assert batch.flat("features").shape == (10, 3)
-    assert batch.jagged == {}
+    assert batch.layout.jagged == {}
 
 
 def test_what_has_no_steps_is_not_flat() -> None:
@@ -344,7 +344,7 @@ def test_a_mask_both_ways_is_for_encoders() -> None:
 def everything(batch: Batch) -> dict[str, Tensor]:
     """Ask a batch for all its forms, and flatten them to tensors by name."""
     varlen = batch.varlen()
-    names = ["input_ids", "labels", *(() if batch.packing is not None else ("features", "target_ids"))]
+    names = ["input_ids", "labels", *(() if batch.layout.packing is not None else ("features", "target_ids"))]
     found = {name: batch[name] for name in names} | {f"flat {name}": batch.flat(name) for name in names}
     found |= {f"mask {name}": batch.mask_of(name) for name in names} | {"attention": batch.mask.clone()}
     for name in names:
