@@ -14,6 +14,7 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.batch_layout import BatchLayout
 from seqstream.batches.padding import PaddedRegion, Padding, flat_rows, pad_rows, take_rows
 from seqstream.records import Json
+from seqstream.windows.batch_slices import Spans
 from seqstream.windows.columns import Ragged
 from seqstream.windows.window import Window
 
@@ -32,18 +33,17 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
     planned = window.planned
     batch = planned.turns[turn]
     rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
-    sequence, is_padded = planned.sequence, layout == "padded"
-    region = PaddedRegion.of(sequence.lengths[rows], sequence.shortest[batch], sequence.longest[batch], padding.side)
-    lengths = sequence.batch_lengths[batch]
+    is_padded = layout == "padded"
+    region = _region(window, planned.sequence, batch, rows, padding.side)
     fields: dict[str, Any] = {
-        "lengths": lengths,
+        "lengths": planned.sequence.batch_lengths[batch],
         "padding_side": padding.side,
         "num_slots": planned.num_slots[batch] if is_padded else planned.num_steps[batch],
         "state": state,
         "layout": _collate_columns(window, batch, rows, region, padding, is_padded=is_padded, seed=seed),
     }
     if is_padded:
-        fields["mask"] = torch.from_numpy(region.mask(window.plan.width(batch, region.longest)))
+        fields["mask"] = torch.from_numpy(region.mask())
     return batch_of(window, turn, fields)
 
 
@@ -66,6 +66,12 @@ def batch_of(window: Window, turn: int, fields: dict[str, Any]) -> Batch:
         "window": window.number,
     }
     return Batch.of(fields)
+
+
+def _region(window: Window, spans: Spans, batch: int, rows: slice, side: str) -> PaddedRegion:
+    """Return where the padding of the rows of a batch is, in columns of some spans."""
+    longest = spans.longest[batch]
+    return PaddedRegion.of(spans.lengths[rows], spans.shortest[batch], longest, window.plan.width(batch, longest), side)
 
 
 def _collate_columns(
@@ -96,13 +102,13 @@ def _collate_columns(
             continue
         spans, own = planned.spans[name], region
         if spans.lengths is not planned.sequence.lengths:
-            own = PaddedRegion.of(spans.lengths[rows], spans.shortest[batch], spans.longest[batch], padding.side)
+            own = _region(window, spans, batch, rows, padding.side)
         column_lengths[name] = spans.batch_lengths[batch]
-        widths[name] = width = plan.width(batch, own.longest)
+        widths[name] = own.width
         pad_values[name] = value = padding.value(name)
         starts = spans.starts[rows]
         if is_padded:
-            columns[name] = pad_rows(column, starts, own, width, value, num_made_up=num_made_up)
+            columns[name] = pad_rows(column, starts, own, value, num_made_up=num_made_up)
         else:
             jagged[name] = flat_rows(column, starts, own.lengths, value, num_made_up=num_made_up)
     return BatchLayout(

@@ -50,52 +50,53 @@ class Padding:
 
 
 class PaddedRegion(NamedTuple):
-    """The part of a batch in which padding can be: the steps between its shortest and its longest row.
+    """Where the padding of a batch is: within the longest row it can only be at steps that the shortest row lacks.
 
     Attributes:
-        steps: Those steps, counted in rows of ``longest`` steps.
+        steps: Those steps, in rows of ``longest`` steps.
         is_padding: ``bool (B, longest - shortest)``, true on padding; ``None`` where all rows have one length.
-        longest: Steps of the longest row.
         lengths: ``int64 (B,)``.
+        longest: Steps of the longest row.
+        width: Padded length ``L``, at least ``longest``.
         side: Where padding goes, ``"right"`` or ``"left"``.
     """
 
     steps: slice
     is_padding: Mask | None
-    longest: int
     lengths: Index
+    longest: int
+    width: int
     side: str
 
     @classmethod
-    def of(cls, lengths: Index, shortest: int, longest: int, side: str) -> PaddedRegion:
+    def of(cls, lengths: Index, shortest: int, longest: int, width: int, side: str) -> PaddedRegion:
         """Return the region of rows whose shortest and longest lengths are known."""
         if shortest == longest:
-            return cls(_NO_STEPS, None, longest, lengths, side)
+            return cls(_NO_STEPS, None, lengths, longest, width, side)
         if side == "right":
-            return cls(slice(shortest, longest), np.arange(shortest, longest) >= lengths[:, None], longest, lengths, side)
-        distances = np.arange(longest - 1, shortest - 1, -1)  # from the end of a row
-        return cls(slice(0, longest - shortest), distances >= lengths[:, None], longest, lengths, side)
+            steps, distances = slice(shortest, longest), np.arange(shortest, longest)  # from the first step of a row
+        else:
+            steps, distances = slice(0, longest - shortest), np.arange(longest - 1, shortest - 1, -1)  # from its last
+        return cls(steps, distances >= lengths[:, None], lengths, longest, width, side)
 
-    def within(self, width: int) -> slice:
+    def longest_row(self) -> slice:
         """Return which of ``width`` steps are those of the longest row."""
-        return slice(0, self.longest) if self.side == "right" else slice(width - self.longest, width)
+        return slice(0, self.longest) if self.side == "right" else slice(self.width - self.longest, self.width)
 
-    def mask(self, width: int) -> Mask:
-        """Return ``bool (B, width)``, true on real steps."""
+    def mask(self) -> Mask:
+        """Return ``bool (B, L)``, true on real steps."""
         mask = np.empty((len(self.lengths), self.longest), dtype=np.bool_)
         mask.fill(True)  # np.ones takes half a microsecond more
         if self.is_padding is not None:
             np.logical_not(self.is_padding, out=mask[:, self.steps])
-        if self.longest < width:
-            wide = np.zeros((len(self.lengths), width), dtype=np.bool_)
-            wide[:, self.within(width)] = mask
+        if self.longest < self.width:
+            wide = np.zeros((len(self.lengths), self.width), dtype=np.bool_)
+            wide[:, self.longest_row()] = mask
             return wide
         return mask
 
 
-def pad_rows(
-    column: Ragged, starts: Index, region: PaddedRegion, width: int, value: float, *, num_made_up: int = 0
-) -> torch.Tensor:
+def pad_rows(column: Ragged, starts: Index, region: PaddedRegion, value: float, *, num_made_up: int = 0) -> torch.Tensor:
     """Gather rows and pad them to one width, element for element as `torch.nn.utils.rnn.pad_sequence` does.
 
     Every row is read as the same number of steps of the flat buffer: its own, and then those of its neighbours, which are
@@ -105,7 +106,6 @@ def pad_rows(
         column: The column of a window.
         starts: ``int64 (B,)``, where each row begins in the buffer.
         region: Where the padding is.
-        width: Padded length ``L``, at least that of the longest row.
         value: What padding holds.
         num_made_up: How many of the last rows are made up, and are padding as a whole.
 
@@ -127,9 +127,9 @@ def pad_rows(
         np.copyto(rows[:, region.steps], value, where=is_padding, casting="unsafe")
     if num_made_up:
         rows[-num_made_up:] = value
-    if longest < width:
-        wide = np.full((len(starts), width, *shape), value, dtype=rows.dtype)
-        wide[:, region.within(width)] = rows
+    if longest < region.width:
+        wide = np.full((len(starts), region.width, *shape), value, dtype=rows.dtype)
+        wide[:, region.longest_row()] = rows
         rows = wide
     return torch.from_numpy(rows)
 

@@ -70,7 +70,8 @@ def window_of(table: pa.Table, spec: Bucket | Unbucketed) -> Window:
 def padded(column: Ragged, rows: npt.NDArray[np.int64], width: int, value: float, side: str = "right") -> torch.Tensor:
     """Pad some rows of a column."""
     lengths = column.lengths[rows]
-    return pad_rows(column, column.starts[rows], PaddedRegion.of(lengths, lengths.min(), lengths.max(), side), width, value)
+    region = PaddedRegion.of(lengths, lengths.min(), lengths.max(), width, side)
+    return pad_rows(column, column.starts[rows], region, value)
 
 
 def batch_of(table: pa.Table, padding: Padding | None = None, spec: Bucket | Unbucketed | None = None) -> Batch:
@@ -127,8 +128,8 @@ def test_the_mask_is_true_on_real_steps(lengths: list[int], wider: int, side: st
     width = max(lengths) + wider
     ones = [torch.ones(length, dtype=torch.bool) for length in [*lengths, width]]
     expected = pad_sequence(ones, batch_first=True, padding_side=side)[:-1]
-    region = PaddedRegion.of(np.array(lengths), min(lengths), max(lengths), side)
-    assert torch.equal(torch.from_numpy(region.mask(width)), expected)
+    region = PaddedRegion.of(np.array(lengths), min(lengths), max(lengths), width, side)
+    assert torch.equal(torch.from_numpy(region.mask()), expected)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from seqstream.batches.batch_layout import BatchLayout
 from seqstream.batches.varlen import Packing
 
 PAD = 9
+IDS = torch.tensor([[5, 6, 7], [8, 0, 0]])
+LABELS = torch.tensor([1, 0])
 
 
 def random_rows(lengths: Sequence[int], *shape: int, seed: int = 0, vocab: int = 50) -> list[Tensor]:
@@ -134,3 +136,27 @@ def packed_batch(rows: Sequence[Sequence[Tensor]], row_length: int, num_made_up:
         "packing": Packing(torch.tensor(starts), lengths, cu_seqlens, int(cu_seqlens.diff().max())),
     }
     return bare_batch(row_lengths, num_made_up, layout, mask=numbers >= 0, num_slots=ids.numel())
+
+
+def small_batch(**columns: Any) -> Batch:
+    """Make a batch of two rows, of lengths 3 and 1."""
+    lengths = torch.tensor([3, 1])
+    columns = columns or {"input_ids": IDS.clone()}
+    layout = {
+        "columns": columns,
+        "column_lengths": dict.fromkeys(columns, lengths),
+        "widths": dict.fromkeys(columns, 3),
+        "pad_values": dict.fromkeys(columns, 0),
+    }
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    return bare_batch(lengths, 0, layout, mask=mask, num_slots=6)
+
+
+def small_jagged() -> Batch:
+    """Make the same batch flat, with a class for each row."""
+    return batch_of([torch.tensor([5, 6, 7]), torch.tensor([8])], "jagged", label=LABELS)
+
+
+def small_packed() -> Batch:
+    """Make a batch of two rows of five slots that hold three sequences."""
+    return packed_batch([[torch.tensor([5, 6, 7]), torch.tensor([8])], [torch.tensor([4, 3])]], 5)
