@@ -139,7 +139,7 @@ class Batch(Views, Mapping[str, Any]):
         return len(self.lengths)
 
     def generator(self) -> torch.Generator:
-        """Return a random generator for this batch, the same whenever the batch is made again, on the CPU."""
+        """Return a random generator for this batch, on the CPU: the same whenever the batch is rebuilt."""
         return torch.Generator().manual_seed(self.layout.seed)
 
     def with_columns(self, like: str | None = None, /, **columns: Any) -> Batch:
@@ -239,7 +239,7 @@ class Batch(Views, Mapping[str, Any]):
         """Return the batch with other names for columns, without those whose new name is ``None``."""
         fields: dict[str, Any] = {"layout": self.layout.renamed(names)}
         if self.layout.sequence in names:
-            fields["mask"] = self.mask  # made while its width is known
+            fields["mask"] = self.mask  # computed while its width is known
         return self._with({**names, **dict.fromkeys(filter(None, names.values()))}, **fields)
 
     def _on_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:

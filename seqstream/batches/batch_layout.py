@@ -39,7 +39,7 @@ class BatchLayout(NamedTuple):
             padding token each. Sequences for a batch of `Pack`.
         num_repeated: Rows that another rank has as well: none, or all that are not made up. Their weight is 0 and they have
             no labels.
-        seed: Seed of `Batch.generator`, the same whenever the batch is made again.
+        seed: Seed of `Batch.generator`, the same whenever the batch is rebuilt.
     """
 
     columns: dict[str, Any]
@@ -68,7 +68,7 @@ class BatchLayout(NamedTuple):
         return name in self.jagged or isinstance(self.columns[name], Tensor)
 
     def column_of(self, name: str) -> str | None:
-        """Return the column that a name means, ``labels`` meaning ``label`` where only that is there; ``None`` if none."""
+        """Return the column of a name, ``label`` for ``labels`` where only that is there; ``None`` where neither is."""
         if name in self:
             return name
         return next((column for column, renamed in RENAMED.items() if renamed == name and column in self), None)
@@ -77,7 +77,7 @@ class BatchLayout(NamedTuple):
         """Raise unless a column is one of sequences.
 
         Raises:
-            ValueError: It is none; the message names ``argument`` and the columns of sequences.
+            ValueError: It is not; the message names ``argument`` and the columns of sequences.
         """
         if name not in self.column_lengths:
             known = ", ".join(self.column_lengths) or "there is none"

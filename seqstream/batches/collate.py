@@ -44,10 +44,10 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
     }
     if is_padded:
         fields["mask"] = torch.from_numpy(region.mask())
-    return batch_of(window, turn, fields)
+    return assemble_batch(window, turn, fields)
 
 
-def batch_of(window: Window, turn: int, fields: dict[str, Any]) -> Batch:
+def assemble_batch(window: Window, turn: int, fields: dict[str, Any]) -> Batch:
     """Return the batch of some fields and of those that follow from the window and the turn alone."""
     planned, totals, steps = window.planned, window.totals, window.step_totals
     batch = planned.turns[turn]

@@ -14,7 +14,7 @@ import torch
 from seqstream.arrays import Index, Mask, flat_starts, positions
 from seqstream.batches.batch import Batch
 from seqstream.batches.batch_layout import BatchLayout
-from seqstream.batches.collate import batch_of
+from seqstream.batches.collate import assemble_batch
 from seqstream.batches.padding import Padding, gather_steps, take_rows
 from seqstream.batches.varlen import Packing
 from seqstream.planning.pack import RowPlan
@@ -114,7 +114,7 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
         seed=seed,
     )
     fields = {"lengths": lengths, "mask": torch.from_numpy(mask), "padding_side": "right", "num_slots": mask.size}
-    return batch_of(window, turn, {**fields, "state": state, "layout": layout})
+    return assemble_batch(window, turn, {**fields, "state": state, "layout": layout})
 
 
 def _packed_columns(

@@ -1,4 +1,4 @@
-"""Labels for causal and encoder-decoder models, made ahead of the consumer: functions for ``Loader(on_batch=...)``."""
+"""Labels for causal and encoder-decoder models, computed ahead of the consumer: functions for ``Loader(on_batch=...)``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CausalLabels:
     and packed form. Rows of one token, of which nothing is predicted, are dropped, and counted as `Stats.rows_without_labels`.
 
     A loader drops such rows, and counts the labels of all ranks and of later batches of a step, by the attribute
-    ``label_rule``. A function around this one, also a lambda, has to pass it on, before the loader is made:
+    ``label_rule``. A function around this one, also a lambda, has to pass it on before it is given to a loader:
 
         causal = ss.CausalLabels()
         on_batch = lambda batch: add_features(causal(batch))

@@ -49,7 +49,8 @@ class MaskTokens:
     """Mask tokens for a model to predict, as BERT does: ``labels`` are the ids to predict, -100 elsewhere.
 
     Of these, 80 % become the mask token, 10 % an ordinary token drawn at random, and 10 % stay. Special tokens, padding and
-    rows made up stay as they are. The draws follow from the batch: the same whenever it is made again, others in another epoch.
+    rows made up stay as they are. The draws depend on the batch alone: they are the same whenever it is rebuilt, and differ
+    between epochs.
 
     Every row has at least one token to predict: a row for which none is drawn, as happens to most rows of a few tokens, gets
     one of its tokens, each with equal probability. So every batch has a loss, and in short rows more than a share of
@@ -67,8 +68,8 @@ class MaskTokens:
         mask_token: The token that masks; by default the tokenizer's own, or ``[MASK]`` or ``<mask>``.
 
     Raises:
-        ValueError: The tokenizer has no mask token, ``probability`` is none, or the batch has no such column.
-        TypeError: ``tokenizer`` is none whose vocabulary is known.
+        ValueError: The tokenizer has no mask token, ``probability`` is not in (0, 1], or the batch has no such column.
+        TypeError: The vocabulary of ``tokenizer`` is not known.
     """
 
     tokenizer: Any

@@ -34,7 +34,7 @@ class Views:
     def num_label_tokens(self) -> int:
         """Number of labels other than -100, by which the sum of losses is divided; 0 without labels.
 
-        Counted before the labels leave the CPU. Only the count of labels that were made on a device waits for that device.
+        Counted before the labels leave the CPU. Only the count of labels that were computed on a device waits for that device.
         """
         known = self.__dict__.get("_num_label_tokens")
         if known is None:
@@ -79,7 +79,7 @@ class Views:
             return self.num_label_tokens
         if known < 0:
             raise RuntimeError(
-                f"{name} cannot be known for labels that on_batch makes without a label_rule, or draws at random; for a "
+                f"{name} cannot be known for labels that on_batch adds without a label_rule, or draws at random; for a "
                 "function fn that calls ss.CausalLabels() set fn.label_rule = ss.CausalLabels().label_rule, for others add up "
                 "batch.num_label_tokens of all ranks with torch.distributed.all_reduce, and of all batches of a step"
             )
@@ -175,7 +175,7 @@ class Views:
     def document_mask(self, causal: bool = True) -> BlockMask:
         """Return the mask over ``(B, L)`` with which FlexAttention keeps sequences, and padding, apart.
 
-        Padding attends to padding: a slot that attends to nothing would give NaN.
+        Padding attends to padding: the result of a slot that attends to nothing is NaN.
 
         Args:
             causal: Whether a slot attends only to itself and to slots before it.

@@ -167,10 +167,10 @@ def _kept(table: pa.Table, has_label: npt.NDArray[np.bool_]) -> tuple[pa.Table, 
 class LabelRule:
     """Which steps of a row become labels: the attribute ``label_rule`` of a function given to ``Loader(on_batch=...)``.
 
-    By it a loader drops rows without a label before they are planned, and counts labels before they are made, those of all
+    By it a loader drops rows without a label before they are planned, and counts labels before they are added, those of all
     ranks and of later batches of a step: `Batch.global_num_label_tokens`, `Batch.step_num_label_tokens`. For a function without
     it a loader counts none, and drops rows by the labels of the data alone. `CausalLabels`, `TeacherForcing` and `MaskTokens`
-    have it; a function around one of them passes it on before the loader is made:
+    have it; a function around one of them passes it on before it is given to a loader:
 
         causal = ss.CausalLabels()
 
@@ -179,7 +179,7 @@ class LabelRule:
 
         on_batch.label_rule = causal.label_rule
 
-    ``functools.wraps`` does not copy it. A function that makes no labels and changes none has ``ss.LabelRule()``.
+    ``functools.wraps`` does not copy it. A function that adds and changes no labels has ``ss.LabelRule()``.
 
     Args:
         column: The column whose steps become labels; ``None`` for the labels that the data has.

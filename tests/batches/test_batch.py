@@ -115,7 +115,7 @@ def test_without_ids_there_is_no_attention_mask() -> None:
 
 
 def test_an_attention_mask_of_ones_own_is_used() -> None:
-    """A column of that name comes instead of the mask: whole numbers as int64, floats as they are."""
+    """A column of that name replaces the mask: whole numbers become int64, floats keep their type."""
     batch = small_batch(input_ids=IDS, attention_mask=torch.tensor([[1, 0, 1], [1, 0, 0]], dtype=torch.int8))
     assert list(batch) == ["input_ids", "attention_mask"]
     assert batch["attention_mask"].tolist() == [[1, 0, 1], [1, 0, 0]]
@@ -175,7 +175,7 @@ def test_a_batch_prints_what_it_is() -> None:
 
 
 def test_a_jagged_batch_is_padded_when_asked() -> None:
-    """Attribute, item and mask are made when they are wanted, kept, and the same however they are asked for."""
+    """Attribute, item and mask are computed when they are first read, kept, and the same in both ways."""
     batch = small_jagged()
     assert "input_ids" not in batch.layout.columns
     assert "mask" not in vars(batch)
@@ -209,13 +209,13 @@ def test_a_jagged_batch_is_a_mapping_for_models() -> None:
 
 
 def test_a_packed_batch_is_a_mapping_without_a_mask() -> None:
-    """Models of transformers tell sequences apart by positions only if there is neither a mask nor a cache."""
+    """Models of transformers find sequences by positions only if there is neither a mask nor a cache."""
     batch = small_packed()
     assert list(batch) == ["input_ids", "position_ids", "use_cache"]
     assert batch["use_cache"] is False
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0], [0, 1, 0, 1, 2]]
     assert repr(batch).startswith("Batch(2 rows of 3 sequences, 6 tokens, 40.0% padding: input_ids (2, 5) int64, position_ids")
     own = batch.with_columns(attention_mask=torch.zeros(2, 1, 5, 5))
-    assert list(own) == ["input_ids", "position_ids", "attention_mask"], "a mask of one's own can tell sequences apart"
+    assert list(own) == ["input_ids", "position_ids", "attention_mask"], "a mask of one's own can keep sequences apart"
     with pytest.raises(KeyError, match="use_cache"):
         small_batch()["use_cache"]

@@ -42,7 +42,7 @@ def test_columns_are_added_and_replaced_on_a_copy() -> None:
 
 @pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda batch: pickle.loads(pickle.dumps(batch))])
 def test_batches_can_be_copied_and_pickled(clone: Any) -> None:
-    """Every part comes back."""
+    """Every part is that of the original."""
     batch = small_batch(input_ids=IDS, text=["a", "b"])
     other = clone(batch)
     assert other is not batch
@@ -56,7 +56,7 @@ def test_batches_can_be_copied_and_pickled(clone: Any) -> None:
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda batch: pickle.loads(pickle.dumps(batch))])
 @pytest.mark.parametrize("asked_before", [False, True])
 def test_jagged_and_packed_batches_can_be_pickled(clone: Any, asked_before: bool) -> None:
-    """With and without what was made of them so far."""
+    """With and without what was computed from them so far."""
     batch, packed = small_jagged(), small_packed()
     if asked_before:
         assert batch.input_ids.shape == batch.mask.shape
@@ -103,7 +103,7 @@ def test_a_column_replaced_is_no_longer_flat() -> None:
         assert other.flat().tolist() == [6, 7, 8, 9]
 
 
-def test_columns_come_with_the_rows_of_another() -> None:
+def test_columns_have_the_rows_of_another() -> None:
     """Lengths, width and padding value go with them; labels are padded with -100."""
     rows = [torch.tensor([1, 2]), torch.tensor([3])]
     targets = [torch.tensor([4]), torch.tensor([5, 6, 7])]
@@ -122,7 +122,7 @@ def test_columns_come_with_the_rows_of_another() -> None:
 
 
 def test_flat_columns_of_a_packed_batch_are_its_slots() -> None:
-    """They come back as rows, and are the memory that was given."""
+    """They are rows again, on the memory of the flat tensor."""
     batch = small_packed()
     flat = torch.arange(10)
     other = batch.with_flat("input_ids", labels=flat, features=torch.zeros(10, 4))
@@ -152,7 +152,7 @@ def test_columns_are_left_out_and_renamed(layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["padded", "jagged"])
-def test_another_column_can_say_the_lengths(layout: str) -> None:
+def test_another_column_can_have_the_lengths(layout: str) -> None:
     """Lengths, on either device, and the mask are then its own."""
     others = {"target_ids": [torch.tensor([4]), torch.tensor([5, 6, 7])]}
     batch = batch_of([torch.tensor([1, 2]), torch.tensor([3])], layout, others=others, wider=1)

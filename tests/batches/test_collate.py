@@ -156,7 +156,7 @@ def test_padding_is_what_was_asked_for_in_narrow_types(dtype: str, value: float,
 
 
 def test_doubles_follow_the_default_of_torch() -> None:
-    """float64 comes as float32 unless torch was told otherwise."""
+    """float64 becomes float32 unless torch has another default."""
     table = pa.table({"x": [[0.5, 1.5], [2.5]], "y": [1.5, 2.5]})
     assert batch_of(table).x.dtype == batch_of(table).y.dtype == torch.float32
     torch.set_default_dtype(torch.float64)

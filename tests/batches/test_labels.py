@@ -25,7 +25,7 @@ ROWS = [torch.tensor(row) for row in ([1, 9, 3], [9], [5, 6])]
     [("right", [[-100, 9, 3], [-100, -100, -100], [-100, 6, -100]]), ("left", [[-100, 9, 3], [-100] * 3, [-100, -100, 6]])],
 )
 def test_labels_are_the_ids_that_can_be_predicted(layout: str, side: str, expected: list[list[int]]) -> None:
-    """Not padding, which is told by the mask: an id may be the padding value; and not the first of a row."""
+    """Not padding, which the mask marks, as an id may be the padding value; and not the first of a row."""
     batch = batch_of(ROWS, layout, side)
     labelled = CausalLabels()(batch)
     assert labelled["labels"].tolist() == expected
@@ -93,7 +93,7 @@ def test_another_column_has_its_own_padding(layout: str, side: str, expected: li
 
 
 def test_a_missing_column_is_named() -> None:
-    """The message says which columns there are."""
+    """The message lists the columns."""
     batch = batch_of(ROWS).renamed(input_ids="source_ids")
     with pytest.raises(ValueError, match=r"^column must be one of the batch \(source_ids\), got 'input_ids'$"):
         CausalLabels()(batch)
@@ -129,13 +129,13 @@ def t5() -> Any:
 
 @pytest.mark.parametrize("layout", ["padded", "jagged"])
 def test_teacher_forcing_by_hand(layout: str) -> None:
-    """Two pairs and one made up: what the model reads, what it is told, and what it is to say."""
+    """Two pairs and one made up: what the encoder reads, what the decoder reads, and what it is to predict."""
     others = {"target_ids": [torch.tensor(row) for row in ([4, 5], [6, 7, 8], [PAD])]}
     batch = batch_of([*ROWS[::2], torch.tensor([PAD])], layout, others=others, num_made_up=1).renamed(input_ids="source_ids")
     forced = TeacherForcing(3)(batch)
     assert forced.input_ids.tolist() == [[1, 9, 3], [5, 6, PAD], [PAD, PAD, PAD]]
     assert forced.labels.tolist() == [[4, 5, -100], [6, 7, 8], [-100, -100, -100]]
-    last = 5 if layout == "padded" else PAD  # has no label, so that nobody sees the difference
+    last = 5 if layout == "padded" else PAD  # has no label, so that no loss depends on it
     assert forced.decoder_input_ids.tolist() == [[3, 4, last], [3, 6, 7], [3, PAD, PAD]]
     assert forced.flat("decoder_input_ids").tolist() == [3, 4, 3, 6, 7, 3]
     assert forced.lengths.tolist() == [3, 2, 1]
@@ -151,7 +151,7 @@ def test_teacher_forcing_by_hand(layout: str) -> None:
 
 
 def test_padding_on_the_left_begins_where_the_target_does() -> None:
-    """The start stands before the first real token, and the decoder is told what is padding."""
+    """The start stands before the first real token, and the decoder has a mask of its padding."""
     others = {"target_ids": [torch.tensor(row) for row in ([4, 5], [6, 7, 8])]}
     forced = TeacherForcing(3, source="input_ids")(batch_of(ROWS[::2], side="left", others=others))
     assert forced.labels.tolist() == [[-100, 4, 5], [6, 7, 8]]
@@ -248,9 +248,9 @@ def test_a_function_around_labels_passes_their_rule_on() -> None:
 
 
 def test_a_function_without_a_rule_is_named_with_the_remedy() -> None:
-    """Counts that no rank can know raise an error that says how to pass the rule on; those of one batch are there."""
+    """Counts that no rank can know raise an error that names the remedy; tokens are counted."""
     message = (
-        r"num_label_tokens cannot be known for labels that on_batch makes without a label_rule, or draws at random; for a "
+        r"num_label_tokens cannot be known for labels that on_batch adds without a label_rule, or draws at random; for a "
         r"function fn that calls ss\.CausalLabels\(\) set fn\.label_rule = ss\.CausalLabels\(\)\.label_rule, for others add up "
     )
     for taken in take_on_ranks(lambda batch: CausalLabels()(batch).without("scores")):

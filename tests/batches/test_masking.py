@@ -31,13 +31,13 @@ def rows_of_bert(lengths: list[int], seed: int = 0) -> list[Tensor]:
 def forms(rows: list[Tensor], seed: int = 17) -> dict[str, Batch]:
     """Make a batch of each form."""
     middle = len(rows) // 2
-    made = {
+    batches = {
         "padded": batch_of(rows),
         "left": batch_of(rows, side="left", wider=3),
         "jagged": batch_of(rows, "jagged"),
         "packed": packed_batch([rows[:middle], rows[middle:]], sum(map(len, rows))),
     }
-    return {name: Batch.of({**vars(batch), "layout": batch.layout._replace(seed=seed)}) for name, batch in made.items()}
+    return {name: Batch.of({**vars(batch), "layout": batch.layout._replace(seed=seed)}) for name, batch in batches.items()}
 
 
 @pytest.mark.parametrize("form", ["padded", "left", "jagged", "packed"])
@@ -85,7 +85,7 @@ def test_rows_made_up_are_left_alone(wordpiece_tokenizer: Tokenizer, layout: str
 
 
 def test_the_same_batch_is_masked_the_same(wordpiece_tokenizer: Tokenizer) -> None:
-    """Whenever it is made again, and by a copy in another process; another batch is masked otherwise."""
+    """Whenever it is rebuilt, and by a copy in another process; another batch is masked otherwise."""
     rows = rows_of_bert([100, 80])
     mask = MaskTokens(wordpiece_tokenizer)
     first = mask(forms(rows)["padded"])

@@ -47,7 +47,7 @@ def predicted(batches: list[Batch]) -> Iterator[tuple[Batch, list[str]]]:
         yield batch, [f"{row}.{piece}" for row, piece in rows]
 
 
-def test_sequences_of_packed_rows_come_back_in_order() -> None:
+def test_sequences_of_packed_rows_are_in_order_again() -> None:
     """One prediction for each sequence, and none for those that were made up."""
     lengths = [size % 7 + 2 for size in range(50)]
     source = ss.Generator([[number] * size for number, size in enumerate(lengths, 1)], block_bytes=64)
@@ -67,7 +67,7 @@ blocks_of_a_shard = st.lists(st.lists(st.integers(1, 9), max_size=6).map(tuple),
     st.lists(blocks_of_a_shard, max_size=5),
     st.sampled_from([Bucket(20, window_batches=2), Bucket(batch_size=3), Unbucketed(4)]),
 )
-def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
+def test_rows_are_in_source_order_again(lengths: Any, spec: Any) -> None:
     """All of them, once, with their own value, for any windows."""
     source = Shards(tuple(lengths))
     blocks = read_blocks(source, range(source.num_shards), Cursor(), 1)
@@ -79,7 +79,7 @@ def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
     assert list(restore_order(predicted(batches))) == [(row, 0, f"{row}.0") for row in source.row_ids]
 
 
-def test_pieces_come_in_their_order() -> None:
+def test_pieces_are_in_their_order() -> None:
     """A record that was split is put together piece by piece."""
     batches = [batch_of([5, 3], 3, [1, 0]), batch_of([5, 4], 3, [0, 0]), batch_of([6, 5], 6, [0, 2])]
     with pytest.raises(ValueError, match="batches must come in source order"):
@@ -95,13 +95,13 @@ def test_values_may_be_rows_of_a_tensor() -> None:
 
 
 def test_rows_that_are_not_there_are_left_out() -> None:
-    """Rows of weight 0 were made up, or come a second time."""
+    """Rows of weight 0 are made up, or repeated from another rank."""
     batches = [batch_of([2, 1, 1], 1, weights=[1, 1, 0]), batch_of([2, 3], 3, weights=[0, 1])]
     assert [row for row, _, _ in restore_order(predicted(batches))] == [1, 2, 3]
 
 
 def test_one_window_is_held_at_a_time() -> None:
-    """A window comes out as soon as the next one begins, not at the end."""
+    """The rows of a window are yielded as soon as the next one begins, not at the end."""
     taken: list[int] = []
 
     def predictions() -> Iterator[tuple[Batch, list[int]]]:
@@ -140,7 +140,7 @@ def test_there_is_one_value_a_row(num_values: int) -> None:
     ids=["windows shuffled", "windows overlapping", "a second epoch of one window", "a second epoch"],
 )
 def test_windows_out_of_order_are_refused(batches: list[Batch]) -> None:
-    """A shuffled loader, or more than one epoch, cannot be restored; the message says what to do."""
+    """A shuffled loader, or more than one epoch, cannot be restored; the message has the remedy."""
     message = r"^batches must come in source order, window by window; make the loader with shuffle=False$"
     with pytest.raises(ValueError, match=message):
         list(restore_order(predicted(batches)))

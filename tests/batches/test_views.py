@@ -1,4 +1,4 @@
-"""Views of a batch: each equals the function that it replaces, shares memory where it says so, and models learn the same."""
+"""Views of a batch: each equals the function that it replaces, shares memory where documented, and models learn the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOCAB = 50
 
 
 def same(first: PackedSequence, second: PackedSequence) -> bool:
-    """Tell whether two are equal in all four parts."""
+    """Return whether two are equal in all four parts."""
     parts = zip(first, second, strict=True)
     return all(one is other if one is None or other is None else one.equal(other) for one, other in parts)
 
@@ -35,7 +35,7 @@ def same(first: PackedSequence, second: PackedSequence) -> bool:
     wider=st.integers(0, 2),
 )
 def test_padded_and_flat_are_the_same_rows(lengths: list[int], layout: str, side: str, wider: int) -> None:
-    """Whichever a batch holds, the other is made of it: ids, features, and columns of other lengths."""
+    """Whichever a batch holds, the other is computed from it: ids, features, and columns of other lengths."""
     rows, features, targets = random_rows(lengths), random_rows(lengths, 3), random_rows(lengths[::-1])
     batch = batch_of(rows, layout, side, wider, others={"features": features, "target_ids": targets})
     for name, own in {"input_ids": rows, "features": features, "target_ids": targets}.items():
@@ -127,7 +127,7 @@ def test_an_lstm_learns_the_same(make: Callable[[list[Tensor]], Batch], lengths:
     torch.testing.assert_close(grads, learn(one_by_one))
 
 
-def test_packed_outputs_come_in_the_order_of_the_batch() -> None:
+def test_packed_outputs_are_in_the_order_of_the_batch() -> None:
     """Also where rows are not longest first: `pad_packed_sequence` gives them beside the padded columns."""
     batch = batch_of(random_rows(LENGTHS))
     ids, lengths = pad_packed_sequence(batch.packed_sequence(), batch_first=True, padding_value=9)
@@ -137,7 +137,7 @@ def test_packed_outputs_come_in_the_order_of_the_batch() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nested_rows_share_the_flat_memory(layout: str) -> None:
-    """They are the rows, and give gradients to what they were made of."""
+    """They are the rows, and pass gradients to what they were computed from."""
     rows, features = random_rows(LENGTHS), random_rows(LENGTHS, 3)
     batch = batch_of(rows, layout, others={"features": features})
     nested = batch.nested()
@@ -190,8 +190,8 @@ def make(form: str) -> Batch:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_are_made_without_looking_at_a_device(form: str) -> None:
-    """All of them can be made on a device that holds no values at all, in the same shapes and types."""
+def test_forms_are_computed_without_reading_from_a_device(form: str) -> None:
+    """All of them can be computed on a device that holds no values at all, in the same shapes and types."""
     found, expected = everything(make(form).to("meta")), everything(make(form))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
