@@ -180,15 +180,15 @@ def test_weights_leave_out_rows_made_up(fast: Any, records: list[Record]) -> Non
     model = bert("SequenceClassification", num_labels=1, problem_type="regression")
     source = ss.Generator([{"text": record["text"], "label": record["score"]} for record in records])
     loader = ss.Loader(source, ss.Tokenize(fast, max_length=MAX_LENGTH), SHAPES)
-    num_made = 0
+    num_made_up = 0
     for batch in loader:
         errors = (model(**batch).logits.squeeze(1) - batch.label).square()
         numbers = (batch.row_ids[batch.row_ids >= 0] & 0xFFFFFFFF).tolist()
         expected = [model(**scored(fast, records[number])).loss.item() for number in numbers]
         got = (errors * batch.weights).sum() / batch.weights.sum()
         assert got.item() == pytest.approx(sum(expected) / len(expected), abs=1e-4)
-        num_made += batch.num_made
-    assert num_made > 0
+        num_made_up += batch.layout.num_made_up
+    assert num_made_up > 0
 
 
 @specs
@@ -273,7 +273,7 @@ def test_t5_translates(unigram_tokenizer: Tokenizer, records: list[Record], spec
 
     loader = ss.Loader(source, tokenize, spec, on_batch=ss.TeacherForcing(0), padding_side=side)
     check(loader, model, alone, records)
-    assert any(batch.num_made for batch in loader) == (spec is not BUDGET)
+    assert any(batch.layout.num_made_up for batch in loader) == (spec is not BUDGET)
 
 
 @specs
@@ -297,6 +297,6 @@ def test_bert_fills_masks(fast: Any, records: list[Record], spec: ss.Bucket) -> 
 
 def _rows(batch: Batch) -> list[tuple[int, int, Tensor, Tensor]]:
     """Return row id, length, ids and labels of each row that was not made up."""
-    num = batch.num_rows - batch.num_made
+    num = batch.num_rows - batch.layout.num_made_up
     parts = batch.row_ids.tolist(), batch.lengths.tolist(), batch.input_ids, batch.labels
     return list(zip(*(part[:num] for part in parts), strict=True))

@@ -72,6 +72,7 @@ class Pipeline:
         self._padding = padding
         self._layout = layout
         self._on_batch = on_batch
+        self._label_rule = LabelRule() if on_batch is None else getattr(on_batch, "label_rule", None)
         self._uneven = uneven
         self._looked_at: set[str] = set()
 
@@ -84,8 +85,7 @@ class Pipeline:
         ``prefetch`` batches of a window are left.
         """
         self.epochs.start_workers()
-        labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
-        sharing = RankSharing(ranks, self._uneven, labels, prefetch)
+        sharing = RankSharing(ranks, self._uneven, self._label_rule, prefetch)
         if not prefetch:
             windows = self.epochs.windows(start, stop_signal.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))

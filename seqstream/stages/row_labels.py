@@ -40,6 +40,8 @@ class LabelRule:
 
         on_batch.label_rule = labels.label_rule
 
+    ``functools.wraps`` does not copy it. A function that adds and changes no labels has ``ss.LabelRule()``.
+
     Attributes:
         column: Column of ids from which labels are made; ``None`` for the labels that the data has.
         is_shifted: Whether the first step of each row is not a label, because no step predicts it.
@@ -70,6 +72,11 @@ class RowLabels:
     is_causal: bool = False
     row_length: int | None = None
     overflow: str = "error"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, LabelRule | None):
+            kind = self.rule.__name__ if isinstance(self.rule, type) else type(self.rule).__name__
+            raise TypeError(f"on_batch.label_rule must be a LabelRule, got {kind}; set it to ss.CausalLabels().label_rule")
 
     @property
     def _rule(self) -> LabelRule:

@@ -251,7 +251,7 @@ def test_labels_are_left_out_of_repeated_rows(tmp_path: Path) -> None:
     source = ss.Generator(rows)
     for spec in (ss.Bucket(100), ss.Pack(8, rows=1), ss.Pack(8, rows=2, causal=False)):
         taken = epoch_of(functools.partial(ss.Loader, source, spec), 4)
-        repeated = [each.batches[0] for each in taken if each.batches[0].num_repeated]
+        repeated = [each.batches[0] for each in taken if each.batches[0].layout.num_repeated]
         assert repeated
         for batch in repeated:
             assert batch.weights.eq(0).all()
@@ -268,7 +268,7 @@ def test_layouts_and_seeds(tmp_path: Path) -> None:
     for one, other in zip(padded, flat, strict=True):
         for expected, got in zip(one.batches, other.batches, strict=True):
             assert torch.equal(expected.flat(), got.flat())
-    seeds = [batch.seed for each in padded for batch in each.batches]
+    seeds = [batch.layout.seed for each in padded for batch in each.batches]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -292,7 +292,7 @@ def test_processes(pool: Pool, world_size: int, tmp_path: Path) -> None:
             check_steps(taken, loader)
             expect_all_rows(taken, alone, loader, counted=epoch == 0)
         for one, other in zip(found[0], epoch_of(make, world_size), strict=True):
-            assert [batch.seed for batch in one.batches] == [batch.seed for batch in other.batches], (kind, name)
+            assert [batch.layout.seed for batch in one.batches] == [batch.layout.seed for batch in other.batches], (kind, name)
             assert [batch.row_ids.tolist() for batch in one.batches] == [batch.row_ids.tolist() for batch in other.batches]
             assert json.dumps(one.state) == json.dumps(other.state)
 
