@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.distributed.collectives import CallbackCollectives
 from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket
@@ -23,13 +24,14 @@ from seqstream.records import ROW_ID, Counts, OpenStage, RecordError, sequence_c
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
 from seqstream.stages.running import run_stages
+from seqstream.testing.rank_threads import Options, run_ranks
 from seqstream.windows.block_buffer import BlockBuffer
 from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.collecting import level, next_size
 from seqstream.windows.columns import Ragged
 from seqstream.windows.processing import run_here
-from seqstream.windows.settings import WindowSettings, WindowStart
+from seqstream.windows.settings import RankSharing, WindowSettings, WindowStart
 from seqstream.windows.window import Window
 from tests.helpers.sources import Shards, sequences
 
@@ -475,3 +477,20 @@ def test_rows_without_a_token_are_filled_where_they_are_kept() -> None:
     (window,) = read_windows(blocks, WindowStart(blocks=3), settings_of(Bucket(10), fill=9))
     assert lengths_in(window) == [1, 3, 1, 1]
     assert window.counts == {}
+
+
+def test_blocks_left_over_stay_with_their_rank() -> None:
+    """Also where the next window is to have fewer blocks than are left, and then takes more of them to fill a step."""
+    source = Shards((((1,),),) * 96)
+    blocks = list(read_blocks(source, range(96), Cursor()))
+
+    def job(options: Options) -> list[Window]:
+        sharing = RankSharing(CallbackCollectives(**options))
+        spec = Unbucketed(1, window_batches=1)
+        window_settings = settings_of(spec, accumulate=8, world_size=3, sharing=sharing)
+        return list(read_windows(blocks, WindowStart(blocks=47), window_settings))
+
+    ranks = run_ranks(3, job)
+    assert {tuple(window.start.blocks for window in found) for found in ranks} == {(47, 24, 24, 24)}
+    rows = [row for found in ranks for batch in seen(found) for row in batch]
+    assert sorted(rows) == source.row_ids
