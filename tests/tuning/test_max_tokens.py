@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seqstream as ss
-from seqstream.tuning.max_tokens import Memory, Probe, fit_max_tokens, fit_memory, next_budget
+from seqstream.tuning.budget_search import Memory, Probe, fit_memory, next_budget
+from seqstream.tuning.max_tokens import fit_max_tokens
 
 few = settings(max_examples=200, deadline=None)
 MAX_PROBES = 10
@@ -187,7 +188,7 @@ def test_memory_by_hand() -> None:
     assert of_one_length.num_bytes(1, 500) > 1_234_567 + 1.5 * 5 * 76_543  # the worse of what may be
     falling = fit_memory([Probe(100, 1, 100, True, 900), Probe(200, 2, 100, True, 300)])
     assert (falling.fixed, falling.per_token, falling.per_pair) == pytest.approx((600, 0, 0))
-    with pytest.raises(ValueError, match=r"^memory must be known of one probe at least, got none$"):
+    with pytest.raises(ValueError, match=r"^num_bytes must be known for at least one probe, got none$"):
         fit_memory([Probe(100, 1, 100, True)])
 
 
@@ -318,7 +319,6 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
         import pathlib, resource
         import torch
         import seqstream as ss
-        from seqstream.fitting import fit_max_tokens
 
         pathlib.Path("text.txt").write_text("a line of words\\n" * 20)
         torch.set_num_threads(1)
@@ -333,7 +333,7 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
         step(loader.worst_batch(max_tokens=64))
         used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), -1))
-        print(fit_max_tokens(step, loader, high=1_000_000))
+        print(ss.fit_max_tokens(step, loader, high=1_000_000))
         """
     )
     if not Path("/proc/self/statm").exists():

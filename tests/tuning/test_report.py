@@ -17,7 +17,8 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.tuning.loader_code import as_glob, write_call
 from seqstream.tuning.report import Bin, Setting, compare, cut_windows, describe, make_report, plan_epoch, recommend
-from seqstream.tuning.survey import EPOCH, Survey, measure_speed, take_sample, take_survey
+from seqstream.tuning.speed import measure_speed, take_sample
+from seqstream.tuning.survey import EPOCH, Survey, take_survey
 
 many_lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
 
@@ -132,7 +133,7 @@ def test_recommendation_by_hand() -> None:
     assert best.spec == ss.Bucket(400, window_batches=64)
     assert reason == (
         "smallest budget with 16 rows a batch or more (20), and the smallest window within 0.5% of the least padding; "
-        "random batches as large compute 2.0 times the slots"
+        "random batches of this size compute 2.0 times the slots"
     )
     best, reason = recommend([*settings(100, 5), *settings(200, 10)])
     assert best.spec == ss.Bucket(200, window_batches=64)
