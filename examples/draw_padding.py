@@ -60,8 +60,7 @@ def draw(random: Sequence[ss.Batch], similar: Sequence[ss.Batch], about: str) ->
     width, height = SIZE
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>{NUM_ROWS} docstrings: random batches are {padding(random):.0%} padding, "
-        f"batches of similar lengths {padding(similar):.0%}</title>",
+        f"<title>{NUM_ROWS} texts: {padding(random):.0%} padding at random, {padding(similar):.0%} of similar lengths</title>",
         f"<desc>{about}</desc>",
         f"<style>{STYLE}</style>",
         f'<rect class="card" x="1" y="1" width="{width - 2}" height="{height - 2}" rx="14"/>',

@@ -57,14 +57,15 @@ def _value(record: Record) -> str:
     error = "" if record.error is None else f" ± {record.error:.2g}"
     if record.unit == "%":
         return f"{record.value:.2f}{error} %"
-    return f"{_digits(record.value)}{error} {record.unit}".rstrip()
+    return f"{digits(record.value)}{error} {record.unit}".rstrip()
 
 
 def _ratio(record: Record) -> str:
-    return "" if record.ratio is None else f"{_digits(record.ratio)}x"
+    return "" if record.ratio is None else f"{digits(record.ratio)}x"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Return a number with three digits, or as a whole number with commas."""
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
