@@ -45,7 +45,7 @@ def take(loader: Loader, num_steps: int | None = None) -> Taken:
 
 
 def check_ranks(make: MakeLoader, world_size: int = 2) -> None:
-    """Check that ranks share the data in step: every record once, and similar lengths at a step if the batch spec asks for them.
+    """Check that ranks share the data in step: every record once, and similar lengths at a step if the spec asks for them.
 
     Two epochs are taken. The tokens and labels of all ranks add up to the totals that each batch has, of a step of all ranks
     and of an optimiser step. States are small, and the same on all ranks.
