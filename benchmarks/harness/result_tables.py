@@ -31,6 +31,7 @@ class Table:
         rows: The heading of each row, and its record: ``"corpus: what"``, or ``"corpus: what / ratio_to"`` if a measurement is
             compared with several others.
         decimals: Decimals of values without a unit.
+        has_ratios: Whether cells show ratios, where there are some.
     """
 
     file: str
@@ -38,6 +39,7 @@ class Table:
     columns: Mapping[str, str]
     rows: Mapping[str, str]
     decimals: int = 2
+    has_ratios: bool = True
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, below the name of the file."""
@@ -49,7 +51,7 @@ class Table:
         return "\n".join([*lines, "", f"<sub>[{self.file}](results/{self.file})</sub>", ""])
 
     def _cell(self, record: Record) -> str:
-        if record.ratio is not None:
+        if record.ratio is not None and self.has_ratios:
             return f"{digits(record.ratio)}x"
         decimals = 2 if record.unit == "%" else self.decimals
         value = digits(record.value) if record.unit not in ("", "%", "nats") else f"{record.value:.{decimals}f}"
@@ -91,6 +93,7 @@ TABLES = {
             "windows filled greedily": "{}: padding, greedy windows",
             "**seqstream**": "{}: padding, seqstream",
         },
+        has_ratios=False,
     ),
     "throughput": Table(
         "2026-11-27-throughput.jsonl",
@@ -175,6 +178,25 @@ TABLES = {
             ),
             "the same, movie reviews": "movie_reviews: {} ranks, mixed, transformer, slowest over mean, seqstream",
             "the same, PEPs": "peps: {} ranks, mixed, transformer, slowest over mean, seqstream",
+        },
+        decimals=3,
+    ),
+    "equal_cost": Table(
+        "2026-11-27-equal-cost.jsonl",
+        "equal_cost",
+        _RANKS,
+        {
+            f"{name}, {size}": f"{corpus}, {spec}, {{}} ranks: {way}, slowest over mean"
+            for corpus, size, spec in (
+                ("movie_reviews + gsm8k", "`Pack(2048, rows=8)`", "Pack(row_length=2048, rows=8)"),
+                ("movie_reviews + gsm8k", "`Pack(8192, rows=2)`", "Pack(row_length=8192, rows=2)"),
+            )
+            for name, way in (
+                ("**seqstream**", "seqstream"),
+                ("Karmarkar-Karp, step by step", "Karmarkar-Karp, a step at a time"),
+                ("Karmarkar-Karp, the whole window", "Karmarkar-Karp, the window at once"),
+                ("at random", "at random"),
+            )
         },
         decimals=3,
     ),
