@@ -50,7 +50,7 @@ _NO_TARGET = POINTS[0]
 """Gradients are so large there that the number of rows in a step decides all."""
 
 _LESS_BYTES = 300_000
-"""Number of rows if corpora are cut."""
+"""Bytes of a corpus if corpora are cut."""
 
 RANDOM, BUCKET, STEPS = "random rows", "Bucket(4096)", "4 x Bucket(1024)"
 

@@ -1,4 +1,4 @@
-"""Measurements as a table to read."""
+"""Prints measurements as tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.harness.records import Record
 
 
 def table_of(title: str, records: Sequence[Record]) -> Table:
-    """Return the table of one benchmark: what is required stands beside what was measured."""
+    """Return the table of one benchmark, with measured values and targets."""
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
     for name in ("corpus", "what"):
         table.add_column(name, overflow="fold")
@@ -38,7 +38,7 @@ def machine_lines(machine: dict[str, Any]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Say how many targets are reached, and which are not."""
+    """Return a text that says how many targets are reached, and which are missed."""
     aimed = [record for record in records if record.target is not None]
     missed = [record for record in aimed if not record.reached]
     lines = (f"{_name(record)}: {_bound_value(record)}, {record.target}" for record in missed)

@@ -251,6 +251,18 @@ TABLES = {
             "lead of one compressed file, `Bucket(batch_size=32)`": "{}: lead over it, JsonLines, .gz, Bucket(batch_size=32)",
         },
     ),
+    "memory": Table(
+        "2026-11-27-memory.jsonl",
+        "memory",
+        {"peak memory": "fixed"},
+        {
+            "4 small windows of text": "{}: the text once, 4 windows",
+            "the same text ten times over": "{}: the text 10 times over, 41 windows",
+            "4.5 times as much text, none repeated": "{}: 4.5 times as much text, none repeated, 18 windows",
+            "438 MiB of text, windows of 64 MiB of ids": "{}: 438 MiB of text, windows as by default, 5 windows",
+        },
+        has_ratios=False,
+    ),
     "workers": Table(
         "2026-11-27-workers.jsonl",
         "workers",
