@@ -161,11 +161,11 @@ def _stragglers(name: str, way: Way, world: World) -> Iterator[Record]:
 def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
     """Measure the rank in the middle."""
     rank = world.size // 2
-    ranks = Simulated(rank, world.size, world.told)
+    ranks = Simulated(rank, world.size, world.sent_counts)
     lengths = world.lengths_of(rank)
     table = join_tables([world.blocks.made[number] for number in world.numbers[rank]])
     ranks.kind = kind_of(table)
-    ranks.came = _coming(world, ranks, table)
+    ranks.received = _data_for(world, ranks, table)
 
     def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
         full = f"{world.size} ranks, {way.name.partition(',')[0]}, {what}"
@@ -199,7 +199,10 @@ def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
 
 def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated) -> Iterator[Record]:
     """Return what the other ranks send to a rank, in the order of the calls."""
-    for what, sizes in (("counts gathered", map(len, ranks.told)), ("rows exchanged", (len(data) for data, _ in ranks.came))):
+    for what, sizes in (
+        ("counts gathered", map(len, ranks.sent_counts)),
+        ("rows exchanged", (len(data) for data, _ in ranks.received)),
+    ):
         num_bytes = sum(sizes)
         yield record(what, num_bytes / _MEGABYTE, "MB")
         yield record(f"{what}, at 10 Gbit/s", 1e3 * 8 * num_bytes / BITS_PER_SECOND, "ms")
@@ -211,7 +214,7 @@ def _look(world: World) -> None:
     share_out(buffer.take(buffer.fill(world.num_blocks)), world.size // 2, world.size)
 
 
-def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
+def _data_for(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
     """Return what the others send: the rows that the rank needs, by number, with the content of rows of its own.
 
     Both are longest first, so their lengths are about right; which rank sends which row is random.

@@ -228,7 +228,6 @@ TABLES = {
             "planning, and ids put in order": (
                 "movie_reviews + gsm8k, rows of {}: seqstream, ids put in order too, speed / TRL, all in one call, speed"
             ),
-            "share of the slots filled": ("movie_reviews + gsm8k, rows of {}: seqstream, fill / TRL, all in one call, fill"),
         },
     ),
     "shapes": Table(

@@ -149,7 +149,7 @@ class World:
         return LengthCounts(lengths, counts[lengths])
 
     @functools.cached_property
-    def told(self) -> list[bytes]:
+    def sent_counts(self) -> list[bytes]:
         """The counts that each rank sends."""
         return [encode_counts([self.runs_of(rank)]) for rank in range(self.size)]
 
@@ -175,18 +175,18 @@ class Simulated:
     Attributes:
         rank: Its rank.
         world_size: Number of ranks.
-        told: The counts of each rank, for the all-gather of counts.
+        sent_counts: The counts of each rank, for the all-gather of counts.
         kind: The description of its columns that each rank sends when rows are exchanged.
-        came: The data that the others send to this rank, call by call.
+        received: The data that the others send to this rank, call by call.
         turn: Number of the next call of ``all_to_all``.
         before_call: Called before anything is sent.
     """
 
     rank: int
     world_size: int
-    told: list[bytes]
+    sent_counts: list[bytes]
     kind: bytes = b""
-    came: Sequence[Swapped] = ()
+    received: Sequence[Swapped] = ()
     turn: int = 0
     before_call: Callable[[], None] = lambda: None
 
@@ -194,15 +194,15 @@ class Simulated:
         self.before_call()
         if self.kind and data.endswith(self.kind):  # after a digest of the plan
             return [data] * self.world_size
-        if data != self.told[self.rank]:
-            raise ValueError("a rank must tell what was worked out for it, got other counts")
-        return self.told
+        if data != self.sent_counts[self.rank]:
+            raise ValueError("a rank must send the counts of its part of the window, got other counts")
+        return self.sent_counts
 
     def all_to_all(self, data: Bytes, sizes: Index) -> Swapped:
         self.before_call()
-        came, sizes = self.came[self.turn]
-        self.turn = (self.turn + 1) % len(self.came)
-        return came.copy(), sizes
+        received, sizes = self.received[self.turn]
+        self.turn = (self.turn + 1) % len(self.received)
+        return received.copy(), sizes
 
 
 class Noting(SingleProcess):
@@ -231,7 +231,7 @@ class Served:
 
 def synchronised(world: World) -> Served:
     """Return the batches of one window that all ranks share."""
-    ranks = Simulated(0, world.size, world.told)
+    ranks = Simulated(0, world.size, world.sent_counts)
     global_order, global_plan, steps = world.plan(world.lengths_of(0), ranks)
     longest, rows = [], []
     for rank in range(world.size):
