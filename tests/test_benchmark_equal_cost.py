@@ -45,7 +45,7 @@ def test_a_window_is_as_full_as_its_packing(window: Window) -> None:
 
 
 def test_balancing_leaves_less_to_wait_for(window: Window) -> None:
-    """Rows balanced by seqstream and by the method of Karmarkar and Karp, which keeps every row, are better than a random order."""
+    """Rows balanced by seqstream and by Karmarkar and Karp, which keeps every row, are better than a random order."""
     peer = window.balanced_by_peer(1)
     assert sorted(peer.tolist()) == sorted(window.balanced_by_peer(window.num_full).tolist()) == list(range(len(peer)))
     ours, stepwise, random = (window.slowest(order) for order in (np.arange(len(peer)), peer, window.chance))
