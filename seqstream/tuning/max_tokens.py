@@ -39,8 +39,7 @@ def fit_max_tokens(
         step: Everything that takes memory: forward, backward, the optimiser's step. It is called several times and changes
             the model, so load the parameters again afterwards if they matter.
         loader: Its batch spec is a `Bucket`, whose own ``max_tokens`` does not matter.
-        low: The smallest useful budget, tried first; by default that of one row of ``Tokenize(max_length=...)``, or that of
-            the `Bucket`.
+        low: The smallest useful budget; by default one row of ``Tokenize(max_length=...)``, or the budget of the `Bucket`.
         high: The largest budget to try; needed except on CUDA.
         max_probes: Largest number of tries. More come closer to the largest budget.
         share: Share of a CUDA device's memory, free or already this process's, that a step may take. The rest is left for
