@@ -239,6 +239,25 @@ TABLES = {
             "against lengths of equal tokens": "{}: waste, seqstream / waste, lhotse's equal tokens",
         },
     ),
+    "compiled": Table(
+        "2026-11-23.jsonl",
+        "shapes",
+        {"real tokens a second": "8 shapes, real tokens"},
+        {
+            "8 shapes, against padding to the longest": "docstrings, encoder, inductor: {} / longest shape only, real tokens",
+            "8 shapes, against one graph for any shape": "docstrings, encoder, inductor: {} / any shape, real tokens",
+        },
+    ),
+    "resume": Table(
+        "2026-11-23.jsonl",
+        "resume",
+        {name: name for name in ("TextFiles", "TextFiles, gzip", "JsonLines", "Parquet", "HFDataset", "Generator")},
+        {
+            "time at 50 %, against 10 %": "{}: at 50 % of an epoch",
+            "time at 90 %, against 10 %": "{}: at 90 % of an epoch",
+            "windows tokenised again, at most": "{}: windows tokenised before the first batch, at most",
+        },
+    ),
     "source_order": Table(
         "2026-11-27-source-order.jsonl",
         "source_order",
