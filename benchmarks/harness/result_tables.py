@@ -244,7 +244,7 @@ TABLES = {
         "shapes",
         {"real tokens a second": "8 shapes, real tokens"},
         {
-            "8 shapes, against padding to the longest": "docstrings, encoder, inductor: {} / longest shape only, real tokens",
+            "8 shapes, against the longest": "docstrings, encoder, inductor: {} / longest shape only, real tokens",
             "8 shapes, against one graph for any shape": "docstrings, encoder, inductor: {} / any shape, real tokens",
         },
     ),
