@@ -2,8 +2,8 @@
 
 The training runs in a process of its own. Every 20 steps it saves model, optimizer and loader; after each step it logs a hash
 of the batch, and the loss. Steps after the last checkpoint are lost with the process and done again. Resuming tokenises at most
-one window again: with the default windows of 64 MiB of ids a second with the fast engines, and half a minute with `tokenizers` on
-two cores. A smaller ``Bucket(window_bytes=...)`` makes it less.
+one window again: with the default windows of 64 MiB of ids a second with the fast engines, and half a minute with `tokenizers`
+on two cores. A smaller ``Bucket(window_bytes=...)`` makes it less.
 """
 
 import hashlib
