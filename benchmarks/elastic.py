@@ -106,7 +106,7 @@ def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> f
     window = Position.from_json(state).window
     order = EvenOrder(source.num_shards, state["seed"], state["epoch"], "shards")
     begun = time.perf_counter()
-    blocks = itertools.islice(read_blocks(source, order, window.place), window.blocks)
+    blocks = itertools.islice(read_blocks(source, order, window.cursor), window.blocks)
     tokenise((block.table for block in blocks), stage)
     return time.perf_counter() - begun
 

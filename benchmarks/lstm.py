@@ -233,7 +233,7 @@ Values = dict[str, list[float]]
 class Recording:
     """Makes records of a corpus."""
 
-    corpora: str
+    corpus: str
 
     def value(self, what: str, value: float, unit: str, target: Target | None = None, error: float | None = None) -> Record:
         """Return the record of one number."""
