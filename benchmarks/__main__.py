@@ -79,9 +79,9 @@ def main(
 def _shown(name: str, settings: Settings, console: Console) -> Iterator[Record]:
     """Measure, and show what is being measured."""
     with console.status(name) as status:
-        saying = dataclasses.replace(settings, say=lambda what: status.update(f"{name}: {what}"))
+        shown_settings = dataclasses.replace(settings, show_progress=lambda what: status.update(f"{name}: {what}"))
         measuring: Any = importlib.import_module(f"benchmarks.{name}")
-        yield from measuring.measure(saying)
+        yield from measuring.measure(shown_settings)
 
 
 if __name__ == "__main__":

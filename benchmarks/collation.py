@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     proven = prove(corpora.tokenizer())
     for name in corpora.names():
         for max_tokens in BUDGETS:
-            settings.say(f"{name}, {max_tokens} tokens")
+            settings.show_progress(f"{name}, {max_tokens} tokens")
             window = largest_window(settings.text(name), proven, max_tokens)
             ours, theirs = _seconds(window, settings.repeats)
             tokens = window.runs.num_tokens

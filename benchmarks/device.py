@@ -61,7 +61,7 @@ class Recurrent(nn.Module):
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure both models, then copies."""
     if not torch.cuda.is_available():
-        settings.say("there is no CUDA device")
+        settings.show_progress("there is no CUDA device")
         return
     torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN would build a plan for every shape, a tenth of a second each
     proven, text = prove(corpora.tokenizer()), settings.text(corpora.DOCSTRINGS)
@@ -72,12 +72,12 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def _trainings(proven: Proven, text: Path, vocabulary: int, settings: Settings) -> Iterator[Record]:
     for name, make in {"decoder": Decoder, "LSTM": Recurrent}.items():
-        settings.say(f"{name}, random rows")
+        settings.show_progress(f"{name}, random rows")
         mean_rows = _mean_rows(proven, text)
         random = _record(f"{name}, random rows", _speed(proven, text, make(vocabulary), ss.Unbucketed(mean_rows)))
         yield random
         for parts in PARTS:
-            settings.say(f"{name}, {parts} batches a step")
+            settings.show_progress(f"{name}, {parts} batches a step")
             speed = _speed(proven, text, make(vocabulary), ss.Bucket(STEP_TOKENS // parts), accumulate=parts)
             record = _record(f"{name}, Bucket({STEP_TOKENS // parts:,}), {parts} a step", speed)
             yield record.against(random, ">=", SPEED_TARGET) if parts == 1 else record.against(random)
@@ -91,7 +91,7 @@ def _copies(proven: Proven, text: Path, vocabulary: int, settings: Settings) -> 
         "two made ahead, padded on the device": {"layout": "jagged"},
     }
     for name, options in ways.items():
-        settings.say(name)
+        settings.show_progress(name)
         model = Recurrent(vocabulary)
         record = _record(f"LSTM, {name}", _speed(proven, text, model, ss.Bucket(STEP_TOKENS // 8), accumulate=8, **options))
         yield record if first is None else record.against(first)

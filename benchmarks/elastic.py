@@ -47,7 +47,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     def median(step: Callable[[], float]) -> float:
         return 1e3 * statistics.median(step() for _ in range(settings.repeats))
 
-    settings.say("states")
+    settings.show_progress("states")
     largest, middle = _states(source, proven)
     yield record(f"largest state of {WORLD_SIZE} ranks", largest, "bytes", STATE_TARGET)
     saving, rest = _saving(source, proven)
@@ -57,7 +57,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     tokenised = record(f"tokenising a window of {WORLD_SIZE} ranks", median(lambda: _tokenise(source, proven, middle)), "ms")
     yield tokenised
     for size in RESUMED_SIZES:
-        settings.say(f"{size} ranks go on")
+        settings.show_progress(f"{size} ranks go on")
         value = median(lambda size=size: _resume(source, proven, middle, size))  # type: ignore[misc]
         yield record(f"first batch of {size} ranks in the middle of it", value, "ms").against(tokenised)
 

@@ -157,7 +157,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         lengths = lengths_of([settings.text(name) for name in parts], LONGEST)
         for spec in SPECS:
             for world_size in WORLD_SIZES:
-                settings.say(f"{where}, {spec}, {world_size} ranks")
+                settings.show_progress(f"{where}, {spec}, {world_size} ranks")
                 window = Window.of(lengths, spec, world_size, MAX_SEQUENCES if settings.max_bytes is None else FEW_SEQUENCES)
                 yield from _records(f"{where}, {spec}, {world_size} ranks", window, settings.repeats)
 

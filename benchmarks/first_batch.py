@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     found: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(settings.repeats):
         for way, seconds in ways.items():
-            settings.say(f"turn {repeat + 1}: {way}")
+            settings.show_progress(f"turn {repeat + 1}: {way}")
             found[way].append(seconds())
     name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     cold, first, cold_whole, whole = (

@@ -25,7 +25,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     for module in seconds:
         _import_seconds(module)  # from here on modules are compiled and files cached
     for turn in range(TURNS_PER_REPEAT * settings.repeats):
-        settings.say(f"turn {turn + 1}")
+        settings.show_progress(f"turn {turn + 1}")
         for module, found in seconds.items():
             found.append(_import_seconds(module))
     torch, seqstream = (

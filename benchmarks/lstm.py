@@ -113,7 +113,7 @@ def _times(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Rec
     random_way = Way(ss.Unbucketed(_mean_rows(task)))
     half, runs = int(task.lengths.sum()) // 2, dict[str, list[Timed]]()
     for seed in seeds:
-        settings.say(f"as it is used, seed {seed}")
+        settings.show_progress(f"as it is used, seed {seed}")
         ours = [_train_timed(task, way, seed, tokens=half) for way in WAYS.values()]
         other = _train_timed(task, random_way, seed, seconds=ours[-1].seconds)
         for name, run in zip((*WAYS, RANDOM), (*ours, other), strict=True):
@@ -166,7 +166,7 @@ def _classifier(task: Task, seeds: Sequence[int], settings: Settings) -> Iterato
     names = (RANDOM, STEPS)
     for seed, (rate, points) in itertools.product(seeds, {RATE: POINTS, OTHER_RATE: POINTS[:3]}.items()):
         for name in names:
-            settings.say(f"{name}, learning rate {rate}, seed {seed}")
+            settings.show_progress(f"{name}, learning rate {rate}, seed {seed}")
             curves[name, rate, seed] = _learn(task, name, rate, seed, points=points, clip=CLIPPED_AT)
     for point in POINTS:
         what = f"after {point:g} epochs, rate {RATE}"
@@ -185,7 +185,7 @@ def _language_model(task: Task, seeds: Sequence[int], settings: Settings) -> Ite
     record, curves = Recording(SOURCES), Curves()
     points, names = POINTS[:2], (RANDOM, *WAYS)
     for seed, name in itertools.product(seeds, names):
-        settings.say(f"language model, {name}, seed {seed}")
+        settings.show_progress(f"language model, {name}, seed {seed}")
         curves[name, RATE, seed] = _learn(task, name, RATE, seed, points=points, clip=None)
     for point in points:
         losses, _ = _of(curves, names, RATE, point)

@@ -85,7 +85,7 @@ def _bytes_of_windows(text: Path) -> int:
 def _record(
     name: str, what: str, text: Path, settings: Settings, *, window_batches: int | None = WINDOW_BATCHES, epochs: int = 2
 ) -> Record:
-    settings.say(what)
+    settings.show_progress(what)
     peak: Peak = settings.isolate(_peak, text, corpora.tokenizer(), window_batches, epochs)
     mebibytes = peak.num_bytes / _MEBIBYTE
     return Record(benchmark="memory", corpus=name, what=f"{what}, {peak.num_windows} windows", value=mebibytes, unit="MiB")

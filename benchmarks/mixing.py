@@ -36,7 +36,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         num_tokens = _count(proven, file)
         for (windows, many), (epoch, which) in itertools.product(WINDOWS.items(), EPOCHS.items()):
             shown = f"{many}, {which}"
-            settings.say(f"{name}, {shown}")
+            settings.show_progress(f"{name}, {shown}")
             spec = ss.Bucket(MAX_TOKENS, window_bytes=None if windows is None else ID_BYTES * num_tokens // windows)
             found = [_deviation(proven, file, spec, seed, epoch) for seed in range(max(1, settings.seeds // 2))]
             record = Record(

@@ -72,9 +72,9 @@ def measure(settings: Settings) -> Iterator[Record]:
     where = " + ".join(names)
     lengths = lengths_of(texts, max(ROW_LENGTHS))
     for row_length in ROW_LENGTHS:
-        settings.say(f"{where}, rows of {row_length}")
+        settings.show_progress(f"{where}, rows of {row_length}")
         yield from _planner_records(f"{where}, rows of {row_length}", np.minimum(lengths, row_length), row_length, settings)
-    settings.say(f"{where}, loader")
+    settings.show_progress(f"{where}, loader")
     yield from _loader_records(where, texts, settings.repeats)
 
 
@@ -120,7 +120,7 @@ def _runs(lengths: Lengths, row_length: int, settings: Settings) -> dict[str, Ru
         MOVING: lambda: len(_packed_ids(ids, lengths, row_length)),
     }
     if importlib.util.find_spec("trl") is None:
-        settings.say("TRL is not installed, so there is nothing to compare with")
+        settings.show_progress("TRL is not installed, so there is nothing to compare with")
     else:
         ways |= {way: _trl(ids, row_length, sequences or len(ids)) for way, sequences in TRL_CALLS.items()}
     rows = {way: pack() for way, pack in ways.items()}  # the first run imports and compiles, and does not count

@@ -81,13 +81,13 @@ def measure(settings: Settings) -> Iterator[Record]:
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
             for way in WAYS:
-                settings.say(f"{name}, {size} ranks, {way.name}")
+                settings.show_progress(f"{name}, {size} ranks, {way.name}")
                 yield from _stragglers(name, way, World(blocks, way.spec(num_batches), size))
     for name in (corpora.FIXED, *(name for name in corpora.names() if name == SHORTEST)):
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
             for way in (ALIKE, MIXED):
-                settings.say(f"cost on {name}, {size} ranks, {way.name}")
+                settings.show_progress(f"cost on {name}, {size} ranks, {way.name}")
                 yield from _costs(name, way, World(blocks, way.spec(num_batches), size), settings.repeats)
 
 

@@ -77,10 +77,10 @@ def measure(settings: Settings) -> Iterator[Record]:
     proven = prove(corpora.tokenizer())
     with tempfile.TemporaryDirectory() as folder:
         for name, source in _sources(text, Path(folder)).items():
-            settings.say(name)
+            settings.show_progress(name)
             yield from _records(name, source, proven, settings.repeats)
             if name == DEFAULT_SOURCE:
-                settings.say(f"{name}, one window")
+                settings.show_progress(f"{name}, one window")
                 yield _one_window(name, source, proven, settings.repeats)
 
 

@@ -66,7 +66,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     whole: list[dict[str, float]] = []
     rest: list[dict[str, float]] = []
     for name in corpora.names():
-        settings.say(name)
+        settings.show_progress(name)
         lengths = _stream_lengths(proven, settings.text(name))
         longest = int(lengths.max())
         whole.append(_wastes(lengths, lengths, longest))
@@ -251,7 +251,7 @@ def _model_records(settings: Settings) -> Iterator[Record]:
     text = settings.text(corpora.DOCSTRINGS)
     runs: dict[str, Run] = {}
     for way in (DYNAMIC, LONGEST, FIXED):
-        settings.say(f"encoder, {way}")
+        settings.show_progress(f"encoder, {way}")
         runs[way] = settings.isolate(run_model, way, text, min(tokens, TOKENS), settings.repeats, backend)
 
     def record(way: str, what: str, value: float, unit: str = "", target: Target | None = None) -> Record:

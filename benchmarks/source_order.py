@@ -276,7 +276,7 @@ def _records(setting: Setting, seeds: Sequence[int], settings: Settings) -> Iter
             benchmark="source_order", corpus=setting.name, what=what, value=value, unit="%", target=target, error=error
         )
 
-    settings.say(f"{setting.name}, {DATA_LOADER}")
+    settings.show_progress(f"{setting.name}, {DATA_LOADER}")
     theirs = [
         task.accuracy(DataLoader(task.train, BATCH_SIZE, shuffle=True, collate_fn=pad), seed)  # type: ignore[arg-type]
         for seed in seeds
@@ -286,7 +286,7 @@ def _records(setting: Setting, seeds: Sequence[int], settings: Settings) -> Iter
         for source_name, source in setting.sources(setting.rows[0], Path(folder)).items():
             for spec_name, spec in SPECS.items():
                 way = f"{source_name}, {spec_name}"
-                settings.say(f"{setting.name}, {way}")
+                settings.show_progress(f"{setting.name}, {way}")
                 ours = [task.accuracy(Pairs(ss.Loader(source, *stages, spec, seed=seed)), seed) for seed in seeds]
                 leads = [one - other for one, other in zip(ours, theirs, strict=True)]
                 yield record(f"lead over it, {way}", leads, LEAD_TARGET)

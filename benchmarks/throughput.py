@@ -61,7 +61,7 @@ def _runs(text: Path, name: str, settings: Settings) -> dict[str, list[Run]]:
     for repeat in range(settings.repeats):
         for way, (run, most) in _WAYS.items():
             if repeat < most:
-                settings.say(f"{name}: {way}, {repeat + 1} of {min(most, settings.repeats)}")
+                settings.show_progress(f"{name}: {way}, {repeat + 1} of {min(most, settings.repeats)}")
                 found[way].append(settings.isolate(run, text, corpora.tokenizer()))
     return found
 

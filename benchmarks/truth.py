@@ -141,11 +141,11 @@ def measure(settings: Settings) -> Iterator[Record]:
     num_seeds = max(1, settings.seeds // 5)
     with learning.one_thread():
         for name in learning.names():
-            settings.say(f"{name}, rows")
+            settings.show_progress(f"{name}, rows")
             task = learning.load(name, settings)
             gradients = _gradients(task, settings)
             for order, make in ORDERS.items():
-                settings.say(f"{name}, {order}")
+                settings.show_progress(f"{name}, {order}")
                 found = [gradients.effects(make(task, seed), NUMS) for seed in range(num_seeds)]
                 yield from _effects(task, order, np.array(found))
             if name != corpora.DOCSTRINGS:
@@ -158,10 +158,10 @@ def _gradients(task: Task, settings: Settings) -> Gradients:
     epochs = (random_rows(task, 1_000 + epoch) for epoch in itertools.count())
     num_steps = NUM_STEPS if settings.max_bytes is None else NUM_STEPS // 20
     steps = list(itertools.islice(itertools.chain.from_iterable(epochs), num_steps))
-    settings.say(f"{task.name}, first weights")
+    settings.show_progress(f"{task.name}, first weights")
     sketches = [sketch_rows(task, network)]
     for number in learning.train(task, network, steps):
-        settings.say(f"{task.name}, step {number} of {len(steps)}")
+        settings.show_progress(f"{task.name}, step {number} of {len(steps)}")
         if number in (num_steps // 10, num_steps):
             sketches.append(sketch_rows(task, network))
     return Gradients(np.concatenate(sketches, axis=1), task.units, len(sketches))

@@ -38,7 +38,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     """Measure each corpus."""
     proven = prove(corpora.tokenizer())
     for name in corpora.names():
-        settings.say(name)
+        settings.show_progress(name)
         window = largest_window(settings.text(name), proven, MAX_TOKENS)
         tokens = window.runs.num_tokens
         for pair in _pairs(window):

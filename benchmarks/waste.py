@@ -94,11 +94,11 @@ def measure(settings: Settings) -> Iterator[Record]:
         text = settings.text(name)
         epochs: list[Epoch] = []
         while len(epochs) < settings.seeds or sum(len(epoch.batches) for epoch in epochs) < _BATCHES_PER_SEED * settings.seeds:
-            settings.say(f"{name}, seed {len(epochs)}")
+            settings.show_progress(f"{name}, seed {len(epochs)}")
             epochs.append(_epoch(proven, text, seed=len(epochs)))
         yield from _records(name, epochs)
         yield from _composition(name, epochs)
-        settings.say(f"{name}, the first epoch")
+        settings.show_progress(f"{name}, the first epoch")
         yield from _growth(name, proven, text, int(epochs[0].lengths.sum()), max(1, settings.seeds // 2))
 
 

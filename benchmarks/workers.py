@@ -38,7 +38,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     found = []
     for workers in (1, 2):
-        settings.say(f"{workers} workers")
+        settings.show_progress(f"{workers} workers")
         value = _seconds(text, workers)
         what = f"an epoch, 1 ms a record, workers={workers}"
         found.append(Record(benchmark="workers", corpus=name, what=what, value=value, unit="s"))

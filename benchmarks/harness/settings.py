@@ -21,14 +21,14 @@ class Settings:
         seeds: Number of seeds of a mean.
         max_bytes: About how many bytes of each corpus are used, whole lines from its beginning; ``None`` for all.
         isolate: Calls a function of a module with arguments, in a process of its own.
-        say: Receives what is being measured, to show it.
+        show_progress: Receives what is being measured, to show it.
     """
 
     repeats: int = 5
     seeds: int = 20
     max_bytes: int | None = None
     isolate: Callable[..., Any] = in_fresh_process
-    say: Callable[[str], None] = lambda _: None
+    show_progress: Callable[[str], None] = lambda _: None
 
     def text(self, name: str) -> Path:
         """Return a corpus as a text file, one text a line."""
