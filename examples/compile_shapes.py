@@ -1,8 +1,7 @@
 """Score docstrings with a compiled transformer, in batches of a few fixed shapes, and count the graphs that are compiled.
 
-``torch.compile(dynamic=False)`` compiles one graph for each shape. Three ways are compared: a few shapes that the loader
-chooses, one shape for all batches, which is mostly padding, and one graph for any shape, ``dynamic=True``, which CUDA graphs
-cannot replay.
+``torch.compile(dynamic=False)`` compiles one graph for each shape. Compared are a few shapes that the loader chooses, one shape
+for all, which is mostly padding, and one graph for any shape, ``dynamic=True``, which CUDA graphs cannot replay.
 """
 
 import argparse
@@ -78,9 +77,7 @@ def main() -> None:
     """Score the same docstrings in three ways."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", type=int, default=4, choices=range(1, 9), help="number of shapes; torch keeps eight graphs")
-    parser.add_argument(
-        "--backend", help="backend of torch.compile; by default inductor if there is a C++ compiler, else eager"
-    )
+    parser.add_argument("--backend", help="of torch.compile; by default inductor with a C++ compiler, else eager")
     options = parser.parse_args()
     torch.set_num_threads(1)
     backend = options.backend or choose_backend()
