@@ -81,7 +81,10 @@ class Window:
         of_step = world_size * spec.num_slots / lengths.mean()
         steps = min(spec.window_batches or WINDOW_BATCHES, max(FEWEST_STEPS, max_sequences / of_step))
         drawn = np.random.default_rng(0).choice(lengths, int(steps * of_step))
-        num = spec.num_planned(len(drawn), lambda num: LengthCounts.of(drawn[:num]), last=False, multiple=world_size)
+        search = spec.search_planned(LengthCounts.of(drawn), last=False, multiple=world_size)
+        while search.num_needed is not None:
+            search = search.with_lengths(LengthCounts.of(drawn[: search.num_needed]))
+        num = search.num_planned
         return cls(spec, world_size, num, spec.plan_global(LengthCounts.of(drawn[:num]), key=KEY, world_size=world_size))
 
     @functools.cached_property

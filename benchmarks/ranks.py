@@ -51,7 +51,8 @@ from seqstream.arrow import join_tables
 from seqstream.distributed.exchange import exchange_rows
 from seqstream.distributed.transport import kind_of, send_array, send_rows
 from seqstream.planning.rank_shares import deal
-from seqstream.windows.block_buffer import BlockBuffer, share_out
+from seqstream.windows.block_buffer import BlockBuffer
+from seqstream.windows.block_states import share_out
 
 MAX_TOKENS = 16_384
 WORLD_SIZES = (8, 64, 512)
@@ -211,7 +212,7 @@ def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated)
 def _look(world: World) -> None:
     """Visit all blocks of a window, as every rank does, without reading any."""
     buffer = BlockBuffer(world.ahead(), lambda: None, world.size)
-    share_out(buffer.take(buffer.fill(world.num_blocks)), world.size // 2, world.size)
+    share_out(buffer.take(buffer.fill(world.num_blocks))[1], world.size // 2, world.size)
 
 
 def _data_for(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:

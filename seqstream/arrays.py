@@ -24,7 +24,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 def flat_starts(lengths: Index) -> Index:
     """Return the offset of each row in the flat array, ``int64 (N,)``: lengths ``[2, 3, 1]`` give ``[0, 2, 5]``."""
-    starts: Index = np.cumsum(lengths) - lengths
+    starts: Index = lengths.cumsum() - lengths
     return starts
 
 
@@ -43,10 +43,11 @@ def ranges(starts: Index, lengths: Index) -> Index:
     Returns:
         ``int64 (T,)``: starts ``[7, 0]`` and lengths ``[2, 3]`` give ``[7, 8, 0, 1, 2]``.
     """
-    ends = np.cumsum(lengths, dtype=np.int64)
+    ends: Index = lengths.cumsum(dtype=np.int64)
     if not len(ends):
         return ends
-    found: Index = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    found: Index = np.repeat(starts - (ends - lengths), lengths)
+    found += np.arange(len(found))
     return found
 
 

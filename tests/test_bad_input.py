@@ -1,4 +1,4 @@
-"""Bad input through a whole loader: a clear error with file and place, no hang, no thread left, nothing lost silently."""
+"""Bad input through a whole loader: a clear error with file and location, no hang, no thread left, no silent loss."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ def good_lines(count: int) -> str:
 
 
 def missing_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A path where nothing is."""
+    """A path that does not exist."""
     return [ss.TextFiles(folder / "nowhere.txt"), tokenize]
 
 
 def glob_without_match(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A glob that finds nothing."""
+    """A glob that matches nothing."""
     return [ss.TextFiles(str(folder / "*.txt")), tokenize]
 
 
 def directory(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A directory where files are wanted."""
+    """A directory instead of a file."""
     return [ss.TextFiles(folder), tokenize]
 
 
 def unreadable(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A file that cannot be opened for reading, also by root: what it points to is a loop of links."""
+    """A file that even root cannot open: a symbolic link to itself."""
     (folder / "loop.txt").symlink_to("loop.txt")
     return [ss.TextFiles(folder / "loop.txt"), tokenize]
 
 
 def invalid_utf8(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """Bytes that are no UTF-8, on a line of their own."""
+    """A line that is not UTF-8."""
     (folder / "a.txt").write_bytes(good_lines(30).encode() + b"caf\xe9\n" + good_lines(3).encode())
     return [ss.TextFiles(folder / "a.txt", block_bytes=128), tokenize]
 
 
 def broken_json(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A line of JSON that ends too early."""
+    """A truncated line of JSON."""
     lines = [json.dumps({"text": f"line {number}"}) for number in range(40)]
     lines[20] = lines[20][:-2]
     (folder / "a.jsonl").write_text("\n".join(lines))
@@ -73,13 +73,13 @@ def field_missing_once(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
 
 
 def wrong_type(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A field of numbers where text is wanted."""
+    """A field of numbers instead of text."""
     (folder / "a.jsonl").write_text(json.dumps({"text": 17}) + "\n")
     return [ss.JsonLines(folder / "a.jsonl"), tokenize]
 
 
 def type_changes(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A label that is a number first and a text later."""
+    """A label that is a number at first and text later."""
     lines = [json.dumps({"text": f"line {number}", "label": number}) for number in range(60)]
     lines[50] = json.dumps({"text": "x", "label": "positive"})
     (folder / "a.jsonl").write_text("\n".join(lines))
@@ -87,14 +87,14 @@ def type_changes(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
 
 
 def truncated_gzip(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A compressed file whose end is missing."""
+    """A compressed file without its end."""
     whole = gzip.compress(os.urandom(20_000).hex().encode() + b"\n" + good_lines(500).encode())
     (folder / "a.txt.gz").write_bytes(whole[: len(whole) // 2])
     return [ss.TextFiles(folder / "a.txt.gz"), tokenize]
 
 
 def changed_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A file that became longer since the source was made."""
+    """A file that grew after the source was made."""
     (folder / "a.txt").write_text(good_lines(30))
     source = ss.TextFiles(folder / "a.txt")
     assert source.num_shards == 1
@@ -103,7 +103,7 @@ def changed_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
 
 
 def vanished_file(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A file that is gone when it is read."""
+    """A file that was deleted before it is read."""
     (folder / "a.txt").write_text(good_lines(30))
     source = ss.TextFiles(folder / "a.txt")
     assert source.num_shards == 1
@@ -118,7 +118,7 @@ def empty_corpus(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
 
 
 def only_empty_records(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """Lines without a character."""
+    """Empty lines only."""
     (folder / "a.txt").write_text("\n" * 7)
     return [ss.TextFiles(folder / "a.txt"), tokenize]
 
@@ -134,12 +134,12 @@ def raising_generator(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
 
 
 def bad_item(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A generator that gives None once."""
+    """A generator that yields None once."""
     return [ss.Generator([*good_lines(10).splitlines(), None]), tokenize]
 
 
 def map_changes_rows(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A function that drops a row where it must not."""
+    """A function of Map that drops a row."""
     (folder / "a.txt").write_text(good_lines(30))
     return [ss.TextFiles(folder / "a.txt"), ss.Map(lambda table: table.slice(1)), tokenize]
 
@@ -157,19 +157,19 @@ def map_raises(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
 
 
 def callable_nonsense(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A function for a tokenizer that forgets a text as soon as there are many."""
+    """A tokenizer function that returns too few rows for many texts."""
     (folder / "a.txt").write_text(good_lines(300))
     return [ss.TextFiles(folder / "a.txt"), ss.Tokenize(lambda texts: [[1]] * min(len(texts), 100), max_length=30)]
 
 
 def too_long(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A record that does not fit, with overflow="error"."""
+    """A record that does not fit, with ``overflow="error"``."""
     (folder / "a.txt").write_text(good_lines(30) + "word " * 100 + "\n")
     return [ss.TextFiles(folder / "a.txt"), ss.Tokenize(tokenize.tokenizer, max_length=30, overflow="error")]
 
 
 def huge_record(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A line longer than a record may be."""
+    """A line longer than ``max_record_bytes``."""
     (folder / "a.txt").write_text(good_lines(30) + "x" * 5000 + "\n")
     return [ss.TextFiles(folder / "a.txt", max_record_bytes=1000), tokenize]
 
@@ -201,26 +201,26 @@ def twice(table: pa.Table) -> pa.Table:
 
 
 def long_labels(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """Labels longer than the tokens, in one record."""
+    """More labels than tokens in one record."""
     rows = [{"input_ids": [1] * size, "labels": [1] * (size + (size == 7))} for size in range(1, 20)]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [ss.JsonLines(folder / "a.jsonl"), ss.Pack(20, rows=2)]
 
 
 def unknown_side(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """A budget of columns that are not there."""
+    """A budget of columns that do not exist."""
     (folder / "a.txt").write_text(good_lines(30))
     return [ss.TextFiles(folder / "a.txt"), tokenize, ss.Bucket(500, columns=("source_ids", "target_ids"))]
 
 
 def nothing_to_pack(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """Text that nobody tokenised."""
+    """Text without a tokenizer."""
     (folder / "a.txt").write_text(good_lines(30))
     return [ss.TextFiles(folder / "a.txt"), ss.Pack(20, rows=2)]
 
 
 def all_dropped(folder: Path, tokenize: ss.Tokenize) -> list[Any]:
-    """Every sequence too long for a row, and dropped."""
+    """Sequences that are all too long for a row, and dropped."""
     (folder / "a.txt").write_text(good_lines(30))
     return [
         ss.TextFiles(folder / "a.txt"),
@@ -266,7 +266,7 @@ CASES: list[tuple[Case, list[str]]] = [
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize(("case", "expected"), CASES, ids=lambda value: getattr(value, "__name__", ""))
 def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Path, bpe_file: Path) -> None:
-    """The error and its notes name the file, the place and the remedy, and no thread is left."""
+    """The error and its notes name the file, the location and the remedy, and no thread is left."""
 
     def run() -> list[ss.Batch]:
         source, *stages = case(tmp_path, ss.Tokenize(bpe_file, max_length=64))
@@ -274,7 +274,7 @@ def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Pat
             stages.append(ss.Bucket(512, window_batches=2))
         return list(ss.Loader(source, *stages, prefetch=prefetch))
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - what must be in it is below
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is checked below
         run()
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     for part in expected:
@@ -283,8 +283,8 @@ def test_bad_input(case: Case, expected: list[str], prefetch: int, tmp_path: Pat
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("seqstream")]
 
 
-def test_windows_with_nothing_in_them_are_passed_over(tmp_path: Path, bpe_file: Path) -> None:
-    """A filter may leave nothing of many blocks in a row; the records after them come all the same."""
+def test_empty_windows_are_skipped(tmp_path: Path, bpe_file: Path) -> None:
+    """A filter may drop all records of many blocks in a row; those after them are read."""
     (tmp_path / "a.txt").write_text(good_lines(400))
     keeps = ss.Filter(lambda table: [int(text.split()[1]) > 380 for text in table.column("text").to_pylist()])
     for spec in (ss.Bucket(100, window_batches=2), ss.Pack(64, rows=1, window_batches=2), ss.Bucket(128, shapes=2)):
@@ -296,7 +296,7 @@ def test_windows_with_nothing_in_them_are_passed_over(tmp_path: Path, bpe_file: 
 
 
 def test_invalid_utf8_can_be_replaced(tmp_path: Path, bpe_file: Path) -> None:
-    """With ``errors="replace"`` the line comes, with a replacement character where the byte was."""
+    """With ``errors="replace"`` the line is read, with U+FFFD in place of the byte."""
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\nplain\n")
     loader = ss.Loader(ss.TextFiles(tmp_path / "a.txt", errors="replace"), ss.Tokenize(bpe_file, max_length=64), ss.Bucket(512))
     assert sum(batch.num_rows for batch in loader) == 2
@@ -304,7 +304,7 @@ def test_invalid_utf8_can_be_replaced(tmp_path: Path, bpe_file: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads every file")
 def test_a_file_without_permission(tmp_path: Path) -> None:
-    """A file that may not be read is named."""
+    """The error of a file without read permission names it."""
     (tmp_path / "a.txt").write_text(good_lines(3))
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(PermissionError, match=r"a\.txt"):

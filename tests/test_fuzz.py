@@ -1,4 +1,4 @@
-"""Damaged files, tokenizers, states and options: each gives the right result, or a clear error; nothing hangs or crashes.
+"""Damaged files, tokenizers, states and options: each leads to the right result or a clear error, with no hang or crash.
 
 Set ``SEQSTREAM_FUZZ_SECONDS`` for longer runs and ``SEQSTREAM_FUZZ_SEED`` for other inputs.
 """
@@ -28,12 +28,12 @@ SHARES = {
     "loaders": 1,
     "options": 1,
 }
-"""Kinds of inputs, and their shares of the time."""
+"""Kinds of inputs, with the share of the time for each."""
 
 
 @pytest.mark.parametrize("kind", SHARES)
 def test_damaged_input(kind: str, tmp_path: Path) -> None:
-    """As many cases as there is time for; what is wrong is printed with its input, seed and number."""
+    """Runs cases until the time is over; a failing case is printed with its input, seed and number."""
     log = tmp_path / "cases"
     seconds = SECONDS * SHARES[kind] / sum(SHARES.values())
     command = [sys.executable, "-m", "tests.fuzz.run", kind, "--seed", SEED, "--seconds", str(seconds), "--log", str(log)]

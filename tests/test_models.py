@@ -19,17 +19,17 @@ from tests.helpers.tokenizers import transformers_of
 
 Record = dict[str, Any]
 Alone = Callable[[Record], Mapping[str, Any]]
-"""What a model takes of one record."""
+"""The inputs of a model for one record."""
 
 VOCAB_SIZE = 700
 MAX_LENGTH = 24
 SPREAD = 0.3
-"""Of first weights: with that of the configurations, 0.02, models say nearly the same whatever they are given."""
+"""Standard deviation of first weights: with 0.02, that of the configurations, outputs are nearly the same for all inputs."""
 
 TAGS = ("capital", "small", "other")
 BUDGET = ss.Bucket(256, window_batches=8)
 SHAPES = ss.Bucket(shapes=[(12, 12), (5, MAX_LENGTH)], window_batches=8)
-"""Makes rows up, as the test of weights checks."""
+"""Has rows made up, as the test of weights checks."""
 
 specs = pytest.mark.parametrize("spec", [BUDGET, SHAPES], ids=["budget", "shapes"])
 engines = pytest.mark.parametrize("engine", ["auto", "tokenizers"])
@@ -37,7 +37,7 @@ engines = pytest.mark.parametrize("engine", ["auto", "tokenizers"])
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """More are slower for models so small, most of all where others work on the same machine."""
+    """More threads are slower for models so small, most of all on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def records(texts: list[str]) -> list[Record]:
-    """Lines of documentation with all that the tasks ask for."""
+    """Lines of documentation, with the columns that all tasks need."""
     lines = texts[:120]
     return [{"text": line, **_derived(line, after)} for line, after in zip(lines, [*lines[1:], lines[0]], strict=True)]
 
@@ -65,7 +65,7 @@ def fast(wordpiece_tokenizer: Tokenizer) -> Any:
 
 
 def bert(head: str, **options: Any) -> Any:
-    """Make a BERT with a head, without dropout."""
+    """Return a BERT with a head, without dropout."""
     import transformers
 
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def gpt2() -> Any:
 def check(
     loader: ss.Loader, model: Any, alone: Alone, records: list[Record], *, causal: bool = False, flat: bool = False
 ) -> None:
-    """Compare the loss of each batch with those of its records, each weighted by its labels; all records must come.
+    """Compare the loss of each batch with those of its records, each weighted by its labels; all records must be served.
 
     Args:
         loader: Batches.
@@ -142,7 +142,7 @@ def test_bert_classifies_texts(fast: Any, records: list[Record], spec: ss.Bucket
 @specs
 @engines
 def test_bert_classifies_pairs(fast: Any, records: list[Record], spec: ss.Bucket, engine: Any) -> None:
-    """Premise and hypothesis are told apart by ``token_type_ids``; the names of classes become numbers."""
+    """``token_type_ids`` distinguish premise and hypothesis; the names of classes become numbers."""
     model = bert("SequenceClassification", num_labels=3)
     source = ss.Generator([{"a": one["text"], "b": one["after"], "label": TAGS[one["kind"]]} for one in records])
     tokenize = ss.Tokenize(fast, field=("a", "b"), max_length=MAX_LENGTH, engine=engine)
@@ -161,7 +161,7 @@ def test_bert_classifies_pairs(fast: Any, records: list[Record], spec: ss.Bucket
 
 @engines
 def test_bert_scores_texts(fast: Any, records: list[Record], engine: Any) -> None:
-    """Labels that are no whole numbers are what a regression head wants."""
+    """Labels that are floats go to a regression head."""
     model = bert("SequenceClassification", num_labels=1, problem_type="regression")
     source = ss.Generator([{"text": record["text"], "label": record["score"]} for record in records])
     loader = ss.Loader(source, ss.Tokenize(fast, max_length=MAX_LENGTH, engine=engine), BUDGET)
@@ -169,26 +169,26 @@ def test_bert_scores_texts(fast: Any, records: list[Record], engine: Any) -> Non
 
 
 def scored(fast: Any, record: Record) -> Mapping[str, Any]:
-    """Return what a regression head takes of a record."""
+    """Return the inputs of a regression head for a record."""
     ids = fast(record["text"], truncation=True, max_length=MAX_LENGTH)["input_ids"]
     return {"input_ids": row(ids), "labels": torch.tensor([record["score"]])}
 
 
 @torch.inference_mode()
 def test_weights_leave_out_rows_made_up(fast: Any, records: list[Record]) -> None:
-    """No number says that there is no score: where rows are made up the loss of each row is multiplied by its weight."""
+    """A score has no ignored value: if there are rows made up, the loss of each row is multiplied by its weight."""
     model = bert("SequenceClassification", num_labels=1, problem_type="regression")
     source = ss.Generator([{"text": record["text"], "label": record["score"]} for record in records])
     loader = ss.Loader(source, ss.Tokenize(fast, max_length=MAX_LENGTH), SHAPES)
-    num_made = 0
+    num_made_up = 0
     for batch in loader:
         errors = (model(**batch).logits.squeeze(1) - batch.label).square()
         numbers = (batch.row_ids[batch.row_ids >= 0] & 0xFFFFFFFF).tolist()
         expected = [model(**scored(fast, records[number])).loss.item() for number in numbers]
         got = (errors * batch.weights).sum() / batch.weights.sum()
         assert got.item() == pytest.approx(sum(expected) / len(expected), abs=1e-4)
-        num_made += batch.num_made
-    assert num_made > 0
+        num_made_up += batch.layout.num_made_up
+    assert num_made_up > 0
 
 
 @specs
@@ -214,14 +214,14 @@ def test_bert_tags_words(fast: Any, records: list[Record], spec: ss.Bucket, engi
 
 
 @engines
-@pytest.mark.parametrize("form", ["budget", "shapes", "varlen", "pack"])
-def test_gpt2_models_language(gpt2: Any, bpe_tokenizer: Tokenizer, records: list[Record], form: str, engine: Any) -> None:
-    """The next token is predicted from those before it in the record, in every form of a batch, and from no other record."""
-    spec = {"shapes": SHAPES, "pack": ss.Pack(2 * MAX_LENGTH, rows=3, window_batches=4)}.get(form, BUDGET)
+@pytest.mark.parametrize("kind", ["budget", "shapes", "varlen", "pack"])
+def test_gpt2_models_language(gpt2: Any, bpe_tokenizer: Tokenizer, records: list[Record], kind: str, engine: Any) -> None:
+    """The next token is predicted from those before it in the record, in every layout of a batch, and from no other record."""
+    spec = {"shapes": SHAPES, "pack": ss.Pack(2 * MAX_LENGTH, rows=3, window_batches=4)}.get(kind, BUDGET)
     tokenize = ss.Tokenize(bpe_tokenizer, max_length=MAX_LENGTH, end="<|endoftext|>", engine=engine)
     source = ss.Generator([record["text"] for record in records])
-    labels = None if form == "pack" else ss.CausalLabels()
-    layout = "jagged" if form == "varlen" else "padded"
+    labels = None if kind == "pack" else ss.CausalLabels()
+    layout = "jagged" if kind == "varlen" else "padded"
     end = bpe_tokenizer.token_to_id("<|endoftext|>")
 
     def alone(record: Record) -> Mapping[str, Any]:
@@ -229,14 +229,14 @@ def test_gpt2_models_language(gpt2: Any, bpe_tokenizer: Tokenizer, records: list
         return {"input_ids": ids, "labels": ids}
 
     loader = ss.Loader(source, tokenize, spec, on_batch=labels, layout=layout)
-    check(loader, gpt2, alone, records, causal=True, flat=form == "varlen")
+    check(loader, gpt2, alone, records, causal=True, flat=kind == "varlen")
 
 
 @engines
-@pytest.mark.parametrize("form", ["budget", "shapes", "varlen", "pack"])
-def test_gpt2_answers_prompts(gpt2: Any, bpe_tokenizer: Tokenizer, records: list[Record], form: str, engine: Any) -> None:
-    """Only what comes after the prompt is predicted, in every form of a batch."""
-    spec = {"shapes": SHAPES, "pack": ss.Pack(2 * MAX_LENGTH, rows=3, window_batches=4)}.get(form, BUDGET)
+@pytest.mark.parametrize("kind", ["budget", "shapes", "varlen", "pack"])
+def test_gpt2_answers_prompts(gpt2: Any, bpe_tokenizer: Tokenizer, records: list[Record], kind: str, engine: Any) -> None:
+    """Only the tokens after the prompt are predicted, in every layout of a batch."""
+    spec = {"shapes": SHAPES, "pack": ss.Pack(2 * MAX_LENGTH, rows=3, window_batches=4)}.get(kind, BUDGET)
     options = {"prompt": "text", "field": "after", "max_length": MAX_LENGTH, "end": "<|endoftext|>", "engine": engine}
     source = ss.Generator([{"text": record["text"], "after": record["after"]} for record in records])
     end = bpe_tokenizer.token_to_id("<|endoftext|>")
@@ -251,7 +251,7 @@ def test_gpt2_answers_prompts(gpt2: Any, bpe_tokenizer: Tokenizer, records: list
         return {"input_ids": ids, "labels": labels}
 
     loader = ss.Loader(source, ss.Tokenize(bpe_tokenizer, **options), spec)
-    check(loader, gpt2, alone, records, causal=True, flat=form == "varlen")
+    check(loader, gpt2, alone, records, causal=True, flat=kind == "varlen")
 
 
 @pytest.mark.parametrize("spec", [BUDGET, ss.Bucket(256, rows_multiple_of=7, window_batches=8, columns=("source_ids",))])
@@ -273,7 +273,7 @@ def test_t5_translates(unigram_tokenizer: Tokenizer, records: list[Record], spec
 
     loader = ss.Loader(source, tokenize, spec, on_batch=ss.TeacherForcing(0), padding_side=side)
     check(loader, model, alone, records)
-    assert any(batch.num_made for batch in loader) == (spec is not BUDGET)
+    assert any(batch.layout.num_made_up for batch in loader) == (spec is not BUDGET)
 
 
 @specs
@@ -297,6 +297,6 @@ def test_bert_fills_masks(fast: Any, records: list[Record], spec: ss.Bucket) -> 
 
 def _rows(batch: Batch) -> list[tuple[int, int, Tensor, Tensor]]:
     """Return row id, length, ids and labels of each row that was not made up."""
-    num = batch.num_rows - batch.num_made
+    num = batch.num_rows - batch.layout.num_made_up
     parts = batch.row_ids.tolist(), batch.lengths.tolist(), batch.input_ids, batch.labels
     return list(zip(*(part[:num] for part in parts), strict=True))

@@ -1,4 +1,4 @@
-"""What the user holds: the tensors of one step, what is real in them, and the forms that models take them in.
+"""What a loader yields: the tensors of one batch, which of their values are real, and the state to resume from after it.
 
 Legend: ``B`` rows, ``L`` padded length, ``T`` steps of all rows.
 """
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqstream.batches.varlen import Packing
-from seqstream.batches.views import RENAMED, Views
-from seqstream.records import IGNORE_INDEX, Json, is_label
+from seqstream.batches.batch_layout import RENAMED, BatchLayout
+from seqstream.batches.views import Views
+from seqstream.records import Json
 
 MODEL_INPUTS = (
     "input_ids",
@@ -30,109 +30,105 @@ MODEL_INPUTS = (
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Batch(Views, Mapping[str, Any]):
-    """Rows of similar length in tensors: padded to the longest, or in whatever form they are asked for.
+    """Rows of similar length in tensors: padded to the longest, or in another form that a method returns.
 
-    Columns are attributes: ``batch.input_ids``, ``batch.labels``, or whatever the source calls them. As a mapping it holds what
-    transformers models accept, so that ``model(**batch)`` works: those columns, and ``attention_mask``. A column ``label`` is
-    ``batch.label``, and ``labels`` to a model. A batch of `Pack` has ``use_cache=False`` there in place of ``attention_mask``:
-    decoders of transformers tell sequences apart by ``position_ids`` where there is neither mask nor cache. Its encoders do not
-    tell them apart at all.
+    Every name works in both ways, as an attribute and as an item: ``batch.input_ids`` is ``batch["input_ids"]``, and
+    ``batch.lengths`` is ``batch["lengths"]``. The names are
 
-    A column that is called as one of the attributes below, or as a method, is had as an item only: ``batch["weights"]``; a
-    warning says so.
+    - the columns, called what the source or a stage calls them;
+    - ``attention_mask``: a column of that name, else ``mask``; int64 unless it is of floats;
+    - ``labels`` for a column ``label``, where there is no column ``labels``;
+    - the attributes and properties below, not the methods.
 
-    Columns and views are read only: a view may share the memory of a column, and is kept for the next time.
+    A column whose name is that of an attribute or a method below is an item only: ``batch["weights"]`` is the column, and
+    ``batch.weights`` the attribute. The loader warns of such a column.
+
+    Iteration, ``keys()``, ``len(batch)``, ``dict(batch)`` and ``model(**batch)`` have fewer names: the columns that models of
+    transformers accept, ``label`` as ``labels``, and ``attention_mask`` beside ids or embeddings. A batch of `Pack` has
+    ``use_cache=False`` in place of ``attention_mask``: with neither mask nor cache, decoders of transformers find the sequences
+    by ``position_ids``. Its encoders do not, and let sequences of a row see each other.
+
+    Columns and views are read only: a view may share the memory of a column, and is kept for the next call.
 
     Attributes:
-        columns: Every column by name: padded ``(B, L)`` or ``(B, L, ...)``, stacked ``(B, ...)``, or a list of B objects.
-            With ``layout="jagged"`` a padded column is there once it was asked for.
-        jagged: Columns of sequences as `flat` gives them, those that are there already.
         lengths: ``int64 (B,)``, real steps of each row, always on the CPU, where `torch.nn.utils.rnn.pack_padded_sequence`
             wants them. Longest first, unless batched by `Unbucketed`, or planned by another column that is longer.
-        device_lengths: The same on the device of the other tensors.
         mask: ``bool (B, L)``, true on real steps.
         row_ids: ``int64 (B,)`` on the CPU, ``shard << 32 | record``: unique, ascending in source order; -1 for rows made up.
-            Of each sequence for a batch of `Pack`, as are ``pieces`` and ``weights``.
+            ``row_ids``, ``pieces`` and ``weights`` are those of each sequence for a batch of `Pack`.
         pieces: ``int64 (B,)`` on the CPU, the number of the piece where a long record was split, else 0.
         weights: ``float32 (B,)``, 0 for rows made up or repeated, else 1.
-        column_lengths: ``int64 (B,)`` on the CPU for each column of sequences; most have the same ``lengths``.
         padding_side: Where padding is, ``"right"`` or ``"left"``.
         num_tokens: Real steps in all rows, without those made up or repeated.
         num_slots: Real steps, rows made up and padding together.
-        num_made: Rows made up to fill a fixed shape, the last of the batch: one padding token each.
-        num_repeated: Rows that another rank has as well: none, or all that are not made up. They weigh 0, and have no labels.
         global_num_tokens: Real steps of the batches that all ranks take at once; ``num_tokens`` in one process.
         step: The optimiser step of the epoch that the batch belongs to, from 0: ``Loader(accumulate=K)`` plans K batches a rank
             for each.
-        is_step_end: Whether it is the last of them.
+        is_step_end: Whether it is the last batch of that step.
         step_num_tokens: Real steps of all batches of the optimiser step, of all ranks, known from its first batch on.
-        widths: Padded length of each column of sequences.
-        pad_values: What its padding holds.
-        sequence: The column of which ``lengths`` are the lengths.
-        packing: Where sequences lie in a batch of `Pack`; ``None`` for others.
-        seed: A number of this batch alone, the same whenever it is made again; see `generator`.
-        window: Tells the windows of an epoch apart; rows of one window are neighbours in source order.
+        window: A number that differs between the windows of an epoch; rows of one window are neighbours in source order.
         state: What to save to go on after this batch: JSON, as `Loader.load_state_dict` takes it.
+        layout: How the columns lie in memory, and what this class works with; see `BatchLayout`.
     """
 
-    columns: dict[str, Any]
-    jagged: dict[str, Tensor]
     lengths: Tensor
-    device_lengths: Tensor
     mask: Tensor
     row_ids: Tensor
     pieces: Tensor
     weights: Tensor
-    column_lengths: dict[str, Tensor]
     padding_side: str
     num_tokens: int
     num_slots: int
-    num_made: int
-    num_repeated: int
     global_num_tokens: int
     step: int
     is_step_end: bool
     step_num_tokens: int
-    widths: dict[str, int]
-    pad_values: dict[str, float]
-    sequence: str | None
-    packing: Packing | None
-    seed: int
     window: int
     state: dict[str, Json]
+    layout: BatchLayout
 
-    def __new__(cls, *rebuilt: Mapping[str, Any], **fields: Any) -> Any:
-        """Make a batch, or a dict for who rebuilds every mapping by ``type(mapping)({...})``, as Trainer and accelerate do."""
-        return dict(*rebuilt) if rebuilt else object.__new__(cls)
+    def __new__(cls, *items: Mapping[str, Any], **fields: Any) -> Any:
+        """Return a batch, or a dict when called as ``type(mapping)(items)``, as Trainer and accelerate rebuild mappings."""
+        return dict(*items) if items else object.__new__(cls)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Batch:
-        """Make a batch of all its fields at once: a frozen dataclass sets them one by one, a tenth of a small batch's time."""
+        """Return a batch of all its fields, set at once: one by one they take a tenth of a small batch's time."""
         batch = object.__new__(cls)
         object.__setattr__(batch, "__dict__", fields)
         return batch
 
     def __getattr__(self, name: str) -> Any:
-        known = self.__dict__  # without columns while unpickling
-        if name == "mask" and "device_lengths" in known:  # also where there is a column of that name
+        if "layout" not in self.__dict__:  # while unpickling
+            raise AttributeError(name)
+        if name == "mask":  # also where there is a column of that name
             return self._make_mask()
-        if name in known.get("columns", ()) or name in known.get("jagged", ()):
-            return self._padded(name)
-        raise self._unknown(name)
+        if self._is_input(name):
+            return self[name]
+        raise AttributeError(self._no_such_name(name), name=name, obj=self)
 
     def __getitem__(self, name: str) -> Any:
+        layout = self.layout
         if name == "attention_mask":
-            mask = self.columns.get(name, self.mask)
-            return mask if mask.is_floating_point() else mask.long()
-        if name == "use_cache" and self.packing is not None:
+            mask = self._padded(name) if name in layout else self.mask
+            return mask.long() if isinstance(mask, Tensor) and not mask.is_floating_point() else mask
+        if (column := layout.column_of(name)) is not None:
+            return self._padded(column)
+        if name == "use_cache" and layout.packing is not None:
             return False
-        return self._padded(self._known_as(name))
+        if name in ATTRIBUTES:
+            return getattr(self, name)
+        raise KeyError(self._no_such_name(name))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (self._is_input(name) or name in ATTRIBUTES)
 
     def __iter__(self) -> Iterator[str]:
-        names = {RENAMED.get(name, name): None for name in self._names()}
-        yield from (name for name in names if name in MODEL_INPUTS and self._is_tensor(self._known_as(name)))
+        layout = self.layout
+        names = {RENAMED.get(name, name): None for name in layout.names}
+        yield from (name for name in names if name in MODEL_INPUTS and layout.is_tensor(layout.column_of(name) or name))
         if "input_ids" in names or "inputs_embeds" in names:
-            yield "attention_mask" if self.packing is None or "attention_mask" in names else "use_cache"
+            yield "attention_mask" if layout.packing is None or "attention_mask" in names else "use_cache"
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -143,32 +139,41 @@ class Batch(Views, Mapping[str, Any]):
         return len(self.lengths)
 
     def generator(self) -> torch.Generator:
-        """Return a random generator for this batch, the same whenever the batch is made again, on the CPU."""
-        return torch.Generator().manual_seed(self.seed)
+        """Return a random generator for this batch, on the CPU: the same whenever the batch is rebuilt."""
+        return torch.Generator().manual_seed(self.layout.seed)
 
     def with_columns(self, like: str | None = None, /, **columns: Any) -> Batch:
         """Return the batch with columns added or replaced.
 
         Args:
-            like: A column of sequences with whose rows the new ones are padded; needed where they are not those of ``lengths``.
+            like: A column of sequences whose rows are as long as those of the new columns; needed where these are not as long
+                as ``lengths``.
             columns: Tensors ``(B, L, ...)`` or ``(B, ...)``, or lists of B objects.
+
+        Raises:
+            ValueError: ``like`` is no column of sequences.
         """
-        jagged = {name: flat for name, flat in self.jagged.items() if name not in columns}
-        return self._changed(like, columns, columns={**self.columns, **columns}, jagged=jagged)
+        layout = self.layout if like is None else self.layout.with_rows_of(like, columns)
+        jagged = {name: flat for name, flat in layout.jagged.items() if name not in columns}
+        return self._with(columns, layout=layout._replace(columns={**layout.columns, **columns}, jagged=jagged))
 
     def with_flat(self, like: str, /, **columns: Tensor) -> Batch:
-        """Return the batch with columns added or replaced that are given as `flat` gives them.
+        """Return the batch with columns added or replaced that have the form of `flat`.
 
         Args:
-            like: The column of sequences that has as many steps in each row.
+            like: A column of sequences whose rows are as long as those of the new columns.
             columns: Tensors ``(T, ...)``.
+
+        Raises:
+            ValueError: ``like`` is no column of sequences.
         """
-        if self.packing is not None:
+        if self.layout.packing is not None:
             return self.with_columns(
                 like, **{name: flat.view(*self.mask.shape, *flat.shape[1:]) for name, flat in columns.items()}
             )
-        padded = {name: values for name, values in self.columns.items() if name not in columns}
-        return self._changed(like, columns, columns=padded, jagged={**self.jagged, **columns})
+        layout = self.layout.with_rows_of(like, columns)
+        padded = {name: values for name, values in layout.columns.items() if name not in columns}
+        return self._with(columns, layout=layout._replace(columns=padded, jagged={**layout.jagged, **columns}))
 
     def without(self, *names: str) -> Batch:
         """Return the batch without some columns; ``lengths`` and ``mask`` stay."""
@@ -180,22 +185,27 @@ class Batch(Views, Mapping[str, Any]):
         Raises:
             ValueError: There is a column of the new name.
         """
-        taken = [name for name in names.values() if name in self._names() and name not in names]
+        taken = [name for name in names.values() if name in self.layout and name not in names]
         if taken:
             raise ValueError(f"column {taken[0]!r} is there already; leave it out by without({taken[0]!r})")
         return self._renamed(names)
 
     def with_lengths_of(self, name: str) -> Batch:
-        """Return the batch with the ``lengths`` and the ``mask`` of another column of sequences."""
-        self._check_sequence("name", name)
-        fields = {**self.__dict__, "sequence": name}
-        fields.pop("mask", None)
-        return type(self).of({**fields, "lengths": self.column_lengths[name], "device_lengths": self._device_lengths(name)})
+        """Return the batch with the ``lengths`` and the ``mask`` of another column of sequences.
+
+        Raises:
+            ValueError: It is no column of sequences.
+        """
+        layout = self.layout
+        layout.check_sequence("name", name)
+        fields = {key: value for key, value in self.__dict__.items() if key != "mask"}
+        fields["layout"] = layout._replace(sequence=name, device_lengths=self._device_lengths(name))
+        return type(self).of({**fields, "lengths": layout.column_lengths[name]})
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on a device; ``lengths``, ``row_ids`` and ``pieces`` stay on the CPU."""
-        if self.device_lengths.is_cpu:
-            self.num_label_tokens  # noqa: B018 - counted here, where nobody has to wait for it
+        if self.layout.device_lengths.is_cpu:
+            self.num_label_tokens  # noqa: B018 - counted while the labels are on the CPU, so that no one waits for a device
         return self._on_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -208,67 +218,59 @@ class Batch(Views, Mapping[str, Any]):
         self._on_tensors(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
         return found
 
+    def _is_input(self, name: str) -> bool:
+        """Return whether a name is that of a column, here or to models, or of another input of models."""
+        if name == "attention_mask" or self.layout.column_of(name) is not None:
+            return True
+        return name == "use_cache" and self.layout.packing is not None
+
+    def _no_such_name(self, name: str) -> str:
+        columns, attributes = ", ".join(self.layout.names) or "(none)", ", ".join(("attention_mask", *ATTRIBUTES))
+        return f"batch has no column or attribute {name!r}; its columns are {columns}; its attributes are {attributes}"
+
     def _with(self, changed: Container[str], **fields: Any) -> Batch:
-        """Return the batch with other fields, some columns of which have changed."""
+        """Return the batch with other fields, in which some columns have changed."""
         known = {**self.__dict__, **fields}
         if "labels" in changed or "label" in changed:
             known.pop("_num_label_tokens", None)
         return type(self).of(known)
 
-    def _changed(self, like: str | None, new: Mapping[str, Any], **fields: Any) -> Batch:
-        """Return the batch with other columns, the new ones having the rows of another."""
-        if like is not None:
-            self._check_sequence("like", like)
-            pad_values = {name: IGNORE_INDEX if is_label(name) else self.pad_values[like] for name in new}
-            fields["column_lengths"] = {**self.column_lengths, **dict.fromkeys(new, self.column_lengths[like])}
-            fields["widths"] = {**self.widths, **dict.fromkeys(new, self.widths[like])}
-            fields["pad_values"] = {**pad_values, **self.pad_values}
-        return self._with(new, **fields)
-
-    def _check_sequence(self, argument: str, name: str) -> None:
-        if name not in self.column_lengths:
-            known = ", ".join(self.column_lengths) or "there is none"
-            raise ValueError(f"{argument} must be a column of sequences ({known}), got {name!r}")
-
     def _renamed(self, names: Mapping[str, str | None]) -> Batch:
-        """Return the batch with other names for columns, without those that are to have none."""
-        fields: dict[str, Any] = {}
-        for part in ("columns", "jagged", "column_lengths", "widths", "pad_values"):
-            pairs = ((names.get(name, name), value) for name, value in getattr(self, part).items())
-            fields[part] = {name: value for name, value in pairs if name is not None}
-        if self.sequence is not None and self.sequence in names:
-            fields["sequence"] = names[self.sequence]
-            fields["mask"] = self.mask  # made while its width is known
+        """Return the batch with other names for columns, without those whose new name is ``None``."""
+        fields: dict[str, Any] = {"layout": self.layout.renamed(names)}
+        if self.layout.sequence in names:
+            fields["mask"] = self.mask  # computed while its width is known
         return self._with({**names, **dict.fromkeys(filter(None, names.values()))}, **fields)
 
-    def _on_tensors(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        fields: dict[str, Any] = {}
-        for part in ("columns", "jagged"):
-            values = getattr(self, part)
-            fields[part] = {name: move(value) if isinstance(value, Tensor) else value for name, value in values.items()}
-        for name in ("device_lengths", "mask", "weights"):
-            if name in self.__dict__:
-                fields[name] = move(self.__dict__[name])
-        if self.packing is not None:
-            fields["packing"] = dataclasses.replace(self.packing, cu_seqlens=move(self.packing.cu_seqlens))
-        return self._with((), **fields)
+    def _on_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with a function applied to the tensors that live on the device."""
+        own = {name: function(self.__dict__[name]) for name in ("mask", "weights") if name in self.__dict__}
+        return self._with((), layout=self.layout.on_tensors(function), **own)
 
     def __repr__(self) -> str:
-        values = {**self.jagged, **self.columns}
-        shown = ", ".join(f"{name} {_described(values[name])}" for name in self._names())
+        layout = self.layout
+        values = {**layout.jagged, **layout.columns}
+        shown = ", ".join(f"{name} {_described(values[name])}" for name in layout.names)
         padding = 1 - self.num_tokens / max(self.num_slots, 1)
-        rows = f"{self.num_rows} rows" if self.packing is None else f"{self.num_rows} rows of {len(self.row_ids)} sequences"
+        rows = f"{self.num_rows} rows" if layout.packing is None else f"{self.num_rows} rows of {len(self.row_ids)} sequences"
         return f"Batch({rows}, {self.num_tokens:,} tokens, {padding:.1%} padding: {shown})"
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
 
-OWN_NAMES = frozenset({field.name for field in dataclasses.fields(Batch)} | {name for name in dir(Batch) if name[0] != "_"})
-"""What attributes of a batch are called; a column of such a name is had as an item only."""
+ATTRIBUTES = (
+    *(field.name for field in dataclasses.fields(Batch)),
+    *(name for name in dir(Batch) if isinstance(getattr(Batch, name), property)),
+)
+"""The batch's own attributes, which are items as well unless a column has the name."""
+
+OWN_NAMES = frozenset({*ATTRIBUTES, *(name for name in dir(Batch) if name[0] != "_")})
+"""Names of attributes and methods; a column of such a name is an item only."""
 
 
 def _described(value: Any) -> str:
+    """Return the shape and the type of a tensor, or the length of a list."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return f"list of {len(value)}"

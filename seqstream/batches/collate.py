@@ -1,92 +1,126 @@
-"""Rows of a window -> the padded tensors of a batch."""
+"""Rows of a window -> a batch of padded or flat tensors.
+
+Legend: ``B`` rows, ``L`` padded length, ``T`` steps of all rows.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqstream.batches.batch import Batch
-from seqstream.batches.padding import Gaps, Padding, _flat, pad_rows, take_rows
+from seqstream.batches.batch_layout import BatchLayout
+from seqstream.batches.padding import PaddedRegion, Padding, flat_rows, pad_rows, take_rows
 from seqstream.records import Json
+from seqstream.windows.batch_slices import Spans
 from seqstream.windows.columns import Ragged
 from seqstream.windows.window import Window
 
 
 def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json], seed: int, *, layout: str = "padded") -> Batch:
-    """Make the batch that is served ``turn``-th of its window.
+    """Return the batch that is served ``turn``-th of its window.
 
     Args:
-        window: Where the rows are.
+        window: The window that holds the rows.
         turn: Which batch, ``0 <= turn < len(window.plan)``.
         padding: What padding holds, and where it goes.
         state: What to resume from after this batch.
-        seed: The batch's own seed.
-        layout: Whether ragged columns are made ``"padded"``, or ``"jagged"``: flat, and padded when asked for.
+        seed: The seed of the batch's own generator.
+        layout: The form of columns of sequences: ``"padded"``, or ``"jagged"``, which is flat and padded when it is read.
     """
-    planned, plan = window.planned, window.plan
+    planned = window.planned
     batch = planned.turns[turn]
     rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
-    sequence = planned.sequence
-    gaps = Gaps.of(sequence.lengths[rows], sequence.shortest[batch], sequence.longest[batch], padding.side)
-    cpu_lengths = sequence.batch_lengths[batch]
-    fields = {
-        "columns": {},
-        "jagged": {},
-        "lengths": cpu_lengths,
-        "device_lengths": cpu_lengths,
+    is_padded = layout == "padded"
+    region = _region(window, planned.sequence, batch, rows, padding.side)
+    fields: dict[str, Any] = {
+        "lengths": planned.sequence.batch_lengths[batch],
+        "padding_side": padding.side,
+        "num_slots": planned.num_slots[batch] if is_padded else planned.num_steps[batch],
+        "state": state,
+        "layout": _collate_columns(window, batch, rows, region, padding, is_padded=is_padded, seed=seed),
+    }
+    if is_padded:
+        fields["mask"] = torch.from_numpy(region.mask())
+    return assemble_batch(window, turn, fields)
+
+
+def assemble_batch(window: Window, turn: int, fields: dict[str, Any]) -> Batch:
+    """Return the batch of some fields and of those that follow from the window and the turn alone."""
+    planned, totals, steps = window.planned, window.totals, window.step_totals
+    batch = planned.turns[turn]
+    num_tokens = planned.num_tokens[batch]
+    fields |= {
         "row_ids": planned.row_ids[batch],
         "pieces": planned.pieces[batch],
         "weights": planned.weights[batch],
-        "column_lengths": {},
-        "widths": {},
-        "pad_values": {},
-        "sequence": window.sequence,
-        "padding_side": padding.side,
-        "num_made": plan.num_made[batch],
-        **of_step(window, turn, batch),
-        "num_tokens": planned.num_tokens[batch],
-        "num_slots": planned.num_slots[batch] if layout == "padded" else planned.num_steps[batch],
-        "packing": None,
-        "seed": seed,
-        "window": window.number,
-        "state": state,
-    }
-    if layout == "padded":
-        fields["mask"] = torch.from_numpy(gaps.mask(plan.width(batch, gaps.longest)))
-    _put_columns(fields, window, batch, gaps, padding=padding, layout=layout)
-    return Batch.of(fields)
-
-
-def of_step(window: Window, turn: int, batch: int) -> dict[str, Any]:
-    """Return what a batch says of the batches that other ranks take at once, and of its optimiser step."""
-    own, totals, steps = window.planned.num_tokens[batch], window.totals, window.step_totals
-    return {
-        "num_repeated": window.planned.num_repeated[batch],
-        "global_num_tokens": own if totals is None else int(totals[turn, 0]),
+        "num_tokens": num_tokens,
+        "global_num_tokens": num_tokens if totals is None else int(totals[turn, 0]),
         "_global_labels": None if totals is None else int(totals[turn, 1]),
         "step": window.step_numbers[turn],
         "is_step_end": window.step_ends[turn],
-        "step_num_tokens": own if steps is None else int(steps[turn, 0]),
+        "step_num_tokens": num_tokens if steps is None else int(steps[turn, 0]),
         "_step_labels": None if steps is None else int(steps[turn, 1]),
+        "window": window.number,
     }
+    return Batch.of(fields)
 
 
-def _put_columns(fields: dict[str, Any], window: Window, batch: int, gaps: Gaps, *, padding: Padding, layout: str) -> None:
-    """Put the columns of a batch among its fields, and what belongs to those of sequences."""
+def _region(window: Window, spans: Spans, batch: int, rows: slice, side: str) -> PaddedRegion:
+    """Return where the padding of the rows of a batch is, in columns of some spans."""
+    longest = spans.longest[batch]
+    return PaddedRegion.of(spans.lengths[rows], spans.shortest[batch], longest, window.plan.width(batch, longest), side)
+
+
+def _collate_columns(
+    window: Window, batch: int, rows: slice, region: PaddedRegion, padding: Padding, *, is_padded: bool, seed: int
+) -> BatchLayout:
+    """Return the columns of a batch, and what belongs to those of sequences.
+
+    Args:
+        window: The window that holds the rows.
+        batch: Which batch of the plan.
+        rows: Its rows, in plan order.
+        region: Where the padding of the sequence is, as of all columns of the same lengths.
+        padding: What padding holds, and where it goes.
+        is_padded: Whether columns of sequences are padded; else they are flat.
+        seed: The seed of the batch.
+    """
     planned, plan = window.planned, window.plan
-    rows, made = slice(planned.cuts[batch], planned.cuts[batch + 1]), fields["num_made"]
+    num_made_up = plan.num_made[batch]
+    columns: dict[str, Any] = {}
+    jagged: dict[str, Tensor] = {}
+    column_lengths: dict[str, Tensor] = {}
+    widths: dict[str, int] = {}
+    pad_values: dict[str, float] = {}
     for name, column in window.columns.items():
         if not isinstance(column, Ragged):
-            fields["columns"][name] = take_rows(column, plan.order[rows], made, padding.made_up(name))
+            value = padding.made_up_value(name)
+            columns[name] = take_rows(column, plan.order[rows], num_made_up=num_made_up, made_up_value=value)
             continue
-        own, own_gaps = planned.spans[name], gaps
-        if own.lengths is not planned.sequence.lengths:
-            own_gaps = Gaps.of(own.lengths[rows], own.shortest[batch], own.longest[batch], padding.side)
-        fields["column_lengths"][name] = own.batch_lengths[batch]
-        fields["widths"][name] = width = plan.width(batch, own_gaps.longest)
-        fields["pad_values"][name] = value = padding.value(name)
-        if layout == "jagged":
-            fields["jagged"][name] = _flat(column, own.starts[rows], own_gaps.lengths, value, made)
+        spans, own = planned.spans[name], region
+        if spans.lengths is not planned.sequence.lengths:
+            own = _region(window, spans, batch, rows, padding.side)
+        column_lengths[name] = spans.batch_lengths[batch]
+        widths[name] = own.width
+        pad_values[name] = value = padding.value(name)
+        starts = spans.starts[rows]
+        if is_padded:
+            columns[name] = pad_rows(column, starts, own, value, num_made_up=num_made_up)
         else:
-            fields["columns"][name] = pad_rows(column, own.starts[rows], own_gaps, width, value, num_made=made)
+            jagged[name] = flat_rows(column, starts, own.lengths, value, num_made_up=num_made_up)
+    return BatchLayout(
+        columns=columns,
+        jagged=jagged,
+        device_lengths=planned.sequence.batch_lengths[batch],
+        column_lengths=column_lengths,
+        widths=widths,
+        pad_values=pad_values,
+        sequence=window.sequence,
+        packing=None,
+        num_made_up=num_made_up,
+        num_repeated=planned.num_repeated[batch],
+        seed=seed,
+    )

@@ -1,4 +1,4 @@
-"""Attention that stays inside documents: the mask that FlexAttention takes, made from where documents lie.
+"""Attention inside documents: the mask that FlexAttention takes, computed from where documents lie.
 
 Legend: ``B`` rows, ``L`` slots of a row, ``N`` blocks of a row.
 """
@@ -14,56 +14,59 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 BLOCK = 128
-"""Slots of a block, as FlexAttention has them by default."""
+"""Slots of a block, FlexAttention's default."""
 
 
 def document_mask(documents: Tensor, *, causal: bool) -> BlockMask:
-    """Return a mask that lets slots see those of their own document only.
+    """Return a mask with which slots attend to those of their own document only.
 
-    It equals what `torch.nn.attention.flex_attention.create_block_mask` makes, which looks at all ``L * L`` pairs: here
-    ``N * N`` pairs of blocks are looked at, as a document is a run.
+    It equals the result of `torch.nn.attention.flex_attention.create_block_mask`, which evaluates all ``L * L`` pairs of slots;
+    this function evaluates ``N * N`` pairs of blocks, as a document is a run.
 
     Args:
         documents: ``(B, L)``; slots of one document are neighbours and have one number, padding has its own.
-        causal: Whether a slot sees only itself and those before it.
+        causal: Whether a slot attends only to itself and to slots before it.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
     runs = _number_runs(documents)
 
-    def sees(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def attends(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same = runs[row, query] == runs[row, key]
         return same & (query >= key) if causal else same
 
-    some, all_of = _block_pairs(runs, causal)
+    partial, full = _block_pairs(runs, causal)
     length = documents.shape[1]
     return BlockMask.from_kv_blocks(
-        *_listed(some), *_listed(all_of), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length)
+        *_key_blocks(partial), *_key_blocks(full), BLOCK_SIZE=BLOCK, mask_mod=attends, seq_lengths=(length, length)
     )
 
 
 def _number_runs(documents: Tensor) -> Tensor:
-    """Return ``int32 (B, L)``, the number of the run of equal values that each slot belongs to, ascending."""
+    """Return the number of the run of equal values that each slot belongs to, ascending, ``int32 (B, L)``."""
     changes = documents[:, 1:] != documents[:, :-1]
     return torch.nn.functional.pad(changes.cumsum(1, dtype=torch.int32), (1, 0))
 
 
 def _block_pairs(runs: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """Return for pairs of blocks whether some slots see each other but not all, and whether all do, ``bool (B, N, N)``."""
+    """Return which pairs of query and key blocks attend in part, and which in full, two ``bool (B, N, N)``."""
     length = runs.shape[1]
     begins = torch.arange(0, length, BLOCK, device=runs.device)
     ends = begins + BLOCK
     first, last = runs[:, begins], runs[:, ends.clamp(max=length) - 1]
-    some = (first[:, :, None] <= last[:, None]) & (first[:, None] <= last[:, :, None])
-    one = (first == last) & (ends <= length)
-    full = one[:, :, None] & one[:, None] & (first[:, :, None] == first[:, None])
+    overlap = (first[:, :, None] <= last[:, None]) & (first[:, None] <= last[:, :, None])
+    has_one_run = (first == last) & (ends <= length)
+    full = has_one_run[:, :, None] & has_one_run[:, None] & (first[:, :, None] == first[:, None])
     if causal:
-        some = some & (begins[:, None] >= begins)
+        overlap = overlap & (begins[:, None] >= begins)
         full = full & (begins[:, None] > begins)
-    return some & ~full, full
+    return overlap & ~full, full
 
 
-def _listed(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many blocks each block looks at, ``int32 (B, 1, N)``, and which, those first, ``int32 (B, 1, N, N)``."""
-    which = pairs.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    return pairs.sum(-1, dtype=torch.int32)[:, None], which.to(torch.int32)[:, None]
+def _key_blocks(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of key blocks of each query block, ``int32 (B, 1, N)``, and all blocks, those first.
+
+    The blocks are ``int32 (B, 1, N, N)``.
+    """
+    blocks = pairs.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return pairs.sum(-1, dtype=torch.int32)[:, None], blocks.to(torch.int32)[:, None]

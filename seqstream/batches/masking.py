@@ -10,32 +10,33 @@ import torch
 from torch import Tensor
 
 from seqstream.arrays import flat_starts, ranges
-from seqstream.batches import layouts
+from seqstream.batches import ragged_tensors
 from seqstream.batches.batch import Batch
-from seqstream.batches.labels import is_flat, put_beside
+from seqstream.batches.labels import clear_unweighted, is_flat_only, read_ids, with_like
 from seqstream.records import IGNORE_INDEX
 from seqstream.stages.row_labels import LabelRule
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
+"""Mask tokens to look for where the tokenizer names none."""
 
 _MASKED, _RANDOM = 0.8, 0.9
-"""Of the tokens to predict, 80 % are masked, 10 % become another one, 10 % stay."""
+"""Of the tokens to predict, 80 % become the mask token, 10 % another token, and 10 % stay."""
 
-_LARGEST = 1 - 2**-20
-"""Times a probability it is less than that in float32, too."""
+_BELOW_1 = 1 - 2**-20
+"""Times a probability it is less than that probability, in float32 too."""
 
 _NEVER = 2.0
-"""More than any draw and any probability."""
+"""Larger than any draw and any probability."""
 
 
 class _Vocabulary(NamedTuple):
-    """What a tokenizer's ids are.
+    """The ids of a tokenizer.
 
     Attributes:
         mask_id: The mask token.
-        special: ``int64``, ids that stand for no text.
-        ordinary: ``int64``, all others.
+        special: ``int64``, ids that stand for no text, ascending.
+        ordinary: ``int64``, all others, ascending.
     """
 
     mask_id: int
@@ -48,22 +49,27 @@ class MaskTokens:
     """Mask tokens for a model to predict, as BERT does: ``labels`` are the ids to predict, -100 elsewhere.
 
     Of these, 80 % become the mask token, 10 % an ordinary token drawn at random, and 10 % stay. Special tokens, padding and
-    rows made up are left alone. Which ones are chosen follows from the batch: the same whenever it is made again, others in
-    another epoch.
+    rows made up stay as they are. The draws depend on the batch alone: they are the same whenever it is rebuilt, and differ
+    between epochs.
 
-    Every row has at least one token to predict: where chance chooses none, as in most rows of a few tokens, it chooses one of
-    them, each as likely as another. So a batch always has a loss, and in short rows more than a share of ``probability`` is
-    predicted, as in BERT's own data. Rows of special tokens alone are dropped, counted as `Stats.rows_without_labels`.
+    Every row has at least one token to predict: a row for which none is drawn, as happens to most rows of a few tokens, gets
+    one of its tokens, each with equal probability. So every batch has a loss, and in short rows more than a share of
+    ``probability`` is predicted, as in BERT's own data. Rows of special tokens alone are dropped, and counted as
+    `Stats.rows_without_labels`.
+
+    A function around it has to pass on its ``label_rule``, by which a loader drops those rows: see `CausalLabels`. The number
+    of labels is random, so `Batch.global_num_label_tokens` and `Batch.step_num_label_tokens` raise an error on several ranks
+    and in steps of several batches.
 
     Args:
-        tokenizer: What `Tokenize` has, unless that is a function of yours.
-        probability: Share of the tokens that are to be predicted.
+        tokenizer: The tokenizer of `Tokenize`, unless that is a Python function.
+        probability: Share of the tokens to predict.
         column: The ids.
-        mask_token: The token that masks; by default the one that the tokenizer calls so, or ``[MASK]`` or ``<mask>``.
+        mask_token: The token that masks; by default the tokenizer's own, or ``[MASK]`` or ``<mask>``.
 
     Raises:
-        ValueError: The tokenizer has no mask token, or ``probability`` is none.
-        TypeError: ``tokenizer`` is none whose vocabulary is known.
+        ValueError: The tokenizer has no mask token, ``probability`` is not in (0, 1], or the batch has no such column.
+        TypeError: The vocabulary of ``tokenizer`` is not known.
     """
 
     tokenizer: Any
@@ -87,62 +93,65 @@ class MaskTokens:
 
     @property
     def label_rule(self) -> LabelRule:
-        """Which tokens may become labels: a row of special ones alone has none, and is dropped."""
+        """Which steps of a row may become labels: all that are no special tokens."""
         return LabelRule(self.column, never=tuple(self._vocabulary.special.tolist()), is_drawn=True)
 
     def __call__(self, batch: Batch) -> Batch:
-        ids = batch.jagged[self.column] if is_flat(batch, self.column) else getattr(batch, self.column).contiguous()
+        ids = read_ids(batch, self.column)
         generator = batch.generator()
-        may = self._may_change(batch, ids)
-        draw = torch.rand(ids.shape, generator=generator).to(ids.device, non_blocking=True)
+        may_change = self._may_change(batch, ids)
+        draws = torch.rand(ids.shape, generator=generator).to(ids.device, non_blocking=True)
         others = self._vocabulary.ordinary[torch.randint(len(self._vocabulary.ordinary), ids.shape, generator=generator)]
-        draw = torch.where(may, draw, _NEVER)
-        self._choose_one_a_row(batch, draw, generator)
-        masked, labels = self._mask(ids, draw, others.to(ids.device, non_blocking=True))
-        return put_beside(batch, self.column, **{self.column: masked, "labels": labels})
+        draws = torch.where(may_change, draws, _NEVER)
+        self._choose_one_per_row(batch, draws, generator)
+        masked, labels = self._mask(ids, draws, others.to(ids.device, non_blocking=True))
+        return with_like(batch, self.column, **{self.column: masked, "labels": labels})
 
     def _may_change(self, batch: Batch, ids: Tensor) -> Tensor:
         """Return where ids are real and not special, in the shape of ``ids``."""
-        may = torch.isin(ids, self._vocabulary.special.to(ids.device, non_blocking=True), invert=True)
-        if not is_flat(batch, self.column):
-            may &= batch.mask_of(self.column)
-        if none := batch.num_made + batch.num_repeated:  # the last rows
-            slots, starts, _ = batch.find_rows(may, self.column)
-            slots[starts[-none] :] = False
-        return may
+        may_change = torch.isin(ids, self._vocabulary.special.to(ids.device, non_blocking=True), invert=True)
+        if not is_flat_only(batch, self.column):
+            may_change &= batch.mask_of(self.column)
+        clear_unweighted(batch, self.column, may_change, False)
+        return may_change
 
-    def _choose_one_a_row(self, batch: Batch, draw: Tensor, generator: torch.Generator) -> None:
-        """In rows in which no token was chosen, let the one of the least draw be; what becomes of it is drawn anew.
+    def _choose_one_per_row(self, batch: Batch, draws: Tensor, generator: torch.Generator) -> None:
+        """Choose the token of the least draw in rows in which none was chosen, and draw anew what becomes of it.
 
         Args:
-            batch: Says where its rows are.
-            draw: In the shape of the ids, `_NEVER` where no token may be chosen.
-            generator: Draws what becomes of them.
+            batch: The batch whose rows they are.
+            draws: In the shape of the ids, `_NEVER` where no token may be chosen; written in place.
+            generator: Draws what becomes of the tokens.
         """
-        slots, starts, lengths = batch.find_rows(draw, self.column)
-        before = np.append(0, np.cumsum((slots < self.probability).cpu().numpy()))
-        none = np.flatnonzero((before[starts + lengths] == before[starts]) & (lengths > 0))
-        if not len(none):
+        slots, starts, lengths = batch.find_rows(draws, self.column)
+        num_before = np.append(0, np.cumsum((slots < self.probability).cpu().numpy()))
+        rows = np.flatnonzero((num_before[starts + lengths] == num_before[starts]) & (lengths > 0))
+        if not len(rows):
             return
-        lengths = lengths[none]
-        places = ranges(starts[none], lengths)
-        draws = slots[layouts.send(places, slots.device)].cpu().numpy()
-        least = np.minimum.reduceat(draws, flat_starts(lengths))
-        row = np.repeat(np.arange(len(none)), lengths)
-        found = np.flatnonzero((draws == least[row]) & (draws < _NEVER))
-        found = found[np.diff(row[found], prepend=-1) > 0]  # one of those that are equal
-        fates = torch.rand(len(found), generator=generator).clamp_(max=_LARGEST) * self.probability
-        slots[layouts.send(places[found], slots.device)] = fates.to(slots.device, non_blocking=True)
+        lengths = lengths[rows]
+        row_slots = ranges(starts[rows], lengths)
+        row_draws = slots[ragged_tensors.to_device(row_slots, slots.device)].cpu().numpy()
+        least = np.minimum.reduceat(row_draws, flat_starts(lengths))
+        row = np.repeat(np.arange(len(rows)), lengths)
+        found = np.flatnonzero((row_draws == least[row]) & (row_draws < _NEVER))
+        found = found[np.diff(row[found], prepend=-1) > 0]  # the first of equal draws
+        redrawn = torch.rand(len(found), generator=generator).clamp_(max=_BELOW_1) * self.probability
+        slots[ragged_tensors.to_device(row_slots[found], slots.device)] = redrawn.to(slots.device, non_blocking=True)
 
-    def _mask(self, ids: Tensor, draw: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids, some of them masked, and labels; one draw says whether a token is chosen and what becomes of it."""
-        labels = ids.masked_fill(draw >= self.probability, IGNORE_INDEX)
-        masked = torch.where(draw < self.probability * _RANDOM, others, ids)
-        return masked.masked_fill_(draw < self.probability * _MASKED, self._vocabulary.mask_id), labels
+    def _mask(self, ids: Tensor, draws: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ids, some of them masked, and labels; one draw decides whether a token is chosen and what becomes of it."""
+        labels = ids.masked_fill(draws >= self.probability, IGNORE_INDEX)
+        masked = torch.where(draws < self.probability * _RANDOM, others, ids)
+        return masked.masked_fill_(draws < self.probability * _MASKED, self._vocabulary.mask_id), labels
 
 
 def _read_vocabulary(tokenizer: Any, tokenizer_spec: TokenizerSpec, mask_token: str | None) -> _Vocabulary:
-    """Return what the ids of a tokenizer are, as the object says, or else as its serialised form does."""
+    """Return the ids of a tokenizer, from the object or else from its serialised form.
+
+    Raises:
+        ValueError: It has no mask token, or not the one named.
+        TypeError: It is a function without a vocabulary.
+    """
     if tokenizer_spec.is_function:
         if not hasattr(tokenizer, "get_vocab"):
             raise TypeError(f"tokenizer must be one whose vocabulary is known, got the function {tokenizer_spec.name}")

@@ -14,20 +14,20 @@ Value = TypeVar("Value")
 
 
 def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]]) -> Iterator[tuple[int, int, Value]]:
-    """Yield what was computed for each row, in source order, holding one window at a time.
+    """Yield the values of rows in source order, holding one window at a time.
 
-    For a loader with ``shuffle=False``: its windows come in source order, and this sorts the rows of each. Rows made up or
-    repeated (weight 0) are left out.
+    For a loader with ``shuffle=False``: its windows are in source order, and this function sorts the rows of each. Rows made up
+    or repeated (weight 0) are left out.
 
     Args:
-        predictions: For each batch, the batch and one value a row: a sequence of B, or a tensor ``(B, ...)``. For a batch of
-            `Pack`, one value for each sequence in it.
+        predictions: Batches, each with one value a row: a sequence of B values, or a tensor ``(B, ...)``. For a batch of
+            `Pack`, one value for each of its sequences.
 
     Yields:
-        ``(row id, piece, value)``, ascending. ``source.locate(row_id)`` says where the row came from.
+        ``(row id, piece, value)``, ascending. ``source.locate(row_id)`` returns the location of the row's record.
 
     Raises:
-        ValueError: There is not one value a row, a row comes twice, or a window after one that follows it in the source.
+        ValueError: There is not one value a row, a row occurs twice, or windows are not in source order.
 
     Example:
         >>> for row_id, piece, score in ss.restore_order((batch, model(batch)) for batch in loader):
@@ -35,9 +35,9 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
     """
     last = (-1, -1)
     for _, window in itertools.groupby(predictions, key=lambda prediction: prediction[0].window):
-        held = [row for batch, values in window for row in _real_rows(batch, values)]
-        held.sort(key=lambda row: row[:2])
-        for row in held:
+        rows = [row for batch, values in window for row in _real_rows(batch, values)]
+        rows.sort(key=lambda row: row[:2])
+        for row in rows:
             if row[:2] <= last:
                 raise ValueError("batches must come in source order, window by window; make the loader with shuffle=False")
             last = row[:2]
@@ -45,7 +45,12 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
 
 
 def _real_rows(batch: Batch, values: Sequence[Value] | Tensor) -> list[tuple[int, int, Value]]:
-    num_rows = len(batch.row_ids)  # of a batch of `Pack` its sequences
+    """Return row ids, pieces and values of the rows that weigh.
+
+    Raises:
+        ValueError: There is not one value a row.
+    """
+    num_rows = len(batch.row_ids)  # sequences in a batch of `Pack`
     if len(values) != num_rows:
         raise ValueError(f"predictions must have one value a row, got {len(values)} for {num_rows} rows")
     rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), values, strict=True)

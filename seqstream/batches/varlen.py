@@ -1,6 +1,6 @@
-"""Sequences that lie one after the other, in one row or in several, and where each begins.
+"""Sequences one after the other, in one row or in several, and where each begins.
 
-Legend: ``B`` rows, ``T`` steps of all rows, ``S`` sequences in packed rows.
+Legend: ``B`` rows, ``T`` steps of all rows, ``S`` sequences in packed rows, ``P`` runs: sequences and padding.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How sequences lie in the rows of a batch of `Pack`, which is ``(rows, row_length)``.
+    """Where sequences lie in the rows of a batch of `Pack`, which is ``(rows, row_length)``.
 
     Attributes:
         starts: ``int64 (S,)`` on the CPU, first slot of each sequence in the flattened batch.
-        lengths: ``int64 (S,)`` on the CPU.
-        cu_seqlens: ``int32 (S' + 1,)`` on the device, bounds of all runs of the flattened batch; padding at the end of a row
-            is a run of its own.
-        max_seqlen: The longest run.
+        lengths: ``int64 (S,)`` on the CPU, steps of each sequence.
+        cu_seqlens: ``int32 (P + 1,)`` on the device, bounds of all runs of the flattened batch: sequences, and padding at the
+            end of a row.
+        max_seqlen: Slots of the longest run.
     """
 
     starts: Tensor
@@ -39,13 +39,13 @@ class Packing:
 class Varlen(Mapping[str, Any]):
     """All rows of a batch one after the other, as FlashAttention's varlen functions take them.
 
-    As a mapping it is one row, for ``model(**batch.varlen())``: models of transformers tell the sequences apart by
-    ``position_ids``, which they look at only where there is no mask and no cache.
+    As a mapping it is one row, for ``model(**batch.varlen())``: models of transformers find the sequences by ``position_ids``,
+    but only where there is neither a mask nor a cache. Items are ``(1, T)``, and ``use_cache`` is ``False``.
 
     Attributes:
-        input_ids: ``(T,)``, the very memory of `Batch.flat`.
+        input_ids: ``(T,)``, on the memory of `Batch.flat`.
         cu_seqlens: ``int32 (B + 1,)``, where each row begins and the last one ends.
-        max_seqlen: The longest row.
+        max_seqlen: Steps of the longest row.
         position_ids: ``int64 (T,)``, from 0 in every row.
         sequence_ids: ``int64 (T,)``, the number of the row.
         labels: ``(T,)``, or ``None`` if the batch has none for each step.
@@ -75,7 +75,7 @@ class Varlen(Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def flash_kwargs(self) -> dict[str, Any]:
-        """Return what models of transformers hand on to FlashAttention, which then need not find it out."""
+        """Return the arguments that models of transformers pass on to FlashAttention, so that they compute no bounds."""
         both = {"cu_seq_lens_q": self.cu_seqlens, "cu_seq_lens_k": self.cu_seqlens}
         return {**both, "max_length_q": self.max_seqlen, "max_length_k": self.max_seqlen}
 

@@ -1,7 +1,7 @@
-"""What ranks must have in common to share an epoch, and the error that says what differs, and where.
+"""What ranks must have in common to share an epoch, and errors that name what differs, with the values and the ranks.
 
-Ranks compare digests of a few bytes. Only where those differ do they exchange what the digests are of; every rank sees all
-digests, so all do it together, and all raise the same error.
+Ranks compare digests of a few bytes. Only where digests differ, ranks exchange the values themselves. Every rank sees all
+digests, so all ranks do this together and raise the same error.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _LONGEST_SHOWN = 70
 
 _RULE = "ranks must have the same data and options"
 _WHOLE = (
-    "give all ranks the same source, of which the loader gives each its part: no split_dataset_by_node, and no files, order or "
-    "random generator of a rank's own"
+    "give all ranks the same whole source, as the loader divides it among them: no split_dataset_by_node, and no files, order "
+    "or random generator that differs by rank"
 )
 _ALIKE = "make the loader the same on all ranks"
 _ONE_ORDER = "pass files in one order, such as sorted(paths)"
@@ -36,11 +36,11 @@ class ReadableRecords(Protocol):
 
     @property
     def content(self) -> pa.Table | Callable[[], pa.Table]:
-        """The records, or what reads them."""
+        """The records, or a function that reads them."""
 
     @property
     def table(self) -> pa.Table:
-        """The records as they were read first."""
+        """The records as they were first read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,10 @@ class Common:
     """What all ranks must have in common.
 
     Attributes:
-        entries: What the rows of batches depend on, by name.
-        block: The first block that has records; ``None`` where there is none, or where its records are others each time.
-        locate: Names the place of a row id in the data.
+        entries: Options and data on which the rows of batches depend, by name.
+        block: The first block that has records; ``None`` where there is none, or where its records differ each time that they
+            are read.
+        locate: Returns the location of a row id.
     """
 
     entries: Mapping[str, Json]
@@ -58,39 +59,38 @@ class Common:
     locate: Callable[[int], str] = str
 
     def digest(self) -> str:
-        """Return 16 hexadecimal digits."""
+        """Return a digest of 16 hexadecimal digits."""
         return digest_json([self.entries, None if self.block is None else digest_table(self.block.table)])
 
     def explain(self, ranks: Ranks) -> None:
-        """Say what ranks differ in, all of them together; return where it is only that records are others each time.
+        """Raise an error that names what differs, on all ranks together, unless records differ each time that they are read.
 
         Raises:
-            RuntimeError: It names what differs, with the values and the ranks.
+            RuntimeError: Something differs; the message has the values and the ranks.
         """
-        told = [_flat(json.loads(data)) for data in ranks.all_gather(json.dumps(self.entries).encode())]
-        names = [name for name in dict.fromkeys(name for each in told for name in each) if _differs(told, name)]
+        entries = [_flat(json.loads(data)) for data in ranks.all_gather(json.dumps(self.entries).encode())]
+        names = [name for name in dict.fromkeys(name for each in entries for name in each) if _differs(entries, name)]
         if names:
-            listed = [f"{name} {_by_rank([each.get(name) for each in told])}" for name in names[:_MOST_SHOWN]]
+            listed = [f"{name} {_by_rank([each.get(name) for each in entries])}" for name in names[:_MOST_SHOWN]]
             if len(names) > _MOST_SHOWN:
                 listed.append(f"and {len(names) - _MOST_SHOWN} more")
             raise RuntimeError(f"{_RULE}, got {'; '.join(listed)}; {_remedy(names)}")
-        if not self._is_other_each_time(ranks):
+        if not self._differs_each_time(ranks):
             self._explain_records(ranks)
 
-    def _is_other_each_time(self, ranks: Ranks) -> bool:
-        """Return whether records differ when a rank reads them again, as those of a data set that draws at random do."""
-        is_other = False
+    def _differs_each_time(self, ranks: Ranks) -> bool:
+        """Return whether records differ when some rank reads them again, as in a data set with random augmentation."""
+        differs = False
         if self.block is not None and callable(self.block.content):
             with contextlib.suppress(Exception):
-                is_other = digest_table(self.block.content()) != digest_table(self.block.table)
-        return any(data == b"1" for data in ranks.all_gather(b"01"[is_other : is_other + 1]))
+                differs = digest_table(self.block.content()) != digest_table(self.block.table)
+        return any(data == b"1" for data in ranks.all_gather(b"01"[differs : differs + 1]))
 
     def _explain_records(self, ranks: Ranks) -> NoReturn:
         """Raise an error that shows the first record that differs."""
         rows = [] if self.block is None else self.block.table.to_pylist()
         digests = json.dumps([zlib.crc32(repr(row).encode("utf-8", "surrogatepass")) for row in rows])
-        told = [json.loads(data) for data in ranks.all_gather(digests.encode())]
-        first = next((at for at, same in enumerate(zip(*told, strict=False)) if len(set(same)) > 1), min(map(len, told)))
+        first = _first_difference([json.loads(data) for data in ranks.all_gather(digests.encode())])
         shown = "nothing"
         if first < len(rows):
             row_id = rows[first].pop(ROW_ID)
@@ -100,38 +100,49 @@ class Common:
 
 
 def explain_blocks(digests: Sequence[int], row_ids: Sequence[int], locate: Callable[[int], str], ranks: Ranks) -> NoReturn:
-    """Raise an error that names the first block that differs, of those that all ranks have read.
+    """Raise an error that names the first block that differs, of the blocks that all ranks have read.
 
     Args:
-        digests: Of each such block of a window.
-        row_ids: The row id of the first record of each, -1 where there is none.
-        locate: Names the place of a row id in the data.
-        ranks: All of them call this together.
-    """
-    told = [json.loads(data) for data in ranks.all_gather(json.dumps(list(digests)).encode())]
-    first = next((at for at, same in enumerate(zip(*told, strict=False)) if len(set(same)) > 1), min(map(len, told)))
-    row_id = row_ids[first] if first < len(row_ids) else -1
-    place = "the end" if row_id < 0 else location_of(locate, row_id)
-    where = [data.decode() for data in ranks.all_gather(place.encode())]
-    of_each = [f"{each[first]:08x}" if first < len(each) else "nothing" for each in told]
-    raise RuntimeError(f"{_RULE}, got other records in the block from {where[0]} on: digest {_by_rank(of_each)}; {_WHOLE}")
-
-
-def check_plans(told: Sequence[bytes]) -> None:
-    """Raise unless all ranks have planned the same.
+        digests: Digest of each of these blocks of a window.
+        row_ids: Row id of the first record of each block, -1 where there is none.
+        locate: Returns the location of a row id.
+        ranks: All ranks, which call this together.
 
     Raises:
-        RuntimeError: Some have not, although they have the same data and options.
+        RuntimeError: Always.
     """
-    if len(set(told)) > 1:
+    by_rank = [json.loads(data) for data in ranks.all_gather(json.dumps(list(digests)).encode())]
+    first = _first_difference(by_rank)
+    row_id = row_ids[first] if first < len(row_ids) else -1
+    location = "the end" if row_id < 0 else location_of(locate, row_id)
+    locations = [data.decode() for data in ranks.all_gather(location.encode())]
+    shown = [f"{each[first]:08x}" if first < len(each) else "nothing" for each in by_rank]
+    raise RuntimeError(f"{_RULE}, got other records in the block from {locations[0]} on: digest {_by_rank(shown)}; {_WHOLE}")
+
+
+def check_plans(digests: Sequence[bytes]) -> None:
+    """Raise unless the plans of all ranks have the same digest.
+
+    Raises:
+        RuntimeError: Plans differ, although data and options are the same.
+    """
+    if len(set(digests)) > 1:
         raise RuntimeError(
-            f"ranks must plan the same batches, got plans {_by_rank([data.hex() for data in told])}; run the same versions of "
-            "seqstream and numpy on all ranks"
+            f"ranks must plan the same batches, got plans {_by_rank([digest.hex() for digest in digests])}; run the same "
+            "versions of seqstream and numpy on all ranks"
         )
 
 
+def _first_difference(by_rank: Sequence[Sequence[object]]) -> int:
+    """Return the first position at which the values of ranks differ, or at which some rank has no more values."""
+    for position, values in enumerate(zip(*by_rank, strict=False)):
+        if len(set(values)) > 1:
+            return position
+    return min(map(len, by_rank))
+
+
 def _flat(entries: Json, name: str = "") -> dict[str, Json]:
-    """Return nested entries by names such as ``source.files``."""
+    """Return nested entries as one dict, with names such as ``source.files``."""
     if not isinstance(entries, Mapping):
         return {name: entries}
     found: dict[str, Json] = {}
@@ -140,12 +151,12 @@ def _flat(entries: Json, name: str = "") -> dict[str, Json]:
     return found
 
 
-def _differs(told: Sequence[Mapping[str, Json]], name: str) -> bool:
-    return any(each.get(name) != told[0].get(name) for each in told)
+def _differs(entries: Sequence[Mapping[str, Json]], name: str) -> bool:
+    return any(each.get(name) != entries[0].get(name) for each in entries)
 
 
 def _by_rank(values: Sequence[Any], longest: int = _LONGEST_SHOWN) -> str:
-    """Return each value with the ranks that have it: ``3 on rank 0, 5 on ranks 1 and 2``."""
+    """Return the text of each value with the ranks that have it: ``3 on rank 0, 5 on ranks 1 and 2``."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault("nothing" if value is None else str(value), []).append(rank)

@@ -1,4 +1,4 @@
-"""Short digests by which ranks compare what they hold: the values of tables, and the code of functions."""
+"""Short digests by which ranks compare the values of tables, arrays and JSON, and the code of functions."""
 
 from __future__ import annotations
 
@@ -16,102 +16,104 @@ import pyarrow as pa
 from seqstream.records import Json
 
 _MOST_VALUES = 1_000
-"""Longer lists and dicts that a function uses are compared by their length alone."""
+"""Longer lists and dicts that a function uses are compared only by their length."""
 
 
 def digest_json(value: Json) -> str:
-    """Return 16 hexadecimal digits that are the same for the same JSON."""
+    """Return a digest of 16 hexadecimal digits, the same for equal JSON."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def digest_arrays(*arrays: np.ndarray) -> int:
-    """Return a checksum of arrays: of what they hold, and of their sizes; 4 GB/s."""
-    found = 0
+    """Return a checksum of the bytes and the sizes of arrays; 4 GB/s."""
+    checksum = 0
     for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, zlib.crc32(str(array.size).encode(), found))
-    return found
+        checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, zlib.crc32(str(array.size).encode(), checksum))
+    return checksum
 
 
 def digest_table(table: pa.Table) -> int:
-    """Return a checksum of the values of a table, whatever its chunks and whatever lies under missing values."""
-    found = 0
+    """Return a checksum of the values of a table, independent of its chunks and of the bytes of missing values."""
+    checksum = 0
     for name, column in zip(table.column_names, table.columns, strict=True):
-        found = zlib.crc32(f"{name}\t{column.type}\n".encode(), found)
+        checksum = zlib.crc32(f"{name}\t{column.type}\n".encode(), checksum)
         chunks = [chunk for chunk in column.chunks if len(chunk)]
         if chunks:
-            found = _digest(chunks[0] if len(chunks) == 1 else column.combine_chunks(), found)
-    return found
+            checksum = _add(chunks[0] if len(chunks) == 1 else column.combine_chunks(), checksum)
+    return checksum
 
 
-def _digest(values: pa.Array, found: int) -> int:
-    import pyarrow.compute as pc  # slow to import, and needed on several ranks only
+def _add(values: pa.Array, checksum: int) -> int:
+    """Return the checksum continued with the values of an array."""
+    import pyarrow.compute as pc  # slow to import, and only several ranks need it
 
-    if isinstance(values, pa.ChunkedArray):  # an older Arrow gives one back
+    if isinstance(values, pa.ChunkedArray):  # older versions of Arrow return one
         values = pa.concat_arrays(values.chunks)
-    found = zlib.crc32(f"{len(values)} {values.null_count}".encode(), found)
+    checksum = zlib.crc32(f"{len(values)} {values.null_count}".encode(), checksum)
     if values.null_count:
-        found = zlib.crc32(values.is_null().to_numpy(zero_copy_only=False).tobytes(), found)
+        checksum = zlib.crc32(values.is_null().to_numpy(zero_copy_only=False).tobytes(), checksum)
         values = values.drop_null()
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
-        return _digest(values.storage, found)
+        return _add(values.storage, checksum)
     if pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
-        return _of_nested(values, found)
+        return _add_nested(values, checksum)
     if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-        return _of_bytes(values, _of_numbers(pc.binary_length(values), found))
+        return _add_bytes(values, _add_numbers(pc.binary_length(values), checksum))
     if pa.types.is_boolean(kind):
-        return _of_numbers(values, found)
+        return _add_numbers(values, checksum)
     if pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):
-        return _of_fixed(values, found)
-    return _of_objects(values, found)
+        return _add_fixed(values, checksum)
+    return _add_objects(values, checksum)
 
 
-def _of_nested(values: pa.Array, found: int) -> int:
+def _add_nested(values: pa.Array, checksum: int) -> int:
     import pyarrow.compute as pc
 
     kind = values.type
     if pa.types.is_dictionary(kind):
-        return _digest(values.dictionary_decode(), found)
+        return _add(values.dictionary_decode(), checksum)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _digest(values.flatten(), _of_numbers(pc.list_value_length(values), found))
+        return _add(values.flatten(), _add_numbers(pc.list_value_length(values), checksum))
     if pa.types.is_fixed_size_list(kind):
-        return _digest(values.flatten(), found)
+        return _add(values.flatten(), checksum)
     if pa.types.is_struct(kind):
         for part in values.flatten():
-            found = _digest(part, found)
-        return found
-    return _of_objects(values, found)
+            checksum = _add(part, checksum)
+        return checksum
+    return _add_objects(values, checksum)
 
 
-def _of_objects(values: pa.Array, found: int) -> int:
-    return zlib.crc32(repr(values.to_pylist()).encode("utf-8", "surrogatepass"), found)
+def _add_objects(values: pa.Array, checksum: int) -> int:
+    return zlib.crc32(repr(values.to_pylist()).encode("utf-8", "surrogatepass"), checksum)
 
 
-def _of_numbers(values: pa.Array, found: int) -> int:
-    return zlib.crc32(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).view(np.uint8).data, found)
+def _add_numbers(values: pa.Array, checksum: int) -> int:
+    return zlib.crc32(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).view(np.uint8).data, checksum)
 
 
-def _of_fixed(values: pa.Array, found: int) -> int:
-    """Go on with values that all have as many bytes."""
+def _add_fixed(values: pa.Array, checksum: int) -> int:
+    """Return the checksum continued with values of a fixed number of bytes."""
     data, width = values.buffers()[1], values.type.bit_width // 8
     begin = values.offset * width
-    return found if data is None else zlib.crc32(memoryview(data)[begin : begin + len(values) * width], found)
+    return checksum if data is None else zlib.crc32(memoryview(data)[begin : begin + len(values) * width], checksum)
 
 
-def _of_bytes(values: pa.Array, found: int) -> int:
-    """Go on with the bytes of texts, none of which is missing."""
+def _add_bytes(values: pa.Array, checksum: int) -> int:
+    """Return the checksum continued with the bytes of texts, none of which is missing."""
     if not len(values):
-        return found
+        return checksum
     _, offsets, data = values.buffers()
     width = 8 if values.type in (pa.large_string(), pa.large_binary()) else 4
     ends = np.frombuffer(offsets, np.int64 if width == 8 else np.int32, len(values) + 1, values.offset * width)
-    return found if data is None else zlib.crc32(memoryview(data)[int(ends[0]) : int(ends[-1])], found)
+    return checksum if data is None else zlib.crc32(memoryview(data)[int(ends[0]) : int(ends[-1])], checksum)
 
 
 def describe_function(function: Callable[..., Any], depth: int = 4) -> Json:
-    """Return what a function does as far as it can be told: a digest of its code, and the plain values that it uses.
+    """Return a digest of the code of a function, and the plain values that it uses by name.
 
-    The same in every process that runs the same version of Python. Of other objects that it uses only the type counts.
+    The result is the same in every process that runs the same version of Python. Other objects that the function uses are
+    described by their type.
     """
     if isinstance(function, functools.partial):
         given = {str(number): value for number, value in enumerate(function.args)} | function.keywords
@@ -129,13 +131,13 @@ def describe_function(function: Callable[..., Any], depth: int = 4) -> Json:
     for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
         try:
             found[name] = _plain(cell.cell_contents, depth)
-        except ValueError:  # nothing in it yet
+        except ValueError:  # the cell is empty
             continue
     return found
 
 
 def _parts(code: CodeType) -> Iterator[str]:
-    """Yield what the code of a function consists of, without its name and its place in a file."""
+    """Yield the parts of the code of a function, without its name and its location."""
     yield code.co_code.hex()
     yield repr(code.co_names)
     for value in code.co_consts:
@@ -146,7 +148,7 @@ def _parts(code: CodeType) -> Iterator[str]:
 
 
 def _plain(value: Any, depth: int) -> Json:
-    """Return a plain value as it is, of a function what it does, and of other objects their type."""
+    """Return a plain value itself, the description of a function, or the type of another object."""
     if value is None or isinstance(value, bool | int | float | str):
         return value if isinstance(value, str | bool | None) else repr(value)
     if isinstance(value, list | tuple) and depth and len(value) <= _MOST_VALUES:

@@ -1,14 +1,13 @@
-"""Rows on their way to the ranks that use them: each travels once, to whoever takes it at some step."""
+"""Send the rows of a window to the ranks that take them in the plan: each row travels once to each rank that needs it."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrays import Index, ranges
+from seqstream.arrays import Index, Mask, positions
 from seqstream.arrow import to_arrow
 from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.digests import digest_arrays
@@ -23,55 +22,59 @@ _NONE = np.empty(0, dtype=np.int64)
 
 @dataclasses.dataclass(frozen=True)
 class RankRows:
-    """What one rank holds of a window.
+    """The rows of a window that one rank takes, and its batches.
 
     Attributes:
-        table: Its rows; with one process those of the whole window.
+        table: Its rows; on a single process the rows of the whole window.
         plan: Its batches.
-        is_repeated: ``bool (n,)``, which of its rows another rank has as well; ``None`` for none.
+        is_repeated: ``bool (n,)``, whether another rank has the row too; ``None`` where there are no such rows.
     """
 
     table: pa.Table
     plan: Plan
-    is_repeated: npt.NDArray[np.bool_] | None
+    is_repeated: Mask | None
 
 
-def exchange_rows(table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, ranks: Ranks) -> RankRows:
-    """Send every row of this rank to the rank that takes it, and return what it takes itself.
+def exchange_rows(
+    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Steps, ranks: Ranks
+) -> RankRows:
+    """Send every row of this rank to the ranks that take it, and return the rows that this rank takes.
 
     Args:
-        table: Its own rows of the window, in the order of the data.
-        global_order: Who has what.
+        table: This rank's rows of the window, in the order of the data.
+        global_order: Their row numbers.
         global_plan: The plan of the window.
-        steps: What is left of it.
-        ranks: Who takes part.
+        schedule: The unserved turns of the window.
+        ranks: All ranks, which call this together.
     """
     numbers = None
     if ranks.world_size > 1:
-        table, numbers = _swap(table, global_order, global_plan, steps, ranks)
-    share = deal(steps, ranks.rank, ranks.world_size)
+        table, numbers = _exchange(table, global_order, global_plan, schedule, ranks)
+    share = deal(schedule, ranks.rank, ranks.world_size)
     wanted = global_plan.wanted(share.places)
-    rows = global_order.row_of(wanted) if numbers is None else _found(numbers, wanted)
+    rows = global_order.row_of(wanted) if numbers is None else _find(numbers, wanted)
     is_repeated = None
-    if share.repeated.any():
-        table, rows, is_repeated = _append_repeats(table, rows, np.repeat(share.repeated, global_plan.heights(share.places)))
-    plan = global_plan.lay_out(rows, share.places, share.cuts, share.groups, np.arange(len(steps)))
+    if share.is_repeated.any():
+        is_repeated_item = np.repeat(share.is_repeated, global_plan.num_items(share.places))
+        table, rows, is_repeated = _append_repeats(table, rows, is_repeated_item)
+    plan = global_plan.lay_out(rows, share.places, share.cuts, share.global_batches, np.arange(len(schedule)))
     return RankRows(table, plan, is_repeated)
 
 
-def _swap(
-    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, ranks: Ranks
+def _exchange(
+    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Steps, ranks: Ranks
 ) -> tuple[pa.Table, Index]:
-    """Send rows to whoever takes them; return those that came, and their numbers."""
-    which, sizes = _parts(global_order, global_plan, steps, ranks.world_size)
-    groups = (global_plan.cuts, global_plan.turns, steps.groups, steps.begins, steps.sizes, steps.after)
-    plan = digest_arrays(*groups, global_order.runs.lengths, global_order.runs.counts).to_bytes(4, "little")
-    came = send_rows(table, global_order.rows[which], sizes, ranks, plan)
-    return came, send_array(global_order.numbers[which], sizes, ranks)[0]
+    """Send rows to the ranks that take them, and return the received rows and their row numbers."""
+    which, sizes = _rows_by_receiver(global_order, global_plan, schedule, ranks.world_size)
+    parts = (schedule.global_batches, schedule.first_places, schedule.sizes, schedule.after)
+    counts = (global_order.runs.lengths, global_order.runs.counts)
+    plan = digest_arrays(global_plan.cuts, global_plan.turns, *parts, *counts).to_bytes(4, "little")
+    received = send_rows(table, global_order.rows[which], sizes, ranks, plan)
+    return received, send_array(global_order.numbers[which], sizes, ranks)[0]
 
 
-def _found(numbers: Index, wanted: Index) -> Index:
-    """Return where the rows wanted lie among those of some numbers: the same ones, each of them once."""
+def _find(numbers: Index, wanted: Index) -> Index:
+    """Return the position of each wanted row number in ``numbers``, which has exactly the wanted ones, once each."""
     order, by_number = _argsort(wanted), _argsort(numbers)
     if len(numbers) < len(wanted):
         by_number = by_number[np.cumsum(np.diff(wanted[order], prepend=-1) > 0) - 1]
@@ -81,7 +84,7 @@ def _found(numbers: Index, wanted: Index) -> Index:
 
 
 def _argsort(values: Index) -> Index:
-    """Return an ascending order of numbers that are not negative; to sort them with their places is quicker than to argsort."""
+    """Return an ascending order of values that are not negative; sorting them packed with positions is faster than argsort."""
     bits = len(values).bit_length()
     if int(values.max(initial=0)).bit_length() + bits > 63:
         return np.argsort(values)
@@ -92,13 +95,23 @@ def _argsort(values: Index) -> Index:
     return packed
 
 
-def _parts(global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, world_size: int) -> tuple[Index, Index]:
-    """Return which of this rank's numbers each rank takes, rank after rank, each of them once; and how many each takes."""
+def _rows_by_receiver(
+    global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Steps, world_size: int
+) -> tuple[Index, Index]:
+    """Return which of this rank's rows each rank takes.
+
+    Returns:
+        Indices of ``global_order.numbers``, ``int32``, rank after rank, each once a rank; and their number for each rank,
+        ``int64 (R,)``.
+    """
     which, places = global_plan.places_of(global_order.numbers)
-    receiver, part = owners(steps, places, world_size)
-    at, more = _repeats(steps, receiver, part, world_size) if steps.width == 1 else _repeated_parts(steps, places)
-    if len(at):
-        which, receiver = np.append(which, which[at]), np.append(receiver, more)
+    receiver, part = owners(schedule, places, world_size)
+    if schedule.parts_per_turn == 1:
+        repeated, repeat_receiver = _repeats_of_shared_parts(schedule, receiver, part, world_size)
+    else:
+        repeated, repeat_receiver = _repeats_of_own_parts(schedule, places)
+    if len(repeated):
+        which, receiver = np.append(which, which[repeated]), np.append(receiver, repeat_receiver)
     bits = len(global_order.numbers).bit_length()
     keys = receiver << bits
     keys |= which
@@ -111,32 +124,29 @@ def _parts(global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps, wor
     return keys.astype(np.int32), sizes
 
 
-def _repeats(steps: Steps, receiver: Index, part: Index, world_size: int) -> tuple[Index, Index]:
-    """Return which rows other ranks get as well, because a part has fewer than there are ranks, and those ranks."""
-    if steps.sizes.min(initial=world_size) >= world_size:
+def _repeats_of_shared_parts(schedule: Steps, receiver: Index, part: Index, world_size: int) -> tuple[Index, Index]:
+    """Return the rows that more ranks take, as their part has fewer places than there are ranks, and these ranks."""
+    if schedule.sizes.min(initial=world_size) >= world_size:
         return _NONE, _NONE
-    short = np.flatnonzero((receiver >= 0) & (steps.sizes[part] < world_size))
-    sizes, first = steps.sizes[part[short]], receiver[short]
+    short = np.flatnonzero((receiver >= 0) & (schedule.sizes[part] < world_size))
+    sizes, first = schedule.sizes[part[short]], receiver[short]
     counts = (world_size - 1 - first) // sizes
-    turn = ranges(np.ones_like(counts), counts)
-    return np.repeat(short, counts), np.repeat(first, counts) + turn * np.repeat(sizes, counts)
+    return np.repeat(short, counts), np.repeat(first, counts) + (1 + positions(counts)) * np.repeat(sizes, counts)
 
 
-def _repeated_parts(steps: Steps, places: Index) -> tuple[Index, Index]:
-    """Return which rows, by their places, lie in parts that another rank gets as well, and that rank."""
-    at, more = [_NONE], [_NONE]
-    for part in () if steps.is_repeated is None else np.flatnonzero(steps.is_repeated).tolist():
-        begin = int(steps.begins[part])
-        at.append(np.flatnonzero((places >= begin) & (places < begin + int(steps.sizes[part]))))
-        more.append(np.full(len(at[-1]), part % steps.width))
-    return np.concatenate(at), np.concatenate(more)
+def _repeats_of_own_parts(schedule: Steps, places: Index) -> tuple[Index, Index]:
+    """Return the rows, as indices of their places, in parts that another rank repeats, and this rank."""
+    rows, receivers = [_NONE], [_NONE]
+    for part in () if schedule.is_repeated is None else np.flatnonzero(schedule.is_repeated).tolist():
+        begin = int(schedule.first_places[part])
+        rows.append(np.flatnonzero((places >= begin) & (places < begin + int(schedule.sizes[part]))))
+        receivers.append(np.full(len(rows[-1]), part % schedule.parts_per_turn))
+    return np.concatenate(rows), np.concatenate(receivers)
 
 
-def _append_repeats(
-    table: pa.Table, rows: Index, repeated: npt.NDArray[np.bool_]
-) -> tuple[pa.Table, Index, npt.NDArray[np.bool_]]:
-    """Give what is repeated rows of its own, at the end of the table."""
-    own = len(table)
-    table = pa.concat_tables([table, table.take(to_arrow(rows[repeated]))])
-    rows[repeated] = own + np.arange(len(table) - own)
-    return table, rows, np.arange(len(table)) >= own
+def _append_repeats(table: pa.Table, rows: Index, is_repeated: Mask) -> tuple[pa.Table, Index, Mask]:
+    """Append a copy of each repeated row, so that it has a row of its own; return which rows are copies too."""
+    num_rows = len(table)
+    table = pa.concat_tables([table, table.take(to_arrow(rows[is_repeated]))])
+    rows[is_repeated] = np.arange(num_rows, len(table))
+    return table, rows, np.arange(len(table)) >= num_rows

@@ -1,6 +1,6 @@
-"""Which rank has which rows of a window: known to all from how many rows of each length everybody has.
+"""The row numbers of the rows of each rank: they follow from how many rows of each length all ranks have.
 
-Legend: ``N`` rows of all ranks, ``n`` rows of this one, ``D`` different lengths, ``S`` sides, ``C`` counts of all parts.
+Legend: ``N`` rows of all ranks, ``n`` rows of this rank, ``D`` distinct lengths, ``S`` sides, ``C`` counts of all parts.
 """
 
 from __future__ import annotations
@@ -16,86 +16,98 @@ from seqstream.arrays import Index, Lengths, ranges
 from seqstream.distributed.collectives import Ranks
 from seqstream.planning.length_counts import LengthCounts, distinct, sorted_order
 
-_Counts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
-"""The different lengths of a part, descending, and how many of its rows have each."""
+_PartCounts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+"""The distinct lengths of a part, descending, and the number of its rows of each length."""
+
+_ID_BYTES = 8
+"""Bytes of the row id at the beginning of the message of a rank."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GlobalOrder:
-    """The rows of a window by length, and which of them this rank has.
+    """The order of all rows of a window by length, and the rows of this rank in it.
 
-    A row's number is its place among all rows sorted by length, those of equal length in the order of the data.
+    The row number of a row is its position among the rows of all ranks, longest first, with rows of equal length in the order
+    of the data.
 
     Attributes:
-        runs: The lengths of all rows.
-        numbers: ``int64 (n,)``, of this rank's own rows, ascending.
-        rows: ``int32 (n,)``, which of its rows, in the order of the data, each of those is.
+        runs: The rows of all ranks by length.
+        numbers: ``int64 (n,)``, row numbers of this rank's rows, ascending.
+        rows: ``int32 (n,)``, the row of this rank's table, in the order of the data, with each of these row numbers.
+        first_row_id: Row id of the first row of all ranks, in the order of the data; -1 if there is none.
     """
 
     runs: LengthCounts
     numbers: Index
     rows: npt.NDArray[np.int32]
+    first_row_id: int = -1
 
     def row_of(self, numbers: Index) -> Index:
-        """Return which of this rank's own rows each is."""
-        if len(self.numbers) == self.runs.num_rows:  # all of them
+        """Return the rows of this rank's table with these row numbers, all of which it must have."""
+        if len(self.numbers) == self.runs.num_rows:  # it has all rows
             return self.rows[numbers].astype(np.int64)
         return self.rows[np.searchsorted(self.numbers, numbers)].astype(np.int64)
 
 
-def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks) -> GlobalOrder:
-    """Gather how many rows of each length everybody has.
+def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks, first_row_id: int = -1) -> GlobalOrder:
+    """Exchange how many rows of each length all ranks have, and return the row numbers of this rank's rows.
 
     Args:
-        parts: The lengths of this rank's rows, ``int64 (n,)`` or ``(n, S)`` for each of its parts, in the order of the data.
-        owners: Which rank has each part of the window.
-        ranks: Who takes part.
+        parts: Lengths of the rows of each part of this rank, ``int64 (n,)`` or ``(n, S)``, in the order of the data.
+        owners: The rank that has each part of the window, in the order of the data.
+        ranks: All ranks, which call this together.
+        first_row_id: Row id of the first row of this rank; -1 if it has none.
     """
-    told = [_decode(data) for data in ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts]))]
-    found = [next(told[owner]) for owner in owners]
-    lengths, number = distinct(_joined([lengths for lengths, _ in found]))
-    counts = np.concatenate([counts for _, counts in found])
-    runs = LengthCounts(lengths, _sums(number, counts, len(lengths)))
-    ends = np.cumsum([len(counts) for _, counts in found])
+    messages = ranks.all_gather(encode_counts([LengthCounts.of(part) for part in parts], first_row_id))
+    by_rank = [_decode(message[_ID_BYTES:]) for message in messages]
+    all_parts = [next(by_rank[owner]) for owner in owners]
+    first_owner = next((owner for owner, (lengths, _) in zip(owners, all_parts, strict=True) if len(lengths)), None)
+    first_row_id = -1 if first_owner is None else int.from_bytes(messages[first_owner][:_ID_BYTES], "little", signed=True)
+    lengths, index = distinct(_joined([lengths for lengths, _ in all_parts]))
+    counts = np.concatenate([counts for _, counts in all_parts])
+    length_counts = LengthCounts(lengths, _sums(index, counts, len(lengths)))
+    ends = np.cumsum([len(counts) for _, counts in all_parts])
     numbers, rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    before = 0
+    num_before = 0
     for part, at in zip(parts, (at for at, owner in enumerate(owners) if owner == ranks.rank), strict=True):
-        first, stop = ends[at] - len(found[at][1]), ends[at]
-        firsts = runs.starts + _sums(number[:first], counts[:first], len(lengths))  # what comes before it in the data
-        numbers.append(ranges(firsts[number[first:stop]], counts[first:stop]))
-        rows.append(before + sorted_order(part))
-        before += len(part)
+        first, stop = ends[at] - len(all_parts[at][1]), ends[at]
+        firsts = length_counts.starts + _sums(index[:first], counts[:first], len(lengths))  # after the rows of earlier parts
+        numbers.append(ranges(firsts[index[first:stop]], counts[first:stop]))
+        rows.append(num_before + sorted_order(part))
+        num_before += len(part)
     own, order = np.concatenate(numbers), np.concatenate(rows)
     if len(parts) > 1:
         ascending = np.argsort(own)
         own, order = own[ascending], order[ascending]
-    return GlobalOrder(runs, own, order.astype(np.int32))
+    return GlobalOrder(length_counts, own, order.astype(np.int32), first_row_id)
 
 
-def _sums(number: Index, counts: Index, num_lengths: int) -> Index:
-    """Add up the counts of each length; they are exact as floats, being far below 2^53."""
-    return np.bincount(number, weights=counts, minlength=num_lengths).astype(np.int64)
+def _sums(index: Index, counts: Index, num_lengths: int) -> Index:
+    """Return the sum of the counts of each length, ``int64 (num_lengths,)``; sums of floats below 2^53 are exact."""
+    return np.bincount(index, weights=counts, minlength=num_lengths).astype(np.int64)
 
 
 def _joined(lengths: Sequence[npt.NDArray[np.int32]]) -> Lengths:
-    """Return all lengths; parts with no rows may not know how many sides rows have."""
+    """Return the lengths of all parts; parts without rows may have another number of sides."""
     kept = [each for each in lengths if len(each)] or list(lengths[:1])
     return np.concatenate(kept).astype(np.int64)
 
 
-def encode_counts(parts: Sequence[LengthCounts]) -> bytes:
-    """Return what a rank tells of its parts, as ``int32``: their number, sides and sizes, then all counts and all lengths.
+def encode_counts(parts: Sequence[LengthCounts], first_row_id: int = -1) -> bytes:
+    """Return the message of a rank: its first row id, and ``int32`` with its parts.
 
-    Sides are 0 where lengths are ``(D,)``; where there are sides, some part may have no rows and not know it.
+    These are the number, sides and sizes of parts, then all counts and all lengths. The number of sides is 0 where lengths are
+    ``(D,)``. A part without rows may have none though other parts have sides.
     """
     sides = max((part.lengths.shape[1] for part in parts if part.lengths.ndim == 2), default=0)
     head = np.array([len(parts), sides, *(len(part.counts) for part in parts)], dtype=np.int64)
     counts, lengths = ([getattr(part, name).ravel() for part in parts] for name in ("counts", "lengths"))
-    return np.concatenate([head, *counts, *lengths]).astype(np.int32).tobytes()
+    words = np.concatenate([head, *counts, *lengths]).astype(np.int32)
+    return first_row_id.to_bytes(_ID_BYTES, "little", signed=True) + words.tobytes()
 
 
-def _decode(data: bytes) -> Iterator[_Counts]:
-    """Yield what a rank has told of each of its parts."""
+def _decode(data: bytes) -> Iterator[_PartCounts]:
+    """Yield the counts of each part of a rank from its message."""
     words = np.frombuffer(data, dtype=np.int32)
     num, sides, *sizes = words[: 2 + int(words[0])].tolist()
     first = 2 + num

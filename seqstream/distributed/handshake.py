@@ -1,4 +1,4 @@
-"""What ranks tell each other before they share a window: where they are, and how many rows their blocks have."""
+"""What ranks exchange before they share a window: their positions, their errors, and how many rows their blocks have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,122 +14,139 @@ import numpy.typing as npt
 from seqstream.distributed.agreement import Common
 from seqstream.distributed.collectives import Ranks
 
-NO_BLOCKS = np.empty(0, dtype=np.int32)
+BlockRows: TypeAlias = npt.NDArray[np.int32]
+"""``int32 (n,)``, number of rows of each block of a rank."""
+
+NO_BLOCKS: BlockRows = np.empty(0, dtype=np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Handshake:
-    """Where a rank is, and what it has to say.
+    """The message of a rank before a window, and before it begins to iterate.
 
     Attributes:
         epoch: The epoch of the window.
-        position: Where in the order of its shards the window begins.
-        blocks: How many blocks it has.
-        skip: Rows of its first blocks that belong to the window before.
-        served: Rows of it that were served.
-        rows: ``int32 (n,)``, rows of each of this rank's blocks.
-        error: What went wrong here.
-        chosen: What was chosen here, where ranks begin to iterate; ``None`` before a window.
-        digest: Of what all ranks must have in common: before an epoch their data and options, before a window the blocks that
-            all of them have read.
+        position: Position in the order of shards at which the window begins.
+        num_blocks: Number of blocks of the window.
+        num_skipped: Number of rows of its first blocks that belong to the window before.
+        num_served: Number of its rows that are served.
+        block_rows: ``int32 (n,)``, number of rows of each block of this rank.
+        error: The error of this rank; empty if there is none.
+        engines: The engines that this rank has chosen, as it begins to iterate; ``None`` before a window.
+        digest: Digest of what all ranks must have in common: before an epoch their data and options, before a window the
+            blocks that all of them have read.
     """
 
     epoch: object
     position: int
-    blocks: int
-    skip: int
-    served: int
-    rows: npt.NDArray[np.int32] = dataclasses.field(default_factory=lambda: NO_BLOCKS)
+    num_blocks: int
+    num_skipped: int
+    num_served: int
+    block_rows: BlockRows = dataclasses.field(default_factory=lambda: NO_BLOCKS)
     error: str = ""
-    chosen: dict[str, str] | None = None
+    engines: dict[str, str] | None = None
     digest: str = ""
 
-    def telling(self, rows: npt.NDArray[np.integer[Any]]) -> Handshake:
-        return dataclasses.replace(self, rows=rows.astype(np.int32))
+    def telling(self, block_rows: npt.NDArray[np.integer[Any]]) -> Handshake:
+        """Return the message with the numbers of rows of this rank's blocks."""
+        return dataclasses.replace(self, block_rows=block_rows.astype(np.int32))
 
     def failing(self, error: BaseException) -> Handshake:
+        """Return the message with an error."""
         return dataclasses.replace(self, error=f"{type(error).__name__}: {error}")
 
     def to_bytes(self) -> bytes:
-        place = json.dumps(
-            [self.epoch, self.position, self.blocks, self.skip, self.served, self.error, self.chosen, self.digest]
-        ).encode()
-        return len(place).to_bytes(4, "little") + place + self.rows.tobytes()
+        sizes = [self.num_blocks, self.num_skipped, self.num_served]
+        head = json.dumps([self.epoch, self.position, *sizes, self.error, self.engines, self.digest]).encode()
+        return len(head).to_bytes(4, "little") + head + self.block_rows.tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Handshake:
         stop = 4 + int.from_bytes(data[:4], "little")
-        epoch, position, blocks, skip, served, error, chosen, digest = json.loads(data[4:stop])
-        return cls(epoch, position, blocks, skip, served, np.frombuffer(data[stop:], dtype=np.int32), error, chosen, digest)
+        epoch, position, *sizes, error, engines, digest = json.loads(data[4:stop])
+        num_blocks, num_skipped, num_served = sizes
+        block_rows = np.frombuffer(data[stop:], dtype=np.int32)
+        return cls(epoch, position, num_blocks, num_skipped, num_served, block_rows, error, engines, digest)
 
 
-Explain = Callable[[Ranks], None]
-"""Called by all ranks together where their digests differ: raises an error that says what does, or finds nothing wrong."""
+Explain: TypeAlias = Callable[[Ranks], None]
+"""All ranks call it together where their digests differ: raises an error that names what differs, or finds no difference."""
 
 
-def check_in(own: Handshake, ranks: Ranks, explain: Explain) -> list[npt.NDArray[np.int32]]:
-    """Return how many rows each block of each rank has, if all ranks are at the same place and have the same data.
+def check_in(own: Handshake, ranks: Ranks, explain: Explain) -> list[BlockRows]:
+    """Return the numbers of rows of the blocks of each rank, after a check that all ranks are at the same position.
+
+    Args:
+        own: The message of this rank.
+        ranks: All ranks, which call this together.
+        explain: Called where the digests of ranks differ.
 
     Raises:
-        RuntimeError: Some rank is elsewhere, or something went wrong there.
+        RuntimeError: Some rank is at another position, has other data, or has failed.
     """
-    return [other.rows for other in _exchange(own, ranks, explain)]
+    return [message.block_rows for message in _exchange(own, ranks, explain)]
 
 
 @contextlib.contextmanager
 def reported(own: Handshake, ranks: Ranks) -> Iterator[None]:
-    """Let all ranks know of an error before their first exchange of an epoch, so that none waits for this one."""
+    """Send an error in the block to all ranks, before the first exchange of an epoch, so that none waits for this rank."""
     try:
         yield
     except Exception as error:
         if ranks.world_size > 1:
-            _exchange(dataclasses.replace(own, chosen={}).failing(error), ranks)
+            _exchange(dataclasses.replace(own, engines={}).failing(error), ranks)
         raise
 
 
 def agree_on_engines(
     own: Handshake, ranks: Ranks, common: Common, choose: Callable[[], dict[str, str]]
 ) -> tuple[dict[str, str], bool]:
-    """Return what rank 0 has chosen, if all ranks begin at the same place with the same data and options.
+    """Return the engines that rank 0 chooses, after a check that all ranks begin alike.
+
+    Args:
+        own: The message of this rank.
+        ranks: All ranks, which call this together.
+        common: What all ranks must have in common.
+        choose: Chooses engines by name; called on rank 0.
 
     Returns:
-        The choice, and whether records were found to be others each time they are read.
+        The engines, and whether records differ between ranks because they differ each time that they are read.
 
     Raises:
-        RuntimeError: Some rank is elsewhere, or has other data or options, or rank 0 could not choose.
+        RuntimeError: Some rank is at another position, has other data or options, or rank 0 could not choose.
     """
-    own = dataclasses.replace(own, chosen={})
+    own = dataclasses.replace(own, engines={})
     with reported(own, ranks):
         own = dataclasses.replace(own, digest=common.digest())
         if ranks.rank == 0:
-            own = dataclasses.replace(own, chosen=choose())
-    told = _exchange(own, ranks, common.explain)
-    return told[0].chosen or {}, any(other.digest != own.digest for other in told)
+            own = dataclasses.replace(own, engines=choose())
+    messages = _exchange(own, ranks, common.explain)
+    return messages[0].engines or {}, any(message.digest != own.digest for message in messages)
 
 
 def _exchange(own: Handshake, ranks: Ranks, explain: Explain | None = None) -> list[Handshake]:
-    """Return what all ranks have to say, in their order.
+    """Return the messages of all ranks, in their order, after checks.
 
-    Every rank checks the same things of all ranks, in the same order, so that all raise, or all explain, together.
+    Every rank makes the same checks in the same order, so all ranks raise, or all call ``explain``, together.
     """
-    told = [Handshake.from_bytes(data) for data in ranks.all_gather(own.to_bytes())]
-    for rank, other in enumerate(told):
-        if (other.epoch, other.position, other.chosen is None) != (own.epoch, own.position, own.chosen is None):
+    messages = [Handshake.from_bytes(data) for data in ranks.all_gather(own.to_bytes())]
+    for rank, other in enumerate(messages):
+        if (other.epoch, other.position, other.engines is None) != (own.epoch, own.position, own.engines is None):
             raise RuntimeError(
                 f"ranks must take the same steps, got rank {ranks.rank} at epoch {own.epoch}, position {own.position} and rank "
                 f"{rank} at epoch {other.epoch}, position {other.position}; one of them has left its loop early, so let all "
                 "leave it at the same step, and load the same state on all"
             )
-    for rank, other in enumerate(told):
+    for rank, other in enumerate(messages):
         if other.error and rank != ranks.rank and not own.error:
-            raise RuntimeError(f"rank {rank} cannot go on, so nor can rank {ranks.rank}; there it was {other.error}")
-    if explain is not None and not any(other.error for other in told) and len({other.digest for other in told}) > 1:
+            raise RuntimeError(f"rank {rank} has failed, so rank {ranks.rank} cannot go on; the error there was {other.error}")
+    if explain is not None and not any(message.error for message in messages) and len({each.digest for each in messages}) > 1:
         explain(ranks)
-    for rank, other in enumerate(told):
-        if (other.blocks, other.skip, other.served) != (own.blocks, own.skip, own.served):
+    for rank, other in enumerate(messages):
+        if (other.num_blocks, other.num_skipped, other.num_served) != (own.num_blocks, own.num_skipped, own.num_served):
             raise RuntimeError(
-                f"ranks must have the same data and state, got {own.blocks} blocks and {own.served} rows served on rank "
-                f"{ranks.rank}, {other.blocks} and {other.served} on rank {rank} at position {own.position}; "
+                f"ranks must have the same data and state, got {own.num_blocks} blocks and {own.num_served} rows served on "
+                f"rank {ranks.rank}, {other.num_blocks} and {other.num_served} on rank {rank} at position {own.position}; "
                 "give all ranks the same source and state"
             )
-    return told
+    return messages

@@ -1,6 +1,6 @@
-"""Columns on their way to other ranks: numbers, and lists of numbers, travel as they lie in memory, one column after the other.
+"""Send rows to other ranks: columns of numbers, or of lists of numbers, as raw memory, and other columns as Arrow streams.
 
-Legend: ``R`` ranks, ``n`` rows that leave, rank after rank.
+Legend: ``R`` ranks, ``n`` rows to send, rank after rank.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrays import Index
+from seqstream.arrays import Index, flat_starts
 from seqstream.arrow import from_buffer, is_list, join_tables, take_rows, to_arrow, to_buffer, to_numpy
 from seqstream.distributed.agreement import check_plans
 from seqstream.distributed.collectives import Ranks
@@ -20,42 +20,51 @@ Rows: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
 def send_rows(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks, plan: bytes = b"") -> pa.Table:
-    """Send rows to ranks; return those that came, rank after rank.
+    """Send rows to ranks, and return the received rows, rank after rank.
 
     Args:
         table: This rank's rows.
-        rows: ``int32 (n,)`` or ``int64``, which of them leave.
-        sizes: ``int64 (R,)``, how many for each rank.
-        ranks: Who takes part.
-        plan: A digest of the plan by which they leave.
+        rows: ``int32 (n,)`` or ``int64``, rows of the table, those for rank 0 first.
+        sizes: ``int64 (R,)``, number of rows for each rank.
+        ranks: All ranks, which call this together.
+        plan: A digest of the plan, which must be the same on all ranks.
 
     Raises:
-        RuntimeError: Ranks have other plans.
+        RuntimeError: The plans of ranks differ.
     """
-    given = ranks.all_gather(plan + kind_of(table))
-    check_plans([each[: len(plan)] for each in given])
-    told = sorted({each[len(plan) :] for each in given})
-    if sum(map(_has_rows, told)) > 1:  # rows of several kinds find a common one where they meet
-        return _carry_streams(table, rows, sizes, ranks)
-    plain, schema = _read_kind(max(told, key=lambda kind: (_has_rows(kind), len(kind))))
-    table = table if len(table) else schema.empty_table()  # what has no rows may lack columns
-    columns = {name: _carry_column(table.select([name]), rows, sizes, ranks) for name in plain}
+    messages = ranks.all_gather(plan + kind_of(table))
+    check_plans([message[: len(plan)] for message in messages])
+    kinds = sorted({message[len(plan) :] for message in messages})
+    if sum(map(_has_rows, kinds)) > 1:  # `join_tables` finds a common type
+        return _send_streams(table, rows, sizes, ranks)
+    plain, schema = _read_kind(max(kinds, key=lambda kind: (_has_rows(kind), len(kind))))
+    table = table if len(table) else schema.empty_table()  # a table without rows may lack columns
+    columns = {name: _send_column(table.select([name]), rows, sizes, ranks) for name in plain}
     others = [name for name in schema.names if name not in plain]
     if others:
-        came = _carry_streams(table.select(others), rows, sizes, ranks)
-        columns |= {name: came.column(name) for name in others}
+        received = _send_streams(table.select(others), rows, sizes, ranks)
+        columns |= {name: received.column(name) for name in others}
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def send_array(values: npt.NDArray[Any], sizes: Index, ranks: Ranks) -> tuple[npt.NDArray[Any], Index]:
-    """Send stretches of an array, so many values to each rank; return those that came, and how many from each."""
+    """Send values to ranks.
+
+    Args:
+        values: ``(n,)``, the values for rank 0, then those for rank 1, and so on.
+        sizes: ``int64 (R,)``, number of values for each rank.
+        ranks: All ranks, which call this together with arrays of one type.
+
+    Returns:
+        The received values, rank after rank, and the number of values from each rank, ``int64 (R,)``.
+    """
     width = values.dtype.itemsize
-    came, num_bytes = ranks.all_to_all(values.view(np.uint8), sizes * width)
-    return came.view(values.dtype), num_bytes // width
+    received, num_bytes = ranks.all_to_all(values.view(np.uint8), sizes * width)
+    return received.view(values.dtype), num_bytes // width
 
 
 def kind_of(table: pa.Table) -> bytes:
-    """Say whether a table has rows, which of its columns are plain, and what all are."""
+    """Return the kind of a table: whether it has rows, which of its columns are plain, and its schema."""
     schema: bytes = table.schema.serialize().to_pybytes()
     return bytes([len(table) > 0, *map(_is_plain, table.columns)]) + schema
 
@@ -65,15 +74,15 @@ def _has_rows(kind: bytes) -> bool:
 
 
 def _read_kind(kind: bytes) -> tuple[list[str], pa.Schema]:
-    """Return the names of the plain columns, lists before numbers, and the schema of all."""
-    begin = kind.index(b"\xff")  # with which a schema begins
+    """Return the names of the plain columns, lists before numbers, and the schema."""
+    begin = kind.index(b"\xff")  # the first byte of a schema
     schema = pa.ipc.read_schema(pa.py_buffer(kind[begin:]))
     plain = [name for name, is_plain in zip(schema.names, kind[1:begin], strict=True) if is_plain]
     return sorted(plain, key=lambda name: not is_list(schema.field(name).type)), schema
 
 
 def _is_plain(column: pa.ChunkedArray) -> bool:
-    """Say whether a column is of numbers, or of lists of numbers, none of them missing."""
+    """Return whether a column has numbers, or lists of numbers, none of them missing."""
     kind = column.type
     if column.null_count:
         return False
@@ -84,8 +93,8 @@ def _is_plain(column: pa.ChunkedArray) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _carry_column(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Array:
-    """Send the rows of one plain column."""
+def _send_column(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Array:
+    """Send rows of one plain column as raw memory, and return the received rows."""
     sent = take_rows(table, rows).column(0).combine_chunks()
     kind = sent.type
     if pa.types.is_fixed_size_list(kind):
@@ -102,11 +111,11 @@ def _carry_column(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa
     return pa.Array.from_buffers(kind, len(lengths), [None, pa.py_buffer(offsets)], children=[to_arrow(values)])
 
 
-def _carry_streams(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Table:
-    """Send rows of any columns: a stream of Arrow for each rank."""
-    sent, firsts = take_rows(table, rows), np.cumsum(sizes) - sizes
-    parts = [to_buffer(sent.slice(first, size)) for first, size in zip(firsts.tolist(), sizes.tolist(), strict=True)]
-    joined = np.frombuffer(bytearray().join(parts), dtype=np.uint8)
-    came, num_bytes = send_array(joined, np.array([len(part) for part in parts]), ranks)
+def _send_streams(table: pa.Table, rows: Rows, sizes: Index, ranks: Ranks) -> pa.Table:
+    """Send rows of any columns, as one Arrow stream for each rank, and return the received rows."""
+    sent, firsts = take_rows(table, rows), flat_starts(sizes)
+    streams = [to_buffer(sent.slice(first, size)) for first, size in zip(firsts.tolist(), sizes.tolist(), strict=True)]
+    joined = np.frombuffer(bytearray().join(streams), dtype=np.uint8)
+    received, num_bytes = send_array(joined, np.array([len(stream) for stream in streams]), ranks)
     ends = np.cumsum(num_bytes).tolist()
-    return join_tables([from_buffer(came[end - size : end]) for end, size in zip(ends, num_bytes.tolist(), strict=True)])
+    return join_tables([from_buffer(received[end - size : end]) for end, size in zip(ends, num_bytes.tolist(), strict=True)])

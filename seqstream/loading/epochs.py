@@ -102,7 +102,8 @@ class Epochs:
         self._class_watch = ClassWatch()
         keeps_empty = any(isinstance(stage, Tokenize) and stage.empty == "keep" for stage in stages)
         self._fill = int(pad_token) if keeps_empty else None
-        self._labels = RowLabels.of(labels, spec)
+        packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, Pack) else ()
+        self._labels = RowLabels(labels, *packed)
         self._is_text = any(isinstance(stage, Tokenize) for stage in stages)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Epochs:
             "uneven": sharing.uneven,
             "prefetch": sharing.prefetch,
             "epochs": None if start.until is None else start.until - start.epoch,
-            "state": {"step": window.step, "group": window.group, "source": window.cursor.source_json()},
+            "state": {"step": window.step, "group": window.planned_world_size, "source": window.cursor.source_json()},
             **self.fingerprint(),
             **self._functions,
         }

@@ -96,7 +96,10 @@ def estimate_steps(
     is_all = window == sample.scale
     rows = _scaled(runs, window)
     multiple = world_size * accumulate
-    num = spec.num_planned(rows.num_rows, lambda num: _scaled(rows, num / rows.num_rows), last=is_all, multiple=multiple)
+    search = spec.search_planned(rows, last=is_all, multiple=multiple)
+    while search.num_needed is not None:
+        search = search.with_lengths(_scaled(rows, search.num_needed / rows.num_rows))
+    num = search.num_planned
     if not num and is_all:
         return 0
     if not num:

@@ -72,7 +72,8 @@ class Loader(Iterable[Batch]):
         pin_memory: Pass batches through page-locked memory; by default only on the way to CUDA.
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer: labels, masking. `Batch.generator` gives it
             randomness that is the same at every resume. Rows of which nothing is a label, all of them -100 or too short for
-            what ours of these functions make, are dropped, so that the loss of no batch is NaN.
+            what ours of these functions make, are dropped, so that the loss of no batch is NaN. Labels are counted on several
+            ranks by the function's attribute ``label_rule``; one around ours has to pass it on, as `CausalLabels` shows.
         pad_values: What padding holds, by column, instead of the tokenizer's pad token (else 0) and -100 for labels: ``label``,
             ``labels``, ``label_ids``, names that end so, and what `ClassLabels` makes.
         padding_side: Where padding goes: ``"right"`` or ``"left"``; by default where the tokenizer of `Tokenize` pads, its
@@ -352,9 +353,9 @@ class Loader(Iterable[Batch]):
             self._stats = self._stats.plus(
                 batches=1,
                 steps=int(batch.is_step_end),
-                rows=len(batch.row_ids) - batch.num_made - batch.num_repeated,
-                made_up_rows=batch.num_made,
-                repeated_rows=batch.num_repeated,
+                rows=len(batch.row_ids) - batch.layout.num_made_up - batch.layout.num_repeated,
+                made_up_rows=batch.layout.num_made_up,
+                repeated_rows=batch.layout.num_repeated,
                 tokens=batch.num_tokens,
                 slots=batch.num_slots,
                 seconds=elapsed,

@@ -72,6 +72,7 @@ class Pipeline:
         self._padding = padding
         self._layout = layout
         self._on_batch = on_batch
+        self._label_rule = LabelRule() if on_batch is None else getattr(on_batch, "label_rule", None)
         self._uneven = uneven
         self._looked_at: set[str] = set()
 
@@ -84,8 +85,7 @@ class Pipeline:
         ``prefetch`` batches of a window are left.
         """
         self.epochs.start_workers()
-        labels = LabelRule() if self._on_batch is None else getattr(self._on_batch, "label_rule", None)
-        sharing = RankSharing(ranks, self._uneven, labels, prefetch)
+        sharing = RankSharing(ranks, self._uneven, self._label_rule, prefetch)
         if not prefetch:
             windows = self.epochs.windows(start, stop_signal.check, sharing)
             return Run(self._batches(windows, start, to_state, lambda: None))
@@ -133,7 +133,7 @@ class Pipeline:
             meeting = max(0, len(window.plan) - 1 - left)
             for turn in range(len(window.plan)):
                 position = _after(position, window, turn, self.epochs.num_shards)
-                moved = {"group": window.start.group, "served": position.window.served}
+                moved = {"group": window.start.planned_world_size, "served": position.window.served}
                 state = {**begun, **moved} if position.window.served else to_state(position)
                 batch = self._customised(self._collated(window, turn, own_copy(state), seeds[turn]))
                 batch, event = self.transfer.send(batch)

@@ -19,7 +19,7 @@ import tempfile
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
@@ -40,9 +40,10 @@ from seqstream.loading.worker_process import (
     start_worker,
     unpack,
 )
-from seqstream.records import Counts, located
-from seqstream.windows.block_buffer import BufferedBlocks, Guard
-from seqstream.windows.processing import Process, row_ids_of, tables_of
+from seqstream.records import ROW_ID, Counts, located
+from seqstream.windows.block_buffer import Guard
+from seqstream.windows.block_reader import ReadBlock
+from seqstream.windows.processing import Process
 
 _AHEAD = 4
 """How many blocks each worker has, in work and waiting: where one takes long, the others need not wait for its turn."""
@@ -125,23 +126,22 @@ class Workers:
     def run(self, engines: Mapping[str, str]) -> Process:
         """Return the function that processes blocks."""
 
-        def process(entries: Sequence[BufferedBlocks], guard: Guard) -> None:
-            coming = iter(entries)
-            under_way: deque[tuple[BufferedBlocks, _UnderWay]] = deque()
+        def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
+            under_way: deque[tuple[ReadBlock, _UnderWay]] = deque()
             try:
                 while True:
-                    for entry in itertools.islice(coming, self._num_ahead - len(under_way)):
+                    for block in itertools.islice(blocks, self._num_ahead - len(under_way)):
                         guard()
-                        under_way.append((entry, self._pool.send(engines, to_buffer(*tables_of([entry])))))
+                        under_way.append((block, self._pool.send(engines, to_buffer(block.table))))
                     if not under_way:
                         return
-                    entry, sent = under_way[0]
+                    block, sent = under_way[0]
                     outcome = self._pool.wait(sent, guard)
                     under_way.popleft()
                     if isinstance(outcome, Exception):
-                        with located(row_ids_of(tables_of([entry])), self._locate):
+                        with located(block.table.column(ROW_ID), self._locate):
                             raise outcome
-                    entry.processed(*outcome)
+                    yield outcome
             finally:
                 for _, sent in under_way:
                     self._pool.drop(sent)

@@ -1,11 +1,11 @@
-"""How rows of a window become batches: the plan that follows from lengths, and what a loader asks of whoever makes it."""
+"""The protocol of a batch spec, which turns the lengths of a window into a plan, and what all batch specs have in common."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from seqstream.options import check_positive, is_no_limit
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP, Plan
+from seqstream.planning.planned_search import PlannedSearch
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 
@@ -23,16 +24,16 @@ WINDOW_BYTES = 64 << 20
 ID_BYTES = 4
 
 _READ_SHARE = 0.5
-"""Of records as read, which are held as well, half counts: text has as many bytes as its ids, other columns may have more."""
+"""The share of the bytes of records as read that counts towards a window, which holds these records too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowSize:
-    """How much is planned together: as many batches of each rank *and* as many bytes of ids, of all ranks, as are given.
+    """How much is planned together: a window is full when it holds enough batches *and* enough bytes.
 
     Attributes:
-        batches: Batches of each rank; ``None`` for any number.
-        num_bytes: Bytes of ids, four each; ``None`` for any number.
+        batches: Batches of each rank; ``None`` for no such condition.
+        num_bytes: Bytes of ids of all ranks, four an id; ``None`` for no such condition.
     """
 
     batches: int | None = WINDOW_BATCHES
@@ -40,15 +41,15 @@ class WindowSize:
 
     @classmethod
     def of(cls, batches: int | None, num_bytes: int | None) -> WindowSize:
-        """Return the size that a user asks for: where one number is given, it alone counts; where none is, both defaults do."""
+        """Return the size that a user asks for: the given numbers alone, or both defaults where none is given."""
         return cls() if batches is None and num_bytes is None else cls(batches, num_bytes)
 
     def share(self, *, num_batches: float, num_tokens: float, read_bytes: float, world_size: int) -> float:
-        """Return how much of a full window some rows are, 1.0 for all of it.
+        """Return which share of a full window some rows fill, 1.0 for all of it.
 
         Args:
-            num_batches: How many batches they make.
-            num_tokens: Their tokens.
+            num_batches: Number of batches of these rows, over all ranks.
+            num_tokens: Number of tokens in them.
             read_bytes: Bytes of their records as read.
             world_size: Number of ranks.
         """
@@ -61,88 +62,63 @@ class WindowSize:
 
 
 class BatchSpec(Protocol):
-    """What a loader asks of a batch spec: `Bucket`, `Pack` and `Unbucketed` are its kinds."""
+    """What a loader asks of a batch spec, such as `Bucket`, `Pack` and `Unbucketed`."""
 
     def window_size(self, *, shuffle: bool) -> WindowSize:
         """Return how much a full window holds."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The columns whose lengths a row is planned by, each a side of its own; ``None`` for the longest of all."""
+        """The columns whose lengths the plan depends on, one side of a row each; ``None`` for the longest column."""
 
     @property
     def sample_batches(self) -> float:
-        """How many batches must have been seen before any is planned; 0 once all is decided."""
+        """Number of batches that `fitted` must see before any batch is planned; 0 where it has nothing to choose."""
 
     def fitted(self, lengths: Lengths, max_length: int | None) -> BatchSpec:
-        """Return the spec with all decided that is decided by looking at the first lengths."""
+        """Return the spec with everything chosen that depends on a sample of lengths."""
 
     def sort_keys(self, lengths: Lengths) -> Lengths:
-        """Return what rows are sorted by, descending, before they are planned: their lengths, or the same for all."""
+        """Return the keys by which rows are sorted, descending, before they are planned: lengths, or 0 for all."""
 
-    def fills(self, runs: LengthCounts, multiple: int) -> bool:
-        """Return whether rows are enough for so many batches, more rows being on their way."""
+    def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
+        """Return whether rows fill at least ``multiple`` batches, while more rows follow."""
 
-    def num_planned(self, num_rows: int, first: Callable[[int], LengthCounts], *, last: bool, multiple: int) -> int:
-        """Return how many rows of a window, from its first, are planned now; the others begin the next window.
+    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+        """Return how many rows of a window, from its first, are planned now, or the search for that number.
+
+        The other rows begin the next window.
 
         Args:
-            num_rows: Rows there are.
-            first: Counts the lengths of so many of them, from the first on.
+            runs: The lengths of all rows.
             last: Whether the epoch ends with them.
             multiple: Batches of an optimiser step, of all ranks: where batches are to be full, they are a multiple of it.
         """
 
     def plan_global(
-        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+        self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
     ) -> GlobalPlan:
-        """Return what all ranks take at each step of a window.
+        """Return the plan of a window for all ranks.
 
         Args:
-            runs: The lengths of its rows; rows are numbered as sorted by them.
-            key: Seeds the order of rows and groups; ``None`` leaves both as they come.
+            length_counts: The rows of the window by length.
+            key: Seeds the order of rows and of global batches; ``None`` leaves both as they are.
             world_size: Number of ranks.
-            accumulate: How many batches of each rank an optimiser step sums.
+            accumulate: Number of batches of each rank in an optimiser step.
         """
 
     def num_batches(self, num_rows: int, num_tokens: int) -> float:
-        """Estimate how many batches some rows make."""
+        """Return an estimate of the number of batches of some rows."""
 
     def largest(self, max_length: int | None) -> tuple[int, int]:
-        """Return the rows and the padded length of the largest batch that can occur, rows being of at most ``max_length``."""
+        """Return the rows and the padded length of the largest possible batch, with rows of at most ``max_length``."""
 
     def fingerprint(self) -> Json:
-        """Say what the plan depends on."""
+        """Return what the plan depends on."""
 
 
-class Plans(abc.ABC):
-    """What every batch spec can do with what it can."""
-
-    def sort_keys(self, lengths: Lengths) -> Lengths:
-        return lengths
-
-    @abc.abstractmethod
-    def plan_global(
-        self, runs: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
-    ) -> GlobalPlan: ...
-
-    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
-        """Return the batches of one process whose window has these rows.
-
-        Args:
-            lengths: ``int64 (N,)``, steps of each row, in the order read; ``(N, S)`` for rows of several sides.
-            key: Seeds the order of rows and batches; ``None`` leaves both as they come.
-        """
-        keys = self.sort_keys(lengths)
-        global_plan = self.plan_global(LengthCounts.of(keys), key=key, world_size=1)
-        groups, places = np.arange(len(global_plan)), np.arange(global_plan.cuts[-1])
-        rows = global_plan.wanted(places)
-        local = np.append(sorted_order(keys), MADE_UP)[rows]
-        return global_plan.lay_out(local, places, global_plan.cuts, groups, global_plan.turns)
-
-
-class Decided(Plans):
-    """What a batch spec answers that plans by the longest column, and leaves nothing to be decided by the data."""
+class PlannerBase(abc.ABC):
+    """What batch specs have in common: no columns of their own, nothing to choose from a sample, and `plan`."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -155,33 +131,61 @@ class Decided(Plans):
     def fitted(self, lengths: Lengths, max_length: int | None) -> Self:
         return self
 
+    def sort_keys(self, lengths: Lengths) -> Lengths:
+        return lengths
+
+    @abc.abstractmethod
+    def plan_global(
+        self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
+    ) -> GlobalPlan: ...
+
+    def plan(self, lengths: Lengths, *, key: tuple[object, ...] | None) -> Plan:
+        """Return the batches of a window on a single rank.
+
+        Args:
+            lengths: ``int64 (N,)``, tokens of each row, in the order read; ``(N, S)`` for rows of several sides.
+            key: Seeds the order of rows and batches; ``None`` leaves both as they are.
+        """
+        keys = self.sort_keys(lengths)
+        global_plan = self.plan_global(LengthCounts.of(keys), key=key, world_size=1)
+        global_batches, places = np.arange(len(global_plan)), np.arange(global_plan.cuts[-1])
+        rows = np.append(sorted_order(keys), MADE_UP)[global_plan.wanted(places)]
+        return global_plan.lay_out(rows, places, global_plan.cuts, global_batches, global_plan.turns)
+
 
 def show(spec: Any) -> str:
-    """Print a spec with the fields that are not as by default."""
+    """Return the text of a spec, with the fields that differ from their defaults."""
     fields = ((field, getattr(spec, field.name)) for field in dataclasses.fields(spec))
     return f"{type(spec).__name__}({', '.join(f'{field.name}={value!r}' for field, value in fields if value != field.default)})"
 
 
 def without_default(fields: dict[str, Any], **defaults: object) -> dict[str, Any]:
-    """Return what a spec says of itself without fields that came later, where they change nothing: older states stay valid."""
+    """Return fields without those that a later version has added and that have their defaults, so older states stay valid."""
     return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
 
 
 def turns_of(num_batches: int, key: tuple[object, ...] | None) -> Index:
-    """Return the order in which batches, longest first, are served: long and short ones in turn, and so at every scale.
+    """Return the order in which batches are served: long and short batches alternate, at every scale.
 
-    So any eight batches that follow each other are one of each eighth by length; see `EvenOrder`. With ``key=None`` they stay.
+    Any eight batches in a row are one of each eighth by length; see `EvenOrder`.
+
+    Args:
+        num_batches: Number of batches, which are numbered longest first.
+        key: Seeds the order; ``None`` leaves batches as they are.
+
+    Returns:
+        ``int64 (num_batches,)``, the batch of each turn.
     """
     if key is None:
         return np.arange(num_batches)
     return EvenOrder(num_batches, *key, "batches", turned=False).between(0, num_batches)
 
 
-def needed(max_length: int | None) -> int:
-    """Return the longest length there can be, where something depends on it.
+def known_max_length(max_length: int | None) -> int:
+    """Return the greatest possible length of a row.
 
     Raises:
-        ValueError: Nobody has said it.
+        ValueError: ``max_length`` is not known.
     """
     if max_length is None:
         raise ValueError("the largest batch cannot be known without a longest row; set Tokenize(max_length=...)")
@@ -189,25 +193,25 @@ def needed(max_length: int | None) -> int:
 
 
 LARGEST_BATCH_SIZE = 128
-"""Nobody means so few tokens by a budget, but many rows by the number: it is a usual batch size."""
+"""A budget up to this is probably meant as a number of rows: it is a common batch size, and too few tokens."""
 
 
 def meant_as_rows(max_tokens: object) -> str:
-    """Return the end of a message that says what to write if a budget was meant as a number of rows, as small ones are."""
+    """Return the end of an error message: what to write if a small budget was meant as a number of rows."""
     is_small = isinstance(max_tokens, int) and max_tokens <= LARGEST_BATCH_SIZE
     return f"; for batches of {max_tokens} rows write Bucket(batch_size={max_tokens})" if is_small else ""
 
 
 def set_positive(spec: object, names: Sequence[str], *, limits: Sequence[str] = ()) -> None:
-    """Make fields of a frozen dataclass plain ``int``: a state is JSON, which knows no numbers of NumPy.
+    """Check fields of a frozen dataclass and convert them to ``int``, as a state is JSON, which has no NumPy numbers.
 
     Args:
-        spec: The dataclass; each of the fields is a positive whole number, or ``None``.
-        names: The fields.
-        limits: Those that bound a row or a batch, and must do so.
+        spec: The dataclass.
+        names: Fields whose values must be positive whole numbers, or ``None`` where that is the default.
+        limits: Those of them that limit a row or a batch, so they must be below ``2**31``.
 
     Raises:
-        ValueError: A number is not positive, or bounds nothing.
+        ValueError: A value is not a positive whole number, or too large for a limit.
     """
     required = {field.name for field in dataclasses.fields(spec) if field.default is not None}  # type: ignore[arg-type]
     for name in names:

@@ -1,6 +1,6 @@
-"""Pack whole sequences into rows of one length: a pure function of lengths.
+"""Pack whole sequences into rows of one length by best fit decreasing: a pure function of lengths.
 
-Legend: ``N`` sequences, ``R`` rows, ``M`` moves.
+Legend: ``N`` sequences, ``R`` packed rows, ``M`` moves of several sequences.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ def pack_rows(lengths: Lengths, row_length: int) -> tuple[Index, Cuts]:
     """Pack sequences into rows by best fit decreasing.
 
     Every sequence is in one row, whole, and no row holds more than ``row_length`` tokens. Each sequence in turn goes to the
-    fullest row that has room for it, of equally full ones to that which has been so for longest, and to a new row where none
-    has room.
+    fullest row with enough room, of equally full rows to the one that has had this room for longest, or to a new row.
 
     Args:
-        lengths: ``int64 (N,)``, tokens of each sequence, descending, all positive. Equal ones are taken in the order given.
-        row_length: Tokens of a row. Larger fills better: there are more ways to fill a row.
+        lengths: ``int64 (N,)``, tokens of each sequence, descending, all positive. Equal lengths keep their order.
+        row_length: Tokens of a row. Longer rows are filled better, as there are more ways to fill them.
 
     Returns:
-        The order, ``int64 (N,)``: positions in ``lengths``, row after row as rows were opened, and in a row longest first. And
-        the cuts, ``int64 (R + 1,)``: row ``r`` holds ``order[cuts[r]:cuts[r + 1]]``.
+        The order, ``int64 (N,)``: indices of ``lengths``, row after row in the order in which rows were opened, longest first
+        within a row. And the cuts, ``int64 (R + 1,)``: row ``r`` holds ``order[cuts[r]:cuts[r + 1]]``.
 
     Raises:
         ValueError: A sequence is longer than ``row_length``, or has no tokens.
@@ -35,10 +34,9 @@ def pack_rows(lengths: Lengths, row_length: int) -> tuple[Index, Cuts]:
     if not len(lengths):
         return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
     _check_fit(lengths, row_length)
-    first, num_rows, each = _moves(lengths, row_length)
-    taken = num_rows * each
-    place = positions(taken)
-    rows = np.repeat(first, taken) + place // np.repeat(each, taken)
+    first_rows, num_rows, per_row = _moves(lengths, row_length)
+    moved = num_rows * per_row
+    rows = np.repeat(first_rows, moved) + positions(moved) // np.repeat(per_row, moved)
     sizes = np.bincount(rows)
     order = np.argsort(rows.astype(np.uint16) if len(sizes) <= 1 << 16 else rows, kind="stable")  # 16 bits: radix sort
     return order, np.append(0, np.cumsum(sizes))
@@ -55,35 +53,35 @@ def _check_fit(lengths: Lengths, row_length: int) -> None:
 
 
 def _moves(lengths: Lengths, row_length: int) -> npt.NDArray[np.int64]:
-    """Place many sequences of one length at a time, into neighbouring rows that are equally full.
+    """Return moves, each of several sequences of one length into neighbouring rows that are equally full.
 
-    The fullest row with room takes as many as fit before another takes any: with room for one more it is the fullest still.
+    The fullest row with room takes as many sequences as fit before another takes any, as it stays the fullest.
 
     Returns:
-        ``int64 (3, M)``, for each move: the first row, the number of rows, and how many sequences each of them takes.
+        ``int64 (3, M)``, for each move: the first row, the number of rows, and the number of sequences that each row takes.
     """
     starts = np.flatnonzero(np.diff(lengths, prepend=0))
     shortest = int(lengths.min())
-    rooms = [row_length]  # that some row has, ascending, without those in which nothing fits
-    stretches = {row_length: collections.deque([(0, len(lengths))])}  # by room, that first which has had it for longest
+    rooms = [row_length]  # room of at least one row, ascending, where the shortest sequence fits
+    rows_with = {row_length: collections.deque([(0, len(lengths))])}  # ranges of rows by room, in the order of getting it
     moves: list[tuple[int, int, int]] = []
     for length, left in zip(lengths[starts].tolist(), np.diff(starts, append=len(lengths)).tolist(), strict=True):
         while left:
             at = bisect.bisect_left(rooms, length)
             room = rooms[at]
-            first, stop = stretches[room].popleft()
-            each = min(room // length, left)
-            last = min(stop, first + left // each)
-            if last < stop:
-                stretches[room].appendleft((last, stop))
-            elif not stretches[room]:
-                del rooms[at], stretches[room]
-            moves.append((first, last - first, each))
-            left -= (last - first) * each
-            room -= each * length
-            if room in stretches:
-                stretches[room].append((first, last))
+            first, stop = rows_with[room].popleft()
+            per_row = min(room // length, left)
+            end = min(stop, first + left // per_row)
+            if end < stop:
+                rows_with[room].appendleft((end, stop))
+            elif not rows_with[room]:
+                del rooms[at], rows_with[room]
+            moves.append((first, end - first, per_row))
+            left -= (end - first) * per_row
+            room -= per_row * length
+            if room in rows_with:
+                rows_with[room].append((first, end))
             elif room >= shortest:
                 bisect.insort(rooms, room)
-                stretches[room] = collections.deque([(first, last)])
+                rows_with[room] = collections.deque([(first, end)])
     return np.array(moves, dtype=np.int64).T

@@ -1,6 +1,6 @@
-"""Rows by their lengths: how many there are of each, and the order by length.
+"""Rows by length: how many rows have each length, and the order of rows by length.
 
-Legend: ``N`` rows, ``D`` different lengths, ``S`` sides.
+Legend: ``N`` rows, ``D`` distinct lengths, ``S`` sides (the sequences of a row, such as source and target).
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import dataclasses
 
 import numpy as np
 
-from seqstream.arrays import Index, Lengths
+from seqstream.arrays import Index, Lengths, flat_starts
 
 _DENSE = 1 << 20
-"""Lengths below are counted in a table of so many entries, which takes no sorting."""
+"""Lengths below this are counted by ``np.bincount``, without sorting."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LengthCounts:
-    """The rows of a window by length: all that a plan depends on.
+    """How many rows of a window have each length: all data that a plan depends on.
 
     Attributes:
-        lengths: ``int64 (D,)``, descending; ``(D, S)`` for rows of several sides, by the first of them, then the second.
-        counts: ``int64 (D,)``, how many rows have each.
+        lengths: ``int64 (D,)``, descending; ``(D, S)`` for rows of several sides, by the first side, then the second.
+        counts: ``int64 (D,)``, the number of rows of each length.
     """
 
     lengths: Lengths
@@ -29,7 +29,7 @@ class LengthCounts:
 
     @classmethod
     def of(cls, lengths: Lengths) -> LengthCounts:
-        """Count lengths in any order, ``int64 (N,)`` or ``(N, S)``."""
+        """Return the counts of lengths in any order, ``int64 (N,)`` or ``(N, S)``."""
         if _is_dense(lengths):
             counts = np.bincount(lengths)
             seen = np.flatnonzero(counts)[::-1]
@@ -43,25 +43,29 @@ class LengthCounts:
         return int(self.counts.sum())
 
     @property
+    def tokens(self) -> Lengths:
+        """Number of tokens of a row of each length, on all sides, ``int64 (D,)``."""
+        return self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
+
+    @property
     def num_tokens(self) -> int:
-        sizes = self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
-        return int((sizes * self.counts).sum())
+        return int((self.tokens * self.counts).sum())
 
     @property
     def starts(self) -> Index:
-        """Number of the first row of each length, ``int64 (D,)``."""
-        return np.cumsum(self.counts) - self.counts
+        """Row number of the first row of each length, ``int64 (D,)``."""
+        return flat_starts(self.counts)
 
-    def every(self, step: int) -> Lengths:
-        """Return the lengths of rows ``0``, ``step``, ``2 * step`` and so on, as sorted."""
-        if step == 1:
+    def every(self, stride: int) -> Lengths:
+        """Return the lengths of the rows with the row numbers ``0``, ``stride``, ``2 * stride`` and so on."""
+        if stride == 1:
             return np.repeat(self.lengths, self.counts, axis=0)
-        ends = -(-np.cumsum(self.counts) // step)
+        ends = -(-np.cumsum(self.counts) // stride)
         return np.repeat(self.lengths, np.diff(ends, prepend=0), axis=0)
 
 
 def sorted_order(lengths: Lengths) -> Index:
-    """Return the rows longest first, ``int64 (N,)``; rows of equal lengths, on all sides, stay in their order."""
+    """Return the rows longest first, ``int64 (N,)``; rows of equal length, on all sides, keep their order."""
     if lengths.ndim == 2:
         return np.lexsort([-lengths[:, side] for side in reversed(range(lengths.shape[1]))])
     drop = lengths.max(initial=0) - lengths
@@ -69,17 +73,17 @@ def sorted_order(lengths: Lengths) -> Index:
 
 
 def distinct(lengths: Lengths) -> tuple[Lengths, Index]:
-    """Return the different lengths, descending, ``int64 (D,)`` or ``(D, S)``, and which of them each is, ``int64 (N,)``."""
+    """Return the distinct lengths, descending, ``int64 (D,)`` or ``(D, S)``, and the index of each length, ``int64 (N,)``."""
     if _is_dense(lengths):
         seen = np.bincount(lengths) > 0
-        greater = np.cumsum(seen[::-1])[::-1] - 1
-        return np.flatnonzero(seen)[::-1], greater[lengths]
+        num_longer = np.cumsum(seen[::-1])[::-1] - 1
+        return np.flatnonzero(seen)[::-1], num_longer[lengths]
     order = sorted_order(lengths)
     ordered = lengths[order].astype(np.int64)
     starts = run_starts(ordered)
-    number = np.empty(len(lengths), dtype=np.int64)
-    number[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(lengths)))
-    return ordered[starts], number
+    index = np.empty(len(lengths), dtype=np.int64)
+    index[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(lengths)))
+    return ordered[starts], index
 
 
 def _is_dense(lengths: Lengths) -> bool:
@@ -87,7 +91,7 @@ def _is_dense(lengths: Lengths) -> bool:
 
 
 def run_starts(ordered: Lengths) -> Index:
-    """Return where a row differs from the one before it, ``int64 (D,)``."""
+    """Return the first row of each run of equal lengths, ``int64 (D,)``."""
     if not len(ordered):
         return np.empty(0, dtype=np.int64)
     differs = np.diff(ordered, axis=0) != 0

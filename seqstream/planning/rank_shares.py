@@ -1,6 +1,6 @@
-"""Which rows of a global plan each rank takes at each step: pure functions, the same on every rank.
+"""The schedule of a window: which part of a global plan each rank takes at each turn. Pure functions, the same on every rank.
 
-Legend: ``T`` batches of each rank, ``E`` parts, ``P`` rows of one rank.
+Legend: ``T`` turns, ``E`` parts, ``R`` ranks, ``P`` places of one rank.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import dataclasses
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from seqstream.arrays import Cuts, Index, positions, ranges
-from seqstream.planning.global_plan import GlobalPlan, piecewise
+from seqstream.arrays import Cuts, Index, Mask, positions, ranges
+from seqstream.planning.global_plan import GlobalPlan, in_chunks
 
 Uneven: TypeAlias = Literal["repeat", "drop"]
 UNEVEN = ("repeat", "drop")
@@ -20,266 +19,277 @@ UNEVEN = ("repeat", "drop")
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """What is left of a window, cut into what all ranks take at once; the same on every rank.
+    """The unserved rest of a window, cut into turns; at each turn every rank takes one batch. The same on every rank.
+
+    A part is a range of places within one global batch. All ranks share the part of a turn, or each rank has its own.
 
     Attributes:
-        groups: ``int64 (E,)``, the group of each part; ``E = T * width``.
-        begins: ``int64 (E,)``, its first place.
-        sizes: ``int64 (E,)``, its rows.
-        after: ``int64 (T,)``, rows of the window that are served after each ``width`` parts.
-        numbers: ``int64 (T,)``, to which optimiser step of the window they belong.
-        width: 1 where all ranks share a part, else the number of ranks, each of which takes one.
-        is_repeated: ``bool (E,)``, parts that another rank has as well; ``None`` for none.
-        num_dropped: Rows left out, because there were fewer of them than ranks; for `Pack` sequences of which nothing is left.
-        num_truncated: Sequences of which some pieces are left out, and some are not.
+        global_batches: ``int64 (E,)``, the global batch of each part; ``E = T * parts_per_turn``.
+        first_places: ``int64 (E,)``, the first place of each part.
+        sizes: ``int64 (E,)``, the number of places of each part.
+        after: ``int64 (T,)``, number of places of the window that are served after each turn.
+        numbers: ``int64 (T,)``, the optimiser step of each turn, counted from the beginning of the window.
+        parts_per_turn: 1 where all ranks share a part, else ``R``.
+        is_repeated: ``bool (E,)``, whether a part repeats that of another rank; ``None`` where none does.
+        num_dropped: Number of rows that are left out, as a turn would have fewer places than ranks; of packed rows only
+            sequences of which no piece is left.
+        num_truncated: Number of sequences of which some pieces are left out, and some are not.
     """
 
-    groups: Index
-    begins: Index
+    global_batches: Index
+    first_places: Index
     sizes: Index
     after: Index
     numbers: Index
-    width: int = 1
-    is_repeated: npt.NDArray[np.bool_] | None = None
+    parts_per_turn: int = 1
+    is_repeated: Mask | None = None
     num_dropped: int = 0
     num_truncated: int = 0
 
     @classmethod
-    def of(cls, left: _Left, served: int, width: int) -> Steps:
-        """Make steps of parts, as many at once as given."""
-        after = served + np.cumsum(left.sizes.reshape(-1, width).sum(axis=1))
-        return cls(left.groups, left.begins, left.sizes, after, left.numbers[::width], width)
+    def of(cls, parts: _Parts, served: int, parts_per_turn: int) -> Steps:
+        """Return the schedule that takes ``parts_per_turn`` parts at each turn."""
+        after = served + np.cumsum(parts.sizes.reshape(-1, parts_per_turn).sum(axis=1))
+        steps = parts.steps[::parts_per_turn]
+        return cls(parts.global_batches, parts.first_places, parts.sizes, after, steps, parts_per_turn)
 
     def __len__(self) -> int:
         return len(self.after)
 
     @property
     def totals(self) -> Index:
-        """Rows of each step, ``int64 (T,)``."""
-        totals: Index = self.sizes.reshape(-1, self.width).sum(axis=1)
+        """Number of places of each turn, ``int64 (T,)``."""
+        totals: Index = self.sizes.reshape(-1, self.parts_per_turn).sum(axis=1)
         return totals
 
     @property
-    def ends(self) -> npt.NDArray[np.bool_]:
-        """Whether an optimiser step ends, ``bool (T,)``."""
-        ends: npt.NDArray[np.bool_] = np.diff(self.numbers, append=-1) != 0
+    def ends(self) -> Mask:
+        """Whether each turn is the last of its optimiser step, ``bool (T,)``."""
+        ends: Mask = np.diff(self.numbers, append=-1) != 0
         return ends
 
 
 @dataclasses.dataclass(frozen=True)
-class _Left:
-    """Groups that are left of a window, or parts of them, in their turns: ``int64 (n,)`` each.
+class _Parts:
+    """Unserved global batches, or parts of them, in the order in which they are served: ``int64 (E,)`` each.
 
     Attributes:
-        groups: Their numbers.
-        begins: Their first places.
-        sizes: Their rows.
-        numbers: The optimiser steps that they belong to.
+        global_batches: Their global batches.
+        first_places: Their first places.
+        sizes: Their numbers of places.
+        steps: Their optimiser steps.
     """
 
-    groups: Index
-    begins: Index
+    global_batches: Index
+    first_places: Index
     sizes: Index
-    numbers: Index
+    steps: Index
 
     @classmethod
-    def of(cls, global_plan: GlobalPlan, served: int) -> _Left:
+    def unserved(cls, global_plan: GlobalPlan, served: int) -> _Parts:
+        """Return the global batches after the first ``served`` places; of one that is begun, the rest."""
         sizes = np.diff(global_plan.cuts)[global_plan.turns]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, served, side="right"))
-        groups, sizes = global_plan.turns[first:], sizes[first:].copy()
-        begins = global_plan.cuts[groups].copy()
-        if len(groups):
+        global_batches, sizes = global_plan.turns[first:], sizes[first:].copy()
+        first_places = global_plan.cuts[global_batches].copy()
+        if len(global_batches):
             begun = served - (int(ends[first]) - int(sizes[0]))
             sizes[0] -= begun
-            begins[0] += begun
-        return cls(groups, begins, sizes, np.arange(first, len(global_plan)) // global_plan.batches_per_step)
+            first_places[0] += begun
+        return cls(global_batches, first_places, sizes, np.arange(first, len(global_plan)) // global_plan.batches_per_step)
 
-    def split(self, parts: Index) -> _Left:
-        """Cut each into so many parts, as even as can be; some are empty where there are fewer rows."""
-        if int(parts.sum()) == len(parts):
+    def split(self, counts: Index) -> _Parts:
+        """Split each part into ``counts`` parts whose sizes differ by at most one; some are empty where places are too few."""
+        if int(counts.sum()) == len(counts):
             return self
-        number = positions(parts)
-        least, longer = np.repeat(self.sizes // parts, parts), np.repeat(self.sizes % parts, parts)
-        begins = np.repeat(self.begins, parts) + number * least + np.minimum(number, longer)
-        return _Left(np.repeat(self.groups, parts), begins, least + (number < longer), np.repeat(self.numbers, parts))
+        position = positions(counts)
+        least, longer = np.repeat(self.sizes // counts, counts), np.repeat(self.sizes % counts, counts)
+        first_places = np.repeat(self.first_places, counts) + position * least + np.minimum(position, longer)
+        global_batches, steps = np.repeat(self.global_batches, counts), np.repeat(self.steps, counts)
+        return _Parts(global_batches, first_places, least + (position < longer), steps)
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.global_batches)
 
 
 def cut_steps(global_plan: GlobalPlan, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
-    """Cut what is left of a window into what all ranks take at once, no batch of which is over its room.
+    """Cut the unserved rest of a window into turns, with no batch of more rows than its global batch allows.
 
-    A group that was made for as many ranks is one such part. Where there are fewer ranks now it is several, as even as can be.
-    A part never reaches over the end of a group, so its lengths are alike, and its shape is one. Where each rank takes groups
-    of its own, those of an optimiser step are dealt to the ranks that there are now; the last of them are split, so that each
-    rank has one.
+    Where all ranks share global batches, each is one part, or several even parts where fewer ranks than planned would exceed
+    the most rows of a batch. A part never reaches beyond its global batch, so its rows are of similar length and of one shape.
+    In a mixed plan, the ranks take the global batches of each optimiser step in turn, and the last are split so that each rank
+    has one.
 
     Args:
-        global_plan: The window as it was planned, by whatever number of ranks.
-        served: How many of its rows were served, a prefix of its groups in their turns.
-        world_size: How many ranks there are now.
-        uneven: What becomes of fewer rows than ranks: ``"repeat"`` keeps them, ``"drop"`` does not. Where that would be as many
-            rows as ranks or more, as it can be in a window planned for another number of ranks, the batches of a step are
-            taken from groups that follow each other, each rank with its own; so no more is left out than the last few.
+        global_plan: The plan of the window, for any number of ranks.
+        served: Number of places that are served: the first ones, in the order of the turns.
+        world_size: Number of ranks now.
+        uneven: What becomes of turns with fewer places than ranks: ``"repeat"`` repeats rows, ``"drop"`` leaves the turn out.
+            Where ``"drop"`` would leave out as many rows as there are ranks, as it may in a window that was planned for another
+            number of ranks, each rank takes a batch of the next global batch instead; then only the last few rows are left out.
     """
-    steps = _cut_groups(global_plan, served, world_size)
-    is_short = steps.totals < world_size
+    schedule = _cut_global_batches(global_plan, served, world_size)
+    is_short = schedule.totals < world_size
     if world_size == 1 or uneven == "repeat":
-        return _repeat(steps) if is_short.any() and world_size > 1 else steps
-    whole = steps if not served else _cut_groups(global_plan, 0, world_size)  # as whoever began the window with these ranks
+        return _repeat(schedule) if is_short.any() and world_size > 1 else schedule
+    whole = schedule if not served else _cut_global_batches(global_plan, 0, world_size)  # so a resumed window is cut alike
     if whole.totals[whole.totals < world_size].sum() >= world_size:
-        steps = _cut_across(global_plan, served, world_size)
-        is_short = steps.totals < world_size
-    return _drop(steps, global_plan, is_short) if is_short.any() else steps
+        schedule = _cut_across(global_plan, served, world_size)
+        is_short = schedule.totals < world_size
+    return _drop(schedule, global_plan, is_short) if is_short.any() else schedule
 
 
-def _cut_groups(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
-    """Cut what is left of a window into steps, some of which may have fewer rows than there are ranks."""
-    left = _Left.of(global_plan, served)
+def _cut_global_batches(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
+    """Cut the rest of a window into turns, some of which may have fewer places than there are ranks."""
+    parts = _Parts.unserved(global_plan, served)
     if global_plan.is_mixed:
-        left, width = left.split(_parts_of_own(left, world_size)), world_size
-    else:
-        left, width = left.split(-(-left.sizes // (world_size * global_plan.rooms[left.groups]))), 1
-    return Steps.of(left, served, width)
+        return Steps.of(parts.split(_num_splits(parts, world_size)), served, world_size)
+    return Steps.of(parts.split(-(-parts.sizes // (world_size * global_plan.max_rows[parts.global_batches]))), served, 1)
 
 
 def _cut_across(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
-    """Cut what is left into batches of one group each, and take one for each rank, in their turns; only the last are split."""
-    left = _Left.of(global_plan, served)
-    pieces = left.split(-(-left.sizes // global_plan.rooms[left.groups]))
-    at_once = dataclasses.replace(pieces, numbers=np.arange(len(pieces)) // world_size)
-    return Steps.of(pieces.split(_parts_of_own(at_once, world_size)), served, world_size)
+    """Cut the rest of a window into batches of one global batch each, one for each rank a turn; only the last are split."""
+    parts = _Parts.unserved(global_plan, served)
+    batches = parts.split(-(-parts.sizes // global_plan.max_rows[parts.global_batches]))
+    by_turn = dataclasses.replace(batches, steps=np.arange(len(batches)) // world_size)
+    return Steps.of(batches.split(_num_splits(by_turn, world_size)), served, world_size)
 
 
-def _parts_of_own(left: _Left, world_size: int) -> Index:
-    """Return in how many parts each group is dealt, so that the parts of each optimiser step are a multiple of the ranks.
+def _num_splits(parts: _Parts, world_size: int) -> Index:
+    """Return into how many parts to split each part, so that each optimiser step has a multiple of the ranks.
 
-    Only groups that would be the last of their step are split, the one with the most rows a part first.
+    Only the last parts of a step are split, the one with the most places a split first.
     """
-    parts = np.ones(len(left), dtype=np.int64)
-    _, firsts, counts = np.unique(left.numbers, return_index=True, return_counts=True)
-    short = counts % world_size > 0
-    for first, count in zip(firsts[short].tolist(), counts[short].tolist(), strict=True):
-        last = slice(first + count // world_size * world_size, first + count)
-        for _ in range(-count % world_size):
-            parts[last.start + int(np.argmax(left.sizes[last] / parts[last]))] += 1
-    return parts
+    counts = np.ones(len(parts), dtype=np.int64)
+    _, firsts, sizes = np.unique(parts.steps, return_index=True, return_counts=True)
+    short = sizes % world_size > 0
+    for first, size in zip(firsts[short].tolist(), sizes[short].tolist(), strict=True):
+        last = slice(first + size // world_size * world_size, first + size)
+        for _ in range(-size % world_size):
+            counts[last.start + int(np.argmax(parts.sizes[last] / counts[last]))] += 1
+    return counts
 
 
-def _repeat(steps: Steps) -> Steps:
-    """Give ranks without rows a part that another has."""
-    if steps.width == 1:
-        return steps  # `deal` does
-    empty = np.flatnonzero(steps.sizes == 0)
-    groups, begins, sizes = steps.groups.copy(), steps.begins.copy(), steps.sizes.copy()
+def _repeat(schedule: Steps) -> Steps:
+    """Give each rank without rows at a turn the part of another rank."""
+    if schedule.parts_per_turn == 1:
+        return schedule  # `deal` repeats rows
+    empty = np.flatnonzero(schedule.sizes == 0)
+    source = np.arange(len(schedule.sizes))
     for number, part in enumerate(empty.tolist()):
-        first = part // steps.width * steps.width
-        others = first + np.flatnonzero(steps.sizes[first : first + steps.width])
-        other = others[number % len(others)]
-        groups[part], begins[part], sizes[part] = groups[other], begins[other], sizes[other]
-    is_repeated = np.isin(np.arange(len(groups)), empty)
-    return dataclasses.replace(steps, groups=groups, begins=begins, sizes=sizes, is_repeated=is_repeated)
-
-
-def _drop(steps: Steps, global_plan: GlobalPlan, is_short: npt.NDArray[np.bool_]) -> Steps:
-    """Leave out what has fewer rows than there are ranks."""
-    out = np.repeat(is_short, steps.width)
-    dropped, truncated = _count_left_out(global_plan, steps.begins[out], steps.sizes[out])
-    return Steps(
-        steps.groups[~out],
-        steps.begins[~out],
-        steps.sizes[~out],
-        steps.after[~is_short],
-        steps.numbers[~is_short],
-        steps.width,
-        num_dropped=dropped,
-        num_truncated=truncated,
+        first = part // schedule.parts_per_turn * schedule.parts_per_turn
+        others = first + np.flatnonzero(schedule.sizes[first : first + schedule.parts_per_turn])
+        source[part] = others[number % len(others)]
+    return dataclasses.replace(
+        schedule,
+        global_batches=schedule.global_batches[source],
+        first_places=schedule.first_places[source],
+        sizes=schedule.sizes[source],
+        is_repeated=schedule.sizes == 0,
     )
 
 
-def _count_left_out(global_plan: GlobalPlan, begins: Index, sizes: Index) -> tuple[int, int]:
-    """Count rows that are wanted at some places and nowhere else, and those that are wanted elsewhere too: in pieces."""
+def _drop(schedule: Steps, global_plan: GlobalPlan, is_short: Mask) -> Steps:
+    """Leave out the turns that have fewer places than there are ranks."""
+    out = np.repeat(is_short, schedule.parts_per_turn)
+    num_dropped, num_truncated = _count_left_out(global_plan, ranges(schedule.first_places[out], schedule.sizes[out]))
+    return Steps(
+        schedule.global_batches[~out],
+        schedule.first_places[~out],
+        schedule.sizes[~out],
+        schedule.after[~is_short],
+        schedule.numbers[~is_short],
+        schedule.parts_per_turn,
+        num_dropped=num_dropped,
+        num_truncated=num_truncated,
+    )
+
+
+def _count_left_out(global_plan: GlobalPlan, places: Index) -> tuple[int, int]:
+    """Count the rows at some places that lie at no other place, and those that do, as they are in pieces."""
     is_inside = np.zeros(int(global_plan.cuts[-1]), dtype=np.bool_)
-    for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
-        is_inside[begin : begin + size] = True
+    is_inside[places] = True
     inside, outside = (global_plan.wanted(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
-    found = np.zeros(1 + max(inside.max(initial=-1), outside.max(initial=-1)), dtype=np.bool_)
-    found[inside] = True
-    num_wanted = int(found.sum())
-    found[outside] = False
-    num_dropped = int(found.sum())
-    return num_dropped, num_wanted - num_dropped
+    is_left_out = np.zeros(1 + max(inside.max(initial=-1), outside.max(initial=-1)), dtype=np.bool_)
+    is_left_out[inside] = True
+    num_inside = int(is_left_out.sum())
+    is_left_out[outside] = False
+    num_dropped = int(is_left_out.sum())
+    return num_dropped, num_inside - num_dropped
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """The rows of one rank, step after step.
+class RankShare:
+    """The places of one rank, turn after turn.
 
     Attributes:
-        places: ``int64 (P,)``, in a batch longest first.
-        cuts: ``int64 (T + 1,)``: step ``t`` holds ``places[cuts[t]:cuts[t + 1]]``.
-        groups: ``int64 (T,)``, the group of each.
-        repeated: ``bool (P,)``, rows that another rank has as well, because there are fewer rows than ranks.
+        places: ``int64 (P,)``, longest row first within a turn.
+        cuts: ``int64 (T + 1,)``: at turn ``t`` the rank takes ``places[cuts[t]:cuts[t + 1]]``.
+        global_batches: ``int64 (T,)``, the global batch of each turn.
+        is_repeated: ``bool (P,)``, whether another rank has the row too, as there are fewer rows than ranks.
     """
 
     places: Index
     cuts: Cuts
-    groups: Index
-    repeated: npt.NDArray[np.bool_]
+    global_batches: Index
+    is_repeated: Mask
 
 
-def deal(steps: Steps, rank: int, world_size: int) -> Share:
-    """Deal the rows of each step to the ranks: parts of their own, or those of a shared part in turn, as cards are.
+def deal(schedule: Steps, rank: int, world_size: int) -> RankShare:
+    """Return the places that a rank takes at each turn: its own part, or every ``world_size``-th place of a shared part.
 
-    Of a shared part rank ``r`` gets rows ``r``, ``r + world_size`` and so on. So the batches of a step have the same rows, give
-    or take one, and about the same lengths. Where there are fewer rows than ranks, the ranks left over get one that another
-    has, from the first on.
+    Of a shared part rank ``r`` takes places ``r``, ``r + world_size`` and so on. So at a turn the batches of all ranks have the
+    same number of rows, plus or minus one, and about the same lengths. Where there are fewer places than ranks, the remaining
+    ranks repeat places of other ranks, from the first on.
     """
-    if steps.width > 1:
-        return _own_parts(steps, rank)
-    counts = -((rank - steps.sizes) // world_size)
-    lacking = counts <= 0
+    if schedule.parts_per_turn > 1:
+        return _own_parts(schedule, rank)
+    counts = -((rank - schedule.sizes) // world_size)
+    is_lacking = counts <= 0
     counts = np.maximum(counts, 1)
-    cuts = np.append(0, np.cumsum(counts))
-    number = positions(counts)
-    first = np.where(lacking, rank % np.maximum(steps.sizes, 1), rank)
-    places = np.repeat(steps.begins + first, counts) + number * world_size
-    return Share(places, cuts, steps.groups, np.repeat(lacking, counts))
+    first = np.where(is_lacking, rank % np.maximum(schedule.sizes, 1), rank)
+    places = np.repeat(schedule.first_places + first, counts) + positions(counts) * world_size
+    return RankShare(places, np.append(0, np.cumsum(counts)), schedule.global_batches, np.repeat(is_lacking, counts))
 
 
-def _own_parts(steps: Steps, rank: int) -> Share:
-    own = slice(rank, None, steps.width)
-    sizes = steps.sizes[own]
-    cuts = np.append(0, np.cumsum(sizes))
-    repeated = np.zeros(len(sizes), dtype=np.bool_) if steps.is_repeated is None else steps.is_repeated[own]
-    return Share(ranges(steps.begins[own], sizes), cuts, steps.groups[own], np.repeat(repeated, sizes))
+def _own_parts(schedule: Steps, rank: int) -> RankShare:
+    own = slice(rank, None, schedule.parts_per_turn)
+    sizes = schedule.sizes[own]
+    is_repeated = np.zeros(len(sizes), dtype=np.bool_) if schedule.is_repeated is None else schedule.is_repeated[own]
+    return RankShare(
+        ranges(schedule.first_places[own], sizes),
+        np.append(0, np.cumsum(sizes)),
+        schedule.global_batches[own],
+        np.repeat(is_repeated, sizes),
+    )
 
 
-def owners(steps: Steps, places: Index, world_size: int) -> tuple[Index, Index]:
-    """Return who takes the row at each place as a row of which part: what `deal` gives, the other way round.
+def owners(schedule: Steps, places: Index, world_size: int) -> tuple[Index, Index]:
+    """Return which rank takes each place, and as a place of which part: the inverse of `deal`.
 
     Args:
-        steps: The steps.
-        places: ``int64 (N,)``.
+        schedule: The turns.
+        places: ``int64 (n,)``.
         world_size: Number of ranks.
 
     Returns:
-        Rank and part of each, ``int64 (N,)``; -1 where nobody takes the row. Repeated rows count for the first who has them.
+        Rank and part of each place, ``int64 (n,)``; -1 where no rank takes it. Of a repeated place this is the first rank.
     """
-    first_parts = np.flatnonzero(steps.sizes if steps.is_repeated is None else ~steps.is_repeated)
+    first_parts = np.flatnonzero(schedule.sizes if schedule.is_repeated is None else ~schedule.is_repeated)
     if not len(first_parts):
         nowhere = np.full(len(places), -1)
         return nowhere, nowhere
-    by_place = first_parts[np.argsort(steps.begins[first_parts], kind="stable")]
-    begins = steps.begins[by_place]
+    by_place = first_parts[np.argsort(schedule.first_places[first_parts], kind="stable")]
+    begins = schedule.first_places[by_place]
 
     def part_of(places: Index) -> Index:
         at = np.searchsorted(begins, places, side="right") - 1
         part = by_place[at]
-        return np.where((at >= 0) & (places - begins[at] < steps.sizes[part]), part, -1)
+        return np.where((at >= 0) & (places - begins[at] < schedule.sizes[part]), part, -1)
 
-    part = piecewise(part_of, places)
-    rank = (places - steps.begins[part]) % world_size if steps.width == 1 else part % steps.width
+    part = in_chunks(part_of, places)
+    rank = (
+        (places - schedule.first_places[part]) % world_size if schedule.parts_per_turn == 1 else part % schedule.parts_per_turn
+    )
     return np.where(part < 0, -1, rank), part

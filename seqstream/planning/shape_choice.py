@@ -1,6 +1,6 @@
 """Choose a few padded lengths for all batches: pure functions of a histogram of lengths.
 
-Legend: ``M`` the longest row that can occur, ``K`` shapes, ``U`` padded lengths that are considered.
+Legend: ``M`` greatest possible length, ``K`` shapes, ``U`` candidates for a padded length, ``N`` rows.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.arrays import Index, Lengths, ranges
+from seqstream.arrays import Index, Lengths, flat_starts, ranges
 
 Histogram: TypeAlias = npt.NDArray[np.int64]
-"""``int64 (M + 1,)``, how many rows have each length."""
+"""``int64 (M + 1,)``, number of rows of each length."""
 
 
 def choose_lengths(counts: Histogram, num_shapes: int, *, multiple_of: int = 1) -> Lengths:
     """Choose the padded lengths that minimise padded tokens over a histogram of lengths.
 
-    No other choice of as many lengths pads less. There are fewer where more would not pad less: every length but the last has
-    rows of its own.
+    No other choice of as many lengths pads less. There are fewer lengths where more would not pad less: every length except the
+    last is the padded length of some rows.
 
     Args:
-        counts: ``int64 (M + 1,)``, how many rows of each length were seen. Rows longer than ``M`` cannot occur.
-        num_shapes: Most lengths to choose. More pad less, and are more shapes to compile.
+        counts: ``int64 (M + 1,)``, number of rows of each length in a sample.
+        num_shapes: Most lengths to choose. More pad less, but are more shapes to compile.
         multiple_of: Every chosen length is a multiple of it.
 
     Returns:
-        ``int64 (K,)``, ascending; the last is ``M`` rounded up, so every row has its place.
+        ``int64 (K,)``, ascending; the last is ``M`` rounded up, so every row fits.
 
     Raises:
-        ValueError: ``counts`` has no length but 0, or a number is not positive.
+        ValueError: ``counts`` has no entry besides length 0, or a number is not positive.
     """
     if len(counts) < 2:
         raise ValueError(f"counts must have an entry for every length from 0 to the longest, got {len(counts)} entries")
@@ -39,21 +39,18 @@ def choose_lengths(counts: Histogram, num_shapes: int, *, multiple_of: int = 1) 
         if value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value}")
     rows = _rounded(counts, multiple_of)
-    seen = np.append(np.flatnonzero(rows[:-1]), len(rows) - 1)
-    padded: Lengths = (seen + 1) * multiple_of
-    total = np.cumsum(rows[seen])
+    used = np.append(np.flatnonzero(rows[:-1]), len(rows) - 1)
+    padded: Lengths = (used + 1) * multiple_of
+    total = np.cumsum(rows[used])
     return padded[_cheapest_ends(padded, total, num_shapes)]
 
 
 def shape_of(lengths: Lengths, shape_lengths: Lengths) -> Index:
-    """Find the shortest shape that holds each row.
+    """Return the index of the shortest shape that each row fits, ``int64 (N,)``.
 
     Args:
         lengths: ``int64 (N,)``, tokens of each row, in any order.
         shape_lengths: ``int64 (K,)``, ascending.
-
-    Returns:
-        ``int64 (N,)``, numbers of shapes, from 0.
 
     Raises:
         ValueError: A row is longer than every shape.
@@ -68,7 +65,7 @@ def shape_of(lengths: Lengths, shape_lengths: Lengths) -> Index:
 
 
 def _rounded(counts: Histogram, multiple_of: int) -> Histogram:
-    """Count rows by padded length: entry ``i`` is of those that pad to ``(i + 1) * multiple_of``, empty rows in the first."""
+    """Count rows by padded length: entry ``i`` is for ``(i + 1) * multiple_of``, and the first entry for empty rows too."""
     num_lengths = -(-(len(counts) - 1) // multiple_of)
     padded = np.zeros(num_lengths * multiple_of, dtype=np.int64)
     padded[: len(counts) - 1] = counts[1:]
@@ -78,15 +75,15 @@ def _rounded(counts: Histogram, multiple_of: int) -> Histogram:
 
 
 def _cheapest_ends(padded: Lengths, total: Histogram, num_shapes: int) -> Index:
-    """Return which of the lengths to take, ascending, the last among them, by dynamic programming over how many.
+    """Return the indices of the lengths to choose, ascending and with the last one, by dynamic programming.
 
-    With ``k`` lengths of which ``j`` is the last, ``f_k(j) = min_i f_{k-1}(i) + (total[j] - total[i]) * padded[j]``; taking
-    ``i = j`` there means that fewer than ``k`` do as well.
+    With ``k`` lengths, ``j`` the last of them, ``f_k(j) = min_i f_{k-1}(i) + (total[j] - total[i]) * padded[j]``; if ``i = j``
+    is best, fewer than ``k`` lengths pad no more.
 
     Args:
         padded: ``int64 (U,)``, ascending.
-        total: ``int64 (U,)``, rows of at most that length.
-        num_shapes: Most lengths to take.
+        total: ``int64 (U,)``, number of rows of at most each length.
+        num_shapes: Most lengths to choose.
     """
     slots = total * padded
     origins: list[Index] = []
@@ -103,23 +100,24 @@ def _cheapest_ends(padded: Lengths, total: Histogram, num_shapes: int) -> Index:
 def _best_origins(slots: Histogram, total: Histogram, padded: Lengths) -> Index:
     """Return for each ``j`` the first ``i`` that minimises ``slots[i] - total[i] * padded[j]``.
 
-    The longer ``j``, the later ``i``: the middle of a stretch of ``j`` bounds both its halves. All middles of one level are
-    searched at once, so a level costs ``U`` and there are ``log2(U)`` of them. An ``i`` past ``j`` is never better than ``j``.
+    The best ``i`` never decreases with ``j``, so that of the middle of a range of ``j`` bounds those of both halves. All
+    middles of a level are searched at once: a level costs ``U``, and there are ``log2(U)`` levels. No ``i`` beyond ``j`` is
+    better than ``j``.
     """
     last = len(padded) - 1
     origins = np.zeros(last + 2, dtype=np.int64)
     origins[-1] = last
-    step = 1 << ((last + 1).bit_length() - 1)
-    while step:
-        middles = np.arange(step - 1, last + 1, 2 * step)
-        first = np.where(middles >= step, origins[middles - step], 0)
-        sizes = origins[np.minimum(middles + step, last + 1)] - first + 1
-        starts = np.cumsum(sizes) - sizes
-        places = ranges(first, sizes)
-        values = slots[places] - total[places] * np.repeat(padded[middles], sizes)
+    stride = 1 << ((last + 1).bit_length() - 1)
+    while stride:
+        middles = np.arange(stride - 1, last + 1, 2 * stride)
+        first = np.where(middles >= stride, origins[middles - stride], 0)
+        sizes = origins[np.minimum(middles + stride, last + 1)] - first + 1
+        starts = flat_starts(sizes)
+        candidates = ranges(first, sizes)
+        values = slots[candidates] - total[candidates] * np.repeat(padded[middles], sizes)
         least = np.repeat(np.minimum.reduceat(values, starts), sizes)
         hits = np.flatnonzero(values == least)
         hits = hits[np.searchsorted(hits, starts)]
-        origins[middles] = places[hits]
-        step >>= 1
+        origins[middles] = candidates[hits]
+        stride >>= 1
     return origins[:-1]

@@ -1,4 +1,4 @@
-"""The order of a window's rows: longest first, equal lengths mixed."""
+"""The order of the rows of a window: longest first, with rows of equal length spread out."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.arrays import Index, Lengths
+from seqstream.arrays import Index, Lengths, flat_starts
 from seqstream.planning.length_counts import run_starts, sorted_order
 from seqstream.shuffling import hash_index, mix_all
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
-_EVEN = 6
-"""Near simple fractions such as 3/5 there are strides whose stretches are clumps of neighbours; those are passed over."""
-
+_MAX_UNEVENNESS = 6
+"""Strides near simple fractions such as 3/5 of a run take clumps of neighbours; strides above this unevenness are skipped."""
 
 _SHORT = 4
-"""Runs of so few rows, which are most of them, are in one batch as a rule; they are turned round, not mixed."""
+"""Runs up to this many rows, which are most runs, usually fit in one batch; they are rotated, not spread out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SpreadTies:
-    """Rows longest first, with those of equal length spread out; a row is its number as sorted.
+    """A `RowOrder` that is longest first, with rows of equal length spread out.
 
-    Neighbours in a file are often alike, and there may be thousands of rows of one length. So within a run of equal lengths the
-    row at place ``j`` is the ``(stride * j + offset) mod n``-th by position, with a stride near the golden ratio of ``n``: any
-    stretch of the run, and so any batch, takes its rows evenly from the whole window. Both ways it is computed, not looked up.
+    Neighbours in a file are often similar, and thousands of rows may have the same length. So place ``j`` of a run of ``n``
+    equal lengths holds the row ``(stride * j + offset) mod n`` of the run, with a stride near the golden ratio times ``n``.
+    Then any range of places, and so any batch, takes its rows evenly from the whole window. Both directions are computed, not
+    looked up.
 
     Attributes:
-        starts: ``int64 (D,)``, first row of each run.
-        sizes: ``int64 (D,)``, all positive.
-        strides: ``int64 (D,)``, each coprime to its size.
+        starts: ``int64 (D,)``, first row number of each run.
+        sizes: ``int64 (D,)``, number of rows of each run, all positive.
+        strides: ``int64 (D,)``, each coprime to the size of its run.
         offsets: ``int64 (D,)``.
     """
 
@@ -45,8 +45,8 @@ class SpreadTies:
 
     @classmethod
     def of(cls, sizes: Index, key: tuple[object, ...] | None) -> SpreadTies:
-        """Mix runs of so many rows; ``key=None`` leaves them in the order in which they were read."""
-        starts = np.cumsum(sizes) - sizes
+        """Return the order of runs of these sizes; with ``key=None`` rows of equal length stay in the order of the data."""
+        starts = flat_starts(sizes)
         if key is None or not len(sizes):
             return cls(starts, sizes, np.ones_like(sizes), np.zeros_like(sizes))
         return cls(starts, sizes, *_strides(sizes, hash_index(np.arange(len(sizes)), *key, "ties")))
@@ -66,11 +66,11 @@ class SpreadTies:
 
 
 def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> Index:
-    """Order rows by length, longest first, with rows of equal length spread out, as `SpreadTies` says.
+    """Return rows longest first, with rows of equal length spread out as in `SpreadTies`.
 
     Args:
-        lengths: ``int64 (N,)``, in the order in which rows were read.
-        key: What strides and offsets depend on; ``None`` leaves equal lengths in the order in which they were read.
+        lengths: ``int64 (N,)``, in the order of the data.
+        key: Seeds strides and offsets; ``None`` leaves rows of equal length in the order of the data.
 
     Returns:
         ``int64 (N,)``, rows in their new order.
@@ -83,7 +83,7 @@ def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> Index:
 
 
 def _strides(sizes: Index, keys: npt.NDArray[np.uint64]) -> tuple[Index, Index]:
-    """Return for each run a stride coprime to its size, near its golden ratio, and an offset, both depending on its key."""
+    """Return for each run a stride, coprime to its size and near the golden ratio of it, and an offset, both by its key."""
     strides, offsets = np.ones_like(sizes), (keys % sizes.astype(np.uint64)).astype(np.int64)
     left = np.flatnonzero(sizes > _SHORT)
     for attempt in itertools.count():
@@ -93,12 +93,12 @@ def _strides(sizes: Index, keys: npt.NDArray[np.uint64]) -> tuple[Index, Index]:
         ratio = _GOLDEN + ((random >> np.uint64(32)).astype(np.float64) / (1 << 32) - 0.5) / 4
         stride = _coprime(np.maximum(1, np.rint(size * ratio).astype(np.int64)), size)
         strides[left], offsets[left] = stride, (random % size.astype(np.uint64)).astype(np.int64)
-        left = left[_unevenness(stride, size) > _EVEN + attempt]
+        left = left[_unevenness(stride, size) > _MAX_UNEVENNESS + attempt]
     raise AssertionError("unreachable")
 
 
 def _coprime(strides: Index, sizes: Index) -> Index:
-    """Return the next numbers from ``strides`` on that are coprime to ``sizes``."""
+    """Return the least numbers that are at least ``strides`` and coprime to ``sizes``."""
     left = np.flatnonzero(np.gcd(strides, sizes) > 1)
     while len(left):
         strides[left] += 1
@@ -107,25 +107,25 @@ def _coprime(strides: Index, sizes: Index) -> Index:
 
 
 def _unevenness(strides: Index, sizes: Index) -> npt.NDArray[np.float64]:
-    """Return the largest quotient in Euclid's algorithm; the gaps that a stretch leaves are about so many times the mean.
+    """Return the largest quotient in Euclid's algorithm: about the largest gap between the rows of a batch, in mean gaps.
 
-    Numbers are floats, which are exact below 2^53 and quicker to divide. Rests of coprime numbers end at 1 and stay there.
+    Numbers are floats, which are exact below 2^53 and faster to divide. The remainders of coprime numbers end at 1.
     """
-    before, rests = sizes.astype(np.float64), strides.astype(np.float64)
+    before, remainders = sizes.astype(np.float64), strides.astype(np.float64)
     largest = np.zeros_like(before)
-    while (rests > 1).any():
-        quotients = np.floor(before / rests)
+    while (remainders > 1).any():
+        quotients = np.floor(before / remainders)
         largest = np.maximum(largest, quotients)
-        before, rests = rests, np.maximum(before - quotients * rests, 1)
+        before, remainders = remainders, np.maximum(before - quotients * remainders, 1)
     return np.maximum(largest, before)
 
 
 def _inverses(strides: Index, sizes: Index) -> Index:
-    """Return what strides are multiplied with to give 1, modulo sizes coprime to them: Euclid's algorithm, extended."""
-    before, rests = sizes.astype(np.float64), strides.astype(np.float64)
+    """Return the modular inverses of strides, by the extended Euclidean algorithm; ``sizes`` are the moduli."""
+    before, remainders = sizes.astype(np.float64), strides.astype(np.float64)
     factors, found = np.zeros_like(before), np.ones_like(before)
-    while (going := rests > 1).any():
-        quotients = np.floor(before / rests)
-        factors, found = np.where(going, found, factors), np.where(going, factors - quotients * found, found)
-        before, rests = rests, np.maximum(before - quotients * rests, 1)
+    while (is_open := remainders > 1).any():
+        quotients = np.floor(before / remainders)
+        factors, found = np.where(is_open, found, factors), np.where(is_open, factors - quotients * found, found)
+        before, remainders = remainders, np.maximum(before - quotients * remainders, 1)
     return found.astype(np.int64) % sizes

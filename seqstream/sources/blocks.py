@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from seqstream.arrays import Index, evenly_spaced
 from seqstream.records import Json, Record, drop_record_numbers
-from seqstream.sources.tables.nested_values import is_exact, to_objects
+from seqstream.sources.tables.arrow_to_python import is_exact, to_objects
 
 Block: TypeAlias = tuple[pa.Table, Json]
 """A table of records and the state after it, which is ``None`` after the last block of a shard."""

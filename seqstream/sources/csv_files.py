@@ -20,8 +20,8 @@ from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tables.csv_dialect import Dialect
-from seqstream.sources.tables.json_parsing import has_large_floats
 from seqstream.sources.tables.reblocking import blocks
+from seqstream.sources.tables.rounding import has_large_floats
 from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, plain_schema, type_names
 
 _WHOLE = re.compile(r"\s*[+-]?\d{16,300}\s*")

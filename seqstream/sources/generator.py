@@ -26,7 +26,8 @@ from seqstream.sources.blocks import (
 )
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
-from seqstream.sources.tables.items import Layout, Value, layout_of, size_of
+from seqstream.sources.tables.item_layout import Layout, layout_of
+from seqstream.sources.tables.item_values import Value, size_of
 
 Make: TypeAlias = Callable[[], Iterable[Any]] | Iterable[Any]
 

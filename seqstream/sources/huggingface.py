@@ -18,7 +18,7 @@ from seqstream.sources.blocks import Block, choose_block_bytes
 from seqstream.sources.huggingface_streams import check_stream, copy_steps, has_separate_shards
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
-from seqstream.sources.tables.json_keys import Path
+from seqstream.sources.tables.nested_types import Path
 from seqstream.sources.tables.python_records import batches_of, find_texts, to_table
 from seqstream.sources.tables.reblocking import blocks
 from seqstream.sources.tables.schema import conform, plain_schema

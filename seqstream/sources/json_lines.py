@@ -22,13 +22,12 @@ from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
 from seqstream.sources.files.spans import ByteSpan
-from seqstream.sources.tables.exact_json import keep_exact
+from seqstream.sources.tables.exact_messages import keep_exact
 from seqstream.sources.tables.json_errors import TypeCheck, line_error, rounding_problem
 from seqstream.sources.tables.json_keys import (
     LateKeysError,
     describe_sparse,
     find_sparse,
-    json_paths,
     load_lines,
     may_be_sparse,
 )
@@ -36,12 +35,12 @@ from seqstream.sources.tables.json_parsing import (
     Types,
     check_late_names,
     count_objects,
-    has_large_floats,
     is_shallow,
     known_types,
     parse_objects,
 )
-from seqstream.sources.tables.json_values import stored_type
+from seqstream.sources.tables.nested_types import json_paths, stored_type
+from seqstream.sources.tables.rounding import has_large_floats
 from seqstream.sources.tables.surrogates import replace_surrogates
 
 _SAMPLED_SHARDS = 8

@@ -1,1 +1,6 @@
-"""Stages between source and batch: functions of the user, classes, and the rules for rows that are left out."""
+"""Stages between source and batch, apart from `Tokenize`, and what is done to tables after the last of them.
+
+In the order of the data: `map_filter` and `map_filter_records` run a function of the user, on tables or on single records.
+`class_labels` turns classes into numbers. `running` runs all stages of a loader, then `data_padding` removes padding that is in
+the data and `row_labels` drops rows without labels; both remove steps of lists by `step_filter`.
+"""

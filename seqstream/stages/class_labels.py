@@ -1,4 +1,4 @@
-"""Classes -> numbers: the stage `ClassLabels`."""
+"""`ClassLabels`: the stage that turns classes into numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from seqstream.arrow import is_text, to_arrow, to_numpy
+from seqstream.arrays import Index
+from seqstream.arrow import is_list, is_text, to_arrow, to_numpy
 from seqstream.options import column_name
 from seqstream.records import RESERVED, Counts, Json, OpenStage, RecordError, row_id_of
 from seqstream.sources.source import Source
@@ -25,21 +25,21 @@ _SHOWN = 8
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ClassLabels:
-    """Turn a column of classes into numbers: each the place of the class among some.
+    """Turn a column of classes into numbers: the index of each class in ``classes``.
 
-    One class a record becomes one ``int64``; a list of them, as tags of words are, becomes a list, which a batch pads with
-    -100.
+    One class per record becomes one ``int64``; a list of classes, such as tags of words, becomes a list, which a batch pads
+    with -100.
 
     Args:
-        classes: All classes, in their order: strings, whole numbers or booleans.
-        field: The column.
-        to: The column that the numbers are put into, ``"label"`` for models, where ``field`` has another name and is to stay;
-            by default that of ``field``.
-        counts: How often each class comes in the data, as `of` counts them.
+        classes: All classes, in the order of their numbers: strings, whole numbers or booleans.
+        field: The column of classes.
+        to: The column of numbers, such as ``"label"`` for models if ``field`` has another name and is to stay; by default the
+            numbers replace ``field``.
+        counts: How often each class occurs in the data, as `of` counts them.
 
     Raises:
-        TypeError: ``classes`` are of other types, or of several.
-        ValueError: There is none, or one is there twice.
+        TypeError: ``classes`` have another type, or several types.
+        ValueError: There are no classes, one is there twice, ``counts`` have another length, or a column has a reserved name.
     """
 
     classes: Sequence[Class]
@@ -50,20 +50,22 @@ class ClassLabels:
 
     def __post_init__(self) -> None:
         classes = self.classes
-        is_list = isinstance(classes, Iterable) and getattr(classes, "ndim", 1) != 0
-        kinds = {type(name) for name in classes} if is_list else set()
-        if isinstance(classes, str) or not is_list or len(kinds) > 1 or not kinds <= {str, int, bool}:
+        is_sequence = isinstance(classes, Iterable) and getattr(classes, "ndim", 1) != 0
+        kinds = {type(name) for name in classes} if is_sequence else set()
+        if isinstance(classes, str) or not is_sequence or len(kinds) > 1 or not kinds <= {str, int, bool}:
             raise TypeError(f"classes must be a list of strings, of whole numbers or of booleans, got {classes!r}")
         object.__setattr__(self, "classes", tuple(classes))
         if not self.classes:
             raise ValueError("classes must have at least one name, got none")
-        often, times = Counter(self.classes).most_common(1)[0]
+        repeated, times = Counter(self.classes).most_common(1)[0]
         if times > 1:
-            raise ValueError(f"classes must have each name once, got {often!r} {times} times")
+            raise ValueError(f"classes must have each name once, got {repeated!r} {times} times")
         if not isinstance(self.counts, Sequence | None):
             raise TypeError(f"counts must be a list of whole numbers, one a class, got {self.counts!r:.80}")
         if self.counts is not None and len(self.counts) != len(self.classes):
-            raise ValueError(f"counts must be one a class, got {len(self.counts)} for {len(self.classes)} classes")
+            raise ValueError(
+                f"counts must have one number for each class, got {len(self.counts)} for {len(self.classes)} classes"
+            )
         for name, column in (("field", self.field), ("to", self.to)):
             if column is not None or name == "field":
                 column_name(name, column)
@@ -72,17 +74,17 @@ class ClassLabels:
 
     @classmethod
     def of(cls, source: Source, field: str = "label", *, to: str | None = None) -> Self:
-        """Return the stage for the classes that a column of a source has, sorted; reads all of the source once.
+        """Return the stage for the sorted classes in a column of a source, with their counts; reads the whole source once.
 
-        Missing values are no class.
+        Missing values are not a class.
 
         Args:
-            source: Where the records are.
-            field: The column, of strings, whole numbers or booleans, or of lists of them.
-            to: The column that the numbers are put into.
+            source: The records.
+            field: The column: strings, whole numbers or booleans, or lists of them.
+            to: The column of numbers, by default ``field``.
 
         Raises:
-            ValueError: There is no such column, it has no class or holds something else, or records can be read once only.
+            ValueError: The column is missing, has no class or another type, or the source can be read only once.
         """
         if not source.can_repeat:
             raise ValueError("ClassLabels.of cannot read records that a generator gives only once; pass the generator function")
@@ -100,18 +102,19 @@ class ClassLabels:
         return cls(classes, field, to=to, counts=tuple(counts[name] for name in classes))
 
     def weights(self) -> torch.Tensor:
-        """Return a weight for each class, ``float32 (C,)``: ``total / (C * count)``, as scikit-learn's "balanced".
+        """Return a weight for each of ``C`` classes, ``float32 (C,)``: ``total / (C * count)``, as scikit-learn's "balanced".
 
-        For the ``weight`` of `torch.nn.CrossEntropyLoss`: all classes weigh the same in all, and a record 1 in the mean.
+        For the ``weight`` of `torch.nn.CrossEntropyLoss`: the weights of all records of a class have the same sum for each
+        class, and the mean weight of a record is 1.
 
         Raises:
-            ValueError: Nobody has counted the classes, or one of them never comes.
+            ValueError: ``counts`` are not known, or a class does not occur.
         """
         if self.counts is None:
             raise ValueError("weights need the counts of the classes; make the stage by ClassLabels.of(source, field)")
         if not all(self.counts):
             missing = self.classes[list(self.counts).index(0)]
-            raise ValueError(f"class {missing!r} must come at least once to be weighed, got none")
+            raise ValueError(f"class {missing!r} must occur at least once to have a weight, got no record of it")
         counts = torch.tensor(self.counts, dtype=torch.float64)
         return (counts.sum() / (len(counts) * counts)).float()
 
@@ -122,7 +125,7 @@ class ClassLabels:
 
     @property
     def column(self) -> str:
-        """The column that the numbers are put into."""
+        """The column of numbers."""
         return self.field if self.to is None else self.to
 
     @property
@@ -130,14 +133,15 @@ class ClassLabels:
         return ", ".join(map(repr, self.classes[:_SHOWN])) + (", …" if len(self.classes) > _SHOWN else "")
 
     def fingerprint(self) -> Json:
-        """Say which numbers the classes get."""
+        """Return what decides the numbers of classes."""
         to = {} if self.to is None else {"to": self.to}
         return {"kind": "ClassLabels", "classes": list(self.classes), "field": self.field, **to}
 
     def open(self) -> OpenStage:
-        """Return the function that numbers the labels of tables.
+        """Return the function that numbers the classes in tables.
 
-        It raises a `RecordError` for a label that is missing or no class, and a `ValueError` for a column of another type.
+        It raises a `RecordError` for a value that is missing or not one of the classes, and a `ValueError` for a column that is
+        missing or has another type.
         """
         return self._run
 
@@ -146,66 +150,72 @@ class ClassLabels:
 
     def _apply(self, table: pa.Table) -> pa.Table:
         if self.field not in table.column_names:
-            raise ValueError(_unknown(self.field, table))
+            raise ValueError(_not_found(self.field, table))
         column = table.column(self.field).combine_chunks()
-        self._refuse_nulls(column, np.arange(len(column)), table)
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        self._check_nulls(column, np.arange(len(column)), table)
+        if is_list(column.type):
             bounds = to_numpy(column.offsets)
             values = column.values.slice(bounds[0], bounds[-1] - bounds[0])
             numbers = self._numbers(values, np.repeat(np.arange(len(column)), np.diff(bounds)), table)
-            made = type(column).from_arrays(to_arrow(bounds - bounds[0]), numbers)
+            numbers = type(column).from_arrays(to_arrow(bounds - bounds[0]), numbers)
         else:
-            made = self._numbers(column, np.arange(len(column)), table)
+            numbers = self._numbers(column, np.arange(len(column)), table)
         if self.column == self.field:
-            return table.set_column(table.schema.get_field_index(self.field), self.field, made)
+            return table.set_column(table.schema.get_field_index(self.field), self.field, numbers)
         if self.column in table.column_names:
             raise ValueError(f"ClassLabels cannot add the column {self.column!r}, which the table has already; set another to=")
-        return table.append_column(self.column, made)
+        return table.append_column(self.column, numbers)
 
-    def _numbers(self, values: pa.Array, records: npt.NDArray[np.int64], table: pa.Table) -> pa.Array:
-        """Return the numbers of classes, ``records`` being where in the table each is."""
+    def _numbers(self, values: pa.Array, records: Index, table: pa.Table) -> pa.Array:
+        """Return the numbers of ``V`` classes.
+
+        Args:
+            values: The classes.
+            records: ``int64 (V,)``, the row of each in the table.
+            table: For messages.
+        """
         import pyarrow.compute as pc
 
         if not len(values):  # lists that are all empty may have no type
             return to_arrow(np.zeros(0, np.int64))
-        self._refuse_nulls(values, records, table)
+        self._check_nulls(values, records, table)
         kind, wanted, fits = self._kind
         if not fits(values.type):
             got = table[self.field].type
             raise ValueError(f"field {self.field!r} must hold {wanted} for ClassLabels, got {got}; leave ClassLabels out")
-        found = values.cast(kind)
-        numbers = pc.index_in(found, value_set=_to_array(self.classes).cast(kind))
+        comparable = values.cast(kind)
+        numbers = pc.index_in(comparable, value_set=_to_array(self.classes).cast(kind))
         if numbers.null_count:
-            at = _first(numbers.is_null())
-            message = f"{self.field} {found[at].as_py()!r} must be one of {self._shown}"
+            at = _first_true(numbers.is_null())
+            message = f"{self.field} {comparable[at].as_py()!r} must be one of {self._shown}"
             raise RecordError(message, row_id_of([table], int(records[at])))
         return numbers.cast(pa.int64())
 
     @property
     def _kind(self) -> tuple[pa.DataType, str, _Fits]:
-        """The type in which values are compared with classes, what it is called, and whether a column is of it."""
+        """The type in which values are compared with classes, its name in messages, and whether the type of a column fits."""
         if isinstance(self.classes[0], str):
             return pa.string(), "strings", is_text
         if isinstance(self.classes[0], bool):
             return pa.bool_(), "booleans", pa.types.is_boolean
         return pa.int64(), "whole numbers", pa.types.is_integer
 
-    def _refuse_nulls(self, values: pa.Array, records: npt.NDArray[np.int64], table: pa.Table) -> None:
+    def _check_nulls(self, values: pa.Array, records: Index, table: pa.Table) -> None:
         if values.null_count:
             message = f"field {self.field!r} must not be null; drop such records with Filter before"
-            raise RecordError(message, row_id_of([table], int(records[_first(values.is_null())])))
+            raise RecordError(message, row_id_of([table], int(records[_first_true(values.is_null())])))
 
 
 def _columns(source: Source, field: str) -> Iterator[pa.Array]:
-    """Yield the classes of all blocks of a source."""
+    """Yield the classes in each block of a source."""
     for shard in range(source.num_shards):
         for table, _ in source.read(shard):
             if not len(table):
                 continue
             if field not in table.column_names:
-                raise ValueError(_unknown(field, table))
+                raise ValueError(_not_found(field, table))
             values = table.column(field).combine_chunks()
-            if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            if is_list(values.type):
                 values = values.flatten()
             values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
             kind = values.type
@@ -214,17 +224,17 @@ def _columns(source: Source, field: str) -> Iterator[pa.Array]:
             yield values
 
 
-def _unknown(field: str, table: pa.Table) -> str:
+def _not_found(field: str, table: pa.Table) -> str:
     shown = ", ".join(name for name in table.column_names if name not in RESERVED) or "(none)"
     return f"ClassLabels cannot find the field {field!r} among the columns {shown}; set ClassLabels(classes, field=...)"
 
 
-def _first(mask: pa.BooleanArray) -> int:
+def _first_true(mask: pa.BooleanArray) -> int:
     return int(np.argmax(mask.to_numpy(zero_copy_only=False)))
 
 
 def _to_array(classes: Sequence[Class]) -> pa.Array:
-    """Return classes as an Arrow array, without the import of pandas with which ``pa.array`` begins."""
+    """Return classes as an Arrow array, without ``pa.array``, which imports pandas."""
     if not isinstance(classes[0], str):
         return to_arrow(np.array(classes, np.int64))
     encoded = [name.encode() for name in cast(Sequence[str], classes)]

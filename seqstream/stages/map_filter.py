@@ -1,4 +1,4 @@
-"""What a stage is, and the two that run a user's function: `Map` and `Filter`.
+"""`Map` and `Filter`: the stages that call a function of the user with a table.
 
 A stage is a frozen description. Opened, it is a function on the tables of consecutive blocks; it holds no position.
 """
@@ -15,20 +15,23 @@ import pyarrow as pa
 from seqstream.options import function_name
 from seqstream.records import RESERVED, Counts, Json, OpenStage
 
-_OF_BLOCKS = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
-"""What a function of a block meets."""
+_ARROW_CLASSES = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
+"""Classes of what a function that is called with a table handles."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Map:
     """Apply a function to the records of each block.
 
-    Every record stays: the function returns as many rows as it was given, in the same order.
+    Every record stays: the function returns as many rows as it receives, in the same order.
 
     Args:
         fn: Takes a ``pa.Table`` of many records, where `MapRecords` takes one; returns a ``pa.Table``, a ``pa.RecordBatch`` or
-            a dict of columns. Its result replaces all columns. It is never called with a table of no rows, and may be called
+            a dict of columns. Its result replaces all columns. It is never called with a table without rows, and may be called
             from another thread.
+
+    Raises:
+        TypeError: ``fn`` is not a function.
     """
 
     fn: Callable[[Any], Any]
@@ -41,7 +44,7 @@ class Map:
         return f"{type(self).__name__}({function_name(self.fn)})"
 
     def fingerprint(self) -> Json:
-        """Say which function this is, by its name: its code may be mended without making saved states useless."""
+        """Return the name of the function: its code can be changed without making saved states useless."""
         return {"kind": type(self).__name__, "fn": function_name(self.fn)}
 
     def open(self) -> OpenStage:
@@ -49,10 +52,10 @@ class Map:
         return lambda tables: ([self._apply(table) for table in tables], {})
 
     def _apply(self, table: pa.Table) -> pa.Table:
-        hidden, shown = _part(table)
+        own, users = _split_columns(table)
         if not len(table):
-            return hidden
-        result = self._compute(hidden, shown)
+            return own
+        result = self._compute(own, users)
         if len(result) != len(table):
             raise ValueError(
                 f"{self} must return {len(table):,} rows as it was given, got {len(result):,}; drop rows with Filter"
@@ -60,21 +63,25 @@ class Map:
         taken = [name for name in result.column_names if name in RESERVED]
         if taken:
             raise ValueError(f"{self} cannot return a column named {taken[0]}, which is the loader's own; use another name")
-        for name in hidden.column_names:
-            result = result.append_column(name, hidden.column(name))
+        for name in own.column_names:
+            result = result.append_column(name, own.column(name))
         return result
 
-    def _compute(self, hidden: pa.Table, shown: pa.Table) -> pa.Table:
-        return _as_table(self, _call(self, shown))
+    def _compute(self, own: pa.Table, users: pa.Table) -> pa.Table:
+        """Return the new columns, from the columns of the loader and those of the user."""
+        return _as_table(self, _call(self, users))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Filter:
-    """Keep the records for which a function says so; the others are counted as dropped.
+    """Keep the records for which a function returns true; the others are counted as dropped.
 
     Args:
         fn: Takes a ``pa.Table``, returns a mask of booleans with one value per row, true to keep it: an Arrow array, a numpy
-            array or a list. It is never called with a table of no rows, and may be called from another thread.
+            array or a list. It is never called with a table without rows, and may be called from another thread.
+
+    Raises:
+        TypeError: ``fn`` is not a function.
     """
 
     fn: Callable[[Any], Any]
@@ -87,7 +94,7 @@ class Filter:
         return f"{type(self).__name__}({function_name(self.fn)})"
 
     def fingerprint(self) -> Json:
-        """Say which function this is, by its name: its code may be mended without making saved states useless."""
+        """Return the name of the function: its code can be changed without making saved states useless."""
         return {"kind": type(self).__name__, "fn": function_name(self.fn)}
 
     def open(self) -> OpenStage:
@@ -103,15 +110,16 @@ class Filter:
     def _apply(self, table: pa.Table) -> pa.Table:
         if not len(table):
             return table
-        mask = self._compute(*_part(table))
+        mask = self._compute(*_split_columns(table))
         if len(mask) != len(table):
             raise ValueError(f"{self} must return a mask of {len(table):,} values, one per row, got {len(mask):,}")
         if mask.null_count:
             raise ValueError(f"{self} must return true or false for each row, got {mask.null_count:,} nulls; use fill_null")
         return table if mask.false_count == 0 else table.filter(mask)
 
-    def _compute(self, hidden: pa.Table, shown: pa.Table) -> pa.BooleanArray:
-        return _as_mask(self, _call(self, shown))
+    def _compute(self, own: pa.Table, users: pa.Table) -> pa.BooleanArray:
+        """Return the mask, from the columns of the loader and those of the user."""
+        return _as_mask(self, _call(self, users))
 
 
 def _check_callable(stage: str, fn: object, takes: str) -> None:
@@ -119,14 +127,14 @@ def _check_callable(stage: str, fn: object, takes: str) -> None:
         raise TypeError(f"{stage} must be given a function of {takes}, got {type(fn).__name__}")
 
 
-def _part(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Return the columns of the loader and those of the user."""
-    hidden = [name for name in table.column_names if name in RESERVED]
-    return table.select(hidden), table.drop_columns(hidden)
+def _split_columns(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the columns of the loader, and those of the user."""
+    own = [name for name in table.column_names if name in RESERVED]
+    return table.select(own), table.drop_columns(own)
 
 
 def _call(stage: Map | Filter, table: pa.Table) -> object:
-    """Run a user's function, and make of lists and dicts what Arrow makes of them."""
+    """Call the function of the user, and convert lists and dicts to Arrow."""
     result: object = None
     try:
         result = stage.fn(table)
@@ -136,29 +144,29 @@ def _call(stage: Map | Filter, table: pa.Table) -> object:
         return pa.array(result) if isinstance(result, (list, tuple, np.ndarray)) else result
     except Exception as error:
         error.add_note(f"in {stage}")
-        if _takes_a_record(error, result):
-            error.add_note(_for_records(stage))
+        if _expects_record(error, result):
+            error.add_note(_records_remedy(stage))
         raise
 
 
 def _refuse_strings(columns: dict[str, object]) -> None:
-    """Refuse a string where a column must be, of which Arrow would make one of its letters."""
+    """Raise if a column is a string, which Arrow would convert to a column of its letters."""
     for name, values in columns.items():
         if isinstance(values, (str, bytes)):
             raise TypeError(f"column {name!r} must be a list or an array with a value for each record, got {values[:40]!r}")
 
 
-def _takes_a_record(error: Exception, result: object) -> bool:
-    """Return whether a function has failed because it does to a table or a column what one does to a record or a value."""
+def _expects_record(error: Exception, result: object) -> bool:
+    """Return whether a function failed because it treats a table as a record, or a column as a value."""
     if isinstance(result, dict):  # a value where a column must be
         return any(value is None or isinstance(value, (str, int, float, dict, pa.Scalar)) for value in result.values())
-    names = ("pyarrow.lib.", *(kind.__name__ for kind in _OF_BLOCKS))
-    is_of_block = isinstance(getattr(error, "obj", None), _OF_BLOCKS)
-    return is_of_block or (isinstance(error, (AttributeError, TypeError)) and any(name in str(error) for name in names))
+    names = ("pyarrow.lib.", *(kind.__name__ for kind in _ARROW_CLASSES))
+    is_of_arrow = isinstance(getattr(error, "obj", None), _ARROW_CLASSES)
+    return is_of_arrow or (isinstance(error, (AttributeError, TypeError)) and any(name in str(error) for name in names))
 
 
-def _for_records(stage: Map | Filter) -> str:
-    """Return what to do with a function of one record."""
+def _records_remedy(stage: Map | Filter) -> str:
+    """Return what to use for a function of one record, for messages."""
     name = type(stage).__name__
     return (
         f"{name} calls its function with a pyarrow.Table of many records; {name}Records calls one with each record, a dict, "
@@ -171,14 +179,14 @@ def _as_table(stage: Map, result: object) -> pa.Table:
         return pa.Table.from_batches([result])
     if not isinstance(result, pa.Table):
         expected = "a pyarrow.Table, a pyarrow.RecordBatch or a dict of columns"
-        raise TypeError(f"{stage} must return {expected}, got {type(result).__name__}; {_for_records(stage)}")
+        raise TypeError(f"{stage} must return {expected}, got {type(result).__name__}; {_records_remedy(stage)}")
     return result
 
 
 def _as_mask(stage: Filter, result: object) -> pa.BooleanArray:
     mask = result.combine_chunks() if isinstance(result, pa.ChunkedArray) else result
     if not isinstance(mask, pa.Array):
-        got = f"got {type(result).__name__}; {_for_records(stage)}"
+        got = f"got {type(result).__name__}; {_records_remedy(stage)}"
         raise TypeError(f"{stage} must return a mask of booleans, one per row, {got}")
     if not pa.types.is_boolean(mask.type):
         raise TypeError(f"{stage} must return a mask of booleans, got values of type {mask.type}")

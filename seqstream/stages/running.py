@@ -1,70 +1,70 @@
-"""Running the stages over the tables of blocks, and saying where in the data an error was."""
+"""Running the stages over the tables of blocks, then removing padding, empty rows and rows without labels."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Index, flat_starts
 from seqstream.arrow import is_list, to_arrow, to_numpy
-from seqstream.records import IGNORE_INDEX, Counts, sequence_column
+from seqstream.records import IGNORE_INDEX, Counts, OpenStage, sequence_column
 from seqstream.stages.data_padding import without_padding
-
-if TYPE_CHECKING:
-    from seqstream.stages.row_labels import RowLabels
-from seqstream.records import OpenStage
+from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.step_filter import set_column
 
 
 def run_stages(
     tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None, labels: RowLabels | None = None
 ) -> tuple[list[pa.Table], Counts]:
-    """Return the tables after all stages, without padding that the data has, rows of no length and rows without labels.
+    """Return the tables after all stages, without padding that the data has, and the counts of records by outcome.
 
-    Also return what was counted on the way.
+    A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention return NaN: it is dropped, or
+    gets one token.
 
-    A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention give NaN: it is dropped, or
-    filled with one token.
+    Args:
+        tables: The tables of consecutive blocks.
+        stages: Opened stages, in the order in which they run.
+        fill: The token that a row of length 0 gets; ``None`` to drop such rows.
+        labels: Drops rows without labels; ``None`` to keep them.
     """
     total: Counter[str] = Counter()
     for stage in stages:
         tables, counts = stage(tables)
         total.update(counts)
     tables = [without_padding(table) for table in tables]
-    kept = [_without_empty(table, fill) for table in tables]
+    kept = [_without_empty_rows(table, fill) for table in tables]
     total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
     if labels is not None:
-        checked = [labels.apply(table) for table in kept]
-        kept = [table for table, _ in checked]
-        for _, counts in checked:
+        labelled = [labels.apply(table) for table in kept]
+        kept = [table for table, _ in labelled]
+        for _, counts in labelled:
             total.update(counts)
     return kept, {name: count for name, count in total.items() if count}
 
 
-def _without_empty(table: pa.Table, fill: int | None) -> pa.Table:
+def _without_empty_rows(table: pa.Table, fill: int | None) -> pa.Table:
+    """Drop rows of length 0, or give each one step: ``fill`` in the ids, and what padding holds in columns parallel to them."""
     name = sequence_column(table.schema)
     if name is None or not len(table):
         return table
     column = table.column(name)
     lengths = np.concatenate([np.diff(to_numpy(chunk.offsets)) for chunk in column.chunks])
     if column.null_count:
-        lengths[column.is_null().to_numpy()] = 1  # a missing one is an error later
+        lengths[column.is_null().to_numpy()] = 1  # null is an error later
     if lengths.min() > 0:
         return table
     if fill is None:
         return table.take(to_arrow(np.flatnonzero(lengths > 0)))
-    values = {name: fill, "labels": IGNORE_INDEX, "token_type_ids": 0}
-    for beside in (each for each in values if each in table.column_names and is_list(table.schema.field(each).type)):
-        filled = _with_steps(table.column(beside), lengths, values[beside])
-        table = table.set_column(table.schema.get_field_index(beside), beside, filled)
+    for column, value in {name: fill, "labels": IGNORE_INDEX, "token_type_ids": 0}.items():
+        if column in table.column_names and is_list(table.schema.field(column).type):
+            table = set_column(table, column, _with_steps(table.column(column), lengths, value))
     return table
 
 
-def _with_steps(column: pa.ChunkedArray, lengths: npt.NDArray[np.int64], value: int) -> pa.Array:
-    """Give one step to each row that has none."""
-    begins = np.cumsum(lengths) - lengths
-    steps = np.insert(to_numpy(column.combine_chunks().flatten()), begins[lengths == 0], value)
+def _with_steps(column: pa.ChunkedArray, lengths: Index, value: int) -> pa.Array:
+    """Return the lists of a column, with one step ``value`` in each of length 0."""
+    steps = np.insert(to_numpy(column.combine_chunks().flatten()), flat_starts(lengths)[lengths == 0], value)
     offsets = np.append(0, np.cumsum(np.maximum(lengths, 1))).astype(np.int32)
     return pa.ListArray.from_arrays(to_arrow(offsets), to_arrow(steps))

@@ -44,20 +44,20 @@ def rows_of(batches: Iterable[Batch]) -> dict[Row, dict[str, Any]]:
 
 def _names(batch: Batch) -> list[str]:
     """Return the columns that belong to a row: all but the one that says where in a packed row it lies."""
-    return [name for name in dict.fromkeys((*batch.columns, *batch.jagged)) if batch.packing is None or name != "sequence_ids"]
+    return [name for name in batch.layout.names if batch.layout.packing is None or name != "sequence_ids"]
 
 
 def _unpadded(batch: Batch, name: str, at: int) -> Any:
     """Return the value of one row in a column, without padding."""
-    value = getattr(batch, name)
+    value, layout = batch[name], batch.layout
     if not isinstance(value, torch.Tensor):
         return value[at]
-    if name not in batch.column_lengths:
+    if name not in layout.column_lengths:
         return value[at].tolist()
-    if batch.packing is not None:
-        start, length = int(batch.packing.starts[at]), int(batch.packing.lengths[at])
+    if layout.packing is not None:
+        start, length = int(layout.packing.starts[at]), int(layout.packing.lengths[at])
         return value.flatten(0, 1)[start : start + length].tolist()
-    length = int(batch.column_lengths[name][at])
+    length = int(layout.column_lengths[name][at])
     return (value[at, :length] if batch.padding_side == "right" else value[at, value.shape[1] - length :]).tolist()
 
 
@@ -131,14 +131,16 @@ def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
         torch.equal(expected.row_ids, got.row_ids),
         f"{what} must have rows {expected.row_ids.tolist()}, got {got.row_ids.tolist()}",
     )
-    for name in dict.fromkeys((*expected.columns, *expected.jagged)):
-        value, other = getattr(expected, name), getattr(got, name)
+    for name in expected.layout.names:
+        value, other = expected[name], got[name]
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         expect(same, f"{what} must have the same column {name!r}")
     expect(
         torch.equal(expected.lengths, got.lengths) and torch.equal(expected.mask, got.mask), f"{what} must have the same mask"
     )
-    for name in ("seed", "step", "is_step_end", "num_tokens", "global_num_tokens", "step_num_tokens"):
+    seeds = expected.layout.seed, got.layout.seed
+    expect(seeds[0] == seeds[1], f"{what} must have seed={seeds[0]}, got {seeds[1]}")
+    for name in ("step", "is_step_end", "num_tokens", "global_num_tokens", "step_num_tokens"):
         one, another = getattr(expected, name), getattr(got, name)
         expect(one == another, f"{what} must have {name}={one}, got {another}")
     moving = ("epoch", "position", "blocks", "skip", "group", "served", "step", "source", "shapes", "engine")

@@ -165,7 +165,7 @@ def check_fair_sample(make: MakeLoader) -> None:
     if not isinstance(spec, Bucket) or spec.max_tokens is None or not loader.shuffle:
         return
     for _, window in itertools.groupby(loader, key=lambda batch: batch.window):
-        longest = [int(batch.lengths.max()) for batch in window if len(batch.column_lengths) == 1]
+        longest = [int(batch.lengths.max()) for batch in window if len(batch.layout.column_lengths) == 1]
         if len(longest) >= FEWEST_BATCHES and FEWEST_ROWS * max(longest) <= spec.max_tokens:
             _expect_fair(np.array(longest, dtype=np.float64))
 

@@ -123,7 +123,7 @@ def check_steps(taken: Sequence[Taken], loader: Loader) -> None:
         for rank, batch in enumerate(batches):
             expect_in_budget(batch, loader.stages[-1], _shapes(batch, loader), f"{where} of rank {rank}")
     _expect_step_totals([each.batches for each in taken])
-    repeated = [sum(batch.num_repeated for batch in each.batches) for each in taken]
+    repeated = [sum(batch.layout.num_repeated for batch in each.batches) for each in taken]
     for rank, (each, number) in enumerate(zip(taken, repeated, strict=True)):
         found = int(sum((batch.weights.eq(0) & batch.row_ids.ge(0)).sum() for batch in each.batches))
         expect(found == number, f"repeated rows of rank {rank} must be counted, got {found} of {number}")
@@ -179,7 +179,8 @@ def _expect_repeats(batches: Sequence[Batch], where: str) -> dict[Row, int]:
     union: dict[Row, int] = {}
     repeats: set[Row] = set()
     for batch in batches:
-        lengths = batch.lengths if batch.packing is None else batch.packing.lengths
+        packing = batch.layout.packing
+        lengths = batch.lengths if packing is None else packing.lengths
         given = zip(batch.row_ids.tolist(), batch.pieces.tolist(), batch.weights.tolist(), lengths.tolist(), strict=True)
         for row_id, piece, weight, length in given:
             if weight:
@@ -201,7 +202,7 @@ def _expect_alike(batches: Sequence[Batch], union: Mapping[Row, int], loader: Lo
     shapes = [tuple(batch.mask.shape) for batch in batches]
     if isinstance(spec, Pack) or (isinstance(spec, Bucket) and spec.shapes is not None):
         expect(len(set(shapes)) == 1, f"ranks must have one shape at {where}, got {shapes}")
-    if isinstance(spec, Bucket) and len(batches[0].column_lengths) == 1:
+    if isinstance(spec, Bucket) and len(batches[0].layout.column_lengths) == 1:
         lengths = sorted(union.values(), reverse=True)
         expected = [lengths[rank % len(lengths)] for rank in range(len(batches))]
         longest = [int(batch.lengths.max()) for batch in batches]

@@ -1,4 +1,4 @@
-"""Texts on which tokenizers that claim to be alike have differed, and the first of a stream."""
+"""Texts by which engines are compared: hostile ones, on which engines have differed, and the first texts of the data."""
 
 from __future__ import annotations
 
@@ -68,53 +68,54 @@ _HOSTILE = (
     "the The THE tHe the.The,THE\tthe\nThe  the",
 )
 
+_AROUND_ONE = ("{0}", "a{0}b", " {0}  {0}x", "one {0} two\n{0}\n")
+_AROUND_TWO = ("{0}{1}", "{0} {1}", "a{0}{1}b", "中{0}\u3000{1}\t", "\n{0}\t {1}{0}.", "{0}{0} {1}{1}", " {0}{1} .")
+"""Patterns with one added token next to words and blanks, and with two: an engine that finds the first may miss the second."""
 
-_ALONE = ("{0}", "a{0}b", " {0}  {0}x", "one {0} two\n{0}\n")
-_BESIDE = ("{0}{1}", "{0} {1}", "a{0}{1}b", "中{0}\u3000{1}\t", "\n{0}\t {1}{0}.", "{0}{0} {1}{1}", " {0}{1} .")
-"""A token stands beside words and blanks, and beside another token: who finds the first one may not see the second."""
-
-_MAX_TOKENS, _MAX_TURNED, _MAX_PAIRED = 4096, 48, 24
-"""How many added tokens are proved by themselves, in every position, and beside each other."""
+_MAX_TOKENS, _MAX_SURROUNDED, _MAX_PAIRED = 4096, 48, 24
+"""Number of added tokens that are compared alone, in every pattern of one, and in every pattern of two."""
 
 
 def hostile_texts(added: Sequence[str]) -> list[str]:
-    """Return the fixed texts, and some in which a tokenizer's added tokens stand in every position and beside each other.
+    """Return the fixed texts, and texts with a tokenizer's added tokens in every position and next to each other.
 
     Args:
-        added: The tokens, those first that stand for others, as `by_class` has them.
+        added: The added tokens, in the order of `by_class`: the first ones get more texts.
     """
-    turned, paired = added[:_MAX_TURNED], added[:_MAX_PAIRED]
-    own = [text for token in turned for text in (token, token.swapcase(), unicodedata.normalize("NFKD", token))]
-    around = (form.format(token) for token in dict.fromkeys(own) for form in _ALONE)
-    pairs = itertools.product(paired, repeat=2)
-    beside = (form.format(*pair) for pair in pairs for form in _BESIDE)
-    return [*_HOSTILE, *added[_MAX_TURNED:_MAX_TOKENS], *around, "".join(turned), " ".join(turned), *beside]
+    surrounded, paired = added[:_MAX_SURROUNDED], added[:_MAX_PAIRED]
+    variants = [text for token in surrounded for text in (token, token.swapcase(), unicodedata.normalize("NFKD", token))]
+    of_one = (pattern.format(token) for token in dict.fromkeys(variants) for pattern in _AROUND_ONE)
+    of_two = (pattern.format(*pair) for pair in itertools.product(paired, repeat=2) for pattern in _AROUND_TWO)
+    return [*_HOSTILE, *added[_MAX_SURROUNDED:_MAX_TOKENS], *of_one, "".join(surrounded), " ".join(surrounded), *of_two]
 
 
 def by_class(tokens: Iterable[AddedToken]) -> list[str]:
-    """Return the texts of added tokens in turn from each class of tokens that engines find alike: by flags, and by ends."""
+    """Return the texts of added tokens, one of each class in turn, so that the first of them stand for all.
+
+    Tokens of a class have the same flags and the same kinds of first and last letter: engines find them in the same way.
+    """
     classes: dict[tuple[object, ...], list[str]] = {}
     for token in tokens:
         flags = (token.special, token.normalized, token.single_word, token.lstrip, token.rstrip)
         ends = (_kind(token.content[:1]), _kind(token.content[-1:]))
         classes.setdefault((*flags, *ends), []).append(token.content)
-    in_turn = itertools.zip_longest(*classes.values())
-    return [text for turn in in_turn for text in turn if text]
+    rounds = itertools.zip_longest(*classes.values())
+    return [text for one_of_each in rounds for text in one_of_each if text]
 
 
 def _kind(letter: str) -> str:
     if letter.isspace():
         return "blank"
-    return "word" if letter.isalnum() or letter == "_" else "mark"
+    return "word" if letter.isalnum() or letter == "_" else "punctuation"
 
 
 def first_texts(texts: Iterable[str | None]) -> Iterator[str]:
-    """Yield the first of some texts, as many as can be encoded in about 0.1 s by the slowest engine."""
-    room = MAX_CHARS
+    """Yield the first texts that are not ``None``, shortened, as many as the slowest engine encodes in about 0.1 s."""
+    num_left = MAX_CHARS
     for text in itertools.islice(texts, MAX_TEXTS):
         if text is None:
             continue
-        yield text[: min(room, MAX_CHARS_PER_TEXT)]
-        room -= len(text)
-        if room <= 0:
+        yield text[: min(num_left, MAX_CHARS_PER_TEXT)]
+        num_left -= len(text)
+        if num_left <= 0:
             return

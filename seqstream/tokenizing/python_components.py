@@ -1,4 +1,4 @@
-"""Tokenizers of which a part is written in Python: they have no serialised form, and work in the process that made them."""
+"""Tokenizers with a component written in Python: they have no serialised form, and work only in the process that built them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqstream.tokenizing.python_tokenizers import digest_of
 
 
 class LiveTokenizer:
-    """Encodes texts with a tokenizer as it is: `copy_parts` of the user's, padding and truncation off."""
+    """Encodes texts with a tokenizer that cannot be serialised: a copy of the user's by `copy_components`."""
 
     def __init__(self, name: str, tokenizer: Tokenizer, special_tokens: bool) -> None:
         self._name = name
@@ -23,7 +23,7 @@ class LiveTokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=self._special_tokens)]
 
     def digest(self) -> str:
-        """Return a hash of the vocabulary, and of the ids of a few texts."""
+        """Return a SHA-256 hash of the vocabulary and of the ids of a few texts."""
         vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items()))
         return hashlib.sha256((vocabulary + digest_of(self._name, self)).encode()).hexdigest()
 
@@ -31,33 +31,37 @@ class LiveTokenizer:
         return self
 
     def __reduce__(self) -> NoReturn:
-        remedy = "set workers=0 or start_method='fork', or pass a function of a module that makes it there"
+        remedy = "set num_workers=0 or multiprocessing_context='fork', or pass a function that builds the tokenizer"
         raise TypeError(f"tokenizer {self._name} cannot be sent to another process, as a part of it is in Python; {remedy}")
 
 
 def serialize(tokenizer: Tokenizer) -> str | None:
-    """Return the serialised form of a tokenizer, ``None`` if a part of it is written in Python."""
+    """Return the serialised form of a tokenizer, ``None`` if a component of it is written in Python."""
     try:
         return tokenizer.to_str()
     except Exception:  # noqa: BLE001 - tokenizers raises no narrower type
         return None
 
 
-def copy_parts(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a tokenizer that has the parts of another which decide ids, its added tokens, and neither padding nor truncation.
+def copy_components(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with the components and added tokens of another, without padding or truncation.
+
+    The components are shared, not copied; a decoder, which decides no ids, is left out.
 
     Raises:
-        ValueError: Its added tokens get other ids so.
+        ValueError: The added tokens would get other ids.
     """
     copy = Tokenizer(tokenizer.model)
-    for part in ("normalizer", "pre_tokenizer", "post_processor"):
-        if (own := getattr(tokenizer, part)) is not None:
-            setattr(copy, part, own)
+    for name in ("normalizer", "pre_tokenizer", "post_processor"):
+        if (component := getattr(tokenizer, name)) is not None:
+            setattr(copy, name, component)
     added = tokenizer.get_added_tokens_decoder()
     for _, token in sorted(added.items()):
         (copy.add_special_tokens if token.special else copy.add_tokens)([token])
     copy.encode_special_tokens = tokenizer.encode_special_tokens
     if repr(copy.get_added_tokens_decoder()) != repr(added):
         remedy = "pass a function of a list of texts that calls it"
-        raise ValueError(f"tokenizer cannot be copied, as a part of it is in Python and its added tokens have gaps; {remedy}")
+        raise ValueError(
+            f"tokenizer cannot be copied, as a part of it is in Python and the ids of its added tokens have gaps; {remedy}"
+        )
     return copy

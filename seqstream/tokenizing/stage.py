@@ -1,4 +1,4 @@
-"""The stage that turns columns of text into columns of token ids."""
+"""`Tokenize`: the stage that turns columns of text into columns of token ids, its options, and their checks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from seqstream.options import NO_LIMIT, one_of, read_limit, yes_or_no
 from seqstream.records import Json, OpenStage
-from seqstream.tokenizing.encoding import Encoding
-from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
+from seqstream.tokenizing.encoding import OpenTokenize
+from seqstream.tokenizing.engine_choice import choose_engine
+from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, is_installed
 from seqstream.tokenizing.formats.chat import Speaker
 from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat
 from seqstream.tokenizing.formats.select import RowOptions, check_options, make_row_format
@@ -24,54 +25,58 @@ Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 _OVERFLOWS = ("truncate", "split", "drop", "error")
 _EMPTIES = ("drop", "keep")
 _SETTINGS = ("max_length", "overflow", "empty", "special_tokens")
-"""What decides the ids, besides tokenizers and forms."""
+"""Options that decide the ids, besides those that choose the row format."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Tokenize:
     """Turn columns of text into a column of token ids, ``input_ids``, and what belongs to it.
 
-    A row is one text, or, from a column of lists of words, the words of one. Four options make it of more: two fields make
-    pairs, ``prompt`` answers, ``labels`` tagged words, ``chat`` conversations.
+    A row is one text, or the words of one text, from a column of lists of words. Four options choose another row format: two
+    fields make pairs, ``prompt`` completions, ``labels`` words with labels, ``chat`` conversations.
 
-    The ids are the tokenizer's own: what ``tokenizers`` gives with padding and truncation off, and with ``max_length`` what
-    transformers gives for ``tokenizer(text, truncation=True, max_length=max_length)``. The tokenizer is read once, here, and
-    never changed: its own padding and truncation have no effect, and what is done to it later has none either.
+    The ids are the tokenizer's own: those of ``tokenizers`` with padding and truncation off, and with ``max_length`` those of
+    transformers for ``tokenizer(text, truncation=True, max_length=max_length)``. The tokenizer is read once, here, and never
+    changed: its own padding and truncation have no effect, and later changes to it have none either.
 
     Args:
         tokenizer: A ``tokenizers.Tokenizer``, a transformers tokenizer, a path to ``tokenizer.json`` or to its directory, or a
-            function from a list of texts to a list of lists of ids. One with a part written in Python works as a function does:
-            at the speed of Python, and not in worker processes that are not forked. A dict of field -> tokenizer makes several
-            columns, ``<field>_ids``; a record is then dropped if any of them is empty or, with ``overflow="drop"``, too long.
-        field: Column of the texts, which the ids replace, or of lists of words, each then encoded by itself. Two of them make
+            function from a list of texts to a list of lists of ids. A tokenizer with a part written in Python works as a
+            function does: at the speed of Python, and in worker processes only if they are forked. A dict of field -> tokenizer
+            makes several columns, ``<field>_ids``; a record is then dropped if any of them is empty or, with
+            ``overflow="drop"``, too long.
+        field: Column of the texts, which the ids replace, or of lists of words, each then encoded alone. Two columns make
             pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
             a model without them; ``"truncate"`` shortens the longer text first.
         max_length: Longest row in tokens, special tokens included. A number of 2**31 or more is no limit, such as the
-            ``model_max_length`` of a transformers tokenizer that knows none, 10**30.
-        overflow: What becomes of longer ones: ``"truncate"`` drops the end, or the beginning if the tokenizer's
-            ``truncation_side`` says so; ``"split"`` makes pieces of it, every token kept, special tokens around each, other
-            columns repeated, numbered in a column ``piece``; ``"drop"`` drops the record; ``"error"`` raises.
-        empty: Whether records that give no token of their own, special tokens aside, are dropped or kept; the loader
-            gives a row of no token at all one padding token.
-        special_tokens: Whether the special tokens that the tokenizer puts around a text are put there.
-        end: A token, or its id, that closes each row, and counts in ``max_length``; for tokenizers that put none, as GPT-2's.
-            Of the pieces of a text only the last has it.
-        prompt: Column of texts that come before those of ``field``, tokenised apart; ``labels`` are the ids, -100 on the prompt
-            and on what the tokenizer puts before it, and on what ends a row that was cut: the completion goes on there. A row
-            of which no label is left is dropped, and counted as `Stats.rows_without_labels`.
-        labels: Column of whole numbers, one for each word of ``field``; they become ``labels``, -100 on special tokens.
+            ``model_max_length`` of a transformers tokenizer without a limit, 10**30.
+        overflow: What is done with longer rows: ``"truncate"`` drops the end, or the beginning if the tokenizer's
+            ``truncation_side`` is left; ``"split"`` cuts them into pieces that keep every token, with special tokens around
+            each, other columns repeated, and their number in a column ``piece``; ``"drop"`` drops the record; ``"error"``
+            raises.
+        empty: Whether records without tokens of their own, special tokens aside, are dropped or kept; the loader puts one
+            padding token into a row without any token.
+        special_tokens: Whether the special tokens of the tokenizer are put around each text.
+        end: A token, or its id, that is put after each row and counts in ``max_length``; for tokenizers that put none there,
+            such as GPT-2's. Of the pieces of a text only the last has it.
+        prompt: Column of texts that precede those of ``field``, tokenised apart; ``labels`` are the ids, -100 on the prompt and
+            on the special tokens before it, and on what ends a row that was cut: the completion goes on there. A row in which
+            no label is left is dropped, and counted as `Stats.rows_without_labels`.
+        labels: Column of lists of whole numbers, one for each word of ``field``; they become ``labels``, -100 on special
+            tokens.
         word_labels: ``"first"`` labels the first token of each word, and the others -100; ``"all"`` labels all of them.
-        chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, written by the chat template of a transformers
-            tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` the ids. Columns
-            ``tools`` and ``documents`` go to a template that names them, and those of dicts ``chat_template_kwargs`` to every
-            one. Chats and tools may be text of JSON. Nulls that a struct of Arrow puts in are left out; `JsonLines`,
-            `Generator` and ``Json()`` features give messages as they were. Rows and pieces without labels are dropped.
-        engine: What computes the ids. ``"auto"`` is the fastest one installed that proves to give the same ids.
+        chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, rendered by the chat template of a
+            transformers tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` all
+            ids. Columns ``tools`` and ``documents`` are passed to a template that names them, and the dicts of a column
+            ``chat_template_kwargs`` to every template. Chats and tools may be JSON text. Keys that are null, as structs of
+            Arrow have them, are left out; `JsonLines`, `Generator` and ``Json()`` features keep messages as they were. Rows and
+            pieces without labels are dropped.
+        engine: What computes the ids. ``"auto"`` is the fastest installed engine whose ids proved to be the same.
 
     Raises:
-        ValueError: A setting is out of range, or the tokenizer's ids cannot be had exactly.
-        TypeError: ``tokenizer`` is nothing that can be used as one.
-        FileNotFoundError: There is no such file.
+        ValueError: An option is out of range, options cannot be combined, or the ids cannot be reproduced exactly.
+        TypeError: ``tokenizer`` or another option has the wrong type.
+        FileNotFoundError: The file does not exist.
         ModuleNotFoundError: ``engine`` is not installed.
     """
 
@@ -89,7 +94,7 @@ class Tokenize:
     chat: Speaker | None = None
     engine: EngineName = "auto"
     _tokenizer_specs: dict[str, TokenizerSpec] = dataclasses.field(init=False)
-    _forms: dict[str, RowFormat] = dataclasses.field(init=False)
+    _row_formats: dict[str, RowFormat] = dataclasses.field(init=False)
     _engines: dict[tuple[str, str], Engine] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,7 +105,7 @@ class Tokenize:
         check_options(options)
         given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
         tokenizer_specs: dict[str, TokenizerSpec] = {}
-        forms: dict[str, RowFormat] = {}
+        row_formats: dict[str, RowFormat] = {}
         for field, tokenizer in given.items():
             column = f"{field}_ids" if given is self.tokenizer else "input_ids"
             tokenizer_spec = read_tokenizer(tokenizer, special_tokens=self.special_tokens)
@@ -108,10 +113,11 @@ class Tokenize:
                 raise ValueError(
                     f"engine must be 'auto' for the tokenizer {tokenizer_spec.name} written in Python, got {self.engine!r}"
                 )
-            tokenizer_specs[column], forms[column] = tokenizer_spec, make_row_format(options, field, tokenizer_spec)
-            _check_length(tokenizer_spec, forms[column].num_special, self.max_length)
+            tokenizer_specs[column] = tokenizer_spec
+            row_formats[column] = make_row_format(options, field, tokenizer_spec)
+            _check_length(tokenizer_spec, row_formats[column].num_special, self.max_length)
         object.__setattr__(self, "_tokenizer_specs", tokenizer_specs)
-        object.__setattr__(self, "_forms", forms)
+        object.__setattr__(self, "_row_formats", row_formats)
 
     def _check_settings(self) -> None:
         one_of("overflow", self.overflow, _OVERFLOWS)
@@ -134,42 +140,45 @@ class Tokenize:
             raise ModuleNotFoundError(f"engine {self.engine} is not installed; pip install 'seqstream[fast]'", name=self.engine)
 
     def __repr__(self) -> str:
-        named = isinstance(self.tokenizer, Mapping)
-        shown = {form.fields[0]: self._tokenizer_specs[column] for column, form in self._forms.items()}
-        parts = [
-            ", ".join(f"{field}: {tokenizer_spec}" if named else str(tokenizer_spec) for field, tokenizer_spec in shown.items())
-        ]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.init and field.name != "tokenizer" and value != field.default:
-                parts.append(f"{field.name}={value!r}")
+        specs = self._tokenizer_specs
+        if isinstance(self.tokenizer, Mapping):
+            parts = [f"{row_format.input_columns[0]}: {specs[column]}" for column, row_format in self._row_formats.items()]
+        else:
+            parts = list(map(str, specs.values()))
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if option.init and option.name != "tokenizer" and value != option.default:
+                parts.append(f"{option.name}={value!r}")
         return f"Tokenize({', '.join(parts)})"
 
     def __getstate__(self) -> dict[str, Any]:
         for tokenizer_spec in self._tokenizer_specs.values():
             if isinstance(tokenizer_spec.source, LiveTokenizer):
-                tokenizer_spec.source.__reduce__()  # before the user's own object says less
+                tokenizer_spec.source.__reduce__()  # raises a clearer error than the user's own object
         return self.__dict__
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of ids that this stage makes."""
-        return tuple(self._forms)
+        """Names of the columns of ids in the tables that this stage returns."""
+        return tuple(self._row_formats)
 
     def fingerprint(self) -> Json:
-        """Say what decides the ids: tokenizers and settings; not the engine, which decides none."""
-        forms = self._forms.items()
-        tokenizers = {" + ".join(form.fields): self._tokenizer_specs[column].fingerprint() for column, form in forms}
-        own = {name: value for _, form in forms for name, value in form.fingerprint().items()}
-        return {"kind": "Tokenize", "tokenizers": tokenizers, **{name: getattr(self, name) for name in _SETTINGS}, **own}
+        """Return what decides the ids: tokenizers and options, but not the engine."""
+        tokenizers: dict[str, Json] = {}
+        of_formats: dict[str, Json] = {}
+        for column, row_format in self._row_formats.items():
+            tokenizers[" + ".join(row_format.input_columns)] = self._tokenizer_specs[column].fingerprint()
+            of_formats |= row_format.fingerprint()
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        return {"kind": "Tokenize", "tokenizers": tokenizers, **settings, **of_formats}
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
-        """Tokenizers that are functions of the user."""
+        """The tokenizers that are functions of the user."""
         return [each.function for each in self._tokenizer_specs.values() if each.is_function]
 
     def pad_values(self) -> dict[str, int]:
-        """Return the padding token of each column whose tokenizer has one, and the token type of padding if it is not 0."""
+        """Return the padding id of each column of ids whose tokenizer has one, and the token type of padding if it is not 0."""
         found: dict[str, int] = {}
         for column, tokenizer_spec in self._tokenizer_specs.items():
             if tokenizer_spec.pad_id is not None:
@@ -179,51 +188,55 @@ class Tokenize:
         return found
 
     def padding_sides(self) -> dict[str, str]:
-        """Return where the tokenizer of each column of ids pads, ``"right"`` or ``"left"``."""
+        """Return the side on which the tokenizer of each column of ids pads, ``"right"`` or ``"left"``."""
         return {column: tokenizer_spec.padding_side for column, tokenizer_spec in self._tokenizer_specs.items()}
 
     def choose_engines(self, sample: pa.Table | None = None) -> dict[str, str]:
-        """Return the name of the engine for each column of ids, each proved on hostile texts and on the first of a sample.
+        """Return the name of the engine for each column of ids, after comparing it on hostile texts and on a sample.
 
         Args:
-            sample: First records of the stream as this stage will see them.
+            sample: First records of the stream, as this stage receives them.
 
         Raises:
-            ValueError: ``engine`` was named and gives other ids, or cannot take the tokenizer.
+            EngineError: ``engine`` was named and returns other ids, or cannot use the tokenizer.
 
         Warns:
-            EngineWarning: The fastest engine gives other ids, so ``tokenizers`` is used.
+            EngineWarning: The fastest engine returns other ids, so ``tokenizers`` is used.
         """
         chosen = {}
-        for column, form in self._forms.items():
-            texts = form.sample(sample) if sample is not None and len(sample) else ()
-            engine = choose_engine(form.tokenizer_spec, self.engine, texts)
+        for column, row_format in self._row_formats.items():
+            texts = row_format.sample(sample) if sample is not None and len(sample) else ()
+            engine = choose_engine(row_format.tokenizer_spec, self.engine, texts)
             self._engines[column, engine.name] = engine
             chosen[column] = engine.name
         return chosen
 
     def open(self, engines: Mapping[str, str]) -> OpenStage:
-        """Return the function that tokenises tables: all their texts in one call of the engine, the ids not copied after it.
+        """Return the function that tokenises tables: all their texts in one call of the engine, whose ids are not copied again.
 
         Args:
-            engines: For each column of ids, the name of the engine, as `choose_engines` returned it.
-        """
-        opened = {column: self._engine(column, form, engines[column]) for column, form in self._forms.items()}
-        return Encoding(self._forms, opened, self.max_length, self.overflow, drop_empty=self.empty == "drop")
+            engines: Name of the engine for each column of ids, as `choose_engines` returned it.
 
-    def _engine(self, column: str, form: RowFormat, name: str) -> Engine:
-        """Return the engine that was proved, warm as it is, or one that is built when it is used."""
-        if (name == FUNCTION) != form.tokenizer_spec.is_function:
-            raise ValueError(f"engine {name} cannot be used for tokenizer {form.tokenizer_spec}; choose engines anew")
-        return self._engines.setdefault((column, name), Engine(form.tokenizer_spec, name))
+        Raises:
+            ValueError: An engine cannot be used for the kind of tokenizer.
+        """
+        opened = {column: self._engine(column, engines[column]) for column in self._row_formats}
+        return OpenTokenize(self._row_formats, opened, self.max_length, self.overflow, drop_empty=self.empty == "drop")
+
+    def _engine(self, column: str, name: str) -> Engine:
+        """Return the engine that `choose_engines` has built and used, or one that is built at its first use."""
+        tokenizer_spec = self._row_formats[column].tokenizer_spec
+        if (name == FUNCTION) != tokenizer_spec.is_function:
+            raise ValueError(f"engine {name} cannot be used for tokenizer {tokenizer_spec}; choose engines anew")
+        return self._engines.setdefault((column, name), Engine(tokenizer_spec, name))
 
 
 def _check_fields(tokenizer: object) -> None:
-    """Refuse a dict that is no dict of tokenizers, as a vocabulary is none."""
-    for field, each in tokenizer.items() if isinstance(tokenizer, Mapping) else ():
-        if not isinstance(field, str) or isinstance(each, int):
+    """Raise if a dict is not one of tokenizers but, for example, a vocabulary."""
+    for field, value in tokenizer.items() if isinstance(tokenizer, Mapping) else ():
+        if not isinstance(field, str) or isinstance(value, int):
             remedy = "for a vocabulary pass a tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=...))"
-            raise TypeError(f"tokenizer must be a dict of column -> tokenizer, got {{{field!r}: {each!r}, ...}}; {remedy}")
+            raise TypeError(f"tokenizer must be a dict of column -> tokenizer, got {{{field!r}: {value!r}, ...}}; {remedy}")
 
 
 def _check_field(field: object) -> None:
@@ -240,8 +253,8 @@ def _read_max_length(given: object, overflow: str) -> int | None:
     return limit
 
 
-def _check_length(tokenizer_spec: TokenizerSpec, special: int, max_length: int | None) -> None:
-    if max_length is not None and max_length <= special:
+def _check_length(tokenizer_spec: TokenizerSpec, num_special: int, max_length: int | None) -> None:
+    if max_length is not None and max_length <= num_special:
         raise ValueError(
-            f"max_length must be more than the {special} special tokens of tokenizer {tokenizer_spec}, got {max_length}"
+            f"max_length must be more than the {num_special} special tokens of tokenizer {tokenizer_spec}, got {max_length}"
         )

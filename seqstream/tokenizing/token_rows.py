@@ -1,6 +1,6 @@
-"""Token ids of many rows in one buffer, and how rows of it are dropped, shortened, cut and joined. Pure functions.
+"""Token ids of many rows in one buffer, and pure functions that drop, shorten, split and join rows.
 
-What is beside the ids, such as a label for each, goes where they go: places are worked out once and taken from every buffer.
+Parallel columns, such as a label for each id, are changed as the ids are: indices are computed once, for every buffer.
 
 Shapes: ``N`` rows, ``T`` ids of all rows.
 """
@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.arrays import Ids, Index, positions
+from seqstream.arrays import Ids, Index, positions, ranges
 
 _IDS_PER_SLICE = 256
-"""A slice costs as much as gathering so many ids, at 1-2 ns each and more for the first touch of fresh memory."""
+"""Number of ids that are gathered in the time of one slice: 1-2 ns per id, more at the first touch of fresh memory."""
 
 Flat: TypeAlias = npt.NDArray[Any]
-"""A number for each id, ``(T,)``."""
+"""One number for each id, ``(T,)``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,29 +31,29 @@ class TokenRows:
     Args:
         ids: ``int32 (T,)``, all rows one after the other.
         offsets: ``int64 (N + 1,)``, from 0 to ``T``.
-        beside: Columns parallel to the ids, ``(T,)`` each.
+        parallel: Other columns with one value per id, ``(T,)`` each, such as labels.
     """
 
     ids: Ids
     offsets: Index
-    beside: Mapping[str, Flat] = dataclasses.field(default_factory=dict)
+    parallel: Mapping[str, Flat] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def constant(cls, ids: Sequence[int], **beside: Sequence[int]) -> TokenRows:
-        """Return one row, to be joined with every row of others."""
-        columns = {name: np.array(values, np.int32) for name, values in beside.items()}
+    def constant(cls, ids: Sequence[int], **parallel: Sequence[int]) -> TokenRows:
+        """Return a single row, which `join` repeats in every row."""
+        columns = {name: np.array(values, np.int32) for name, values in parallel.items()}
         return cls(np.array(ids, np.int32), np.array([0, len(ids)]), columns)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def span(self, row: int) -> slice:
-        """Return where a row lies."""
+        """Return the range of a row in the buffer."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
 
     def picked(self, pick: Callable[[Flat], Flat], lengths: Index) -> TokenRows:
-        """Return the rows that come of picking from each buffer alike, ``lengths`` ids in each."""
-        return TokenRows(pick(self.ids), _offsets(lengths), {name: pick(values) for name, values in self.beside.items()})
+        """Return rows of ``lengths`` ids, ``int64 (n,)``, whose buffers are ``pick`` of the buffers of these rows."""
+        return TokenRows(pick(self.ids), _offsets(lengths), {name: pick(values) for name, values in self.parallel.items()})
 
     @functools.cached_property
     def lengths(self) -> Index:
@@ -63,29 +63,29 @@ class TokenRows:
 
 @dataclasses.dataclass(frozen=True)
 class SpecialCounts:
-    """What stands around the own tokens of each row: as many special tokens before and after them, whatever the text.
+    """Number of special tokens around a row's own tokens, the same for all rows.
 
     Attributes:
-        before: Tokens before.
-        after: Tokens after.
-        closing: How many of those after end the text: of its pieces only the last has them.
+        before: Special tokens before the own tokens.
+        after: Special tokens after them, those of ``end`` included.
+        end: Tokens of `Tokenize(end=...)`, 0 or 1: only the last piece of a row has them.
     """
 
     before: int = 0
     after: int = 0
-    closing: int = 0
+    end: int = 0
 
     def __len__(self) -> int:
         return self.before + self.after
 
     @property
     def of_pieces(self) -> SpecialCounts:
-        """What stands around each piece of a row."""
-        return SpecialCounts(self.before, self.after - self.closing)
+        """Special tokens around each piece of a row."""
+        return SpecialCounts(self.before, self.after - self.end)
 
 
 def keep_rows(rows: TokenRows, kept: Index) -> TokenRows:
-    """Return the rows numbered ``kept``, ``int64``, ascending; the ids are not copied where only rows without ids go."""
+    """Return the rows ``kept``, ``int64 (n,)``, ascending; the ids are not copied if all other rows are empty."""
     lengths = rows.lengths[kept]
     if lengths.sum() == len(rows.ids):
         return rows.picked(lambda values: values, lengths)
@@ -93,87 +93,94 @@ def keep_rows(rows: TokenRows, kept: Index) -> TokenRows:
 
 
 def take_rows(rows: TokenRows, taken: Index) -> TokenRows:
-    """Return copies of the rows numbered ``taken``, ``int64``, in any order and as often as they are named."""
+    """Return a copy of the rows ``taken``, ``int64 (n,)``, in any order; a row may be taken several times."""
     lengths = rows.lengths[taken]
-    return rows.picked(_taking(rows.offsets[taken], lengths), lengths)
+    return rows.picked(_take_ranges(rows.offsets[taken], lengths), lengths)
 
 
-def truncate(rows: TokenRows, frame: SpecialCounts, limit: int | Index, side: str) -> TokenRows:
+def truncate(rows: TokenRows, special: SpecialCounts, limit: int | Index, side: str) -> TokenRows:
     """Shorten rows to at most ``limit`` ids by dropping the last of their own tokens, or the first (``side="left"``).
 
-    The special tokens around them stay. The ids are not copied where no row is too long.
+    Special tokens are kept. The ids are not copied if no row is too long.
 
     Args:
         rows: ``N`` rows.
-        frame: The special tokens.
-        limit: For all rows, or ``int64 (N,)`` for each.
-        side: Where tokens are dropped.
+        special: Special tokens of each row.
+        limit: Most tokens of a row, special tokens included: one limit for all rows, or ``int64 (N,)``.
+        side: Side on which tokens are dropped.
     """
     lengths = rows.lengths
     limits = np.broadcast_to(np.asarray(limit, np.int64), lengths.shape)
-    over = lengths > limits
-    if not over.any():
+    too_long = lengths > limits
+    if not too_long.any():
         return rows
     kept = np.minimum(lengths, limits)
-    head = np.full_like(limits, frame.before) if side == "left" else limits - frame.after
-    if np.count_nonzero(over) * _IDS_PER_SLICE < len(rows.ids):
-        return rows.picked(_leaving_out((rows.offsets[:-1] + head)[over], (lengths - limits)[over]), kept)
-    head = np.where(over, head, lengths)
+    head = np.full_like(limits, special.before) if side == "left" else limits - special.after
+    if np.count_nonzero(too_long) * _IDS_PER_SLICE < len(rows.ids):
+        return rows.picked(_drop_ranges((rows.offsets[:-1] + head)[too_long], (lengths - limits)[too_long]), kept)
+    head = np.where(too_long, head, lengths)
     tail = kept - head
     starts = np.stack([rows.offsets[:-1], rows.offsets[1:] - tail], axis=1).ravel()
-    return rows.picked(_taking(starts, np.stack([head, tail], axis=1).ravel()), kept)
+    return rows.picked(_take_ranges(starts, np.stack([head, tail], axis=1).ravel()), kept)
 
 
 def longest_first(first: Index, second: Index, limit: int) -> tuple[Index, Index]:
-    """Return how many tokens stay of two texts that share a row: the longer loses tokens until both are of one length.
+    """Return how many tokens of the two texts of each row are kept: the longer text loses tokens until both are equally long.
 
-    That is what `tokenizers` does, odd tokens included: what is left over when both are cut goes to the longer of the two, or
-    to the second where they are equal.
+    That is what `tokenizers` does, for odd limits as well: if both texts are cut, the one token that remains goes to the longer
+    text, or to the second if both have the same length.
 
     Args:
-        first: Tokens of the first text of each row, ``int64 (N,)``.
-        second: Tokens of the second.
-        limit: Tokens for both.
+        first: ``int64 (N,)``, tokens of the first text of each row.
+        second: ``int64 (N,)``, tokens of the second text.
+        limit: Most tokens of both texts together.
+
+    Returns:
+        Tokens of the first and of the second text, ``int64 (N,)`` each.
     """
     shorter, longer = np.minimum(first, second), np.maximum(first, second)
     longer = np.minimum(longer, np.maximum(shorter, limit - shorter))
-    both = shorter + longer > limit
-    shorter, longer = np.where(both, limit // 2, shorter), np.where(both, limit - limit // 2, longer)
-    swapped = first > second
-    return np.where(swapped, longer, shorter), np.where(swapped, shorter, longer)
+    are_both_cut = shorter + longer > limit
+    shorter, longer = np.where(are_both_cut, limit // 2, shorter), np.where(are_both_cut, limit - limit // 2, longer)
+    is_first_longer = first > second
+    return np.where(is_first_longer, longer, shorter), np.where(is_first_longer, shorter, longer)
 
 
-def split(rows: TokenRows, frame: SpecialCounts, limit: int) -> tuple[TokenRows, Index, Ids]:
+def split(rows: TokenRows, special: SpecialCounts, limit: int) -> tuple[TokenRows, Index, Ids]:
     """Cut rows into pieces of at most ``limit`` ids, each with the special tokens of its row around it.
 
-    Every token of a row's own is in exactly one piece, in order, and so are those that close a text. The ids are not copied
-    where no row is too long.
+    Each of a row's own tokens is in exactly one piece, in order, and so is the token of ``special.end``. The ids are not copied
+    if no row is too long.
+
+    Args:
+        rows: ``N`` rows.
+        special: Special tokens of each row.
+        limit: Most tokens of a piece, special tokens included.
 
     Returns:
-        The pieces, ``N'`` of them; the row that each comes from, ``int64 (N',)``; and its number in that row from 0,
-        ``int32 (N',)``.
+        The ``N'`` pieces; the row of each, ``int64 (N',)``; and its number in that row from 0, ``int32 (N',)``.
     """
-    frame = frame.of_pieces
-    room = limit - len(frame)
-    own = rows.lengths - len(frame)
+    special = special.of_pieces
+    room = limit - len(special)
+    own = rows.lengths - len(special)
     counts = np.maximum(1, -(-own // room))
     source = np.repeat(np.arange(len(rows)), counts)
     number = positions(counts)
     if len(source) == len(rows):
         return rows, source, number.astype(np.int32)
     size = np.minimum(room, own[source] - number * room)
-    start, end = rows.offsets[source], rows.offsets[source + 1]
-    starts = np.stack([start, start + frame.before + number * room, end - frame.after], axis=1).ravel()
-    lengths = np.stack([np.full_like(size, frame.before), size, np.full_like(size, frame.after)], axis=1).ravel()
-    return rows.picked(_taking(starts, lengths), size + len(frame)), source, number.astype(np.int32)
+    begin, end = rows.offsets[source], rows.offsets[source + 1]
+    starts = np.stack([begin, begin + special.before + number * room, end - special.after], axis=1).ravel()
+    lengths = np.stack([np.full_like(size, special.before), size, np.full_like(size, special.after)], axis=1).ravel()
+    return rows.picked(_take_ranges(starts, lengths), size + len(special)), source, number.astype(np.int32)
 
 
 def join(parts: Sequence[TokenRows], num_rows: int) -> TokenRows:
-    """Put rows together from parts: row ``i`` of the first, row ``i`` of the second, and so on.
+    """Return rows of several parts each: row ``i`` is row ``i`` of the first part, then row ``i`` of the second, and so on.
 
     Args:
-        parts: Rows with the same columns beside them, ``num_rows`` of them, or one that is put into every row.
-        num_rows: Rows there will be.
+        parts: ``num_rows`` rows each, or a single row that is repeated in every row; all with the same parallel columns.
+        num_rows: Number of rows of the result.
     """
     parts = [part for part in parts if len(part.ids)] or parts[:1]
     if len(parts) == 1 and len(parts[0]) == num_rows:
@@ -181,35 +188,34 @@ def join(parts: Sequence[TokenRows], num_rows: int) -> TokenRows:
     bases = _offsets(np.array([len(part.ids) for part in parts]))
     shape = (num_rows, len(parts))
     starts, lengths = np.empty(shape, np.int64), np.empty(shape, np.int64)
-    for number, part in enumerate(parts):
-        starts[:, number], lengths[:, number] = part.offsets[:-1] + bases[number], part.lengths
+    for column, part in enumerate(parts):
+        starts[:, column], lengths[:, column] = part.offsets[:-1] + bases[column], part.lengths
     flat = TokenRows(
         np.concatenate([part.ids for part in parts]),
         bases,
-        {name: np.concatenate([part.beside[name] for part in parts]) for name in parts[0].beside},
+        {name: np.concatenate([part.parallel[name] for part in parts]) for name in parts[0].parallel},
     )
-    return flat.picked(_taking(starts.ravel(), lengths.ravel()), lengths.sum(axis=1))
+    return flat.picked(_take_ranges(starts.ravel(), lengths.ravel()), lengths.sum(axis=1))
 
 
 def _offsets(lengths: Index) -> Index:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def _leaving_out(starts: Index, lengths: Index) -> Callable[[Flat], Flat]:
-    """Copy all but some ranges of a buffer, ascending."""
-    begins, ends = np.append(0, starts + lengths), starts.tolist()
-    return lambda values: _slices(values, begins.tolist(), [*ends, len(values)])
+def _drop_ranges(starts: Index, lengths: Index) -> Callable[[Flat], Flat]:
+    """Return a function that copies a buffer without some ranges, which ascend."""
+    begins, ends = np.append(0, starts + lengths).tolist(), starts.tolist()
+    return lambda values: _join_slices(values, begins, [*ends, len(values)])
 
 
-def _taking(starts: Index, lengths: Index) -> Callable[[Flat], Flat]:
-    """Copy ranges of a buffer behind each other; they may overlap: by slices if they are long, else by one gather."""
+def _take_ranges(starts: Index, lengths: Index) -> Callable[[Flat], Flat]:
+    """Return a function that copies ranges of a buffer one after the other: by slices if they are long, else by one gather."""
     if lengths.sum() > _IDS_PER_SLICE * len(lengths):
         begins, ends = starts.tolist(), (starts + lengths).tolist()
-        return lambda values: _slices(values, begins, ends)
-    shift = starts - _offsets(lengths)[:-1]
-    places = np.repeat(shift, lengths) + np.arange(lengths.sum())
-    return lambda values: values[places]
+        return lambda values: _join_slices(values, begins, ends)
+    indices = ranges(starts, lengths)
+    return lambda values: values[indices]
 
 
-def _slices(values: Flat, begins: list[int], ends: list[int]) -> Flat:
+def _join_slices(values: Flat, begins: list[int], ends: list[int]) -> Flat:
     return np.concatenate([values[begin:end] for begin, end in zip(begins, ends, strict=True)])

@@ -1,4 +1,4 @@
-"""What a tokenizer is, apart from the object that the user holds: enough to build it anew by any engine, in any process.
+"""A tokenizer as data, read from what the user passes: enough for any engine to build it, in any process.
 
 The user's object is read, never changed and never used to encode: its padding and truncation have no effect here.
 """
@@ -20,31 +20,34 @@ from tokenizers.processors import Sequence as PostProcessors
 from seqstream.options import function_name
 from seqstream.records import Json
 from seqstream.tokenizing.probes import by_class
-from seqstream.tokenizing.python_components import LiveTokenizer, copy_parts, serialize
+from seqstream.tokenizing.python_components import LiveTokenizer, copy_components, serialize
 from seqstream.tokenizing.python_tokenizers import PROBES, EncodeTexts, SlowTokenizer, digest_of, encode_slow
-from seqstream.tokenizing.token_rows import SpecialCounts
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSpec:
-    """A tokenizer as it is serialised, padding and truncation off; or a user's function.
+    """Everything that decides the ids of a tokenizer, as `read_tokenizer` found it: a frozen value that engines are built from.
+
+    It holds the serialised form of a `tokenizers.Tokenizer`, with padding and truncation off, or a user's function. It can be
+    compared, hashed, and, unless the function forbids it, pickled.
 
     Attributes:
-        name: What people call it, for messages; not part of what it is.
+        name: Name of the tokenizer, for messages only.
         kind: Type of its model (``BPE``, ``WordPiece``, ...), or the name of the function.
-        vocab_size: Number of ids with added tokens, ``None`` where nobody can know.
-        digest: SHA-256 of its serialised form, or of the ids that the function gives for a few texts.
+        vocab_size: Number of ids with added tokens, ``None`` if not known.
+        digest: SHA-256 of its serialised form, or of the ids that the function returns for a few texts.
         source: The serialised form, or the function.
         special_tokens: Whether special tokens are put around each text.
-        ends: Which of them, before it and after it.
-        pad_id: Its padding token.
+        special_before: Ids of the special tokens before each text.
+        special_after: Ids of the special tokens after it.
+        pad_id: Id of its padding token.
         pad_type: Token type of padding.
-        padding_side: Where it pads.
-        truncation_side: Where it drops what is too long.
-        split_special_tokens: Whether special tokens that a text spells out are taken for ordinary text.
-        added_tokens: Texts of the tokens added to its vocabulary, special ones among them, in turn of each class of flags.
+        padding_side: ``"left"`` or ``"right"``.
+        truncation_side: Side on which truncation drops tokens.
+        split_special_tokens: Whether special tokens that are spelled out in a text are encoded as ordinary text.
+        added_tokens: Texts of the tokens added to its vocabulary, special ones included, in the order of `by_class`.
     """
 
     name: str
@@ -53,7 +56,8 @@ class TokenizerSpec:
     digest: str
     source: str | EncodeTexts = dataclasses.field(repr=False)
     special_tokens: bool
-    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    special_before: tuple[int, ...] = ()
+    special_after: tuple[int, ...] = ()
     pad_id: int | None = None
     pad_type: int = 0
     padding_side: str = "right"
@@ -63,41 +67,48 @@ class TokenizerSpec:
 
     @property
     def is_function(self) -> bool:
-        """Whether it is a user's function."""
+        """Whether the tokenizer is a user's function."""
         return not isinstance(self.source, str)
 
     @functools.cached_property
     def bare(self) -> TokenizerSpec:
-        """The same tokenizer, no function, which puts no special tokens around texts: what would is left out.
+        """The same tokenizer without special tokens and post-processor; not for functions.
 
-        Engines that cannot take a post-processor, such as RoBERTa's, can then take the tokenizer.
+        Engines that lack a post-processor, such as RoBERTa's, can use the bare tokenizer.
         """
-        return dataclasses.replace(self, source=_without_post_processor(self.json), special_tokens=False, ends=((), ()))
-
-    @property
-    def frame(self) -> SpecialCounts:
-        """How many special tokens are put around each text."""
-        before, after = self.ends
-        return SpecialCounts(len(before), len(after))
+        source = _without_post_processor(self.json)
+        return dataclasses.replace(self, source=source, special_tokens=False, special_before=(), special_after=())
 
     def build(self) -> Tokenizer:
-        """Return a `tokenizers.Tokenizer` of its own."""
+        """Return a new `tokenizers.Tokenizer`.
+
+        Raises:
+            TypeError: The tokenizer is a function.
+        """
         tokenizer = Tokenizer.from_str(self.json)
-        tokenizer.encode_special_tokens = self.split_special_tokens  # no part of the serialised form
+        tokenizer.encode_special_tokens = self.split_special_tokens  # not in the serialised form
         return tokenizer
 
     @property
     def json(self) -> str:
-        """The serialised form."""
+        """The serialised form, as in ``tokenizer.json``.
+
+        Raises:
+            TypeError: The tokenizer is a function.
+        """
         if not isinstance(self.source, str):
             raise TypeError(f"tokenizer {self} is a function, which has no serialised form")
         return self.source
 
     @property
     def function(self) -> EncodeTexts:
-        """The user's function."""
+        """The user's function.
+
+        Raises:
+            TypeError: The tokenizer is not a function.
+        """
         if isinstance(self.source, str):
-            raise TypeError(f"tokenizer {self} is no function")
+            raise TypeError(f"tokenizer {self} is not a function")
         return self.source
 
     def __str__(self) -> str:
@@ -105,7 +116,7 @@ class TokenizerSpec:
         return f"{self.name} ({size}{self.digest[:4]}…)"
 
     def fingerprint(self) -> Json:
-        """Say which tokenizer this is; the same for a file, the object read from it, and a copy of it elsewhere."""
+        """Return what identifies the tokenizer: the same for a file, the object read from it, and a copy on another machine."""
         return {
             "kind": self.kind,
             "vocab_size": self.vocab_size,
@@ -116,19 +127,24 @@ class TokenizerSpec:
 
 
 def _without_post_processor(text: str) -> str:
-    """Cut the post-processor out of a serialised tokenizer; the rest stays as it is, scores to their last digit."""
+    """Return a serialised tokenizer without its post-processor; the other bytes stay the same, down to the digits of scores."""
     key = '"post_processor":'
-    begin = text.index(key) + len(key)  # the first is the one: it comes before the vocabulary, in which it may be a word
+    begin = text.index(key) + len(key)  # the first one: the vocabulary, which may hold the same text, follows
     _, end = json.JSONDecoder().raw_decode(text, begin)
     return f"{text[:begin]}null{text[end:]}"
 
 
 def read_tokenizer(tokenizer: object, *, special_tokens: bool) -> TokenizerSpec:
-    """Read whatever a user may pass as a tokenizer.
+    """Return the spec of a tokenizer in any of the forms that `Tokenize` accepts.
+
+    Args:
+        tokenizer: A ``tokenizers.Tokenizer``, a transformers tokenizer, a path, or a function; see `Tokenize`.
+        special_tokens: Whether special tokens are put around each text.
 
     Raises:
-        TypeError: It is nothing that can be used as one.
-        ValueError: It is one whose ids cannot be had exactly, or again.
+        TypeError: ``tokenizer`` is none of these.
+        ValueError: Its ids cannot be reproduced exactly, or it is a file that does not hold a tokenizer.
+        FileNotFoundError: The file does not exist.
     """
     if isinstance(tokenizer, Tokenizer):
         return _read_fast(_copy(tokenizer), None, "", special_tokens)
@@ -147,11 +163,11 @@ def read_tokenizer(tokenizer: object, *, special_tokens: bool) -> TokenizerSpec:
 
 
 def _tokenizer_file(path: Path) -> Path:
-    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
+    given, path = path, path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         remedy = "to use one by its name on the Hub, pass AutoTokenizer.from_pretrained(name)"
-        if folder.is_dir():
-            remedy = f"if the folder holds a tokenizer of another form, pass AutoTokenizer.from_pretrained({str(folder)!r})"
+        if given.is_dir():
+            remedy = f"if the folder holds a tokenizer of another format, pass AutoTokenizer.from_pretrained({str(given)!r})"
         raise FileNotFoundError(f"tokenizer must be a tokenizer.json that exists, got {path}; {remedy}")
     return path
 
@@ -169,35 +185,35 @@ def _load(path: Path) -> Tokenizer:
 
 
 def _copy(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the tokenizer that a file of it would give.
+    """Return a copy of a tokenizer, as it would be loaded from its saved file.
 
-    That is the same but for one case: scores of a Unigram model trained in this process lose their last bit, so that ties
-    may be broken otherwise than by the object itself, whose own ``save`` does no better. Parts written in Python, which no
-    file holds, are shared.
+    The copy differs in one case: the scores of a Unigram model that was trained in this process lose their last bit, as in
+    ``save``, so that ties may be broken differently. Components written in Python cannot be saved, and are shared.
     """
     text = serialize(tokenizer)
     if text is None:
-        return copy_parts(tokenizer)
+        return copy_components(tokenizer)
     copy = Tokenizer.from_str(text)
-    copy.encode_special_tokens = tokenizer.encode_special_tokens  # no part of the serialised form
+    copy.encode_special_tokens = tokenizer.encode_special_tokens  # not in the serialised form
     return copy
 
 
 def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_tokens: bool) -> TokenizerSpec:
-    """Read a `tokenizers.Tokenizer` that is ours to change, and what the transformers tokenizer it was copied from adds."""
+    """Return the spec of a `tokenizers.Tokenizer`, which is changed, and of the transformers tokenizer that it is a copy of."""
     dropout = getattr(own.model, "dropout", None)
     if dropout:
         raise ValueError(f"tokenizer cannot have dropout, got {dropout:.2g}: no two runs would agree; set model.dropout = None")
     side = getattr(transformers, "truncation_side", None) or (own.truncation or {}).get("direction", "right")
     padding = own.padding or {}
     pad_id = _pad_id(own, transformers)
-    if transformers is not None:  # its own attribute counts: one call with another setting leaves that in the copied object
+    if transformers is not None:  # its attribute decides: one call with another setting remains set in the copied object
         own.encode_special_tokens = bool(getattr(transformers, "split_special_tokens", False))
     own.no_padding()
     own.no_truncation()
     kind = type(own.model).__name__
-    source: str | LiveTokenizer | None = serialize(own)
-    source = LiveTokenizer(name or kind, copy_parts(own), special_tokens) if source is None else source
+    serialized = serialize(own)
+    source = LiveTokenizer(name or kind, copy_components(own), special_tokens) if serialized is None else serialized
+    before, after = _find_special_tokens(own, special_tokens)
     return TokenizerSpec(
         name=name or kind,
         kind=kind,
@@ -205,7 +221,8 @@ def _read_fast(own: Tokenizer, transformers: object | None, name: str, special_t
         digest=hashlib.sha256(source.encode()).hexdigest() if isinstance(source, str) else source.digest(),
         source=source,
         special_tokens=special_tokens,
-        ends=_find_ends(own, special_tokens),
+        special_before=before,
+        special_after=after,
         pad_id=pad_id,
         pad_type=getattr(transformers, "pad_token_type_id", None) or padding.get("pad_type_id", 0),
         padding_side=getattr(transformers, "padding_side", None) or padding.get("direction", "right"),
@@ -219,37 +236,40 @@ def _pad_id(own: Tokenizer, transformers: object | None) -> int | None:
     pad_id: int | None = getattr(transformers, "pad_token_id", None)
     if pad_id is None and own.padding is not None:
         pad_id = own.padding["pad_id"]
-    known = (own.token_to_id(token) for token in PAD_TOKENS)
-    return next((token for token in known if token is not None), None) if pad_id is None else pad_id
+    if pad_id is None:
+        pad_id = next((found for token in PAD_TOKENS if (found := own.token_to_id(token)) is not None), None)
+    return pad_id
 
 
-def _find_ends(own: Tokenizer, special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the special tokens before and after a text, by looking at a few texts; the tokenizer is used up."""
+def _find_special_tokens(own: Tokenizer, special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the special tokens before and after a text, by encoding a few texts; removes the post-processor of ``own``."""
     texts = probe_texts(own)
     if not texts:
         raise ValueError("tokenizer must encode at least an empty text, got one that fails for all; look at its special tokens")
-    wholes = [own.encode(text, add_special_tokens=special_tokens) for text in texts]
+    with_special = [own.encode(text, add_special_tokens=special_tokens) for text in texts]
     own.post_processor = PostProcessors([])  # without special tokens a template may still repeat the text
-    bares = [own.encode(text, add_special_tokens=False).ids for text in texts]
-    whole, bare = next(((whole, bare) for whole, bare in zip(wholes, bares, strict=True) if bare), (wholes[0], bares[0]))
+    bare = [own.encode(text, add_special_tokens=False).ids for text in texts]
+    pairs = list(zip(with_special, bare, strict=True))
+    whole, ids = next(((whole, ids) for whole, ids in pairs if ids), pairs[0])
     added = whole.special_tokens_mask
-    before = added.index(0) if 0 in added else 0
-    beginning, end = whole.ids[:before], whole.ids[before + len(bare) :]
-    if any(whole.ids != beginning + bare + end for whole, bare in zip(wholes, bares, strict=True)):
+    num_before = added.index(0) if 0 in added else 0
+    before, after = whole.ids[:num_before], whole.ids[num_before + len(ids) :]
+    if any(whole.ids != before + ids + after for whole, ids in pairs):
         rule = "add to a text no more than a beginning and an end that are always the same"
         raise ValueError(f"post-processor of the tokenizer must {rule}, got {added} (1 where it adds) in one of {texts!r}")
-    return tuple(beginning), tuple(end)
+    return tuple(before), tuple(after)
 
 
 def probe_texts(tokenizer: Tokenizer) -> list[str]:
     """Return a few texts that a tokenizer can encode, the empty one first."""
-    known = (tokenizer.id_to_token(number) for number in (tokenizer.get_vocab_size() // 2, tokenizer.get_vocab_size() - 1))
-    texts = ["", *PROBES, *(token for token in known if token)]  # a small vocabulary may know none of the probes
+    size = tokenizer.get_vocab_size()
+    tokens = map(tokenizer.id_to_token, (size // 2, size - 1))
+    texts = ["", *PROBES, *filter(None, tokens)]  # a small vocabulary may lack all of the probes
     return [text for text in texts if can_encode(tokenizer, text)]
 
 
 def can_encode(tokenizer: Tokenizer, text: str) -> bool:
-    """Tell whether a tokenizer takes a text: one without an unknown token may not."""
+    """Return whether a tokenizer can encode a text: without an unknown token it may raise."""
     try:
         tokenizer.encode(text)
     except (KeyboardInterrupt, SystemExit):
@@ -272,11 +292,12 @@ def _read_function(function: Callable[..., Any], special_tokens: bool) -> Tokeni
 def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> TokenizerSpec:
     encode = functools.partial(encode_slow, tokenizer, special_tokens)
     name = type(tokenizer).__name__
-    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
     if special_tokens:
         bare, whole = (encode_slow(tokenizer, special, PROBES[:1])[0] for special in (False, True))
-        before = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
-        ends = (tuple(whole[:before]), tuple(whole[before + len(bare) :]))
+        num_before = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
+        before, after = tuple(whole[:num_before]), tuple(whole[num_before + len(bare) :])
     return TokenizerSpec(
         name=name,
         kind=name,
@@ -284,7 +305,8 @@ def _read_slow(tokenizer: SlowTokenizer, special_tokens: bool) -> TokenizerSpec:
         digest=digest_of(name, encode),
         source=encode,
         special_tokens=special_tokens,
-        ends=ends,
+        special_before=before,
+        special_after=after,
         pad_id=tokenizer.pad_token_id,
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,

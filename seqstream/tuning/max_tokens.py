@@ -60,7 +60,7 @@ def fit_max_tokens(
         if budget is None:
             break
         batch = loader.worst_batch(max_tokens=budget)
-        device = batch.device_lengths.device
+        device = batch.layout.device_lengths.device
         if not probes:
             limit = _limit(device, high, share)
         shape = _shape(batch)
@@ -83,7 +83,7 @@ def _try(step: Callable[[Batch], object], batch: Batch, budget: int, *, measure:
     Without ``measure`` memory stays unknown: in the first step an optimiser allocates its state.
     """
     rows, length = _shape(batch)
-    device = batch.device_lengths.device
+    device = batch.layout.device_lengths.device
     ran = True
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,1 +1,22 @@
-"""Blocks -> windows: which blocks are planned together, and the rows of them that this rank has."""
+"""Blocks -> windows: which blocks are planned together, on all ranks, and the rows and batches that this rank has of them.
+
+In the order of the data:
+
+- `block_reader`: the blocks of an epoch in their order, from any cursor on
+- `block_states`: what is known of a block as it is read, given to a rank, processed and counted
+- `block_buffer`: how far the epoch was looked into, and what windows have left
+- `processing`: blocks through the stages
+- `first_window`: the size of the window that begins an epoch
+- `settings`: where a window begins, and how blocks become windows
+- `collectives`: all that ranks send each other for a window
+- `collecting`: takes the blocks of a window, has them processed, and counts their rows on all ranks
+- `building`: plans the rows, exchanges them, and builds windows
+- `class_balance`: the order of a window's batches where classes are balanced
+- `columns`: rows of Arrow -> columns of NumPy
+- `window`: the window
+- `batch_slices`: its rows in the order of the plan, from which batches take slices
+- `label_counts`, `step_totals`: the tokens and labels of each batch and each optimiser step, on all ranks
+- `worst_case`: a window of one record, repeated, for the largest batch
+
+The folder may import `distributed`, `stages`, `planning` and `sources`; it knows nothing of batches and loaders.
+"""

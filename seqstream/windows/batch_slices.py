@@ -1,6 +1,6 @@
-"""Rows of a window in the order of its plan: computed once, so that a batch is a slice of each array.
+"""The rows of a window in the order of its plan, computed at once, so that a batch is a slice of each array.
 
-Legend: ``N`` rows, ``K`` batches.
+Legend: ``N`` rows in the order of the plan, ``K`` batches, ``B`` rows of one batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seqstream.arrays import Index
+from seqstream.arrays import Index, Mask
 from seqstream.planning.pack import RowPlan
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.windows.columns import Column, Ragged
@@ -25,12 +25,12 @@ class Spans:
     """Where the rows of a column lie in its flat buffer, in plan order.
 
     Attributes:
-        starts: ``int64 (N,)``.
-        lengths: ``int64 (N,)``; the very array of the sequence where the lengths are the same.
-        batch_lengths: The lengths of each of the K batches, ``int64 (B,)``.
-        longest: The longest row of each batch, in steps, as are the others.
-        shortest: The shortest row of each.
-        totals: All rows of each together.
+        starts: ``int64 (N,)``, first step of each row.
+        lengths: ``int64 (N,)``, steps of each row; the same array as that of the sequence where the lengths are equal.
+        batch_lengths: ``int64 (B,)`` for each of the ``K`` batches, lengths of its rows.
+        longest: Steps of the longest row of each batch.
+        shortest: Steps of the shortest row of each batch.
+        totals: Steps of all rows of each batch.
     """
 
     starts: Index
@@ -42,28 +42,29 @@ class Spans:
 
     @classmethod
     def of(cls, starts: Index, lengths: Index, cuts: Index) -> Spans:
+        """Return the spans of rows that are cut into batches at ``cuts``, ``int64 (K + 1,)``."""
         if len(cuts) < 2:
             return cls(starts, lengths, [], [], [], [])
-        reduced = (how.reduceat(lengths, cuts[:-1]).tolist() for how in (np.maximum, np.minimum, np.add))
+        reduced = (reduce.reduceat(lengths, cuts[:-1]).tolist() for reduce in (np.maximum, np.minimum, np.add))
         return cls(starts, lengths, _split(lengths, cuts), *reduced)
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSlices:
-    """What a batch takes its slices from.
+    """What the batches of a window take their slices from: one entry for each of the ``K`` batches, unless said otherwise.
 
     Attributes:
-        cuts: Batch ``k`` holds rows ``cuts[k]`` to ``cuts[k + 1]``.
-        turns: Which batch is served when.
-        row_ids: Those of each batch, ``int64 (B,)``.
-        pieces: Those of each, ``int64 (B,)``.
-        weights: Those of each, ``float32 (B,)``.
-        num_repeated: How many rows of each another rank has as well: none, or all that are not made up.
-        sequence: The rows by whose lengths a batch is padded and masked.
-        spans: Those of each ragged column.
-        num_tokens: Real steps of each batch, in all sides that the budget counts.
-        num_steps: The same with those of rows made up.
-        num_slots: The same with padding.
+        cuts: ``K + 1`` numbers: batch ``k`` holds rows ``cuts[k]`` to ``cuts[k + 1]``.
+        turns: The batches in the order in which they are served.
+        row_ids: ``int64 (B,)``.
+        pieces: ``int64 (B,)``, number of each row's piece.
+        weights: ``float32 (B,)``.
+        num_repeated: Rows that another rank has as well: none, or all that are not made up.
+        sequence: Spans of the rows by whose lengths batches are padded and masked.
+        spans: Spans of the rows of each ragged column, by its name.
+        num_tokens: Real steps, of all sides that the budget counts.
+        num_steps: Real and made-up steps, of all these sides.
+        num_slots: All steps with padding, of all these sides.
     """
 
     cuts: list[int]
@@ -86,35 +87,26 @@ def slice_plan(
     row_ids: Index,
     pieces: Index,
     *,
-    is_repeated: npt.NDArray[np.bool_] | None = None,
+    is_repeated: Mask | None = None,
     sides: Sequence[str] | None = None,
 ) -> BatchSlices:
-    """Put what a batch needs of each row into plan order.
+    """Put what batches need of each row into the order of the plan.
 
     Args:
-        plan: The order.
+        plan: The order of the window's ``n`` rows.
         columns: Columns of the window.
         sequence: The column whose lengths are those of the batch; where it is ``None``, every row has one step.
-        row_ids: ``int64 (N,)``, in the order read.
-        pieces: ``int64 (N,)``, in the order read.
-        is_repeated: ``bool (N,)``, rows of weight 0; ``None`` for none.
+        row_ids: ``int64 (n,)``, in the order read.
+        pieces: ``int64 (n,)``, in the order read.
+        is_repeated: ``bool (n,)``, rows of weight 0; ``None`` for none.
         sides: The columns that the budget counts, the sequence first; ``None`` for the sequence alone.
+
+    Raises:
+        ValueError: A row of a column is longer than the fixed shape of its batch.
     """
     order, cuts = plan.order, plan.cuts
-    made = order == MADE_UP
-    if not made.any():
-        made = None
-    own = columns.get(sequence or "")
-    ones = np.ones(len(order), dtype=np.int64)
-    first = _spans(own, plan, made) if isinstance(own, Ragged) else Spans.of(ones, ones, cuts)
-    spans = {}
-    for name, column in columns.items():
-        if isinstance(column, Ragged):
-            found = first if column is own else _spans(column, plan, made)
-            if found is not first and np.array_equal(found.lengths, first.lengths):
-                found = dataclasses.replace(first, starts=found.starts)
-            spans[name] = found
-            _check_width(name, found, plan)
+    is_made_up = order == MADE_UP if (order == MADE_UP).any() else None
+    first, spans = _all_spans(plan, columns, sequence, is_made_up)
     counted = [first, *(spans[name] for name in (sides or ())[1:])]
     batches = range(len(plan))
     num_steps = [sum(side.totals[batch] for side in counted) for batch in batches]
@@ -129,24 +121,42 @@ def slice_plan(
     return BatchSlices(
         cuts.tolist(),
         plan.turns.tolist(),
-        row_ids=_split(_where(made, MADE_UP, row_ids[order]), cuts),
-        pieces=_split(_where(made, 0, own_pieces), cuts),
-        weights=_split(_where(made, 0, weights), cuts),
+        row_ids=_split(_filled(row_ids[order], is_made_up, MADE_UP), cuts),
+        pieces=_split(_filled(own_pieces, is_made_up, 0), cuts),
+        weights=_split(_filled(weights, is_made_up, 0), cuts),
         num_repeated=num_repeated.tolist(),
         sequence=first,
         spans=spans,
         num_tokens=[
-            0 if repeated else steps - made * len(counted)
-            for steps, made, repeated in zip(num_steps, plan.num_made, num_repeated.tolist(), strict=True)
+            0 if repeated else steps - made_up * len(counted)
+            for steps, made_up, repeated in zip(num_steps, plan.num_made, num_repeated.tolist(), strict=True)
         ],
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )
 
 
-def _check_width(name: str, found: Spans, plan: Plan) -> None:
-    """Refuse a column that was not planned by and is longer than the shape of its batch."""
-    for longest, width in zip(found.longest, () if plan.widths is None else plan.widths.tolist(), strict=False):
+def _all_spans(
+    plan: Plan, columns: Mapping[str, Column], sequence: str | None, is_made_up: Mask | None
+) -> tuple[Spans, dict[str, Spans]]:
+    """Return the spans of the sequence, and those of each ragged column; equal lengths are one array."""
+    of_sequence = columns.get(sequence or "")
+    ones = np.ones(len(plan.order), dtype=np.int64)
+    first = _spans(of_sequence, plan, is_made_up) if isinstance(of_sequence, Ragged) else Spans.of(ones, ones, plan.cuts)
+    spans = {}
+    for name, column in columns.items():
+        if isinstance(column, Ragged):
+            own = first if column is of_sequence else _spans(column, plan, is_made_up)
+            if own is not first and np.array_equal(own.lengths, first.lengths):
+                own = dataclasses.replace(first, starts=own.starts)
+            spans[name] = own
+            _check_width(name, own, plan)
+    return first, spans
+
+
+def _check_width(name: str, spans: Spans, plan: Plan) -> None:
+    """Refuse a column whose lengths were not planned by, and which has a row that is longer than the shape of its batch."""
+    for longest, width in zip(spans.longest, () if plan.widths is None else plan.widths.tolist(), strict=False):
         if longest > width:
             raise ValueError(
                 f"column {name!r} of {longest} steps cannot fit its batch, whose shape has a length of {width}; leave out "
@@ -154,22 +164,23 @@ def _check_width(name: str, found: Spans, plan: Plan) -> None:
             )
 
 
-def _spans(column: Ragged, plan: Plan, made: npt.NDArray[np.bool_] | None) -> Spans:
-    """Return where the rows of a column lie; those made up have one step, before the first row."""
+def _spans(column: Ragged, plan: Plan, is_made_up: Mask | None) -> Spans:
+    """Return where the rows of a column lie; rows made up have one step, before the first row."""
     starts, lengths = column.starts[plan.order], column.lengths[plan.order]
     if isinstance(plan, RowPlan):
         starts, lengths = starts + plan.begins, np.minimum(lengths - plan.begins, plan.lengths)
-    before = int(column.starts[0]) - 1 if made is not None else 0
-    return Spans.of(_where(made, before, starts), _where(made, 1, lengths), plan.cuts)
+    before = int(column.starts[0]) - 1 if is_made_up is not None else 0
+    return Spans.of(_filled(starts, is_made_up, before), _filled(lengths, is_made_up, 1), plan.cuts)
 
 
-def _where(made: npt.NDArray[np.bool_] | None, value: int, otherwise: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if made is not None:
-        otherwise[made] = value
-    return otherwise
+def _filled(values: npt.NDArray[Any], is_made_up: Mask | None, value: int) -> npt.NDArray[Any]:
+    """Set the values of rows made up, in place."""
+    if is_made_up is not None:
+        values[is_made_up] = value
+    return values
 
 
 def _split(values: npt.NDArray[Any], cuts: Index) -> Sequence[Tensor]:
-    """Return the part of each batch, all made at once, which is quicker than one by one."""
+    """Return the part of each batch; all at once is quicker than one by one."""
     parts: Sequence[Tensor] = torch.from_numpy(values).split(np.diff(cuts).tolist())  # type: ignore[no-untyped-call]
     return parts

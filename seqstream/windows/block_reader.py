@@ -1,10 +1,8 @@
-"""Blocks of an epoch in their order: which shard is next, which are open, and where in them we are.
+"""The blocks of an epoch in their order, from any `Cursor` on.
 
-Shards of many blocks are read in turn, several at a time, so that one file never fills a window; a shard of one block is
-opened, read and forgotten. A `Cursor` says all of that in a few numbers and is enough to go on.
-
-Shards that say that they are one block come as stretches, thousands at a time: of the blocks of many ranks each reads its own,
-and looks at the others only to count them.
+Several shards of many blocks are open at a time and read in turn, so that one file never fills a window. Shards that are known
+to be one block each are not read here: they come as `UnreadBlocks`, thousands at a time, of which each rank reads its own and
+only counts the others.
 """
 
 from __future__ import annotations
@@ -29,13 +27,19 @@ from seqstream.sources.source import Source
 OPEN_SHARDS = 16
 """How many shards of many blocks are read in turn when the loader shuffles."""
 
-_STRETCHES = (16, 512, 4096)
-"""How many positions of the order are computed at once: few at first, with which a window begins sooner."""
+_CHUNKS = (16, 512, 4096)
+"""Number of positions of the order that are computed at once: few at first, so that the first window begins sooner."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenShard:
-    """A shard that has begun: the records read so far, and its own state after them."""
+    """A shard that is partly read.
+
+    Attributes:
+        shard: Number of the shard.
+        records: Number of its records that were read.
+        state: The state of its reader after them, as `Source.read` returned it.
+    """
 
     shard: int
     records: int
@@ -44,28 +48,66 @@ class OpenShard:
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """Where in the order of an epoch a block begins: the next shard to open, and the shards that are open, in turn."""
+    """Where in the order of an epoch a block begins.
+
+    Attributes:
+        position: Position of the next shard to open in the order of the epoch.
+        open: The shards that are open, the one whose turn is next first.
+    """
 
     position: int = 0
     open: tuple[OpenShard, ...] = ()
 
     @classmethod
     def from_json(cls, position: int, source: Sequence[Sequence[Any]]) -> Cursor:
-        return cls(position, tuple(OpenShard(*entry) for entry in source))
+        """Return the cursor whose open shards are what `source_json` has returned."""
+        return cls(position, tuple(OpenShard(*shard) for shard in source))
 
     def source_json(self) -> list[list[Any]]:
+        """Return the open shards for a state: number, records and state of each."""
         return [[shard.shard, shard.records, shard.state] for shard in self.open]
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadBlock:
-    """Records as the source gives them, with a column ``row_id``, and the places before and after them.
+class BlockSpan:
+    """Blocks that follow each other in an epoch: where they lie and how large they are.
 
     Attributes:
-        content: The records, or what reads them: a block that others work on need not be read here.
+        before: Where the first begins.
+        after: Where the next block after them begins.
+        num_bytes: ``int64 (n,)``, approximate size of each, as read.
+        is_lazy: Whether a block is read only by the rank that processes it.
+    """
+
+    before: Cursor
+    after: Cursor
+    num_bytes: Index
+    is_lazy: bool
+
+    def __len__(self) -> int:
+        return len(self.num_bytes)
+
+    def part(self, first: int, stop: int) -> BlockSpan:
+        """Return blocks ``first`` to ``stop`` of these; several blocks are one position of the order each."""
+        if stop - first == len(self):
+            return self
+        return BlockSpan(self._cursor_at(first), self._cursor_at(stop), self.num_bytes[first:stop], self.is_lazy)
+
+    def _cursor_at(self, number: int) -> Cursor:
+        if number in (0, len(self)):
+            return self.after if number else self.before
+        return Cursor(self.before.position + number, self.before.open)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadBlock:
+    """The records of one block with a column ``row_id``, and the cursors before and after it.
+
+    Attributes:
+        content: The records, or a function that reads them: not every rank needs to.
         before: Where it begins.
         after: Where the next begins.
-        approx_bytes: About how many bytes it has, where that is known without reading it.
+        approx_bytes: Approximate size where it is known without reading; ``None`` where the records were read.
     """
 
     content: pa.Table | Callable[[], pa.Table]
@@ -75,22 +117,29 @@ class ReadBlock:
 
     @functools.cached_property
     def table(self) -> pa.Table:
+        """The records; read once."""
         return self.content() if callable(self.content) else self.content
 
     @property
     def num_bytes(self) -> int:
+        """Size of the records in bytes, approximate where they were not read."""
         size: int = self.table.nbytes if self.approx_bytes is None else self.approx_bytes
         return size
+
+    @functools.cached_property
+    def span(self) -> BlockSpan:
+        """Where the block lies."""
+        return BlockSpan(self.before, self.after, np.array([self.num_bytes]), self.approx_bytes is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class UnreadBlocks:
-    """Shards of one block each, one after the other in the order, that nobody has read.
+    """Shards of one block each that follow each other in an epoch and were not read.
 
     Attributes:
         source: Where they come from.
-        shards: ``int64 (n,)``.
-        num_bytes: ``int64 (n,)``, about how many each has.
+        shards: ``int64 (n,)``, their numbers.
+        num_bytes: ``int64 (n,)``, approximate size of each.
         before: Where the first begins.
     """
 
@@ -102,19 +151,21 @@ class UnreadBlocks:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def place_at(self, number: int) -> Cursor:
-        """Return where one of them begins, or the next after all."""
-        return Cursor(self.before.position + number, self.before.open) if number else self.before
+    @functools.cached_property
+    def span(self) -> BlockSpan:
+        """Where the blocks lie."""
+        return BlockSpan(self.before, Cursor(self.before.position + len(self), self.before.open), self.num_bytes, is_lazy=True)
 
     def part(self, first: int, stop: int) -> UnreadBlocks:
-        """Return some of them."""
-        return UnreadBlocks(self.source, self.shards[first:stop], self.num_bytes[first:stop], self.place_at(first))
+        """Return blocks ``first`` to ``stop`` of these."""
+        before = Cursor(self.before.position + first, self.before.open) if first else self.before
+        return UnreadBlocks(self.source, self.shards[first:stop], self.num_bytes[first:stop], before)
 
     def blocks(self) -> Iterator[ReadBlock]:
-        """Yield the blocks, which are read when they are looked into."""
+        """Yield the blocks one by one; each is read when its ``table`` is first used."""
         before = self.before
         for number, (shard, num_bytes) in enumerate(zip(self.shards.tolist(), self.num_bytes.tolist(), strict=True), 1):
-            after = self.place_at(number)
+            after = Cursor(self.before.position + number, self.before.open)
             yield ReadBlock(functools.partial(_read_shard, self.source, shard), before, after, num_bytes)
             before = after
 
@@ -131,65 +182,69 @@ def blocks_of(ahead: Iterable[UpcomingBlocks]) -> Iterator[ReadBlock]:
 
 @dataclasses.dataclass
 class _ShardReader:
-    """An open iterator of a shard, beside what a `Cursor` keeps of it."""
+    """An open shard: the iterator over its blocks, and what a `Cursor` keeps of it."""
 
     shard: OpenShard
     blocks: Iterator[Block]
 
 
 def read_blocks(source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS) -> Iterator[ReadBlock]:
-    """Yield the blocks of an epoch from a place on, as `look_ahead` does, but one by one."""
+    """Yield the blocks of an epoch from a cursor on one by one; arguments are those of `look_ahead`."""
     return blocks_of(look_ahead(source, order, start, num_open))
 
 
 def look_ahead(
     source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS
 ) -> Iterator[UpcomingBlocks]:
-    """Yield the blocks of an epoch from a place on.
+    """Yield the blocks of an epoch from a cursor on.
 
-    The same blocks follow the same place, whoever reads and however often it was resumed.
+    The same blocks follow the same cursor, on every rank and after any number of resumes.
 
     Args:
         source: Where the records come from.
         order: Maps a position in the epoch to a shard.
         start: Where to begin.
-        num_open: How many shards of many blocks are open at once. More mix better and hold more memory.
+        num_open: Number of shards of many blocks that are open at once. More mix better and hold more memory.
     """
     position, openings = start.position, _openings(source, order, start.position)
-    turns = deque(_ShardReader(shard, source.read(shard.shard, shard.state)) for shard in start.open)
+    readers = deque(_ShardReader(shard, source.read(shard.shard, shard.state)) for shard in start.open)
     before = start
     while True:
-        if len(turns) < num_open and (opening := next(openings, None)) is not None:
+        if len(readers) < num_open and (opening := next(openings, None)) is not None:
             shards, num_bytes = opening
-            position += len(shards)
+            first, position = position, position + len(shards)
             if num_bytes[0] >= 0:
-                yield UnreadBlocks(source, shards, num_bytes, before)
+                # Between `before` and `first` may be shards without blocks.
+                yield UnreadBlocks(source, shards, num_bytes, Cursor(first, before.open))
                 before = Cursor(position, before.open)
                 continue
             number = int(shards[0])
-            cursor = _ShardReader(OpenShard(number, 0, None), source.read(number))
-        elif turns:
-            cursor = turns.popleft()
+            reader = _ShardReader(OpenShard(number, 0, None), source.read(number))
+        elif readers:
+            reader = readers.popleft()
         else:
             return
-        block = next(cursor.blocks, None)
+        block = next(reader.blocks, None)
         if block is None:
             continue
         table, state = block
-        table, records = _with_row_ids(source, table, cursor.shard)
-        cursor.shard = OpenShard(cursor.shard.shard, records, state)
+        table, records = _with_row_ids(source, table, reader.shard)
+        reader.shard = OpenShard(reader.shard.shard, records, state)
         if state is not None:
-            turns.append(cursor)
-        after = Cursor(position, tuple(turn.shard for turn in turns))
+            readers.append(reader)
+        after = Cursor(position, tuple(each.shard for each in readers))
         yield ReadBlock(table, before, after)
         before = after
 
 
 def _openings(source: Source, order: EvenOrder | range, start: int) -> Iterator[tuple[Index, Index]]:
-    """Yield shards in their order with their sizes: of one block each as many as follow each other, else one, of size -1."""
-    sizes = itertools.chain(_STRETCHES, itertools.repeat(_STRETCHES[-1]))
+    """Yield shards of an order from a position on, with their sizes in bytes.
+
+    Shards of one block each that follow each other are yielded together; any other by itself, with a size of -1.
+    """
+    chunks = itertools.chain(_CHUNKS, itertools.repeat(_CHUNKS[-1]))
     while start < len(order):
-        stop = min(start + next(sizes), len(order))
+        stop = min(start + next(chunks), len(order))
         shards = numbers_at(order, start, stop)
         start = stop
         num_bytes = source.approx_bytes(shards)
@@ -199,7 +254,11 @@ def _openings(source: Source, order: EvenOrder | range, start: int) -> Iterator[
 
 
 def _read_shard(source: Source, number: int) -> pa.Table:
-    """Read a shard of one block."""
+    """Read a shard of one block.
+
+    Raises:
+        ValueError: It has more blocks, or a reserved column.
+    """
     (table, _), *more = source.read(number)
     if more:
         raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return -1 there")
@@ -207,7 +266,11 @@ def _read_shard(source: Source, number: int) -> pa.Table:
 
 
 def _with_row_ids(source: Source, table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
-    """Return the table with row ids, and the number of the record after its last."""
+    """Return the table with row ids, and the number of the record after its last.
+
+    Raises:
+        ValueError: The source gives a column of a reserved name.
+    """
     records = record_numbers(table, shard.records).astype(np.int64, copy=False)
     following = int(records[-1]) + 1 if len(records) else shard.records
     table = drop_record_numbers(table)

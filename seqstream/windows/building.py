@@ -1,8 +1,7 @@
-"""Blocks -> windows: rows that are planned together, and of them those of this rank.
+"""Builds the windows of an epoch from its blocks: collected, planned by all ranks alike, and exchanged between them.
 
-A window is the unit of planning and of state. Its start says all that is needed to make it again; the start of the next
-follows from this window alone, so a resumed run makes the same windows. Ranks share each window: all plan the same, and each
-holds the rows of its own batches.
+A window is the unit of planning and of state. Its start and the data determine it, and the start of the next one too: so a
+resumed run builds the same windows.
 """
 
 from __future__ import annotations
@@ -12,54 +11,62 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.arrow import join_tables, to_arrow, to_numpy
-from seqstream.distributed.exchange import exchange_rows
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
-from seqstream.planning.rank_shares import cut_steps, owners
-from seqstream.records import PIECE, ROW_ID, RecordError, located, sequence_column
+from seqstream.planning.rank_shares import Steps, cut_steps, owners
+from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
 from seqstream.stages.data_padding import ATTENTION_MASK
-from seqstream.windows.block_buffer import BlockBuffer, BufferedBlocks
+from seqstream.windows.block_buffer import BlockBuffer
 from seqstream.windows.block_reader import UpcomingBlocks
+from seqstream.windows.block_states import CountedBlocks
 from seqstream.windows.class_balance import balance_turns
-from seqstream.windows.collecting import CollectedBlocks, collect_blocks, follow, next_size, planned_for, ranges_of
-from seqstream.windows.columns import Column, ColumnError, check_parallel, lengths_of, read_rows, which_is_longest
+from seqstream.windows.collecting import CollectedBlocks, collect_blocks, next_size, row_ranges, start_after
+from seqstream.windows.columns import (
+    Column,
+    ColumnError,
+    check_parallel,
+    lengths_of,
+    read_rows,
+    total_lengths,
+    which_is_longest,
+)
 from seqstream.windows.label_counts import without_labels
 from seqstream.windows.processing import row_ids_of
 from seqstream.windows.settings import WindowSettings, WindowStart
-from seqstream.windows.step_totals import OwnRows, Totals, add_up, count_begun
+from seqstream.windows.step_totals import OwnRows, Totals, count_begun, with_step_totals
 from seqstream.windows.window import Window
 
 NO_ROWS = pa.table({ROW_ID: to_arrow(np.empty(0, dtype=np.int64))})
 
 
-def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, window_settings: WindowSettings) -> Iterator[Window]:
+def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, settings: WindowSettings) -> Iterator[Window]:
     """Yield the windows of an epoch from a start on.
 
     Args:
-        blocks: The blocks from ``start.place`` on.
-        start: Where to begin, as the ``following`` of the window before says.
-        window_settings: What to do with them.
+        blocks: The blocks from ``start.cursor`` on.
+        start: Where to begin: the ``following`` of the window before, or the beginning of an epoch.
+        settings: What to do with them.
     """
-    buffer = BlockBuffer(iter(blocks), window_settings.guard, window_settings.world_size)
+    buffer = BlockBuffer(iter(blocks), settings.guard, settings.world_size)
     while True:
-        collected = collect_blocks(buffer, start, window_settings)
+        collected = collect_blocks(buffer, start, settings)
         if collected is None:
             return
-        if window_settings.spec.sample_batches:
-            window_settings = dataclasses.replace(
-                window_settings, spec=window_settings.spec.fitted(collected.runs.every(1), window_settings.max_length)
-            )
-            collected = dataclasses.replace(collected, window_settings=window_settings)
+        if settings.spec.sample_batches:
+            spec = settings.spec.fitted(collected.runs.every(1), settings.max_length)
+            settings = dataclasses.replace(settings, spec=spec)
+            collected = dataclasses.replace(collected, settings=settings)
         window, left = _build(collected)
         buffer.give_back(left)
         following = window.following
-        del collected, left
+        del collected, left  # the tables of blocks; the window has rows of its own
         yield window
         del window
         if following is None:
@@ -67,117 +74,164 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, window_se
         start = following
 
 
-def _build(collected: CollectedBlocks) -> tuple[Window, list[BufferedBlocks]]:
-    """Plan the rows of some blocks; return the window, and those of its last blocks that the next begins with."""
-    window_settings, spec, entries = collected.window_settings, collected.window_settings.spec, collected.entries
-    ranks = window_settings.sharing.ranks
-    group = planned_for(collected.start, window_settings)
-    multiple = group * window_settings.accumulate
-    num_planned = spec.num_planned(
-        collected.num_rows, lambda num: collected.global_order_of(num).runs, last=collected.is_last, multiple=multiple
-    )
-    global_order = collected.global_order_of(num_planned)
-    own = _own_rows(collected, num_planned)
-    number = _first_row_id(collected, own, num_planned)
-    key = (*window_settings.key, number if num_planned else None)
-    global_plan = _arrange(collected, global_order, own, key, group)
-    if collected.start.served > (total := int(global_plan.cuts[-1])):
-        served = f"{collected.start.served:,} rows of a window that the state counts as served"
-        raise ValueError(f"source must still have the {served}, got {total:,}; the data has changed")
-    global_plan = balance_turns(global_plan, own, global_order, window_settings, key)
-    steps = cut_steps(global_plan, collected.start.served, window_settings.world_size, window_settings.sharing.uneven)
-    counts = Counter[str]()
-    for entry in entries:
-        counts.update(entry.counts)
-        entry.counts = {}
-    if ranks.rank == 0:  # who counts for all
-        counts.update(global_plan.counts)
-        counts["truncated"] += steps.num_truncated
-        counts["dropped"] += steps.num_dropped + (collected.num_rows - num_planned if collected.is_last else 0)
-    left: list[BufferedBlocks] = []
-    following = None
-    share = collected.share(num_planned, global_order.runs.num_tokens)
-    full_bytes = round(collected.read_bytes / share) if share else 0
-    if not collected.is_last:
-        size = next_size(collected.num_blocks, share, window_settings.growth)
-        left, following = follow(entries, collected.num_rows - num_planned, size)
-        following = dataclasses.replace(following, step=collected.start.step + global_plan.num_steps)
-    begun = _count_begun(collected, own, global_order, global_plan)
-    dealt = exchange_rows(own, global_order, global_plan, steps, ranks)
-    start = dataclasses.replace(collected.start, group=group)
-    with located(dealt.table.column(ROW_ID), window_settings.locate):
-        columns, sequence = _read_columns(dealt.table, spec)
+@dataclasses.dataclass(frozen=True)
+class _WindowPlan:
+    """The plan of a window; all ranks have the same, apart from which of the rows are their own.
+
+    Attributes:
+        world_size: Number of ranks that the window is planned for.
+        num_rows: Rows of all ranks that are planned, from the first on.
+        share: How much of a full window they are, 1.0 for all of it.
+        own: The rows of this rank, in the order of the data.
+        global_order: The order of all rows by length.
+        global_plan: The batches of all ranks.
+        steps: What is left to be served.
+    """
+
+    world_size: int
+    num_rows: int
+    share: float
+    own: pa.Table
+    global_order: GlobalOrder
+    global_plan: GlobalPlan
+    steps: Steps
+
+
+def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
+    """Return the window of some blocks, and those of its last blocks with which the next begins."""
+    settings, start = collected.settings, collected.start
+    planned = _plan(collected)
+    steps = planned.steps
+    left, following = _follow(collected, planned)
+    begun = _count_begun(collected, planned)
+    received = settings.collectives.exchange_rows(planned.own, planned.global_order, planned.global_plan, steps)
+    with located(received.table.column(ROW_ID), settings.locate):
+        columns, sequence = _read_columns(received.table, settings.spec)
     window = Window(
-        start=start,
+        start=dataclasses.replace(start, planned_world_size=planned.world_size),
         following=following,
-        number=number,
-        runs=global_order.runs,
-        columns=columns if dealt.is_repeated is None else without_labels(columns, dealt.is_repeated),
+        number=planned.global_order.first_row_id,
+        runs=planned.global_order.runs,
+        columns=columns if received.is_repeated is None else without_labels(columns, received.is_repeated),
         sequence=sequence,
-        row_ids=to_numpy(dealt.table.column(ROW_ID)),
-        pieces=_pieces(dealt.table),
-        is_repeated=dealt.is_repeated,
-        spec=spec,
-        plan=dealt.plan,
+        row_ids=to_numpy(received.table.column(ROW_ID)),
+        pieces=_pieces(received.table),
+        is_repeated=received.is_repeated,
+        spec=settings.spec,
+        plan=received.plan,
         after=steps.after.tolist(),
-        counts=+counts,
-        step_numbers=(collected.start.step + steps.numbers).tolist(),
+        counts=_counts(collected, planned),
+        step_numbers=(start.step + steps.numbers).tolist(),
         step_ends=steps.ends.tolist(),
-        rank=ranks.rank,
-        full_bytes=full_bytes,
+        rank=settings.collectives.rank,
+        full_bytes=round(collected.read_bytes / planned.share) if planned.share else 0,
     )
-    return add_up(window, ranks, window_settings.sharing.labels, begun), left
+    return with_step_totals(window, settings.collectives, settings.sharing.labels, begun), left
+
+
+def _plan(collected: CollectedBlocks) -> _WindowPlan:
+    """Plan the rows of a window; all ranks call it together.
+
+    Raises:
+        ValueError: A row does not fit its batch, or the data has fewer rows than the state counts.
+    """
+    settings, start = collected.settings, collected.start
+    world_size = settings.planned_world_size(start)
+    multiple = world_size * settings.accumulate
+    search = settings.spec.search_planned(collected.runs, last=collected.is_last, multiple=multiple)
+    while search.num_needed is not None:
+        search = search.with_lengths(collected.global_order_of(search.num_needed).runs)
+    num_rows = search.num_planned
+    global_order = collected.global_order_of(num_rows)
+    own = _own_rows(collected, num_rows)
+    share = collected.share(num_rows, global_order.runs.num_tokens)
+    key = (*settings.key, global_order.first_row_id if num_rows else None)
+    global_plan = _plan_global(global_order.runs, own, settings, key, world_size)
+    if start.served > (total := int(global_plan.cuts[-1])):
+        served = f"{start.served:,} rows of a window that the state counts as served"
+        raise ValueError(f"source must still have the {served}, got {total:,}; the data has changed")
+    global_plan = balance_turns(global_plan, own, global_order, settings, key)
+    steps = cut_steps(global_plan, start.served, settings.world_size, settings.sharing.uneven)
+    return _WindowPlan(world_size, num_rows, share, own, global_order, global_plan, steps)
+
+
+def _plan_global(
+    runs: LengthCounts, own: pa.Table, settings: WindowSettings, key: tuple[object, ...], world_size: int
+) -> GlobalPlan:
+    """Plan the batches of all ranks; an error names the longest row, if it is one of this rank's."""
+    spec = settings.spec
+    try:
+        return spec.plan_global(
+            runs, key=key if settings.shuffle else None, world_size=world_size, accumulate=settings.accumulate
+        )
+    except ValueError as error:
+        lengths = total_lengths(lengths_of(own, spec.columns))
+        if not len(lengths) or lengths.max() < total_lengths(runs.lengths).max():
+            error.add_note("another rank has processed the record; its error has the location")
+            raise
+        with located(own.column(ROW_ID), settings.locate):
+            row = int(lengths.argmax())
+            cause = "" if spec.columns else which_is_longest(own, row)
+            raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None
 
 
 def _own_rows(collected: CollectedBlocks, num_rows: int) -> pa.Table:
-    """Return this rank's rows of those that are planned."""
-    entries = collected.entries
-    ranges = ranges_of(entries, collected.start.skip, num_rows)
+    """Return this rank's rows of those that are planned, in the order of the data."""
+    ranges = row_ranges(collected.blocks, collected.start.skip, num_rows)
     tables = [
-        entry.table.slice(rows.start, rows.stop - rows.start)
-        for entry, rows in zip(entries, ranges, strict=True)
-        if entry.table is not None
+        each.rows.table.slice(rows.start, rows.stop - rows.start)
+        for each, rows in zip(collected.blocks, ranges, strict=True)
+        if each.rows is not None
     ]
     if not tables:
         return NO_ROWS
-    with located(row_ids_of(tables), collected.window_settings.locate):
+    with located(row_ids_of(tables), collected.settings.locate):
         return join_tables(tables)
 
 
-def _count_begun(
-    collected: CollectedBlocks, own: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan
-) -> Totals | None:
-    """Return what this rank has made of the optimiser step under way that was served before; ``None`` if none was."""
+def _counts(collected: CollectedBlocks, planned: _WindowPlan) -> Counts:
+    """Return what became of records, as far as this rank has processed them; rank 0 adds what the plan has done with rows."""
+    counts = Counter(collected.counts)
+    if collected.settings.collectives.rank == 0:
+        counts.update(planned.global_plan.counts)
+        counts["truncated"] += planned.steps.num_truncated
+        counts["dropped"] += planned.steps.num_dropped + (collected.num_rows - planned.num_rows if collected.is_last else 0)
+    return +counts
+
+
+def _follow(collected: CollectedBlocks, planned: _WindowPlan) -> tuple[list[CountedBlocks], WindowStart | None]:
+    """Return the blocks with rows left over, and where the next window begins; ``None`` at the end of the epoch."""
+    if collected.is_last:
+        return [], None
+    size = next_size(collected.num_blocks, planned.share, collected.settings.growth)
+    left, following = start_after(collected.blocks, collected.num_rows - planned.num_rows, size)
+    return left, dataclasses.replace(following, step=collected.start.step + planned.global_plan.num_steps)
+
+
+def _count_begun(collected: CollectedBlocks, planned: _WindowPlan) -> Totals | None:
+    """Return this rank's totals of what was served of the optimiser step under way; ``None`` if nothing was."""
+    global_plan, world_size = planned.global_plan, planned.world_size
     places = global_plan.begun_places(collected.start.served)
     if not len(places):
         return None
-    spec, sharing, group = collected.window_settings.spec, collected.window_settings.sharing, collected.start.group
-    if sharing.uneven == "drop":  # as those who began the window did
-        places = places[owners(cut_steps(global_plan, 0, group, "drop"), places, group)[0] >= 0]
-    columns, sequence = _read_columns(own, spec) if len(own) else ({}, None)
-    return count_begun(OwnRows(columns, sequence, global_order), global_plan, places, spec, sharing.labels)
+    spec, sharing = collected.settings.spec, collected.settings.sharing
+    if sharing.uneven == "drop":  # the ranks that began the window have left out these rows too
+        places = places[owners(cut_steps(global_plan, 0, world_size, "drop"), places, world_size)[0] >= 0]
+    columns, sequence = _read_columns(planned.own, spec) if len(planned.own) else ({}, None)
+    return count_begun(OwnRows(columns, sequence, planned.global_order), global_plan, places, spec, sharing.labels)
 
 
-def _first_row_id(collected: CollectedBlocks, own: pa.Table, num_rows: int) -> int:
-    """Return the row id of the first row of the window; -1 if it has none."""
-    entries, ranks = collected.entries, collected.window_settings.sharing.ranks
-    first = own.column(ROW_ID)[0].as_py() if len(own) else -1
-    told = [int.from_bytes(data, "little", signed=True) for data in ranks.all_gather(first.to_bytes(8, "little", signed=True))]
-    ranges = ranges_of(entries, collected.start.skip, num_rows)
-    owners = (entry.owner or 0 for entry, rows in zip(entries, ranges, strict=True) if rows.start < rows.stop)
-    return next((told[owner] for owner in owners), -1)
-
-
-def _pieces(table: pa.Table) -> npt.NDArray[np.int64]:
+def _pieces(table: pa.Table) -> Index:
+    """Return the number of each row's piece, ``int64 (n,)``; 0 where no stage splits records."""
     if PIECE in table.column_names:
         return to_numpy(table.column(PIECE)).astype(np.int64)
     return np.zeros(len(table), dtype=np.int64)
 
 
 def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], str | None]:
-    """Return the columns of the rows, and the one that is the sequence."""
+    """Return the columns of the rows, and the name of the one that is the sequence; ``None`` if there is none."""
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
-    # What is left of a mask in the data is all ones, of which a model would make one sequence of a packed row.
+    # An attention mask of the data is all ones by now, with which a model would take a packed row for one sequence.
     hidden = (ROW_ID, PIECE, *((ATTENTION_MASK,) if isinstance(spec, Pack) else ()))
     columns = {name: read_rows(name, table) for name in table.column_names if name not in hidden}
     try:
@@ -186,28 +240,3 @@ def _read_columns(table: pa.Table, spec: BatchSpec) -> tuple[dict[str, Column], 
     except ColumnError as error:
         raise RecordError(str(error), row_id=table.column(ROW_ID)[error.row].as_py()) from None
     return columns, sequence
-
-
-def _arrange(
-    collected: CollectedBlocks, global_order: GlobalOrder, own: pa.Table, key: tuple[object, ...], world_size: int
-) -> GlobalPlan:
-    """Plan the window; an error names the longest row, if it is one of this rank's."""
-    window_settings, spec = collected.window_settings, collected.window_settings.spec
-    try:
-        return spec.plan_global(
-            global_order.runs,
-            key=key if window_settings.shuffle else None,
-            world_size=world_size,
-            accumulate=window_settings.accumulate,
-        )
-    except ValueError as error:
-        lengths = lengths_of(own, spec.columns)
-        totals = lengths if lengths.ndim == 1 else lengths.sum(axis=1)
-        longest = global_order.runs.lengths if global_order.runs.lengths.ndim == 1 else global_order.runs.lengths.sum(axis=1)
-        if not len(totals) or totals.max() < longest.max():
-            error.add_note("the record is one that another rank has tokenised, which says where it is")
-            raise
-        with located(own.column(ROW_ID), window_settings.locate):
-            row = int(totals.argmax())
-            cause = "" if spec.columns else which_is_longest(own, row)
-            raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None

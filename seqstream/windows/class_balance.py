@@ -1,9 +1,9 @@
-"""The order of a window's batches, balanced by a class of their rows: what ranks tell of theirs, and what follows for all.
+"""Puts the batches of a window in an order that is balanced by a class of their rows and by their lengths.
 
-Two things are gathered from all ranks: which classes there are, and how many rows and tokens of each class, and of each range
-of lengths, each unit has. A unit is what is served as one: a group; or an optimiser step, where ranks have groups of their own.
+A unit is what is served at once: a global batch, or an optimiser step where each rank takes global batches of its own lengths.
+Ranks gather which classes there are, and how many rows and tokens of each class and of each range of lengths each unit has.
 
-Legend: ``n`` rows of this rank, ``G`` groups, ``U`` units, ``C`` classes, ``Q`` ranges of lengths.
+Legend: ``n`` rows of this rank, ``G`` global batches, ``U`` units, ``C`` classes, ``Q`` ranges of lengths.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,134 +19,155 @@ import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.arrow import is_text, plain, to_numpy
-from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.balanced_turns import balanced_turns, scaled
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.records import RESERVED
+from seqstream.windows.collectives import WindowCollectives
+from seqstream.windows.columns import total_lengths
 from seqstream.windows.settings import WindowSettings
 
 MOST_CLASSES = 4096
-"""A column with more different values in a window is text or a number of something, no class."""
+"""A column with more different values in a window is refused: it holds texts or quantities, not classes."""
 
 _COUNTED = 256
-"""Of more classes the rarest are counted as one; a batch has a row of few of them anyway."""
+"""Of more classes the rarest are counted as one; few batches have rows of them anyway."""
 
 _NUM_RANGES = 32
+"""Number of ranges of lengths."""
 
 _NO_VALUE = json.dumps(None)
 
-_Told: TypeAlias = dict[str, Any]
-"""What a rank says of its rows: ``classes`` with the rows of each, the ``columns`` it has instead, or an ``error``."""
-
 
 def balance_turns(
-    global_plan: GlobalPlan, own: pa.Table, global_order: GlobalOrder, window_settings: WindowSettings, key: tuple[object, ...]
+    global_plan: GlobalPlan, own: pa.Table, global_order: GlobalOrder, settings: WindowSettings, key: tuple[object, ...]
 ) -> GlobalPlan:
-    """Return the groups of a window in an order in which every stretch is like the window, in classes and in lengths.
+    """Return the plan of a window with its global batches in an order in which every part of it is like the whole.
 
-    Where each rank has groups of its own, an optimiser step stays as it is, and groups too few for one stay the last. Nothing
-    changes, and nothing is said to other ranks, where the batch spec names no column or rows are not shuffled.
+    Where each rank takes global batches of its own, an optimiser step stays as it is, and those too few for one stay the last.
+    Nothing changes, and nothing is sent, where the batch spec names no column or rows are not shuffled.
 
     Args:
         global_plan: The plan of the window.
         own: This rank's rows of it, in the order of the data.
-        global_order: Who has what.
-        window_settings: How the window is made.
+        global_order: Which rank has which rows.
+        settings: How the window is built.
         key: Seeds the order.
 
     Raises:
         ValueError: The column is missing, or holds no classes; the same on every rank.
     """
-    spec, ranks = window_settings.spec, window_settings.sharing.ranks
-    if not isinstance(spec, Bucket) or spec.balance is None or not window_settings.shuffle or not len(global_plan):
+    spec, collectives = settings.spec, settings.collectives
+    if not isinstance(spec, Bucket) or spec.balance is None or not settings.shuffle or not len(global_plan):
         return global_plan
-    classes, num_classes = number_classes(own, spec.balance, ranks)
+    classes, num_classes = number_classes(own, spec.balance, collectives)
     width = global_plan.batches_per_step if global_plan.is_mixed else 1
     units = global_plan.turns[: len(global_plan) // width * width].reshape(-1, width)
     edges = length_edges(global_order.runs)
     kinds = len(edges) + 1, num_classes
-    counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), ranks)
+    counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), collectives)
     by_length = _by_length(counts[..., : kinds[0]])
     turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"))]
     return dataclasses.replace(global_plan, turns=np.append(units[turns].ravel(), global_plan.turns[units.size :]))
 
 
 def _by_length(counts: Index) -> Index:
-    """Order units by their tokens a row, longest first, given rows and tokens of each range, ``int64 (2, U, Q)``."""
+    """Return the units by their mean length, longest first, given rows and tokens of each range, ``int64 (2, U, Q)``."""
     rows, tokens = counts.sum(axis=2)
     return np.argsort(-tokens / np.maximum(rows, 1), kind="stable")
 
 
 def _features(counts: Index, num_ranges: int) -> Index:
-    """Return what is to be even: rows and tokens up to each length, and those of each class; all four vary as much."""
-    below, classes = np.cumsum(counts[..., :num_ranges], axis=2), counts[..., num_ranges:]
-    return np.concatenate([scaled(block) for each in (below, classes) for block in each], axis=1)
+    """Return the features that are to be even: rows and tokens up to each length and of each class, scaled to vary alike."""
+    up_to_length, classes = np.cumsum(counts[..., :num_ranges], axis=2), counts[..., num_ranges:]
+    return np.concatenate([scaled(each) for kind in (up_to_length, classes) for each in kind], axis=1)
 
 
 # --- Classes ---
 
 
-def number_classes(own: pa.Table, column: str, ranks: Ranks) -> tuple[Index, int]:
-    """Return the class of each row by number, as all ranks number them, ``int64 (n,)``, and how many classes there are.
+@dataclasses.dataclass(frozen=True)
+class _OwnClasses:
+    """The classes of a rank's rows, as they are sent to all ranks.
 
-    The most frequent come first. A missing value is a class of its own, as long as some row has one.
+    Attributes:
+        rows: Number of rows of each class, which is named by its JSON.
+        columns: The columns of the rows where they lack the one of classes; else ``None``.
+        num_lacking: Number of rows that lack it.
+        error: Why its values are no classes; empty if they are.
+    """
+
+    rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    columns: Sequence[str] | None = None
+    num_lacking: int = 0
+    error: str = ""
+
+
+def number_classes(own: pa.Table, column: str, collectives: WindowCollectives) -> tuple[Index, int]:
+    """Return the number of the class of each row, ``int64 (n,)``, and the number of classes; all ranks call it together.
+
+    All ranks number classes alike, the most frequent first. A missing value is a class of its own, if there is any.
 
     Args:
-        own: This rank's rows; none of them may have columns.
+        own: This rank's rows; if it has none they may have no columns.
         column: Name of the column of classes.
-        ranks: Who takes part.
+        collectives: Gathers the classes of all ranks.
 
     Raises:
-        ValueError: No rank has the column, or one of them finds no classes in it.
+        ValueError: No rank has the column, or its values are no classes; the same on every rank.
     """
-    codes, told = _own_classes(own, column)
-    rows = _rows_of_classes([json.loads(each) for each in ranks.all_gather(json.dumps(told).encode())], column)
+    codes, classes = _own_classes(own, column)
+    received = collectives.gather_classes(dataclasses.asdict(classes))
+    rows = _rows_of_classes([_OwnClasses(**each) for each in received], column)
     by_rows = sorted(rows, key=lambda value: (-rows[value], value))
     numbers = {value: min(number, _COUNTED - 1) for number, value in enumerate(by_rows)}
-    known = np.array([numbers[value] for value in told.get("classes", {_NO_VALUE: 0}) if value in numbers], dtype=np.int64)
-    return known[codes], min(len(rows), _COUNTED)
+    of_codes = np.array([numbers[value] for value in classes.rows or {_NO_VALUE: 0} if value in numbers], dtype=np.int64)
+    return of_codes[codes], min(len(rows), _COUNTED)
 
 
-def _own_classes(own: pa.Table, column: str) -> tuple[npt.NDArray[np.int32], _Told]:
-    """Return which of this rank's classes each row has, ``int32 (n,)``, and what the rank tells of them."""
-    nothing = np.zeros(len(own), dtype=np.int32)
+def _own_classes(own: pa.Table, column: str) -> tuple[npt.NDArray[np.int32], _OwnClasses]:
+    """Return which of this rank's classes each row has, ``int32 (n,)``, and those classes."""
+    no_codes = np.zeros(len(own), dtype=np.int32)
     names = [name for name in own.column_names if name not in RESERVED]
     if not len(own):
-        return nothing, {"classes": {}}
+        return no_codes, _OwnClasses()
     if column not in names:
-        return nothing, {"columns": names, "rows": len(own)}
+        return no_codes, _OwnClasses(columns=names, num_lacking=len(own))
     values = plain(own.column(column)).combine_chunks()
     kind = values.type
     if pa.types.is_null(kind):
-        return nothing, {"classes": {_NO_VALUE: len(own)}}
+        return no_codes, _OwnClasses({_NO_VALUE: len(own)})
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         error = f"which are strings, whole numbers, or true and false, got {column!r} of type {kind}"
-        return nothing, {"error": _no_classes(error)}
+        return no_codes, _OwnClasses(error=_no_classes(error))
     encoded = (values.cast(pa.string()) if is_text(kind) else values).dictionary_encode(null_encoding="encode")
     if len(encoded.dictionary) > MOST_CLASSES:
-        return nothing, {"error": _too_many(column, len(encoded.dictionary))}
+        return no_codes, _OwnClasses(error=_too_many(column, len(encoded.dictionary)))
     codes = to_numpy(encoded.indices)
-    found = map(json.dumps, encoded.dictionary.to_pylist())
-    return codes, {"classes": dict(zip(found, np.bincount(codes).tolist(), strict=True))}
+    values = map(json.dumps, encoded.dictionary.to_pylist())
+    return codes, _OwnClasses(dict(zip(values, np.bincount(codes).tolist(), strict=True)))
 
 
-def _rows_of_classes(told: Sequence[_Told], column: str) -> Counter[str]:
-    """Return how many rows all ranks have of each class, which is named by its JSON."""
-    errors = [each["error"] for each in told if "error" in each]
+def _rows_of_classes(of_ranks: Sequence[_OwnClasses], column: str) -> Counter[str]:
+    """Return the number of rows of each class, of all ranks; a class is named by its JSON.
+
+    Raises:
+        ValueError: The column is missing in all rows, or its values are no classes.
+    """
+    errors = [each.error for each in of_ranks if each.error]
     if errors:
         raise ValueError(errors[0])
-    lacking = [each for each in told if "columns" in each]
     rows = Counter[str]()
-    for each in told:
-        rows.update(each.get("classes", {}))
+    for each in of_ranks:
+        rows.update(each.rows)
+    lacking = [each.columns for each in of_ranks if each.columns is not None]
     if lacking and not rows:
-        known = ", ".join(lacking[0]["columns"]) or "(none)"
+        known = ", ".join(lacking[0]) or "(none)"
         raise ValueError(f"Bucket(balance=...) must name a column of the data, which has {known}, got {column!r}")
-    if lacking:  # it is missing in part of the data
-        rows[_NO_VALUE] += sum(each["rows"] for each in lacking)
+    if lacking:  # in part of the data
+        rows[_NO_VALUE] += sum(each.num_lacking for each in of_ranks)
     if len(rows) > MOST_CLASSES:
         raise ValueError(_too_many(column, len(rows)))
     return rows
@@ -166,13 +186,13 @@ def _no_classes(why: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """This rank's rows, ``int64 (n,)`` each, without those that are in no unit.
+    """What is known of this rank's rows, ``int64 (n,)`` each, without those that are in no unit.
 
     Attributes:
-        units: The unit of each.
-        ranges: The range of its length.
-        classes: Its class.
-        lengths: Its tokens.
+        units: Number of the unit of each.
+        ranges: Number of the range of its length.
+        classes: Number of its class.
+        lengths: Its length in tokens, of all sides.
     """
 
     units: Index
@@ -182,8 +202,8 @@ class _Rows:
 
 
 def length_edges(runs: LengthCounts) -> Index:
-    """Return lengths that cut rows into ranges of about as many, ascending; each goes up to its edge, the last to the end."""
-    lengths = _tokens(runs)
+    """Return the last length of each range but the longest, ascending; ranges have about the same number of rows."""
+    lengths = total_lengths(runs.lengths)
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(runs.counts[order])
     wanted = np.arange(1, _NUM_RANGES) * runs.num_rows // _NUM_RANGES
@@ -191,47 +211,37 @@ def length_edges(runs: LengthCounts) -> Index:
     return edges
 
 
-def _tokens(runs: LengthCounts) -> Index:
-    """Return the tokens of a row of each run, of all sides."""
-    return runs.lengths if runs.lengths.ndim == 1 else runs.lengths.sum(axis=1)
-
-
 def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, edges: Index, classes: Index) -> _Rows:
-    """Tell for each of this rank's rows what it counts for.
+    """Return unit, range, class and length of each of this rank's rows.
 
     Args:
         global_plan: The plan of the window.
-        units: ``int64 (U, W)``, the groups of each unit.
+        units: ``int64 (U, W)``, the global batches of each unit.
         global_order: Which rows this rank has.
-        edges: Of the ranges of lengths, ascending.
-        classes: ``int64 (n,)``, of its rows in the order of the data.
+        edges: ``int64 (Q - 1,)``, as `length_edges` returns them.
+        classes: ``int64 (n,)``, classes of its rows in the order of the data.
     """
     unit_of = np.full(len(global_plan), -1)
     unit_of[units.ravel()] = np.repeat(np.arange(len(units)), units.shape[1])
-    which, places = global_plan.places_of(global_order.numbers)
-    own = unit_of[np.searchsorted(global_plan.cuts, places, side="right") - 1]
-    which, own = which[own >= 0], own[own >= 0]
+    rows, places = global_plan.places_of(global_order.numbers)
+    unit = unit_of[np.searchsorted(global_plan.cuts, places, side="right") - 1]
+    rows, unit = rows[unit >= 0], unit[unit >= 0]
     runs = global_order.runs
-    lengths = _tokens(runs)[np.searchsorted(runs.starts, global_order.numbers[which], side="right") - 1]
-    return _Rows(own, np.searchsorted(edges, lengths), classes[global_order.rows[which]], lengths)
+    lengths = total_lengths(runs.lengths)[np.searchsorted(runs.starts, global_order.numbers[rows], side="right") - 1]
+    return _Rows(unit, np.searchsorted(edges, lengths), classes[global_order.rows[rows]], lengths)
 
 
-def _count(rows: _Rows, shape: tuple[int, int, int], ranks: Ranks) -> Index:
-    """Count rows and tokens of all ranks, ``int64 (2, U, Q + C)``: those of each range of lengths, then those of each class.
+def _count(rows: _Rows, shape: tuple[int, int, int], collectives: WindowCollectives) -> Index:
+    """Return the rows and tokens of all ranks in each unit, ``int64 (2, U, Q + C)``: of each range, then of each class.
 
     Args:
-        rows: Those of this rank.
+        rows: The rows of this rank.
         shape: ``U``, ``Q`` and ``C``.
-        ranks: Who takes part. They tell only what is not 0.
+        collectives: Adds up the counts of all ranks.
     """
     num_units, num_ranges, num_classes = shape
     width = num_ranges + num_classes
     at = np.concatenate([rows.units * width + rows.ranges, rows.units * width + num_ranges + rows.classes])
     lengths = np.tile(rows.lengths, 2)
     own = np.stack([np.bincount(at, weights, num_units * width) for weights in (None, lengths)]).astype(np.int64)
-    places = np.flatnonzero(own[0])
-    total = np.zeros_like(own)
-    for data in ranks.all_gather(np.vstack([places, own[:, places]]).tobytes()):
-        told = np.frombuffer(data, dtype=np.int64).reshape(3, -1)
-        total[:, told[0]] += told[1:]
-    return total.reshape(2, num_units, width)
+    return collectives.add_class_counts(own).reshape(2, num_units, width)

@@ -1,191 +1,249 @@
-"""Which blocks a window has, and what all ranks know of their rows."""
+"""Takes the blocks of a window from the buffer, processes those of this rank, and counts the rows of all of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from seqstream.arrays import Lengths
 from seqstream.distributed.agreement import explain_blocks
 from seqstream.distributed.digests import digest_arrays
-from seqstream.distributed.global_order import GlobalOrder, gather_lengths
-from seqstream.distributed.handshake import NO_BLOCKS, Handshake, check_in
+from seqstream.distributed.global_order import GlobalOrder
+from seqstream.distributed.handshake import NO_BLOCKS, Handshake
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.records import ROW_ID, located
-from seqstream.windows.block_buffer import BlockBuffer, BufferedBlocks, count_blocks, last_blocks, share_out
+from seqstream.records import ROW_ID, Counts, located
+from seqstream.windows.block_buffer import BlockBuffer
+from seqstream.windows.block_reader import ReadBlock
+from seqstream.windows.block_states import (
+    AssignedBlock,
+    BlockRows,
+    CountedBlocks,
+    ProcessedBlock,
+    RemoteBlocks,
+    TakenBlocks,
+    assign,
+    count_blocks,
+    count_rows,
+    last_blocks,
+    share_out,
+)
 from seqstream.windows.columns import lengths_of, read_rows
 from seqstream.windows.settings import SLOW_GROWTH, WindowSettings, WindowStart
 
 LAST = 1.25
-"""What is left of an epoch after a window is at least a quarter of one; less is part of it."""
+"""Largest ratio of the blocks of an epoch's last window to those that were wanted, so that no smaller rest is left."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CollectedBlocks:
-    """The blocks of a window, processed by whoever owns them; as far as all ranks know of them.
+    """The blocks of a window: the rows of this rank, and the number and lengths of the rows of all ranks.
 
     Attributes:
-        window_settings: How they become a window.
+        settings: How they become a window.
         start: Where it begins, with the number of blocks it has.
-        entries: The blocks.
+        blocks: The blocks.
         is_last: Whether the epoch ends with them.
         global_order: Of all their rows, without those that belong to the window before.
+        counts: What the stages counted in those blocks that this rank has processed for this window.
     """
 
-    window_settings: WindowSettings
+    settings: WindowSettings
     start: WindowStart
-    entries: list[BufferedBlocks]
+    blocks: list[CountedBlocks]
     is_last: bool
     global_order: GlobalOrder
+    counts: Counts
 
     @property
     def runs(self) -> LengthCounts:
+        """The lengths of all rows."""
         return self.global_order.runs
 
     @property
     def num_rows(self) -> int:
-        return _count_rows(self.entries) - self.start.skip
+        """Number of rows, of all ranks."""
+        return count_rows(self.blocks) - self.start.skip
 
     @property
     def num_blocks(self) -> int:
-        return count_blocks(self.entries)
+        """Number of blocks, of all ranks."""
+        return count_blocks(self.blocks)
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of its records as read, of all ranks."""
-        return sum(int(entry.num_bytes.sum()) for entry in self.entries)
+        """Bytes of the records as read, of all ranks."""
+        return sum(int(each.span.num_bytes.sum()) for each in self.blocks)
 
     def share(self, num_rows: int, num_tokens: int) -> float:
-        """Return how much of a full window some of its rows are."""
-        num_batches = self.window_settings.spec.num_batches(num_rows, num_tokens)
-        size = self.window_settings.spec.window_size(shuffle=self.window_settings.shuffle)
-        return size.share(
-            num_batches=num_batches,
+        """Return how much of a full window some of the rows are, 1.0 for all of it."""
+        settings, spec = self.settings, self.settings.spec
+        return spec.window_size(shuffle=settings.shuffle).share(
+            num_batches=spec.num_batches(num_rows, num_tokens),
             num_tokens=num_tokens,
             read_bytes=self.read_bytes,
-            world_size=self.window_settings.world_size,
+            world_size=settings.world_size,
         )
 
     def global_order_of(self, num_rows: int) -> GlobalOrder:
-        """Return the census of the first rows."""
+        """Return the order of the first ``num_rows`` rows; all ranks call it together."""
         if num_rows == self.num_rows:
             return self.global_order
-        return _census(self.entries, self.start.skip, num_rows, self.window_settings)
+        return _gather_lengths(self.blocks, self.start.skip, num_rows, self.settings)
 
 
-def collect_blocks(buffer: BlockBuffer, start: WindowStart, window_settings: WindowSettings) -> CollectedBlocks | None:
+def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSettings) -> CollectedBlocks | None:
     """Take the blocks of a window from the buffer, and process those of this rank; return ``None`` if there are none.
 
-    There are more of them than was chosen where those have rows, but too few for a batch: no window ends where it began.
+    Where the blocks that were chosen have too few rows for a batch, more are taken: no window ends where it began.
+
+    Raises:
+        RuntimeError: The ranks do not agree, or another one has failed.
+        ValueError: There are fewer blocks or rows than the start says.
     """
-    size, ended = _choose_size(buffer, start, window_settings)
+    size, is_last = _choose_size(buffer, start, settings)
     if not size:
         return None
-    ranks = window_settings.sharing.ranks
-    entries = [entry.with_digest(ranks.world_size) for entry in buffer.take(size)]
-    taken = [entry for entry in entries if entry.owner is not None]
-    entries = taken + share_out(entries[len(taken) :], ranks.rank, ranks.world_size)
+    rank, world_size = settings.collectives.rank, settings.collectives.world_size
+    counted, upcoming = buffer.take(size)
+    blocks: list[TakenBlocks] = [*counted, *share_out(upcoming, rank, world_size)]
+    counts = Counter[str]()
     while True:
-        _process([entry for entry in entries if entry.block is not None], entries, start, window_settings)
-        start = dataclasses.replace(start, blocks=count_blocks(entries))
-        num_rows = _count_rows(entries) - start.skip
+        del upcoming  # so that only `blocks` holds records, each until it is processed
+        counts.update(_process(blocks, start, settings))
+        counted = [each for each in blocks if isinstance(each, CountedBlocks)]
+        start = dataclasses.replace(start, blocks=count_blocks(counted))
+        num_rows = count_rows(counted) - start.skip
         if num_rows < 0:
             raise ValueError(
                 f"source must still have the {start.skip:,} rows that the state skips, got {num_rows + start.skip:,}; the data "
                 "has changed"
             )
-        collected = CollectedBlocks(
-            window_settings, start, entries, ended, _census(entries, start.skip, num_rows, window_settings)
-        )
-        if ended or not _is_short(
-            collected.runs, window_settings.spec, planned_for(start, window_settings) * window_settings.accumulate
-        ):
-            return collected
-        (more,) = buffer.take(1)
-        entries = entries + more.with_digest(ranks.world_size).given_to(ranks.world_size - 1, ranks.rank)
-        ended = not buffer.fill(1)
+        global_order = _gather_lengths(counted, start.skip, num_rows, settings)
+        multiple = settings.planned_world_size(start) * settings.accumulate
+        if is_last or not _is_short(global_order.runs, settings.spec, multiple):
+            return CollectedBlocks(settings, start, counted, is_last, global_order, counts)
+        more, upcoming = buffer.take(1)
+        blocks += more
+        blocks += [part for each in upcoming for part in assign(each, world_size - 1, rank, world_size)]
+        is_last = not buffer.fill(1)
 
 
-def _process(
-    todo: Sequence[BufferedBlocks], entries: Sequence[BufferedBlocks], start: WindowStart, window_settings: WindowSettings
-) -> None:
-    """Process blocks of this rank, and let all ranks know how many rows each block of the window has, or what went wrong."""
-    read = [entry for entry in entries if entry.digest is not None]
-    digest = f"{digest_arrays(np.array([entry.digest for entry in read], dtype=np.int64)):08x}"
-    header = Handshake(
-        window_settings.key[-1], start.cursor.position, count_blocks(entries), start.skip, start.served, digest=digest
+def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSettings) -> Counts:
+    """Process the blocks of this rank, and count the rows of all blocks; all ranks call it together.
+
+    Args:
+        blocks: The blocks of the window; those that are not `CountedBlocks` are replaced by what they become.
+        start: Where the window begins.
+        settings: What is done with blocks.
+
+    Returns:
+        What the stages counted.
+
+    Raises:
+        RuntimeError: The ranks do not agree, or another one has failed.
+    """
+    digests = [each.digest for each in blocks if each.digest is not None]
+    values = [digest.value for digest in digests]
+    handshake = Handshake(
+        settings.key[-1],
+        start.cursor.position,
+        count_blocks(blocks),
+        start.skip,
+        start.served,
+        digest=f"{digest_arrays(np.array(values, dtype=np.int64)):08x}",
     )
-    explain = functools.partial(
-        explain_blocks, [entry.digest or 0 for entry in read], [entry.first_row_id for entry in read], window_settings.locate
-    )
+    explain = functools.partial(explain_blocks, values, [digest.first_row_id for digest in digests], settings.locate)
     try:
-        window_settings.process(todo, window_settings.guard)
-        for entry in todo:
-            _look_at(entry, window_settings)
+        counts = _run_stages(blocks, settings)
+        for at, each in enumerate(blocks):
+            if isinstance(each, ProcessedBlock):
+                rows = BlockRows(each.table, _sort_keys(each.table, settings))
+                blocks[at] = CountedBlocks.of(each, np.array([len(each.table)]), rows)
     except Exception as error:
-        check_in(header.failing(error), window_settings.sharing.ranks, explain)
+        settings.collectives.check_in(handshake.failing(error), explain)
         raise
-    own = [entry.num_rows for entry in entries if entry.owner == window_settings.sharing.ranks.rank]
-    told = check_in(header.telling(np.concatenate(own) if own else NO_BLOCKS), window_settings.sharing.ranks, explain)
-    for entry in entries:
-        owner = entry.owner or 0
-        entry.num_rows, told[owner] = told[owner][: len(entry)].astype(np.int64), told[owner][len(entry) :]
+    own = [each.num_rows for each in blocks if isinstance(each, CountedBlocks) and each.owner == settings.collectives.rank]
+    num_rows = settings.collectives.check_in(handshake.telling(np.concatenate(own) if own else NO_BLOCKS), explain)
+    for at, each in enumerate(blocks):
+        of_owner, size = num_rows[each.owner], len(each.span)
+        num_rows[each.owner] = of_owner[size:]
+        if isinstance(each, RemoteBlocks):
+            blocks[at] = CountedBlocks.of(each, of_owner[:size])
+    return counts
 
 
-def _look_at(entry: BufferedBlocks, window_settings: WindowSettings) -> None:
-    """Note the lengths of a block's rows, and refuse missing values: the rank that has them can tell the others now."""
-    table = entry.table
-    if table is not None:
-        for name in (name for name in table.column_names if table.column(name).null_count):
-            with located(table.column(ROW_ID), window_settings.locate):
-                read_rows(name, table)
-        entry.keys = window_settings.spec.sort_keys(lengths_of(table, window_settings.spec.columns))
+def _run_stages(blocks: list[TakenBlocks], settings: WindowSettings) -> Counts:
+    """Replace the blocks that this rank is to process by their rows; return what the stages counted."""
+    to_process = [at for at, each in enumerate(blocks) if isinstance(each, AssignedBlock)]
+    counts = Counter[str]()
+    for at, (table, new_counts) in zip(to_process, settings.process(_to_read(blocks), settings.guard), strict=True):
+        blocks[at] = ProcessedBlock.of(blocks[at], table)
+        counts.update(new_counts)
+    return counts
 
 
-def _census(entries: Sequence[BufferedBlocks], skip: int, num_rows: int, window_settings: WindowSettings) -> GlobalOrder:
-    """Count the rows of a window by length, from ``skip`` on."""
+def _to_read(blocks: Iterable[TakenBlocks]) -> Iterator[ReadBlock]:
+    """Yield the blocks that this rank is to process."""
+    for each in blocks:
+        if isinstance(each, AssignedBlock):
+            yield each.block
+
+
+def _sort_keys(table: pa.Table, settings: WindowSettings) -> Lengths:
+    """Return what rows are sorted by, ``int64 (n,)`` or ``(n, S)``.
+
+    Raises:
+        RecordError: A value is missing, which is checked here so that other ranks receive the error when they check in.
+    """
+    for name in (name for name in table.column_names if table.column(name).null_count):
+        with located(table.column(ROW_ID), settings.locate):
+            read_rows(name, table)
+    return settings.spec.sort_keys(lengths_of(table, settings.spec.columns))
+
+
+def _gather_lengths(blocks: Sequence[CountedBlocks], skip: int, num_rows: int, settings: WindowSettings) -> GlobalOrder:
+    """Gather the lengths of ``num_rows`` rows from ``skip`` on; all ranks call it together."""
     parts: list[list[Lengths]] = []
     owners: list[int] = []
-    for entry, rows in zip(entries, ranges_of(entries, skip, num_rows), strict=True):
-        owner = entry.owner or 0
-        if not owners or owners[-1] != owner:
-            owners.append(owner)
+    first_row_id = -1
+    for each, rows in zip(blocks, row_ranges(blocks, skip, num_rows), strict=True):
+        if not owners or owners[-1] != each.owner:
+            owners.append(each.owner)
             parts.append([])
-        if entry.keys is not None:
-            parts[-1].append(entry.keys[rows])
-    own = [
-        np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == window_settings.sharing.ranks.rank
-    ]
-    return gather_lengths(own, owners, window_settings.sharing.ranks)
+        if each.rows is not None:
+            parts[-1].append(each.rows.keys[rows])
+            if first_row_id < 0 and rows.start < rows.stop:
+                first_row_id = each.rows.table.column(ROW_ID)[rows.start].as_py()
+    rank = settings.collectives.rank
+    own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == rank]
+    return settings.collectives.gather_lengths(own, owners, first_row_id)
 
 
-def ranges_of(entries: Sequence[BufferedBlocks], skip: int, num_rows: int) -> Iterator[slice]:
-    """Yield which rows of each entry are among ``num_rows`` of them from ``skip`` on."""
+def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Iterator[slice]:
+    """Yield which rows of each of the blocks are among ``num_rows`` rows from ``skip`` on."""
     before = 0
-    for entry in entries:
-        num = int(entry.num_rows.sum())
+    for each in blocks:
+        num = int(each.num_rows.sum())
         first, stop = (min(max(at - before, 0), num) for at in (skip, skip + num_rows))
         yield slice(first, stop)
         before += num
 
 
-def _count_rows(entries: Sequence[BufferedBlocks]) -> int:
-    return sum(int(entry.num_rows.sum()) for entry in entries)
-
-
 def _is_short(runs: LengthCounts, spec: BatchSpec, multiple: int) -> bool:
-    """Return whether rows are too few to decide how they are batched; or to fill so many batches, but not none."""
+    """Return whether rows are too few to choose how they are batched, or, if there are any, to fill ``multiple`` batches."""
     if spec.num_batches(runs.num_rows, runs.num_tokens) < spec.sample_batches:
         return True
     return runs.num_rows > 0 and not spec.fills(runs, multiple)
 
 
-def _choose_size(buffer: BlockBuffer, start: WindowStart, window_settings: WindowSettings) -> tuple[int, bool]:
-    """Return how many blocks the window takes, and whether the epoch ends with them; fills the buffer as far as needed."""
+def _choose_size(buffer: BlockBuffer, start: WindowStart, settings: WindowSettings) -> tuple[int, bool]:
+    """Return the number of blocks of the window, and whether the epoch ends with them; fills the buffer as far as needed."""
     if start.served:
         size = buffer.fill(start.blocks)
         if size < start.blocks:
@@ -193,45 +251,45 @@ def _choose_size(buffer: BlockBuffer, start: WindowStart, window_settings: Windo
                 f"source must still have the {start.blocks} blocks that the state counts, got {size}; the data has changed"
             )
     else:
-        size = level(buffer, start.blocks or window_settings.first(buffer), window_settings.max_bytes)
-    ended = buffer.fill(size + 1) <= size
-    return size, ended
+        size = level(buffer, start.blocks or settings.first(buffer), settings.max_bytes)
+    return size, buffer.fill(size + 1) <= size
 
 
 def level(buffer: BlockBuffer, size: int, max_bytes: int) -> int:
-    """Return how many blocks to take where so many are wanted: all that are left, where those are hardly more.
+    """Return how many blocks to take where ``size`` are wanted: all that are left, where those are hardly more.
 
     Args:
         buffer: Looks ahead.
-        size: How many are wanted.
-        max_bytes: At most so many bytes of records as read are taken on each rank.
+        size: Number of blocks that are wanted.
+        max_bytes: Limit to the bytes of records as read on each rank.
     """
     size = buffer.fill(size, max_bytes)
     most = int(LAST * size)
-    at_hand = buffer.fill(most + 1, int(LAST * max_bytes))
-    return at_hand if at_hand <= most and at_hand == len(buffer) else size
+    num_ahead = buffer.fill(most + 1, int(LAST * max_bytes))
+    return num_ahead if num_ahead <= most and num_ahead == len(buffer) else size
 
 
 def next_size(blocks: int, share: float, growth: int) -> int:
-    """Return how many blocks the next window should hold: as many as fill it, but at most ``growth`` times those of this one.
+    """Return the number of blocks that the next window should have: as many as fill it, within the growth.
 
     Args:
         blocks: Blocks of this window.
-        share: How much of a full window they were; 0 if nothing was planned.
-        growth: At most so many times the blocks of this one.
+        share: How much of a full window they were, 1.0 for all of it; 0 if nothing was planned.
+        growth: Largest ratio of the blocks of the next window to those of this one.
     """
     wanted = blocks / share if share else SLOW_GROWTH * blocks
     return max(1, min(round(wanted), growth * blocks))
 
 
-def planned_for(start: WindowStart, window_settings: WindowSettings) -> int:
-    """Return for how many ranks a window is planned: those that began to serve it, else those there are."""
-    return start.group if start.served else window_settings.world_size
+def start_after(blocks: Sequence[CountedBlocks], rows_left: int, size: int) -> tuple[list[CountedBlocks], WindowStart]:
+    """Return where the next window begins, and the last blocks of this one, which hold the rows left for it.
 
-
-def follow(entries: Sequence[BufferedBlocks], rows_left: int, size: int) -> tuple[list[BufferedBlocks], WindowStart]:
-    """Return the last blocks, which hold the rows left over, and where the next window begins."""
-    ends = np.cumsum(np.concatenate([entry.num_rows[::-1] for entry in reversed(entries)]))
-    left = last_blocks(entries, int(np.searchsorted(ends, rows_left)) + 1 if rows_left else 0)
-    cursor = left[0].before if left else entries[-1].after
-    return left, WindowStart(cursor, size, skip=_count_rows(left) - rows_left)
+    Args:
+        blocks: The blocks of this window.
+        rows_left: Number of its last rows that were not planned.
+        size: Number of blocks that the next window should have.
+    """
+    ends = np.cumsum(np.concatenate([each.num_rows[::-1] for each in reversed(blocks)]))
+    left = last_blocks(blocks, int(np.searchsorted(ends, rows_left)) + 1 if rows_left else 0)
+    cursor = left[0].span.before if left else blocks[-1].span.after
+    return left, WindowStart(cursor, size, skip=count_rows(left) - rows_left)

@@ -1,4 +1,4 @@
-"""Columns of a window, read from Arrow once so that rows can be gathered without touching them one by one.
+"""The columns of a window, read from Arrow once, so that the rows of a batch are gathered in a few array operations.
 
 Legend: ``N`` rows, ``T`` steps of all rows, ``D`` numbers in one step.
 """
@@ -14,21 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrays import Lengths
 from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
 from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
-from seqstream.sources.tables.nested_values import without_text
+from seqstream.sources.tables.arrow_to_python import without_text
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Rows of their own lengths: one flat buffer, and where each row begins in it.
+    """Rows of their own lengths in one flat buffer.
 
-    The buffer has room for one longest row on both sides, so that a window of any width over any row lies inside it.
+    The buffer has room for one longest row on both sides, so that a slice of any padded length around any row lies inside it.
 
     Attributes:
-        values: ``(T + 2 * longest, D)``.
+        values: ``(T + 2 * longest, D)``, the steps of all rows.
         starts: ``int64 (N,)``, first step of each row in ``values``.
         lengths: ``int64 (N,)``, steps of each row.
         shape: Shape of one step, ``()`` for tokens; ``D`` numbers.
@@ -42,14 +43,22 @@ class Ragged:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """Rows of one shape, ``(N, ...)``."""
+    """Rows of one shape.
+
+    Attributes:
+        values: ``(N, ...)``.
+    """
 
     values: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """Rows that no tensor holds: strings, nested or missing values."""
+    """Rows that no tensor holds: strings, nested or missing values.
+
+    Attributes:
+        values: ``N`` of them.
+    """
 
     values: pa.ChunkedArray
 
@@ -57,16 +66,20 @@ class Objects:
 Column: TypeAlias = Ragged | Dense | Objects
 
 MADE_BY_PACKING = ("position_ids", "sequence_ids")
-
+"""Columns that packed batches get."""
 
 _LARGEST = np.iinfo(np.int64).max
 
 
 def read_column(name: str, values: pa.ChunkedArray) -> Column:
-    """Read a column of Arrow in the form its type calls for.
+    """Return a column of Arrow as the kind of column that its type is.
 
-    Unsigned whole numbers of more than 8 bits become int64: torch hardly computes with such types. So do the whole numbers and
-    the booleans of ``label`` and ``labels``.
+    Whole numbers of steps become int64 if they have more than 8 bits, and so do unsigned ones of rows, with which torch can do
+    little. The whole numbers and booleans of ``label`` and ``labels`` become int64 as well.
+
+    Args:
+        name: Name of the column.
+        values: Its ``N`` rows.
 
     Raises:
         ColumnError: A column of numbers has missing values, or one that int64 cannot hold.
@@ -84,6 +97,7 @@ def read_column(name: str, values: pa.ChunkedArray) -> Column:
 
 
 def _refuse_nulls(name: str, values: pa.ChunkedArray) -> None:
+    """Raise a `ColumnError` if a row has no value."""
     if values.null_count:
         row = int(np.flatnonzero(values.is_null().to_numpy())[0])
         raise ColumnError(
@@ -111,14 +125,19 @@ def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDA
         if name not in ragged:
             known = ", ".join(ragged) or "(none)"
             raise ValueError(f"Bucket(columns=...) must name columns of sequences, which are {known}, got {name!r}")
-    found = [_list_lengths(table.column(name)) for name in columns or ragged]
+    lengths = [_list_lengths(table.column(name)) for name in columns or ragged]
     if columns is not None and len(columns) > 1:
-        return np.stack(found, axis=1)
-    return np.maximum.reduce(found) if found else np.ones(len(table), dtype=np.int64)
+        return np.stack(lengths, axis=1)
+    return np.maximum.reduce(lengths) if lengths else np.ones(len(table), dtype=np.int64)
+
+
+def total_lengths(lengths: Lengths) -> Lengths:
+    """Return the lengths of rows, of all sides together, ``int64 (N,)``, given ``(N,)`` or ``(N, S)``."""
+    return lengths if lengths.ndim == 1 else lengths.sum(axis=1)
 
 
 def which_is_longest(table: pa.Table, row: int) -> str:
-    """Return a sentence's end that says which column of sequences is the longest of a row, where there are several."""
+    """Return the end of a message: which column of sequences is the longest of a row, if there are several."""
     ragged = [field.name for field in table.schema if holds_steps(plain_type(field.type))]
     if len(ragged) < 2:
         return ""
@@ -128,15 +147,20 @@ def which_is_longest(table: pa.Table, row: int) -> str:
 
 
 def _list_lengths(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return the length of each list, ``int64 (N,)``."""
     parts = [np.diff(to_numpy(chunk.offsets)) for chunk in plain(values).chunks]
     return np.concatenate(parts or [np.empty(0)]).astype(np.int64)
 
 
 def check_parallel(columns: Mapping[str, Column], sequence: str | None) -> None:
-    """Refuse columns that cannot be packed side by side.
+    """Check that columns can be packed side by side.
+
+    Args:
+        columns: The columns by name.
+        sequence: The one whose lengths rows are packed by.
 
     Raises:
-        ValueError: There is no sequence, or a column has a name that packing makes.
+        ValueError: There is no sequence, or a column has the name of one that packed batches get.
         ColumnError: A column has another number of steps than the sequence in some row.
     """
     own = columns.get(sequence or "")
@@ -155,7 +179,7 @@ def check_parallel(columns: Mapping[str, Column], sequence: str | None) -> None:
 
 
 class ColumnError(ValueError):
-    """A record's value in a column is to blame; ``row`` is its row in the window."""
+    """An error in one row of a column; ``row`` is its number."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
@@ -163,7 +187,7 @@ class ColumnError(ValueError):
 
 
 def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Ragged:
-    """Copy the chunks behind each other, one pass over the values."""
+    """Return rows of lists: the steps of all chunks are copied into one buffer, in one pass."""
     bounds = [to_numpy(chunk.offsets) for chunk in values.chunks]
     lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
     room = int(lengths.max(initial=1))  # 1: rows made up have a step before the first row
@@ -181,7 +205,7 @@ def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: t
 
 @contextlib.contextmanager
 def _in_rows(ends: Array, first_row: int) -> Iterator[None]:
-    """Turn the step that an error of a chunk names into its row; ``ends`` are offsets of the chunk's rows, from 0."""
+    """Replace the step that an error of a chunk names by its row; ``ends`` are the offsets of the chunk's rows, from 0."""
     try:
         yield
     except ColumnError as error:
@@ -190,12 +214,13 @@ def _in_rows(ends: Array, first_row: int) -> Iterator[None]:
 
 
 def _widened(name: str, kind: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type in which steps are held: ids as int64 at once, as batches want them, rather than batch by batch."""
+    """Return the type in which numbers are held: ids become int64 here, as batches have them, and not in each batch."""
     is_class = kind.kind in "biu" and name in LABEL_COLUMNS
     return np.dtype(np.int64) if is_class or (kind.kind in "iu" and kind.itemsize > 1) else kind
 
 
 def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Array:
+    """Return rows of one shape, ``(N, *shape)``."""
     width = int(np.prod(shape, dtype=np.int64))
     parts, first_row = [], 0
     for chunk in values.chunks:
@@ -210,9 +235,9 @@ def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tu
 
 def _flat_numbers(name: str, values: pa.Array, width: int) -> Array:
     """Return the numbers inside an array of fixed-size lists, flat; an error names the step of ``width`` numbers."""
-    inside = width
+    inside = width  # numbers in each of the values
     while True:
-        if values.null_count:  # of lists too: flatten() would leave them out, and move what follows
+        if values.null_count:  # missing lists too: flatten() would leave them out, and move the numbers that follow
             step = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) * inside // width
             count = values.null_count
             raise ColumnError(
@@ -234,12 +259,17 @@ def _flat_numbers(name: str, values: pa.Array, width: int) -> Array:
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
+    """Return the type of NumPy for a type of numbers."""
     numbers: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
     return numbers
 
 
 def read_rows(name: str, table: pa.Table) -> Column:
-    """Read a column of a table that has row ids; an error names the row."""
+    """Return a column of a table that has row ids, as `read_column` does.
+
+    Raises:
+        RecordError: A value is missing or too large; it names the row.
+    """
     try:
         return read_column(name, table.column(name))
     except ColumnError as error:

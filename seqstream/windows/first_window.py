@@ -1,7 +1,7 @@
-"""How large the first window of an epoch is: all of a small corpus; a full window of few shards; else little, to begin at once.
+"""The size of the first window of an epoch: all of a small corpus, a full window of few shards, else little, to begin at once.
 
-A window that is part of a corpus is a fair sample of it only if it holds many places of it. Of many shards in an even order the
-next window does; of a compressed file, which is read front to back, the window itself must be as large as can be.
+A window is a fair sample of a corpus only if its blocks are from all over it. Of many shards even the blocks of a small window
+are. A compressed file is read front to back, so that its windows must be as large as is allowed.
 """
 
 from __future__ import annotations
@@ -23,29 +23,31 @@ FEW_SHARDS = 64
 """An epoch of fewer shards fills its first window before the first batch."""
 
 SMALL_BYTES = 256 << 10
-"""About how much is read on each rank to begin at once: a few milliseconds of tokenising."""
+"""Approximate bytes that are read on each rank to begin at once: a few milliseconds of tokenising."""
 
 _BYTES_PER_TOKEN = 4
-"""A guess for texts that were not tokenised."""
+"""Of texts that were not tokenised; a guess."""
 
 _BYTES_BESIDE = 12
-"""What a record has besides its text: where it ends, and its row id."""
+"""Bytes of a record besides its text: the offset of its end, and its row id."""
 
-_PATIENCE = 1.0
-_SAY_AGAIN = 10.0
+_WARN_SECONDS = 1.0
+_REPEAT_SECONDS = 10.0
+"""Seconds before a warning that the first window is still being filled, and between further ones."""
+
 _logger = logging.getLogger("seqstream")
 
 
 @dataclasses.dataclass(frozen=True)
 class FirstWindow:
-    """Chooses the size of a window that begins an epoch.
+    """Chooses the number of blocks of a window that begins an epoch.
 
     Attributes:
-        guessed_bytes: About how many bytes of records as read fill a window, by their first ones.
-        total_bytes: About how many an epoch has, where looking ahead would read it; ``None`` where nobody knows.
+        guessed_bytes: Bytes of records as read that fill a window, estimated from the first records.
+        total_bytes: Approximate bytes of an epoch, where looking ahead would read it; ``None`` where they are not known.
         is_read: Whether looking ahead reads records.
-        small_bytes: How many to begin with where a window holds less than the epoch; ``None`` to fill it.
-        full_bytes: Tells how many fill a window, as was learnt; ``None`` for the guess.
+        small_bytes: Bytes to begin with where a window holds less than the epoch; ``None`` to fill it.
+        full_bytes: Returns the bytes that fill a window, as measured on an earlier one; ``None`` to use the guess.
     """
 
     guessed_bytes: int
@@ -55,10 +57,10 @@ class FirstWindow:
     full_bytes: Callable[[], int] | None = None
 
     def __call__(self, buffer: BlockBuffer) -> int:
-        """Return how many blocks the window should hold."""
+        """Return the number of blocks that the window should have."""
         most = int(LAST * self.guessed_bytes)
-        waits = self.small_bytes is None and self.full_bytes is None
-        if waits or self._is_whole(buffer, most):
+        fills = self.small_bytes is None and self.full_bytes is None
+        if fills or self._is_whole(buffer, most):
             num_blocks, is_all = buffer.within(most)
             return num_blocks if is_all else buffer.within(self.guessed_bytes)[0]
         if self.full_bytes is not None:
@@ -66,21 +68,21 @@ class FirstWindow:
         return buffer.within(self.small_bytes or 0)[0]
 
     def _is_whole(self, buffer: BlockBuffer, most: int) -> bool:
-        """Return whether the epoch is hardly more than a window."""
+        """Return whether the epoch has no more than ``most`` bytes."""
         if self.is_read:
             return self.total_bytes is not None and self.total_bytes <= most
         return buffer.within(most)[1]
 
 
 def guess_full_bytes(table: pa.Table, num_bytes: int, spec: BatchSpec, *, is_text: bool, shuffle: bool, world_size: int) -> int:
-    """Return about how many bytes of records as read fill a window, by the first of them.
+    """Return the bytes of records as read that fill a window, estimated from the first records.
 
     Args:
-        table: Some records.
-        num_bytes: For how many bytes they count.
+        table: The first records.
+        num_bytes: Their size as blocks count it.
         spec: How they are batched.
         is_text: Whether they are still to be tokenised.
-        shuffle: Whether rows are mixed.
+        shuffle: Whether rows are shuffled.
         world_size: Number of ranks.
     """
     name = sequence_column(table.schema)
@@ -97,7 +99,7 @@ def guess_full_bytes(table: pa.Table, num_bytes: int, spec: BatchSpec, *, is_tex
 
 
 def _why(num_shards: int, size: str) -> str:
-    """Return why the first batch waits, and what to do."""
+    """Return the message that says why the first batch waits for a window of some size, and what makes it begin sooner."""
     if num_shards < FEW_SHARDS:
         shards = f"{num_shards} shard{'s' if num_shards != 1 else ''}"
         return (
@@ -111,18 +113,18 @@ def _why(num_shards: int, size: str) -> str:
 
 
 class Patience:
-    """A guard that says why the first batch takes long, once it does.
+    """A guard that logs why the first batch takes long, once it does.
 
     Args:
-        guard: What is called as well.
+        guard: Called as well.
         num_shards: Number of shards of the source.
-        window_bytes: About how many bytes of records are read.
+        window_bytes: Approximate bytes of records that fill the window.
     """
 
     def __init__(self, guard: Guard, num_shards: int, window_bytes: int) -> None:
         self._guard = guard
         self._begun: float | None = time.monotonic()
-        self._next = self._begun + _PATIENCE
+        self._next = self._begun + _WARN_SECONDS
         self._why = _why(num_shards, f"up to {max(1, window_bytes >> 20):,} MiB")
 
     def __call__(self) -> None:
@@ -131,8 +133,8 @@ class Patience:
             _logger.warning(
                 "filling the first window, %.0f s so far%s", now - self._begun, f": {self._why}" if self._why else ""
             )
-            self._why, self._next = "", now + _SAY_AGAIN
+            self._why, self._next = "", now + _REPEAT_SECONDS
 
     def end(self) -> None:
-        """Say nothing from here on."""
+        """Log nothing from here on."""
         self._begun = None

@@ -1,22 +1,26 @@
-"""Blocks through the stages, here or elsewhere."""
+"""Blocks through the stages, in the calling thread or elsewhere."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import pyarrow as pa
 
-from seqstream.records import ROW_ID, OpenStage, located
+from seqstream.records import ROW_ID, Counts, OpenStage, located
 from seqstream.stages.row_labels import RowLabels
 from seqstream.stages.running import run_stages
-from seqstream.windows.block_buffer import BufferedBlocks, Guard
+from seqstream.windows.block_buffer import Guard
+from seqstream.windows.block_reader import ReadBlock
 
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
-Process: TypeAlias = Callable[[Sequence[BufferedBlocks], Guard], None]
-"""Runs the stages over blocks, in their order: here, or in other processes."""
+
+Process: TypeAlias = Callable[[Iterator[ReadBlock], Guard], Iterator[tuple[pa.Table, Counts]]]
+"""Runs the stages over blocks, here or in other processes; yields the rows of each and what was counted, in their order.
+
+A block is held no longer than until its rows are yielded.
+"""
 
 
 def run_here(
@@ -25,35 +29,41 @@ def run_here(
     fill: int | None = None,
     labels: RowLabels | None = None,
 ) -> Process:
-    """Run stages in the calling thread, over several blocks at a time.
+    """Return a function that runs stages in the calling thread, over several blocks at a time.
 
     Args:
         stages: Opened stages, in order.
-        locate: Names the place of a row id in the data, for errors.
+        locate: Returns the location of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
         labels: What a row must have to be kept; ``None`` keeps all.
     """
 
-    def process(entries: Sequence[BufferedBlocks], guard: Guard) -> None:
-        todo = list(entries)
-        while todo:
+    def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
+        for group in _grouped(blocks):
             guard()
-            sizes = itertools.accumulate(int(entry.num_bytes[0]) for entry in todo)
-            group = todo[: max(1, sum(1 for size in sizes if size <= GROUP_BYTES))]
-            del todo[: len(group)]
-            read = tables_of(group)
+            read = [block.table for block in group]
             with located(row_ids_of(read), locate):
                 tables, counts = run_stages(read, stages, fill, labels)
-            for entry, table in zip(group, tables, strict=True):
-                entry.processed(table, {} if entry is not group[0] else counts)
+            del group, read
+            for table in tables:
+                yield table, counts
+                counts = {}  # those of the group were yielded with its first block
 
     return process
 
 
-def tables_of(entries: Iterable[BufferedBlocks]) -> list[pa.Table]:
-    """Return the rows of blocks, as they are by now; blocks that others work on have none here."""
-    tables = (entry.table if entry.block is None else entry.block.table for entry in entries)
-    return [table for table in tables if table is not None]
+def _grouped(blocks: Iterable[ReadBlock]) -> Iterator[list[ReadBlock]]:
+    """Yield blocks that follow each other together, up to `GROUP_BYTES`; a larger one by itself."""
+    group: list[ReadBlock] = []
+    num_bytes = 0
+    for block in blocks:
+        if group and num_bytes + block.num_bytes > GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+        group.append(block)
+        num_bytes += block.num_bytes
+    if group:
+        yield group
 
 
 def row_ids_of(tables: Iterable[pa.Table]) -> pa.ChunkedArray:

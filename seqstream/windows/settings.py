@@ -1,4 +1,4 @@
-"""Where a window begins and how blocks become windows: all that does not move while they do."""
+"""Where a window begins, and the settings by which blocks become windows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from seqstream.planning.rank_shares import Uneven
 from seqstream.stages.row_labels import LabelRule
 from seqstream.windows.block_buffer import BlockBuffer, Guard
 from seqstream.windows.block_reader import Cursor
+from seqstream.windows.collectives import WindowCollectives
 from seqstream.windows.processing import Process
 
 MAX_BYTES = 512 << 20
 """A window stops growing at this many bytes of records as read, on each rank."""
 
-
 SLOW_GROWTH = 4
 FAST_GROWTH = 1 << 12
-"""A fast engine fills a window while a few batches are served."""
+"""Largest ratio of the blocks of a window to those of the one before: fast engines fill it while a few batches are served."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,32 +28,32 @@ class WindowStart:
 
     Attributes:
         cursor: Where its first block begins.
-        blocks: How many blocks it holds; as long as nothing of it was served, how many it should hold, before the end of the
-            epoch is taken into account, and 0 where that is still to be chosen.
+        blocks: Number of its blocks. As long as nothing of it was served, the number that it should have, which the end of the
+            epoch may change; 0 where that is still to be chosen.
         skip: Rows of its first blocks that belong to the window before.
-        group: For how many ranks it was planned; 0 as long as nothing of it was served.
-        served: Rows of it that were handed out, of all ranks together: packed rows for `Pack`.
+        planned_world_size: Number of ranks that it was planned for; 0 as long as nothing of it was served.
+        served: Rows of it that were served on all ranks; for `Pack` packed rows.
         step: Optimiser steps of the epoch before it.
     """
 
     cursor: Cursor = dataclasses.field(default_factory=Cursor)
     blocks: int = 1
     skip: int = 0
-    group: int = 0
+    planned_world_size: int = 0
     served: int = 0
     step: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class RankSharing:
-    """Who shares windows, and on what terms.
+    """The ranks that share windows, and on what terms.
 
     Attributes:
-        ranks: Who takes part.
-        uneven: What becomes of a step with fewer rows than ranks.
-        labels: Where labels come from; ``None`` if nobody knows before a batch is made.
-        prefetch: How many batches of a window are left when its ranks share the next.
-        world_size: For how many ranks this one alone makes windows, to count them; ``None`` for those that take part.
+        ranks: The ranks; a single process by default.
+        uneven: What becomes of the last rows where there are fewer than ranks: ``"repeat"`` or ``"drop"``.
+        labels: Which labels a batch has; ``None`` where that is not known before the batch is built.
+        prefetch: Number of batches of a window that are left when its ranks share the next.
+        world_size: Number of ranks for which this process builds windows alone, to count them; ``None`` to share them.
     """
 
     ranks: Ranks = dataclasses.field(default_factory=SingleProcess)
@@ -65,22 +65,22 @@ class RankSharing:
 
 @dataclasses.dataclass(frozen=True)
 class WindowSettings:
-    """How blocks become windows: everything that does not move.
+    """How blocks become windows: the same for all windows of an epoch.
 
     Attributes:
         process: Runs the stages over blocks.
         spec: How rows are cut into batches.
-        key: What the order of rows and batches depends on, the epoch at its end.
-        shuffle: Whether rows and batches are mixed at all.
-        locate: Names the place of a row id in the data, for errors.
+        key: Seeds the order of rows and batches, the epoch at its end.
+        shuffle: Whether rows and batches are shuffled.
+        locate: Returns the location of a row id in the data, for errors.
         guard: Called between steps that take time; raises to stop.
-        first: Chooses the size of a window that begins an epoch, in blocks, looking ahead in the buffer.
-        growth: A window holds at most so many times the blocks of the one before, as it is made while that one is served.
+        first: Chooses the number of blocks of a window that begins an epoch; it may look ahead in the buffer.
+        growth: Largest ratio of the blocks of a window to those of the one before, during which it is built.
         max_bytes: A window stops growing at this many bytes of records as read, on each rank.
         max_length: The longest row that the stages let pass; ``None`` if they set no limit.
-        accumulate: How many batches of each rank an optimiser step sums.
-        world_size: For how many ranks windows are made; so many share them, or this one makes them alone.
-        sharing: Who shares them.
+        accumulate: Number of batches of each rank that an optimiser step sums.
+        world_size: Number of ranks that windows are planned for: those of ``sharing``, or more where windows are only counted.
+        sharing: The ranks that share windows.
     """
 
     process: Process
@@ -96,3 +96,12 @@ class WindowSettings:
     accumulate: int = 1
     world_size: int = 1
     sharing: RankSharing = dataclasses.field(default_factory=RankSharing)
+
+    @property
+    def collectives(self) -> WindowCollectives:
+        """The collectives of the ranks that share windows."""
+        return WindowCollectives(self.sharing.ranks)
+
+    def planned_world_size(self, start: WindowStart) -> int:
+        """Return the number of ranks that a window is planned for: those that began to serve it, else the present ones."""
+        return start.planned_world_size if start.served else self.world_size

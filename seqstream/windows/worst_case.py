@@ -1,4 +1,4 @@
-"""A window of one record over and over: batches of a wanted shape before there is data of that shape."""
+"""A window of one record, repeated: a batch of any wanted shape, before there is data of that shape."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from seqstream.windows.window import Window
 
 
 def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> Window:
-    """Make a window of one batch, whose rows are the first record of a table, its sequences brought to one length.
+    """Return a window of one batch, whose rows are the first record of a table with its sequences repeated or cut.
 
     Args:
-        table: At least one record, as the stages made it.
-        spec: Packs or pads the batch; sides and the sequence are its.
-        rows: Rows of the batch.
+        table: At least one record, after the stages.
+        spec: Packs or pads the batch, and names its sequences.
+        rows: Number of rows of the batch.
         length: Steps of every sequence in every row.
     """
     names = [name for name in table.column_names if name not in (ROW_ID, PIECE)]
     columns = {name: _repeated(read_column(name, table.column(name).slice(0, 1)), rows, length) for name in names}
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
-    shown = spec if isinstance(spec, Pack) else dataclasses.replace(_Whole(rows), columns=spec.columns)
+    one_batch = spec if isinstance(spec, Pack) else dataclasses.replace(_Whole(rows), columns=spec.columns)
     lengths = np.full(rows, length)
-    plan = shown.plan(lengths, key=None)
+    plan = one_batch.plan(lengths, key=None)
     ids = np.arange(rows)
     runs, pieces = LengthCounts.of(lengths), np.zeros_like(ids)
-    return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, shown, plan, [rows], {}, [0], [True])
+    return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, one_batch, plan, [rows], {}, [0], [True])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Whole(Unbucketed):
     """All rows in one batch."""
 
-    columns: tuple[str, ...] | None = None  # a field for what others have as a property
+    columns: tuple[str, ...] | None = None  # a property of other batch specs
 
 
 def _repeated(column: Column, rows: int, length: int) -> Column:
+    """Return the first row of a column ``rows`` times; a ragged one has ``length`` steps in each."""
     if isinstance(column, Dense):
         return Dense(np.repeat(column.values, rows, axis=0))
     if isinstance(column, Objects):

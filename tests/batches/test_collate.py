@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
-from seqstream.batches.padding import Gaps, Padding, pad_rows, take_rows
+from seqstream.batches.padding import PaddedRegion, Padding, pad_rows, take_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import PIECE, ROW_ID
@@ -70,7 +70,8 @@ def window_of(table: pa.Table, spec: Bucket | Unbucketed) -> Window:
 def padded(column: Ragged, rows: npt.NDArray[np.int64], width: int, value: float, side: str = "right") -> torch.Tensor:
     """Pad some rows of a column."""
     lengths = column.lengths[rows]
-    return pad_rows(column, column.starts[rows], Gaps.of(lengths, lengths.min(), lengths.max(), side), width, value)
+    region = PaddedRegion.of(lengths, lengths.min(), lengths.max(), width, side)
+    return pad_rows(column, column.starts[rows], region, value)
 
 
 def batch_of(table: pa.Table, padding: Padding | None = None, spec: Bucket | Unbucketed | None = None) -> Batch:
@@ -127,8 +128,8 @@ def test_the_mask_is_true_on_real_steps(lengths: list[int], wider: int, side: st
     width = max(lengths) + wider
     ones = [torch.ones(length, dtype=torch.bool) for length in [*lengths, width]]
     expected = pad_sequence(ones, batch_first=True, padding_side=side)[:-1]
-    gaps = Gaps.of(np.array(lengths), min(lengths), max(lengths), side)
-    assert torch.equal(torch.from_numpy(gaps.mask(width)), expected)
+    region = PaddedRegion.of(np.array(lengths), min(lengths), max(lengths), width, side)
+    assert torch.equal(torch.from_numpy(region.mask()), expected)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_padding_is_what_was_asked_for_in_narrow_types(dtype: str, value: float,
 
 
 def test_doubles_follow_the_default_of_torch() -> None:
-    """float64 comes as float32 unless torch was told otherwise."""
+    """float64 becomes float32 unless torch has another default."""
     table = pa.table({"x": [[0.5, 1.5], [2.5]], "y": [1.5, 2.5]})
     assert batch_of(table).x.dtype == batch_of(table).y.dtype == torch.float32
     torch.set_default_dtype(torch.float64)
@@ -180,24 +181,27 @@ def test_a_batch_by_hand() -> None:
     batch = batch_of(pa.table(columns), Padding({"input_ids": 9}), Bucket(100, multiple_of=4))
     assert batch.input_ids.tolist() == [[6, 7, 8, 9], [5, 9, 9, 9]]
     assert batch.labels.tolist() == [[0, 1, 0, -100], [1, -100, -100, -100]]
-    assert batch.columns["label"].tolist() == [4, 3]
-    assert batch.columns["label"].dtype == torch.int64
+    assert batch.layout.columns["label"].tolist() == [4, 3]
+    assert batch.layout.columns["label"].dtype == torch.int64
     assert batch.score.tolist() == [1.5, 0.5]
     assert batch.score.dtype == torch.float32
     assert batch.vector.tolist() == [[3, 4], [1, 2]]
     assert batch.vector.dtype == torch.uint8
     assert batch.text == ["b", "a"]
     assert batch.tags == [[], ["x"]]
-    assert batch.lengths.tolist() == batch.device_lengths.tolist() == [3, 1]
-    assert {name: lengths.tolist() for name, lengths in batch.column_lengths.items()} == {"input_ids": [3, 1], "labels": [3, 1]}
+    assert batch.lengths.tolist() == batch.layout.device_lengths.tolist() == [3, 1]
+    assert {name: lengths.tolist() for name, lengths in batch.layout.column_lengths.items()} == {
+        "input_ids": [3, 1],
+        "labels": [3, 1],
+    }
     assert batch.mask.tolist() == [[True, True, True, False], [True, False, False, False]]
     assert batch.row_ids.tolist() == [101, 100]
     assert batch.pieces.tolist() == [2, 0]
     assert batch.weights.tolist() == [1, 1]
-    assert (batch.num_tokens, batch.num_slots, batch.num_rows, batch.seed, batch.window) == (4, 8, 2, 5, 100)
+    assert (batch.num_tokens, batch.num_slots, batch.num_rows, batch.layout.seed, batch.window) == (4, 8, 2, 5, 100)
     assert batch.state == {"position": 1}
-    assert PIECE not in batch.columns
-    assert ROW_ID not in batch.columns
+    assert PIECE not in batch.layout.columns
+    assert ROW_ID not in batch.layout.columns
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -209,7 +213,7 @@ def test_columns_of_other_lengths_are_padded_for_themselves(side: str) -> None:
     assert batch.source_ids.shape == batch.mask.shape == (3, 8)
     assert batch.target_ids.shape == (3, 12)
     assert batch.lengths.tolist() == [1, 5, 2], "planned by the longer of the two"
-    assert batch.column_lengths["target_ids"].tolist() == [9, 1, 3]
+    assert batch.layout.column_lengths["target_ids"].tolist() == [9, 1, 3]
     assert batch.num_tokens == 8
     assert batch.mask.sum(1).tolist() == [1, 5, 2]
     assert (batch.source_ids != 0).equal(batch.mask)
@@ -218,7 +222,7 @@ def test_columns_of_other_lengths_are_padded_for_themselves(side: str) -> None:
 def test_lengths_of_padded_columns_are_always_there() -> None:
     """Also where they happen to equal those of the others, so that code which asks for them works on every batch."""
     batch = batch_of(pa.table({"source_ids": [[1, 2]], "target_ids": [[3, 4]]}))
-    assert batch.column_lengths["target_ids"].tolist() == [2]
+    assert batch.layout.column_lengths["target_ids"].tolist() == [2]
 
 
 def test_lists_of_strings_are_not_the_sequence() -> None:
@@ -233,7 +237,7 @@ def test_rows_without_sequences_have_length_1() -> None:
     batch = batch_of(pa.table({"x": [5, 6, 7]}))
     assert batch.lengths.tolist() == [1, 1, 1]
     assert batch.mask.tolist() == [[True]] * 3
-    assert batch.column_lengths == {}
+    assert batch.layout.column_lengths == {}
 
 
 def test_batches_of_a_window_are_collated_as_served() -> None:

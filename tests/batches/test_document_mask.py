@@ -36,7 +36,7 @@ def attend_by_run(documents: Tensor, query: Tensor, key: Tensor, value: Tensor, 
 
 
 def test_a_mask_by_hand() -> None:
-    """Two documents of 3 and 2 slots and one of padding: who sees whom."""
+    """Two documents of 3 and 2 slots and one of padding: which slots attend to which."""
     mask = document_mask(torch.tensor([[0, 0, 0, 1, 1, -1]]), causal=True)
     seen = create_mask(mask.mask_mod, 1, 1, 6, 6, "cpu")[0, 0]
     expected = [

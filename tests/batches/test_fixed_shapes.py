@@ -23,7 +23,7 @@ def labelled(texts: Texts) -> ss.Generator:
 
 
 def test_shapes_are_chosen_once_and_kept_in_the_state(texts: Texts, bpe_file: Path) -> None:
-    """The first 64 batches decide; the state says what they decided, and a loader that goes on from it does not look again."""
+    """The first 64 batches decide; the state has the shapes, and a loader that resumes from it chooses none."""
     source, tokenize, spec = labelled(texts), ss.Tokenize(bpe_file, max_length=64), ss.Bucket(256, shapes=4)
     loader = ss.Loader(source, tokenize, spec)
     assert loader.state_dict()["shapes"] is None
@@ -38,9 +38,9 @@ def test_shapes_are_chosen_once_and_kept_in_the_state(texts: Texts, bpe_file: Pa
     resumed.load_state_dict(state)
     assert resumed.shapes() == shapes
     assert torch.equal(next(iter(resumed)).input_ids, batches[6].input_ids)
-    told = ss.Loader(source, tokenize, spec)
-    assert told.shapes() == shapes, "the shapes can be asked for before"
-    assert all(torch.equal(one.input_ids, two.input_ids) for one, two in zip(told, batches, strict=True)), "and change nothing"
+    again = ss.Loader(source, tokenize, spec)
+    assert again.shapes() == shapes, "the shapes are known before the first batch"
+    assert all(torch.equal(one.input_ids, two.input_ids) for one, two in zip(again, batches, strict=True)), "and change nothing"
 
 
 def test_shapes_of_one_run_serve_another(texts: Texts, bpe_file: Path, tmp_path: Path) -> None:
@@ -59,20 +59,20 @@ def test_rows_made_up_weigh_nothing(texts: Texts, wordpiece_tokenizer: Tokenizer
     """A row made up is one pad token: it has a mask and a length, no label, weight or row id, and does not count as real."""
     stages = (ss.Tokenize(wordpiece_tokenizer, max_length=64), ss.Bucket(shapes=[(4, 64), (16, 16)], window_batches=5))
     loader = ss.Loader(labelled(texts[:101]), *stages, padding_side=side, layout=layout, pad_values={"input_ids": 7})
-    made = [batch for batch in loader if batch.num_made]
-    assert made
-    for batch in made:
-        real, num_made = batch.num_rows - batch.num_made, batch.num_made
-        assert batch.lengths[real:].tolist() == [1] * num_made
-        assert batch.weights.tolist() == [1] * real + [0] * num_made
-        assert batch.row_ids[real:].tolist() == [-1] * num_made
-        assert batch.label[real:].tolist() == [-100] * num_made
-        assert batch.name[real:] == [None] * num_made
+    filled = [batch for batch in loader if batch.layout.num_made_up]
+    assert filled
+    for batch in filled:
+        real, num_made_up = batch.num_rows - batch.layout.num_made_up, batch.layout.num_made_up
+        assert batch.lengths[real:].tolist() == [1] * num_made_up
+        assert batch.weights.tolist() == [1] * real + [0] * num_made_up
+        assert batch.row_ids[real:].tolist() == [-1] * num_made_up
+        assert batch.label[real:].tolist() == [-100] * num_made_up
+        assert batch.name[real:] == [None] * num_made_up
         assert (batch.input_ids[real:] == 7).all()
-        assert batch.mask[real:].sum(1).tolist() == [1] * num_made
+        assert batch.mask[real:].sum(1).tolist() == [1] * num_made_up
         assert batch.num_tokens == int(batch.lengths[:real].sum())
     assert loader.stats.rows == 101
-    assert loader.stats.made_up_rows == sum(batch.num_made for batch in made)
+    assert loader.stats.made_up_rows == sum(batch.layout.num_made_up for batch in filled)
     assert len(rows_of(loader)) == 101
 
 
@@ -131,7 +131,7 @@ def test_sides_share_the_budget_of_a_loader(texts: Texts, wordpiece_tokenizer: T
     loader = ss.Loader(ss.Generator(rows, block_bytes=2000), tokenize, ss.Bucket(512, window_batches=20))
     for batch in loader:
         assert batch.num_slots == batch.source_ids.numel() + batch.target_ids.numel() <= 512
-        lengths = batch.column_lengths
+        lengths = batch.layout.column_lengths
         assert batch.num_tokens == int(lengths["source_ids"].sum() + lengths["target_ids"].sum())
         assert torch.equal(batch.lengths, lengths["source_ids"])
         assert torch.equal(batch.lengths, batch.lengths.sort(descending=True).values)
@@ -157,12 +157,12 @@ def test_what_a_generator_gives_once_is_not_looked_at(texts: Texts, bpe_file: Pa
         loader.worst_batch()
     with pytest.raises(ValueError, match=r"shapes\(\) cannot look at records that a generator gives only once; pass the"):
         loader.shapes()
-    assert sum(batch.num_rows - batch.num_made for batch in loader) == 50
+    assert sum(batch.num_rows - batch.layout.num_made_up for batch in loader) == 50
     assert len(loader.shapes()) == 2, "once they are chosen they are known"
 
 
 def test_looking_for_the_worst_batch_names_what_is_wrong(tmp_path: Path, bpe_file: Path) -> None:
-    """A corpus of empty records is told from none at all, and a record that stops it is named."""
+    """A corpus of empty records is reported as such, and a record that raises an error is located."""
     (tmp_path / "a.txt").write_text("\n\n\n")
     tokenize, spec = ss.Tokenize(bpe_file, max_length=50), ss.Bucket(500)
     with pytest.raises(ValueError, match="source must give at least one row, got none: 3 records were empty"):
@@ -174,7 +174,7 @@ def test_looking_for_the_worst_batch_names_what_is_wrong(tmp_path: Path, bpe_fil
 
 
 def test_shapes_need_a_longest_row(texts: Texts, bpe_file: Path) -> None:
-    """The last shape must hold any record; nobody else can say how long that is."""
+    """The last shape must hold any record, whose length is known from ``max_length`` alone."""
     with pytest.raises(ValueError, match=r"shapes=8 must know the longest row there can be; set Tokenize\(max_length=\.\.\.\)"):
         ss.Loader(labelled(texts), ss.Tokenize(bpe_file), ss.Bucket(512, shapes=8))
     loader = ss.Loader(labelled(texts), ss.Tokenize(bpe_file, max_length=50), ss.Bucket(512))

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import seqstream as ss
 from seqstream.batches.labels import CausalLabels, TeacherForcing
+from seqstream.testing.rank_laws import Taken, take
+from seqstream.testing.rank_threads import Options, run_ranks
 from tests.helpers.batches import PAD, batch_of, packed_batch, padded, random_rows
 
 ROWS = [torch.tensor(row) for row in ([1, 9, 3], [9], [5, 6])]
@@ -22,7 +25,7 @@ ROWS = [torch.tensor(row) for row in ([1, 9, 3], [9], [5, 6])]
     [("right", [[-100, 9, 3], [-100, -100, -100], [-100, 6, -100]]), ("left", [[-100, 9, 3], [-100] * 3, [-100, -100, 6]])],
 )
 def test_labels_are_the_ids_that_can_be_predicted(layout: str, side: str, expected: list[list[int]]) -> None:
-    """Not padding, which is told by the mask: an id may be the padding value; and not the first of a row."""
+    """Not padding, which the mask marks, as an id may be the padding value; and not the first of a row."""
     batch = batch_of(ROWS, layout, side)
     labelled = CausalLabels()(batch)
     assert labelled["labels"].tolist() == expected
@@ -30,7 +33,7 @@ def test_labels_are_the_ids_that_can_be_predicted(layout: str, side: str, expect
     assert labelled.input_ids.equal(batch.input_ids)
     assert labelled.flat("labels").tolist() == [-100, 9, 3, -100, -100, 6]
     assert labelled.num_label_tokens == 3
-    assert "labels" not in {**batch.columns, **batch.jagged}
+    assert "labels" not in {**batch.layout.columns, **batch.layout.jagged}
     assert set(labelled) == {"input_ids", "labels", "attention_mask"}
 
 
@@ -38,17 +41,17 @@ def test_labels_of_a_jagged_batch_stay_flat() -> None:
     """Nothing is padded to make them; ids that were padded before still give the same labels."""
     batch = batch_of(ROWS, "jagged")
     labelled = CausalLabels()(batch)
-    assert not labelled.columns
-    assert not batch.columns
+    assert not labelled.layout.columns
+    assert not batch.layout.columns
     assert batch.input_ids.shape == (3, 3)
     again = CausalLabels()(batch)
-    assert "labels" in again.columns, "what is padded already stays so"
+    assert "labels" in again.layout.columns, "what is padded already stays so"
     assert again.labels.equal(labelled.labels)
 
 
 def test_labels_of_a_packed_batch_end_with_its_sequences() -> None:
     """Nothing predicts the first of a sequence, nor padding; rows made up have no label."""
-    batch = CausalLabels()(packed_batch([ROWS[:2], ROWS[2:], [torch.tensor([PAD])]], 5, made=1))
+    batch = CausalLabels()(packed_batch([ROWS[:2], ROWS[2:], [torch.tensor([PAD])]], 5, num_made_up=1))
     assert batch.labels.tolist() == [[-100, 9, 3, -100, -100], [-100, 6, -100, -100, -100], [-100] * 5]
     assert batch.num_label_tokens == 3
 
@@ -90,13 +93,11 @@ def test_another_column_has_its_own_padding(layout: str, side: str, expected: li
 
 
 def test_a_missing_column_is_named() -> None:
-    """The message says which columns there are."""
+    """The message lists the columns."""
     batch = batch_of(ROWS).renamed(input_ids="source_ids")
-    with pytest.raises(ValueError, match=r"^column must be one of the batch: .* has no column 'input_ids'; it has source_ids$"):
+    with pytest.raises(ValueError, match=r"^column must be one of the batch \(source_ids\), got 'input_ids'$"):
         CausalLabels()(batch)
-    with pytest.raises(
-        ValueError, match=r"^column must be one of the batch: .* has no column 'target_ids'; it has source_ids$"
-    ):
+    with pytest.raises(ValueError, match=r"^column must be one of the batch \(source_ids\), got 'target_ids'$"):
         TeacherForcing(0)(batch)
 
 
@@ -128,29 +129,29 @@ def t5() -> Any:
 
 @pytest.mark.parametrize("layout", ["padded", "jagged"])
 def test_teacher_forcing_by_hand(layout: str) -> None:
-    """Two pairs and one made up: what the model reads, what it is told, and what it is to say."""
+    """Two pairs and one made up: what the encoder reads, what the decoder reads, and what it is to predict."""
     others = {"target_ids": [torch.tensor(row) for row in ([4, 5], [6, 7, 8], [PAD])]}
-    batch = batch_of([*ROWS[::2], torch.tensor([PAD])], layout, others=others, made=1).renamed(input_ids="source_ids")
+    batch = batch_of([*ROWS[::2], torch.tensor([PAD])], layout, others=others, num_made_up=1).renamed(input_ids="source_ids")
     forced = TeacherForcing(3)(batch)
     assert forced.input_ids.tolist() == [[1, 9, 3], [5, 6, PAD], [PAD, PAD, PAD]]
     assert forced.labels.tolist() == [[4, 5, -100], [6, 7, 8], [-100, -100, -100]]
-    last = 5 if layout == "padded" else PAD  # has no label, so that nobody sees the difference
+    last = 5 if layout == "padded" else PAD  # has no label, so that no loss depends on it
     assert forced.decoder_input_ids.tolist() == [[3, 4, last], [3, 6, 7], [3, PAD, PAD]]
     assert forced.flat("decoder_input_ids").tolist() == [3, 4, 3, 6, 7, 3]
     assert forced.lengths.tolist() == [3, 2, 1]
     assert forced.mask.int().tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
-    assert {name: lengths.tolist() for name, lengths in forced.column_lengths.items()} == {
+    assert {name: lengths.tolist() for name, lengths in forced.layout.column_lengths.items()} == {
         "input_ids": [3, 2, 1],
         "labels": [2, 3, 1],
         "decoder_input_ids": [2, 3, 1],
     }
-    assert (forced.sequence, forced.num_label_tokens) == ("input_ids", 5)
+    assert (forced.layout.sequence, forced.num_label_tokens) == ("input_ids", 5)
     assert set(forced) == {"input_ids", "labels", "decoder_input_ids", "attention_mask"}
     assert forced.packed_sequence("decoder_input_ids").batch_sizes.tolist() == [3, 2, 1]
 
 
 def test_padding_on_the_left_begins_where_the_target_does() -> None:
-    """The start stands before the first real token, and the decoder is told what is padding."""
+    """The start stands before the first real token, and the decoder has a mask of its padding."""
     others = {"target_ids": [torch.tensor(row) for row in ([4, 5], [6, 7, 8])]}
     forced = TeacherForcing(3, source="input_ids")(batch_of(ROWS[::2], side="left", others=others))
     assert forced.labels.tolist() == [[-100, 4, 5], [6, 7, 8]]
@@ -201,7 +202,7 @@ def test_lengths_become_those_of_the_source(layout: str) -> None:
     others = {"source_ids": [torch.tensor([4]), torch.tensor([5, 6, 7])]}
     batch = batch_of([torch.tensor([1, 2]), torch.tensor([3])], layout, others=others).renamed(input_ids="target_ids")
     forced = TeacherForcing(3)(batch)
-    assert forced.lengths.tolist() == forced.device_lengths.tolist() == [1, 3]
+    assert forced.lengths.tolist() == forced.layout.device_lengths.tolist() == [1, 3]
     assert forced.mask.int().tolist() == [[1, 0, 0], [1, 1, 1]]
     assert forced.flat().tolist() == [4, 5, 6, 7]
     assert forced.labels.tolist() == [[1, 2], [3, -100]]
@@ -220,3 +221,71 @@ def test_labelling_prints_what_it_is() -> None:
     """A loader prints what runs on its batches."""
     assert repr(CausalLabels()) == "CausalLabels(column='input_ids')"
     assert repr(TeacherForcing(3)) == "TeacherForcing(start_id=3, source='source_ids', target='target_ids')"
+
+
+def take_on_ranks(on_batch: Any) -> list[Taken]:
+    """Take all batches of two ranks, of rows of 1 to 7 ids."""
+
+    def job(options: Options) -> Taken:
+        rows = [[5] * (number % 7 + 1) for number in range(120)]
+        return take(ss.Loader(ss.Generator(rows, block_bytes=64), ss.Bucket(40), on_batch=on_batch, accumulate=2, **options))
+
+    return run_ranks(2, job)
+
+
+def test_a_function_around_labels_passes_their_rule_on() -> None:
+    """Two ranks count the labels of a function with a ``label_rule`` as those of what it calls, and drop the same rows."""
+    plain, around = CausalLabels(), lambda batch: plain(batch).with_columns(scores=batch.weights)
+    around.label_rule = plain.label_rule  # type: ignore[attr-defined]
+    for own, other in zip(take_on_ranks(plain), take_on_ranks(around), strict=True):
+        assert own.stats.rows_without_labels == other.stats.rows_without_labels > 0
+        for name in ("num_label_tokens", "global_num_label_tokens", "step_num_label_tokens"):
+            counts = [batch[name] for batch in own.batches]
+            assert counts == [batch[name] for batch in other.batches]
+            assert min(counts) > 0
+    for at_once in zip(*(each.batches for each in take_on_ranks(around)), strict=True):
+        assert at_once[0].global_num_label_tokens == sum(batch.num_label_tokens for batch in at_once)
+
+
+def test_a_function_without_a_rule_is_named_with_the_remedy() -> None:
+    """Counts that no rank can know raise an error that names the remedy; tokens are counted."""
+    message = (
+        r"num_label_tokens cannot be known for labels that on_batch adds without a label_rule, or draws at random; for a "
+        r"function fn that calls ss\.CausalLabels\(\) set fn\.label_rule = ss\.CausalLabels\(\)\.label_rule, for others add up "
+    )
+    for taken in take_on_ranks(lambda batch: CausalLabels()(batch).without("scores")):
+        for batch in taken.batches:
+            assert batch.global_num_tokens > batch.num_label_tokens
+            with pytest.raises(RuntimeError, match=f"^global_{message}"):
+                _ = batch.global_num_label_tokens
+            with pytest.raises(RuntimeError, match=f"^step_{message}"):
+                _ = batch["step_num_label_tokens"]
+
+
+def test_a_rule_of_the_data_is_an_empty_one() -> None:
+    """A function that leaves the labels of the data as they are has ``ss.LabelRule()``, and they are counted."""
+
+    def shift(batch: ss.Batch) -> ss.Batch:
+        return batch.with_columns(input_ids=batch.input_ids + 1)
+
+    shift.label_rule = ss.LabelRule()  # type: ignore[attr-defined]
+
+    def job(options: Options) -> Taken:
+        rows = [{"input_ids": [5] * (number % 7 + 1), "labels": [number % 7 + 1] * (number % 7 + 1)} for number in range(120)]
+        return take(ss.Loader(ss.Generator(rows, block_bytes=64), ss.Bucket(40), on_batch=shift, **options))
+
+    for at_once in zip(*(each.batches for each in run_ranks(2, job)), strict=True):
+        assert at_once[0].global_num_label_tokens == sum(batch.num_label_tokens for batch in at_once) > 0
+
+
+def test_a_rule_of_another_type_is_refused() -> None:
+    """The class in place of its rule, or of the rule's value."""
+    for rule, kind in ((CausalLabels, "CausalLabels"), (CausalLabels(), "CausalLabels"), ("input_ids", "str")):
+
+        def on_batch(batch: ss.Batch) -> ss.Batch:
+            return batch
+
+        on_batch.label_rule = rule  # type: ignore[attr-defined]
+        message = rf"^on_batch\.label_rule must be a LabelRule, got {kind}; set it to ss\.CausalLabels\(\)\.label_rule$"
+        with pytest.raises(TypeError, match=message):
+            ss.Loader(ss.Generator([[1, 2]]), ss.Bucket(10), on_batch=on_batch)

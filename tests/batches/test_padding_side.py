@@ -1,4 +1,4 @@
-"""Where a loader pads: where the tokenizer does, unless it is told."""
+"""On which side a loader pads: that of the tokenizer, unless an option sets it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_padding_of_a_raw_tokenizer(wordpiece_tokenizer: Tokenizer) -> None:
 
 
 def test_pack_has_its_own(wordpiece_tokenizer: Tokenizer) -> None:
-    """What Pack leaves empty is at the end of a row, whatever the tokenizer says."""
+    """`Pack` pads at the end of a row, whatever the side of the tokenizer."""
     tokenize = ss.Tokenize(padded(wordpiece_tokenizer, "left"), max_length=50)
     batch = batch_of(tokenize, ss.Pack(64, rows=1))
     assert batch.padding_side == "right"
@@ -55,7 +55,7 @@ def test_pack_has_its_own(wordpiece_tokenizer: Tokenizer) -> None:
 
 
 def test_tokenizers_that_disagree(wordpiece_tokenizer: Tokenizer) -> None:
-    """There is one side for all columns: a warning says which, and what to set, which ends it."""
+    """There is one side for all columns: a warning names it and the option that ends the warning."""
     given = {name: padded(wordpiece_tokenizer, name) for name in ("left", "right")}
     rows = ss.Generator([{"left": text, "right": text} for text in TEXTS])
     tokenize = ss.Tokenize(given, max_length=50)

@@ -21,40 +21,22 @@ from seqstream.windows.block_reader import Cursor, read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here
 from seqstream.windows.settings import WindowSettings, WindowStart
+from tests.helpers.batches import bare_batch
 from tests.helpers.sources import Shards
 
 
 def batch_of(row_ids: list[int], window: int, pieces: list[int] | None = None, weights: list[float] | None = None) -> Batch:
     """Make a batch of rows that have nothing but their ids."""
-    num = len(row_ids)
-    weights = weights or [1.0] * num
-    lengths = torch.ones(num, dtype=torch.int64)
-    return Batch(
-        columns={},
-        jagged={},
-        lengths=lengths,
-        device_lengths=lengths,
-        mask=torch.ones(num, 1, dtype=torch.bool),
+    num_rows = len(row_ids)
+    weights = weights or [1.0] * num_rows
+    return bare_batch(
+        torch.ones(num_rows, dtype=torch.int64),
+        weights.count(0),
+        mask=torch.ones(num_rows, 1, dtype=torch.bool),
         row_ids=torch.tensor(row_ids, dtype=torch.int64),
-        pieces=torch.tensor(pieces or [0] * num),
+        pieces=torch.tensor(pieces or [0] * num_rows),
         weights=torch.tensor(weights),
-        column_lengths={},
-        padding_side="right",
-        num_tokens=num,
-        num_slots=num,
-        num_made=weights.count(0),
-        num_repeated=0,
-        global_num_tokens=num,
-        step=0,
-        is_step_end=True,
-        step_num_tokens=num,
-        widths={},
-        pad_values={},
-        sequence=None,
-        packing=None,
-        seed=0,
         window=window,
-        state={},
     )
 
 
@@ -65,12 +47,12 @@ def predicted(batches: list[Batch]) -> Iterator[tuple[Batch, list[str]]]:
         yield batch, [f"{row}.{piece}" for row, piece in rows]
 
 
-def test_sequences_of_packed_rows_come_back_in_order() -> None:
+def test_sequences_of_packed_rows_are_in_order_again() -> None:
     """One prediction for each sequence, and none for those that were made up."""
     lengths = [size % 7 + 2 for size in range(50)]
     source = ss.Generator([[number] * size for number, size in enumerate(lengths, 1)], block_bytes=64)
     batches = list(ss.Loader(source, ss.Pack(16, rows=3, window_batches=2), shuffle=False))
-    restored = list(ss.restore_order((batch, batch.packing.lengths) for batch in batches))
+    restored = list(ss.restore_order((batch, batch.layout.packing.lengths) for batch in batches))
     assert [int(length) for _, _, length in restored] == lengths
     assert sum(len(batch.row_ids) for batch in batches) >= 50
     with pytest.raises(ValueError, match=r"predictions must have one value a row, got 3 for \d+ rows"):
@@ -85,7 +67,7 @@ blocks_of_a_shard = st.lists(st.lists(st.integers(1, 9), max_size=6).map(tuple),
     st.lists(blocks_of_a_shard, max_size=5),
     st.sampled_from([Bucket(20, window_batches=2), Bucket(batch_size=3), Unbucketed(4)]),
 )
-def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
+def test_rows_are_in_source_order_again(lengths: Any, spec: Any) -> None:
     """All of them, once, with their own value, for any windows."""
     source = Shards(tuple(lengths))
     blocks = read_blocks(source, range(source.num_shards), Cursor(), 1)
@@ -97,7 +79,7 @@ def test_rows_come_back_in_source_order(lengths: Any, spec: Any) -> None:
     assert list(restore_order(predicted(batches))) == [(row, 0, f"{row}.0") for row in source.row_ids]
 
 
-def test_pieces_come_in_their_order() -> None:
+def test_pieces_are_in_their_order() -> None:
     """A record that was split is put together piece by piece."""
     batches = [batch_of([5, 3], 3, [1, 0]), batch_of([5, 4], 3, [0, 0]), batch_of([6, 5], 6, [0, 2])]
     with pytest.raises(ValueError, match="batches must come in source order"):
@@ -113,13 +95,13 @@ def test_values_may_be_rows_of_a_tensor() -> None:
 
 
 def test_rows_that_are_not_there_are_left_out() -> None:
-    """Rows of weight 0 were made up, or come a second time."""
+    """Rows of weight 0 are made up, or repeated from another rank."""
     batches = [batch_of([2, 1, 1], 1, weights=[1, 1, 0]), batch_of([2, 3], 3, weights=[0, 1])]
     assert [row for row, _, _ in restore_order(predicted(batches))] == [1, 2, 3]
 
 
 def test_one_window_is_held_at_a_time() -> None:
-    """A window comes out as soon as the next one begins, not at the end."""
+    """The rows of a window are yielded as soon as the next one begins, not at the end."""
     taken: list[int] = []
 
     def predictions() -> Iterator[tuple[Batch, list[int]]]:
@@ -158,7 +140,7 @@ def test_there_is_one_value_a_row(num_values: int) -> None:
     ids=["windows shuffled", "windows overlapping", "a second epoch of one window", "a second epoch"],
 )
 def test_windows_out_of_order_are_refused(batches: list[Batch]) -> None:
-    """A shuffled loader, or more than one epoch, cannot be restored; the message says what to do."""
+    """A shuffled loader, or more than one epoch, cannot be restored; the message has the remedy."""
     message = r"^batches must come in source order, window by window; make the loader with shuffle=False$"
     with pytest.raises(ValueError, match=message):
         list(restore_order(predicted(batches)))

@@ -1,4 +1,4 @@
-"""Ranks whose data, options or states differ are told, all of them; what they may differ in is let pass."""
+"""Ranks with other data, options or states raise, all of them; differences that decide no rows are allowed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RULE = "ranks must have the same data and options, got "
 
 
 def texts_of(make: Any, *stages: Any, spec: Any = BUCKET, **options: Any) -> ss.Loader:
-    """Make a loader of texts that a list or a function gives."""
+    """Return a loader of texts from a list or a function."""
     return ss.Loader(ss.Generator(make, block_bytes=2_000), *stages, ss.Tokenize(letters, max_length=60), spec, **options)
 
 
 def files_of(paths: Any, **options: Any) -> ss.Loader:
-    """Make a loader of files."""
+    """Return a loader of files."""
     source = paths if isinstance(paths, ss.Source) else ss.TextFiles(paths, block_bytes=700)
     return ss.Loader(source, ss.Tokenize(letters, max_length=60), BUCKET, **options)
 
@@ -129,8 +129,8 @@ DIFFERENT: dict[str, tuple[Callable[..., ss.Loader], str]] = {
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_what_differs_is_named_on_all_ranks(name: str, world_size: int) -> None:
-    """All ranks raise the same error, which has both values, and no batch was served of what differs from the beginning."""
+def test_differences_are_named_on_all_ranks(name: str, world_size: int) -> None:
+    """All ranks raise the same error, which has the values; where ranks differ at the beginning, no batch is served."""
     make, match = DIFFERENT[name]
     outcomes = try_ranks(world_size, lambda options: list(make(options["rank"], options)))
     assert len({str(outcome) for outcome in outcomes}) == 1
@@ -142,14 +142,14 @@ def test_what_differs_is_named_on_all_ranks(name: str, world_size: int) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Three files of as many bytes."""
+    """Three files of equal size."""
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text("".join(f"{name}{number:04}\n" for number in range(400)))
     return sorted(tmp_path.glob("*.txt"))
 
 
 def file_loader(rank: int, kind: str, files: list[Path], options: dict[str, Any]) -> ss.Loader:
-    """Make a loader of files, which each rank finds in its own way."""
+    """Return a loader of files that differ between ranks."""
     import datasets
     from datasets.distributed import split_dataset_by_node
 
@@ -183,7 +183,7 @@ FILES = {
 
 
 def write_other_content(folder: Path) -> None:
-    """Write a file for each rank that is as large as the others', and differs in the middle only."""
+    """Write a file for each rank, all of equal size, that differ only in the middle."""
     for rank in range(4):
         (folder / str(rank)).mkdir()
         lines = [f"{number:07}\n" for number in range(5_000)]
@@ -193,8 +193,8 @@ def write_other_content(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_other_files_and_data_sets(kind: str, files: list[Path]) -> None:
-    """Another order of files, one more of them, a part for each rank, or another record in the middle."""
+def test_other_files_and_data_sets_raise(kind: str, files: list[Path]) -> None:
+    """Another order of files, one more file, a part for each rank, or another record in the middle raise."""
     write_other_content(files[0].parent)
     for outcome in try_ranks(2, lambda options: list(file_loader(options["rank"], kind, files, dict(options)))):
         assert isinstance(outcome, RuntimeError), outcome
@@ -215,20 +215,20 @@ def in_a_process(kind: str, files: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "world_size"), [("order", 2), ("data set by node", 2), ("one each", 3)])
 def test_processes_that_differ(pool: Pool, kind: str, world_size: int, files: list[Path]) -> None:
-    """Over gloo as between threads: every process raises, none waits for another."""
+    """Over gloo as between threads, every process raises, and none waits for another."""
     outcomes = pool.run(world_size, in_a_process, kind, files)
     assert len({tuple(outcome) for outcome in outcomes}) == 1
     assert outcomes[0][0].startswith(f"error: {RULE}source.")
 
 
 def test_processes_that_do_not(pool: Pool, files: list[Path]) -> None:
-    """Processes that are alike, each of which hashes strings in its own way, find no difference."""
+    """Equal processes find no difference, although each hashes strings differently."""
     rows = [row for outcome in pool.run(3, in_a_process, "same", files) for row in outcome]
     assert len(rows) == len(set(rows)) == 1_200
 
 
 class Noisy(torch.utils.data.Dataset[Any]):
-    """Draws at random, as an augmentation does: each rank another value, and each time."""
+    """Random items, as with augmentation, which differ on each rank and each time."""
 
     def __init__(self, rank: int) -> None:
         self._generator = np.random.default_rng(rank)
@@ -241,7 +241,7 @@ class Noisy(torch.utils.data.Dataset[Any]):
 
 
 class OwnNoise(Noisy):
-    """Has other values on each rank, but the same each time."""
+    """Items that differ on each rank, but are the same each time."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
@@ -251,8 +251,8 @@ class OwnNoise(Noisy):
         return {"features": values, "number": number}
 
 
-def test_items_that_are_drawn_at_random() -> None:
-    """Each item comes once; what differs whenever it is read says nothing about the ranks."""
+def test_random_items() -> None:
+    """Each item appears once; items that differ each time that they are read are no difference between ranks."""
 
     def job(options: Options) -> list[int]:
         loader = ss.Loader(ss.Generator(Noisy(options["rank"])), ss.Bucket(200), epochs=2, **options)
@@ -263,7 +263,7 @@ def test_items_that_are_drawn_at_random() -> None:
 
 
 def test_items_of_a_rank() -> None:
-    """What a rank has of its own each time is refused."""
+    """Items that differ between ranks, and are the same each time, raise."""
     outcomes = try_ranks(2, lambda each: list(ss.Loader(ss.Generator(OwnNoise(each["rank"])), ss.Bucket(200), **each)))
     for outcome in outcomes:
         assert isinstance(outcome, RuntimeError)
@@ -271,7 +271,7 @@ def test_items_of_a_rank() -> None:
 
 
 def test_other_states() -> None:
-    """States at the same place that differ elsewhere are refused, by the entry."""
+    """States at the same position that differ in an entry raise an error that names it."""
     state = next(batch.state for batch in texts_of(TEXTS) if not batch.state["served"])
 
     def job(options: Options) -> None:
@@ -285,7 +285,7 @@ def test_other_states() -> None:
 
 
 def test_an_error_before_the_first_exchange() -> None:
-    """A rank that cannot even read its first block lets the others know; none of them waits."""
+    """If a rank cannot read its first block, the others raise and do not wait."""
 
     def broken(rank: int) -> Iterator[str]:
         if rank:
@@ -293,12 +293,12 @@ def test_an_error_before_the_first_exchange() -> None:
         yield from TEXTS
 
     mine, other = try_ranks(2, lambda options: list(texts_of(functools.partial(broken, options["rank"]), **options)))
-    assert str(mine) == "rank 1 cannot go on, so nor can rank 0; there it was OSError: no such disk"
+    assert str(mine) == "rank 1 has failed, so rank 0 cannot go on; the error there was OSError: no such disk"
     assert str(other) == "no such disk"
 
 
-def test_what_ranks_may_have_of_their_own() -> None:
-    """What decides no rows may differ: functions with counters, processes, layout, padding, devices."""
+def test_what_may_differ_between_ranks() -> None:
+    """Options that decide no rows may differ: counters of functions, layout, padding side."""
 
     def job(options: Options) -> int:
         calls: list[int] = []

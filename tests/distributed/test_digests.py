@@ -1,4 +1,4 @@
-"""Digests of tables and functions: the same for the same values, however they lie in memory, and others for others."""
+"""Digests of tables and functions: the same for equal values with any memory layout, and others for other values."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COLUMNS: dict[str, tuple[list[Any], pa.DataType]] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_where_values_lie_does_not_matter(kind: str) -> None:
-    """A table of several chunks, a slice of a longer one, and what lies under missing values: the digest is of the values."""
+def test_memory_layout_does_not_matter(kind: str) -> None:
+    """Chunks, slices and the bytes of missing values do not change the digest."""
     values, arrow = COLUMNS[kind]
     table = pa.table({"x": pa.array(values, arrow)})
     expected = digest_table(table)
@@ -44,7 +44,7 @@ def test_where_values_lie_does_not_matter(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in COLUMNS if kind != "nothing"])
 def test_other_values_have_another_digest(kind: str) -> None:
-    """Rows in another order, one less, one missing, another name."""
+    """Another order of rows, one row less, a missing value, or another name change the digest."""
     values, arrow = COLUMNS[kind]
     whole = pa.table({"x": pa.array(values, arrow)})
     others = [[values[1], values[0], *values[2:]], values[:-1], [None, *values[1:]], [*values[:-1], values[0]]]
@@ -54,7 +54,7 @@ def test_other_values_have_another_digest(kind: str) -> None:
 
 
 def test_missing_values_hide_nothing() -> None:
-    """What lies under a missing value is no part of the digest."""
+    """The bytes of a missing value are not part of the digest."""
     first, second = (
         pa.Array.from_buffers(pa.int32(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer(bytes([1, 0, 0, 0, under, 0, 0, 0]))])
         for under in (7, 9)
@@ -67,7 +67,7 @@ def adds(number: int, other: Any = None) -> Any:
 
 
 class Callable:
-    """Is called, and counts that."""
+    """A callable that counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -77,7 +77,7 @@ class Callable:
         return table
 
 
-def test_functions_by_what_they_do() -> None:
+def test_functions_by_their_code() -> None:
     """The code, closures and defaults count, in plain values; names, places in files and counters do not."""
     assert describe_function(adds(1)) == describe_function(adds(1))
     assert describe_function(adds(1))["number"] == "1"
@@ -97,7 +97,7 @@ def test_functions_by_what_they_do() -> None:
 
 
 def test_functions_are_the_same_in_every_process() -> None:
-    """Sets in code come in an order of each process's own."""
+    """The digest does not depend on the order of sets in code, which differs between processes."""
     code = (
         "from seqstream.distributed.digests import describe_function\n"
         "print(describe_function(lambda text: text in {'a', 'b', 'c', 'dd', 'eee'} and [n for n in text]))"

@@ -1,4 +1,4 @@
-"""Stopping with some ranks and going on with others: nothing is repeated, nothing is lost."""
+"""Stop with some ranks and resume with others: no row is repeated, none is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.rank_processes import Pool
 from tests.helpers.rank_resume import Make, go_on
 
 TURNS = [(1, 3), (2, 1), (4, 1), (3, 2), (1, 2), (2, 1), (4, 2)]
-"""Ranks and steps, over and over."""
+"""Numbers of ranks and of steps, repeated."""
 
 
 @pytest.mark.parametrize("spec", [name for name in SPECS if name != "in-order-full"])
@@ -38,7 +38,7 @@ def test_each_row_once(spec: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["json_lines", "compressed", "generator", "split"])
 def test_sources_of_every_kind(kind: str, tmp_path: Path) -> None:
-    """Streams go on where they were, whatever number of ranks reads them."""
+    """Streams resume where they stopped, with any number of ranks."""
     source = getattr(rank_corpora, kind)(tmp_path, some_texts(120))
     testing.check_elastic(functools.partial(make_loader, source, SPECS["tokens"]), (2, 1, 4, 3))
     testing.check_elastic(functools.partial(make_loader, source, SPECS["pack-split"], shuffle=False), (4, 1, 2))
@@ -53,25 +53,25 @@ def test_pairs(spec: BatchSpec) -> None:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, any_spec, st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 3), st.sampled_from([1, 40, 400]))
 def test_any_rows(rows: list[list[int]], spec: BatchSpec, sizes: list[int], num_steps: int, block_bytes: int) -> None:
-    """Whatever the rows and the specs are, and whatever ranks come after each other."""
+    """Any rows, any specs, and any numbers of ranks one after the other."""
     testing.check_elastic(functools.partial(make_ids, rows, spec, block_bytes, prefetch=0), sizes, num_steps)
 
 
-def test_a_window_is_stopped_in_twice(tmp_path: Path) -> None:
-    """A window planned for four ranks is served by four, two and three: its group stays, and what was served is a prefix."""
+def test_two_stops_in_one_window(tmp_path: Path) -> None:
+    """A window planned for four ranks is served by four, two and three: the state keeps the four, and counts served rows."""
     source = rank_corpora.text_files(tmp_path, some_texts(300))
     make = functools.partial(make_loader, source, ss.Bucket(240, window_batches=12))
     state = go_on(make, None, 4, 8)[0].state
     assert state["served"] > 0, "the stop must be in the middle of a window"
     whole = [row for each in go_on(make, None, 4) for row in rows_of(each.batches)]
     seen: list[Any] = [row for each in go_on(make, None, 4, 8) for row in rows_of(each.batches)]
-    place = (state["position"], state["blocks"], state["skip"])
+    position = (state["position"], state["blocks"], state["skip"])
     served = [state["served"]]
     for world_size in (2, 3):
         taken = go_on(make, through_json(state), world_size, 1)
         seen += [row for each in taken for row in rows_of(each.batches)]
         state = taken[0].state
-        assert (state["position"], state["blocks"], state["skip"]) == place
+        assert (state["position"], state["blocks"], state["skip"]) == position
         assert state["group"] == 4
         served.append(state["served"])
     assert served == sorted(set(served))
@@ -82,8 +82,8 @@ def test_a_window_is_stopped_in_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["tokens", "rows", "shapes", "pack-split", "in-order"])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_the_same_number_goes_on_exactly(spec: str, world_size: int, tmp_path: Path) -> None:
-    """In the first epoch, at its end, and in the second, as many ranks go on with the batches of a run that was not stopped."""
+def test_as_many_ranks_resume_exactly(spec: str, world_size: int, tmp_path: Path) -> None:
+    """In the first epoch, at its end, and in the second, as many ranks resume with the batches of an uninterrupted run."""
     source = rank_corpora.text_files(tmp_path, some_texts(60))
     make = functools.partial(make_loader, source, SPECS[spec])
 
@@ -106,8 +106,8 @@ def test_the_same_number_goes_on_exactly(spec: str, world_size: int, tmp_path: P
         expect_same(expected.batches, got.batches, "the epoch after")
 
 
-def test_others_go_on_at_the_end_of_an_epoch(tmp_path: Path) -> None:
-    """After the last batch there is none for any number of ranks, then the next epoch, in which each row comes once."""
+def test_other_ranks_resume_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """After the last batch any number of ranks get no batch, and then the next epoch, with each row once."""
     source = rank_corpora.text_files(tmp_path, some_texts(60))
     make = functools.partial(make_loader, source, SPECS["tokens"])
     whole = sorted(rows_of(make()))
@@ -127,7 +127,7 @@ def test_others_go_on_at_the_end_of_an_epoch(tmp_path: Path) -> None:
 
 
 def test_in_the_second_epoch(tmp_path: Path) -> None:
-    """Elastic in an epoch that began with other windows than the first."""
+    """Other ranks resume in an epoch whose windows differ from those of the first."""
     source = rank_corpora.text_files(tmp_path, some_texts(60))
     make = functools.partial(make_loader, source, SPECS["pack"])
     state: State = go_on(make, None, 3)[0].state
@@ -143,7 +143,7 @@ def test_in_the_second_epoch(tmp_path: Path) -> None:
 
 
 def test_over_several_epochs_in_one_iteration(tmp_path: Path) -> None:
-    """With ``epochs=2`` one iteration goes over the end of an epoch; other ranks go on before it and after it."""
+    """With ``epochs=2`` one iteration continues over the end of an epoch; other ranks resume before and after it."""
     source = rank_corpora.text_files(tmp_path, some_texts(40))
     make = functools.partial(make_loader, source, SPECS["rows"], epochs=2)
     rows: list[Any] = []
@@ -158,7 +158,7 @@ def test_over_several_epochs_in_one_iteration(tmp_path: Path) -> None:
 
 
 def in_turns(pool: Pool, makes: Sequence[Make], turns: Sequence[tuple[int, int]]) -> list[Any]:
-    """Take an epoch in processes, ranks and steps in turns, each turn with another maker; return all rows."""
+    """Take an epoch in processes, with alternating ranks, steps and makers; return all rows."""
     rows: list[Any] = []
     state: State | None = None
     for make, (world_size, num_steps) in zip(itertools.cycle(makes), itertools.cycle(turns), strict=False):
@@ -176,7 +176,7 @@ def in_turns(pool: Pool, makes: Sequence[Make], turns: Sequence[tuple[int, int]]
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 @pytest.mark.parametrize("spec", ["tokens", "shapes", "pack-split", "in-order"])
 def test_processes(pool: Pool, spec: str, tmp_path: Path) -> None:
-    """In processes over gloo, 1, 2, 4, 3 and 1 of them, each row comes once."""
+    """In 1, 2, 4, 3 and 1 processes over gloo, each row appears once."""
     rank_corpora.compressed(tmp_path, some_texts())
     make = rank_jobs.maker("files", spec, tmp_path)
     rows = in_turns(pool, [make], TURNS)
@@ -185,7 +185,7 @@ def test_processes(pool: Pool, spec: str, tmp_path: Path) -> None:
 
 
 def test_processes_with_other_workers(pool: Pool, tmp_path: Path) -> None:
-    """The number of worker processes may change between stop and resume, as that of ranks does."""
+    """The number of worker processes may change between stop and resume, as the number of ranks may."""
     rank_corpora.compressed(tmp_path, some_texts())
     makes = [
         rank_jobs.maker("files", "tokens", tmp_path, num_workers=workers, multiprocessing_context="fork")

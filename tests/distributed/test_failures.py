@@ -1,4 +1,4 @@
-"""Ranks that die, leave, lag or disagree: the others say so, within the timeout, and nothing pairs up that does not belong."""
+"""Ranks that die, leave, lag or disagree: the others raise within the timeout, and no rows of different windows are paired."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tests.helpers.rank_corpora import SPECS, letters, make_ids, make_loader, so
 from tests.helpers.rank_processes import LostError, Pool
 
 SECONDS = 4.0
-"""How long process groups wait here."""
+"""Timeout of process groups here."""
 
-MEANWHILE = r"rank \d cannot share the next window with the \d others: one of them has died, has left its loop"
+MEANWHILE = r"rank \d of \d cannot share the next window with the other ranks: one of them has died, has left its loop"
 
 MEET = r"ranks must take the same steps, got rank \d at epoch \d, position \d+ and rank \d at epoch \d, position \d+"
 
 
 def loader_of(folder: str, tokenize: Any = letters, **options: Any) -> ss.Loader:
-    """Make a loader of many small windows."""
+    """Return a loader of many small windows."""
     source = ss.TextFiles(f"{folder}/*.txt", block_bytes=256)
     return ss.Loader(source, ss.Tokenize(tokenize, max_length=60), ss.Bucket(120, window_batches=2), **options)
 
@@ -45,14 +45,14 @@ def folder(tmp_path: Path) -> str:
 
 
 def elapsed(job: Any) -> float:
-    """Return how long a job takes, and the error that ends it in its place."""
+    """Return how long a job takes."""
     begin = time.monotonic()
     job()
     return time.monotonic() - begin
 
 
 def timed_epoch(folder: str, odd_rank: int, what: str, step: int = 3) -> tuple[str, float]:
-    """Iterate to the end on all ranks; one of them does something else on the way. Return the error and when it came."""
+    """Iterate to the end on all ranks except one, which misbehaves; return the error and the seconds until it was raised."""
     iterator = iter(loader_of(folder))
     for _ in range(step):
         next(iterator)
@@ -69,7 +69,7 @@ def timed_epoch(folder: str, odd_rank: int, what: str, step: int = 3) -> tuple[s
 
 
 def misbehave(iterator: Any, what: str) -> None:
-    """Do what a rank should not."""
+    """Misbehave as a rank."""
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "slow":
@@ -90,13 +90,13 @@ def test_a_killed_rank(pool: Pool, folder: str, world_size: int) -> None:
 
 
 def assert_matches(pattern: str, message: object) -> None:
-    """Assert that a message has what a pattern says."""
+    """Assert that a message matches a pattern."""
     with pytest.raises(RuntimeError, match=pattern):
         raise RuntimeError(str(message))
 
 
-def test_a_rank_that_leaves_and_ends(pool: Pool, folder: str) -> None:
-    """Who leaves the loop for good and ends its process group makes the others raise, within the timeout."""
+def test_a_rank_that_leaves_the_loop(pool: Pool, folder: str) -> None:
+    """If a rank leaves the loop and ends its process group, the others raise within the timeout."""
     outcomes = pool.attempt(3, timed_epoch, folder, 1, "exits", seconds=SECONDS)
     assert outcomes[1][0] == "left"
     for message, seconds in (outcomes[0], outcomes[2]):
@@ -105,13 +105,13 @@ def test_a_rank_that_leaves_and_ends(pool: Pool, folder: str) -> None:
 
 
 def test_a_slow_rank(pool: Pool, folder: str) -> None:
-    """Who is slow delays the others, and nothing breaks."""
+    """A slow rank delays the others, without an error."""
     outcomes = pool.attempt(3, timed_epoch, folder, 2, "slow", seconds=SECONDS)
     assert [message for message, _ in outcomes] == ["ended", "ended", "left"]
 
 
 def next_epoch_early(folder: str, early: int, prefetch: int) -> str:
-    """Iterate over two epochs; one rank begins the second before the first has ended."""
+    """Iterate over two epochs; one rank begins the second before the end of the first."""
     loader = loader_of(folder, prefetch=prefetch)
     try:
         for number, _ in enumerate(loader):
@@ -126,7 +126,7 @@ def next_epoch_early(folder: str, early: int, prefetch: int) -> str:
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_rank_that_begins_the_next_epoch(pool: Pool, folder: str, prefetch: int) -> None:
-    """Who leaves its loop early and begins the next epoch makes all ranks raise an error that names both positions."""
+    """If a rank leaves its loop early and begins the next epoch, all ranks raise an error that names both positions."""
     for message in pool.attempt(3, next_epoch_early, folder, 1, prefetch, seconds=SECONDS):
         assert_matches(MEET, message)
         assert_matches("at epoch 0, position", message)
@@ -136,7 +136,7 @@ def test_a_rank_that_begins_the_next_epoch(pool: Pool, folder: str, prefetch: in
 def picky(texts: list[str]) -> list[list[int]]:
     """Tokenise all but one text."""
     if any(text.startswith("177 ") for text in texts):
-        raise ArithmeticError("177 is not for me")
+        raise ArithmeticError("177 is a bad text")
     return letters(texts)
 
 
@@ -152,32 +152,34 @@ def with_a_bad_record(folder: str, prefetch: int) -> list[str]:
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_bad_record(pool: Pool, folder: str, prefetch: int) -> None:
-    """The rank that meets a bad record names it; the others name the rank and what it said."""
+    """The rank with a bad record names it; the others name the rank and its error."""
     outcomes = pool.attempt(3, with_a_bad_record, folder, prefetch, seconds=SECONDS)
     (bad,) = [rank for rank, outcome in enumerate(outcomes) if outcome[0] == "ArithmeticError"]
-    assert outcomes[bad][1] == "177 is not for me"
+    assert outcomes[bad][1] == "177 is a bad text"
     assert any("c.txt" in note for note in outcomes[bad][2:])
     for rank, outcome in enumerate(outcomes):
         if rank != bad:
-            expected = f"rank {bad} cannot go on, so nor can rank {rank}; there it was ArithmeticError: 177 is not for me"
+            expected = (
+                f"rank {bad} has failed, so rank {rank} cannot go on; the error there was ArithmeticError: 177 is a bad text"
+            )
             assert outcome[:2] == ["RuntimeError", expected]
 
 
 def test_the_first_record_is_bad() -> None:
-    """Where even the engine cannot be chosen, rank 0 raises what is wrong and the others name rank 0."""
+    """If no engine can be chosen, rank 0 raises the error, and the others name rank 0."""
 
     def bad(texts: list[str]) -> list[list[int]]:
-        raise ArithmeticError("nothing is for me")
+        raise ArithmeticError("no text is good")
 
     def job(options: Options) -> None:
         list(ss.Loader(ss.Generator(["a", "b"] * 9), ss.Tokenize(bad, max_length=9), ss.Bucket(20), **options))
 
     for outcome in try_ranks(3, job):
-        assert "nothing is for me" in str(outcome)
+        assert "no text is good" in str(outcome)
 
 
 def test_a_missing_value() -> None:
-    """A missing value is named on the rank that has it, by its place; the others name the rank."""
+    """The rank with a missing value names its location; the others name the rank."""
     rows = [{"input_ids": [1, 2], "score": None if number == 11 else 1.0} for number in range(12)]
     import pyarrow as pa
 
@@ -205,7 +207,7 @@ def test_a_missing_value() -> None:
 
 
 def test_other_data_on_a_rank() -> None:
-    """A rank whose source has other blocks is refused, on all ranks, before a row is paired with another's."""
+    """If a rank has another source, all ranks raise before they exchange rows."""
 
     def job(options: Options) -> None:
         rows = [[1, 2, 3]] * (60 if options["rank"] else 20)
@@ -219,7 +221,7 @@ def test_other_data_on_a_rank() -> None:
 
 
 def test_other_states_on_ranks() -> None:
-    """A rank that has loaded another state than the others is refused, on all ranks."""
+    """If a rank has loaded another state, all ranks raise."""
     make = functools.partial(make_ids, [[1, 2, 3]] * 60, ss.Bucket(batch_size=4, window_batches=4), 40)
     states = [batch.state for batch in make()]
 
@@ -235,7 +237,7 @@ def test_other_states_on_ranks() -> None:
 
 
 def interrupted(folder: str) -> tuple[str, list[str]]:
-    """Iterate to the end; rank 0 interrupts itself on the way. Return what was raised, and the threads that are left."""
+    """Iterate to the end; rank 0 interrupts itself. Return the error, and the remaining threads."""
     loader = loader_of(folder)
     raised = "nothing"
     try:
@@ -258,7 +260,7 @@ def test_an_interrupted_rank(pool: Pool, folder: str) -> None:
 
 
 def interrupted_inside(folder: str) -> tuple[str, list[str]]:
-    """Rank 1 comes late; rank 0, waiting for it, is interrupted by a timer."""
+    """Rank 1 is late; a timer interrupts rank 0, which waits for it."""
     loader = loader_of(folder)
     raised = "nothing"
     iterator = iter(loader)
@@ -280,7 +282,7 @@ def interrupted_inside(folder: str) -> tuple[str, list[str]]:
 
 
 def test_an_interrupt_while_waiting(pool: Pool, folder: str) -> None:
-    """Ctrl-C on a rank that waits for another raises at last, and leaves no thread."""
+    """Ctrl-C on a rank that waits for another raises in the end, and leaves no thread."""
     outcomes = pool.attempt(2, interrupted_inside, folder, seconds=SECONDS)
     assert outcomes[0] == ("KeyboardInterrupt", [])
     assert outcomes[1][1] == []
@@ -302,7 +304,7 @@ class Counting:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("spec", ["tokens", "rows", "shapes", "pack", "pack-split", "in-order"])
 def test_each_record_is_tokenised_once(spec: str, world_size: int, tmp_path: Path) -> None:
-    """All ranks together tokenise each record once, those that are left over for the next window too."""
+    """All ranks together tokenise each record once, even rows that are left over for the next window."""
     texts = [text for text in some_texts(160) if text]
     own = {*texts}
     source = rank_corpora.text_files(tmp_path, texts)
@@ -323,12 +325,12 @@ def test_each_record_is_tokenised_once(spec: str, world_size: int, tmp_path: Pat
         assert max(map(len, calls)) < 0.9 * len(texts), "ranks share the work"
 
 
-def test_ranks_by_hand_are_complete() -> None:
-    """Rank, world size and a function to gather go together."""
+def test_rank_options_are_complete() -> None:
+    """``rank``, ``world_size`` and ``all_gather`` must be given together."""
     for options, match in (
         ({"rank": 0}, "rank and world_size must be given together, got rank=0 and world_size=None"),
         ({"rank": 2, "world_size": 2}, r"rank must be in range\(world_size\), got rank=2 and world_size=2"),
-        ({"rank": 0, "world_size": 2}, "all_gather must be given with world_size=2, a function that gives every rank"),
+        ({"rank": 0, "world_size": 2}, "all_gather must be given with world_size=2, a function that returns to every rank"),
         ({"uneven": "pad"}, "uneven must be one of 'repeat', 'drop', got 'pad'"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -337,7 +339,7 @@ def test_ranks_by_hand_are_complete() -> None:
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_iterator_that_ended_keeps_no_group(prefetch: int, tmp_path: Path) -> None:
-    """Without the collector of cycles: it may run in a forked process, where the end of a process group is a crash."""
+    """No reference cycle keeps it: the garbage collector may run in a forked process, where ending a process group crashes."""
     source = rank_corpora.text_files(tmp_path, some_texts(160))
 
     def left(options: Options) -> weakref.ref[object]:

@@ -1,4 +1,4 @@
-"""The laws of ranks, over kinds of sources and batch specs: in threads for most, and in processes over gloo."""
+"""The laws of ranks for all kinds of sources and batch specs: mostly in threads, and in processes over gloo."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_sources(make_source: MakeSource, spec: BatchSpec, tmp_path: Path) -> No
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_world_sizes(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
-    """Ranks share the data, in step, however many there are and whatever is made ahead; as many go on exactly."""
+    """Any number of ranks share the data in step, with any prefetching; as many ranks resume exactly."""
     source = rank_corpora.text_files(tmp_path, some_texts())
     make = functools.partial(make_loader, source, spec, prefetch=world_size % 3)
     testing.check_ranks(make, world_size)
@@ -76,7 +76,7 @@ def test_world_sizes(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
 @pytest.mark.parametrize("spec", PAIRS.values(), ids=PAIRS)
 def test_pairs(spec: BatchSpec, world_size: int) -> None:
-    """Rows of two sides, planned in two dimensions, are shared too."""
+    """Ranks share rows of two sides too."""
     make = functools.partial(make_pairs, some_texts(60), spec)
     testing.check_ranks(make, world_size)
     testing.check_resume_on_ranks(make, world_size, num_stops=2)
@@ -86,7 +86,7 @@ def test_pairs(spec: BatchSpec, world_size: int) -> None:
 @pytest.mark.parametrize("uneven", ["repeat", "drop"])
 @pytest.mark.parametrize("spec", ["in-order", "tokens", "rows", "shapes", "multiple", "pack-split"])
 def test_uneven_steps(spec: str, uneven: str, world_size: int, tmp_path: Path) -> None:
-    """Of a step with fewer rows than ranks, rows are repeated and weigh nothing, or are dropped: counted either way."""
+    """Where a turn has fewer rows than ranks, rows are repeated with weight 0, or dropped; both are counted."""
     source = rank_corpora.text_files(tmp_path, some_texts(26))
     make = functools.partial(make_loader, source, SPECS[spec], uneven=uneven)
     testing.check_ranks(make, world_size)
@@ -101,7 +101,7 @@ def test_uneven_steps(spec: str, uneven: str, world_size: int, tmp_path: Path) -
 
 @pytest.mark.parametrize(("uneven", "seen", "repeated", "dropped"), [("repeat", 2, 2, 0), ("drop", 0, 0, 2)])
 def test_fewer_rows_than_ranks(uneven: str, seen: int, repeated: int, dropped: int) -> None:
-    """Two rows for four ranks: the other two repeat them with weight 0 and no labels; or there is no step at all."""
+    """Two rows for four ranks: the other two ranks repeat them with weight 0 and no labels; or no batch is served."""
 
     def job(options: Options) -> Any:
         loader = make_ids([[1, 2, 3], [4, 5]], ss.Bucket(100), uneven=uneven, on_batch=ss.CausalLabels(), **options)
@@ -145,7 +145,7 @@ def test_any_rows(
 @quick
 @given(ROWS, any_spec, st.integers(2, 4), st.sampled_from([1, 40]))
 def test_any_rows_with_threads(rows: list[list[int]], spec: BatchSpec, world_size: int, block_bytes: int) -> None:
-    """Windows made ahead, and batches customised ahead, are the same on all ranks and those made in the caller's thread."""
+    """Prefetched windows and batches are the same as those of the caller's thread, on all ranks."""
     make = functools.partial(make_ids, rows, spec, block_bytes)
     expected = epoch_of(functools.partial(make, prefetch=0), world_size)
     for options in ({"prefetch": 1}, {"prefetch": 3}, {"prefetch": 2, "on_batch": lambda batch: batch}):
@@ -164,7 +164,7 @@ def test_one_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tokens", "rows", "in-order", "given", "pack-split", "attention"])
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_the_plan_is_that_of_one_process(name: str, world_size: int, tmp_path: Path) -> None:
-    """All ranks together take at each step the rows that one process would, whose window has the same rows."""
+    """All ranks together take at each turn the rows that follow from the plan of one process with the same window."""
     spec = SPECS[name]
     source = rank_corpora.text_files(tmp_path, some_texts(160))
     taken = epoch_of(functools.partial(make_loader, source, spec), world_size)
@@ -173,19 +173,20 @@ def test_the_plan_is_that_of_one_process(name: str, world_size: int, tmp_path: P
 
 
 def rows_in(batch: ss.Batch) -> list[tuple[int, int]]:
-    """Return the rows of a batch that weigh something."""
+    """Return the rows of a batch whose weight is not 0."""
     rows = zip(batch.row_ids.tolist(), batch.pieces.tolist(), batch.weights.tolist(), strict=True)
     return [(row_id, piece) for row_id, piece, weight in rows if weight]
 
 
 def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Taken) -> list[list[list[tuple[int, int]]]]:
-    """Return the rows of each step of each window, read by one process and planned directly."""
+    """Return the rows of each turn of each window, read by one process and planned directly."""
     first = taken.batches[0].state  # of the window that begins there
     start = WindowStart(Cursor.from_json(first["position"], first["source"]), first["blocks"])
     assert first["served"], "the first window must have more than one step"
     tokenize = ss.Tokenize(rank_corpora.letters, max_length=rank_corpora.MAX_LENGTH)
-    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels.of(LabelRule(), spec))
-    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.place)
+    packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, ss.Pack) else ()
+    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels(LabelRule(), *packed))
+    blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.cursor)
     found = []
     for window in read_windows(blocks, start, WindowSettings(process, spec, (0, 0), world_size=world_size)):
         column = window.columns["input_ids"]
@@ -195,18 +196,18 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
         by_number = sorted_order(keys)
         window_steps = []
         for step in range(len(steps)):
-            parts = slice(step * steps.width, (step + 1) * steps.width)
-            places = ranges(steps.begins[parts], steps.sizes[parts])
+            parts = slice(step * steps.parts_per_turn, (step + 1) * steps.parts_per_turn)
+            places = ranges(steps.first_places[parts], steps.sizes[parts])
             ids = window.row_ids[by_number[global_plan.wanted(places)]].tolist()
             pieces = getattr(global_plan, "pieces", None)
-            own = [0] * len(ids) if pieces is None else pieces[global_plan._items(places)].tolist()  # type: ignore[attr-defined]
+            own = [0] * len(ids) if pieces is None else pieces[global_plan._items_at(places)].tolist()  # type: ignore[attr-defined]
             window_steps.append(sorted(zip(ids, own, strict=True)))
         found.append(window_steps)
     return found
 
 
 def test_labels_of_all_ranks(tmp_path: Path) -> None:
-    """What a step's loss is divided by is known on every rank: for labels of the data, of `Pack`, and of what makes them."""
+    """Every rank knows the label tokens of a step: for labels of the data, of `Pack`, and of label functions."""
     texts = some_texts(60)
     rows = rank_corpora.json_lines(tmp_path, texts)
     pair = functools.partial(make_pairs, texts, PAIRS["tokens"])
@@ -230,8 +231,8 @@ def test_labels_of_all_ranks(tmp_path: Path) -> None:
             assert total > 0
 
 
-def test_labels_nobody_can_know() -> None:
-    """Labels that another function makes cannot be counted before: the error says what to do instead."""
+def test_labels_of_other_functions() -> None:
+    """Labels of other functions cannot be counted before; the error has the remedy."""
 
     def add_labels(batch: ss.Batch) -> ss.Batch:
         return batch.with_columns("input_ids", labels=batch.input_ids.clone())
@@ -245,12 +246,12 @@ def test_labels_nobody_can_know() -> None:
 
 
 def test_labels_are_left_out_of_repeated_rows(tmp_path: Path) -> None:
-    """Rows that another rank has as well have no labels here, of whatever kind labels are."""
+    """Repeated rows have no labels, with any kind of labels."""
     rows = [{"input_ids": [1, 2, 3], "label": 1, "labels": [7, 8, 9]}, {"input_ids": [4], "label": 0, "labels": [5]}]
     source = ss.Generator(rows)
     for spec in (ss.Bucket(100), ss.Pack(8, rows=1), ss.Pack(8, rows=2, causal=False)):
         taken = epoch_of(functools.partial(ss.Loader, source, spec), 4)
-        repeated = [each.batches[0] for each in taken if each.batches[0].num_repeated]
+        repeated = [each.batches[0] for each in taken if each.batches[0].layout.num_repeated]
         assert repeated
         for batch in repeated:
             assert batch.weights.eq(0).all()
@@ -260,26 +261,26 @@ def test_labels_are_left_out_of_repeated_rows(tmp_path: Path) -> None:
 
 
 def test_layouts_and_seeds(tmp_path: Path) -> None:
-    """Flat batches on ranks hold what padded ones do; each rank's batch has a seed of its own."""
+    """Jagged batches on ranks have the same tokens as padded ones; each batch of each rank has its own seed."""
     source = rank_corpora.text_files(tmp_path, some_texts())
     make = functools.partial(make_loader, source, SPECS["tokens"])
     padded, flat = epoch_of(make, 3), epoch_of(functools.partial(make, layout="jagged"), 3)
     for one, other in zip(padded, flat, strict=True):
         for expected, got in zip(one.batches, other.batches, strict=True):
             assert torch.equal(expected.flat(), got.flat())
-    seeds = [batch.seed for each in padded for batch in each.batches]
+    seeds = [batch.layout.seed for each in padded for batch in each.batches]
     assert len(set(seeds)) == len(seeds)
 
 
 def in_processes(pool: Pool, make: Any, world_size: int, **options: Any) -> list[list[Taken]]:
-    """Take epochs on ranks in processes: for each epoch, what each rank was given."""
+    """Take epochs on ranks in processes; return for each epoch what each rank has taken."""
     taken = pool.run(world_size, functools.partial(rank_jobs.epochs, make, **options))
     return [[*epoch] for epoch in zip(*taken, strict=True)]
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_processes(pool: Pool, world_size: int, tmp_path: Path) -> None:
-    """In processes over gloo the laws hold as in threads: streams, states and counts of two epochs are the very same."""
+    """In processes over gloo the laws hold as in threads, with the same streams, states and counts of two epochs."""
     rank_corpora.compressed(tmp_path, some_texts())
     names = ["tokens", "shapes", "pack-split"] if world_size == 1 else [*SPECS][world_size % 2 :: 2]
     for kind, name in [*(("files", name) for name in names), ("generator", "rows"), ("split", "pack"), ("pairs", "tokens")]:
@@ -291,7 +292,7 @@ def test_processes(pool: Pool, world_size: int, tmp_path: Path) -> None:
             check_steps(taken, loader)
             expect_all_rows(taken, alone, loader, counted=epoch == 0)
         for one, other in zip(found[0], epoch_of(make, world_size), strict=True):
-            assert [batch.seed for batch in one.batches] == [batch.seed for batch in other.batches], (kind, name)
+            assert [batch.layout.seed for batch in one.batches] == [batch.layout.seed for batch in other.batches], (kind, name)
             assert [batch.row_ids.tolist() for batch in one.batches] == [batch.row_ids.tolist() for batch in other.batches]
             assert json.dumps(one.state) == json.dumps(other.state)
 
@@ -299,7 +300,7 @@ def test_processes(pool: Pool, world_size: int, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_processes_with_workers(pool: Pool, workers: int, tmp_path: Path) -> None:
-    """Ranks in processes, each with worker processes, give the stream that they give without."""
+    """Ranks with worker processes give the same stream as without."""
     rank_corpora.compressed(tmp_path, some_texts())
     (expected,) = in_processes(pool, rank_jobs.maker("files", "tokens", tmp_path), 2)
     (got,) = in_processes(
@@ -310,7 +311,7 @@ def test_processes_with_workers(pool: Pool, workers: int, tmp_path: Path) -> Non
         assert [batch.input_ids.tolist() for batch in one.batches] == [batch.input_ids.tolist() for batch in other.batches]
 
 
-def test_alone_among_others(pool: Pool, tmp_path: Path) -> None:
+def test_single_ranks_in_several_processes(pool: Pool, tmp_path: Path) -> None:
     """With ``rank=0, world_size=1`` a loader has all the data in each of several processes."""
     rank_corpora.compressed(tmp_path, some_texts(30))
     make = rank_jobs.maker("files", "tokens", tmp_path, rank=0, world_size=1)

@@ -1,4 +1,4 @@
-"""Optimiser steps of several batches of each rank: the laws of ranks, and what is known of a step before it is served."""
+"""Optimiser steps of several batches of each rank: the laws of ranks, and totals that are known before a step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SPECS: dict[str, BatchSpec] = {
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_laws(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
-    """Ranks share the data, in step, told the totals of their steps; as many go on exactly, in the middle of steps too."""
+    """Ranks share the data in step and know the totals of steps; as many ranks resume exactly, even within steps."""
     source = rank_corpora.text_files(tmp_path, some_texts(120))
     make = functools.partial(make_loader, source, spec, accumulate=3 + world_size % 2, prefetch=world_size % 3)
     testing.check_ranks(make, world_size)
@@ -50,8 +50,8 @@ def test_laws(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("name", ["mixed", "alike", "rows", "mixed-rows", "shapes-alike", "pack", "in-order"])
-def test_steps_without_what_is_dropped(name: str, world_size: int, tmp_path: Path) -> None:
-    """With ``uneven="drop"`` a step has the totals of what is left of it, wherever it is resumed."""
+def test_steps_with_dropped_rows(name: str, world_size: int, tmp_path: Path) -> None:
+    """With ``uneven="drop"`` the totals of a step are those of its remaining rows, wherever it is resumed."""
     source = rank_corpora.text_files(tmp_path, some_texts(45))
     make = functools.partial(make_loader, source, SPECS[name], accumulate=4, uneven="drop")
     testing.check_ranks(make, world_size)
@@ -59,8 +59,8 @@ def test_steps_without_what_is_dropped(name: str, world_size: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_others_go_on(spec: BatchSpec, tmp_path: Path) -> None:
-    """Each row comes once where the number of ranks changes after every batch, or every second: in the middle of steps."""
+def test_other_ranks_resume(spec: BatchSpec, tmp_path: Path) -> None:
+    """Each row appears once where the number of ranks changes after every batch, or every second, within steps."""
     source = rank_corpora.text_files(tmp_path, some_texts(120))
     make = functools.partial(make_loader, source, spec, accumulate=4)
     testing.check_elastic(make, (2, 1, 4, 3), num_steps=1)
@@ -69,7 +69,7 @@ def test_others_go_on(spec: BatchSpec, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", PAIRS.values(), ids=PAIRS)
 def test_pairs(spec: BatchSpec) -> None:
-    """Rows of two sides are shared in steps of several batches, and go on with others."""
+    """Ranks share rows of two sides in steps of several batches, and other ranks resume."""
     make = functools.partial(make_pairs, some_texts(60), spec, accumulate=3)
     testing.check_ranks(make, 2)
     testing.check_elastic(make, (1, 3, 2))
@@ -84,21 +84,21 @@ def test_pairs(spec: BatchSpec) -> None:
     st.integers(1, 3),
 )
 def test_any_rows(rows: list[list[int]], spec: BatchSpec, world_sizes: list[int], accumulate: int, num_steps: int) -> None:
-    """Whatever the rows and the specs are, and whatever ranks come after each other."""
+    """Any rows, any specs, and any numbers of ranks one after the other."""
     make = functools.partial(make_ids, rows, spec, 40, accumulate=accumulate, prefetch=0)
     testing.check_elastic(make, world_sizes, num_steps)
     testing.check_ranks(make, world_sizes[0])
 
 
 def every_second(batch: ss.Batch) -> ss.Batch:
-    """Label every second token, which nobody can know before."""
+    """Label every second token, which cannot be known before."""
     labels = batch.input_ids.clone()
     labels[:, ::2] = -100
     return batch.with_columns("input_ids", labels=labels)
 
 
-def test_labels_that_nobody_can_know(tmp_path: Path) -> None:
-    """Of labels that a function makes no rank knows the sum, at the beginning of a step and within it; tokens it knows."""
+def test_labels_of_other_functions(tmp_path: Path) -> None:
+    """No rank knows the labels of other functions, at the beginning of a step or within it; tokens are known."""
     source = rank_corpora.text_files(tmp_path, some_texts(60))
     make = functools.partial(make_loader, source, SPECS["mixed"], accumulate=4, on_batch=every_second)
     begun = go_on(make, None, 2, 1)
@@ -112,7 +112,7 @@ def test_labels_that_nobody_can_know(tmp_path: Path) -> None:
 
 
 def test_steps_are_estimated_for_all_ranks() -> None:
-    """`estimate_steps` tells each rank the steps that all of them take together, of several batches each."""
+    """`estimate_steps` returns on each rank the number of steps of all ranks, of several batches each."""
     rows = [[1] * int(length) for length in np.random.default_rng(0).integers(1, 40, 900)]
 
     def job(options: Options) -> tuple[int | None, ss.Loader]:
@@ -129,8 +129,8 @@ def test_steps_are_estimated_for_all_ranks() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("name", ["mixed", "alike", "rows", "shapes", "pack", "pack-split", "in-order"])
-def test_a_step_begun_by_others_has_the_totals_of_all_of_it(name: str, causal: bool, tmp_path: Path) -> None:
-    """Whoever goes on in the middle of a step is told its real tokens and labels, those served before included."""
+def test_a_step_begun_by_other_ranks_has_all_its_totals(name: str, causal: bool, tmp_path: Path) -> None:
+    """Ranks that resume within a step know its tokens and labels, with those that were served before."""
     source = rank_corpora.json_lines(tmp_path, some_texts(160))
     labels = {"on_batch": ss.CausalLabels()} if causal and "pack" not in name else {}
     make = functools.partial(make_loader, source, SPECS[name], accumulate=4, **labels)
@@ -149,7 +149,7 @@ def test_a_step_begun_by_others_has_the_totals_of_all_of_it(name: str, causal: b
 
 
 def test_the_totals_of_a_step_by_hand() -> None:
-    """The worked example: twelve rows, one each a batch; three go on after one batch of two ranks, and divide by all twelve."""
+    """The worked example: twelve rows, one a batch; two ranks take a turn, three resume, with the totals of all twelve."""
     rows = [[number] * number for number in range(2, 14)]
     make = functools.partial(make_ids, rows, ss.Bucket(batch_size=1), accumulate=6, on_batch=ss.CausalLabels())
     begun = go_on(make, None, 2, 1)
@@ -160,8 +160,8 @@ def test_the_totals_of_a_step_by_hand() -> None:
             assert {batch.step_num_label_tokens for batch in each.batches} == {78}
 
 
-def test_a_state_changes_hands_twice_within_a_step(tmp_path: Path) -> None:
-    """Two ranks begin a step, one goes on, three end it: its totals are the same to all, and its rows come once."""
+def test_two_changes_of_ranks_within_a_step(tmp_path: Path) -> None:
+    """Two ranks begin a step, one resumes, three end it: all have the same totals, and its rows appear once."""
     source = rank_corpora.text_files(tmp_path, some_texts(120))
     make = functools.partial(make_loader, source, SPECS["mixed"], accumulate=4)
     step = [batch for each in go_on(make, None, 2) for batch in each.batches if batch.step == 0]
@@ -182,7 +182,7 @@ def test_a_state_changes_hands_twice_within_a_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_all_ranks_have_as_many_batches_in_every_step(world_size: int, tmp_path: Path) -> None:
+def test_all_ranks_have_equally_many_batches_in_every_step(world_size: int, tmp_path: Path) -> None:
     """Of ``Bucket(max_tokens)`` every step has exactly ``accumulate`` batches of each rank, over windows and epochs."""
     source = rank_corpora.text_files(tmp_path, some_texts(600))
     make = functools.partial(make_loader, source, ss.Bucket(160, window_batches=3), accumulate=3)

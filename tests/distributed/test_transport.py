@@ -1,4 +1,4 @@
-"""Columns on their way to other ranks: whatever they are of, each row comes as it was, in the order in which it was sent."""
+"""Rows that are sent to other ranks arrive unchanged and in order, with columns of any type."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ COLUMNS: dict[str, Callable[[np.random.Generator], pa.Array]] = {
 
 
 def table_of(seed: int, names: list[str], chunks: int = 1) -> pa.Table:
-    """Make a table of columns by name."""
+    """Return a table of columns by name."""
     random = np.random.default_rng(seed)
     table = pa.table({name: COLUMNS[name](random) for name in names})
     cuts = np.linspace(0, ROWS, chunks + 1).astype(int).tolist()
     return pa.concat_tables([table.slice(begin, end - begin) for begin, end in itertools.pairwise(cuts)])
 
 
-def carried(tables: list[pa.Table], seed: int = 0) -> tuple[list[pa.Table], list[pa.Table]]:
-    """Send random rows of each table to random ranks; return what came to each, and what should have come."""
+def sent_and_received(tables: list[pa.Table], seed: int = 0) -> tuple[list[pa.Table], list[pa.Table]]:
+    """Send random rows of each table to random ranks; return the received and the expected rows of each rank."""
     random = np.random.default_rng(seed)
     sent = [np.sort(random.integers(0, len(tables), len(table))) for table in tables]
     rows = [random.permutation(len(table)) for table in tables]
@@ -56,69 +56,69 @@ def carried(tables: list[pa.Table], seed: int = 0) -> tuple[list[pa.Table], list
         sizes = np.bincount(sent[rank], minlength=len(tables))
         return send_rows(tables[rank], rows[rank], sizes, CallbackCollectives(**options))
 
-    came = run_ranks(len(tables), job)
+    received = run_ranks(len(tables), job)
     expected = [
         join_tables([table.take(each[to == rank]) for table, each, to in zip(tables, rows, sent, strict=True)])
         for rank in range(len(tables))
     ]
-    return came, expected
+    return received, expected
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
 @pytest.mark.parametrize("name", COLUMNS)
 def test_each_kind_of_column(name: str, chunks: int) -> None:
-    """Numbers and lists of numbers travel as they are, all others as Arrow streams, alone and beside each other."""
+    """Columns of numbers and of lists of numbers are sent as raw memory, others as Arrow streams, alone and together."""
     for names in ([name], ["int", name, "lists"] if name not in ("int", "lists") else ["int", "lists"]):
-        came, expected = carried([table_of(seed, names, chunks) for seed in range(WORLD_SIZE)])
-        assert [table.to_pydict() for table in came] == [table.to_pydict() for table in expected]
-        assert {table.schema for table in came} == {expected[0].schema}
-        assert sum(map(len, came)) == WORLD_SIZE * ROWS
+        received, expected = sent_and_received([table_of(seed, names, chunks) for seed in range(WORLD_SIZE)])
+        assert [table.to_pydict() for table in received] == [table.to_pydict() for table in expected]
+        assert {table.schema for table in received} == {expected[0].schema}
+        assert sum(map(len, received)) == WORLD_SIZE * ROWS
 
 
 def test_a_rank_without_rows() -> None:
-    """It may not know what columns there are, and gets those of the others."""
+    """A rank without rows may lack columns, and gets those of the others."""
     tables = [
         table_of(0, ["int", "lists", "text"]),
         pa.table({"int": pa.array([], pa.int64())}),
         table_of(2, ["int", "lists", "text"]),
     ]
-    came, expected = carried(tables)
-    assert [table.to_pydict() for table in came] == [table.to_pydict() for table in expected]
-    assert all(table.schema == tables[0].schema for table in came)
+    received, expected = sent_and_received(tables)
+    assert [table.to_pydict() for table in received] == [table.to_pydict() for table in expected]
+    assert all(table.schema == tables[0].schema for table in received)
 
 
 def test_no_rows_anywhere() -> None:
-    """All ranks have the columns that one of them knows."""
+    """Without any rows all ranks get the columns of one of them."""
     known = table_of(0, ["int", "lists", "text"])
-    came, _ = carried([known.slice(0, 0), pa.table({"int": pa.array([], pa.int64())})])
-    assert [(len(table), table.schema) for table in came] == [(0, known.schema)] * 2
+    received, _ = sent_and_received([known.slice(0, 0), pa.table({"int": pa.array([], pa.int64())})])
+    assert [(len(table), table.schema) for table in received] == [(0, known.schema)] * 2
 
 
 def test_ranks_with_other_columns() -> None:
-    """Where numbers are of other types, or a column is missing, rows find a common kind as those of one process do."""
+    """With other types of numbers, or a missing column, rows get a common schema, as on one process."""
     first, second = table_of(0, ["int", "lists"]), table_of(1, ["int", "lists", "text"])
     narrow = second.set_column(0, "int", second.column("int").cast(pa.int8()))
-    came, expected = carried([first, narrow])
-    assert [table.sort_by("int").to_pydict() for table in came] == [table.sort_by("int").to_pydict() for table in expected]
-    assert {str(table.schema.field("int").type) for table in came} == {"int64"}
+    received, expected = sent_and_received([first, narrow])
+    assert [table.sort_by("int").to_pydict() for table in received] == [table.sort_by("int").to_pydict() for table in expected]
+    assert {str(table.schema.field("int").type) for table in received} == {"int64"}
 
 
 def test_one_rank_has_missing_values() -> None:
-    """What is plain on one rank and not on another goes as a stream from both."""
+    """A column that is plain on one rank only is sent as a stream by all."""
     whole, missing = table_of(0, ["int"]), table_of(1, ["missing"]).rename_columns(["int"])
-    came, expected = carried([whole, missing])
-    assert [table.to_pydict() for table in came] == [table.to_pydict() for table in expected]
+    received, expected = sent_and_received([whole, missing])
+    assert [table.to_pydict() for table in received] == [table.to_pydict() for table in expected]
 
 
 def test_numbers_alone() -> None:
-    """A rank that is alone keeps what it has."""
+    """A single rank receives what it sends."""
     values = np.arange(5, dtype=np.int16)
-    came, sizes = send_array(values, np.array([5]), SingleProcess())
-    assert (came.tolist(), came.dtype, sizes.tolist()) == ([0, 1, 2, 3, 4], np.int16, [5])
+    received, sizes = send_array(values, np.array([5]), SingleProcess())
+    assert (received.tolist(), received.dtype, sizes.tolist()) == ([0, 1, 2, 3, 4], np.int16, [5])
 
 
 def over_gloo(names: list[str]) -> dict[str, Any]:
-    """Send a rank's rows round, one more of them to each rank than to the one before; return what came."""
+    """Send 0 rows to rank 0, 1 to rank 1, and so on; return the received rows."""
     from seqstream.distributed.collectives import GlooCollectives
 
     rank, world_size = rank_processes.rank_and_size()
@@ -127,10 +127,10 @@ def over_gloo(names: list[str]) -> dict[str, Any]:
 
 
 def test_over_gloo(pool: Pool) -> None:
-    """Between processes, read-only memory and empty parts included."""
+    """Rows arrive between processes too, from read-only memory and with empty parts."""
     names = [name for name in COLUMNS if name != "half"]  # NaN is none of them, and floats are compared
-    came = pool.run(WORLD_SIZE, over_gloo, names)
-    for rank, found in enumerate(came):
+    received = pool.run(WORLD_SIZE, over_gloo, names)
+    for rank, found in enumerate(received):
         first = sum(range(rank))
         expected = join_tables([table_of(sender, names).slice(first, rank) for sender in range(WORLD_SIZE)])
         assert found == expected.to_pydict()

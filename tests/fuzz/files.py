@@ -1,4 +1,4 @@
-"""Kinds of files: how a valid one is made, read with seqstream, and read by what is not seqstream."""
+"""Kinds of files: how to make them, and to read them with seqstream and without."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def make_text(random: Random) -> Input:
 
 
 def read_text(given: Input, path: Path) -> list[str]:
-    """Return the records that `TextFiles` gives."""
+    """Return the records of `TextFiles`."""
     return [row["text"] for row in rows_of(ss.TextFiles(path, **given.options))]
 
 
 def split_text(given: Input) -> list[str]:
-    """Return the records of text, by the rules of `TextFiles`."""
+    """Return the records of a text by the rules of `TextFiles`."""
     whole = given.data.decode("utf-8", given.options["errors"]).removeprefix("\ufeff")
     if given.options["unit"] == "file":
         return [whole]
@@ -91,7 +91,7 @@ _PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst
 
 
 def make_compressed(random: Random) -> Input:
-    """Return compressed lines, at times in two parts, as ``cat`` puts files together."""
+    """Return compressed lines, sometimes in two parts, as ``cat`` concatenates files."""
     extension = random.choice(list(_PACK))
     parts = [
         "".join(text(random) + "\n" for _ in range(random.randrange(1, 60))).encode() for _ in range(random.choice([1, 1, 2]))
@@ -137,12 +137,12 @@ FIELDS: dict[str, Any] = {
 
 
 def read_json_lines(given: Input, path: Path) -> list[Any]:
-    """Return the records that `JsonLines` gives."""
+    """Return the records of `JsonLines`."""
     return rows_of(ss.JsonLines(path, **given.options))
 
 
 def parse_json_lines(given: Input) -> list[Any]:
-    """Return the objects of a file, by Python's parser."""
+    """Return the objects of a file by Python's parser."""
     data = given.data.decode("utf-8", given.options["errors"]).removeprefix("\ufeff")
     records = [json.loads(line) for line in data.split("\n") if line.strip(" \t\r")]
     if not all(isinstance(record, dict) for record in records):
@@ -151,7 +151,7 @@ def parse_json_lines(given: Input) -> list[Any]:
 
 
 def same_json(got: Any, expected: Any) -> bool:
-    """Return whether a value of a table is one of JSON: a struct may have nulls for keys that an object lacks."""
+    """Return whether a value of a table is that of JSON; a struct may have nulls for keys that the object lacks."""
     if isinstance(got, dict):
         got = {name: value for name, value in got.items() if name != "exact_json"}
         missing = isinstance(expected, dict) and expected.keys() - got.keys()
@@ -169,7 +169,7 @@ def same_json(got: Any, expected: Any) -> bool:
 
 
 def make_csv(random: Random) -> Input:
-    """Return delimited text as ``csv.writer`` writes it."""
+    """Return delimited text by ``csv.writer``."""
     delimiter = random.choice([",", ",", "\t", ";"])
     names = random.sample(["text", "label", "score", "naïve", "with, comma", "flag", ""], k=random.randrange(1, 6))
     written = io.StringIO(newline="")
@@ -199,7 +199,7 @@ def make_csv(random: Random) -> Input:
 
 
 def read_csv(given: Input, path: Path) -> list[list[Any]]:
-    """Return the rows that `Csv` gives."""
+    """Return the rows of `Csv`."""
     options = dict(given.options)
     if options.pop("as_text"):
         options["types"] = dict.fromkeys(ss.Csv(path, **options)._schema.names, "string")
@@ -207,7 +207,7 @@ def read_csv(given: Input, path: Path) -> list[list[Any]]:
 
 
 def parse_csv(given: Input) -> list[list[str]]:
-    """Return the rows of delimited text, by Python's reader."""
+    """Return the rows of delimited text by Python's reader."""
     csv.field_size_limit(1 << 30)
     data = io.StringIO(given.data.decode().removeprefix("\ufeff"), newline="")
     rows = [row for row in csv.reader(data, delimiter=given.options["delimiter"], strict=True) if row]
@@ -217,13 +217,13 @@ def parse_csv(given: Input) -> list[list[str]]:
 
 
 def same_rows(got: list[list[Any]], expected: list[list[str]]) -> bool:
-    """Return whether rows have the values that fields spell."""
+    """Return whether rows have the values that the fields are text of."""
     return len(got) == len(expected) and all(
-        len(row) == len(fields) and all(map(_is_spelt, row, fields)) for row, fields in zip(got, expected, strict=True)
+        len(row) == len(fields) and all(map(_is_value_of, row, fields)) for row, fields in zip(got, expected, strict=True)
     )
 
 
-def _is_spelt(value: Any, field: str) -> bool:
+def _is_value_of(value: Any, field: str) -> bool:
     if isinstance(value, str):
         return value == field
     if value is None:
@@ -258,12 +258,12 @@ def make_parquet(random: Random) -> Input:
 
 
 def read_parquet(given: Input, path: Path) -> list[Any]:
-    """Return the records that `Parquet` gives."""
+    """Return the records of `Parquet`."""
     return rows_of(ss.Parquet(path, **given.options))
 
 
 def parse_parquet(given: Input) -> list[Any]:
-    """Return the rows of a Parquet file, read whole."""
+    """Return the rows of a Parquet file by PyArrow, read at once."""
     whole = pq.read_table(pa.BufferReader(given.data), use_threads=False, page_checksum_verification=True)
     return whole.to_pylist()
 

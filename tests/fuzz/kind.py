@@ -1,4 +1,4 @@
-"""What a kind of input is: how a valid one is made and damaged, and how it is read, by seqstream and without it."""
+"""A kind of input: how to make and to damage it, and how to read it, with seqstream and without."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from typing import Any, NamedTuple
 
 
 class Input(NamedTuple):
-    """What a case is about."""
+    """The input of a case.
+
+    Attributes:
+        data: Bytes of a file, or an object.
+        name: Name of the file, which errors must contain; ``""`` if there is none.
+        options: Options for reading it.
+    """
 
     data: Any
-    """Bytes of a file, or an object."""
     name: str
-    """Of the file, which errors must have; ``""`` where there is none."""
     options: dict[str, Any]
-    """How it is to be read."""
 
 
 class Kind(NamedTuple):
-    """A kind of input."""
+    """A kind of input.
+
+    Attributes:
+        make: Makes a valid input.
+        damage: Changes an input a little.
+        read: ``(input, its file)`` -> the result with seqstream; or it raises an error, which must be clear.
+        reference: ``input`` -> the right result without seqstream, or any error if there is none; ``None`` if every result is
+            right.
+        is_same: ``(result, right result)`` -> whether they agree.
+    """
 
     make: Callable[[Random], Input]
     damage: Callable[[Random, Input], Input]
     read: Callable[[Input, Path], Any]
-    """``(input, its file)`` -> a result, or an error that must be clear."""
     reference: Callable[[Input], Any] | None
-    """``input`` -> the right result, or any error where there is none; ``None`` where every result is right."""
     is_same: Callable[[Any, Any], bool] = lambda got, expected: bool(got == expected)
-    """``(result, right result)`` -> whether they agree."""

@@ -66,40 +66,40 @@ VALUES: list[Any] = [
     {"a": None},
     {"": {"a": [1.5, 2]}},
 ]
-"""Values of JSON to put in the place of others."""
+"""Values of JSON that replace others."""
 
 
 def damage_bytes(random: Random, data: bytes) -> bytes:
-    """Return bytes with one thing changed, anywhere."""
+    """Return bytes with one change at a random place."""
     return random.choice(_DAMAGES)(random, data)
 
 
 def damage_json(random: Random, value: Any) -> Any:
-    """Return a value of JSON with one value of it, at any depth, swapped, removed, doubled or wrapped."""
+    """Return a value of JSON with one value in it, at any depth, swapped, removed, doubled, wrapped or replaced."""
     value = copy.deepcopy(value)
-    place = _place(random, value)
-    if place is None:
+    picked = _pick(random, value)
+    if picked is None:
         return copy.deepcopy(random.choice(VALUES))
-    holder, key = place
+    container, key = picked
     action = random.randrange(6)
     if action == 0:
-        del holder[key]
+        del container[key]
     elif action == 1:
-        other, name = _place(random, value) or place
-        holder[key] = copy.deepcopy(other[name])
-    elif action == 2 and isinstance(holder, list):
-        holder.insert(key, copy.deepcopy(holder[key]))
+        other, name = _pick(random, value) or picked
+        container[key] = copy.deepcopy(other[name])
+    elif action == 2 and isinstance(container, list):
+        container.insert(key, copy.deepcopy(container[key]))
     elif action == 2:
-        holder[random.choice(["", "new", "text", f"{key} "])] = holder[key]
+        container[random.choice(["", "new", "text", f"{key} "])] = container[key]
     elif action == 3:
-        holder[key] = random.choice([[holder[key]], {"a": holder[key]}, str(holder[key])])
+        container[key] = random.choice([[container[key]], {"a": container[key]}, str(container[key])])
     else:
-        holder[key] = copy.deepcopy(random.choice(VALUES))
+        container[key] = copy.deepcopy(random.choice(VALUES))
     return value
 
 
 def damage_text_of_json(random: Random, data: bytes) -> bytes:
-    """Return JSON lines of which a value of one line is changed."""
+    """Return JSON lines with one value of one line changed."""
     lines = data.split(b"\n")
     index = random.randrange(len(lines))
     try:
@@ -109,13 +109,13 @@ def damage_text_of_json(random: Random, data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _place(random: Random, value: Any) -> tuple[Any, Any] | None:
-    """Return the holder and the key of a value, each level being as likely; ``None`` where nothing is held."""
-    place = None
-    while isinstance(value, dict | list) and value and (place is None or random.random() < 0.7):
+def _pick(random: Random, value: Any) -> tuple[Any, Any] | None:
+    """Return the container and the key of a random value inside of another; ``None`` if there is none."""
+    picked = None
+    while isinstance(value, dict | list) and value and (picked is None or random.random() < 0.7):
         key = random.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        place, value = (value, key), value[key]
-    return place
+        picked, value = (value, key), value[key]
+    return picked
 
 
 def _flip(random: Random, data: bytes) -> bytes:

@@ -32,7 +32,7 @@ LINES = [text(Random(number)) + f" line {number}" for number in range(40)]
 
 @functools.cache
 def tokenizers() -> list[dict[str, Any]]:
-    """Return a tokenizer of each model, as what ``tokenizer.json`` holds."""
+    """Return a tokenizer of each model, as the value of its ``tokenizer.json``."""
     special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]
     around = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     options: dict[str, Any] = {"vocab_size": 320, "show_progress": False, "special_tokens": special}
@@ -60,25 +60,25 @@ def make_tokenizer(random: Random) -> Input:
 
 
 def damage_tokenizer(random: Random, given: Input) -> Input:
-    """Damage a part of a tokenizer, or a byte of its file."""
+    """Damage a value of a tokenizer, or bytes of its file."""
     if random.random() < 0.1:
         return given._replace(data=damage_bytes(random, given.data))
     try:
         data = json.dumps(damage_json(random, json.loads(given.data))).encode()
     except ValueError:
         return given
-    # Of ids that are so large tokenizers ends the process, for want of memory.
+    # Ids of nine digits make tokenizers run out of memory and end the process.
     return given if re.search(rb"\d{9}", data) else given._replace(data=data)
 
 
 def read_tokenizer(given: Input, path: Path) -> list[list[int]]:
-    """Return the ids that `Tokenize` makes of the texts."""
+    """Return the ids of the texts by `Tokenize`."""
     stages = ss.Generator(given.options["texts"]), ss.Tokenize(path), ss.Unbucketed(1)
     return [batch.input_ids[0].tolist() for batch in ss.Loader(*stages, shuffle=False, prefetch=0)]
 
 
 def encode(given: Input) -> list[list[int]]:
-    """Return the ids that ``tokenizers`` makes of the texts, of which those without a token are left out."""
+    """Return the ids of the texts by ``tokenizers``, without texts that have no token."""
     tokenizer = Tokenizer.from_str(given.data.decode("utf-8-sig"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -91,7 +91,7 @@ def encode(given: Input) -> list[list[int]]:
 
 @functools.cache
 def sources() -> dict[str, ss.Source]:
-    """Return a source of each kind, of the same records."""
+    """Return a source of each kind, all with the same records."""
     folder = Path(tempfile.mkdtemp())
     table = pa.table({"text": LINES, "label": [*range(40)]})
     whole = "\n".join(LINES)
@@ -122,12 +122,12 @@ SPECS = {
 
 
 def letters(texts: list[str]) -> list[list[int]]:
-    """Return the letters of texts as ids."""
+    """Return the code points of texts as ids."""
     return [[ord(letter) for letter in each] for each in texts]
 
 
 def loader_of(options: dict[str, Any]) -> ss.Loader:
-    """Make the loader that a state is for."""
+    """Make the loader that a state belongs to."""
     stages = sources()[options["source"]], ss.Tokenize(letters, max_length=400), SPECS[options["spec"]]
     return ss.Loader(*stages, shuffle=options["shuffle"], prefetch=0, epochs=2)
 
@@ -142,7 +142,7 @@ def make_state(random: Random) -> Input:
 
 
 def damage_state(random: Random, given: Input) -> Input:
-    """Damage a value of a state, or of its fingerprint, which is text."""
+    """Damage a value of a state, or of its fingerprint, which is text of JSON."""
     state = given.data
     if random.random() < 0.15 and isinstance(state, dict) and isinstance(state.get("fingerprint"), str):
         try:
@@ -158,7 +158,7 @@ def damage_state(random: Random, given: Input) -> Input:
 
 
 def read_state(given: Input, path: Path) -> int:
-    """Go on at a state for some batches."""
+    """Resume at a state and count some batches."""
     loader = loader_of(given.options)
     loader.load_state_dict(given.data)
     return sum(1 for _ in itertools.islice(loader, 30))
@@ -285,7 +285,7 @@ TARGETS: dict[str, tuple[Any, Any]] = {
         lambda **given: ss.Loader(ss.Generator(_SEQUENCES), ss.Unbucketed(3)).set_epoch(**{"epoch": 1, **given}),
     ),
 }
-"""What takes the options, and what uses them."""
+"""The callable that takes the options, and a function that uses them."""
 
 _LEFT_OUT = {
     "self",
@@ -301,7 +301,7 @@ _LEFT_OUT = {
 }
 
 _SHOWN = {"fn": "", "make": "", "on_batch": "", "dataset": "", "classes": "", "names": ""}
-"""What errors call an option that they do not name."""
+"""What errors must contain instead of the name of an option."""
 
 
 def _field(given: dict[str, Any]) -> str:
@@ -310,12 +310,12 @@ def _field(given: dict[str, Any]) -> str:
 
 
 def make_options(random: Random) -> Input:
-    """Return nothing but what is needed, of one of the targets."""
+    """Return no options, for one of the targets."""
     return Input({}, "", {"target": random.choice([*TARGETS])})
 
 
 def damage_options(random: Random, given: Input) -> Input:
-    """Give one option an odd value."""
+    """Set one option to an odd value."""
     names = [name for name in inspect.signature(TARGETS[given.options["target"]][0]).parameters if name not in _LEFT_OUT]
     name = random.choice(names)
     return Input({name: random.choice(ODD)}, _SHOWN.get(name, name), given.options)
@@ -330,7 +330,7 @@ def read_options(given: Input, path: Path) -> Any:
 
 
 def make_stream(random: Random) -> Input:
-    """Return text, plain or compressed, and a loader's options."""
+    """Return text, plain or compressed, with options of a loader."""
     given = random.choice([make_text, make_compressed])(random)
     options = {
         "spec": random.choice(["bucket", "in order"]),
@@ -346,7 +346,7 @@ def damage_stream(random: Random, given: Input) -> Input:
 
 
 def read_stream(given: Input, path: Path) -> list[list[int]]:
-    """Return the ids of all rows that a loader gives, in the order of the file."""
+    """Return the ids of all rows of a loader, in the order of the file."""
     options = dict(given.options)
     loader_options = options.pop("loader")
     spec = {"bucket": ss.Bucket(8_000, window_batches=2), "in order": ss.Unbucketed(3, window_batches=2)}[
@@ -359,7 +359,7 @@ def read_stream(given: Input, path: Path) -> list[list[int]]:
             ids = (row[mask].tolist() for row, mask in zip(batch.input_ids, batch.mask, strict=True))
             rows += zip(batch.row_ids.tolist(), ids, strict=True)
     except ValueError as error:
-        # Of no file in particular.
+        # An error that is about no single file.
         if str(error).startswith(("source must have at least one record", "source must give at least one row")):
             return []
         raise
@@ -367,7 +367,7 @@ def read_stream(given: Input, path: Path) -> list[list[int]]:
 
 
 def split_stream(given: Input) -> list[list[int]]:
-    """Return the letters of the records that are not empty."""
+    """Return the code points of the records that are not empty."""
     records = split_text(given) if given.name == "a.txt" else split_compressed(given)
     return [[ord(letter) for letter in record][:8_000] for record in records if record]
 

@@ -1,9 +1,9 @@
-"""Run cases of one kind until the time is over, and print what is wrong, with what it takes to see it again.
+"""Run cases of one kind until the time is over, and print the failing ones with what is needed to run them again.
 
     python -m tests.fuzz.run KIND --seed 0 --seconds 60 [--case 17]
 
-It is a process of its own: a crash ends it, and a case that takes `SECONDS_A_CASE` too. The case under way is the last line
-of the file ``--log``.
+It runs in a process of its own, which ends after a crash, or a case that takes `SECONDS_A_CASE`. The last line of the file
+``--log`` is the current case.
 """
 
 from __future__ import annotations
@@ -27,59 +27,59 @@ from typing import Any
 
 from tests.fuzz.kind import Input, Kind
 
-SECONDS_A_CASE = 60.0  # a block for each byte of a file takes seconds, and many on a busy machine
+SECONDS_A_CASE = 60.0  # blocks of one byte take seconds, and many when the processor is busy
 CLEAR = (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError)
 _MOST = 5
 
 
 def judge(kind: Kind, given: Input, path: Path, *, is_valid: bool) -> str | None:
-    """Return what is wrong with what becomes of an input, ``None`` if nothing is."""
+    """Return what is wrong with the result or the error of an input, ``None`` if nothing is."""
     try:
         got = kind.read(given, path)
-    except BaseException as error:  # noqa: BLE001 - also what Rust raises
+    except BaseException as error:  # noqa: BLE001 - Rust panics are no Exception
         problem = judge_error(error, given.name)
         if problem is None and not is_valid:
             return None
-        return f"{problem or 'a valid input is refused'}\n{''.join(traceback.format_exception(error))}"
+        return f"{problem or 'a valid input was refused'}\n{''.join(traceback.format_exception(error))}"
     if kind.reference is None:
         return None
     try:
         expected = kind.reference(given)
     except BaseException as error:  # noqa: BLE001
-        return f"taken, where the reference says {type(error).__name__}: {error}\ngot {got!r:.1000}"
+        return f"accepted, where the reference raises {type(error).__name__}: {error}\ngot {got!r:.1000}"
     with contextlib.suppress(TypeError, ValueError):
         if kind.is_same(got, expected):
             return None
-    return f"another result than the reference\ngot      {got!r:.1500}\nexpected {expected!r:.1500}"
+    return f"not the result of the reference\ngot      {got!r:.1500}\nexpected {expected!r:.1500}"
 
 
 def judge_error(error: BaseException, name: str) -> str | None:
-    """Return why an error is not clear, ``None`` if it is: its type, and that it names the file."""
+    """Return why an error is not clear, ``None`` if it has a fitting type and names the file."""
     message = "\n".join([str(error), *getattr(error, "__notes__", [])])
     if not isinstance(error, CLEAR) or isinstance(error, UnicodeError | RecursionError | NotImplementedError):
-        return f"an error of a type that says nothing: {type(error).__name__}"
+        return f"an error of a meaningless type: {type(error).__name__}"
     if name not in message or not message.strip():
         return f"an error that does not name {name}"
     if not name.count(".") and not _is_meant(error):
-        return "an error that is raised by no statement of seqstream"
+        return "an error that no statement of seqstream raises"
     return None
 
 
 def _is_meant(error: BaseException) -> bool:
-    """Return whether an error, or its notes, are written by seqstream, and not what Python or a library says."""
+    """Return whether seqstream wrote an error or its notes, rather than Python or a library."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return hasattr(error, "__notes__") or ("/seqstream/" in last.filename and (last.line or "").startswith("raise"))
 
 
 def resources() -> tuple[int, int]:
-    """Return how many threads and open files this process has."""
+    """Return the numbers of threads and open files of this process."""
     gc.collect()
     files = Path("/proc/self/fd")
     return threading.active_count(), len(list(files.iterdir())) if files.exists() else 0
 
 
 def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: Any) -> tuple[int, list[str]]:
-    """Run cases and return how many there were, and what is wrong."""
+    """Run cases; return their number, and what is wrong."""
     problems: dict[str, str] = {}
     end, count, before = time.monotonic() + seconds, 0, (0, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: 
 
 
 def main() -> None:
-    """Print, as JSON, how many cases were run and what is wrong."""
+    """Print, as JSON, the number of cases and what is wrong."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -126,7 +126,7 @@ def main() -> None:
     with contextlib.suppress(ImportError):
         import resource
 
-        # What asks for more gets a MemoryError, and this machine stays usable.
+        # Larger allocations raise MemoryError instead of using up all memory.
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     from tests.fuzz import files, objects
 

@@ -1,4 +1,4 @@
-"""Corpora, tokenizers and loaders that ranks build anew, in threads and in processes of their own."""
+"""Corpora, tokenizers and loaders that each rank builds, in threads and in processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def letters(texts: list[str]) -> list[list[int]]:
 
 
 def some_texts(num: int = 90, seed: int = 0) -> list[str]:
-    """Make records of very different lengths, a few of them empty or over the longest length."""
+    """Return records of very different lengths, a few of them empty or longer than the greatest length."""
     lengths = np.random.default_rng(seed).integers(1, 70, num).tolist()
     return ["" if number % 23 == 7 else f"{number} " + "x" * length for number, length in enumerate(lengths)]
 
@@ -56,7 +56,7 @@ def text_files(folder: Path, texts: list[str]) -> ss.Source:
 
 
 def json_lines(folder: Path, texts: list[str]) -> ss.Source:
-    """JSON lines with a class, -100 where nobody knows it."""
+    """JSON lines with a class, -100 where it is not known."""
     rows = ({"text": text, "label": -100 if number % 5 == 0 else number % 3} for number, text in enumerate(texts))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ss.JsonLines(folder / "rows.jsonl", block_bytes=BLOCK)
@@ -72,22 +72,22 @@ def compressed(folder: Path, texts: list[str]) -> ss.Source:
 
 
 def generator(folder: Path, texts: list[str]) -> ss.Source:
-    """One shard: every rank steps it, each tokenises its blocks."""
+    """A generator: one shard, which every rank reads, and tokenises its own blocks."""
     return ss.Generator(lambda: ({"text": text, "score": float(len(text))} for text in texts), block_bytes=BLOCK)
 
 
 def items(folder: Path, texts: list[str]) -> ss.Source:
-    """Items read by their numbers: a rank reads only those that it tokenises."""
+    """A list: a rank reads only the items that it tokenises."""
     return ss.Generator([{"text": text, "number": number} for number, text in enumerate(texts)], block_bytes=BLOCK)
 
 
 def split_items(folder: Path, texts: list[str]) -> ss.Source:
-    """The larger part of a split of items read by their numbers."""
+    """The larger part of a split of a list."""
     return items(folder, texts).split(valid=0.2, seed=3)[0]
 
 
 def split(folder: Path, texts: list[str]) -> ss.Source:
-    """The larger part of a split."""
+    """The larger part of a split of files."""
     return text_files(folder, texts).split(valid=0.2, seed=3)[0]
 
 
@@ -135,22 +135,22 @@ PAIRS: dict[str, BatchSpec] = {
 
 
 def pairs(texts: list[str]) -> Iterator[dict[str, Any]]:
-    """Give a source and a target to each record."""
+    """Yield records with a source and a target."""
     for text in texts:
         yield {"source": text, "target": text[::-1][: 1 + len(text) // 2]}
 
 
 def make_loader(source: ss.Source, spec: BatchSpec, **options: Any) -> ss.Loader:
-    """Make a loader that tokenises by letters."""
+    """Return a loader that tokenises by letters."""
     return ss.Loader(source, ss.Tokenize(letters, max_length=MAX_LENGTH), spec, **options)
 
 
 def make_pairs(texts: list[str], spec: BatchSpec, **options: Any) -> ss.Loader:
-    """Make a loader of pairs, both sides of which are tokenised by letters."""
+    """Return a loader of pairs that tokenises both sides by letters."""
     tokenize = ss.Tokenize({"source": letters, "target": letters}, max_length=MAX_LENGTH, overflow="drop")
     return ss.Loader(ss.Generator(lambda: pairs(texts), block_bytes=BLOCK), tokenize, spec, **options)
 
 
 def make_ids(rows: list[list[int]], spec: BatchSpec, block_bytes: int = 64, **options: Any) -> ss.Loader:
-    """Make a loader of rows of ids."""
+    """Return a loader of rows of ids."""
     return ss.Loader(ss.Generator(rows, block_bytes=block_bytes), spec, **options)

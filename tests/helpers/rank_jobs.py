@@ -1,4 +1,4 @@
-"""What ranks do in processes of their own: functions that can be imported, of arguments that can be pickled."""
+"""Jobs of ranks in processes: functions that can be imported, with arguments that can be pickled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Make = Callable[..., ss.Loader]
 
 
 def loader_of(kind: str, spec: str, folder: str, **options: Any) -> ss.Loader:
-    """Make a loader by the name of its source and of its spec; files were written before."""
+    """Return a loader by the names of its source and its spec; its files must exist."""
     if kind == "pairs":
         return make_pairs(some_texts(60), SPECS[spec], **options)
     if kind == "generator":
@@ -27,7 +27,7 @@ def loader_of(kind: str, spec: str, folder: str, **options: Any) -> ss.Loader:
 
 
 def epochs(make: MakeLoader, num: int = 1, state: State | None = None, num_steps: int | None = None) -> list[Taken]:
-    """Take some epochs, from a state on."""
+    """Take some epochs, from a state."""
     loader = make()
     if state is not None:
         loader.load_state_dict(state)
@@ -35,5 +35,5 @@ def epochs(make: MakeLoader, num: int = 1, state: State | None = None, num_steps
 
 
 def maker(kind: str, spec: str, folder: object, **options: Any) -> Make:
-    """Return what makes loaders, in any process."""
+    """Return a function that builds loaders in any process."""
     return functools.partial(loader_of, kind, spec, str(folder), **options)

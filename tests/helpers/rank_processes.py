@@ -1,7 +1,7 @@
-"""Ranks as processes that talk over gloo: started once, they run one job after the other, with any number of them.
+"""Ranks as processes over gloo: a pool that runs one job after the other, with any number of ranks.
 
-A job is a function that can be imported, and its arguments; both travel through a pipe. Every job has a process group of its
-own, made of the first few processes, because a loader takes part in the default one.
+A job is a function that can be imported, and its arguments; both are sent through a pipe. Every job has its own process group
+of the first processes, as a loader uses the default one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 60.0
-"""How long a process group waits for a rank, and a caller for a job."""
+"""Timeout of a process group, and of a caller that waits for a job."""
 
 _ATTEMPTS = 4
 _NOT_CONNECTED = "connectFullMesh failed"
@@ -32,7 +32,7 @@ class LostError(Exception):
 
 
 class Pool:
-    """Some processes that wait for jobs."""
+    """Processes that wait for jobs."""
 
     def __init__(self, size: int = 4) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -48,7 +48,7 @@ class Pool:
         return process, own
 
     def run(self, world_size: int, job: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:
-        """Run a job on some ranks and return what each has returned; raise the first error, with the rank as a note."""
+        """Run a job on some ranks and return the result of each; raise the first error, with the rank as a note."""
         outcomes = self.attempt(world_size, job, *args, seconds=seconds)
         for rank, outcome in enumerate(outcomes):
             if isinstance(outcome, BaseException):
@@ -59,16 +59,16 @@ class Pool:
     def attempt(
         self, world_size: int, job: Callable[..., Any], *args: Any, seconds: float = SECONDS, stays: float = SECONDS
     ) -> list[Any]:
-        """Run a job on some ranks, and return errors in the place of what they return.
+        """Run a job on some ranks and return the result or the error of each.
+
+        If gloo cannot connect the processes in time, as on a busy machine, the job runs again.
 
         Args:
-            world_size: How many ranks.
-            job: What each of them runs.
-            args: What it is given.
-            seconds: How long the process group waits for a rank.
-            stays: How long to wait for an answer; who gives none is ended, and has a `LostError`.
-
-        Where gloo cannot connect the processes in time, as on a machine that is busy, all of it is done again.
+            world_size: Number of ranks.
+            job: The function that each rank runs.
+            args: Its arguments.
+            seconds: Timeout of the process group.
+            stays: Timeout of an answer; a process that gives none is ended, and its result is a `LostError`.
         """
         outcomes: list[Any] = []
         for _ in range(_ATTEMPTS):
@@ -98,7 +98,7 @@ class Pool:
         return LostError(f"no answer, exit code {process.exitcode}")
 
     def _heal(self) -> None:
-        """Start the processes again that have ended."""
+        """Restart processes that have ended."""
         for number, (process, pipe) in enumerate(self._members):
             if not process.is_alive():
                 process.join()
@@ -136,7 +136,7 @@ def _group(rank: int, world_size: int, store: str, seconds: float) -> Iterator[N
 
 
 def _serve(pipe: Connection) -> None:
-    """Run jobs until there is none."""
+    """Run jobs until the pool closes."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
 
@@ -152,7 +152,7 @@ def _serve(pipe: Connection) -> None:
 
 
 def _sendable(error: BaseException) -> BaseException:
-    """Return an error as another process can have it, with its traceback as a note; its cause is lost in between."""
+    """Return an error that can be pickled, with its traceback as a note and without its cause."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
         return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
@@ -161,7 +161,7 @@ def _sendable(error: BaseException) -> BaseException:
 
 
 def rank_and_size(_: Sequence[Any] = ()) -> tuple[int, int]:
-    """Return which rank this is, and how many there are."""
+    """Return the rank of this process and the number of ranks."""
     import torch.distributed as dist
 
     return dist.get_rank(), dist.get_world_size()

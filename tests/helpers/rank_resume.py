@@ -1,4 +1,4 @@
-"""Ranks that are threads, and go on at a state for some steps."""
+"""Resume at a state for some steps, with ranks that are threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Make = Callable[..., ss.Loader]
 
 
 def go_on(make: Make, state: State | None, world_size: int, num_steps: int | None = None) -> list[Taken]:
-    """Go on at a state with some ranks, in threads."""
+    """Resume at a state with some ranks, in threads."""
 
     def job(options: Options) -> Taken:
         loader = make(**options)

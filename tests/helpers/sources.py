@@ -54,4 +54,7 @@ class Shards(Source):
 def num_planned(spec: BatchSpec, lengths: Lengths, *, last: bool, world_size: int = 1) -> int:
     """Return how many rows of these lengths a spec plans now."""
     keys = spec.sort_keys(lengths)
-    return spec.num_planned(len(keys), lambda num: LengthCounts.of(keys[:num]), last=last, multiple=world_size)
+    search = spec.search_planned(LengthCounts.of(keys), last=last, multiple=world_size)
+    while search.num_needed is not None:
+        search = search.with_lengths(LengthCounts.of(keys[: search.num_needed]))
+    return search.num_planned

@@ -1,4 +1,4 @@
-"""Stages run on tables, and tokenizers of the kinds that forms of rows tell apart."""
+"""Running `Tokenize` on tables, and tokenizers of each kind that matters to row formats."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def columns_of(stage: Tokenize, /, **columns: Any) -> dict[str, list[Any]]:
 
 
 def transformers_of(tokenizer: Tokenizer, **kwargs: Any) -> Any:
-    """Wrap a tokenizer in one of transformers."""
+    """Return a transformers tokenizer around a copy of a tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.to_str()), **kwargs)
 
 
 def roberta_of(bpe: Tokenizer) -> Tokenizer:
-    """Make of a byte-level BPE one as RoBERTa has it: words begin with a space, ``<s> a </s></s> b </s>``."""
+    """Return a byte-level BPE changed to RoBERTa's: words begin with a space, pairs are ``<s> a </s></s> b </s>``."""
     copy = Tokenizer.from_str(bpe.to_str())
     copy.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     copy.add_special_tokens(["<s>", "</s>"])

@@ -204,7 +204,7 @@ def test_labels_that_nobody_can_know() -> None:
     assert batch.step_num_tokens > batch.num_tokens
     assert batch.num_label_tokens > 0
     with pytest.raises(
-        RuntimeError, match=r"^step_num_label_tokens cannot be known for labels that a function on_batch makes; "
+        RuntimeError, match=r"^step_num_label_tokens cannot be known for labels that on_batch adds without a label_rule"
     ):
         batch.step_num_label_tokens  # noqa: B018 - it raises
     alone = next(iter(make()))

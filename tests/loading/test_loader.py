@@ -420,7 +420,7 @@ def test_device_and_padding_options(source: JsonArrays) -> None:
     """Tensors go to the device, lengths stay on the CPU; padding goes where and what it was asked to be."""
     loader = ss.Loader(source, ss.Bucket(300), device="cpu", pad_values={"input_ids": -7}, padding_side="left", shuffle=False)
     for batch in loader:
-        assert batch.lengths.device.type == batch.device_lengths.device.type == "cpu"
+        assert batch.lengths.device.type == batch.layout.device_lengths.device.type == "cpu"
         assert bool((batch.input_ids[~batch.mask] == -7).all())
         assert bool(batch.mask[:, -1].all())
         for ids, mask, length in zip(batch.input_ids, batch.mask, batch.lengths, strict=True):
@@ -474,4 +474,4 @@ def test_rows_kept_empty_have_a_step_in_every_column(wordpiece_tokenizer: Tokeni
     paired = ss.Tokenize(wordpiece_tokenizer, field=("prompt", "text"), **bare)
     batch = next(iter(ss.Loader(ss.Generator(texts), paired, ss.Bucket(64))))
     assert batch.lengths[1] == 1
-    assert torch.equal(batch.column_lengths["token_type_ids"], batch.lengths)
+    assert torch.equal(batch.layout.column_lengths["token_type_ids"], batch.lengths)

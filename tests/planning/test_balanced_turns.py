@@ -1,4 +1,4 @@
-"""Herding: the order by hand, what every order keeps, and how much nearer the mean it stays than a random one."""
+"""Herding: examples by hand, properties of every order, and how much nearer the mean it stays than a random order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ some_counts = st.tuples(st.integers(0, 50), st.integers(1, 5), st.integers(0, 2*
 
 
 def heavy_tailed(num: int, width: int, seed: int) -> Counts:
-    """Make counts of which a few are many times the mean."""
+    """Return counts with heavy tails: a few are many times the mean."""
     return (20 * np.random.default_rng(seed).pareto(1.5, (num, width))).astype(np.int64)
 
 
 def distance(features: Counts, turns: Counts) -> float:
-    """Return how far the sums of the first few are from so many times the mean: the mean of the squares."""
+    """Return the mean over all ``n`` of the squared distance of the sum of the first ``n`` units from ``n`` times the mean."""
     sums = np.cumsum((features - features.mean(axis=0))[turns], axis=0)
     return float((sums**2).sum(axis=1).mean())
 
@@ -40,7 +40,7 @@ def test_four_units_by_hand() -> None:
 
 
 def test_two_features_by_hand() -> None:
-    """The unit at the mean is first; one that is above in one and below in the other goes before or after its opposite."""
+    """The unit at the mean is first; units that are above the mean in one feature and below it in the other follow."""
     features = np.array([[0, 6], [3, 3], [6, 0]])
     first, *others = balanced_turns(features, KEY, parts=1).tolist()
     assert first == 1
@@ -48,15 +48,15 @@ def test_two_features_by_hand() -> None:
 
 
 def test_the_order_does_not_change_between_versions() -> None:
-    """States saved today mean the same batches tomorrow."""
+    """A state means the same batches in later versions."""
     turns = balanced_turns(scaled(heavy_tailed(24, 3, 0)), KEY)
     assert turns.tolist() == [22, 9, 12, 4, 19, 8, 16, 0, 23, 10, 13, 5, 18, 6, 15, 1, 21, 11, 14, 3, 20, 7, 17, 2]
 
 
 @settings(max_examples=100, deadline=None)
 @given(some_counts, st.integers(1, 60), st.integers(1, 20))
-def test_every_unit_comes_once(counts: Counts, candidates: int, parts: int) -> None:
-    """Also where there are none, or fewer than candidates; the same key gives the same order, however features are ordered."""
+def test_every_unit_appears_once(counts: Counts, candidates: int, parts: int) -> None:
+    """Even without units, or with fewer than candidates; the same key gives the same order, for any order of the features."""
     features = scaled(counts)
     turns = balanced_turns(features, KEY, candidates, parts)
     assert sorted(turns.tolist()) == list(range(len(counts)))
@@ -74,7 +74,7 @@ def test_sums_stay_nearer_the_mean_than_by_chance(num: int, width: int, seed: in
 
 
 def test_more_candidates_follow_the_mean_more_closely() -> None:
-    """One is the even order itself; with sixteen, squares are a ninth of those."""
+    """With one candidate it is the even order itself; with sixteen, the mean square is at most an eighth."""
     features = scaled(heavy_tailed(400, 4, 1))
     found = [np.mean([distance(features, balanced_turns(features, (key,), num)) for key in range(6)]) for num in (1, 4, 16)]
     assert found[0] > 5 * found[1]
@@ -84,7 +84,7 @@ def test_more_candidates_follow_the_mean_more_closely() -> None:
 
 
 def test_lengths_stay_as_even_as_without_features() -> None:
-    """Eight units that follow each other are one of each eighth by length; eight units in all are in the even order."""
+    """Eight consecutive units are one of each eighth by length; only eight units are in the even order."""
     turns = balanced_turns(scaled(heavy_tailed(800, 4, 2)), KEY)
     assert all(sorted((turns[begin : begin + 8] // 100).tolist()) == [*range(8)] for begin in range(0, 800, 8))
     few = balanced_turns(scaled(heavy_tailed(8, 4, 2)), KEY)
@@ -92,7 +92,7 @@ def test_lengths_stay_as_even_as_without_features() -> None:
 
 
 def test_the_key_decides() -> None:
-    """Another one gives another order, also where all units are alike; which eighth it begins with is left to chance."""
+    """Another key gives another order, even for equal units, and a random first eighth."""
     features = np.zeros((50, 2), dtype=np.int64)
     turns = [balanced_turns(features, (key,)).tolist() for key in range(100)]
     assert len(set(map(tuple, turns))) > 90
@@ -100,7 +100,7 @@ def test_the_key_decides() -> None:
 
 
 def test_scaled_counts_by_hand() -> None:
-    """One column that varies by 1; two that vary by 1 each, which is 2 together; none that varies; large numbers."""
+    """One column of variance 1; two of variance 1 each, so 2 together; constant columns; large numbers."""
     assert scaled(np.array([[1], [3]])).tolist() == [[-UNIT], [UNIT]]
     assert scaled(np.array([[0, 5], [2, 7]])).tolist() == [[-46341, -46341], [46341, 46341]]
     assert scaled(np.array([[5, 1]] * 3)).tolist() == [[0, 0]] * 3
@@ -111,7 +111,7 @@ def test_scaled_counts_by_hand() -> None:
 @settings(max_examples=100, deadline=None)
 @given(some_counts, st.sampled_from([1, 1000, 10**7]))
 def test_scaled_counts_vary_by_one_together(counts: Counts, factor: int) -> None:
-    """Whatever they are counts of; where all are alike they stay at 0."""
+    """Any counts have variance 1 together; equal counts are 0."""
     found = scaled(counts * factor)
     variance = float((found.astype(np.float64) ** 2).sum() / max(1, len(counts))) / UNIT**2
     if len(counts) and np.ptp(counts, axis=0).any():

@@ -1,4 +1,4 @@
-"""Batch specs: the plans they make, how much of a window they plan, and what they refuse."""
+"""Batch specs: their plans, how much of a window they plan, and their errors."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ some_lengths = st.lists(st.integers(1, 60), max_size=200).map(lambda values: np.
 
 
 def rows_of(plan: Plan) -> list[list[int]]:
-    """Return the rows of each batch, as served."""
+    """Return the rows of each batch, in the order of the turns."""
     return [plan.rows(turn).tolist() for turn in range(len(plan))]
 
 
 def widths_of(plan: Plan, lengths: npt.NDArray[np.int64]) -> list[int]:
-    """Return the padded length of each batch, as served."""
+    """Return the padded length of each batch, in the order of the turns."""
     widths: list[int] = plan.padded(lengths)[plan.turns].tolist()
     return widths
 
@@ -63,7 +63,7 @@ def test_a_bucket_plans_every_row_once_within_its_limits(spec: Bucket, lengths: 
 @settings(max_examples=60, deadline=None)
 @given(in_orders, some_lengths, st.sampled_from([KEY, None]))
 def test_in_order_plans_every_row_once(spec: Unbucketed, lengths: npt.NDArray[np.int64], key: Any) -> None:
-    """Full batches and a rest; without a key the rows as they are; the width is that of the longest row."""
+    """All batches but the last are full; without a key rows keep their order; the width is the longest row."""
     plan = spec.plan(lengths, key=key)
     served = [row for rows in rows_of(plan) for row in rows]
     assert sorted(served) == list(range(len(lengths)))
@@ -76,7 +76,7 @@ def test_in_order_plans_every_row_once(spec: Unbucketed, lengths: npt.NDArray[np
 @settings(max_examples=60, deadline=None)
 @given(buckets | in_orders, st.integers(0, 100))
 def test_what_is_planned_of_a_window_fills_batches(spec: Bucket | Unbucketed, num_rows: int) -> None:
-    """Where the number of rows counts, the rows of a window that do not fill a batch begin the next one, or end the epoch."""
+    """With a fixed number of rows, those that do not fill a batch begin the next window, or end the epoch."""
     lengths = np.ones(num_rows, dtype=np.int64)
     now, at_end = num_planned(spec, lengths, last=False), num_planned(spec, lengths, last=True)
     if isinstance(spec, Bucket) and spec.max_tokens is not None:
@@ -105,7 +105,7 @@ def test_rounded_lengths_by_hand() -> None:
 
 
 def test_a_fixed_number_of_rows_by_hand() -> None:
-    """Sorted and cut in threes, the rest last."""
+    """Sorted rows, three a batch, with the rest last."""
     lengths = np.array([2, 5, 1, 6, 3, 4, 4])
     plan = Bucket(batch_size=3).plan(lengths, key=None)
     assert rows_of(plan) == [[3, 1, 5], [6, 4, 0], [2]]
@@ -113,7 +113,7 @@ def test_a_fixed_number_of_rows_by_hand() -> None:
 
 
 def test_in_order_by_hand() -> None:
-    """Cut in threes as they come."""
+    """Consecutive rows, three a batch."""
     lengths = np.array([2, 5, 1, 6, 3, 4, 4])
     plan = Unbucketed(3).plan(lengths, key=None)
     assert rows_of(plan) == [[0, 1, 2], [3, 4, 5], [6]]
@@ -122,15 +122,15 @@ def test_in_order_by_hand() -> None:
 
 
 @pytest.mark.parametrize("spec", [Bucket(40), Bucket(batch_size=4), Unbucketed(4)], ids=repr)
-def test_a_key_mixes_batches_and_another_mixes_them_otherwise(spec: Bucket | Unbucketed) -> None:
-    """The same key gives the same plan; another one another."""
+def test_another_key_gives_another_plan(spec: Bucket | Unbucketed) -> None:
+    """The same key gives the same plan, another key another plan."""
     lengths = np.random.default_rng(0).integers(1, 20, 200)
     assert rows_of(spec.plan(lengths, key=KEY)) == rows_of(spec.plan(lengths, key=KEY))
     assert rows_of(spec.plan(lengths, key=KEY)) != rows_of(spec.plan(lengths, key=(0, 1, 17)))
 
 
-def test_batches_that_follow_each_other_have_every_length() -> None:
-    """Any eight batches of a window are one of each eighth by length, and each half of them one of each quarter."""
+def test_consecutive_batches_have_every_length() -> None:
+    """Any eight consecutive batches are one of each eighth by length, and any four are one of each quarter."""
     lengths = np.random.default_rng(0).permutation(np.repeat(np.arange(1, 1025), 8))
     for seed in range(5):
         plan = Bucket(batch_size=8).plan(lengths, key=(seed, 0, 0))
@@ -140,15 +140,15 @@ def test_batches_that_follow_each_other_have_every_length() -> None:
             assert sorted(eighths[start : start + 4] // 2) == list(range(4))
 
 
-def test_without_a_key_batches_come_longest_first() -> None:
-    """``shuffle=False`` serves a window from its longest rows to its shortest."""
+def test_without_a_key_batches_are_longest_first() -> None:
+    """Without a key, a window is served from its longest rows to its shortest."""
     lengths = np.random.default_rng(0).integers(1, 200, 500)
     plan = Bucket(1000).plan(lengths, key=None)
     assert np.concatenate(rows_of(plan)).tolist() == longest_first(lengths, None).tolist()
 
 
 def test_batches_are_estimated_from_rows_and_tokens() -> None:
-    """The limit that makes more batches decides."""
+    """The limit that gives more batches decides."""
     assert Bucket(100).num_batches(7, 1000) == 10
     assert Bucket(100, batch_size=5).num_batches(60, 1000) == 12
     assert Bucket(batch_size=5).num_batches(60, 1000) == 12
@@ -156,8 +156,8 @@ def test_batches_are_estimated_from_rows_and_tokens() -> None:
     assert Bucket(100).num_batches(0, 0) == Unbucketed(5).num_batches(0, 0) == 0
 
 
-def test_windows_hold_256_batches_and_64_mebibytes_unless_told() -> None:
-    """Where one of the two is given, it alone counts; rows that come as they are need no large window."""
+def test_windows_hold_256_batches_and_64_mebibytes_by_default() -> None:
+    """Where only one of the two is given, only it counts; rows that keep their order need no large window."""
     for spec in (Bucket(100), Unbucketed(5), Pack(8, rows=2)):
         assert spec.window_size(shuffle=True) == WindowSize(256, 64 << 20)
     assert Bucket(100, window_batches=3).window_size(shuffle=True) == WindowSize(3, None)
@@ -167,8 +167,8 @@ def test_windows_hold_256_batches_and_64_mebibytes_unless_told() -> None:
     assert Unbucketed(5).window_size(shuffle=False) == WindowSize(256, None)
 
 
-def test_how_much_of_a_window_rows_are_by_hand() -> None:
-    """Both numbers must be reached; ids count four bytes each, and records as read by half."""
+def test_the_share_of_a_window_by_hand() -> None:
+    """Both numbers must be reached; an id counts four bytes, and records as read count half."""
     size = WindowSize(10, 4000)
     assert size.share(num_batches=5, num_tokens=2000, read_bytes=0, world_size=1) == 0.5
     assert size.share(num_batches=20, num_tokens=250, read_bytes=0, world_size=1) == 0.25
@@ -216,8 +216,8 @@ def test_fingerprints_are_json_and_name_each_argument() -> None:
         ),
     ],
 )
-def test_arguments_out_of_range_are_refused(make: Any, message: str) -> None:
-    """The message has the argument as it was typed, the rule and the value."""
+def test_arguments_out_of_range_raise(make: Any, message: str) -> None:
+    """The message has the name of the argument, the rule and the value."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         make()
 
@@ -240,13 +240,13 @@ def test_the_least_that_is_allowed_is_allowed() -> None:
 )
 @pytest.mark.parametrize("limit", [10**30, 1e30, float("inf")])
 def test_a_size_that_limits_nothing(make: Callable[[Any], Any], name: str, limit: float) -> None:
-    """A model_max_length that stands for no limit is refused where something must be limited."""
+    """A ``model_max_length`` that means no limit raises where a limit is needed."""
     with pytest.raises(ValueError, match=rf"^{name} must be below 2\*\*31, got .*; a model_max_length so large says"):
         make(limit)
 
 
 def test_numbers_of_numpy_become_plain() -> None:
-    """What is printed, compared and saved is the same as with numbers of Python."""
+    """Text, comparisons and states are the same as with numbers of Python."""
     assert repr(Bucket(np.int64(64), batch_size=np.int32(8))) == "Bucket(max_tokens=64, batch_size=8)"
     assert json.dumps(Pack(np.int64(64), rows=np.uint8(2)).fingerprint()) == json.dumps(Pack(64, rows=2).fingerprint())
     assert json.dumps(Unbucketed(np.int64(3)).fingerprint()) == json.dumps(Unbucketed(3).fingerprint())

@@ -1,4 +1,4 @@
-"""Packing sequences into rows: the same rows as plain best fit decreasing, and examples worked out by hand."""
+"""Packing sequences into rows: the same rows as plain best fit decreasing, and examples by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def descending(lengths: list[int]) -> Lengths:
 
 
 def packed(lengths: Lengths, row_length: int) -> list[list[int]]:
-    """Return the positions in each row, after checking their form."""
+    """Return the positions in each row, after checks of their form."""
     order, cuts = pack_rows(lengths, row_length)
     assert order.dtype == cuts.dtype == np.int64
     assert cuts[0] == 0
@@ -29,7 +29,7 @@ def packed(lengths: Lengths, row_length: int) -> list[list[int]]:
 
 
 def best_fit(lengths: Lengths, row_length: int) -> list[list[int]]:
-    """Pack one sequence at a time: into the row with least room that has enough, the one that has had that room for longest."""
+    """Pack one sequence at a time, into the row with the least sufficient room, of several the one that got this room first."""
     rows: list[list[int]] = []
     room: list[int] = []
     since: list[int] = []
@@ -51,7 +51,7 @@ row_lengths = st.integers(1, 40) | st.sampled_from([48, 64, 100, 127, 128, 129])
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Lengths, int]:
-    """Draw a row length, and sequences of any kind that fit: all lengths, or few, or all short, up to the whole row."""
+    """Draw a row length, and sequences that fit: of all lengths, of few lengths, or only short ones."""
     row_length = draw(row_lengths)
     longest = draw(st.sampled_from([row_length, max(1, row_length // 2), max(1, row_length // 5)]))
     some_lengths = draw(st.lists(st.integers(1, longest), min_size=1, max_size=draw(st.sampled_from([3, 40]))))
@@ -61,7 +61,7 @@ def problems(draw: st.DrawFn) -> tuple[Lengths, int]:
 @some
 @given(problems())
 def test_rows_are_those_of_best_fit_decreasing(problem: tuple[Lengths, int]) -> None:
-    """Row for row and place for place, what comes out is what packing one sequence at a time makes."""
+    """Every row and every position is the same as with packing one sequence at a time."""
     lengths, row_length = problem
     assert packed(lengths, row_length) == best_fit(lengths, row_length)
 
@@ -85,7 +85,7 @@ def test_rows_by_hand() -> None:
     order, cuts = pack_rows(lengths, 10)
     assert order.tolist() == [0, 6, 1, 3, 2, 4, 5, 7]
     assert cuts.tolist() == [0, 2, 4, 6, 8]
-    order, cuts = pack_rows(lengths, 11)  # 7 takes a 4, 6 and 6 one each, 3 opens a row which has room for the 2
+    order, cuts = pack_rows(lengths, 11)  # 7 takes a 4, 6 and 6 one each; the 3 opens a row, with room for the 2
     assert order.tolist() == [0, 3, 1, 4, 2, 5, 6, 7]
     assert cuts.tolist() == [0, 2, 4, 6, 8]
     order, cuts = pack_rows(lengths, 12)  # 6 takes 6; 7 takes a 4; the other 4s and the 3 are 11, the 2 opens a row
@@ -100,15 +100,15 @@ def test_the_fullest_row_is_taken_even_if_it_is_younger() -> None:
     assert cuts.tolist() == [0, 1, 3, 4]
 
 
-def test_of_equally_full_rows_that_which_has_been_so_for_longest_is_taken() -> None:
-    """Both rows come to hold 12 of 13 tokens: that of the 7 first, as the 5 fits nowhere else, so the first 1 is its."""
+def test_of_equally_full_rows_the_first_to_be_so_is_taken() -> None:
+    """Two rows get 12 of 13 tokens: that of the 7 first, as the 5 fits nowhere else, so it takes the first 1."""
     order, cuts = pack_rows(np.array([9, 7, 5, 3, 1, 1]), 13)
     assert order.tolist() == [0, 3, 5, 1, 2, 4]
     assert cuts.tolist() == [0, 3, 6]
 
 
-def test_rows_that_were_passed_over_keep_their_turn() -> None:
-    """The rows of 26 and that of 21 and 5 have room for 4; the first takes the 3, the 2 is the second's and not the third's."""
+def test_skipped_rows_keep_their_turn() -> None:
+    """Three rows have 26 tokens and room for 4: the first takes the 3, and the second, not the third, takes the 2."""
     order, cuts = pack_rows(np.array([26, 26, 21, 5, 3, 2]), 30)
     assert order.tolist() == [0, 4, 1, 5, 2, 3]
     assert cuts.tolist() == [0, 2, 4, 6]
@@ -116,7 +116,7 @@ def test_rows_that_were_passed_over_keep_their_turn() -> None:
 
 @pytest.mark.parametrize("row_length", [1, 2, 7, 100, 2048, 2047, 1 << 17])
 def test_sequences_as_long_as_a_row_fill_one_each(row_length: int) -> None:
-    """A row is full with a sequence of its length, whatever the length is: nothing is cut, nothing joins it."""
+    """A sequence of the row length fills a row of its own, for any length."""
     order, cuts = pack_rows(np.full(5, row_length), row_length)
     assert order.tolist() == [0, 1, 2, 3, 4]
     assert cuts.tolist() == [0, 1, 2, 3, 4, 5]
@@ -126,13 +126,13 @@ def test_sequences_as_long_as_a_row_fill_one_each(row_length: int) -> None:
     ("row_length", "sizes"), [(20, [2] * 5 + [1]), (21, [3] * 3 + [2]), (69, [9, 2]), (77, [11]), (7, [1] * 11)]
 )
 def test_equal_sequences_fill_row_after_row(row_length: int, sizes: list[int]) -> None:
-    """Eleven sequences of 7 go as many to a row as fit, in the order given, the rest in the last row."""
+    """Eleven sequences of 7 fill rows in their order, with the rest in the last row."""
     order, cuts = pack_rows(np.full(11, 7), row_length)
     assert order.tolist() == list(range(11))
     assert np.diff(cuts).tolist() == sizes
 
 
-def test_no_sequences_make_no_rows() -> None:
+def test_no_sequences_give_no_rows() -> None:
     """An empty window has no rows."""
     order, cuts = pack_rows(np.empty(0, dtype=np.int64), 10)
     assert (order.tolist(), cuts.tolist()) == ([], [0])
@@ -140,14 +140,14 @@ def test_no_sequences_make_no_rows() -> None:
 
 
 def test_more_rows_than_16_bits_count() -> None:
-    """Beyond 65,536 rows sequences are still in their own row, in order."""
+    """With more than 65,536 rows, sequences are still in their rows, in order."""
     order, cuts = pack_rows(np.array([2] * 70_000 + [1] * 70_000), 3)
     assert (np.diff(cuts) == 2).all()
     assert (order.reshape(-1, 2) == np.arange(70_000)[:, None] + [0, 70_000]).all()
 
 
-def test_packing_is_quick() -> None:
-    """Forty thousand sequences take milliseconds: what is looped over is distinct lengths and distinct rooms."""
+def test_packing_is_fast() -> None:
+    """Forty thousand sequences take milliseconds, as the loop is over distinct lengths and distinct rooms."""
     lengths = descending(np.minimum(np.random.default_rng(0).lognormal(5, 1, 40_000).astype(np.int64) + 1, 2048).tolist())
     begun = time.perf_counter()
     _, cuts = pack_rows(lengths, 2048)
@@ -155,8 +155,8 @@ def test_packing_is_quick() -> None:
     assert lengths.sum() / (2048 * (len(cuts) - 1)) > 0.995
 
 
-def test_a_sequence_longer_than_a_row_is_refused() -> None:
-    """The message has its length, that of a row, and what to change; one of exactly the row is fine."""
+def test_a_sequence_longer_than_a_row_raises() -> None:
+    """The message has its length, the row length, and the remedy."""
     message = r"^sequence of 2,113 tokens cannot fit row_length=2048; raise row_length or set Pack\(overflow=\.\.\.\)$"
     with pytest.raises(ValueError, match=message):
         pack_rows(np.array([2113, 5]), 2048)
@@ -164,7 +164,7 @@ def test_a_sequence_longer_than_a_row_is_refused() -> None:
         pack_rows(np.array([2049, 5]), 2048)
 
 
-def test_a_sequence_without_tokens_is_refused() -> None:
-    """There is no row that a sequence of no tokens has a place in."""
+def test_a_sequence_without_tokens_raises() -> None:
+    """The message has the least length."""
     with pytest.raises(ValueError, match=r"^sequence must have at least 1 token, got 0$"):
         pack_rows(np.array([3, 1, 0]), 10)

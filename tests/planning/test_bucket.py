@@ -1,4 +1,4 @@
-"""Buckets of fixed shapes, of rows in multiples, under other costs, and of rows with several sides."""
+"""Buckets with fixed shapes, with multiples of rows, with the cost of attention, and with rows of several sides."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ keys = st.sampled_from([KEY, None])
 
 
 def batches_of(plan: Plan) -> list[list[int]]:
-    """Return the rows of each batch, as served, those made up too."""
+    """Return the rows of each batch, in the order of the turns, with made-up rows."""
     return [plan.order[plan.cuts[batch] : plan.cuts[batch + 1]].tolist() for batch in plan.turns]
 
 
 def every_row_once(plan: Plan, num_rows: int) -> bool:
-    """Say whether the plan has each row once, and what is made up at the end of batches."""
+    """Return whether the plan has each row once, and made-up rows only at the end of batches."""
     real = [row for batch in batches_of(plan) for row in batch if row != MADE_UP]
     at_the_end = all(MADE_UP not in batch[: len(batch) - batch.count(MADE_UP)] for batch in batches_of(plan))
     return sorted(real) == list(range(num_rows)) and at_the_end
@@ -38,7 +38,7 @@ def every_row_once(plan: Plan, num_rows: int) -> bool:
 def test_every_batch_has_one_of_the_shapes(
     lengths: npt.NDArray[np.int64], num_shapes: int, multiple_of: int, rows_multiple_of: int, key: Any
 ) -> None:
-    """Chosen from lengths or given, at most as many as wanted, within the budget; every row once, one batch filled up."""
+    """Shapes are chosen from lengths, no more than asked for, within the budget; every row once, one batch filled up."""
     asked = Bucket(240, shapes=num_shapes, multiple_of=multiple_of, rows_multiple_of=rows_multiple_of)
     spec = asked.fitted(lengths[: len(lengths) // 2], 60)
     shapes: Any = spec.shapes
@@ -52,12 +52,12 @@ def test_every_batch_has_one_of_the_shapes(
         width = plan.width(batch, int(lengths[rows[rows != MADE_UP]].max()))
         assert (len(rows), width) in shapes
         assert lengths[rows[rows != MADE_UP]].max() <= width
-    assert sum(made > 0 for made in plan.num_made) <= 1
-    assert spec.fitted(lengths, 60) is spec, "what is decided stays"
+    assert sum(num > 0 for num in plan.num_made) <= 1
+    assert spec.fitted(lengths, 60) is spec, "chosen shapes stay"
 
 
 def test_shapes_by_hand() -> None:
-    """Shapes 2 x 6 and 4 x 3: 6 5 | 4 with 3, which is free | 3 2 1 and one made up."""
+    """Shapes 2 x 6 and 4 x 3: 6 5 | 4 and a 3 beside it | 3 2 1 and a made-up row."""
     lengths = np.array([2, 5, 3, 6, 3, 4, 1])
     plan = Bucket(shapes=[(4, 3), (2, 6)]).plan(lengths, key=None)
     assert batches_of(plan) == [[3, 1], [5, 2], [4, 0, 6, MADE_UP]]
@@ -67,20 +67,20 @@ def test_shapes_by_hand() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(some_lengths, st.integers(2, 5), keys, st.sampled_from([None, 4]))
-def test_rows_come_in_multiples(lengths: npt.NDArray[np.int64], group: int, key: Any, batch_size: int | None) -> None:
-    """Every batch has a multiple of rows within the budget, made-up ones counted, of which there is less than one group."""
-    spec = Bucket(60 * group, rows_multiple_of=group, batch_size=batch_size and batch_size * group)
+def test_rows_are_multiples(lengths: npt.NDArray[np.int64], multiple: int, key: Any, batch_size: int | None) -> None:
+    """Every batch has a multiple of rows within the budget, and fewer made-up rows than one multiple in all."""
+    spec = Bucket(60 * multiple, rows_multiple_of=multiple, batch_size=batch_size and batch_size * multiple)
     plan = spec.plan(lengths, key=key)
     assert every_row_once(plan, len(lengths))
     for rows, width in zip(np.diff(plan.cuts), plan.padded(lengths), strict=True):
-        assert rows % group == 0
-        assert rows * width <= 60 * group
-        assert batch_size is None or rows <= batch_size * group
-    assert sum(plan.num_made) < group
+        assert rows % multiple == 0
+        assert rows * width <= 60 * multiple
+        assert batch_size is None or rows <= batch_size * multiple
+    assert sum(plan.num_made) < multiple
 
 
 def test_rows_in_multiples_by_hand() -> None:
-    """Pairs of rows under 16 tokens: 6 5 | 4 3 with 3 2 | 1 with one made up."""
+    """Pairs of rows, at most 16 tokens: 6 5 | 4 3 3 2 | 1 and a made-up row."""
     lengths = np.array([2, 5, 3, 6, 3, 4, 1])
     plan = Bucket(16, rows_multiple_of=2).plan(lengths, key=None)
     assert batches_of(plan) == [[3, 1], [5, 2, 4, 0], [6, MADE_UP]]
@@ -89,7 +89,7 @@ def test_rows_in_multiples_by_hand() -> None:
 @settings(max_examples=60, deadline=None)
 @given(some_lengths, keys)
 def test_attention_has_its_own_cost(lengths: npt.NDArray[np.int64], key: Any) -> None:
-    """Rows times L + L**2 / 6d stays within the budget; short rows may be as many as tokens allow."""
+    """Rows times L + L**2 / 6d stays within the budget."""
     plan = Bucket(400, cost="attention", hidden_size=2).plan(lengths, key=key)
     assert every_row_once(plan, len(lengths))
     for rows, width in zip(np.diff(plan.cuts), plan.padded(lengths), strict=True):
@@ -102,8 +102,8 @@ def test_attention_by_hand() -> None:
     assert batches_of(plan) == [[1], [3], [0, 2, 4]]
 
 
-def test_attention_costs_parts_of_a_token() -> None:
-    """With a width of 32, rows of 8 cost 8 + 1/3: twelve fit a budget of 100, where a cost of 9 would leave room for 11."""
+def test_attention_costs_fractions_of_a_token() -> None:
+    """With a width of 32, rows of 8 cost 8 + 1/3: twelve fit a budget of 100; with a cost of 9 only eleven would."""
     plan = Bucket(100, cost="attention", hidden_size=32).plan(np.full(24, 8), key=None)
     assert [len(batch) for batch in batches_of(plan)] == [12, 12]
 
@@ -116,7 +116,7 @@ def test_attention_costs_parts_of_a_token() -> None:
     keys,
 )
 def test_sides_share_the_budget(pairs: list[tuple[int, int]], multiple_of: int, batch_size: int | None, key: Any) -> None:
-    """Rows times the sum of the longest of each side stays within the budget; rows come longest first by the first side."""
+    """Rows times the sum of the longest of each side stays within the budget; rows are longest first by the first side."""
     lengths = np.array(pairs)
     spec = Bucket(128, columns=("source_ids", "target_ids"), multiple_of=multiple_of, batch_size=batch_size)
     plan = spec.plan(lengths, key=key)
@@ -146,12 +146,12 @@ def test_sides_share_the_budget(pairs: list[tuple[int, int]], multiple_of: int, 
     ids=str,
 )
 def test_the_largest_batch_by_hand(spec: Bucket, max_length: int | None, expected: tuple[int, int]) -> None:
-    """Of the shapes that can occur it is the one that takes the most memory."""
+    """Of the possible shapes it is the one that needs the most memory."""
     assert spec.largest(max_length) == expected
 
 
 def test_shapes_are_read_from_a_file(tmp_path: Path) -> None:
-    """What `json.dump` wrote of a list of shapes is that list; it prints and has a fingerprint like one."""
+    """A file that `json.dump` has written gives the same bucket as the list, with the same text and fingerprint."""
     (tmp_path / "shapes.json").write_text(json.dumps([[2, 60], (8, 16)]))
     spec = Bucket(shapes=str(tmp_path / "shapes.json"))
     assert spec == Bucket(shapes=[(8, 16), (2, 60)])
@@ -209,14 +209,14 @@ def test_shapes_are_read_from_a_file(tmp_path: Path) -> None:
         (lambda: Bucket(64).largest(65), "sequence of 65 tokens cannot fit max_tokens=64; raise max_tokens or set Tokenize"),
     ],
 )
-def test_what_leaves_no_room_is_refused(make: Any, message: str) -> None:
-    """Where possible when the bucket is made; the message has the values, the limit and the remedy."""
+def test_limits_without_room_raise(make: Any, message: str) -> None:
+    """The message has the values, the limit and the remedy; where possible, the constructor raises."""
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_one_process_serves_long_and_short_batches_in_turn() -> None:
-    """Under a budget too, where each of several ranks would take lengths of its own: of any two batches one is a long one."""
+def test_on_one_rank_long_and_short_batches_alternate() -> None:
+    """Of any two batches one is long, with a budget too, which gives several ranks a mixed plan."""
     lengths = np.random.default_rng(0).integers(1, 200, 2000)
     plan = Bucket(2000).plan(lengths, key=KEY)
     is_long = plan.turns < len(plan) / 2

@@ -1,4 +1,4 @@
-"""Cutting rows into batches: properties on any lengths, and examples computed by hand."""
+"""Cutting rows into batches: properties for any lengths, and examples by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def slots_of(lengths: Lengths, cuts: Cuts | tuple[int, ...]) -> int:
 
 
 def check_limits(lengths: Lengths, cuts: Cuts, max_tokens: int | None, max_rows: int | None) -> None:
-    """Check that every row comes once and no batch is over a limit."""
+    """Check that every row appears once and no batch exceeds a limit."""
     assert cuts.dtype == np.int64
     assert cuts[0] == 0
     assert cuts[-1] == len(lengths)
@@ -67,7 +67,7 @@ def test_plans_hold_every_row_within_the_limits(lengths: Lengths, max_tokens: in
 @few
 @given(lengths_of_any_kind, st.integers(1, 40))
 def test_a_number_of_rows_alone_fills_every_batch(lengths: Lengths, max_rows: int) -> None:
-    """With no budget of tokens all batches but the last have as many rows as are allowed."""
+    """Without a budget all batches but the last have the most rows allowed."""
     cuts = plan_batches(lengths, max_rows=max_rows)
     check_limits(lengths, cuts, None, max_rows)
     assert (np.diff(cuts)[:-1] == max_rows).all()
@@ -100,7 +100,7 @@ def test_no_plan_of_as_many_batches_pads_less(
 @few
 @given(st.lists(st.integers(3, 12), min_size=4, max_size=10).map(descending), st.sampled_from([0.02, 0.06, 0.3, 1.0]))
 def test_what_a_batch_costs_is_weighed_against_padding(lengths: Lengths, step_cost: float) -> None:
-    """Where batches may be as many as they like, slots and the cost of batches together are the least there are."""
+    """Where the number of batches is not limited, slots plus the cost of batches are minimal."""
     max_tokens = 24
     cost = step_cost * max_tokens
     plans = all_plans(lengths, max_tokens, None)
@@ -112,8 +112,8 @@ def test_what_a_batch_costs_is_weighed_against_padding(lengths: Lengths, step_co
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_smaller_budget_filled_greedily_is_no_way_round(seed: int) -> None:
-    """Greedy filling with a smaller budget, where it makes as many batches, hardly ever pads less, and then next to nothing."""
+def test_a_smaller_budget_filled_greedily_is_no_better(seed: int) -> None:
+    """Greedy filling with a smaller budget and as many batches pads at most 0.2 % less."""
     rng = np.random.default_rng(seed)
     lengths = descending(np.minimum(rng.lognormal(3, 1, 3000).astype(np.int64) + 1, 400).tolist())
     max_tokens = int(rng.integers(1000, 8000))
@@ -124,7 +124,7 @@ def test_a_smaller_budget_filled_greedily_is_no_way_round(seed: int) -> None:
 
 
 def test_greedy_filling_by_hand() -> None:
-    """Batches are filled to the brim: 2 x 4 and 4 x 2 are exactly 8 tokens; three rows are exactly three."""
+    """Batches are filled completely: 2 x 4 and 4 x 2 are exactly 8 tokens; three rows are exactly three."""
     lengths = np.array([4, 4, 2, 2, 2, 2, 1])
     assert fitting_rows(lengths, 8, None).tolist() == [2, 2, 4, 4, 4, 4, 8]
     assert fill_greedily(fitting_rows(lengths, 8, None)).tolist() == [0, 2, 6, 7]
@@ -134,7 +134,7 @@ def test_greedy_filling_by_hand() -> None:
 
 
 def test_a_plan_by_hand() -> None:
-    """Greedy filling makes 2 x 10 and 3 x 5, 35 slots; 1 x 10 and 4 x 5 are 30, and the latter is exactly the budget."""
+    """Greedy filling has 2 x 10 and 3 x 5, 35 slots; 1 x 10 and 4 x 5 are 30, and 4 x 5 is exactly the budget."""
     lengths = np.array([10, 5, 5, 5, 5])
     assert plan_batches(lengths, max_tokens=20).tolist() == [0, 1, 5]
     assert plan_batches(lengths, max_tokens=19).tolist() == [0, 1, 2, 5]  # 10 + 5 + 15, of three such plans the first
@@ -144,7 +144,7 @@ def test_a_plan_by_hand() -> None:
 
 
 def test_a_plan_with_more_batches_by_hand() -> None:
-    """Of 26 rows, 25 batches are the fewest; a 26th saves 4 slots and is made while it costs less, 4 % being allowed."""
+    """Of 26 rows, 25 batches are the fewest; a 26th saves 4 slots, and is used while it costs less, as 4 % are allowed."""
     lengths = np.array([10] * 24 + [5, 1])
     assert fill_greedily(fitting_rows(lengths, 10, None)).tolist() == [*range(25), 26]
     assert plan_batches(lengths, max_tokens=10, step_cost=0.39).tolist() == list(range(27))
@@ -152,30 +152,30 @@ def test_a_plan_with_more_batches_by_hand() -> None:
     assert plan_batches(lengths[1:], max_tokens=10, step_cost=0.39).tolist() == [*range(24), 25]  # 24, and 4 % of it is none
 
 
-def test_no_rows_make_no_batches() -> None:
+def test_no_rows_give_no_batches() -> None:
     """An empty window has an empty plan."""
     none = np.array([], dtype=np.int64)
     assert plan_batches(none, max_tokens=10).tolist() == [0]
     assert plan_batches(none, max_rows=10).tolist() == [0]
 
 
-def test_many_equal_rows_are_planned_quickly() -> None:
-    """The cuts considered follow from the batches, not from the rows: a million rows of one length are nothing."""
+def test_many_equal_rows_are_planned_fast() -> None:
+    """The number of candidates depends on batches, not on rows: a million rows of one length take no time."""
     lengths = np.full(1_000_000, 3, dtype=np.int64)
     cuts = plan_batches(lengths, max_tokens=30_000)
     assert np.diff(cuts).tolist() == [10_000] * 100
 
 
 def test_batches_that_cost_nothing_are_still_limited() -> None:
-    """A step cost of 0 ends, with no more batches than are allowed."""
+    """With a step cost of 0 the search ends, with no more batches than allowed."""
     lengths = np.arange(100, 0, -1)
     cuts = plan_batches(lengths, max_tokens=200, step_cost=0.0)
     greedy = fill_greedily(fitting_rows(lengths, 200, None))
     assert len(cuts) - 1 <= max(len(greedy) - 1, 1.04 * (len(greedy) - 1))
 
 
-def test_a_row_over_the_budget_is_refused() -> None:
-    """The message has the length, the budget, and what to change; a row of exactly the budget is fine."""
+def test_a_row_over_the_budget_raises() -> None:
+    """The message has the length, the budget, and the remedy; a row of exactly the budget fits."""
     message = r"^sequence of 2,113 tokens cannot fit max_tokens=2048; raise max_tokens or set Tokenize\(max_length=\.\.\.\)$"
     with pytest.raises(ValueError, match=message):
         plan_batches(np.array([2113, 5]), max_tokens=2048)
@@ -183,6 +183,6 @@ def test_a_row_over_the_budget_is_refused() -> None:
 
 
 def test_a_limit_must_be_given() -> None:
-    """Without a limit there is no plan."""
+    """Without any limit an error is raised."""
     with pytest.raises(ValueError, match=r"^max_tokens or max_rows must be given, got neither$"):
         plan_batches(np.array([3, 2]))

@@ -1,4 +1,4 @@
-"""Groups of a window, and what ranks take of them: alike, or each of them groups of its own."""
+"""Global plans and the schedules of ranks: shared global batches, and mixed plans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
-from seqstream.planning.global_plan import GlobalPlan, ListedOrder, split_groups
+from seqstream.planning.global_plan import GlobalPlan, ListedOrder, split_to_multiple
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
 from seqstream.planning.tie_order import SpreadTies
@@ -20,96 +20,96 @@ from seqstream.planning.tie_order import SpreadTies
 quick = settings(max_examples=80, deadline=None)
 
 
-def grouping_of(
-    sizes: Sequence[int], turns: Sequence[int], batches_per_step: int, *, is_mixed: bool = True, room: int = 3
+def plan_of(
+    sizes: Sequence[int], turns: Sequence[int], batches_per_step: int, *, is_mixed: bool = True, max_rows: int = 3
 ) -> GlobalPlan:
-    """Make a grouping whose places are the rows as sorted."""
+    """Return a plan whose places are row numbers."""
     cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
     ones = np.ones(len(sizes), dtype=np.int64)
     order = SpreadTies.of(np.array([cuts[-1]]), None)
-    return GlobalPlan(order, cuts, np.array(turns), room * ones, ones, batches_per_step=batches_per_step, is_mixed=is_mixed)
+    return GlobalPlan(order, cuts, np.array(turns), max_rows * ones, ones, batches_per_step=batches_per_step, is_mixed=is_mixed)
 
 
-def listed(steps: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
-    """Return of all that ranks take at once group, first place and rows of each part; rows served after it; and its step."""
-    parts = [*zip(steps.groups.tolist(), steps.begins.tolist(), steps.sizes.tolist(), strict=True)]
-    at_once = [parts[at : at + steps.width] for at in range(0, len(parts), steps.width)]
-    return [*zip(at_once, steps.after.tolist(), steps.numbers.tolist(), strict=True)]
+def listed(schedule: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
+    """Return for each turn the global batch, first place and size of its parts; the places served after it; and its step."""
+    parts = [*zip(schedule.global_batches.tolist(), schedule.first_places.tolist(), schedule.sizes.tolist(), strict=True)]
+    at_once = [parts[at : at + schedule.parts_per_turn] for at in range(0, len(parts), schedule.parts_per_turn)]
+    return [*zip(at_once, schedule.after.tolist(), schedule.numbers.tolist(), strict=True)]
 
 
 @pytest.fixture
 def six() -> GlobalPlan:
-    """Groups of 2 to 7 rows, of which a step has four: 3, 0, 5 and 1, then 4 and 2."""
-    return grouping_of([2, 3, 4, 5, 6, 7], [3, 0, 5, 1, 4, 2], 4)
+    """Global batches of 2 to 7 rows; the first step has the global batches 3, 0, 5 and 1, the second 4 and 2."""
+    return plan_of([2, 3, 4, 5, 6, 7], [3, 0, 5, 1, 4, 2], 4)
 
 
-# --- Splitting groups ---
+# --- Splitting global batches ---
 
 
-def test_groups_are_split_in_halves() -> None:
-    """The worked example: groups of four, one and four rows, made up to four, five and seven groups."""
+def test_global_batches_are_split_in_halves() -> None:
+    """The worked example: global batches of four, one and four rows become four, five and seven."""
     cuts = np.array([0, 4, 5, 9])
-    assert split_groups(cuts, 1).tolist() == split_groups(cuts, 3).tolist() == [0, 4, 5, 9]
-    assert split_groups(cuts, 4).tolist() == [0, 2, 4, 5, 9]
-    assert split_groups(cuts, 5).tolist() == [0, 2, 4, 5, 7, 9]
-    assert split_groups(cuts, 7).tolist() == [0, 1, 2, 4, 5, 6, 7, 9], "first all that can be, then some of the halves"
-    assert split_groups(np.array([0, 3, 6, 9, 12, 15]), 7).tolist() == [0, 2, 3, 6, 8, 9, 12, 15], "evenly apart"
+    assert split_to_multiple(cuts, 1).tolist() == split_to_multiple(cuts, 3).tolist() == [0, 4, 5, 9]
+    assert split_to_multiple(cuts, 4).tolist() == [0, 2, 4, 5, 9]
+    assert split_to_multiple(cuts, 5).tolist() == [0, 2, 4, 5, 7, 9]
+    assert split_to_multiple(cuts, 7).tolist() == [0, 1, 2, 4, 5, 6, 7, 9], "first all of several rows, then some of the halves"
+    assert split_to_multiple(np.array([0, 3, 6, 9, 12, 15]), 7).tolist() == [0, 2, 3, 6, 8, 9, 12, 15], "evenly apart"
 
 
 def test_what_cannot_be_split_stays() -> None:
-    """Groups of one row stay as they are, however few they are; and so does nothing."""
-    assert split_groups(np.array([0, 1, 2]), 4).tolist() == [0, 1, 2]
-    assert split_groups(np.array([0, 1, 3]), 4).tolist() == [0, 1, 2, 3]
-    assert split_groups(np.array([0]), 4).tolist() == [0]
+    """Global batches of one row stay as they are, even if they are too few; and so does an empty plan."""
+    assert split_to_multiple(np.array([0, 1, 2]), 4).tolist() == [0, 1, 2]
+    assert split_to_multiple(np.array([0, 1, 3]), 4).tolist() == [0, 1, 2, 3]
+    assert split_to_multiple(np.array([0]), 4).tolist() == [0]
 
 
 @quick
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 40))
 def test_splitting_adds_the_fewest_cuts(sizes: list[int], multiple: int) -> None:
-    """The number of groups is a multiple, or all have one row; cuts stay where they were, and no more are added than needed."""
+    """The number of global batches is a multiple, or all have one row; old cuts stay, and the fewest are added."""
     cuts = np.append(0, np.cumsum(sizes)).astype(np.int64)
-    found = split_groups(cuts, multiple)
+    found = split_to_multiple(cuts, multiple)
     assert set(cuts.tolist()) <= set(found.tolist())
     assert (np.diff(found) >= 1).all()
     assert len(found) - 1 == min(-(-len(sizes) // multiple) * multiple, sum(sizes))
 
 
-# --- Steps where each rank takes groups of its own ---
+# --- Turns of mixed plans ---
 
 
-def test_each_rank_takes_groups_of_its_own(six: GlobalPlan) -> None:
-    """The worked example: two ranks take two groups at once, in their turns; the first step has four groups, the last two."""
-    steps = cut_steps(six, 0, 2)
-    assert listed(steps) == [
+def test_each_rank_takes_its_own_global_batches(six: GlobalPlan) -> None:
+    """The worked example: two ranks take two global batches a turn; the first step has four of them, the last two."""
+    schedule = cut_steps(six, 0, 2)
+    assert listed(schedule) == [
         ([(3, 9, 5), (0, 0, 2)], 7, 0),
         ([(5, 20, 7), (1, 2, 3)], 17, 0),
         ([(4, 14, 6), (2, 5, 4)], 27, 1),
     ]
-    assert steps.ends.tolist() == [False, True, True]
+    assert schedule.ends.tolist() == [False, True, True]
     assert six.num_steps == 2
 
 
-def test_the_last_groups_of_a_step_are_split(six: GlobalPlan) -> None:
-    """The worked example: three ranks have a fourth group left in thirds, and the larger of two in halves."""
-    steps = cut_steps(six, 0, 3)
-    assert listed(steps) == [
+def test_the_last_global_batches_of_a_step_are_split(six: GlobalPlan) -> None:
+    """The worked example: for three ranks the fourth global batch is split in thirds, and the larger of two in halves."""
+    schedule = cut_steps(six, 0, 3)
+    assert listed(schedule) == [
         ([(3, 9, 5), (0, 0, 2), (5, 20, 7)], 14, 0),
         ([(1, 2, 1), (1, 3, 1), (1, 4, 1)], 17, 0),
         ([(4, 14, 3), (4, 17, 3), (2, 5, 4)], 27, 1),
     ]
-    assert steps.is_repeated is None
+    assert schedule.is_repeated is None
 
 
-def test_the_group_with_the_most_rows_a_part_is_split() -> None:
-    """The worked example: five ranks have nine rows in thirds, by when four rows are more than three, and those in halves."""
-    steps = cut_steps(grouping_of([4, 9], [1, 0], 2), 0, 5)
-    assert listed(steps) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
+def test_the_global_batch_with_the_most_rows_a_part_is_split() -> None:
+    """The worked example: for five ranks nine rows are split in thirds; then four rows are more than three, and split."""
+    schedule = cut_steps(plan_of([4, 9], [1, 0], 2), 0, 5)
+    assert listed(schedule) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
 
 
-def test_one_rank_takes_group_after_group(six: GlobalPlan) -> None:
-    """One rank goes through all groups in their turns, and steps end where they did."""
-    steps = cut_steps(six, 0, 1)
-    assert [parts for parts, _, _ in listed(steps)] == [
+def test_one_rank_takes_one_global_batch_after_the_other(six: GlobalPlan) -> None:
+    """One rank takes one global batch a turn, and steps end at the same global batches."""
+    schedule = cut_steps(six, 0, 1)
+    assert [parts for parts, _, _ in listed(schedule)] == [
         [(3, 9, 5)],
         [(0, 0, 2)],
         [(5, 20, 7)],
@@ -117,98 +117,98 @@ def test_one_rank_takes_group_after_group(six: GlobalPlan) -> None:
         [(4, 14, 6)],
         [(2, 5, 4)],
     ]
-    assert steps.numbers.tolist() == [0, 0, 0, 0, 1, 1]
-    assert steps.ends.tolist() == [False, False, False, True, False, True]
+    assert schedule.numbers.tolist() == [0, 0, 0, 0, 1, 1]
+    assert schedule.ends.tolist() == [False, False, False, True, False, True]
 
 
-def test_others_go_on_within_a_step(six: GlobalPlan) -> None:
-    """The worked example: after two groups the rest of the step, 7 and 3 rows, is for three ranks; after three, for two."""
+def test_other_ranks_resume_within_a_step(six: GlobalPlan) -> None:
+    """The worked example: after two global batches three ranks take the rest of the step, 7 and 3 rows; after three, two."""
     assert listed(cut_steps(six, 7, 3))[0] == ([(5, 20, 4), (5, 24, 3), (1, 2, 3)], 17, 0)
     assert listed(cut_steps(six, 14, 2))[0] == ([(1, 2, 2), (1, 4, 1)], 17, 0)
-    assert listed(cut_steps(six, 16, 1))[0] == ([(1, 4, 1)], 17, 0), "of a group that was begun, what is left"
+    assert listed(cut_steps(six, 16, 1))[0] == ([(1, 4, 1)], 17, 0), "the rest of a global batch"
     assert listed(cut_steps(six, 17, 2)) == [([(4, 14, 6), (2, 5, 4)], 27, 1)]
     assert listed(cut_steps(six, 27, 2)) == []
 
 
 def test_ranks_without_rows_repeat_those_of_another(six: GlobalPlan) -> None:
-    """The worked example: three rows for five ranks, the last two of which have those of the first and the second again."""
-    steps = cut_steps(six, 14, 5)
-    assert listed(steps)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
-    assert steps.is_repeated is not None
-    assert np.flatnonzero(steps.is_repeated).tolist() == [3, 4]
-    assert [deal(steps, rank, 5).repeated[0] for rank in range(5)] == [False, False, False, True, True]
-    who, part = owners(steps, np.arange(2, 5), 5)
-    assert who.tolist() == part.tolist() == [0, 1, 2]
+    """The worked example: of three rows for five ranks, the last two ranks repeat those of the first and the second."""
+    schedule = cut_steps(six, 14, 5)
+    assert listed(schedule)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
+    assert schedule.is_repeated is not None
+    assert np.flatnonzero(schedule.is_repeated).tolist() == [3, 4]
+    assert [deal(schedule, rank, 5).is_repeated[0] for rank in range(5)] == [False, False, False, True, True]
+    rank, part = owners(schedule, np.arange(2, 5), 5)
+    assert rank.tolist() == part.tolist() == [0, 1, 2]
 
 
 def test_too_few_rows_for_the_ranks_are_dropped(six: GlobalPlan) -> None:
-    """With ``uneven="drop"`` the three rows are left out and counted; the step after them is as it was."""
-    steps = cut_steps(six, 14, 5, "drop")
-    assert steps.num_dropped == 3
-    assert [(after, number) for _, after, number in listed(steps)] == [(27, 1)]
-    assert steps.sizes.sum() == 10
-    assert (owners(steps, np.arange(2, 5), 5)[0] == -1).all()
+    """With ``uneven="drop"`` the three rows are left out and counted; the next step does not change."""
+    schedule = cut_steps(six, 14, 5, "drop")
+    assert schedule.num_dropped == 3
+    assert [(after, number) for _, after, number in listed(schedule)] == [(27, 1)]
+    assert schedule.sizes.sum() == 10
+    assert (owners(schedule, np.arange(2, 5), 5)[0] == -1).all()
 
 
 @st.composite
-def groupings(draw: st.DrawFn) -> GlobalPlan:
-    """Draw groups of either kind in any turns, with rows in any order."""
+def plans(draw: st.DrawFn) -> GlobalPlan:
+    """Draw plans of either kind, with global batches and rows in any order."""
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=14))
     turns = draw(st.permutations(range(len(sizes))))
-    global_plan = grouping_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), room=draw(st.integers(1, 4)))
+    global_plan = plan_of(sizes, turns, draw(st.integers(1, 6)), is_mixed=draw(st.booleans()), max_rows=draw(st.integers(1, 4)))
     return dataclasses.replace(global_plan, order=ListedOrder(np.array(draw(st.permutations(range(sum(sizes)))))))
 
 
 @quick
-@given(groupings(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
+@given(plans(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["repeat", "drop"]), st.data())
 def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[int], uneven: Any, data: st.DataObject) -> None:
-    """Whoever goes on, anywhere: each place left has one rank that takes it, in the step that its group belongs to."""
+    """Any ranks resume anywhere: exactly one rank takes each place left, in the step of its global batch."""
     sizes = np.diff(global_plan.cuts)
-    step_of_group = np.empty(len(sizes), dtype=np.int64)
-    step_of_group[global_plan.turns] = np.arange(len(sizes)) // global_plan.batches_per_step
-    step_of_place = np.repeat(step_of_group, sizes)
+    step_of_global_batch = np.empty(len(sizes), dtype=np.int64)
+    step_of_global_batch[global_plan.turns] = np.arange(len(sizes)) // global_plan.batches_per_step
+    step_of_place = np.repeat(step_of_global_batch, sizes)
     by_turn = np.concatenate([np.arange(*global_plan.cuts[turn : turn + 2]) for turn in global_plan.turns])
     served = 0
     for world_size in world_sizes:
-        steps = cut_steps(global_plan, served, world_size, uneven)
-        shares = [deal(steps, rank, world_size) for rank in range(world_size)]
-        taken = np.concatenate([share.places[~share.repeated] for share in shares])
+        schedule = cut_steps(global_plan, served, world_size, uneven)
+        shares = [deal(schedule, rank, world_size) for rank in range(world_size)]
+        taken = np.concatenate([share.places[~share.is_repeated] for share in shares])
         assert len(set(taken.tolist())) == len(taken)
         assert set(taken.tolist()) <= set(by_turn[served:].tolist())
-        assert len(taken) + steps.num_dropped == len(by_turn) - served
-        assert uneven == "drop" or not steps.num_dropped
-        receivers, parts = owners(steps, np.arange(len(by_turn)), world_size)
+        assert len(taken) + schedule.num_dropped == len(by_turn) - served
+        assert uneven == "drop" or not schedule.num_dropped
+        receivers, parts = owners(schedule, np.arange(len(by_turn)), world_size)
         for rank, share in enumerate(shares):
             assert (np.diff(share.cuts) > 0).all(), "no rank is without rows"
-            at = np.repeat(np.arange(len(steps)), np.diff(share.cuts))
-            late = step_of_place[share.places] - steps.numbers[at]
+            at = np.repeat(np.arange(len(schedule)), np.diff(share.cuts))
+            late = step_of_place[share.places] - schedule.numbers[at]
             assert (late >= 0).all()
-            assert uneven == "drop" or not late.any(), "in the optimiser step that its group belongs to"
-            assert sorted(share.places[~share.repeated]) == np.flatnonzero(receivers == rank).tolist()
-            own = share.places[~share.repeated]
-            assert (parts[own] // steps.width == at[~share.repeated]).all()
-        assert (np.diff(steps.numbers) >= 0).all()
-        if not len(steps):
+            assert uneven == "drop" or not late.any(), "in the optimiser step of its global batch"
+            assert sorted(share.places[~share.is_repeated]) == np.flatnonzero(receivers == rank).tolist()
+            own = share.places[~share.is_repeated]
+            assert (parts[own] // schedule.parts_per_turn == at[~share.is_repeated]).all()
+        assert (np.diff(schedule.numbers) >= 0).all()
+        if not len(schedule):
             return
-        served = int(steps.after[data.draw(st.integers(0, len(steps) - 1))])
+        served = int(schedule.after[data.draw(st.integers(0, len(schedule) - 1))])
 
 
 @quick
-@given(groupings(), st.integers(1, 5))
-def test_made_for_as_many_ranks_steps_are_whole_groups(global_plan: GlobalPlan, world_size: int) -> None:
-    """Where ranks take groups of their own and a step has a multiple of the ranks, no group is split in full steps."""
+@given(plans(), st.integers(1, 5))
+def test_planned_for_as_many_ranks_steps_have_whole_global_batches(global_plan: GlobalPlan, world_size: int) -> None:
+    """Where a step of a mixed plan has a multiple of the ranks, no global batch of a full step is split."""
     global_plan = dataclasses.replace(global_plan, is_mixed=True, batches_per_step=world_size * global_plan.batches_per_step)
-    steps = cut_steps(global_plan, 0, world_size)
+    schedule = cut_steps(global_plan, 0, world_size)
     full = len(global_plan) // global_plan.batches_per_step * global_plan.batches_per_step
-    assert steps.groups[:full].tolist() == global_plan.turns[:full].tolist()
-    assert steps.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
+    assert schedule.global_batches[:full].tolist() == global_plan.turns[:full].tolist()
+    assert schedule.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
 
 
-# --- The step under way ---
+# --- Unfinished steps ---
 
 
-def test_places_of_a_step_that_was_begun(six: GlobalPlan) -> None:
-    """The worked example: what of the step under way was served, in the order in which it was; nothing at its beginning."""
+def test_served_places_of_an_unfinished_step(six: GlobalPlan) -> None:
+    """The worked example: the served places of an unfinished step, in the order of serving; none at its beginning."""
     assert six.begun_places(0).tolist() == []
     assert six.begun_places(3).tolist() == [9, 10, 11]
     assert six.begun_places(7).tolist() == [9, 10, 11, 12, 13, 0, 1]
@@ -218,19 +218,19 @@ def test_places_of_a_step_that_was_begun(six: GlobalPlan) -> None:
 
 
 @quick
-@given(groupings(), st.integers(1, 5), st.integers(1, 5))
-def test_what_was_begun_and_what_is_left_are_the_step(global_plan: GlobalPlan, first: int, other: int) -> None:
-    """Of any step, however far some ranks got, what was served and what others take of it are its groups."""
+@given(plans(), st.integers(1, 5), st.integers(1, 5))
+def test_served_places_and_the_rest_are_the_step(global_plan: GlobalPlan, first: int, other: int) -> None:
+    """In any step, the places that some ranks have served and those that others take are its global batches."""
     by_turn = [set(range(*global_plan.cuts[turn : turn + 2].tolist())) for turn in global_plan.turns.tolist()]
     for served in cut_steps(global_plan, 0, first).after[:-1].tolist():
         begun = global_plan.begun_places(served).tolist()
-        steps = cut_steps(global_plan, served, other)
-        number = int(steps.numbers[0])
+        schedule = cut_steps(global_plan, served, other)
+        number = int(schedule.numbers[0])
         rest = {
             place
             for rank in range(other)
-            for share in [deal(steps, rank, other)]
-            for place in share.places[: share.cuts[int((steps.numbers == number).sum())]].tolist()
+            for share in [deal(schedule, rank, other)]
+            for place in share.places[: share.cuts[int((schedule.numbers == number).sum())]].tolist()
         }
         whole = by_turn[number * global_plan.batches_per_step : (number + 1) * global_plan.batches_per_step]
         assert len(set(begun)) == len(begun)
@@ -239,8 +239,8 @@ def test_what_was_begun_and_what_is_left_are_the_step(global_plan: GlobalPlan, f
 
 
 def test_own_rows_at_some_places() -> None:
-    """The worked example: of the rows that a rank has, those at the places, all their steps."""
-    global_plan = dataclasses.replace(grouping_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
+    """The worked example: the rows of a rank that lie at the places, with all their tokens."""
+    global_plan = dataclasses.replace(plan_of([2, 3], [0, 1], 1), order=ListedOrder(np.array([3, 0, 4, 1, 2])))
     which, begins, lengths = global_plan.own_items(np.array([0, 2, 3]), np.array([0, 3, 4]))  # rows 3, 1 and 2
     assert which.tolist() == [1, 2]
     assert begins.tolist() == [0, 0]
@@ -249,7 +249,7 @@ def test_own_rows_at_some_places() -> None:
 
 
 def test_own_pieces_at_some_places() -> None:
-    """The worked example: nine steps and one in rows of four; the piece of one step and the short sequence share a row."""
+    """The worked example: nine tokens and one in rows of four; the piece of one token and the short sequence share a row."""
     global_plan = ss.Pack(4, rows=1, overflow="split").plan_global(LengthCounts.of(np.array([9, 1])), key=None, world_size=2)
 
     def items(numbers: list[int], places: list[int]) -> list[list[int]]:
@@ -263,16 +263,16 @@ def test_own_pieces_at_some_places() -> None:
 
 @quick
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.sampled_from(["truncate", "split"]), st.integers(0, 9))
-def test_own_pieces_of_ranks_are_all(lengths: list[int], overflow: Any, seed: int) -> None:
-    """Whoever has which sequences: over all ranks and all steps of packed rows, pieces are what is wanted there, once each."""
+def test_own_pieces_of_all_ranks_are_all_items(lengths: list[int], overflow: Any, seed: int) -> None:
+    """For any rows of ranks: over all ranks and global batches of packed rows, each item appears once."""
     spec = ss.Pack(8, rows=2, overflow=overflow)
     global_plan = spec.plan_global(LengthCounts.of(np.array(lengths)), key=(seed,), world_size=1, accumulate=2)
     has = np.random.default_rng(seed).integers(0, 3, len(lengths))
     ordered = np.sort(lengths)[::-1]
     total = 0
     for turn in range(len(global_plan)):
-        group = int(global_plan.turns[turn])
-        places = np.arange(global_plan.cuts[group], global_plan.cuts[group + 1])
+        global_batch = int(global_plan.turns[turn])
+        places = np.arange(*global_plan.cuts[global_batch : global_batch + 2])
         found: list[int] = []
         for rank in range(3):
             own = np.flatnonzero(has == rank)

@@ -1,4 +1,4 @@
-"""Packing specs: the rows they make, how much of a window they plan, and what they refuse."""
+"""`Pack`: its rows, how much of a window it plans, and its errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack, RowPlan
 from seqstream.planning.plan import MADE_UP
 from tests.helpers.sources import num_planned
@@ -20,13 +21,13 @@ some_lengths = st.lists(st.integers(1, 60), max_size=150).map(lambda values: np.
 
 
 def rows_of(plan: RowPlan) -> list[list[list[tuple[int, int, int]]]]:
-    """Return for each batch, as served, for each row: the sequence, its first step and its steps of all that lie in it."""
+    """Return for each turn and each packed row its items: sequence, first token and number of tokens."""
     batches = []
     for batch in plan.turns:
         rows: list[list[tuple[int, int, int]]] = [[] for _ in range(plan.num_rows)]
         for at in range(plan.cuts[batch], plan.cuts[batch + 1]):
             row, slot = divmod(int(plan.slots[at]), plan.row_length)
-            assert slot == sum(size for _, _, size in rows[row]), "sequences lie behind each other"
+            assert slot == sum(size for _, _, size in rows[row]), "items follow each other without gaps"
             rows[row].append((int(plan.order[at]), int(plan.begins[at]), int(plan.lengths[at])))
         batches.append(rows)
     return batches
@@ -40,8 +41,8 @@ def rows_of(plan: RowPlan) -> list[list[list[tuple[int, int, int]]]]:
     st.sampled_from(["truncate", "split", "drop"]),
     st.sampled_from([KEY, None]),
 )
-def test_every_step_lies_in_one_slot(lengths: npt.NDArray[np.int64], length: int, rows: int, overflow: Any, key: Any) -> None:
-    """Whole sequences, or what the policy leaves of them, each once, in rows that hold them; rows left over are made up."""
+def test_every_token_has_one_slot(lengths: npt.NDArray[np.int64], length: int, rows: int, overflow: Any, key: Any) -> None:
+    """Each sequence is packed once, as the overflow policy says, in rows that hold it; missing rows are made up."""
     plan = Pack(length, rows=rows, overflow=overflow).plan(lengths, key=key)
     packed = [item for batch in rows_of(plan) for row in batch for item in row]
     real = sorted(item for item in packed if item[0] != MADE_UP)
@@ -53,15 +54,15 @@ def test_every_step_lies_in_one_slot(lengths: npt.NDArray[np.int64], length: int
             expected.append((number, 0, min(size, length)))
     assert real == expected
     assert all(sum(size for _, _, size in row) <= length for batch in rows_of(plan) for row in batch)
-    assert all(row for batch in rows_of(plan) for row in batch), "an empty row has one sequence made up"
-    assert sum(item[0] == MADE_UP for item in packed) < rows, "no batch is made up in all"
+    assert all(row for batch in rows_of(plan) for row in batch), "an empty row has one made-up token"
+    assert sum(item[0] == MADE_UP for item in packed) < rows, "no batch has only made-up rows"
     over = int((lengths > length).sum())
     names = {"truncate": "truncated", "split": "split", "drop": "dropped"}
     assert plan.counts == ({names[overflow]: over} if over else {})
 
 
 def test_rows_by_hand() -> None:
-    """Lengths 5 4 3 2 2 in rows of 6: 5 alone, 4 with 2, 3 with 2; three rows make two batches of two, one row made up."""
+    """Lengths 5 4 3 2 2 in rows of 6: 5 alone, 4 with 2, 3 with 2; three rows are two batches of two, with a made-up row."""
     plan = Pack(6, rows=2).plan(np.array([2, 5, 3, 2, 4]), key=None)
     assert rows_of(plan) == [[[(1, 0, 5)], [(4, 0, 4), (0, 0, 2)]], [[(2, 0, 3), (3, 0, 2)], [(MADE_UP, 0, 1)]]]
     assert plan.num_made == [0, 1]
@@ -78,7 +79,7 @@ def test_pieces_by_hand() -> None:
 @settings(max_examples=100, deadline=None)
 @given(some_lengths, st.integers(20, 70), st.integers(1, 4))
 def test_what_is_planned_fills_batches(lengths: npt.NDArray[np.int64], length: int, rows: int) -> None:
-    """Before the end of an epoch nothing is planned where tokens do not fill a batch, else at least a row; at the end all."""
+    """Before the end of an epoch rows are planned only if tokens fill a batch; at the end all rows are."""
     spec = Pack(length, rows=rows, overflow="truncate")
     now = num_planned(spec, lengths, last=False)
     assert num_planned(spec, lengths, last=True) == len(lengths)
@@ -91,7 +92,7 @@ def test_what_is_planned_fills_batches(lengths: npt.NDArray[np.int64], length: i
 @pytest.mark.parametrize(("rows", "batches"), [(1, 4), (1, 32), (2, 4), (4, 8)])
 @pytest.mark.parametrize("num", [200, 2000])
 def test_what_is_planned_fills_steps(num: int, rows: int, batches: int) -> None:
-    """Of real lengths as many are planned as fill whole steps, at least one: none lacks a batch."""
+    """Of realistic lengths, the planned ones fill at least one step, and only whole steps."""
     for seed in range(8):
         rng = np.random.default_rng(seed)
         lengths = np.clip(rng.lognormal(4.4, 0.8, num + seed * num // 8).astype(np.int64), 1, 512)
@@ -102,8 +103,27 @@ def test_what_is_planned_fills_steps(num: int, rows: int, batches: int) -> None:
         assert found > 0
 
 
+def test_the_search_for_full_steps_by_hand() -> None:
+    """Seven sequences of 5 fill four rows of 10, of steps of three; five by proportion fill three, and the search ends."""
+    spec = Pack(10, rows=1)
+    search = spec.search_planned(LengthCounts.of(np.full(7, 5)), last=False, multiple=3)
+    assert (search.num_planned, search.num_needed) == (7, 5)
+    found = search.with_lengths(LengthCounts.of(np.full(5, 5)))
+    assert (found.num_planned, found.num_needed) == (5, None)
+    assert (search.num_planned, search.num_needed) == (7, 5), "a state of the search stays as it is"
+
+
+def test_a_search_needs_no_lengths_where_all_or_nothing_is_planned() -> None:
+    """At the end of an epoch, where steps are full, and where there are too few sequences for one."""
+    runs = LengthCounts.of(np.full(6, 5))
+    searches = [
+        Pack(10, rows=1).search_planned(runs, last=last, multiple=num) for last, num in ((True, 2), (False, 3), (False, 4))
+    ]
+    assert [(search.num_planned, search.num_needed) for search in searches] == [(6, None), (6, None), (0, None)]
+
+
 def test_windows_of_real_lengths_are_full() -> None:
-    """Of a window that goes on, all but a few rows are full: 99.5 % of the slots are tokens."""
+    """Before the end of an epoch almost all rows are full: 99.5 % of the slots are tokens."""
     lengths = np.minimum(np.random.default_rng(0).lognormal(5, 1, 20_000).astype(np.int64) + 1, 2048)
     spec = Pack(2048, rows=8)
     plan = spec.plan(lengths[: num_planned(spec, lengths, last=False)], key=KEY)
@@ -112,8 +132,8 @@ def test_windows_of_real_lengths_are_full() -> None:
     assert len(plan) >= int(lengths.sum()) // spec.num_slots - 1
 
 
-def test_batches_mix_rows_of_all_kinds() -> None:
-    """Rows are packed longest first and then mixed: the longest sequences do not come in the same batches."""
+def test_batches_mix_rows_of_all_lengths() -> None:
+    """Packed rows are shuffled: the longest sequences are not in the same batches."""
     lengths = np.arange(1, 1001)
     plan = Pack(1000, rows=5).plan(lengths, key=KEY)
     longest = [lengths[plan.rows(turn)].max() for turn in range(len(plan))]
@@ -140,7 +160,7 @@ def test_batches_mix_rows_of_all_kinds() -> None:
         ),
     ],
 )
-def test_what_cannot_be_packed_is_refused(make: Any, message: str) -> None:
-    """The message has the value and the limit, and what to do."""
+def test_sequences_that_do_not_fit_raise(make: Any, message: str) -> None:
+    """The message has the value, the limit and the remedy."""
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Choosing padded lengths: properties on any histogram, and an example computed by hand."""
+"""Choosing padded lengths: properties for any histogram, and examples by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_other_choice_pads_less(counts: Histogram, num_shapes: int, multiple_
 @few
 @given(histograms, st.integers(1, 20), st.integers(1, 70))
 def test_lengths_hold_every_row(counts: Histogram, num_shapes: int, multiple_of: int) -> None:
-    """Lengths ascend in multiples to the longest row there can be, and each but the last is there for rows that are."""
+    """Lengths are ascending multiples up to the greatest possible length, and each but the last is used by some rows."""
     lengths = choose_lengths(counts, num_shapes, multiple_of=multiple_of)
     assert lengths.dtype == np.int64
     assert 1 <= len(lengths) <= num_shapes
@@ -71,7 +71,7 @@ def test_lengths_hold_every_row(counts: Histogram, num_shapes: int, multiple_of:
 @few
 @given(histograms, st.integers(1, 20), st.integers(1, 20))
 def test_usual_rules_never_pad_less(counts: Histogram, num_shapes: int, multiple_of: int) -> None:
-    """Neither quantiles of rows nor parts of equal tokens need fewer slots, whatever the histogram."""
+    """Neither quantiles of rows nor parts of equal tokens need fewer slots, for any histogram."""
     slots = slots_of(counts, choose_lengths(counts, num_shapes, multiple_of=multiple_of))
     for rule in (quantile_lengths, equal_token_lengths):
         lengths = rule(counts, num_shapes, multiple_of=multiple_of)
@@ -82,13 +82,13 @@ def test_usual_rules_never_pad_less(counts: Histogram, num_shapes: int, multiple
 @few
 @given(histograms, st.integers(1, 20))
 def test_more_lengths_never_pad_more(counts: Histogram, num_shapes: int) -> None:
-    """One more length needs fewer slots, unless there is one for each row already."""
+    """One more length needs fewer slots, unless each row has its own length already."""
     fewer, more = (choose_lengths(counts, number) for number in (num_shapes, num_shapes + 1))
     assert slots_of(counts, more) < slots_of(counts, fewer) or len(more) == len(fewer)
 
 
 def test_lengths_by_hand() -> None:
-    """Beside 10, one length is best at 3, where 6 rows of 2 and 3 of 3 make 27 slots, and 3 of 7 make 30."""
+    """Besides 10, the best length is 3: 6 rows of 2 and 3 of 3 have 27 slots, and 3 of 7 have 30."""
     counts = histogram([0, 6, 3, 0, 0, 0, 3, 0, 0, 0])
     assert choose_lengths(counts, 1).tolist() == [10]
     assert choose_lengths(counts, 2).tolist() == [3, 10]  # 57; [2, 10] makes 72, [7, 10] makes 84
@@ -113,13 +113,13 @@ def test_rules_to_compare_with_by_hand() -> None:
 
 
 def test_no_rows_need_one_length() -> None:
-    """With nothing seen there is only the longest; rows without tokens are made up to one, and seen as any other."""
+    """Without rows there is only the greatest length; rows without tokens are padded to one token, and counted."""
     assert choose_lengths(histogram([0] * 50), 8, multiple_of=8).tolist() == [56]
     assert choose_lengths(np.array([3, 0, 0]), 8).tolist() == [1, 2]
 
 
-def test_long_histograms_take_little_time() -> None:
-    """16 of 8,192 lengths are chosen in well under a second, where trying each pair of lengths takes many."""
+def test_long_histograms_are_fast() -> None:
+    """16 of 8,192 lengths are chosen in well under a second, as not every pair of lengths is tried."""
     counts = np.random.default_rng(0).integers(1, 1000, 8193)
     begun = time.perf_counter()
     assert len(choose_lengths(counts, 16)) == 16
@@ -133,8 +133,8 @@ def test_rows_go_to_the_shortest_shape_that_holds_them() -> None:
     assert shape_of(np.empty(0, dtype=np.int64), np.array([4])).tolist() == []
 
 
-def test_rows_longer_than_all_shapes_are_refused() -> None:
-    """The message names the row's length and the longest shape, and says what to change."""
+def test_rows_longer_than_all_shapes_raise() -> None:
+    """The message has the length of the row, the longest shape and the remedy."""
     expected = (
         r"^sequence of 1,700 tokens cannot fit the longest shape, 512; add a longer shape or set Tokenize\(max_length=512\)$"
     )
@@ -151,7 +151,7 @@ def test_rows_longer_than_all_shapes_are_refused() -> None:
         ([7], 2, 1, r"^counts must have an entry for every length from 0 to the longest, got 1 entries$"),
     ],
 )
-def test_bad_input_is_refused(counts: list[int], num_shapes: int, multiple_of: int, message: str) -> None:
-    """Numbers that are not positive and a histogram without lengths are errors that say so."""
+def test_bad_input_raises(counts: list[int], num_shapes: int, multiple_of: int, message: str) -> None:
+    """Numbers that are not positive and a histogram without lengths raise."""
     with pytest.raises(ValueError, match=message):
         choose_lengths(np.array(counts, dtype=np.int64), num_shapes, multiple_of=multiple_of)

@@ -181,10 +181,10 @@ def test_csv_names_the_line_of_a_broken_row(tmp_path: Path) -> None:
     """A row with too many or too few columns is an error with its file and line, also after newlines in quotes."""
     path = tmp_path / "bad.csv"
     csv_error(
-        path, b"a,b\n1,x\n2,y,z\n", r"bad\.csv, line 3: expected 2 columns, got 3: 2,y,z; mend the file, or set delimiter"
+        path, b"a,b\n1,x\n2,y,z\n", r"bad\.csv, line 3: expected 2 columns, got 3: 2,y,z; correct the file, or set delimiter"
     )
     many = b"a,b\n" + b'1,"two\nlines"\n\n' * 1_000 + b"2\n3,y\n"
-    csv_error(path, many, r"bad\.csv, line 3,002: expected 2 columns, got 1: 2; mend")
+    csv_error(path, many, r"bad\.csv, line 3,002: expected 2 columns, got 1: 2; correct")
 
 
 def test_csv_says_how_to_set_a_type(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_csv_does_not_drop_a_column_of_a_later_file(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("a\n1\n")
     (tmp_path / "2.csv").write_text("a,b\n1,x\n")
     with pytest.raises(
-        ValueError, match=r"column 'b' cannot come late, the first records have 'a'; choose others with columns="
+        ValueError, match=r"column 'b' must be in the first records, which have 'a'; choose others with columns="
     ):
         read_all(Csv(str(tmp_path / "*.csv")))
     assert read_all(Csv(str(tmp_path / "*.csv"), columns=["a"])) == [{"a": 1}, {"a": 1}]

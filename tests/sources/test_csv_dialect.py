@@ -1,4 +1,4 @@
-"""CSV files whose quotes are stray, open or wrong: the rows of Python's strict reader, or an error with the line."""
+"""CSV files with stray, open or wrong quotes: the rows of Python's strict reader, or an error with the line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_rows(source: ss.Csv) -> list[list[Any]]:
 
 
 def strict_rows(text: str, **dialect: Any) -> list[list[str]] | None:
-    """Return the rows behind the header as Python's strict reader has them, ``None`` if they are wrong."""
+    """Return the rows after the header by Python's strict reader, ``None`` if they are wrong."""
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True, **dialect) if row][1:]
     except csv.Error:
@@ -41,7 +41,7 @@ def strict_rows(text: str, **dialect: Any) -> list[list[str]] | None:
 def test_rows_are_those_of_the_strict_reader(
     tmp_path_factory: pytest.TempPathFactory, body: str, max_record_bytes: int
 ) -> None:
-    """Whatever the quotes, the rows are Python's, or both refuse them; also where the text is read in small parts."""
+    """The rows are Python's, or both readers refuse them, whatever the quotes; also if the text is read in small parts."""
     path = tmp_path_factory.getbasetemp() / "strict.csv"
     path.write_bytes(f"a,b\n{body}".encode())
     expected = strict_rows(f"a,b\n{body}")
@@ -57,8 +57,8 @@ ROWS = ['"Stop, he said', "it rained all day", 'she said "go"', "the end"]
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
 @pytest.mark.parametrize("rows_before", [0, 500])
-def test_quote_that_nobody_closes(tmp_path: Path, name: str, rows_before: int) -> None:
-    """Text after a closing quote is an error with the record's line and the remedy, which gives the rows as they stand."""
+def test_quote_that_is_never_closed(tmp_path: Path, name: str, rows_before: int) -> None:
+    """Text after a closing quote is an error with the record's line and the remedy, which reads the rows as written."""
     rows = [*["x"] * rows_before, *ROWS]
     data = ("id\ttext\n" + "".join(f"{number}\t{text}\n" for number, text in enumerate(rows))).encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
@@ -78,7 +78,7 @@ def test_quote_that_nobody_closes(tmp_path: Path, name: str, rows_before: int) -
 
 
 def test_quote_open_to_the_end(tmp_path: Path) -> None:
-    """A quote that is open at the end of the file, or over more than a record may have, is an error with the record's line."""
+    """A quote that is open at the end of the file, or over ``max_record_bytes``, is an error with the record's line."""
     path = tmp_path / "open.csv"
     path.write_text('a,b\n1,"p\nq"\n2,"left open\n3,x\n4,y\n')
     message = f"{path}, line 4: a field in quotes must have a closing quote, got the end of the file after '\"left open\\n3,x"
@@ -103,7 +103,7 @@ def test_records_of_the_largest_size(tmp_path: Path) -> None:
 
 
 def test_blocks_do_not_depend_on_the_longest_record_allowed(tmp_path: Path) -> None:
-    """Who meets a record that is too long raises the limit and goes on from the last state."""
+    """After the error of a record that is too long, a source with a larger limit goes on from the last state."""
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "1,some text of a row\n" * 100_000 + f"2,{'x' * (3 << 20)}\n" + "3,y\n")
     blocks = ss.Csv(path).read(0)
@@ -115,7 +115,7 @@ def test_blocks_do_not_depend_on_the_longest_record_allowed(tmp_path: Path) -> N
 
 
 def test_many_columns(tmp_path: Path) -> None:
-    """Ten times the columns take about ten times as long, and a name that is missing among them is a short error."""
+    """20,000 columns are read, and a name that is not among them is a short error."""
     path = tmp_path / "genes.csv"
     path.write_text("text," + ",".join(f"c{number}" for number in range(20_000)) + "\nx" + ",1" * 20_000 + "\n")
     source = ss.Csv(path)
@@ -128,7 +128,7 @@ def test_many_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["types", "columns", "names"])
 def test_arguments_that_are_one_string(tmp_path: Path, name: str) -> None:
-    """A string where a dict or a list of names is wanted is an error that names the argument."""
+    """A string in place of a dict or a list of names is an error that names the argument."""
     (tmp_path / "a.csv").write_text("text\na\n")
     with pytest.raises(TypeError, match=f"{name} must be .*, got 'string'"):
         ss.Csv(tmp_path / "a.csv", **{name: "string"})  # type: ignore[arg-type]  # wrong on purpose
@@ -146,7 +146,7 @@ SCRIPTS = {
 
 
 def test_blocks_of_several_parsed_parts(tmp_path: Path) -> None:
-    """Rows are those of the file, in whole arrays, also where a line is longer than a part; errors name the line."""
+    """Rows are those of the file, each column one array, also if a line is longer than a part; errors name the line."""
     rows = [[f"{number}, " + 'a "b"\n' * (number % 40), number] for number in range(9_000)]
     rows[5_000][0] = "x" * 400_000
     path = tmp_path / "large.csv"

@@ -354,10 +354,10 @@ WRONG: list[tuple[list[Any], str]] = [
     ([["a", "b"]], f"item 0 of list must be {ITEM}, got a list of str"),
     (
         [(torch.ones(2), torch.ones(2))],
-        "item 0 of list cannot be a tuple of Tensor, Tensor, which says no names; give a dict such as",
+        "item 0 of list cannot be a tuple of Tensor, Tensor, whose parts have no names; give a dict such as",
     ),
-    ([([1, 2], [2, 3])], "item 0 of list cannot be a tuple of list, list, which says no names; give a dict such as"),
-    ([("a", "b")], "item 0 of list cannot be a tuple of str, str, which says no names; give a dict such as"),
+    ([([1, 2], [2, 3])], "item 0 of list cannot be a tuple of list, list, whose parts have no names; give a dict such as"),
+    ([("a", "b")], "item 0 of list cannot be a tuple of str, str, whose parts have no names; give a dict such as"),
     ([(torch.ones(2), 3), torch.ones(2)], "item 1 of list must be a dict with 'features', 'label' like item 0, got Tensor"),
     ([[[1, 2], [3]]], f"item 0 of list must be {ITEM}, got a list of list: "),
     ([np.ones(2, complex)], f"item 0 of list must be {ITEM}, got ndarray"),

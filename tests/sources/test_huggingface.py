@@ -364,7 +364,7 @@ def test_a_column_that_comes_late_is_not_lost() -> None:
         yield from ({"a": i} for i in range(100))
         yield {"a": 1, "b": 2}
 
-    with pytest.raises(ValueError, match=r"column 'b' cannot come late, the first records have 'a'; say what"):
+    with pytest.raises(ValueError, match=r"column 'b' must be in the first records, which have 'a'; say what"):
         read_all(HFDataset(datasets.IterableDataset.from_generator(late)))
 
 

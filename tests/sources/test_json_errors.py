@@ -1,4 +1,4 @@
-"""A bad line of JSON is an error that names its file, its line and what to do; nothing is changed silently."""
+"""A bad line of JSON is an error with file, line and remedy; no value is changed silently."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ BAD_LINES = {
     '{"b": 12345678901234567890}': "cannot hold 12345678901234567890 exactly as double; pass schema={'b': pa.uint64()}, or",
     '{"b": [{"c": -12345678901234567890}]}': "as list<item: struct<c: double>>; pass schema={'b': pa.decimal128(38, 0)}",
     '{"b": [1.5, 9007199254740993]}': "field 'b' cannot hold 9007199254740993 exactly as list<item: double>",
+    '{"b": 1' + "0" * 400 + "}": "0000 exactly as double; pass schema={'b': pa.decimal128(38, 0)}, or pa.float64()",
     '{"b": [1, "x"]}': "field 'b' must be JSON that Arrow takes, got [1, \"x\"]: JSON parse error: Column(/b/[]) changed",
     '{"b": "\\ud800"}': "text must be UTF-8, got half of a surrogate pair, \\ud800; pass errors='replace'",
     '{"b": 1e999}': "line must be JSON that Arrow takes, got JSON parse error: Number too big to be stored in double.",
@@ -61,7 +62,7 @@ BAD_LINES = {
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 @pytest.mark.parametrize("block_bytes", [100, 1 << 20])
 def test_bad_line(tmp_path: Path, line: str, name: str, block_bytes: int) -> None:
-    """A line that is no object, or whose values do not fit or would change, is an error with file, line, field and remedy."""
+    """A line that is no object, or has values that do not fit or would change, is an error with its line, field and remedy."""
     before = "".join(json.dumps(COMMON) + "\n" for _ in range(40)) + "\n"
     after = "".join(json.dumps(COMMON) + "\n" for _ in range(100))
     data = (before + line + "\n" + after).encode()
@@ -69,8 +70,8 @@ def test_bad_line(tmp_path: Path, line: str, name: str, block_bytes: int) -> Non
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name}, line 42: ")) as caught:
         read_table(JsonLines(tmp_path / name, block_bytes=block_bytes))
     message = str(caught.value)
-    assert message.encode()  # it can be printed
-    # With all in one block there are no first records apart from the others; what is expected is the same.
+    assert message.encode()  # can be printed
+    # In one block, the records before stand for the first records.
     assert BAD_LINES[line] in message.replace("as in the records before", "as in the first records")
 
 
@@ -85,7 +86,7 @@ def test_bad_line(tmp_path: Path, line: str, name: str, block_bytes: int) -> Non
     ],
 )
 def test_whole_numbers_and_then_others(tmp_path: Path, value: str, remedy: str) -> None:
-    """A value that the type from the first records cannot hold is an error that names a type which can; which then works."""
+    """A value that does not fit the type of the first records is an error that names a type which fits, and works."""
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(('{"a": 1}\n' * 100 + f'{{"a": {value}}}\n').encode()))
     with pytest.raises(
@@ -100,7 +101,7 @@ def test_whole_numbers_and_then_others(tmp_path: Path, value: str, remedy: str) 
 
 
 def test_kinds_that_conflict_between_blocks(tmp_path: Path) -> None:
-    """Two blocks that could not be concatenated, because a later field is once a string and once a number, are an error."""
+    """A new field that is a string in one block and a number in the next is an error: they cannot be concatenated."""
     late = [*[COMMON] * 40, {"late": "x"}, *[COMMON] * 40, {"late": 1}, *[COMMON] * 40]
     path = write(tmp_path / "a.jsonl", *late)
     message = f"{path}, line 82: field 'late' must be string as in the records before, got 1; make its values alike, or leave"
@@ -110,7 +111,7 @@ def test_kinds_that_conflict_between_blocks(tmp_path: Path) -> None:
 
 
 def test_large_floats_are_no_error(tmp_path: Path) -> None:
-    """Floats beyond 2**53 are floats, as are whole numbers that a float holds exactly, and those the user has as floats."""
+    """Floats beyond 2**53 are read, as are whole numbers that a float holds exactly, and those that the schema makes floats."""
     path = write(tmp_path / "a.jsonl", {"a": 1e300, "b": 0.5}, {"a": 2**80, "b": 9007199254740993})
     assert read_table(JsonLines(path, schema={"b": pa.float64()})).to_pylist() == [
         {"a": 1e300, "b": 0.5},
@@ -125,7 +126,7 @@ def test_brackets_in_text_are_no_nesting(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    """Bytes that are not UTF-8 are an error with file, line and byte, or replaced; other errors are found behind them too."""
+    """Bytes that are not UTF-8 are an error with file, line and byte, or replaced; errors on later lines are found too."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a":"x"}\n\n{"a":"\xff"}\n')
     message = f"{path}, line 3: text must be UTF-8, got 0xff at byte 17, invalid start byte; pass errors='replace'"
@@ -138,7 +139,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_line_that_is_too_long(tmp_path: Path) -> None:
-    """A line over ``max_record_bytes`` is an error with file and byte, for every size of block."""
+    """A line longer than ``max_record_bytes`` is an error with file and byte, for every block size."""
     path = write(tmp_path / "a.jsonl", {"a": 1}, "\n", {"a": 1, "b": "y" * 100})
     size = len(path.read_bytes().splitlines()[-1])
     for block_bytes in (1, 10, 1000):
@@ -151,7 +152,7 @@ def test_line_that_is_too_long(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["row_id", "piece", "record"])
 def test_reserved_fields(tmp_path: Path, name: str) -> None:
-    """A field with a name that the loader uses is an error, not taken for its own; without it the records are read."""
+    """A field with a reserved name is an error; without it the records are read."""
     path = write(tmp_path / "a.jsonl", {"a": 1, name: 7})
     with pytest.raises(
         ValueError, match=rf"fields must be none of the reserved .*, got '{name}'; leave it out with columns=\[...\]"

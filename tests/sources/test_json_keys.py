@@ -1,4 +1,4 @@
-"""Keys that are data: objects with other names in each record are text of JSON, in time and memory that are linear."""
+"""Keys that are data: objects with other names in each record become text of JSON, in linear time and memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.source import Source
-from seqstream.sources.tables.json_keys import MANY_NAMES, count_names, find_sparse, may_be_sparse, rewrite
+from seqstream.sources.tables.json_keys import MANY_NAMES, count_names, find_sparse, may_be_sparse
+from seqstream.sources.tables.json_rewriting import rewrite
 
 COUNT = 2_000
 
 
 def votes(number: int, count: int = 5) -> dict[str, Any]:
-    """Return an object whose names no other record has."""
+    """Return an object with names that no other record has."""
     return {f'us"er{number}é{each}': each for each in range(count)}
 
 
 def save(path: Path, make: Callable[[int], object], count: int = COUNT) -> Path:
+    """Write ``make(number)`` as JSON lines."""
     data = "".join(json.dumps(make(number), ensure_ascii=False) + "\n" for number in range(count)).encode()
     path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
     return path
@@ -73,7 +75,7 @@ DATA_KEYS: dict[str, tuple[Callable[[int], Any], pa.DataType, Callable[[Any], An
 @pytest.mark.parametrize("name", DATA_KEYS)
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_objects_with_other_keys_in_each_line(tmp_path: Path, name: str, suffix: str) -> None:
-    """They are text of JSON, with the values of the file; all else keeps its type; more lines make no wider schema."""
+    """They are text of JSON with the values of the file; other fields keep their types; more lines do not widen the schema."""
     make, kind, decode = DATA_KEYS[name]
     for count in (COUNT, 2 * COUNT):
         path = save(tmp_path / f"{count}{suffix}", lambda n: {"text": f"post {n}", "votes": make(n), "n": n}, count)
@@ -84,7 +86,7 @@ def test_objects_with_other_keys_in_each_line(tmp_path: Path, name: str, suffix:
 
 
 def test_memory_grows_with_the_lines(tmp_path: Path) -> None:
-    """Twice as many lines take about twice the memory of Arrow, not four times."""
+    """Twice as many lines take about twice as much memory of Arrow, not four times."""
     peaks = []
     for count in (COUNT, 2 * COUNT):
         path = save(tmp_path / f"{count}.jsonl", lambda n: {"text": f"post {n}", "votes": votes(n)}, count)
@@ -97,7 +99,7 @@ def test_memory_grows_with_the_lines(tmp_path: Path) -> None:
 
 
 def test_text_is_as_it_is_in_the_file(tmp_path: Path) -> None:
-    """Numbers, escapes and white space of the objects stay as they are written; nulls and strings in their place stay too."""
+    """Numbers, escapes and white space of the objects stay as written; so do nulls and strings in their place."""
     lines = [f'{{"votes" :\t{{"u{n}" : 1.10, "\\u00e9": 12345678901234567890}} , "n": {n}}}\n' for n in range(300)]
     others = ['{"votes": null, "n": 1}\n', '{"votes": "none", "n": 2}\n', '{"n": 3}\n', '{"votes": [1, 2.50], "n": 4}\n']
     (tmp_path / "a.jsonl").write_text("".join([*lines, *others]))
@@ -107,7 +109,7 @@ def test_text_is_as_it_is_in_the_file(tmp_path: Path) -> None:
 
 
 def test_fields_of_records_are_an_error(tmp_path: Path) -> None:
-    """Keys of records that are data have no column; with ``columns`` the others are read, whatever their types."""
+    """Records whose keys are data are an error; with ``columns`` their other fields are read, whatever the types."""
     records = [{"text": f"post {n}", "inner": {"a": n}, "open": None, **votes(n)} for n in range(COUNT)]
     path = save(tmp_path / "a.jsonl", records.__getitem__)
     message = (
@@ -123,7 +125,7 @@ def test_fields_of_records_are_an_error(tmp_path: Path) -> None:
 
 
 def test_fields_that_are_not_read_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they have many names, or values of several kinds, Arrow never sees them, though a type that is read is open."""
+    """Arrow never sees fields with many names, or with values of several types, even if the type of a read one is open."""
     records = [{"id": n if n % 2 else "x", "inner": {"a": n}, "votes": votes(n)} for n in range(COUNT)]
     path = save(tmp_path / "a.jsonl", records.__getitem__)
     widths = []
@@ -144,7 +146,7 @@ def test_fields_that_are_not_read_cost_nothing(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("block_bytes", [2_000, 100_000])
 def test_keys_that_come_late(tmp_path: Path, block_bytes: int) -> None:
-    """Names that grow many after the first records are an error with the field and the remedies; each of these works."""
+    """Many new names after the first records are an error with the field and the remedies, each of which works."""
     late = COUNT // 2
     path = save(
         tmp_path / "a.jsonl.gz", lambda n: {"text": "x" * 200, "votes": {"a": 1} if n < late else votes(n), "m": {"b": n}}
@@ -162,7 +164,7 @@ def test_keys_that_come_late(tmp_path: Path, block_bytes: int) -> None:
 
 
 def test_columns_that_come_late(tmp_path: Path) -> None:
-    """Fields of records that grow many after the first records are an error, if few come with each block as well."""
+    """Many new fields of records after the first ones are an error, also if each block adds few."""
     for every in (1, 20):
         path = save(
             tmp_path / "a.jsonl.gz",
@@ -177,7 +179,7 @@ def test_columns_that_come_late(tmp_path: Path) -> None:
 
 
 def test_schema_of_json(tmp_path: Path) -> None:
-    """The user may have any field as text of JSON, also one inside of another; a string where objects are says so."""
+    """Any field can be read as text of JSON, also a nested one; the error of an object in a field of strings says so."""
     path = save(tmp_path / "a.jsonl", lambda n: {"a": {"b": n, "c": [{"d": n}]}, "e": n}, 50)
     kinds = {"a": pa.struct([("b", pa.int64()), ("c", pa.list_(pa.json_()))])}
     table = read_table(JsonLines(path, schema=kinds, columns=["a"]))
@@ -188,7 +190,7 @@ def test_schema_of_json(tmp_path: Path) -> None:
 
 
 def test_wide_objects_stay_structs(tmp_path: Path) -> None:
-    """Many names that most records fill are columns and fields as ever."""
+    """Many names that most records fill are columns and fields of structs."""
     row = {f"f{each}": each for each in range(3 * MANY_NAMES)}
     path = save(tmp_path / "a.jsonl", lambda n: {**row, "inner": row, "n": n}, 200)
     table = read_table(JsonLines(path))
@@ -197,7 +199,7 @@ def test_wide_objects_stay_structs(tmp_path: Path) -> None:
 
 
 def test_lines_are_rewritten_as_json_reads_them() -> None:
-    """Only what is asked for changes, also among brackets and quotes in strings; what is no object stays as it is."""
+    """Only the given paths change, also beside brackets and quotes in strings; a line that is no object stays as it is."""
     line = '  {"a": "}{\\"", "b": [ {"c": {"x": [1, {}]}, "d": "]"}, null, 7 ], "c": {"x": 1}, "e": {} }\t'
     changed = rewrite(f"{line}\n\n{line}".encode(), None, [("b", None, "c"), ("e",)]).decode().split("\n")
     expected = json.loads(line)
@@ -211,7 +213,7 @@ def test_lines_are_rewritten_as_json_reads_them() -> None:
 
 
 def test_quick_look(tmp_path: Path) -> None:
-    """Text with names of JSON in its strings has few names; short and long names, in a short and a long text, are counted."""
+    """JSON in strings has no names; short and long names, in a short and a long text, are counted."""
     inner = json.dumps({f"name{each}": each for each in range(400)})
     assert not may_be_sparse(json.dumps({"text": inner, "b": f'"{inner}"'}).encode() * 50)
     assert not may_be_sparse(b"")
@@ -226,7 +228,7 @@ def test_quick_look(tmp_path: Path) -> None:
 
 
 def test_what_is_sparse() -> None:
-    """The innermost object with many names is found, those around it are not; ``None`` fills nothing."""
+    """Only the innermost object with many names is found; a field with ``None`` is not filled."""
     deep = [{"text": "a", "x": {"y": [votes(n)], "z": 1}} for n in range(100)]
     [found], count = find_sparse(deep)
     assert (found.path, len(found.names), count) == (("x", "y", None), 500, 4)
@@ -258,7 +260,7 @@ def test_dicts_of_streams_and_transforms() -> None:
 
 
 def test_keys_that_come_late_in_a_stream() -> None:
-    """A key that none of the first dicts has is an error with the remedy: a cast to their type would drop it."""
+    """A key that the first dicts lack is an error with the remedy: a cast to their type would drop it."""
 
     def items() -> Iterator[dict[str, Any]]:
         for number in range(300):

@@ -1,4 +1,4 @@
-"""Where objects are in lines of JSON, found without parsing them: the same as a parser finds."""
+"""Objects in lines of JSON, found without parsing: the same as those of a parser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ITEMS = [
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\t", " : ")])
 @pytest.mark.parametrize("is_ascii", [True, False])
 def test_objects_are_those_that_a_parser_finds(separators: tuple[str, str], is_ascii: bool) -> None:
-    """Text, number and kind of each object are right, whatever strings, other fields and white space hold."""
+    """Ranges, counts and contents of the objects are right, whatever strings, other fields and white space hold."""
     records = [
         {"meta": {"messages": [{"role": 1}]}, "messages": ITEMS, "smessages": [{"role": 2}]},
         {"messages": []},
@@ -45,7 +45,7 @@ def test_objects_are_those_that_a_parser_finds(separators: tuple[str, str], is_a
 
 @pytest.mark.parametrize("text", [b"", b"\n", b'{"a":1}\n', b'{"mess\\u0061ges":[{"a":1}]}\n'])
 def test_no_objects(text: bytes) -> None:
-    """Where the name is not written as such there are none."""
+    """There are none where the field is missing or its name is written with escapes."""
     found = Spans(text).objects("messages")
     assert len(found.counts) == len(found.starts) == 0
     assert found.has_more.dtype == np.bool_

@@ -1,4 +1,4 @@
-"""`ClassLabels`: names of classes to numbers."""
+"""`ClassLabels`: classes to numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def labelled(values: Any, first: int = 0) -> pa.Table:
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str
 )
-def test_labels_become_their_places(kind: pa.DataType) -> None:
-    """One string a record becomes one int64, in its place in the table, whatever kind of string it is."""
+def test_classes_become_their_indices(kind: pa.DataType) -> None:
+    """One string per record becomes one int64, in the same place of the table, for every type of string."""
     tables, counts = ClassLabels(CLASSES).open()([labelled(pa.array(["pos", "é"], kind)), labelled(pa.array(["neg"], kind), 2)])
     assert [table["label"].to_pylist() for table in tables] == [[1, 2], [0]]
     assert tables[0].schema == pa.schema({"text": pa.string(), "label": pa.int64(), "row_id": pa.int64()})
@@ -49,7 +49,7 @@ def test_chunks_and_slices_are_taken() -> None:
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string())], ids=str)
 def test_lists_become_lists(kind: pa.DataType) -> None:
-    """A list of strings a record, as tags of words are, becomes a list of numbers."""
+    """A list of strings per record, such as tags of words, becomes a list of numbers."""
     ((made,), _) = ClassLabels(CLASSES).open()([labelled(pa.array([["pos", "é"], [], ["neg"]], kind))])
     assert made["label"].to_pylist() == [[1, 2], [], [0]]
     assert made["label"].type.value_type == pa.int64()
@@ -75,7 +75,7 @@ def test_nothing_to_number() -> None:
     ],
 )
 def test_a_record_without_a_class_is_named(values: Any, message: str) -> None:
-    """An unknown label and a missing one are errors that say which record has them."""
+    """An unknown class and a missing one are errors with the row id of the record."""
     with pytest.raises(RecordError, match=message) as caught:
         ClassLabels(CLASSES).open()([labelled(["pos"], 3), labelled(values, 7)])
     assert caught.value.row_id == 8
@@ -111,13 +111,13 @@ def test_columns_that_do_not_fit() -> None:
     ],
 )
 def test_classes_are_checked_at_once(classes: Any, error: type[Exception], message: str) -> None:
-    """What is no list of different names is refused where the stage is made."""
+    """Anything but a list of distinct classes is refused by the constructor."""
     with pytest.raises(error, match=message):
         ClassLabels(classes)
 
 
 def test_a_column_of_the_loader_is_no_label() -> None:
-    """Row ids are not to be numbered."""
+    """Row ids cannot be numbered."""
     with pytest.raises(ValueError, match=r"^field must be a column of the data, got 'row_id', which is the loader's own$"):
         ClassLabels(CLASSES, field="row_id")
 
@@ -134,7 +134,7 @@ def test_it_is_a_description() -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    """Neither the import nor the numbering brings pandas, and the import no compute functions either."""
+    """Neither the import nor the numbering imports pandas, and the import does not import compute functions either."""
     code = """
         import sys
         import numpy as np
@@ -161,7 +161,7 @@ def test_it_imports_nothing_heavy() -> None:
     ],
 )
 def test_classes_are_read_from_the_data(tmp_path: Path, values: list[Any], classes: Any, counts: Any) -> None:
-    """Of strings, whole numbers, booleans and lists: each class once, sorted, and how often it comes; the stage takes them."""
+    """Strings, whole numbers, booleans and lists: each class once, sorted, with its count; the stage numbers them."""
     rows = [{"text": "a", "category": value} for value in values]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.table({"category": values}), tmp_path / "a.parquet")
@@ -181,12 +181,12 @@ def test_weights_are_those_of_scikit_learn() -> None:
     assert stage.weights().dtype == torch.float32
     with pytest.raises(ValueError, match=r"^weights need the counts of the classes; make the stage by ClassLabels.of"):
         ClassLabels(["a"]).weights()
-    with pytest.raises(ValueError, match=r"^class 'b' must come at least once to be weighed, got none$"):
+    with pytest.raises(ValueError, match=r"^class 'b' must occur at least once to have a weight, got no record of it$"):
         ClassLabels(["a", "b"], counts=[1, 0]).weights()
 
 
 def test_classes_that_cannot_be_read() -> None:
-    """Columns that are missing, of floats or of nulls alone, and records that come once only."""
+    """Columns that are missing, of floats or only of nulls, and a source that can be read only once, are refused."""
     rows: list[dict[str, Any]] = [{"text": "a", "x": 0.5}]
     with pytest.raises(ValueError, match=r"^ClassLabels cannot find the field 'y' among the columns text, x"):
         ClassLabels.of(ss.Generator(rows), "y")
@@ -202,7 +202,7 @@ def test_classes_that_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("field", ["label", "tags", "ner_labels"])
 def test_lists_are_padded_with_no_class(field: str) -> None:
-    """Whatever the column is called, padding is -100 and not the first class; flat and padded."""
+    """Padding is -100 and not the first class, for any name of the column; flat and padded."""
     rows = [{"text": "a b", field: ["x", "y"]}, {"text": "a", field: ["y"]}]
     stages = ClassLabels(["x", "y"], field=field), ss.Tokenize(lambda texts: [[1] * len(text) for text in texts])
     for layout in ("padded", "jagged"):

@@ -1,4 +1,4 @@
-"""Padding that is in the data: a mask beside ids takes it off, wherever the data is from."""
+"""Padding that is in the data is removed by the mask of the ids, for every kind of source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def padded(rows: list[list[int]], value: int, *, left: bool = False) -> list[lis
 
 
 def records(*, left: bool = False) -> dict[str, list[list[int]]]:
-    """Return columns of the rows as a tokenizer pads them, and labels as most recipes copy them."""
+    """Return columns of rows that are padded by a tokenizer, and labels that are copied from the ids."""
     ids = padded(ROWS, PAD, left=left)
     return {
         "input_ids": ids,
@@ -38,7 +38,7 @@ def records(*, left: bool = False) -> dict[str, list[list[int]]]:
 
 
 def sources(folder: Path, columns: dict[str, Any]) -> dict[str, ss.Source]:
-    """Write the same columns for every kind of source that takes ids."""
+    """Return the same columns as every kind of source that can hold ids."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.table(columns), folder / "a.parquet")
@@ -57,8 +57,8 @@ def sources(folder: Path, columns: dict[str, Any]) -> dict[str, ss.Source]:
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("kind", ["generator", "json", "parquet", "fixed", "data set", "stream"])
-def test_padding_is_taken_off(tmp_path: Path, kind: str, left: bool) -> None:
-    """Ids, token types and labels are as long as the mask says, on either side; lengths and counts are of tokens."""
+def test_padding_is_removed(tmp_path: Path, kind: str, left: bool) -> None:
+    """Ids, token types and labels lose the padding that the mask marks, on either side; lengths and counts are of tokens."""
     loader = ss.Loader(sources(tmp_path, records(left=left))[kind], ss.Unbucketed(1), shuffle=False)
     batches = list(loader)
     assert [batch.input_ids.tolist() for batch in batches] == [[row] for row in ROWS]
@@ -85,7 +85,7 @@ def test_what_is_planned_has_no_padding(workers: int) -> None:
 
 
 def test_by_hand() -> None:
-    """A worked example: rows of nothing but padding, columns that are not padded along, and a mask of the decoder's own."""
+    """A worked example: rows of only padding, columns that are not padded with the ids, and a mask of the decoder."""
     table = pa.table(
         {
             "input_ids": [[7, 8, 0], [0, 0, 0]],
@@ -111,13 +111,13 @@ def test_by_hand() -> None:
 
 
 def test_labels_of_another_sequence_stay() -> None:
-    """Labels that hold more than padding where ids are padded are those of a target, of another length."""
+    """Labels with values where ids are padding belong to a target of another length, and stay."""
     table = pa.table({"input_ids": [[7, 8, 0]], "attention_mask": [[1, 1, 0]], "labels": [[4, 5, 6]]})
     assert without_padding(table)["labels"].to_pylist() == [[4, 5, 6]]
 
 
 def test_a_mask_without_padding_changes_nothing() -> None:
-    """Masks of ones, of floats that weigh tokens, and of two dimensions leave the table as it is."""
+    """Masks of ones, of floats that are weights, and of two dimensions leave the table unchanged."""
     for mask in ([[1, 1], [1]], [[0.5, 0.0], [1.0]], [[[1, 0], [1, 1]], [[1]]]):
         table = pa.table({"input_ids": [[7, 8], [9]], "attention_mask": mask})
         assert without_padding(table) is table
@@ -136,7 +136,7 @@ def test_a_mask_without_padding_changes_nothing() -> None:
     ],
 )
 def test_a_mask_that_does_not_fit_names_the_record(mask: Any, message: str) -> None:
-    """Of masks with holes, of another length, or with missing values the record is named."""
+    """For a mask with holes, of another length, or with nulls, the error names the record."""
     table = pa.table({"input_ids": [[1, 2], [1, 2, 3]], "attention_mask": pa.array([[1, 0], mask], pa.list_(pa.int8()))})
     with pytest.raises(RecordError, match=message) as caught:
         without_padding(table.append_column("row_id", pa.array([4, 6])))
@@ -144,7 +144,7 @@ def test_a_mask_that_does_not_fit_names_the_record(mask: Any, message: str) -> N
 
 
 def test_a_record_of_padding_alone_is_empty() -> None:
-    """A text of no tokens that was padded is dropped, and counted as empty."""
+    """A row of only padding is dropped, and counted as empty."""
     rows = [{"input_ids": [1, 2], "attention_mask": [1, 1]}, {"input_ids": [0, 0], "attention_mask": [0, 0]}]
     loader = ss.Loader(ss.Generator(rows), ss.Unbucketed(4))
     (batch,) = loader
@@ -153,7 +153,7 @@ def test_a_record_of_padding_alone_is_empty() -> None:
 
 
 def test_a_model_learns_the_same(tmp_path: Path) -> None:
-    """The loss over rows padded beforehand is that over the rows themselves."""
+    """The loss of rows that were padded before is that of the rows without padding."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ def test_map_applies_the_function_to_each_table() -> None:
 
 
 def test_the_loaders_columns_are_hidden_and_put_back() -> None:
-    """The function sees the user's columns only; row ids and pieces come back whatever it returns."""
+    """The function receives only the user's columns; row ids and pieces are added to what it returns."""
     seen: list[list[str]] = []
 
     def spy(records: pa.Table) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def test_the_loaders_columns_are_hidden_and_put_back() -> None:
     assert made.to_pydict() == {"length": [1, 3], "row_id": [0, 1], "piece": [0, 1]}
 
 
-@pytest.mark.parametrize("form", [dict, pa.RecordBatch.from_pydict, pa.Table.from_pydict])
-def test_map_takes_tables_batches_and_dicts(form: Any) -> None:
+@pytest.mark.parametrize("make", [dict, pa.RecordBatch.from_pydict, pa.Table.from_pydict])
+def test_map_takes_tables_batches_and_dicts(make: Any) -> None:
     """A function may return a table, a record batch or a dict of columns."""
-    ((made,), _) = Map(lambda _: form({"n": pa.array([1, 2])})).open()([table("a", "b")])
+    ((made,), _) = Map(lambda _: make({"n": pa.array([1, 2])})).open()([table("a", "b")])
     assert made.column("n").to_pylist() == [1, 2]
 
 
@@ -66,14 +66,14 @@ def test_map_takes_a_dict_of_numpy_arrays_and_lists() -> None:
 
 
 def test_map_must_keep_the_number_of_rows() -> None:
-    """A function that drops or adds rows would put ids to the wrong rows, so it is refused."""
+    """A function that drops or adds rows is refused, as row ids would no longer fit."""
     stage = Map(functools.partial(pa.Table.slice, length=1)).open()
     with pytest.raises(ValueError, match=r"^Map\(.*slice\) must return 2 rows as it was given, got 1; drop rows with Filter$"):
         stage([table("a", "b")])
 
 
 def test_map_cannot_return_reserved_columns() -> None:
-    """A column that the loader owns cannot be made by a function."""
+    """A function cannot return a column that the loader owns."""
     with pytest.raises(ValueError, match=r"cannot return a column named row_id, which is the loader's own; use another name$"):
         Map(lambda records: {"row_id": records["text"]}).open()([table("a")])
 
@@ -99,7 +99,7 @@ def test_tables_of_no_rows_are_not_shown_to_functions() -> None:
 
 
 def test_a_function_that_raises_is_named() -> None:
-    """The function's own exception arrives, with a note of where it was."""
+    """The function's own exception is raised, with a note that names the function."""
 
     def broken(records: pa.Table) -> pa.Table:
         return records["nothing"]
@@ -127,7 +127,7 @@ def test_filter_keeps_rows_and_counts_the_others(mask: Any) -> None:
 
 
 def test_filter_counts_nothing_when_it_drops_nothing() -> None:
-    """No count is given for what did not happen."""
+    """The counts have no key for an outcome that did not occur."""
     given = table("abc")
     assert Filter(is_long).open()([given]) == ([given], {})
 
@@ -155,12 +155,12 @@ def test_stages_name_their_function() -> None:
 
 
 def test_stages_need_a_function() -> None:
-    """What cannot be called is refused where the stage is made."""
+    """Anything that cannot be called is refused by the constructor."""
     with pytest.raises(TypeError, match=r"^Map must be given a function of a pyarrow.Table, got str$"):
         Map("shout")  # type: ignore[arg-type]
 
 
 def test_record_errors_can_be_pickled() -> None:
-    """An error from another process still says which record is to blame."""
+    """An error from another process still has the row id of the record."""
     error = pickle.loads(pickle.dumps(RecordError("text must not be null", 7)))
     assert (str(error), error.row_id) == ("text must not be null", 7)

@@ -1,4 +1,4 @@
-"""`MapRecords` and `FilterRecords`, and what `Map` and `Filter` say to a function that takes a record."""
+"""`MapRecords` and `FilterRecords`, and the errors of `Map` and `Filter` for a function that expects a record."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def stream(source: ss.Source, *stages: Any, **options: Any) -> list[ss.Batch]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_records_come_through_one_by_one(source: ss.JsonLines, workers: int) -> None:
-    """Each record is what the function returns, rows keep their ids, and others are dropped and counted; so with workers."""
+def test_the_function_is_called_for_each_record(source: ss.JsonLines, workers: int) -> None:
+    """Each record is what the function returns, rows keep their ids, and others are dropped and counted; also with workers."""
     batches = stream(source, ss.MapRecords(lower), ss.FilterRecords(is_even), workers=workers)
     numbers = [number for batch in batches for number in batch.number.tolist()]
     assert numbers == list(range(0, 150, 2))
@@ -65,7 +65,7 @@ def test_records_come_through_one_by_one(source: ss.JsonLines, workers: int) -> 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_names_the_record(source: ss.JsonLines, workers: int) -> None:
-    """What the function raises keeps its type, and says in which line it was."""
+    """What the function raises keeps its type, and a note names the line of the record."""
     with pytest.raises(LookupError, match="77 is not for me") as caught:
         stream(source, ss.MapRecords(refuse_77), workers=workers)
     notes = caught.value.__notes__
@@ -89,7 +89,7 @@ def test_results_of_another_kind(source: ss.JsonLines, stage: Any, message: str)
 
 
 def test_types_stay_where_they_can() -> None:
-    """A column keeps its type if that takes the new values, a key that a record lacks is null, and a new key is a column."""
+    """A column keeps its type if that holds the new values, a key that a record lacks is null, and a new key is a column."""
     small = pa.array([1, 2], pa.int8())
     kept = {"a": small, "e": pa.array([0.5, 1], pa.float32()), "f": pa.array([[1], None], pa.list_(pa.int32()))}
     table = pa.table({**kept, "b": small, "d": small, "row_id": [5, 6]})
@@ -113,7 +113,7 @@ def test_types_stay_where_they_can() -> None:
 
 
 def test_values_of_two_types_name_the_column(source: ss.JsonLines) -> None:
-    """Values that no column holds together are an error that names the column."""
+    """Values that no type of Arrow can hold together are an error that names the column."""
     stage = ss.MapRecords(lambda record: {**record, "x": ["a", 1][record["number"] % 2]})
     with pytest.raises((pa.ArrowException, TypeError)) as caught:
         stream(source, stage)
@@ -142,8 +142,8 @@ def test_they_are_specs() -> None:
         lambda row: "text",
     ],
 )
-def test_map_tells_a_function_of_a_record_what_to_do(source: ss.JsonLines, fn: Callable[[Any], Any]) -> None:
-    """A function that takes the table for a record fails with a word about `MapRecords`, and never makes rows of letters."""
+def test_map_names_map_records_for_a_function_of_a_record(source: ss.JsonLines, fn: Callable[[Any], Any]) -> None:
+    """A function that treats the table as a record fails with a note about `MapRecords`, and never returns rows of letters."""
     with pytest.raises((TypeError, AttributeError)) as caught:
         stream(source, ss.Map(fn))
     assert "MapRecords calls one with each record" in "\n".join([str(caught.value), *caught.value.__notes__])
@@ -152,15 +152,15 @@ def test_map_tells_a_function_of_a_record_what_to_do(source: ss.JsonLines, fn: C
 @pytest.mark.parametrize(
     "fn", [lambda row: len(row["text"]) > 3, lambda row: row["number"] > 3, lambda row: "a" in row["text"]]
 )
-def test_filter_tells_a_function_of_a_record_what_to_do(source: ss.JsonLines, fn: Callable[[Any], Any]) -> None:
-    """So does `Filter`."""
+def test_filter_names_filter_records_for_a_function_of_a_record(source: ss.JsonLines, fn: Callable[[Any], Any]) -> None:
+    """A function that treats the table as a record fails with a note about `FilterRecords`."""
     with pytest.raises(TypeError) as caught:
         stream(source, ss.Filter(fn))
     assert "FilterRecords calls one with each record" in "\n".join([str(caught.value), *caught.value.__notes__])
 
 
-def test_other_errors_of_a_map_have_no_such_word(source: ss.JsonLines) -> None:
-    """An error of the function's own is left alone."""
+def test_other_errors_of_a_map_have_no_such_note(source: ss.JsonLines) -> None:
+    """Another error of the function has no note about `MapRecords`."""
     with pytest.raises(TypeError) as caught:
         stream(source, ss.Map(lambda table: table.append_column("x", pa.array(np.zeros(len(table)) + None))))  # type: ignore[operator]
     assert "MapRecords" not in "\n".join([str(caught.value), *caught.value.__notes__])

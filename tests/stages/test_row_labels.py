@@ -1,4 +1,4 @@
-"""Rows without any label are dropped and counted, so that no batch is without a loss."""
+"""Rows without any label are dropped and counted, so that every batch has a loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def labels_in(loader: ss.Loader) -> list[int]:
 @pytest.mark.parametrize("overflow", ["truncate", "drop"])
 @pytest.mark.parametrize("end", [None, "<|endoftext|>"])
 def test_a_prompt_that_fills_the_row(bpe_tokenizer: Tokenizer, end: str | None, overflow: Any) -> None:
-    """A record whose completion is cut off is dropped and counted; the end of one that is cut in part is not learnt."""
+    """A record whose completion is cut off is dropped and counted; the end of a completion that is cut in part has no label."""
     rows = [{"x": "abc de " * 9, "y": "bb"}, {"x": "a", "y": "b"}, {"x": "a", "y": "b c " * 9}]
     tokenize = ss.Tokenize(bpe_tokenizer, field="y", prompt="x", end=end, max_length=8, overflow=overflow)
     loader = ss.Loader(ss.Generator(rows), tokenize, ss.Unbucketed(1), shuffle=False)
@@ -47,10 +47,10 @@ def test_a_prompt_that_fills_the_row(bpe_tokenizer: Tokenizer, end: str | None, 
 
 
 def test_a_chat_without_an_answer(bpe_tokenizer: Tokenizer) -> None:
-    """Chats whose assistant says nothing, or was cut away, are dropped and counted."""
+    """Chats without an answer of the assistant, or whose answer was cut off, are dropped and counted."""
     theirs = transformers_of(bpe_tokenizer, chat_template=CHATML)
-    asked, said = {"role": "user", "content": "abc"}, {"role": "assistant", "content": "de"}
-    rows = [{"m": chat} for chat in ([asked], [{**asked, "content": "abc " * 50}, said], [asked, said])]
+    question, answer = {"role": "user", "content": "abc"}, {"role": "assistant", "content": "de"}
+    rows = [{"m": chat} for chat in ([question], [{**question, "content": "abc " * 50}, answer], [question, answer])]
     tokenize = ss.Tokenize(theirs, field="m", chat="assistant", max_length=40)
     loader = ss.Loader(ss.Generator(rows), tokenize, ss.Unbucketed(1), shuffle=False)
     assert [batch.row_ids.item() for batch in loader] == [2]
@@ -59,7 +59,7 @@ def test_a_chat_without_an_answer(bpe_tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pieces_without_labels(bpe_tokenizer: Tokenizer, workers: int) -> None:
-    """Of a chat cut into pieces those in which nobody answers go; their count is the same for any number of workers."""
+    """Of a chat that is split the pieces without an answer are dropped; their count is the same for any num_workers."""
     theirs = transformers_of(bpe_tokenizer, chat_template=CHATML)
     chat = [{"role": "user", "content": "a b c d e " * 20}, {"role": "assistant", "content": "de"}]
     tokenize = ss.Tokenize(theirs, field="m", chat="assistant", max_length=16, overflow="split")
@@ -72,7 +72,7 @@ def test_pieces_without_labels(bpe_tokenizer: Tokenizer, workers: int) -> None:
 
 
 def test_labels_that_the_data_has() -> None:
-    """Rows all of whose labels are -100 go, lists and single numbers; floats, other columns and null do not count."""
+    """Rows whose labels are all -100 are dropped, lists and single numbers; floats, other columns and nulls have no effect."""
     rows = [{"input_ids": [1, 2], "labels": [-100, -100], "n": -100}, {"input_ids": [3, 4], "labels": [-100, 7], "n": 1}]
     loader = ss.Loader(ss.Generator(rows), ss.Unbucketed(4))
     (batch,) = loader
@@ -86,7 +86,7 @@ def test_labels_that_the_data_has() -> None:
 
 
 def test_nothing_left_is_an_error() -> None:
-    """Where no row has a label the message says so."""
+    """If no row has a label the error says so."""
     loader = ss.Loader(ss.Generator([{"input_ids": [1, 2], "labels": [-100, -100]}]), ss.Unbucketed(1))
     with pytest.raises(ValueError, match=r"1 were dropped \(1 of them without any label\)"):
         next(iter(loader))
@@ -105,7 +105,7 @@ def test_one_token_predicts_nothing() -> None:
 
 @pytest.mark.parametrize("overflow", ["truncate", "split"])
 def test_pack_cuts_labels_off(overflow: Any) -> None:
-    """Of a sequence longer than a row only what has labels is packed: by hand, rows of 4."""
+    """Of a sequence longer than a row only the part with labels is packed: a worked example with rows of 4."""
     labels = [[-100] * 4 + [-100, 1, 2, -100] + [-100] * 4 + [-100, 3], [-100, 5, -100]]
     rows = [{"input_ids": list(range(10, 10 + len(own))), "labels": own} for own in labels]
     loader = ss.Loader(ss.Generator(rows), ss.Pack(4, rows=1, overflow=overflow), shuffle=False)
@@ -140,7 +140,7 @@ def test_the_stream_goes_on(bpe_tokenizer: Tokenizer) -> None:
 
 
 def test_another_rule_is_another_stream() -> None:
-    """A state says of what labels are made, as that decides which rows there are."""
+    """A state cannot be loaded with another rule of labels, since the rule decides which rows are dropped."""
     rows = [{"input_ids": [1] * (1 + number % 3)} for number in range(12)]
     loader = ss.Loader(ss.Generator(rows), ss.Bucket(batch_size=2), on_batch=ss.CausalLabels())
     state = next(iter(loader)).state
@@ -150,7 +150,7 @@ def test_another_rule_is_another_stream() -> None:
 
 @pytest.mark.parametrize("spec", [Unbucketed(1), ss.Pack(8, rows=1), ss.Pack(8, rows=1, causal=False)])
 def test_masked_rows_of_special_tokens(wordpiece_tokenizer: Tokenizer, spec: Any) -> None:
-    """A row in which nothing can be masked is dropped; every other batch has a label, whatever chance chooses."""
+    """A row in which nothing can be masked is dropped; every batch has a label, whatever is drawn."""
     rows = [{"input_ids": ids} for ids in [[2, 3], [2, 1, 3], *([2, 7 + number, 3] for number in range(40))]]
     loader = ss.Loader(ss.Generator(rows), spec, on_batch=ss.MaskTokens(wordpiece_tokenizer))
     assert min(labels_in(loader)) > 0
@@ -158,7 +158,7 @@ def test_masked_rows_of_special_tokens(wordpiece_tokenizer: Tokenizer, spec: Any
 
 
 def test_one_of_a_row_is_chosen_evenly(wordpiece_tokenizer: Tokenizer) -> None:
-    """Where chance chooses none each token is as likely, and what becomes of it as for the others; rows of one draw stay."""
+    """If no token of a row is drawn, one is chosen with equal probability, and masked with the same probability as others."""
     ids = torch.arange(5, 9).repeat(4000, 1)
     rows = [{"input_ids": row.tolist()} for row in ids]
     (batch,) = ss.Loader(ss.Generator(rows), ss.Unbucketed(4000), on_batch=ss.MaskTokens(wordpiece_tokenizer))
@@ -171,7 +171,7 @@ def test_one_of_a_row_is_chosen_evenly(wordpiece_tokenizer: Tokenizer) -> None:
 
 
 def test_ranks_count_alike() -> None:
-    """Two ranks drop and count together what one does, and each step has a label."""
+    """Two ranks together drop and count the rows that one process drops, and each step has a label."""
     rows = [{"input_ids": [1, 2, 3], "labels": [-100, -100, 4 if number % 3 else -100]} for number in range(60)]
 
     def serve(options: Options) -> tuple[list[int], int]:

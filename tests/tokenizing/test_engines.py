@@ -21,15 +21,16 @@ import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from seqstream.tokenizing import engines
-from seqstream.tokenizing.engines import Engine, EngineError, EngineWarning, choose_engine, find_difference
+from seqstream.tokenizing import engine_choice
+from seqstream.tokenizing.engine_choice import EngineComparison, choose_engine, comparison_of, find_difference
+from seqstream.tokenizing.engines import Engine, EngineError, EngineWarning, is_installed
 from seqstream.tokenizing.probes import MAX_CHARS, MAX_TEXTS, first_texts, hostile_texts
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
 
 
-def blueprint_of(tokenizer: Tokenizer) -> TokenizerSpec:
+def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
     return read_tokenizer(tokenizer, special_tokens=True)
 
 
@@ -39,13 +40,13 @@ def rows_of(rows: TokenRows) -> list[list[int]]:
 
 
 def without_json(tokenizer_spec: TokenizerSpec, **changes: Any) -> TokenizerSpec:
-    """The same tokenizer by its looks, but another one inside: what an engine with a fault looks like."""
+    """Return a spec that is equal but for its serialised form: the tokenizer of an engine with a fault."""
     source = json.loads(tokenizer_spec.json)
     return dataclasses.replace(tokenizer_spec, source=json.dumps({**source, **changes}))
 
 
 class Faulty(Engine):
-    """A real engine of a tokenizer that is changed a little: it gives other ids where that shows."""
+    """A real engine of a slightly changed tokenizer, which returns other ids for some texts."""
 
     def __init__(self, tokenizer_spec: TokenizerSpec, name: str) -> None:
         faulty = without_json(tokenizer_spec, normalizer={"type": "Lowercase"}) if name == "fastokens" else tokenizer_spec
@@ -54,9 +55,9 @@ class Faulty(Engine):
 
 @pytest.mark.parametrize(("fixture", "name"), [("bpe", "fastokens"), ("wordpiece", "nanotoken"), ("unigram", "tokenizers")])
 def test_auto_takes_the_fastest_for_the_model(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
-    """BPE goes to fastokens, WordPiece to nanotoken, the rest to tokenizers; all of them say the same."""
+    """BPE goes to fastokens, WordPiece to nanotoken, the rest to tokenizers; the ids are the same."""
     tokenizer: Tokenizer = request.getfixturevalue(f"{fixture}_tokenizer")
-    engine = choose_engine(blueprint_of(tokenizer), "auto", ["a text"])
+    engine = choose_engine(spec_of(tokenizer), "auto", ["a text"])
     assert engine.name == name
     texts = hostile_texts(["[SEP]"])
     assert rows_of(engine(texts)) == [encoding.ids for encoding in tokenizer.encode_batch(texts)]
@@ -65,8 +66,8 @@ def test_auto_takes_the_fastest_for_the_model(fixture: str, name: str, request: 
 
 @pytest.mark.parametrize("name", ["tokenizers", "fastokens"])
 def test_rows_are_flat_int32(bpe_tokenizer: Tokenizer, name: str) -> None:
-    """Every engine returns one buffer of int32 and offsets of int64 from 0, also for no ids at all."""
-    engine = Engine(blueprint_of(bpe_tokenizer), name)
+    """Every engine returns one buffer of int32 and offsets of int64 from 0, also without any ids."""
+    engine = Engine(spec_of(bpe_tokenizer), name)
     for texts in (["a b", "", "c"], ["", ""], []):
         rows = engine(texts)
         assert (rows.ids.dtype, rows.offsets.dtype) == (np.dtype(np.int32), np.dtype(np.int64))
@@ -77,30 +78,30 @@ def test_rows_are_flat_int32(bpe_tokenizer: Tokenizer, name: str) -> None:
 
 def test_a_difference_falls_back_with_a_warning(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the fast engine gives other ids, the warning shows the text and both lists, and tokenizers is used."""
-    monkeypatch.setattr(engines, "Engine", Faulty)
-    monkeypatch.setattr(engines, "proof_of", engines.Proof)
+    monkeypatch.setattr(engine_choice, "Engine", Faulty)
+    monkeypatch.setattr(engine_choice, "comparison_of", EngineComparison)
     message = (
         r"^engine fastokens gives other ids than tokenizers for '.+': from id \d+ on \[.*\] where tokenizers gives \[.*\]; "
     )
     with pytest.warns(EngineWarning, match=message + r"tokenizers is used, which is slower and exact$") as caught:
-        engine = choose_engine(blueprint_of(bpe_tokenizer), "auto", [])
+        engine = choose_engine(spec_of(bpe_tokenizer), "auto", [])
     assert engine.name == "tokenizers"
     assert len(caught) == 1
 
 
 def test_a_difference_of_a_named_engine_is_an_error(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that was asked for is not replaced in silence, nor used."""
-    monkeypatch.setattr(engines, "Engine", Faulty)
-    monkeypatch.setattr(engines, "proof_of", engines.Proof)
+    """A named engine is neither replaced in silence nor used."""
+    monkeypatch.setattr(engine_choice, "Engine", Faulty)
+    monkeypatch.setattr(engine_choice, "comparison_of", EngineComparison)
     with pytest.raises(
         EngineError, match=r"^engine fastokens gives other ids than tokenizers .*; use engine='tokenizers' or 'auto'$"
     ):
-        choose_engine(blueprint_of(bpe_tokenizer), "fastokens", [])
+        choose_engine(spec_of(bpe_tokenizer), "fastokens", [])
 
 
-def test_the_sample_is_part_of_the_proof(bpe_tokenizer: Tokenizer) -> None:
-    """Texts of the real stream are compared too: a difference that only they show is found, and shown where it is."""
-    tokenizer_spec = blueprint_of(bpe_tokenizer)
+def test_the_sample_is_compared(bpe_tokenizer: Tokenizer) -> None:
+    """Texts of the data are compared too: a difference in one of them alone is found, and shown where it is."""
+    tokenizer_spec = spec_of(bpe_tokenizer)
     odd = {"id": 600, "content": "oddity", "normalized": False, "special": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
     added = [*json.loads(tokenizer_spec.json)["added_tokens"], odd | flags]
@@ -119,37 +120,36 @@ def test_the_sample_is_part_of_the_proof(bpe_tokenizer: Tokenizer) -> None:
 def test_an_engine_that_cannot_take_the_tokenizer(
     unigram_tokenizer: Tokenizer, bpe_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Named, that is an error; by itself, it is a line of log, since only speed is lost."""
+    """If it was named that is an error; else a line in the log, since only speed is lost."""
     with pytest.raises(
-        EngineError, match=r"^engine nanotoken cannot take tokenizer Unigram .*; use engine='tokenizers' or 'auto'$"
+        EngineError, match=r"^engine nanotoken cannot use tokenizer Unigram .*; use engine='tokenizers' or 'auto'$"
     ):
-        choose_engine(blueprint_of(unigram_tokenizer), "nanotoken", [])
+        choose_engine(spec_of(unigram_tokenizer), "nanotoken", [])
     normalized = Tokenizer.from_str(bpe_tokenizer.to_str())
     normalized.normalizer = normalizers.BertNormalizer()
     with caplog.at_level(logging.WARNING, "seqstream"):
-        assert choose_engine(blueprint_of(normalized), "auto", []).name == "tokenizers"
+        assert choose_engine(spec_of(normalized), "auto", []).name == "tokenizers"
     assert caplog.messages[0].startswith(
-        "tokenizers is used, which is slower: engine fastokens cannot take tokenizer BPE (600, "
+        "tokenizers is used, which is slower: engine fastokens cannot use tokenizer BPE (600, "
     )
 
 
 def test_an_engine_that_is_not_installed(
     bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Named, that is an error where the stage is made; by itself, one line a process says what to install."""
-    installed = engines.is_installed
+    """If it was named the constructor raises; else one line in the log of each process says what to install."""
     monkeypatch.setitem(sys.modules, "fastokens", None)
-    assert not installed("fastokens")
+    assert not is_installed("fastokens")
     message = r"^engine fastokens is not installed; pip install 'seqstream\[fast\]'$"
     with pytest.raises(ModuleNotFoundError, match=message):
         Tokenize(bpe_tokenizer, engine="fastokens")
     with pytest.raises(ModuleNotFoundError, match=message):
-        Engine(blueprint_of(bpe_tokenizer), "fastokens")(["a"])
-    engines._advise.cache_clear()
+        Engine(spec_of(bpe_tokenizer), "fastokens")(["a"])
+    engine_choice._advise_install.cache_clear()
     with caplog.at_level(logging.WARNING, "seqstream"), warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
-            assert choose_engine(blueprint_of(bpe_tokenizer), "auto", []).name == "tokenizers"
+            assert choose_engine(spec_of(bpe_tokenizer), "auto", []).name == "tokenizers"
     assert caplog.messages == ["tokenising is 8 to 47 times faster with engine fastokens: pip install 'seqstream[fast]'"]
 
 
@@ -162,19 +162,19 @@ def test_an_engine_of_a_function_cannot_be_another(bpe_tokenizer: Tokenizer) -> 
 
 
 def test_the_sample_is_bounded() -> None:
-    """However long the sample and its texts are, the proof takes few of them."""
+    """However long the sample and its texts are, few of them are compared."""
     taken = list(first_texts(["x" * 10**6, None, *["y" * 100] * 10**4]))
     assert sum(map(len, taken)) <= MAX_CHARS
     assert len(list(first_texts(["z"] * 10**5))) == MAX_TEXTS
 
 
-def test_the_proof_is_quick(bpe_tokenizer: Tokenizer, texts: list[str]) -> None:
-    """Hostile texts and as many of the stream as are taken are encoded by the slowest engine in a moment."""
-    reference = Engine(blueprint_of(bpe_tokenizer), "tokenizers")
-    proof = [*hostile_texts(["<|endoftext|>"] * 50), *first_texts(texts * 20)]
+def test_the_comparison_is_quick(bpe_tokenizer: Tokenizer, texts: list[str]) -> None:
+    """The slowest engine encodes hostile texts and the first of the data in less than a second."""
+    reference = Engine(spec_of(bpe_tokenizer), "tokenizers")
+    compared = [*hostile_texts(["<|endoftext|>"] * 50), *first_texts(texts * 20)]
     reference(["a"])
     begin = time.perf_counter()
-    reference(proof)
+    reference(compared)
     assert time.perf_counter() - begin < 1.0  # 0.06 s on an idle core; a busy machine is slower
 
 
@@ -255,10 +255,10 @@ def test_ids_of_real_tokenizers(data: Path, name: str, changed: bool) -> None:
 
 
 def test_a_tokenizer_without_a_fast_engine_is_never_compared() -> None:
-    """For other model types tokenizers is the engine, with nothing to prove."""
+    """For other types of models tokenizers is the engine, without a comparison."""
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert choose_engine(blueprint_of(tokenizer), "auto", ["a b"]).name == "tokenizers"
+    assert choose_engine(spec_of(tokenizer), "auto", ["a b"]).name == "tokenizers"
 
 
 def letters(special: list[AddedToken], ordinary: list[AddedToken]) -> Tokenizer:
@@ -283,18 +283,18 @@ def letters(special: list[AddedToken], ordinary: list[AddedToken]) -> Tokenizer:
         ([AddedToken("\n", single_word=True), AddedToken("é")], [AddedToken("1", lstrip=True)], "é\n 1\né"),
     ],
 )
-def test_added_tokens_beside_each_other(special: list[AddedToken], ordinary: list[AddedToken], text: str) -> None:
-    """Where one added token ends another begins a word: an engine that is chosen gives the tokenizer's ids."""
+def test_added_tokens_next_to_each_other(special: list[AddedToken], ordinary: list[AddedToken], text: str) -> None:
+    """Next to an added token another one may begin a word: an engine that is chosen returns the tokenizer's ids."""
     tokenizer = letters(special, ordinary)
-    engine = choose_engine(blueprint_of(tokenizer), "auto", ["plain text"])
+    engine = choose_engine(spec_of(tokenizer), "auto", ["plain text"])
     assert rows_of(engine([text])) == [tokenizer.encode(text).ids]
 
 
-def test_pairs_are_proved_among_hundreds_of_added_tokens() -> None:
-    """Tokens of each kind of flags and ends come first, so that a pair at the end of hundreds is proved, and texts are few."""
+def test_pairs_are_compared_among_hundreds_of_added_tokens() -> None:
+    """Tokens of each class are first, so that a pair at the end of hundreds is compared, and texts are few."""
     many = [AddedToken(f"<extra_{number}>") for number in range(900)]
     tokenizer = letters([*many, AddedToken("GENE")], [AddedToken("rs123", single_word=True)])
-    tokenizer_spec = blueprint_of(tokenizer)
+    tokenizer_spec = spec_of(tokenizer)
     assert {"GENE", "rs123"} <= set(tokenizer_spec.added_tokens[:3])
     texts = hostile_texts(tokenizer_spec.added_tokens)
     assert {"GENErs123", "rs123GENE"} <= set(texts)
@@ -304,28 +304,27 @@ def test_pairs_are_proved_among_hundreds_of_added_tokens() -> None:
         assert choose_engine(tokenizer_spec, "auto", []).name == "tokenizers"
 
 
-def test_a_proof_is_kept(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tokenizer and the same first texts have nothing to prove again; other texts are compared, hostile ones not."""
-    engines.proof_of.cache_clear()
+def test_a_comparison_is_kept(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokenizer and first texts are not compared again; other texts are, without the hostile ones."""
+    comparison_of.cache_clear()
     compared: list[int] = []
-    find = engines.find_difference
 
     def counting(engine: Engine, reference: Engine, texts: list[str]) -> str | None:
         compared.append(len(texts))
-        return find(engine, reference, texts)
+        return find_difference(engine, reference, texts)
 
-    monkeypatch.setattr(engines, "find_difference", counting)
-    first = choose_engine(blueprint_of(bpe_tokenizer), "auto", ["a text"])
-    again = choose_engine(blueprint_of(Tokenizer.from_str(bpe_tokenizer.to_str())), "auto", ["a text"])
+    monkeypatch.setattr(engine_choice, "find_difference", counting)
+    first = choose_engine(spec_of(bpe_tokenizer), "auto", ["a text"])
+    again = choose_engine(spec_of(Tokenizer.from_str(bpe_tokenizer.to_str())), "auto", ["a text"])
     assert first is again
-    choose_engine(blueprint_of(bpe_tokenizer), "auto", ["another", "text"])
-    hostile = hostile_texts(blueprint_of(bpe_tokenizer).added_tokens)
+    choose_engine(spec_of(bpe_tokenizer), "auto", ["another", "text"])
+    hostile = hostile_texts(spec_of(bpe_tokenizer).added_tokens)
     assert compared == [len(hostile) + 1, 2]
 
 
 def test_a_difference_is_kept(bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that has given other ids once is not used for other data."""
-    proof = engines.Proof(blueprint_of(bpe_tokenizer), "fastokens")
-    found = iter(["other ids", None])
-    monkeypatch.setattr(engines, "find_difference", lambda *_: next(found))
-    assert [proof.find_difference([text]) for text in ("a", "b")] == ["other ids", "other ids"]
+    """An engine that returned other ids once is not used for other data."""
+    comparison = EngineComparison(spec_of(bpe_tokenizer), "fastokens")
+    results = iter(["other ids", None])
+    monkeypatch.setattr(engine_choice, "find_difference", lambda *_: next(results))
+    assert [comparison.find_difference([text]) for text in ("a", "b")] == ["other ids", "other ids"]

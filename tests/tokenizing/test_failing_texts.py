@@ -1,4 +1,4 @@
-"""A text that a tokenizer cannot encode is named, with its record, whatever the row is made of."""
+"""A text that a tokenizer cannot encode is named, with its record, in every row format."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import seqstream as ss
 from seqstream.records import RecordError
-from seqstream.tokenizing.engines import find_failing
+from seqstream.tokenizing.failing_texts import find_failing_text
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
 
 @pytest.fixture
 def words() -> Tokenizer:
-    """A vocabulary of two words that names an unknown token, and has none."""
+    """A vocabulary of two words, whose unknown token is not in it."""
     tokenizer = Tokenizer(models.WordLevel({"it": 0, "rained": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
@@ -51,7 +51,7 @@ def chat(text: str) -> list[dict[str, str]]:
     ],
     ids=["words", "second", "first", "prompt", "all", "assistant"],
 )
-def test_every_form_names_the_record(words: Tokenizer, options: Any, good: Any, bad: Any) -> None:
+def test_every_format_names_the_record(words: Tokenizer, options: Any, good: Any, bad: Any) -> None:
     """The record is found also where a row is made of several texts, or words are encoded once for all."""
     from transformers import PreTrainedTokenizerFast
 
@@ -68,7 +68,7 @@ def strict(texts: list[str]) -> list[list[int]]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_function_keeps_its_error(workers: int) -> None:
-    """What a user's function raises stays as it is, and the one record is named, in a worker as well."""
+    """What a user's function raises is not changed, and a note names the record, in a worker as well."""
     rows = ["it rained"] * 70 + ["it snowed"] + ["it rained"] * 7
     loader = ss.Loader(ss.Generator(rows), ss.Tokenize(strict, max_length=9), ss.Unbucketed(4), shuffle=False, workers=workers)
     with pytest.raises(KeyError, match="snowed") as caught:
@@ -78,7 +78,7 @@ def test_a_function_keeps_its_error(workers: int) -> None:
 
 @pytest.mark.parametrize(("bad", "expected"), [([5], 5), ([0], 0), ([9], 9), ([3, 7], 3), ([], None)])
 def test_find_failing(bad: list[int], expected: int | None) -> None:
-    """The first text for which a function raises is found by halving; none where no single one is to blame."""
+    """The first text for which a function raises is found by bisection; none if it encodes each text alone."""
     calls = []
 
     def encode(texts: list[str]) -> None:
@@ -86,6 +86,6 @@ def test_find_failing(bad: list[int], expected: int | None) -> None:
         if any(int(text) in bad for text in texts) or len(texts) == 10:
             raise ValueError
 
-    found = find_failing(encode, list(map(str, range(10))))
+    found = find_failing_text(encode, list(map(str, range(10))))
     assert (None if found is None else found[0]) == expected
     assert len(calls) <= 5

@@ -55,8 +55,8 @@ def transformers_of(tokenizer: Tokenizer, **kwargs: Any) -> Any:
 
 @pytest.fixture(scope="session", params=["bpe", "wordpiece", "unigram"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    made: Tokenizer = request.getfixturevalue(f"{request.param}_tokenizer")
-    return made
+    found: Tokenizer = request.getfixturevalue(f"{request.param}_tokenizer")
+    return found
 
 
 def test_ids_are_the_tokenizers_own(tokenizer: Tokenizer, texts: list[str]) -> None:
@@ -143,7 +143,7 @@ def test_split_repeats_the_other_columns(bpe_tokenizer: Tokenizer) -> None:
 
 
 def test_overflow_drop_counts_what_it_drops(wordpiece_tokenizer: Tokenizer) -> None:
-    """Long records go and are counted; empty ones are counted as empty."""
+    """Long records are dropped and counted; empty ones are counted as empty."""
     ((made,), counts) = run(Tokenize(wordpiece_tokenizer, max_length=12, overflow="drop"), table(["a", "", "b c " * 20, "d"]))
     assert made["row_id"].to_pylist() == [0, 3]
     assert made["input_ids"].to_pylist() == [wordpiece_tokenizer.encode(text).ids for text in "ad"]
@@ -159,7 +159,7 @@ def test_overflow_error_says_which_record(bpe_tokenizer: Tokenizer) -> None:
 
 
 def test_empty_records_are_dropped_and_counted(tokenizer: Tokenizer) -> None:
-    """A record that gives no token of its own goes, special tokens or not, unless empty="keep"."""
+    """A record without tokens of its own is dropped, with special tokens or without, unless empty="keep"."""
     own = [encoding.ids for encoding in tokenizer.encode_batch(TEXTS, add_special_tokens=False)]
     kept = [row for row, ids in enumerate(own) if ids]
     ((made,), counts) = run(Tokenize(tokenizer), table(TEXTS))
@@ -171,7 +171,7 @@ def test_empty_records_are_dropped_and_counted(tokenizer: Tokenizer) -> None:
 
 
 def test_several_fields_stay_aligned(bpe_tokenizer: Tokenizer, wordpiece_tokenizer: Tokenizer) -> None:
-    """A dict gives a column for each field; a record goes if one of them is empty, and is truncated in each."""
+    """A dict gives a column for each field; a record is dropped if one of them is empty, and truncated in each."""
     records = pa.table({"en": ["a b c", "", "d"], "fr": ["e", "f", "g h " * 9], "n": [1, 2, 3], "row_id": [0, 1, 2]})
     stage = Tokenize({"en": bpe_tokenizer, "fr": wordpiece_tokenizer}, max_length=6)
     ((made,), counts) = run(stage, records)
@@ -212,7 +212,7 @@ def test_a_call_of_transformers_leaves_the_fingerprint(wordpiece_tokenizer: Toke
 
 
 def test_split_special_tokens_is_kept(bpe_tokenizer: Tokenizer) -> None:
-    """A tokenizer that takes special tokens in a text for ordinary text does so here."""
+    """A tokenizer that encodes special tokens in a text as ordinary text does so here."""
     texts = ["a<|endoftext|>b"]
     theirs = transformers_of(bpe_tokenizer, split_special_tokens=True)
     assert ids_of(Tokenize(theirs), texts) == theirs(texts)["input_ids"] != Tokenize(bpe_tokenizer)
@@ -262,7 +262,7 @@ def words(texts: list[str]) -> list[list[int]]:
 
 
 def test_a_function_is_a_tokenizer() -> None:
-    """A function from texts to lists of ids is taken as it is; what it returns is cut like other ids."""
+    """A function from texts to lists of ids is a tokenizer; its ids are cut like others."""
     stage = Tokenize(words, max_length=3)
     ((made,), counts) = run(stage, table(["a bb ccc dddd", "", "ee"]))
     assert made["input_ids"].to_pylist() == [[1, 2, 3], [2]]
@@ -296,7 +296,7 @@ NONSENSE: dict[str, tuple[Callable[[list[str]], Any], str]] = {
 
 @pytest.mark.parametrize(("function", "message"), NONSENSE.values(), ids=NONSENSE.keys())
 def test_nonsense_from_a_function_is_refused_at_once(function: Any, message: str) -> None:
-    """A function is tried where the stage is made, so that the traceback points at the user's line."""
+    """The constructor calls the function, so that the traceback points at the user's line."""
     with pytest.raises((TypeError, ValueError), match=message):
         Tokenize(function)
 
@@ -310,7 +310,7 @@ def test_nonsense_in_mid_stream_names_the_record() -> None:
 
 
 def test_a_function_that_raises_is_named() -> None:
-    """Its own exception arrives, with a note of its name; trying it at the beginning does not raise."""
+    """Its own exception is raised, with a note of its name; the call of the constructor does not raise."""
 
     def strict(texts: list[str]) -> list[list[int]]:
         return [[{"a": 1}[text]] for text in texts]
@@ -360,7 +360,7 @@ def test_every_kind_of_text_is_taken(bpe_tokenizer: Tokenizer, kind: pa.DataType
 
 
 def test_a_table_without_rows_may_lack_the_field(bpe_tokenizer: Tokenizer) -> None:
-    """A block that lost all its rows on the way has no columns to check."""
+    """A block without rows has no columns to check."""
     ((made,), counts) = run(Tokenize(bpe_tokenizer), pa.table({"row_id": pa.array([], pa.int64())}))
     assert (made.column_names, len(made), counts) == (["row_id", "input_ids"], 0, {})
 
@@ -385,7 +385,7 @@ def test_a_table_without_rows_may_lack_the_field(bpe_tokenizer: Tokenizer) -> No
     ],
 )
 def test_settings_are_checked_at_once(wordpiece_tokenizer: Tokenizer, wrong: Any, error: type[Exception], message: str) -> None:
-    """A setting out of range is refused where the stage is made."""
+    """A setting out of range is refused by the constructor."""
     with pytest.raises(error, match=message):
         Tokenize(wordpiece_tokenizer, **wrong)
 
@@ -402,7 +402,7 @@ def test_dicts_of_fields_are_checked(bpe_tokenizer: Tokenizer) -> None:
 
 
 def test_tokenizers_that_cannot_be_used(tmp_path: Path, bpe_tokenizer: Tokenizer) -> None:
-    """What is no tokenizer, or one that no two runs would agree on, is refused with what to do."""
+    """An object that is not a tokenizer, and a tokenizer whose ids are random, are refused with a remedy."""
     with pytest.raises(
         TypeError, match=r"^tokenizer must be a tokenizers.Tokenizer, .* or a function of a list of texts, got int$"
     ):
@@ -485,7 +485,7 @@ def test_added_tokens_that_strip(bpe_tokenizer: Tokenizer) -> None:
 
 
 def test_nothing_warns_for_a_tokenizer_without_a_fast_engine() -> None:
-    """A model type that only tokenizers knows is nothing to warn about."""
+    """A type of model that only tokenizers knows is no reason to warn."""
     copy = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     copy.pre_tokenizer = pre_tokenizers.Whitespace()
     with warnings.catch_warnings():
@@ -503,7 +503,7 @@ def test_special_tokens_around_a_small_vocabulary() -> None:
 
 @pytest.mark.parametrize("limit", [10**30, 1e30, float("inf"), np.float64(1e30), 2**31, None])
 def test_a_limit_that_is_none(bpe_tokenizer: Tokenizer, limit: Any) -> None:
-    """A model_max_length that stands for no limit cuts nothing, and is no limit to the others that ask for one."""
+    """A model_max_length that stands for no limit cuts nothing, and is not enough for the other values of overflow."""
     stage = Tokenize(bpe_tokenizer, max_length=limit)
     assert stage.max_length is None
     long = "a text " * 3000
@@ -579,14 +579,14 @@ def test_parts_in_python(wrap: bool) -> None:
 
 
 def test_parts_in_python_stay_in_their_process() -> None:
-    """It cannot be sent to a worker that is not forked, and the error says what can."""
+    """It cannot be sent to a worker that is not forked, and the error says what can be sent."""
     stage = Tokenize(in_python(), max_length=8)
     with pytest.raises(TypeError, match=r"^tokenizer WordLevel cannot be sent to another process.*or pass a function"):
         pickle.dumps(stage)
 
 
 def test_a_decoder_in_python_is_no_matter() -> None:
-    """It decides no ids: the tokenizer is read as any other."""
+    """It decides no ids: the tokenizer is read like any other."""
     tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     plain = Tokenize(tokenizer).fingerprint()
@@ -617,20 +617,20 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, data: bytes, message: str) 
 
 
 def test_a_file_with_a_byte_order_mark(bpe_file: Path, tmp_path: Path) -> None:
-    """A mark that an editor has put before it does no harm."""
+    """A byte order mark at the beginning of the file is ignored."""
     (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + bpe_file.read_bytes())
     assert Tokenize(tmp_path).fingerprint() == Tokenize(bpe_file).fingerprint()
 
 
 def test_a_folder_without_a_tokenizer_file(tmp_path: Path) -> None:
-    """The error names the file that is looked for, and what reads folders of another form."""
+    """The error names the missing file, and what reads folders of another format."""
     with pytest.raises(FileNotFoundError, match=r"exists, got .*tokenizer.json; .* AutoTokenizer.from_pretrained\('.*'\)$"):
         Tokenize(tmp_path)
 
 
 @pytest.mark.parametrize("vocabulary", [{"the": 1, "a": 2}, {1: "the"}])
 def test_a_vocabulary_is_no_dict_of_tokenizers(vocabulary: Any) -> None:
-    """The error says what a dict means, and what to make of a vocabulary."""
+    """The error says what a dict means, and how to pass a vocabulary."""
     with pytest.raises(TypeError, match=r"^tokenizer must be a dict of column -> tokenizer, got \{.*WordLevel\(vocabulary"):
         Tokenize(vocabulary)
 

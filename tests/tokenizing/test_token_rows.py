@@ -26,7 +26,7 @@ def test_truncate_drops_the_end_of_what_is_too_long(rows: TokenRows) -> None:
 
 
 def test_truncate_drops_the_beginning_on_the_left(rows: TokenRows) -> None:
-    """On the left it is the first tokens of its own that go."""
+    """On the left a row loses the first of its own tokens."""
     assert lists(truncate(rows, SpecialCounts(1, 1), 4, "left")) == [[1, 13, 14, 9], [1, 9], [1, 15, 16, 9]]
 
 
@@ -39,7 +39,7 @@ def test_split_cuts_into_full_pieces(rows: TokenRows) -> None:
 
 
 def test_keep_rows_keeps_only_those(rows: TokenRows) -> None:
-    """The rows that are left out leave no ids behind."""
+    """The ids of rows that are left out are gone."""
     assert lists(keep_rows(rows, np.array([0, 2]))) == [[1, 11, 12, 13, 14, 9], [1, 15, 16, 9]]
     assert lists(keep_rows(rows, np.array([], np.int64))) == []
 
@@ -52,25 +52,25 @@ def test_nothing_is_copied_without_need(rows: TokenRows) -> None:
     assert keep_rows(empty, np.array([0, 2])).ids is rows.ids
 
 
-def beside(rows: TokenRows) -> TokenRows:
-    """The same rows with a column beside their ids that says which id it is."""
+def with_double(rows: TokenRows) -> TokenRows:
+    """Return the same rows with a parallel column that is twice the id."""
     return TokenRows(rows.ids, rows.offsets, {"double": rows.ids * 2})
 
 
-def test_what_is_beside_goes_where_the_ids_go(rows: TokenRows) -> None:
-    """Whatever becomes of rows becomes of the columns parallel to them, by slices or by one gather."""
+def test_parallel_columns_change_as_the_ids_do(rows: TokenRows) -> None:
+    """Each function changes parallel columns as it changes ids, by slices or by one gather."""
     long = TokenRows(np.arange(4000, dtype=np.int32), np.array([0, 1500, 1600, 4000]))
     for given, limit in ((rows, 4), (long, 1000)):
-        for made in (
-            keep_rows(beside(given), np.array([0, 2])),
-            take_rows(beside(given), np.array([2, 0, 2])),
-            truncate(beside(given), SpecialCounts(1, 1), limit, "right"),
-            truncate(beside(given), SpecialCounts(1, 1), limit, "left"),
-            split(beside(given), SpecialCounts(1, 1), limit)[0],
-            join([TokenRows.constant([7], double=[14]), beside(given), beside(given)], len(given)),
+        for changed in (
+            keep_rows(with_double(given), np.array([0, 2])),
+            take_rows(with_double(given), np.array([2, 0, 2])),
+            truncate(with_double(given), SpecialCounts(1, 1), limit, "right"),
+            truncate(with_double(given), SpecialCounts(1, 1), limit, "left"),
+            split(with_double(given), SpecialCounts(1, 1), limit)[0],
+            join([TokenRows.constant([7], double=[14]), with_double(given), with_double(given)], len(given)),
         ):
-            assert len(made.ids) == made.offsets[-1]
-            assert made.beside["double"].tolist() == (made.ids * 2).tolist()
+            assert len(changed.ids) == changed.offsets[-1]
+            assert changed.parallel["double"].tolist() == (changed.ids * 2).tolist()
 
 
 def test_each_row_may_have_a_limit_of_its_own(rows: TokenRows) -> None:
@@ -81,7 +81,7 @@ def test_each_row_may_have_a_limit_of_its_own(rows: TokenRows) -> None:
 
 
 def test_rows_are_taken_in_any_order(rows: TokenRows) -> None:
-    """A row may be taken twice, and before one that comes before it."""
+    """A row may be taken twice, and in any order."""
     assert lists(take_rows(rows, np.array([2, 1, 2]))) == [[1, 15, 16, 9], [1, 9], [1, 15, 16, 9]]
 
 
@@ -107,9 +107,9 @@ def test_long_rows_are_joined_too() -> None:
     assert joined.offsets.tolist() == [0, 1501, 4002]
 
 
-def test_what_closes_a_text_is_on_its_last_piece(rows: TokenRows) -> None:
-    """Of the special tokens after a text those that close it are not put around each piece."""
-    pieces, source, number = split(rows, SpecialCounts(1, 1, closing=1), 4)
+def test_the_end_is_on_the_last_piece(rows: TokenRows) -> None:
+    """The token of ``end`` is on the last piece alone, other special tokens are on every piece."""
+    pieces, source, number = split(rows, SpecialCounts(1, 1, end=1), 4)
     assert lists(pieces) == [[1, 11, 12, 13], [1, 14, 9], [1, 9], [1, 15, 16, 9]]
     assert source.tolist() == [0, 0, 1, 2]
     assert number.tolist() == [0, 1, 0, 0]

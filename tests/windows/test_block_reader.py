@@ -1,4 +1,4 @@
-"""The order of an epoch's blocks: every record once, shards interleaved, and the same from every place on."""
+"""The order of an epoch's blocks: every record once, shards interleaved, and the same from every cursor on."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def shards_of(blocks: list[ReadBlock]) -> list[int]:
     return [block.table.column(ROW_ID)[0].as_py() >> RECORD_BITS for block in blocks if len(block.table)]
 
 
-def through_json(place: Cursor) -> Cursor:
-    return Cursor.from_json(place.position, json.loads(json.dumps(place.source_json())))
+def through_json(cursor: Cursor) -> Cursor:
+    return Cursor.from_json(cursor.position, json.loads(json.dumps(cursor.source_json())))
 
 
 @settings(max_examples=80, deadline=None)
 @given(sources, orders, st.integers(1, 4))
-def test_every_record_comes_once(source: Shards, name: str, num_open: int) -> None:
-    """Whatever shards hold - many blocks, one, none, blocks of no rows - each record comes once, with its id."""
+def test_every_record_is_read_once(source: Shards, name: str, num_open: int) -> None:
+    """Whatever shards hold - many blocks, one, none, blocks of no rows - each record is read once, with its id."""
     blocks = list(read_blocks(source, order_of(source, name), Cursor(), num_open))
     assert sorted(row_ids(blocks)) == source.row_ids
     assert all(block.table.schema.field(ROW_ID).type == pa.int64() for block in blocks)
@@ -52,14 +52,14 @@ def test_every_record_comes_once(source: Shards, name: str, num_open: int) -> No
 
 @settings(max_examples=60, deadline=None)
 @given(sources, orders, st.integers(1, 4))
-def test_the_same_blocks_follow_the_same_place(source: Shards, name: str, num_open: int) -> None:
+def test_the_same_blocks_follow_the_same_cursor(source: Shards, name: str, num_open: int) -> None:
     """From before and after every block, through JSON, reading goes on with exactly the blocks that follow."""
     order = order_of(source, name)
     blocks = list(read_blocks(source, order, Cursor(), num_open))
     for number, block in enumerate(blocks):
-        for place, rest in ((block.before, blocks[number:]), (block.after, blocks[number + 1 :])):
-            assert through_json(place) == place
-            again = list(read_blocks(source, order, through_json(place), num_open))
+        for cursor, rest in ((block.before, blocks[number:]), (block.after, blocks[number + 1 :])):
+            assert through_json(cursor) == cursor
+            again = list(read_blocks(source, order, through_json(cursor), num_open))
             assert [other.table for other in again] == [other.table for other in rest]
             assert [(other.before, other.after) for other in again][1:] == [(other.before, other.after) for other in rest][1:]
     assert all(one.after == other.before for one, other in itertools.pairwise(blocks))
@@ -74,14 +74,14 @@ def test_shards_of_many_blocks_are_read_in_turn() -> None:
 
 
 def test_shards_of_one_block_are_read_and_forgotten() -> None:
-    """They take no turn and leave nothing in a place."""
+    """They take no turn and are not part of a cursor."""
     source = Shards(tuple(((1, 1),) for _ in range(30)))
     blocks = list(read_blocks(source, range(30), Cursor()))
     assert shards_of(blocks) == list(range(30))
     assert all(block.after == Cursor(number + 1) for number, block in enumerate(blocks))
 
 
-def test_a_place_by_hand() -> None:
+def test_a_cursor_by_hand() -> None:
     """It holds the next position and, for each open shard in turn, the records read and its own state."""
     source = Shards((((1, 1), (1,)), ((1,),), ((), (1,))))
     blocks = list(read_blocks(source, range(3), Cursor(), 2))
@@ -97,7 +97,7 @@ def test_a_place_by_hand() -> None:
 
 
 def test_shards_that_give_nothing_are_passed_over() -> None:
-    """A shard may have no block at all, or end after a block that did not say so."""
+    """A shard may have no block at all, or end after a block that was not marked as its last."""
     source = Shards(((), ((1,),), (), (), ((1,), (1,)), ()), says_end=False)
     blocks = list(read_blocks(source, range(6), Cursor()))
     assert shards_of(blocks) == [1, 4, 4]
@@ -139,7 +139,7 @@ def test_numbers_of_records_may_be_of_any_integer_type() -> None:
 
 @pytest.mark.parametrize("name", ["row_id", "piece"])
 def test_columns_of_the_loader_are_refused(name: str) -> None:
-    """A source that has one of its own hears what to do."""
+    """A source that gives one is an error that says what to do."""
     source = OneTable(pa.table({name: [1]}))
     message = f"^column '{name}' cannot come from a source; the loader numbers records itself, so rename the column$"
     with pytest.raises(ValueError, match=message):

@@ -15,10 +15,11 @@ import pytest
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.distributed.collectives import CallbackCollectives, SingleProcess
+from seqstream.distributed.collectives import CallbackCollectives, Ranks, SingleProcess
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from seqstream.windows.class_balance import length_edges, number_classes
+from seqstream.windows.collectives import WindowCollectives
 
 SOURCES = ["books", "chats", "code", "mail"]
 
@@ -36,14 +37,14 @@ CLASSES: dict[str, MakeClass] = {
 
 
 def grouped(num: int = 6000, seed: int = 0) -> list[Record]:
-    """Make records grouped by source, whose lengths go with it."""
+    """Make records grouped by source, whose lengths depend on it."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.concatenate([rng.lognormal(mean, 0.8, num // 4) for mean in (3, 3.1, 3.2, 3.4)]), 1, 256).astype(int)
     return [{"input_ids": [1] * length, "source": SOURCES[4 * at // num]} for at, length in enumerate(lengths.tolist())]
 
 
 def records(make_class: MakeClass = CLASSES["strings"], num: int = 150) -> list[Record]:
-    """Make records of different lengths, whose classes go with them a little."""
+    """Make records of different lengths, on which their classes depend a little."""
     lengths = np.random.default_rng(1).integers(1, 30, num).tolist()
     return [{"input_ids": [1] * length, "label": make_class(at + length // 15)} for at, length in enumerate(lengths)]
 
@@ -85,8 +86,8 @@ def distance_of_runs(turns: list[list[ss.Batch]], num: int) -> tuple[float, floa
 
 @pytest.mark.parametrize("world_size", [1, 4])
 @pytest.mark.parametrize("step", ["mixed", "alike"])
-def test_a_few_batches_have_each_class_as_often_as_all(world_size: int, step: Any) -> None:
-    """Of a corpus grouped by source, whose lengths go with it, 16 batches of all ranks are nearer to the whole than without."""
+def test_a_few_batches_are_like_all_of_them(world_size: int, step: Any) -> None:
+    """Of a corpus grouped by source, 16 consecutive batches of all ranks are nearer to the whole than without ``balance``."""
     rows = grouped()
 
     def epochs(balance: str | None) -> list[list[ss.Batch]]:
@@ -189,8 +190,8 @@ def test_steps_of_ranks_with_groups_of_their_own_stay(accumulate: int) -> None:
     assert plain != balanced
 
 
-def test_nothing_is_said_without_balance() -> None:
-    """Ranks meet twice more for a window that is balanced, and no more often where it is not, or rows are not shuffled."""
+def test_nothing_is_sent_without_balance() -> None:
+    """A balanced window takes two more gathers; one that is not, or whose rows are not shuffled, takes none."""
 
     def count(spec: ss.Bucket, *, shuffle: bool) -> int:
         def job(options: Options) -> int:
@@ -216,32 +217,32 @@ def test_nothing_is_said_without_balance() -> None:
 # --- Classes and ranges ---
 
 
-def told_by(tables: list[pa.Table], column: str = "label") -> list[tuple[list[int], int]]:
-    """Return what each rank, one for each table, finds of the classes of its rows."""
+def numbers_of(tables: list[pa.Table], column: str = "label") -> list[tuple[list[int], int]]:
+    """Return the numbers of the classes of each rank's rows, and the number of classes; one rank for each table."""
 
     def job(options: Options) -> tuple[list[int], int]:
-        ranks = (
+        ranks: Ranks = (
             SingleProcess()
             if len(tables) == 1
             else CallbackCollectives(options["rank"], options["world_size"], options["all_gather"])
         )
-        codes, num = number_classes(tables[options["rank"]], column, ranks)
+        codes, num = number_classes(tables[options["rank"]], column, WindowCollectives(ranks))
         return codes.tolist(), num
 
     return run_ranks(len(tables), job)
 
 
 def test_classes_of_three_ranks_by_hand() -> None:
-    """The most frequent of all ranks is 0; those as frequent go by their JSON; a rank may have no rows, and no columns then."""
+    """The most frequent of all ranks is 0; equally frequent ones are in the order of their JSON; a rank may have no rows."""
     tables = [pa.table({"label": ["b", "a", "b"]}), pa.table({}), pa.table({"label": ["c", "b", None]})]
-    assert told_by(tables) == [([0, 1, 0], 4), ([], 4), ([2, 0, 3], 4)]
-    assert told_by(tables[:1]) == [([0, 1, 0], 2)]
+    assert numbers_of(tables) == [([0, 1, 0], 4), ([], 4), ([2, 0, 3], 4)]
+    assert numbers_of(tables[:1]) == [([0, 1, 0], 2)]
 
 
 def test_a_column_that_part_of_the_data_lacks() -> None:
     """Rows without it have no value, as they would in one table."""
-    assert told_by([pa.table({"label": [7, 8, 8]}), pa.table({"text": ["x", "y"]})]) == [([2, 0, 0], 3), ([1, 1], 3)]
-    assert told_by([pa.table({"label": pa.nulls(2)})]) == [([0, 0], 1)]
+    assert numbers_of([pa.table({"label": [7, 8, 8]}), pa.table({"text": ["x", "y"]})]) == [([2, 0, 0], 3), ([1, 1], 3)]
+    assert numbers_of([pa.table({"label": pa.nulls(2)})]) == [([0, 0], 1)]
 
 
 @pytest.mark.parametrize(
@@ -257,12 +258,12 @@ def test_a_column_that_part_of_the_data_lacks() -> None:
 )
 def test_types_of_classes(values: Any) -> None:
     """Strings of any kind, whole numbers, true and false."""
-    assert told_by([pa.table({"label": values})]) == [([0, 1, 0], 2)]
+    assert numbers_of([pa.table({"label": values})]) == [([0, 1, 0], 2)]
 
 
 def test_the_rarest_of_many_classes_are_one() -> None:
     """The 255 most frequent are counted by themselves."""
-    ((codes, num),) = told_by([pa.table({"label": [*range(300), *range(200)]})])
+    ((codes, num),) = numbers_of([pa.table({"label": [*range(300), *range(200)]})])
     assert num == 256
     assert sorted(codes[:200]) == [*range(200)]
     assert codes[:200] == codes[300:]
@@ -326,12 +327,12 @@ def test_columns_of_too_many_values(world_size: int) -> None:
         "name another, or make one in a Map"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        told_by(tables)
+        numbers_of(tables)
 
 
 @pytest.mark.parametrize("balance", ["", 3, ["label"]])
 def test_balance_is_a_name(balance: Any) -> None:
-    """Nothing else is taken for one."""
+    """Anything else is an error."""
     with pytest.raises(ValueError, match=rf"^balance must be the name of a column, got {re.escape(repr(balance))}$"):
         ss.Bucket(100, balance=balance)
 

@@ -1,4 +1,4 @@
-"""Columns read from Arrow: which form each type takes, and what is refused."""
+"""Columns read from Arrow: the kind of column of each type, and what is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows_of(column: Column) -> list[Any]:
 
 @pytest.mark.parametrize("make", [pa.list_, pa.large_list])
 def test_sequences_of_numbers_are_ragged(make: Any) -> None:
-    """Rows lie behind each other, with room for the longest on both sides."""
+    """Rows lie one after the other, with room for the longest on both sides."""
     column = read([[1, 2], [], [3, 4, 5]], make(pa.int32()))
     assert isinstance(column, Ragged)
     assert rows_of(column) == [[1, 2], [], [3, 4, 5]]
@@ -104,7 +104,7 @@ def test_what_no_tensor_holds_is_kept(values: Any) -> None:
 
 
 def test_dictionaries_are_read_through() -> None:
-    """A column encoded as a dictionary is what it stands for."""
+    """A column encoded as a dictionary is read as its values."""
     strings = read_column("x", pa.chunked_array([pa.array(["a", "b", "a"]).dictionary_encode()]))
     assert isinstance(strings, Objects)
     assert strings.values.to_pylist() == ["a", "b", "a"]
@@ -142,7 +142,7 @@ def test_a_column_of_no_rows_keeps_its_form(kind: pa.DataType) -> None:
     ],
 )
 def test_a_missing_value_names_its_row(chunks: list[pa.Array]) -> None:
-    """The error knows the first row without a value, counted over chunks, and says what to do."""
+    """The error has the number of the first row without a value, counted over chunks, and says what to do."""
     message = r"^column 'x' must have a value in every record, got none; fill it in a Map or leave the column out$"
     with pytest.raises(ColumnError, match=message) as caught:
         read_column("x", pa.chunked_array(chunks))
@@ -160,7 +160,7 @@ def test_a_missing_value_names_its_row(chunks: list[pa.Array]) -> None:
     ],
 )
 def test_a_missing_value_inside_a_sequence_is_refused(values: Any, kind: pa.DataType) -> None:
-    """A gap in a row is never closed in silence, whichever level it is on."""
+    """A missing value inside a row is an error, on whichever level it is."""
     message = r"^column 'x' must have no missing value inside a sequence, got 1; fill them in a Map$"
     with pytest.raises(ValueError, match=message):
         read(values, kind)
@@ -186,7 +186,7 @@ def test_a_missing_value_inside_a_sequence_names_its_row(chunks: list[pa.Array])
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 2)])
 def test_unsigned_numbers_of_one_shape_are_int64(shape: tuple[int, ...]) -> None:
-    """Torch hardly computes with unsigned numbers of more than 8 bits; bytes of arrays stay bytes."""
+    """Unsigned numbers of more than 8 bits become int64, as torch supports few operations on them; bytes stay bytes."""
     for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
         largest = min(int(np.iinfo(kind).max), 2**63 - 1)
         values = pa.array(np.full(int(np.prod(shape, dtype=int)), largest, kind))
@@ -212,7 +212,7 @@ UINT64 = pa.uint64()
     ],
 )
 def test_a_number_that_int64_cannot_hold_is_refused(chunks: list[pa.Array]) -> None:
-    """No number wraps around: the error names the column, the value, the limit, what to do, and knows the row."""
+    """No number wraps around: the error names the column, the value, the limit and the remedy, and has the row."""
     message = (
         r"^column 'x' must hold whole numbers up to 9,223,372,036,854,775,807, the largest of int64, got "
         r"9,223,372,036,854,775,808; turn it into a str or a smaller number in a Map, or leave the column out$"
@@ -225,7 +225,7 @@ def test_a_number_that_int64_cannot_hold_is_refused(chunks: list[pa.Array]) -> N
 @pytest.mark.parametrize("name", ["label", "labels"])
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.int8(), pa.uint8(), pa.int32(), pa.uint64()])
 def test_labels_are_int64(name: str, kind: pa.DataType) -> None:
-    """Losses take no other whole numbers and no booleans, be there one a row, an array or a sequence of them."""
+    """Whole numbers and booleans of labels become int64, as losses need them: one a row, arrays and sequences."""
     for values, whole in (
         ([1, 0], kind),
         ([[1, 0], [0, 1]], pa.list_(kind, 2)),

@@ -1,4 +1,4 @@
-"""The first window of an epoch: all of a small corpus, full where few shards are mixed, small where batches are to begin."""
+"""The first window of an epoch: all of a small corpus, a full window of few shards, else small, to begin at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOCK_BYTES = 32 << 10
 
 
 class Ahead:
-    """Blocks of some bytes each that lie ahead; knows how many were looked at."""
+    """Upcoming blocks of given sizes; counts those that were looked at."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.looked = 0
@@ -41,7 +41,7 @@ class Ahead:
 
 
 def chosen(sizes: Sequence[int], first: FirstWindow) -> int:
-    """Choose how many of some blocks a window holds."""
+    """Return how many of some blocks the window has."""
     return first(Ahead(sizes).buffer)
 
 
@@ -76,12 +76,12 @@ def test_records_are_not_read_to_know_how_many_there_are() -> None:
         assert FirstWindow(1000, total, small_bytes=250)(ahead.buffer) == expected
         assert ahead.looked == (13 if expected == 12 else 3)
     wrong = Ahead([100] * 40)
-    assert FirstWindow(1000, 900, small_bytes=250)(wrong.buffer) == 10, "there are more than the source said"
+    assert FirstWindow(1000, 900, small_bytes=250)(wrong.buffer) == 10, "there are more than the source estimates"
     assert wrong.looked == 13
 
 
 def test_what_fills_a_window_is_asked_for_only_where_it_is_needed() -> None:
-    """To learn it takes a look at epoch 0, which a corpus of one window does not need."""
+    """Measuring it reads the beginning of epoch 0, which a corpus of one window does not need."""
 
     def fail() -> int:
         raise AssertionError("nobody needs it")
@@ -103,14 +103,14 @@ def test_what_fills_a_window_is_asked_for_only_where_it_is_needed() -> None:
     ids=repr,
 )
 def test_guessing_what_fills_a_window(spec: BatchSpec, shuffle: bool, world_size: int, expected: float) -> None:
-    """The worked example: by 100 records of ten ids each, so many times their bytes."""
+    """The worked example: a multiple of the bytes of 100 records of ten ids each."""
     table = sequences([10] * 100)
     guess = guess_full_bytes(table, 2000, spec, is_text=False, shuffle=shuffle, world_size=world_size)
     assert guess == round(expected * 2000)
 
 
 def test_guessing_for_texts() -> None:
-    """A token is taken for four bytes of text, and columns of no length for one step a record."""
+    """Text is counted as a token for four bytes, and columns of no length as one step a record."""
     table = pa.table({"text": ["x" * 396] * 100})  # beside 404 bytes of offsets
     guess = functools.partial(guess_full_bytes, shuffle=True, world_size=1)
     assert guess(table, 40_000, ss.Bucket(1000, window_batches=5), is_text=True) == pytest.approx(20_000, rel=0.05)
@@ -123,23 +123,23 @@ def test_guessing_for_texts() -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the module sees, to be set."""
+    """The time that the module reads, which a test sets."""
     now = [100.0]
     monkeypatch.setattr("seqstream.windows.first_window.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
 def test_patience_says_why_the_first_batch_takes_long(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    """After a second it says why, every ten seconds after that how long it has been, and nothing once there is a window."""
+    """After a second the log says why, then every ten seconds how long it has been, and nothing once there is a window."""
     calls: list[float] = []
     with caplog.at_level(logging.WARNING, "seqstream"):
         patience = Patience(lambda: calls.append(clock[0]), 3, 80 << 20)
-        said = []
+        logged = []
         for seconds in (0, 0.9, 1, 1.1, 10.9, 11, 20.9, 21.5):
             clock[0] = 100 + seconds
             patience()
-            said.append(len(caplog.messages))
-        assert said == [0, 0, 1, 1, 1, 2, 2, 3]
+            logged.append(len(caplog.messages))
+        assert logged == [0, 0, 1, 1, 1, 2, 2, 3]
         patience.end()
         clock[0] = 500
         patience()
@@ -151,7 +151,7 @@ def test_patience_says_why_the_first_batch_takes_long(clock: list[float], caplog
 
 
 def test_patience_with_one_shard(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    """One shard is one, a small window has a MiB, and what takes less than a second is not spoken of."""
+    """One shard is singular, a small window counts as a MiB, and less than a second is not logged."""
     with caplog.at_level(logging.WARNING, "seqstream"):
         patience = Patience(lambda: None, 1, 1000)
         clock[0] += 0.99
@@ -174,7 +174,7 @@ def test_patience_with_a_corpus_of_one_window(clock: list[float], caplog: pytest
 
 
 def test_a_guard_that_stops_is_heard_first(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    """What the guard raises comes through, and nothing is said after it."""
+    """What the guard raises is raised, and nothing is logged after it."""
 
     def stop() -> None:
         raise InterruptedError("enough")
@@ -296,20 +296,20 @@ def test_few_shards_fill_their_first_window(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_loader_that_fills_its_window_says_why(
+def test_a_loader_that_fills_its_window_logs_why(
     tmp_path: Path, prefetch: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where reading takes seconds it is said, in whatever thread that is; windows after the first are waited for in silence."""
+    """Where reading the first window takes seconds, the log says so, in any thread; later windows are not logged."""
     seconds = itertools.count(0, 5)
     monkeypatch.setattr("seqstream.windows.first_window.time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
     loader = make_words(compressed(tmp_path, 1 << 20), ss.Bucket(2048, window_bytes=512 << 10), prefetch=prefetch)
     batches = iter(loader)
     next(batches)
-    said = [message for message in caplog.messages if message.startswith("filling the first window")]
-    assert "a source of 1 shard is mixed" in said[0]
-    assert all("shard" not in message for message in said[1:])
+    logged = [message for message in caplog.messages if message.startswith("filling the first window")]
+    assert "a source of 1 shard is mixed" in logged[0]
+    assert all("shard" not in message for message in logged[1:])
     assert len({batch.window for batch in batches}) > 1
-    assert said == [message for message in caplog.messages if message.startswith("filling the first window")]
+    assert logged == [message for message in caplog.messages if message.startswith("filling the first window")]
 
 
 @pytest.mark.parametrize("make_source", [plain, compressed])

@@ -1,4 +1,4 @@
-"""Windows: every row once, the same from every start on, sized by what came before."""
+"""Windows: every row once, the same from every start on, and sized by the windows before."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def windows(source: Source, window_settings: WindowSettings, start: WindowStart 
     """Read the windows of an epoch from a start on, two shards open at a time."""
     start = start or WindowStart()
     order = EvenOrder(source.num_shards, 0, "shards")
-    return read_windows(read_blocks(source, order, start.place, 2), start, window_settings)
+    return read_windows(read_blocks(source, order, start.cursor, 2), start, window_settings)
 
 
-def recipe_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> WindowSettings:
+def settings_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> WindowSettings:
     locate = options.get("locate", str)
     return WindowSettings(run_here(stages, locate, options.pop("fill", None)), spec, (0, 0), **options)
 
 
 def served(window: Window) -> list[list[int]]:
-    """Return the row ids of each batch from where the window is on."""
+    """Return the row ids of each batch that is left of the window."""
     return [window.row_ids[window.plan.rows(turn)].tolist() for turn in range(len(window.plan))]
 
 
@@ -94,11 +94,11 @@ def drop_short(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
 
 @settings(max_examples=80, deadline=None)
 @given(sources, specs, st.booleans(), st.integers(1, 4), st.sampled_from([1, 300, 1 << 20]), st.booleans())
-def test_every_row_comes_once(  # noqa: PLR0917 - hypothesis passes them by name
+def test_every_row_is_served_once(  # noqa: PLR0917 - hypothesis passes them by name
     source: Shards, spec: BatchSpec, shuffle: bool, size: int, max_bytes: int, filtered: bool
 ) -> None:
     """Whatever the blocks, the spec and the limits, each record is in one batch or counted as left out."""
-    window_settings = recipe_of(spec, *[drop_short] * filtered, shuffle=shuffle, max_bytes=max_bytes)
+    window_settings = settings_of(spec, *[drop_short] * filtered, shuffle=shuffle, max_bytes=max_bytes)
     found = list(windows(source, window_settings, WindowStart(blocks=size)))
     rows = list(itertools.chain.from_iterable(seen(found)))
     assert len(set(rows)) == len(rows)
@@ -116,7 +116,7 @@ def test_windows_are_the_same_from_every_start_on(
     source: Shards, spec: BatchSpec, shuffle: bool, size: int, max_bytes: int
 ) -> None:
     """After every batch, and from the beginning of the next window at the end of one, through JSON, the same batches follow."""
-    window_settings = recipe_of(spec, shuffle=shuffle, max_bytes=max_bytes)
+    window_settings = settings_of(spec, shuffle=shuffle, max_bytes=max_bytes)
     found = list(windows(source, window_settings, WindowStart(blocks=size)))
     for number, window in enumerate(found):
         rest = seen(found[number + 1 :])
@@ -137,7 +137,7 @@ def test_windows_are_the_same_from_every_start_on(
 def test_windows_of_an_unshuffled_epoch_follow_the_source(source: Shards, spec: BatchSpec, size: int) -> None:
     """With ``shuffle=False`` and one shard at a time, rows of a window come after those of the window before."""
     blocks = read_blocks(source, range(source.num_shards), Cursor(), 1)
-    found = list(read_windows(blocks, WindowStart(blocks=size), recipe_of(spec, shuffle=False)))
+    found = list(read_windows(blocks, WindowStart(blocks=size), settings_of(spec, shuffle=False)))
     rows = [row for window in found for row in window.row_ids.tolist()]
     assert rows == sorted(rows)
     numbers = [window.number for window in found if len(window.row_ids)]
@@ -149,7 +149,7 @@ def test_windows_of_an_unshuffled_epoch_follow_the_source(source: Shards, spec: 
 def test_only_the_last_batch_of_an_epoch_is_smaller(source: Shards, batch_size: int, size: int) -> None:
     """Rows that do not fill a batch begin the next window, so that batches of a fixed size have it."""
     for spec in (Bucket(batch_size=batch_size, window_batches=2), Unbucketed(batch_size)):
-        found = list(windows(source, recipe_of(spec), WindowStart(blocks=size)))
+        found = list(windows(source, settings_of(spec), WindowStart(blocks=size)))
         sizes = [sorted(map(len, served(window))) for window in found]
         assert all(one == batch_size for window in sizes[:-1] for one in window)
         assert all(one == batch_size for window in sizes[-1:] for one in window[1:])
@@ -159,16 +159,16 @@ def test_rows_left_over_are_carried() -> None:
     """By hand: nine blocks of 3 rows in batches of 4, two batches a window, beginning with two blocks."""
     blocks = blocks_of(*[sequences([1, 2, 3])] * 9)
     spec = Bucket(batch_size=4, window_batches=2)
-    found = list(read_windows(blocks, WindowStart(blocks=2), recipe_of(spec, shuffle=False)))
+    found = list(read_windows(blocks, WindowStart(blocks=2), settings_of(spec, shuffle=False)))
     assert [window.row_ids.tolist() for window in found] == [
         [0, 1, 2, 3],  # of 6 rows; 2 of the block before place 2 are left
         [4, 5, 6, 7, 8, 9, 10, 11],  # of 4 blocks, less the row that is gone; the last block is left whole
         [*range(12, 27)],  # 5 blocks remain where 4 are wanted
     ]
     assert [window.start for window in found] == [
-        WindowStart(Cursor(0), 2, 0, group=1),
-        WindowStart(Cursor(1), 4, 1, group=1, step=1),
-        WindowStart(Cursor(4), 5, 0, group=1, step=3),
+        WindowStart(Cursor(0), 2, 0, planned_world_size=1),
+        WindowStart(Cursor(1), 4, 1, planned_world_size=1, step=1),
+        WindowStart(Cursor(4), 5, 0, planned_world_size=1, step=3),
     ]
     assert [window.following for window in found] == [
         WindowStart(Cursor(1), 4, 1, step=1),
@@ -193,7 +193,7 @@ def test_the_size_of_the_last_window_by_hand() -> None:
 def test_the_last_window_is_not_tiny(num_blocks: int) -> None:
     """No window of an epoch is smaller than a quarter of what it should be, or larger by more, unless the epoch is."""
     blocks = blocks_of(*[sequences([4] * 5)] * num_blocks)
-    found = list(read_windows(blocks, WindowStart(blocks=4), recipe_of(Bucket(20, window_batches=4))))
+    found = list(read_windows(blocks, WindowStart(blocks=4), settings_of(Bucket(20, window_batches=4))))
     sizes = [window.start.blocks for window in found]
     assert sum(sizes) == num_blocks
     assert set(sizes[:-1]) <= {4}
@@ -202,19 +202,19 @@ def test_the_last_window_is_not_tiny(num_blocks: int) -> None:
 
 
 def test_sizes_of_windows_by_hand() -> None:
-    """As many blocks as fill the next window, at least one, at most so many times those of this one."""
+    """As many blocks as fill the next window, at least one, and at most ``growth`` times those of this one."""
     shares = {8 / 16: 8, 7.9 / 16: 8, 4.1 / 16: 16, 2 / 16: 16, 1.0: 4, 30 / 16: 2, 1000 / 16: 1, 0.0: 16}
     assert {share: next_size(4, share, growth=4) for share in shares} == shares
     assert next_size(4, 2 / 16, growth=1 << 12) == 32
-    assert next_size(4, 0.0, growth=1 << 12) == 16, "nobody knows how much is left out, so it grows by steps"
+    assert next_size(4, 0.0, growth=1 << 12) == 16, "what fills a window is not known, so it grows by steps"
 
 
 def test_windows_grow_from_one_block() -> None:
     """The first batch needs one block only; then windows grow until they are full."""
     blocks = blocks_of(*[sequences([4] * 5)] * 40)
-    found = list(read_windows(blocks, WindowStart(blocks=1), recipe_of(Bucket(20, window_batches=8))))
+    found = list(read_windows(blocks, WindowStart(blocks=1), settings_of(Bucket(20, window_batches=8))))
     assert [window.start.blocks for window in found] == [1, 4, 8, 8, 8, 8, 3]
-    fast = recipe_of(Bucket(20, window_batches=8), growth=1 << 12)
+    fast = settings_of(Bucket(20, window_batches=8), growth=1 << 12)
     assert [window.start.blocks for window in read_windows(blocks, WindowStart(blocks=1), fast)] == [1, 8, 8, 8, 8, 7]
 
 
@@ -228,7 +228,7 @@ def test_no_more_is_read_than_two_windows() -> None:
             taken += 1
             yield block
 
-    found = read_windows(counted(), WindowStart(blocks=3), recipe_of(Bucket(20, window_batches=3)))
+    found = read_windows(counted(), WindowStart(blocks=3), settings_of(Bucket(20, window_batches=3)))
     for number in range(1, 5):
         next(found)
         assert taken <= 3 * (number + 1)
@@ -237,7 +237,7 @@ def test_no_more_is_read_than_two_windows() -> None:
 def test_windows_do_not_depend_on_how_far_ahead_was_read() -> None:
     """Taken one by one, all at once, or from a source with blocks at hand, windows are equal."""
     source = Shards(tuple(((1, 2, 3), (4, 5), (6,) * 5) for _ in range(9)))
-    window_settings = recipe_of(Bucket(batch_size=4, window_batches=3))
+    window_settings = settings_of(Bucket(batch_size=4, window_batches=3))
     at_once = seen(list(windows(source, window_settings)))
     one_by_one = [rows for window in windows(source, window_settings) for rows in served(window)]
     ready = list(read_blocks(source, EvenOrder(9, 0, "shards"), Cursor(), 2))
@@ -252,7 +252,7 @@ def test_the_key_changes_the_order() -> None:
         for epoch in range(3)
     ]
     assert len({str(order) for order in orders}) == 3
-    plain = seen(read_windows(blocks, WindowStart(blocks=4), recipe_of(Unbucketed(5), shuffle=False)))
+    plain = seen(read_windows(blocks, WindowStart(blocks=4), settings_of(Unbucketed(5), shuffle=False)))
     assert list(itertools.chain(*plain)) == list(range(80))
 
 
@@ -260,7 +260,7 @@ def test_each_window_is_mixed_in_its_own_way() -> None:
     """Two windows of one epoch whose rows have the same lengths are not cut and served alike."""
     blocks = blocks_of(*[sequences([3] * 40)] * 2)
     for spec in (Unbucketed(5), Bucket(15)):
-        first, second = read_windows(blocks, WindowStart(blocks=1), recipe_of(spec))
+        first, second = read_windows(blocks, WindowStart(blocks=1), settings_of(spec))
         assert served(first) != [[row - 40 for row in rows] for rows in served(second)]
 
 
@@ -268,11 +268,11 @@ def test_a_window_stops_at_its_bytes() -> None:
     """However many blocks were wanted, those over the limit wait for the next window; a block over it is a window by itself."""
     one = table_of(sequences([5] * 50)).nbytes
     blocks = blocks_of(*[sequences([5] * 50)] * 20)
-    found = list(read_windows(blocks, WindowStart(blocks=20), recipe_of(Bucket(100, window_batches=1000), max_bytes=4 * one)))
+    found = list(read_windows(blocks, WindowStart(blocks=20), settings_of(Bucket(100, window_batches=1000), max_bytes=4 * one)))
     assert sum(window.start.blocks for window in found) == 20
     assert max(window.start.blocks for window in found) == 4
     assert min(window.start.blocks for window in found) >= 2
-    found = list(read_windows(blocks, WindowStart(blocks=20), recipe_of(Bucket(100), max_bytes=one - 1)))
+    found = list(read_windows(blocks, WindowStart(blocks=20), settings_of(Bucket(100), max_bytes=one - 1)))
     assert [window.start.blocks for window in found] == [1] * 20
 
 
@@ -280,7 +280,7 @@ def test_a_window_stops_at_its_bytes() -> None:
 def test_a_batch_larger_than_a_window_may_be_is_made(spec: BatchSpec) -> None:
     """A window of too few rows for a batch takes more blocks, whatever their bytes, instead of standing still."""
     blocks = blocks_of(*[sequences([5] * 50)] * 7)
-    found = list(read_windows(blocks, WindowStart(), recipe_of(spec, max_bytes=1)))
+    found = list(read_windows(blocks, WindowStart(), settings_of(spec, max_bytes=1)))
     assert [len(rows) for rows in seen(found)] == [120, 120] + [110] * (spec != Unbucketed(120, drop_last=True))
     assert dropped(found, "dropped") == (110 if spec == Unbucketed(120, drop_last=True) else 0)
     assert found[0].start.blocks == 3
@@ -288,27 +288,27 @@ def test_a_batch_larger_than_a_window_may_be_is_made(spec: BatchSpec) -> None:
         if not window.after:
             continue
         start = dataclasses.replace(window.start, served=window.after[-1])
-        again = list(read_windows(blocks[start.place.position :], start, recipe_of(spec, max_bytes=1)))
+        again = list(read_windows(blocks[start.cursor.position :], start, settings_of(spec, max_bytes=1)))
         assert seen(again) == seen(found[number + 1 :])
 
 
-def test_a_stretch_without_rows_is_passed_over() -> None:
-    """Where a filter leaves nothing, windows go on behind it and do not hold on to it."""
+def test_blocks_without_rows_are_passed_over() -> None:
+    """Blocks of which a filter leaves nothing belong to a window, but the next one does not begin with them."""
     tables = [sequences([5] * 4), *[sequences([1] * 4)] * 30, sequences([5] * 4)]
-    found = list(read_windows(blocks_of(*tables), WindowStart(), recipe_of(Unbucketed(4), drop_short)))
+    found = list(read_windows(blocks_of(*tables), WindowStart(), settings_of(Unbucketed(4), drop_short)))
     assert [len(rows) for rows in seen(found)] == [4, 4]
     assert dropped(found, "dropped") == 120
     assert found[-1].number == 124
-    assert len({window.start.place for window in found}) == len(found)
+    assert len({window.start.cursor for window in found}) == len(found)
     assert max(window.start.blocks for window in found) <= 16
 
 
 def test_an_epoch_of_nothing_has_no_rows() -> None:
     """No blocks, no windows; blocks of no rows make a window of no batches."""
-    assert list(read_windows([], WindowStart(), recipe_of(Unbucketed(4)))) == []
-    (window,) = read_windows(blocks_of(sequences([]), sequences([])), WindowStart(blocks=2), recipe_of(Bucket(9)))
+    assert list(read_windows([], WindowStart(), settings_of(Unbucketed(4)))) == []
+    (window,) = read_windows(blocks_of(sequences([]), sequences([])), WindowStart(blocks=2), settings_of(Bucket(9)))
     assert (len(window.plan), window.number, window.following) == (0, -1, None)
-    (window,) = read_windows(blocks_of(sequences([0, 0])), WindowStart(), recipe_of(Bucket(9)))
+    (window,) = read_windows(blocks_of(sequences([0, 0])), WindowStart(), settings_of(Bucket(9)))
     assert (len(window.plan), window.counts) == (0, {"empty": 2})
 
 
@@ -316,7 +316,13 @@ def test_data_that_has_shrunk_is_refused() -> None:
     """A state that counts more blocks than there are is of other data."""
     message = r"^source must still have the 3 blocks that the state counts, got 2; the data has changed$"
     with pytest.raises(ValueError, match=message):
-        next(read_windows(blocks_of(*[sequences([1])] * 2), WindowStart(blocks=3, group=1, served=1), recipe_of(Unbucketed(1))))
+        next(
+            read_windows(
+                blocks_of(*[sequences([1])] * 2),
+                WindowStart(blocks=3, planned_world_size=1, served=1),
+                settings_of(Unbucketed(1)),
+            )
+        )
 
 
 def test_stages_run_once_over_each_block_in_order() -> None:
@@ -328,7 +334,7 @@ def test_stages_run_once_over_each_block_in_order() -> None:
         return tables, {"truncated": len(tables)}
 
     blocks = blocks_of(*[sequences([1, 2, 3])] * 12)
-    found = list(read_windows(blocks, WindowStart(blocks=2), recipe_of(Unbucketed(4), watched)))
+    found = list(read_windows(blocks, WindowStart(blocks=2), settings_of(Unbucketed(4), watched)))
     assert calls == list(range(0, 36, 3))
     assert dropped(found, "truncated") == 12
 
@@ -343,12 +349,12 @@ def test_stages_are_given_several_blocks_at_a_time() -> None:
 
     small, large = sequences([1000] * 100), sequences([1000] * 600)  # 0.4 and 2.4 MB
     blocks = blocks_of(small, small, large, large, small)
-    list(read_windows(blocks, WindowStart(blocks=5), recipe_of(Unbucketed(4), watched)))
+    list(read_windows(blocks, WindowStart(blocks=5), settings_of(Unbucketed(4), watched)))
     assert sizes == [2, 1, 1, 1]
 
 
-def test_the_guard_is_asked_between_steps() -> None:
-    """What stops an iteration is noticed before each block is read and each group of them is processed."""
+def test_the_guard_is_called_between_steps() -> None:
+    """The guard is called before each block is read and before each group of blocks is processed."""
     asked = 0
 
     def guard() -> None:
@@ -358,7 +364,7 @@ def test_the_guard_is_asked_between_steps() -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        list(read_windows(blocks_of(*[sequences([1])] * 9), WindowStart(blocks=4), recipe_of(Unbucketed(1), guard=guard)))
+        list(read_windows(blocks_of(*[sequences([1])] * 9), WindowStart(blocks=4), settings_of(Unbucketed(1), guard=guard)))
 
 
 def notes_of(
@@ -371,7 +377,7 @@ def notes_of(
 
 
 def located(spec: BatchSpec, *stages: OpenStage) -> WindowSettings:
-    return recipe_of(spec, *stages, locate=lambda row_id: f"line {row_id + 1:,}")
+    return settings_of(spec, *stages, locate=lambda row_id: f"line {row_id + 1:,}")
 
 
 def failing(error: Callable[[pa.Table], Exception]) -> OpenStage:
@@ -389,8 +395,8 @@ def test_an_error_of_a_stage_names_the_records_it_was_given() -> None:
     assert notes == ["while working on the 1,500 records from line 1 to line 1,500"]
 
 
-def test_an_error_of_one_record_names_its_place() -> None:
-    """A stage that knows the record says so, and its place is added, once."""
+def test_an_error_of_one_record_names_its_location() -> None:
+    """The location of the record that a stage names is added, once."""
     stage = failing(lambda table: RecordError("no good", table.column(ROW_ID)[1].as_py()))
     assert notes_of(blocks_of(sequences([1, 2])), located(Unbucketed(4), stage), RecordError, "no good") == [
         "while reading line 2"
@@ -401,14 +407,14 @@ def test_an_error_of_one_record_names_its_place() -> None:
     assert not hasattr(caught.value, "__notes__")
 
 
-def test_a_record_over_the_budget_names_its_place() -> None:
-    """The longest row of the window is the one."""
+def test_a_record_over_the_budget_names_its_location() -> None:
+    """It is the longest row of the window."""
     blocks = blocks_of(sequences([1, 2, 3]), sequences([4, 2000, 6]))
     message = r"^sequence of 2,000 tokens cannot fit max_tokens=10; raise max_tokens or set Tokenize"
     assert notes_of(blocks, located(Bucket(10)), RecordError, message) == ["while reading line 5"]
 
 
-def test_a_missing_value_names_its_place() -> None:
+def test_a_missing_value_names_its_location() -> None:
     """Also where an empty sequence beside it is dropped, and where rows were carried over."""
     message = r"^column 'x' must have a value in every record, got none"
     blocks = blocks_of({"x": [[1], [2]]}, {"x": [[3], [], None]})
@@ -418,7 +424,7 @@ def test_a_missing_value_names_its_place() -> None:
 
 
 def test_blocks_that_do_not_fit_together_name_their_records() -> None:
-    """Numbers in one block and strings in another are an error with a place."""
+    """Numbers in one block and strings in another are an error with a location."""
     blocks = blocks_of({"x": [1, 2]}, {"x": ["a"]})
     notes = notes_of(blocks, located(Unbucketed(4)), pa.ArrowTypeError, "x has incompatible types")
     assert notes == ["while working on the 3 records from line 1 to line 3"]
@@ -427,13 +433,13 @@ def test_blocks_that_do_not_fit_together_name_their_records() -> None:
 def test_blocks_of_wider_types_fit_together() -> None:
     """A block of whole numbers beside one of fractions, or of empty sequences beside ids, is no error."""
     blocks = blocks_of({"x": [[], []], "y": [1, 2]}, {"x": [[1], [2, 3]], "y": [0.5, 1.5]})
-    (window,) = read_windows(blocks, WindowStart(blocks=2), recipe_of(Bucket(10)))
+    (window,) = read_windows(blocks, WindowStart(blocks=2), settings_of(Bucket(10)))
     assert window.counts == {"empty": 2}
     assert window.row_ids.tolist() == [2, 3]
     assert lengths_in(window) == [1, 2]
 
 
-def test_the_sequence_is_told_by_name_or_by_type() -> None:
+def test_the_sequence_is_found_by_name_or_by_type() -> None:
     """Ids before features before the first sequence there is; strings, images and lists of strings are none."""
     ids, vectors = pa.list_(pa.int32()), pa.list_(pa.list_(pa.float32(), 2))
     others = [("tags", pa.list_(pa.string())), ("text", pa.string()), ("image", pa.list_(pa.uint8(), 9)), ("label", pa.int64())]
@@ -447,7 +453,7 @@ def test_the_sequence_is_told_by_name_or_by_type() -> None:
 def test_lengths_to_plan_by_are_those_of_the_longest_column() -> None:
     """A batch of sources and targets keeps the budget for both."""
     table = {"source_ids": [[1], [2, 3]], "target_ids": [[1, 2, 3], [4]]}
-    (window,) = read_windows(blocks_of(table), WindowStart(), recipe_of(Bucket(10)))
+    (window,) = read_windows(blocks_of(table), WindowStart(), settings_of(Bucket(10)))
     assert window.runs.lengths.tolist() == [3, 2]
     assert window.runs.counts.tolist() == [1, 1]
     assert window.sequence == "source_ids"
@@ -466,6 +472,6 @@ def test_rows_without_a_token_are_filled_where_they_are_kept() -> None:
     assert tables[0].column("input_ids").to_pylist() == [[9], [1, 2], [9], [3], [9]]
     assert counts == {}
     blocks = blocks_of(sequences([0, 3]), sequences([0, 0]), sequences([]))
-    (window,) = read_windows(blocks, WindowStart(blocks=3), recipe_of(Bucket(10), fill=9))
+    (window,) = read_windows(blocks, WindowStart(blocks=3), settings_of(Bucket(10), fill=9))
     assert lengths_in(window) == [1, 3, 1, 1]
     assert window.counts == {}

@@ -165,9 +165,6 @@ def locate_byte(file: File, offset: int) -> str:
     return f"{file.name}, line {_line(file, offset):,}"
 
 
-place = locate_byte
-
-
 def _line(file: File, offset: int) -> int:
     """Return the number of the line, from 1, that a byte is in."""
     line, position = 1, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from seqstream.arrays import Index
 from seqstream.sources.files.boundaries import BOM, LOOK_AHEAD, LOOK_BEHIND, Rule
@@ -33,9 +33,6 @@ class ByteSpan(NamedTuple):
         """Return where each record starts in the file, ``int64 (records,)``."""
         text = self.text
         return rule.starts(text) + (self.offset + len(self.data) - len(text))
-
-
-Piece: TypeAlias = ByteSpan
 
 
 class Limits(NamedTuple):

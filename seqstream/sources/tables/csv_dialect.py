@@ -1,4 +1,4 @@
-"""Delimited text, cut where records end and parsed by Arrow block by block, with errors that name the line."""
+"""Delimited text, cut where records end, and parsed by Arrow block by block; errors name the line."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ _BAD_ROW = re.compile(r"(?:In CSV column #(\d+): )?(?:CSV parse error: )?Row #(\
 _BAD_VALUE = re.compile(r"CSV conversion error to (\S+): invalid value (.*)", re.DOTALL)
 _READ_BYTES = 1 << 20
 _PARSED_BYTES = 1 << 18
-_SHOWN = 30
+_SHOWN_BYTES = 30
 _NO_QUOTES = "pass quote=None where quotes are ordinary characters"
 
 
 class _Block(NamedTuple):
-    """Whole records of a file."""
+    """Whole records of a file, which begin at ``offset`` of the uncompressed file."""
 
     file: File
     offset: int
-    """Where they begin in the uncompressed file."""
     quotes: Quotes
 
 
-class _Text:
-    """The text of a file, of which as much is held as is asked for."""
+class _TextBuffer:
+    """The next bytes of the text of a file, as many as asked for."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.held = bytearray()
@@ -47,11 +46,11 @@ class _Text:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing follows what is held, as far as is known."""
+        """Whether the file is known to have no bytes after those in the buffer."""
         return self._is_read and not self._rest
 
     def fill(self, size: int) -> bool:
-        """Hold so many bytes, or all that there are; return whether there are any."""
+        """Fill the buffer with exactly ``size`` bytes, or with all that are left; return whether there are any."""
         if len(self.held) > size:
             self._rest = memoryview(bytes(self.held[size:]) + self._rest)
             del self.held[size:]
@@ -63,13 +62,13 @@ class _Text:
         return bool(self.held)
 
     def take(self, end: int) -> None:
-        """Go on behind ``held[:end]``; what was held belongs to who has it, for it takes long to copy."""
+        """Drop ``held[:end]``; ``held`` becomes a new object, so that others may keep the old one without a copy."""
         self.held = self.held[end:]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How delimited text is written, and which columns of it are read: the arguments of `Csv`."""
+    """How delimited text is written, and which of its columns are read: arguments of `Csv`."""
 
     columns: Sequence[str] | None
     names: Sequence[str] | None
@@ -78,19 +77,18 @@ class Dialect:
     max_record_bytes: int
 
     def read(self, file: File, types: Mapping[str, pa.DataType]) -> Generator[pa.Table]:
-        """Yield the records of a file in tables, one at least, which may have none.
+        """Yield the records of a file in tables, at least one, which may be empty.
 
-        Arrow's streaming reader is not used: its threads call Python, and end the process if one does so at its exit.
+        Arrow's streaming reader is not used: its threads call Python, which ends the process if it happens at exit.
 
         Raises:
-            ValueError: A row, a value, a quote or a column is not as it must be; the message names the file, the line, and
-                the remedy.
+            ValueError: A row, a value, a quote or a column is wrong; the message has the file, the line and the remedy.
         """
         header: list[str] | None = None
         for offset, quotes in self._blocks(file):
             begin = 0
             if header is None:
-                header, begin = self._header(quotes, file)
+                header, begin = self._read_header(quotes, file)
             yield self._parse(_Block(file, offset, quotes), begin, header, types)
         if header is None and self.names is None:
             raise ValueError(f"{file.name} must begin with a line of column names, got an empty file")
@@ -98,12 +96,12 @@ class Dialect:
             yield self._parse(_Block(file, 0, find_quotes(b"", self.delimiter, None)), 0, list(self.names or ()), types)
 
     def place(self, file: File, row: int) -> str:
-        """Name the line where a row starts, counting from 1: the header is a row, a line with nothing on it is none."""
+        """Return the file and the line where a row starts, counting from 1; the header is a row, an empty line is not."""
         line = self.line(file, row)
         return file.name if line is None else f"{file.name}, line {line:,}"
 
     def line(self, file: File, row: int) -> int | None:
-        """Return the line where a row starts; ``None`` where there is no such row."""
+        """Return the line where a row starts, both counted from 1; ``None`` if there is no such row."""
         for offset, quotes in self._blocks(file):
             if row <= len(quotes.starts):
                 return _line(file, offset + int(quotes.starts[row - 1]))
@@ -111,28 +109,28 @@ class Dialect:
         return None
 
     def _blocks(self, file: File) -> Iterator[tuple[int, Quotes]]:
-        """Yield whole records, each block with its offset in the file; where blocks end depends on the text alone."""
+        """Yield blocks of whole records with their offsets in the file; where blocks end depends on the text alone."""
         chunks = open_chunks(file)
-        text, offset = _Text(chunks), 0
+        buffer, offset = _TextBuffer(chunks), 0
         size = step = min(self.max_record_bytes, _READ_BYTES)
         try:
-            while text.fill(size):
-                if offset == 0 and (problem := wide_encoding_error(file, bytes(text.held[:HEAD_BYTES]))):
+            while buffer.fill(size):
+                if offset == 0 and (problem := wide_encoding_error(file, bytes(buffer.held[:HEAD_BYTES]))):
                     raise problem
-                if offset == 0 and text.held.startswith(BOM):
-                    text.take(len(BOM))
+                if offset == 0 and buffer.held.startswith(BOM):
+                    buffer.take(len(BOM))
                     offset = len(BOM)
                     continue
-                is_whole = text.is_last
-                quotes = find_quotes(text.held, self.delimiter, self.quote)
+                is_whole = buffer.is_last
+                quotes = find_quotes(buffer.held, self.delimiter, self.quote)
                 if fault := self._fault(quotes, file, offset, is_whole=is_whole):
-                    # What comes before it is read first, so that an error of reading is none of making a source.
+                    # The records before it come first: making a source reads one block, and shall not raise for a later one.
                     if fault[0]:
                         yield offset, quotes.until(fault[0])
                     raise ValueError(fault[1])
                 end = quotes.size if is_whole else quotes.last_end(quotes.size)
                 if end:
-                    text.take(end)
+                    buffer.take(end)
                     yield offset, quotes.until(end)
                     offset, size = offset + end, step
                 elif size > self.max_record_bytes + 1:
@@ -142,7 +140,7 @@ class Dialect:
         finally:
             chunks.close()
 
-    def _header(self, quotes: Quotes, file: File) -> tuple[list[str], int]:
+    def _read_header(self, quotes: Quotes, file: File) -> tuple[list[str], int]:
         """Return the names of the columns, and where the records begin."""
         if self.names is not None:
             return list(self.names), 0
@@ -164,44 +162,44 @@ class Dialect:
         if problem := missing_columns("columns", self.columns or (), header):
             raise ValueError(f"{problem} in {block.file.name}")
         text = memoryview(block.quotes.data)[begin : block.quotes.size]
-        if text[: len(BOM)] == BOM:  # which Arrow drops, and is text here
+        if text[: len(BOM)] == BOM:  # Arrow would drop it, but here it is text
             text = memoryview(BOM + text)
-        # Arrow wants a line, if only an empty one.
+        # Arrow needs a line, even an empty one.
         data = pa.py_buffer(text or b"\n")
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, quote_char=self.quote or False, newlines_in_values=True)
         columns = None if self.columns is None else list(self.columns)
         convert = arrow_csv.ConvertOptions(column_types=types, include_columns=columns)
 
         def read(size: int) -> pa.Table:
-            # Without threads errors know their row, and reading is as fast.
+            # Without threads errors have their row, and parsing is as fast.
             options = arrow_csv.ReadOptions(use_threads=False, block_size=size, column_names=header)
             return arrow_csv.read_csv(pa.BufferReader(data), options, parse, convert)
 
-        # In small blocks Arrow's buffers stay in the cache; but types are guessed from all that there is.
+        # With small blocks Arrow's buffers stay in the cache; but types are inferred from the whole text.
         if data.size > _PARSED_BYTES and types.keys() >= set(columns or header):
             with contextlib.suppress(pa.ArrowInvalid):  # also where a record is longer
                 return read(_PARSED_BYTES).combine_chunks()
         try:
             return read(data.size + 1)
         except pa.ArrowInvalid as error:
-            raise ValueError(self._explained(str(error), block, begin, header)) from error
+            raise ValueError(self._explain(str(error), block, begin, header)) from error
 
-    def _explained(self, error: str, block: _Block, begin: int, header: list[str]) -> str:
+    def _explain(self, error: str, block: _Block, begin: int, header: list[str]) -> str:
         found = _BAD_ROW.fullmatch(error)
         if found is None:
             return f"{block.file.name} must be text with delimiter={self.delimiter!r} and quote={self.quote!r}: {error}"
         column, row, problem = found.groups()
         starts = block.quotes.starts
-        place = _place(block.file, block.offset + int(starts[starts >= begin][int(row) - 1]))
+        location = _location(block.file, block.offset + int(starts[starts >= begin][int(row) - 1]))
         if column is None:
-            return f"{place}: {problem[:1].lower()}{problem[1:]}; mend the file, or set delimiter and quote"
+            return f"{location}: {problem[:1].lower()}{problem[1:]}; correct the file, or set delimiter and quote"
         name = header[int(column)]
         if value := _BAD_VALUE.fullmatch(problem):
-            return f"{place}: column '{name}' must hold {value[1]}, got {value[2]}; pass types={{'{name}': 'string'}}"
-        return f"{place}: column '{name}' must be UTF-8; convert the file"
+            return f"{location}: column '{name}' must hold {value[1]}, got {value[2]}; pass types={{'{name}': 'string'}}"
+        return f"{location}: column '{name}' must be UTF-8; convert the file"
 
     def _fault(self, quotes: Quotes, file: File, offset: int, *, is_whole: bool) -> tuple[int, str] | None:
-        """Return where the first record with a wrong quote starts, and what is wrong; ``None`` if none has."""
+        """Return where the first record with a wrong quote starts, and what is wrong; ``None`` if there is none."""
         if quotes.fault is not None:
             opening, text = quotes.fault
             problem = (
@@ -215,30 +213,30 @@ class Dialect:
         else:
             return None
         start = quotes.last_end(opening)
-        return start, f"{_place(file, offset + start)}: {problem}, or {_NO_QUOTES}"
+        return start, f"{_location(file, offset + start)}: {problem}, or {_NO_QUOTES}"
 
     def _too_long(self, file: File, offset: int) -> ValueError:
         return ValueError(
-            f"{_place(file, offset)}: record cannot be longer than max_record_bytes={self.max_record_bytes}; close a quote "
+            f"{_location(file, offset)}: record cannot be longer than max_record_bytes={self.max_record_bytes}; close a quote "
             f"that was left open, {_NO_QUOTES}, or raise it"
         )
 
 
 def _shown(quotes: Quotes, at: int) -> str:
-    return repr(quotes.data[at : at + _SHOWN].decode("utf-8", "replace"))
+    return repr(quotes.data[at : at + _SHOWN_BYTES].decode("utf-8", "replace"))
 
 
-def _place(file: File, offset: int) -> str:
+def _location(file: File, offset: int) -> str:
     return f"{file.name}, line {_line(file, offset):,}"
 
 
 def _line(file: File, offset: int) -> int:
     r"""Return the line of a file that holds a byte; lines end with ``\n``, ``\r\n`` or ``\r``. Reads the file up to there."""
-    line, position, last = 1, 0, b""
+    line, num_read, last = 1, 0, b""
     for chunk in open_chunks(file):
-        part = chunk[: offset - position]
+        part = chunk[: offset - num_read]
         line += part.count(b"\n") + part.count(b"\r") - part.count(b"\r\n") - (last == b"\r" and part.startswith(b"\n"))
-        position, last = position + len(chunk), part[-1:]
-        if position >= offset:
+        num_read, last = num_read + len(chunk), part[-1:]
+        if num_read >= offset:
             break
     return line

@@ -1,7 +1,7 @@
-"""Where records of delimited text end, and whether its quotes are well formed: many records at a time.
+"""Where records of delimited text end, and whether its quotes are well formed, for many records at once.
 
-As Python's ``csv.reader(strict=True)`` reads them: a quote at the beginning of a field opens it, a quote inside of it is
-doubled, and a delimiter or the end of the line follows the one that closes it. Elsewhere a quote is an ordinary character.
+The rules are those of Python's ``csv.reader(strict=True)``: a quote at the beginning of a field opens it, a quote in it is
+doubled, and a delimiter or the end of the line follows the closing quote. Elsewhere a quote is an ordinary character.
 """
 
 from __future__ import annotations
@@ -20,34 +20,36 @@ _NEWLINE, _RETURN = ord("\n"), ord("\r")
 
 @dataclasses.dataclass(frozen=True)
 class Quotes:
-    """The quotes of some text that begins with a record."""
+    """The quotes of the text ``data[:size]``, which begins with a record.
+
+    Attributes:
+        data: Bytes, some of them perhaps after the text.
+        size: Number of bytes of the text.
+        turns: Offsets of quotes that open or close fields; runs of an even number of quotes change nothing and may be missing.
+        inside: Whether the text after each turn is in quotes.
+        fault: Offsets of the first quoted field with text after its closing quote, and of that text; ``None`` if there is none.
+    """
 
     data: Buffer
     size: int
-    """How many bytes of the data are meant."""
     turns: Index
-    """Where quotes open or close fields. A run of an even number of quotes changes nothing and may be left out."""
     inside: npt.NDArray[np.bool_]
-    """Whether the text after each turn is in quotes."""
     fault: tuple[int, int] | None
-    """Where a quoted field opens that has text after its closing quote, and where that text is; the first one."""
 
     @property
     def is_open(self) -> bool:
         """Whether the end of the text is in quotes."""
         return bool(len(self.inside) and self.inside[-1])
 
-    def last_end(self, stop: int, *, is_last: bool = False) -> int:
-        r"""Return the end of the last record that ends in ``data[:stop]``, or 0.
+    def last_end(self, stop: int) -> int:
+        r"""Return the end of the last record that ends in ``data[:stop]``, or 0; a ``\r`` at the end of the data ends none.
 
-        Args:
-            stop: How many bytes to look at.
-            is_last: Whether no byte follows, so that a ``\r`` at the end is not half of a ``\r\n``.
+        Half of a ``\r\n`` may be all that was read.
         """
-        return self._last(b"\n", stop) or self._last(b"\r", stop if is_last else min(stop, self.size - 1))
+        return self._last(b"\n", stop) or self._last(b"\r", min(stop, self.size - 1))
 
     def until(self, end: int) -> Quotes:
-        """Return the quotes of ``data[:end]``, which are whole records; the data is not copied."""
+        """Return the quotes of ``data[:end]``, which holds whole records; nothing is copied."""
         count = int(np.searchsorted(self.turns, end))
         return Quotes(self.data, end, self.turns[:count], self.inside[:count], self.fault)
 
@@ -57,13 +59,13 @@ class Quotes:
             run = int(np.searchsorted(self.turns, at)) - 1
             if run < 0 or not self.inside[run]:
                 return at + 1
-            # The field was opened after the end looked for.
+            # Not an end of a record, but in quotes: go on before the quote that opens the field.
             at = self.data.rfind(end, 0, int(self.turns[run]))
         return 0
 
     @functools.cached_property
     def starts(self) -> Index:
-        """Where each record starts, lines with nothing on them left out."""
+        """Offset of each record ``int64 (N,)``; empty lines are no records."""
         letters = np.frombuffer(self.data, np.uint8, self.size)
         ends = np.flatnonzero(letters == _NEWLINE)
         if self.data.find(b"\r", 0, self.size) >= 0:
@@ -94,7 +96,7 @@ def find_quotes(data: Buffer, delimiter: str, quote: str | None) -> Quotes:
 
 
 def _is_plain(letters: npt.NDArray[np.uint8], at: Index, is_end: npt.NDArray[np.bool_], mark: int) -> bool:
-    """Return whether all quotes open and close fields by turns, where a doubled one closes a field and opens it again."""
+    """Return whether quotes open and close fields in turn; a doubled quote counts as closing a field and opening it again."""
     is_beside = is_end.copy()
     is_beside[mark] = True
     opening, closing = at[::2], at[1::2]
@@ -103,14 +105,14 @@ def _is_plain(letters: npt.NDArray[np.uint8], at: Index, is_end: npt.NDArray[np.
 
 
 def _find_any(data: Buffer, at: Index, is_end: npt.NDArray[np.bool_]) -> Quotes:
-    """Find quotes among which some are ordinary characters, or wrong."""
+    """Find quotes of text where some are ordinary characters, or wrong."""
     letters = np.frombuffer(data, np.uint8)
     is_first = np.diff(at, prepend=-2) != 1
     firsts, behind = at[is_first], at[np.append(is_first[1:], True)] + 1
     begins_field = is_end[letters[firsts - 1]] | (firsts == 0)
     is_odd = (behind - firsts) & 1 == 1
     inside = _states(begins_field[is_odd])
-    before = np.append(inside, False)[np.cumsum(is_odd) - is_odd - 1]  # -1, that there is none before, is the last one
+    before = np.append(inside, False)[np.cumsum(is_odd) - is_odd - 1]  # index -1, no odd run before, takes the appended False
     closes = np.where(is_odd, before, begins_field & ~before) & (behind < len(data))
     wrong = np.flatnonzero(closes & ~is_end[letters[np.minimum(behind, len(data) - 1)]])
     fault = None
@@ -124,8 +126,8 @@ def _find_any(data: Buffer, at: Index, is_end: npt.NDArray[np.bool_]) -> Quotes:
 def _states(begins_field: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return whether the text after each odd run is in quotes.
 
-    One at the beginning of a field, or after a delimiter in quotes, opens what is closed and closes what is open; any other
-    closes a field, or is an ordinary character of one without quotes: after it nothing is open.
+    A run at the beginning of a field, or after a delimiter in quotes, opens a field, or closes an open one. Any other run
+    closes a field, or is part of a field without quotes; after it the text is not in quotes.
     """
     order = np.arange(len(begins_field))
     closed = np.maximum.accumulate(np.where(begins_field, -1, order)) if len(order) else order

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,30 +13,30 @@ from seqstream.sources.files.boundaries import newlines
 from seqstream.sources.tables.json_keys import (
     MANY_LATE,
     LateKeysError,
-    Path,
     count_names,
     find_sparse,
     load_lines,
     may_be_sparse,
-    rewrite,
     widest_object,
 )
+from seqstream.sources.tables.json_rewriting import rewrite
+from seqstream.sources.tables.nested_types import Path, map_leaves, types_in
 
 _OPEN, _CLOSE = b"{}"
-_CASE = _OPEN ^ ord("[")
-"""The bit that ``[`` lacks and ``{`` has."""
+_BRACE_BIT = _OPEN ^ ord("[")
+"""``{`` has this bit, ``[`` does not."""
 _WHITESPACE = b" \t\r"
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 MAX_DEPTH = 250
-"""Arrow goes down a nested value by recursion, and some thousands of levels end the process."""
+"""Arrow's parser is recursive: some thousands of levels end the process."""
 
 
 def count_objects(text: bytes) -> int | None:
-    r"""Return how many lines hold an object, by their first and last bytes; ``None`` if one holds something else.
+    r"""Return the number of lines with an object, by their first and last bytes; ``None`` if a line holds something else.
 
-    If each line begins with ``{`` and ends with ``}`` and the parser finds as many objects as lines, then each line is one
-    object: what ends with ``}`` cannot be continued by ``{``. The parser alone would take two objects on a line, or one on two.
+    If every line begins with ``{`` and ends with ``}``, and the parser finds as many objects as lines, then each line is one
+    object, since nothing can continue after ``}``. The parser alone accepts two objects on a line, or one on two lines.
     """
     ends = newlines(text)
     starts = np.append(0, ends + 1)[:-1]
@@ -54,7 +53,7 @@ def count_objects(text: bytes) -> int | None:
 
 def is_shallow(text: bytes) -> bool:
     """Return whether no line nests deeper than `MAX_DEPTH`."""
-    opens = np.flatnonzero((np.frombuffer(text, np.uint8) | _CASE) == _OPEN)
+    opens = np.flatnonzero((np.frombuffer(text, np.uint8) | _BRACE_BIT) == _OPEN)
     if len(opens) <= MAX_DEPTH:
         return True
     ends = newlines(text)
@@ -72,32 +71,35 @@ def depth_of(line: bytes) -> int:
 
 @dataclass(frozen=True)
 class Types:
-    """What is known of the fields before a block is read."""
+    """What is known of the fields before a block is read.
+
+    Attributes:
+        known: Types that values must fit.
+        seen: Types of all fields seen so far, including those that are still open.
+        typed: Fields whose type the user gave; in all others a string that looks like a time stays a string.
+        columns: Fields to keep, all if ``None``.
+        texts: Paths of the values that are read as text of JSON.
+        num_names: Number of names, at all depths, that the first records have.
+    """
 
     known: pa.Schema
-    """Types that values must fit."""
     seen: pa.Schema
-    """Types of all fields met so far, those still open among them."""
     typed: frozenset[str] = frozenset()
-    """Fields whose type the user gave; in all others what looks like a time is a string."""
     columns: tuple[str, ...] | None = None
-    """Fields that are kept, all if ``None``."""
     texts: tuple[Path, ...] = ()
-    """Where values are read as text of JSON."""
     num_names: int = 0
-    """How many names, at all depths, are expected in any case."""
 
     @property
-    def others(self) -> bool:
-        """Whether fields that are not known must be read: all are kept, or one that is kept has a type that is still open."""
-        return self.columns is None or not all(map(is_complete, self.known.types)) or len(self.known) < len(self.columns)
+    def infers_others(self) -> bool:
+        """Whether fields without a known type are read too: all are kept, or the type of a kept one is still open."""
+        return self.columns is None or not all(map(_is_complete, self.known.types)) or len(self.known) < len(self.columns)
 
     def replace_known(self, schema: pa.Schema) -> Types:
-        """Return these types with those of a sample, and no others, as known and met."""
+        """Return these types with those of a sample, and no others, as known and seen."""
         return dataclasses.replace(self, known=schema, seen=schema)
 
     def merge(self, schema: pa.Schema) -> Types | None:
-        """Return these types with those of a block; ``None`` if tables of both cannot be concatenated."""
+        """Return these types with those of a block as seen; ``None`` if the tables of both cannot be concatenated."""
         try:
             return dataclasses.replace(self, seen=pa.unify_schemas([self.seen, schema], promote_options="permissive"))
         except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -105,28 +107,46 @@ class Types:
 
 
 def parse_objects(text: bytes, types: Types) -> pa.Table:
-    """Parse one or more objects, with whitespace between them, into a table.
+    """Parse one or more objects, with white space between them, into a table.
 
     Raises:
-        pa.ArrowInvalid: Text is not JSON, or a value does not fit its type.
+        pa.ArrowInvalid: The text is not JSON, or a value does not fit its type.
         LateKeysError: Fields that are read have many names that differ from line to line.
     """
     text = _prepare(text, types)
     try:
-        return _parse_all(text, types)
+        return _parse_stable(text, types)
     except pa.ArrowException:
-        if types.columns is None or not types.others:
+        if types.columns is None or not types.infers_others:
             raise
-        # Perhaps fields that are not read hold values of several kinds.
-        return _parse_all(rewrite(text, types.columns, ()), types)
+        # A field that is not kept may hold values of several types.
+        return _parse_stable(rewrite(text, types.columns, ()), types)
+
+
+def check_late_names(types: Types, merged: Types) -> None:
+    """Check that all blocks so far add at most `MANY_LATE` names to the expected ones.
+
+    Raises:
+        LateKeysError: They add more.
+    """
+    if merged.seen.equals(types.seen):
+        return
+    if count_names(merged.seen) > types.num_names + count_names(types.known) + MANY_LATE:
+        raise LateKeysError(widest_object(merged.seen))
+
+
+def known_types(schema: pa.Schema) -> pa.Schema:
+    """Return the schema without what is null or an empty list so far: later values decide its type."""
+    known = {field.name: _without_open(field.type) for field in schema}
+    return pa.schema([(name, kind) for name, kind in known.items() if kind is not None])
 
 
 def _prepare(text: bytes, types: Types) -> bytes:
-    """Return text with strings in place of what is read as such, and without the names of fields that are not read."""
+    """Return text with strings where values are read as text, and without other fields if these have many names."""
     if types.texts:
         text = rewrite(text, types.columns, types.texts)
     expected = types.num_names + count_names(types.seen)
-    if not types.others or not may_be_sparse(text, expected):
+    if not types.infers_others or not may_be_sparse(text, expected):
         return text
     if types.columns is not None:
         text = rewrite(text, types.columns, ())
@@ -138,13 +158,15 @@ def _prepare(text: bytes, types: Types) -> bytes:
     return text
 
 
-def _parse_all(text: bytes, types: Types) -> pa.Table:
-    table = _parse(text, types.known, types.others)
-    kinds = [field.type if field.name in types.typed else _without_times(field.type) for field in table.schema]
-    plain = pa.schema(list(zip(table.schema.names, kinds, strict=True)))
-    if plain != table.schema or not _is_valid(table):
-        # Where Arrow has to infer the type of a list's values, it loses the nulls before the first of them.
-        table = _open_again(_parse(text, _filled_schema(plain), types.others), plain)
+def _parse_stable(text: bytes, types: Types) -> pa.Table:
+    """Parse text into a table with the columns that are kept, times as strings unless the user gave their type."""
+    table = _parse(text, types.known, types.infers_others)
+    kinds = [field.type if field.name in types.typed else _times_to_strings(field.type) for field in table.schema]
+    stable = pa.schema(list(zip(table.schema.names, kinds, strict=True)))
+    if stable != table.schema or not _is_valid(table):
+        # Where Arrow infers the type of a list's values, it loses the nulls before the first value: so leave none to infer.
+        filled = pa.schema([field.with_type(_nulls_to_booleans(field.type)) for field in stable])
+        table = _restore_nulls(_parse(text, filled, types.infers_others), stable)
         table.validate()
     if types.columns is None:
         return table
@@ -154,59 +176,14 @@ def _parse_all(text: bytes, types: Types) -> pa.Table:
     return table.select([name for name in types.columns if name in table.column_names])
 
 
-def check_late_names(types: Types, merged: Types) -> None:
-    """Check that blocks add no more than a thousand names to those that are expected.
-
-    Raises:
-        LateKeysError: They do.
-    """
-    if merged.seen.equals(types.seen):
-        return
-    if count_names(merged.seen) > types.num_names + count_names(types.known) + MANY_LATE:
-        raise LateKeysError(widest_object(merged.seen))
-
-
-def known_types(schema: pa.Schema) -> pa.Schema:
-    """Return the schema without what was only seen as null or as an empty list, so that later values give it a type."""
-    known = {field.name: _known(field.type) for field in schema}
-    return pa.schema([(name, kind) for name, kind in known.items() if kind is not None])
-
-
-def is_complete(kind: pa.DataType) -> bool:
-    """Return whether no later value can add to a type: it is neither null nor made of fields."""
-    if pa.types.is_list(kind):
-        return is_complete(kind.value_type)
-    return not pa.types.is_null(kind) and not pa.types.is_struct(kind)
-
-
-def has_large_floats(array: pa.ChunkedArray) -> bool:
-    """Return whether an array holds floats so large that whole numbers were rounded, at any depth."""
-    import pyarrow.compute as pc
-
-    return _has_floats(array.type) and any(
-        pc.any(pc.greater_equal(pc.abs(leaf), 2.0**53)).as_py() for chunk in array.chunks for leaf in _float_leaves(chunk)
-    )
-
-
-def rounded_number(value: object, kind: pa.DataType) -> int | None:
-    """Return a whole number in a value that its type, a float at some depth, cannot hold exactly."""
-    if pa.types.is_floating(kind) and isinstance(value, int):
-        return value if _is_rounded(value) else None
-    inner: Iterator[tuple[object, pa.DataType]] = iter(())
-    if pa.types.is_list(kind) and isinstance(value, list):
-        inner = ((each, kind.value_type) for each in value)
-    elif pa.types.is_struct(kind) and isinstance(value, dict):
-        inner = ((value.get(field.name), field.type) for field in kind)
-    return next((found for each in inner if (found := rounded_number(*each)) is not None), None)
-
-
-def _parse(text: bytes, schema: pa.Schema, others: bool) -> pa.Table:
+def _parse(text: bytes, schema: pa.Schema, infers_others: bool) -> pa.Table:
     from pyarrow import json
 
+    unexpected = "infer" if infers_others else "ignore"
     return json.read_json(
         pa.BufferReader(text),
         read_options=json.ReadOptions(use_threads=False, block_size=len(text) + 1),
-        parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer" if others else "ignore"),
+        parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected),
     )
 
 
@@ -218,13 +195,8 @@ def _is_valid(table: pa.Table) -> bool:
     return True
 
 
-def _filled_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with a stand-in for what is null in every record, so that nothing is left to infer."""
-    return pa.schema([field.with_type(_replace_leaves(field.type, pa.types.is_null, pa.bool_())) for field in schema])
-
-
-def _open_again(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Put nulls of no type where the stand-ins are."""
+def _restore_nulls(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table with columns of type null where the schema has them; all their values are null."""
     for index, field in enumerate(schema):
         if table.schema.field(index).type != field.type:
             table = table.set_column(index, field, _with_nulls(table.column(index).combine_chunks(), field.type))
@@ -242,49 +214,26 @@ def _with_nulls(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.nulls(len(array))
 
 
-def _without_times(kind: pa.DataType) -> pa.DataType:
-    return _replace_leaves(kind, pa.types.is_timestamp, pa.string())
+def _times_to_strings(kind: pa.DataType) -> pa.DataType:
+    return map_leaves(kind, lambda leaf: pa.string() if pa.types.is_timestamp(leaf) else leaf)
 
 
-def _replace_leaves(kind: pa.DataType, is_meant: Callable[[pa.DataType], bool], other: pa.DataType) -> pa.DataType:
-    if is_meant(kind):
-        return other
-    if pa.types.is_list(kind):
-        return pa.list_(_replace_leaves(kind.value_type, is_meant, other))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_replace_leaves(field.type, is_meant, other)) for field in kind])
-    return kind
+def _nulls_to_booleans(kind: pa.DataType) -> pa.DataType:
+    return map_leaves(kind, lambda leaf: pa.bool_() if pa.types.is_null(leaf) else leaf)
 
 
-def _known(kind: pa.DataType) -> pa.DataType | None:
+def _is_complete(kind: pa.DataType) -> bool:
+    """Return whether no later value can add to a type: it holds neither null nor a struct."""
+    return not any(pa.types.is_null(each) or pa.types.is_struct(each) for _, each in types_in(kind))
+
+
+def _without_open(kind: pa.DataType) -> pa.DataType | None:
+    """Return a type without the nulls in it, ``None`` if nothing is left."""
     if pa.types.is_null(kind):
         return None
     if pa.types.is_list(kind):
-        value = _known(kind.value_type)
+        value = _without_open(kind.value_type)
         return None if value is None else pa.list_(value)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(known) for field in kind if (known := _known(field.type)) is not None])
+        return pa.struct([field.with_type(known) for field in kind if (known := _without_open(field.type)) is not None])
     return kind
-
-
-def _has_floats(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(_has_floats(field.type) for field in kind)
-    return _has_floats(kind.value_type) if pa.types.is_list(kind) else bool(pa.types.is_floating(kind))
-
-
-def _float_leaves(array: pa.Array) -> Iterator[pa.Array]:
-    if pa.types.is_floating(array.type):
-        yield array
-    elif pa.types.is_list(array.type):
-        yield from _float_leaves(array.flatten())
-    elif pa.types.is_struct(array.type):
-        for leaf in array.flatten():
-            yield from _float_leaves(leaf)
-
-
-def _is_rounded(value: int) -> bool:
-    try:
-        return int(float(value)) != value
-    except OverflowError:
-        return True

@@ -1,4 +1,4 @@
-"""What the footers of Parquet files say: their row groups, and the types that hold the values of all files."""
+"""Footers of Parquet files: their row groups, a cache of them, and types that hold the values of all files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ _CACHED_BYTES = 32 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Where a shard of Parquet is: its file, its number in it, its first row, and how many rows and bytes it has."""
+    """A row group, which is a shard.
+
+    Attributes:
+        file: Number of its file.
+        number: Its number in the file.
+        first_row: Number of its first row in the file.
+        rows: Number of rows.
+        size: Uncompressed bytes of the columns that are read.
+    """
 
     file: int
     number: int
@@ -24,9 +32,9 @@ class RowGroup:
 
 
 def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[RowGroup]:
-    """Yield the row groups of a file; their bytes are those of the columns named.
+    """Yield the row groups of a file, with the bytes of the columns ``names``.
 
-    Of columns one by one only where some are left out: it takes long, and Arrow ends the process on some damaged ones.
+    Single columns are looked at only where some are left out: that is slow, and Arrow ends the process on some damaged ones.
     """
     first, names = 0, set(names)
     are_all = names.issuperset(metadata.schema.to_arrow_schema().names)
@@ -40,7 +48,7 @@ def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[RowGr
 
 
 class FooterCache:
-    """Parsed footers by the number of their file, up to 32 MiB as they are written; a copy for another process is empty."""
+    """Parsed footers by the number of their file, up to 32 MiB of serialized footers; a pickled copy is empty."""
 
     def __init__(self) -> None:
         self._footers: dict[int, Any] = {}
@@ -54,27 +62,27 @@ class FooterCache:
         return self._footers.get(number)
 
     def put(self, number: int, footer: Any) -> None:
-        """Keep a footer, instead of the oldest ones where they are too many."""
+        """Keep a footer; the oldest ones are dropped where all are too large."""
         if number in self._footers:
             return
         self._footers[number] = footer
         self._size += footer.serialized_size
         while self._size > _CACHED_BYTES and len(self._footers) > 1:
-            with contextlib.suppress(KeyError, RuntimeError):  # another thread was quicker
+            with contextlib.suppress(KeyError, RuntimeError):  # another thread dropped it
                 self._size -= self._footers.pop(next(iter(self._footers))).serialized_size
 
 
 def unite(first: pa.Schema, second: pa.Schema, name: str, remedy: str) -> pa.Schema:
-    """Return a schema with the columns of two, in types that hold the values of both.
+    """Return a schema with the columns of both, in types that hold the values of both.
 
     Args:
         first: Columns of some files.
         second: Columns of another file.
         name: The name of that file.
-        remedy: What to do about columns that do not go together.
+        remedy: What to do about a column whose types have no common one.
 
     Raises:
-        ValueError: A column has types of which none holds the values of the other.
+        ValueError: No type holds the values of a column in both.
     """
     fields = {field.name: field for field in first}
     for field in second:
@@ -93,7 +101,7 @@ def unite(first: pa.Schema, second: pa.Schema, name: str, remedy: str) -> pa.Sch
 
 
 def _loses(first: pa.DataType, second: pa.DataType) -> bool:
-    """Return whether Arrow's common type would round values, or make bytes of text."""
+    """Return whether Arrow's common type would round values, or turn text into bytes."""
     kinds = (first, second)
     if any(map(pa.types.is_decimal, kinds)) and any(map(pa.types.is_floating, kinds)):
         return True

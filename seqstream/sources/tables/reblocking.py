@@ -1,7 +1,7 @@
-"""Shards of many blocks: tables of any size made into blocks, the number of records read being the state.
+"""Tables of any size regrouped into blocks of even size; the state of a shard is the number of records read.
 
-Where blocks end depends on the tables alone, never on where reading began. So a resumed shard reads again from its start,
-passes over whole blocks, and goes on with the very ones that an unbroken run would have seen.
+Where blocks end depends on the tables alone, never on where reading began. So a resumed shard reads from its start again, skips
+whole blocks, and continues with the same blocks as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from seqstream.sources.blocks import Block, check_count
 
 
 def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterator[Block]:
-    """Regroup tables into blocks of about ``block_bytes`` and yield those after ``state``, each with the state after it.
+    """Yield the blocks after ``state``, of about ``block_bytes`` each, with the state after each of them.
 
     Raises:
-        ValueError: No block ends at ``state``, so the data is not what it was when the state was saved.
+        ValueError: No block ends at ``state``: the data has changed since the state was saved.
     """
     resumed, read = check_count(state), 0
     held: tuple[pa.Table, int] | None = None
@@ -39,16 +39,16 @@ def blocks(tables: Iterable[pa.Table], state: Json, block_bytes: int) -> Iterato
 
 
 def regroup(tables: Iterable[pa.Table], block_bytes: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of half to about one and a half times ``block_bytes``, large ones cut, small ones joined.
+    """Yield the same rows in tables of half to about one and a half times ``block_bytes``: large tables cut, small ones joined.
 
-    A row larger than that is a table by itself; tables without rows disappear; each column is one contiguous array.
+    A larger row is a table by itself. Tables without rows are dropped. Each column is one contiguous array.
     """
     held: list[pa.Table] = []
     size = 0
     for table in tables:
-        pieces = max(1, min(len(table), -(-table.nbytes // block_bytes)))
-        for piece in range(pieces):
-            first, end = len(table) * piece // pieces, len(table) * (piece + 1) // pieces
+        num_slices = max(1, min(len(table), -(-table.nbytes // block_bytes)))
+        for number in range(num_slices):
+            first, end = len(table) * number // num_slices, len(table) * (number + 1) // num_slices
             held.append(table.slice(first, end - first))
             size += held[-1].nbytes
             if 2 * size >= block_bytes:
@@ -59,6 +59,6 @@ def regroup(tables: Iterable[pa.Table], block_bytes: int) -> Iterator[pa.Table]:
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    """Join tables; where columns were open in some, of the types of the others."""
+    """Join tables; a column whose type is open in some takes that of the others."""
     is_one = all(table.schema.equals(tables[0].schema) for table in tables)
     return pa.concat_tables(tables, promote_options="none" if is_one else "permissive").combine_chunks()

@@ -1,4 +1,4 @@
-"""Items that are records without being dicts: named tuples, dataclasses, and a sequence with its label."""
+"""Items that are no dicts but have named parts: named tuples, dataclasses, and pairs of a sequence and its label."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 Unpack: TypeAlias = Callable[[Any], Any]
-"""An item as a dict of named fields; what is of another kind is given back as it is."""
+"""Makes a dict of named fields of an item; returns an item of another kind as it is."""
 
 _TEXT, _LABEL = "text", "label"
 
 
 def unpacking(item: Any) -> Unpack | None:
-    """Return what makes a dict of items like this one, ``None`` for items that need none.
+    """Return the function that makes dicts of items like this one, ``None`` for items that stay as they are.
 
-    A pair of a text or a sequence and a single number, as ``TensorDataset`` and the data sets of torchvision give them, is a
-    sequence under the name it has by itself, and its ``label``.
+    A pair of a text or a sequence and a single number, as ``TensorDataset`` and the data sets of torchvision yield, becomes the
+    sequence, under the name that it has as an item of its own, and its ``label``.
 
     Raises:
-        ValueError: The item is a tuple of sequences, which have no names.
+        ValueError: The item is a tuple of sequences: they have no names.
     """
     kind = type(item)
     if isinstance(item, tuple) and hasattr(item, "_asdict"):
@@ -36,7 +36,7 @@ def unpacking(item: Any) -> Unpack | None:
     if isinstance(item, tuple) and any(map(_is_sequence, item)):
         shown = ", ".join(type(part).__name__ for part in item)
         raise ValueError(
-            f"cannot be a tuple of {shown}, which says no names; give a dict such as {{'input_ids': ..., 'labels': ...}}"
+            f"cannot be a tuple of {shown}, whose parts have no names; give a dict such as {{'input_ids': ..., 'labels': ...}}"
         )
     return None
 
@@ -56,7 +56,7 @@ def _is_number(part: Any) -> bool:
 
 
 def _name_of(part: Any) -> str:
-    """Return the column of a sequence by itself."""
+    """Return the name of the column that a sequence has as an item of its own."""
     if isinstance(part, str):
         return _TEXT
     array = part.detach().cpu() if isinstance(part, torch.Tensor) else np.asarray(part)

@@ -1,4 +1,4 @@
-"""Chats, written out by a tokenizer's own template, and which of it an assistant says."""
+"""Chats, rendered as text by a tokenizer's chat template, with labels on what the assistant says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pyarrow as pa
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.formats.assistant_mask import ASSISTANT, Span, encode_with_mask
-from seqstream.tokenizing.formats.fields import Field, naming_records, read_beside, read_chats
-from seqstream.tokenizing.formats.row_format import LABELS, Sequences
+from seqstream.tokenizing.formats.fields import Field, naming_records, read_chats, read_objects
+from seqstream.tokenizing.formats.row_format import LABELS, EncodedSequences
 from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
@@ -26,34 +26,34 @@ Chat: TypeAlias = list[dict[str, Any]]
 Renderer: TypeAlias = Callable[..., tuple[list[str], list[list[Span]]]]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""The tag by which a template says what the assistant says, as `transformers` finds it."""
+"""The tag that marks the assistant's text in a template, as `transformers` finds it."""
 
-_ASSISTANT = "assistant"
+_ASSISTANT_ROLE = "assistant"
 
-_BESIDE = ("tools", "documents")
+_NAMED_COLUMNS = ("tools", "documents")
 _KWARGS = "chat_template_kwargs"
-_TAKEN = (
+_RESERVED_KWARGS = (
     "conversations",
     "chat_template",
     "add_generation_prompt",
     "continue_final_message",
     "return_assistant_tokens_mask",
 )
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ChatError(ValueError):
-    """A chat cannot be written out."""
+    """A chat cannot be rendered."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """How a tokenizer writes chats: the text of its template, and the special tokens that it may name.
+    """How a tokenizer renders chats: the text of its template, and the special tokens that the template may name.
 
     Attributes:
-        text: In Jinja, as `transformers` runs it.
-        special_tokens: ``(name, token)`` of each.
-        tool_use: Another text for chats with tools, where the tokenizer has several templates.
+        text: A Jinja template, which `transformers` renders.
+        special_tokens: ``(name, token)`` of each special token.
+        tool_use: The template for chats with tools, if the tokenizer has several templates.
     """
 
     text: str
@@ -61,73 +61,82 @@ class ChatTemplate:
     tool_use: str | None = None
 
     def fingerprint(self) -> Json:
-        """Say which template this is."""
+        """Return what identifies the template."""
         texts = (self.text,) if self.tool_use is None else (self.text, self.tool_use)
         return hashlib.sha256(repr((*texts, self.special_tokens)).encode()).hexdigest()[:16]
 
     @property
-    def beside(self) -> tuple[str, ...]:
-        """Columns that the template writes out beside the messages, or that say how."""
-        named = (name for name in _BESIDE if re.search(rf"\b{name}\b", self.text + (self.tool_use or "")))
+    def argument_columns(self) -> tuple[str, ...]:
+        """Columns whose values are arguments of the template besides the messages."""
+        named = (name for name in _NAMED_COLUMNS if re.search(rf"\b{name}\b", self.text + (self.tool_use or "")))
         return (*named, _KWARGS)
 
-    def render(self, chat: Chat, *, prompted: bool = False, beside: Mapping[str, Any] = _NOTHING) -> str:
-        """Return a chat as text, as ``apply_chat_template(chat, tokenize=False, add_generation_prompt=prompted)`` does.
+    def render(self, chat: Chat, *, add_prompt: bool = False, arguments: Mapping[str, Any] = _NO_ARGUMENTS) -> str:
+        """Return a chat as text, as ``apply_chat_template(chat, tokenize=False, add_generation_prompt=add_prompt)`` does.
 
         Args:
             chat: The messages.
-            prompted: Whether an answer of the assistant is begun at the end.
-            beside: What else the function takes: ``tools``, ``documents``, variables of the template.
-        """
-        return self._run(chat, beside, add_generation_prompt=prompted)[0][0]
-
-    def render_spans(self, chat: Chat, beside: Mapping[str, Any] = _NOTHING) -> tuple[str, list[Span]]:
-        """Return a chat as text, and the stretches of it, from character to character, that an assistant says.
+            add_prompt: Whether the text ends with the beginning of an answer of the assistant.
+            arguments: Other arguments of ``apply_chat_template``: ``tools``, ``documents``, variables of the template.
 
         Raises:
-            ChatError: The template does not say which they are, and changes what was before when a message is added.
+            ChatError: The template raises.
         """
-        if _GENERATION.search(self._text(beside)):
-            texts, spans = self._run(chat, beside, return_assistant_tokens_mask=True)
+        return self._run(chat, arguments, add_generation_prompt=add_prompt)[0][0]
+
+    def render_spans(self, chat: Chat, arguments: Mapping[str, Any] = _NO_ARGUMENTS) -> tuple[str, list[Span]]:
+        """Return a chat as text, and the spans of it that the assistant says.
+
+        Raises:
+            ChatError: The template raises; or it has no ``{% generation %}``, and renders messages differently when a message
+                follows.
+        """
+        if _GENERATION.search(self._text(arguments)):
+            texts, spans = self._run(chat, arguments, return_assistant_tokens_mask=True)
             return texts[0], spans[0]
-        return self._compare_prefixes(chat, beside)
+        return self._compare_prefixes(chat, arguments)
 
-    def _text(self, beside: Mapping[str, Any]) -> str:
-        return self.text if self.tool_use is None or beside.get("tools") is None else self.tool_use
+    def _text(self, arguments: Mapping[str, Any]) -> str:
+        return self.text if self.tool_use is None or arguments.get("tools") is None else self.tool_use
 
-    def _compare_prefixes(self, chat: Chat, beside: Mapping[str, Any]) -> tuple[str, list[Span]]:
-        whole = self.render(chat, beside=beside)
+    def _compare_prefixes(self, chat: Chat, arguments: Mapping[str, Any]) -> tuple[str, list[Span]]:
+        """Find each span by rendering the chat up to the assistant's message, without it and with it."""
+        whole = self.render(chat, arguments=arguments)
         spans = []
         for number, message in enumerate(chat):
-            if message.get("role") != _ASSISTANT:
+            if message.get("role") != _ASSISTANT_ROLE:
                 continue
             if not number:
                 remedy = "drop such records with Filter before, or use chat='all'"
                 raise ChatError(f"chat cannot begin with the assistant where its template has no {{% generation %}}; {remedy}")
-            begun = self.render(chat[:number], prompted=True, beside=beside)
-            ended = self.render(chat[: number + 1], beside=beside)
-            if not (ended.startswith(begun) and whole.startswith(ended)):
-                got = f"got message {number + 1} written otherwise in the whole chat"
+            before = self.render(chat[:number], add_prompt=True, arguments=arguments)
+            after = self.render(chat[: number + 1], arguments=arguments)
+            if not (after.startswith(before) and whole.startswith(after)):
+                got = f"got another text for message {number + 1} in the whole chat"
                 remedy = "use a template with {% generation %}, or chat='all'"
-                raise ChatError(f"chat template must write messages alike whatever follows them, {got}; {remedy}")
-            spans.append((len(begun), len(ended)))
+                raise ChatError(f"chat template must render a message the same whatever follows it, {got}; {remedy}")
+            spans.append((len(before), len(after)))
         return whole, spans
 
-    def _run(self, chat: Chat, beside: Mapping[str, Any], **settings: bool) -> tuple[list[str], list[list[Span]]]:
+    def _run(self, chat: Chat, arguments: Mapping[str, Any], **settings: bool) -> tuple[list[str], list[list[Span]]]:
         render = _renderer()
-        variables = {**dict(self.special_tokens), **beside}
+        variables = {**dict(self.special_tokens), **arguments}
         try:
-            texts, spans = render(conversations=[chat], chat_template=self._text(beside), **variables, **settings)
+            texts, spans = render(conversations=[chat], chat_template=self._text(arguments), **variables, **settings)
         except Exception as error:  # a template may raise anything
-            raise ChatError(f"chat template cannot write a chat: {error}; mend it in a Map before") from error
+            raise ChatError(f"chat template cannot render a chat: {error}; change the chat in a Map before") from error
         return texts, spans
 
 
 def read_chat_template(tokenizer: object, tokenizer_spec: TokenizerSpec) -> ChatTemplate:
     """Return the chat template of a transformers tokenizer.
 
+    Args:
+        tokenizer: The user's object.
+        tokenizer_spec: Its spec, for the message.
+
     Raises:
-        ValueError: It has none.
+        ValueError: The tokenizer has no chat template.
     """
     text: Any = getattr(tokenizer, "chat_template", None)
     tool_use: Any = None
@@ -141,17 +150,17 @@ def read_chat_template(tokenizer: object, tokenizer_spec: TokenizerSpec) -> Chat
 
 
 @dataclasses.dataclass(frozen=True)
-class Chats:
-    """A row is a chat; labels are the ids of what the assistant says, or all of them.
+class ChatFormat:
+    """A row is a chat; labels are the ids of what the assistant says, or all ids.
 
-    Columns ``tools`` and ``documents`` are given to a template that names them, and what a column ``chat_template_kwargs``
-    holds is given to every template, as to ``apply_chat_template``.
+    Columns ``tools`` and ``documents`` are passed to a template that names them, and the dicts of a column
+    ``chat_template_kwargs`` are passed to every template, as by ``apply_chat_template``.
 
     Attributes:
-        tokenizer_spec: The tokenizer, bare.
+        tokenizer_spec: The bare tokenizer.
         field: Column of lists of messages.
-        template: How they are written out.
-        speaker: Whose words are labelled.
+        template: How they are rendered.
+        speaker: Whose messages are labelled.
     """
 
     tokenizer_spec: TokenizerSpec
@@ -160,8 +169,8 @@ class Chats:
     speaker: Speaker
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        return self.field.name, *self.template.beside
+    def input_columns(self) -> tuple[str, ...]:
+        return self.field.name, *self.template.argument_columns
 
     @property
     def num_special(self) -> int:
@@ -173,51 +182,52 @@ class Chats:
     def sample(self, table: pa.Table) -> Iterable[str]:
         return (text for text, _ in self._render([table]))
 
-    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
+    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> EncodedSequences:
         rendered = list(self._render(tables))
         texts = [text for text, _ in rendered]
         with naming_records(tables):
             if self.speaker == "all":
                 rows = engine(texts)
-                return self._draft(rows, rows.ids)
+                return self._with_labels(rows, rows.ids)
             rows = encode_with_mask(texts, [spans for _, spans in rendered], engine)
-        return self._draft(rows, np.where(rows.beside[ASSISTANT], rows.ids, np.int32(IGNORE_INDEX)))
+        return self._with_labels(rows, np.where(rows.parallel[ASSISTANT], rows.ids, np.int32(IGNORE_INDEX)))
 
     def _render(self, tables: Sequence[pa.Table]) -> Iterable[tuple[str, list[Span]]]:
-        names = self.template.beside
-        columns = [read_beside(tables, name) for name in names]
+        """Yield the text of each record, and the spans of it that the assistant says; no spans if all is labelled."""
+        names = self.template.argument_columns
+        columns = [read_objects(tables, name) for name in names]
         for record, (chat, *values) in enumerate(zip(read_chats(tables, self.field), *columns, strict=True)):
             try:
                 if not chat:
                     raise ChatError(f"{self.field} must hold messages, got none; drop such records with Filter before")
-                beside = _arguments(dict(zip(names, values, strict=True)))
+                arguments = _template_arguments(dict(zip(names, values, strict=True)))
                 if self.speaker == "all":
-                    yield self.template.render(chat, beside=beside), []
+                    yield self.template.render(chat, arguments=arguments), []
                 else:
-                    yield self.template.render_spans(chat, beside)
+                    yield self.template.render_spans(chat, arguments)
             except ChatError as error:
                 raise RecordError(str(error), row_id_of(tables, record)) from error
 
-    def _draft(self, rows: TokenRows, labels: npt.NDArray[np.int32]) -> Sequences:
+    def _with_labels(self, rows: TokenRows, labels: npt.NDArray[np.int32]) -> EncodedSequences:
         labelled = TokenRows(rows.ids, rows.offsets, {LABELS: labels})
-        return Sequences(labelled, SpecialCounts(), self.tokenizer_spec.truncation_side)
+        return EncodedSequences(labelled, SpecialCounts(), self.tokenizer_spec.truncation_side)
 
 
-def _arguments(beside: dict[str, Any]) -> dict[str, Any]:
-    """Return what a template is given beside the messages of a record.
+def _template_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the template for one record, from the values of `ChatTemplate.argument_columns`.
 
     Raises:
-        ChatError: There are arguments that are no dict, or that are not the record's to choose.
+        ChatError: ``chat_template_kwargs`` is not a dict, or has a key that `Tokenize` sets.
     """
-    more = beside.pop(_KWARGS, None)
-    found = {name: value for name, value in beside.items() if value is not None}
-    if more is None:
-        return found
-    if not isinstance(more, Mapping):
-        raise ChatError(f"column {_KWARGS!r} must hold dicts, got {more!r:.60}; mend or drop it in a Map")
-    if taken := [name for name in more if name in _TAKEN]:
-        raise ChatError(f"column {_KWARGS!r} cannot set {taken[0]!r}, which Tokenize decides; leave it out in a Map")
-    return {**found, **more}
+    kwargs = values.pop(_KWARGS, None)
+    named = {name: value for name, value in values.items() if value is not None}
+    if kwargs is None:
+        return named
+    if not isinstance(kwargs, Mapping):
+        raise ChatError(f"column {_KWARGS!r} must hold dicts, got {kwargs!r:.60}; mend or drop it in a Map")
+    if reserved := [name for name in kwargs if name in _RESERVED_KWARGS]:
+        raise ChatError(f"column {_KWARGS!r} cannot set {reserved[0]!r}, which Tokenize decides; leave it out in a Map")
+    return {**named, **kwargs}
 
 
 def _renderer() -> Renderer:

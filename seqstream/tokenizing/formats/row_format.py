@@ -1,6 +1,6 @@
-"""What forms of rows have in common: what they are made of, and how they are shortened before they are final.
+"""What all row formats have in common: how rows are encoded from the columns of a table, and shortened before they are final.
 
-Shapes: ``N`` records of all tables given, one after the other.
+Shapes: ``N`` records of all given tables, one after the other.
 """
 
 from __future__ import annotations
@@ -19,50 +19,48 @@ from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
-"""The label that losses of PyTorch and transformers ignore."""
-
 LABELS = "labels"
 TOKEN_TYPES = "token_type_ids"
 
 
 class EncodedRows(Protocol):
-    """Rows of ``N`` records, encoded, with the special tokens there will be around them."""
+    """Encoded rows of ``N`` records, which can still be dropped and shortened."""
 
     @property
-    def frame(self) -> SpecialCounts:
-        """How many special tokens each row has before and after its own."""
+    def special_counts(self) -> SpecialCounts:
+        """Number of special tokens before and after the own tokens of each row."""
 
     @property
-    def own(self) -> Index:
-        """Tokens of each row's own, ``int64 (N,)``."""
+    def own_lengths(self) -> Index:
+        """Tokens of each row without special tokens, ``int64 (N,)``."""
 
     @property
     def lengths(self) -> Index:
-        """Tokens of each row, special tokens included, ``int64 (N,)``."""
+        """Tokens of each row with special tokens, ``int64 (N,)``."""
 
     @property
     def rows(self) -> TokenRows:
-        """The rows as they are."""
+        """The rows with special tokens."""
 
     def keep(self, kept: Index) -> EncodedRows:
-        """Return the rows numbered ``kept``, ``int64``, ascending."""
+        """Return the rows ``kept``, ``int64 (n,)``, ascending."""
 
     def truncate(self, limit: int) -> EncodedRows:
-        """Return the rows with at most ``limit`` tokens; special tokens behind what was cut off are not labelled."""
+        """Return the rows with at most ``limit`` tokens; special tokens after a cut are not labelled."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sequences:
-    """Rows of own tokens in one run, special tokens before and after it.
+class EncodedSequences:
+    """Rows whose own tokens are one sequence, with special tokens before and after it.
 
     Attributes:
-        rows: The rows, with what is beside their tokens.
-        frame: How many of the tokens are special ones.
-        side: Where rows that are too long lose tokens.
+        rows: The rows, with their parallel columns.
+        special_counts: Number of special tokens in each row.
+        side: Side on which rows that are too long lose tokens.
     """
 
     rows: TokenRows
-    frame: SpecialCounts
+    special_counts: SpecialCounts
     side: str
 
     @property
@@ -70,92 +68,86 @@ class Sequences:
         return self.rows.lengths
 
     @property
-    def own(self) -> Index:
-        return self.rows.lengths - len(self.frame)
+    def own_lengths(self) -> Index:
+        return self.rows.lengths - len(self.special_counts)
 
-    def keep(self, kept: Index) -> Sequences:
+    def keep(self, kept: Index) -> EncodedSequences:
         return dataclasses.replace(self, rows=token_rows.keep_rows(self.rows, kept))
 
-    def truncate(self, limit: int) -> Sequences:
-        rows = token_rows.truncate(self.rows, self.frame, limit, self.side)
-        if self.side == "right" and self.frame.after and LABELS in rows.beside and rows is not self.rows:
+    def truncate(self, limit: int) -> EncodedSequences:
+        rows = token_rows.truncate(self.rows, self.special_counts, limit, self.side)
+        num_after = self.special_counts.after
+        if self.side == "right" and num_after and LABELS in rows.parallel and rows is not self.rows:
             cut = np.flatnonzero(self.rows.lengths > limit)
-            ends = rows.offsets[1:][cut, None] - np.arange(1, self.frame.after + 1)
-            rows.beside[LABELS][ends.ravel()] = IGNORE_INDEX  # a copy; nothing ends where a row was cut
+            last = rows.offsets[1:][cut, None] - np.arange(1, num_after + 1)
+            rows.parallel[LABELS][last.ravel()] = IGNORE_INDEX  # in a copy; the text of a cut row does not end there
         return dataclasses.replace(self, rows=rows)
 
 
 class RowFormat(Protocol):
-    """How the rows of one column of ids are made of the columns of a table; may be pickled."""
+    """How the rows of one column of ids are made from the columns of a table; can be pickled."""
 
     @property
     def tokenizer_spec(self) -> TokenizerSpec:
-        """The tokenizer of the engine: with special tokens where a row is one text, else without."""
+        """The tokenizer of the engine: with special tokens if a row is one text, else `bare`."""
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Columns that the rows take the place of."""
+    def input_columns(self) -> tuple[str, ...]:
+        """Names of the columns that are tokenised, which the ids replace."""
 
     @property
     def num_special(self) -> int:
-        """Special tokens of each row."""
+        """Number of special tokens of each row."""
 
     def fingerprint(self) -> dict[str, Json]:
-        """Say what decides the rows besides the tokenizer and the columns: nothing in the plain form."""
+        """Return what decides the rows besides the tokenizer and the columns; nothing for plain text."""
 
     def sample(self, table: pa.Table) -> Iterable[str]:
-        """Yield the texts of a table that the engine would get, for its proof."""
+        """Yield the texts of a table that `encode` would give the engine, to compare engines."""
 
     def encode(self, tables: Sequence[pa.Table], engine: Engine) -> EncodedRows:
-        """Return the rows of all records of consecutive tables, made by one call of an engine of `tokenizer_spec`.
+        """Return the rows of all records of consecutive tables, encoded in one call of an engine of `tokenizer_spec`.
 
         Raises:
-            RecordError: A record has not what it takes.
-            ValueError: The columns are not those that were expected.
+            RecordError: A record lacks a value, or cannot be encoded.
+            ValueError: A column is missing or has the wrong type.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokens:
-    """Special tokens around the own tokens of every row.
+    """Ids of the special tokens around the own tokens of every row.
 
     Attributes:
-        before: Ids before, the tokenizer's own.
-        after: Ids after, the tokenizer's own.
-        closing: The id with which `Tokenize(end=...)` closes each text, or none.
+        before: The tokenizer's own, before.
+        after: The tokenizer's own, after.
+        end: The id of ``Tokenize(end=...)``, which follows them, or none.
     """
 
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
-    closing: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
 
     @property
-    def frame(self) -> SpecialCounts:
-        """How many they are."""
-        return SpecialCounts(len(self.before), len(self.after) + len(self.closing), len(self.closing))
+    def counts(self) -> SpecialCounts:
+        """Number of these tokens."""
+        return SpecialCounts(len(self.before), len(self.after) + len(self.end), len(self.end))
 
     def fingerprint(self) -> dict[str, Json]:
-        """Say what closes each text, if anything does."""
-        return {"end": self.closing[0]} if self.closing else {}
+        """Return the id of ``Tokenize(end=...)``, if there is one."""
+        return {"end": self.end[0]} if self.end else {}
 
-    def around(self, parts: Sequence[TokenRows], num_rows: int, *, predicted: bool = False) -> TokenRows:
-        """Return rows joined from parts and these around them.
+    def around(self, parts: Sequence[TokenRows], num_rows: int, *, label_after: bool = False) -> TokenRows:
+        """Return rows that are joined from parts, with these tokens around them.
 
         Args:
-            parts: Rows without special tokens; where they have ``labels`` beside them, special tokens are labelled too.
-            num_rows: Rows there will be.
-            predicted: Whether those after are labelled with themselves, else none is.
+            parts: Rows without special tokens; if they have ``labels``, special tokens get labels as well.
+            num_rows: Number of rows of the result.
+            label_after: Whether the tokens after are labelled with their own ids; the others get -100.
         """
-        after = self.after + self.closing
-        labelled = LABELS in parts[0].beside
-        first = {LABELS: [IGNORE_INDEX] * len(self.before)} if labelled else {}
-        last = {LABELS: after if predicted else [IGNORE_INDEX] * len(after)} if labelled else {}
-        return token_rows.join([TokenRows.constant(self.before, **first), *parts, TokenRows.constant(after, **last)], num_rows)
-
-
-def halve(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
-    """Return the first half of rows that were encoded in one call, and the second; nothing is copied."""
-    middle = len(rows) // 2
-    at = int(rows.offsets[middle])
-    first = TokenRows(rows.ids[:at], rows.offsets[: middle + 1])
-    return first, TokenRows(rows.ids[at:], rows.offsets[middle:] - at)
+        after = self.after + self.end
+        has_labels = LABELS in parts[0].parallel
+        labels_before = {LABELS: [IGNORE_INDEX] * len(self.before)} if has_labels else {}
+        labels_after = {LABELS: after if label_after else [IGNORE_INDEX] * len(after)} if has_labels else {}
+        first, last = TokenRows.constant(self.before, **labels_before), TokenRows.constant(after, **labels_after)
+        return token_rows.join([first, *parts, last], num_rows)

@@ -1,4 +1,4 @@
-"""Choosing the form of rows that the options of `Tokenize` ask for, and refusing options that do not go together."""
+"""Choosing the row format that the options of `Tokenize` ask for, and refusing options that cannot be combined."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from seqstream.tokenizing.formats.chat import Chats, Speaker, read_chat_template
+from seqstream.tokenizing.formats.chat import ChatFormat, Speaker, read_chat_template
 from seqstream.tokenizing.formats.fields import Field
-from seqstream.tokenizing.formats.pair import Pairs, find_template
-from seqstream.tokenizing.formats.prompt import Prompted
+from seqstream.tokenizing.formats.pair import PairFormat, find_template
+from seqstream.tokenizing.formats.prompt import PromptFormat
 from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat, SpecialTokens
-from seqstream.tokenizing.formats.text import Texts
-from seqstream.tokenizing.formats.words import WordLabels, Words, prove_words
+from seqstream.tokenizing.formats.text import TextFormat
+from seqstream.tokenizing.formats.words import WordFormat, WordLabels, check_words
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
-_OF_ANY_MODEL = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes of transformers that belong to no model."""
+_GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Tokenizer classes of transformers that belong to no model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,38 +35,39 @@ class RowOptions:
 
 
 def check_options(options: RowOptions) -> None:
-    """Check that options, each in its range, go together.
+    """Raise unless the options, each of which is valid alone, can be combined.
 
     Raises:
-        ValueError: They do not.
+        ValueError: Two of them exclude each other, or one needs another.
     """
-    asked = _forms_asked(options)
-    if len(asked) > 1:
-        raise ValueError(f"{asked[0]} cannot be given with {asked[1]}, for a row has one form; leave one of them out")
+    chosen = _format_options(options)
+    if len(chosen) > 1:
+        raise ValueError(f"{chosen[0]} cannot be given with {chosen[1]}, for a row has one format; leave one of them out")
     if options.word_labels != "first" and options.labels is None:
         raise ValueError(f"word_labels={options.word_labels!r} needs a column of labels; set Tokenize(labels=...)")
     if isinstance(options.tokenizer, Mapping):
-        _check_several(options, asked)
+        _check_several(options, chosen)
     if options.overflow == "split" and (isinstance(options.field, tuple) or options.prompt is not None):
-        raise ValueError(f"overflow='split' cannot cut rows of {asked[0]}; use 'truncate', 'drop' or 'error'")
+        raise ValueError(f"overflow='split' cannot cut rows of {chosen[0]}; use 'truncate', 'drop' or 'error'")
     if options.chat is not None and options.end is not None:
-        raise ValueError(f"end={options.end!r} cannot be given with {asked[0]}, whose template ends each turn; leave it out")
+        raise ValueError(f"end={options.end!r} cannot be given with {chosen[0]}, whose template ends each turn; leave it out")
     if options.chat is not None and not options.special_tokens:
-        raise ValueError(f"special_tokens=False cannot be given with {asked[0]}, whose template puts them; leave it out")
+        raise ValueError(f"special_tokens=False cannot be given with {chosen[0]}, whose template puts them; leave it out")
 
 
-def _forms_asked(options: RowOptions) -> list[str]:
-    """Return the options that ask for another form than the plain one, as the user wrote them."""
+def _format_options(options: RowOptions) -> list[str]:
+    """Return the options that choose a row format other than plain text, as the user wrote them."""
     pair = options.field if isinstance(options.field, tuple) else None
     given = {"field": pair, "prompt": options.prompt, "labels": options.labels, "chat": options.chat}
     return [f"{name}={value!r}" for name, value in given.items() if value is not None]
 
 
-def _check_several(options: RowOptions, asked: list[str]) -> None:
+def _check_several(options: RowOptions, chosen: list[str]) -> None:
+    """Raise unless the options can be combined with a dict of tokenizers."""
     if not options.tokenizer:
         raise ValueError("tokenizer must name at least one field, got an empty dict")
-    if asked and options.field == "text":
-        raise ValueError(f"{asked[0]} cannot be given with a dict of tokenizers, which makes a row of each field")
+    if chosen and options.field == "text":
+        raise ValueError(f"{chosen[0]} cannot be given with a dict of tokenizers, which makes a row of each field")
     if options.field != "text":
         raise ValueError(f"field={options.field!r} cannot be given with a dict of tokenizers, whose keys are the fields")
     if options.overflow == "split" and len(options.tokenizer) > 1:
@@ -75,62 +76,67 @@ def _check_several(options: RowOptions, asked: list[str]) -> None:
 
 
 def make_row_format(options: RowOptions, field: str | tuple[str, str], tokenizer_spec: TokenizerSpec) -> RowFormat:
-    """Return the form of the rows that are made of a field.
+    """Return the format of the rows that are made from a column, or from two.
 
     Args:
-        options: Options that go together.
-        field: A column, or two for pairs.
-        tokenizer_spec: The tokenizer, special tokens as they are wanted.
+        options: Options that passed `check_options`.
+        field: Name of the column, or two names for pairs.
+        tokenizer_spec: The tokenizer, with special tokens if they are wanted.
 
     Raises:
-        ValueError: The tokenizer cannot make rows of that form.
+        ValueError: The tokenizer cannot make rows of that format.
     """
-    closing = () if options.end is None else (_find_end(tokenizer_spec, options.end),)
-    asked = _forms_asked(options)
-    if asked and tokenizer_spec.is_function:
+    end = () if options.end is None else (_end_id(tokenizer_spec, options.end),)
+    chosen = _format_options(options)
+    if chosen and tokenizer_spec.is_function:
         remedy = "pass a tokenizers.Tokenizer or a fast transformers tokenizer"
-        raise ValueError(f"{asked[0]} cannot be had of the tokenizer {tokenizer_spec.name} written in Python; {remedy}")
+        raise ValueError(f"{chosen[0]} cannot be used with the tokenizer {tokenizer_spec.name} written in Python; {remedy}")
     if isinstance(field, tuple):
-        template = find_template(tokenizer_spec) if _wants_types(options.tokenizer) else find_template(tokenizer_spec).untyped()
-        return Pairs(tokenizer_spec.bare, Field(field[0]), Field(field[1]), template, closing)
+        template = find_template(tokenizer_spec)
+        template = template if _wants_types(options.tokenizer) else template.without_types()
+        return PairFormat(tokenizer_spec.bare, Field(field[0]), Field(field[1]), template, end)
     if options.chat is not None:
-        return Chats(tokenizer_spec.bare, Field(field), read_chat_template(options.tokenizer, tokenizer_spec), options.chat)
-    if closing and options.overflow == "split" and tokenizer_spec.ends[1]:
-        reason = f"pieces of a text end with the {len(tokenizer_spec.ends[1])} special tokens of tokenizer {tokenizer_spec}"
+        template_of_chats = read_chat_template(options.tokenizer, tokenizer_spec)
+        return ChatFormat(tokenizer_spec.bare, Field(field), template_of_chats, options.chat)
+    before, after = tokenizer_spec.special_before, tokenizer_spec.special_after
+    if end and options.overflow == "split" and after:
+        reason = f"pieces of a text end with the {len(after)} special tokens of tokenizer {tokenizer_spec}"
         raise ValueError(f"end={options.end!r} cannot be given with overflow='split': {reason}; leave it out")
-    ends = SpecialTokens(*tokenizer_spec.ends, closing)
+    special_tokens = SpecialTokens(before, after, end)
     if options.prompt is not None:
-        return Prompted(tokenizer_spec.bare, Field(options.prompt, "prompt"), Field(field), ends)
+        return PromptFormat(tokenizer_spec.bare, Field(options.prompt, "prompt"), Field(field), special_tokens)
     if options.labels is not None:
-        prove_words(tokenizer_spec.bare)
-        return Words(tokenizer_spec.bare, Field(field), ends, Field(options.labels, "labels"), options.word_labels)
-    return Texts(tokenizer_spec, Field(field), closing)
+        check_words(tokenizer_spec.bare)
+        labels = Field(options.labels, "labels")
+        return WordFormat(tokenizer_spec.bare, Field(field), special_tokens, labels, options.word_labels)
+    return TextFormat(tokenizer_spec, Field(field), end)
 
 
 def _wants_types(tokenizer: object) -> bool:
-    """Tell whether models of a tokenizer want token types: all do of which nothing is known."""
+    """Return whether the model of a tokenizer takes token types; true if its model is not known."""
     names = getattr(tokenizer, "model_input_names", [TOKEN_TYPES])
-    return TOKEN_TYPES in names or type(tokenizer).__name__ in _OF_ANY_MODEL
+    return TOKEN_TYPES in names or type(tokenizer).__name__ in _GENERIC_CLASSES
 
 
-def _find_end(tokenizer_spec: TokenizerSpec, end: str | int) -> int:
-    """Return the id that closes texts.
+def _end_id(tokenizer_spec: TokenizerSpec, end: str | int) -> int:
+    """Return the id of ``Tokenize(end=...)``.
 
     Raises:
-        ValueError: The tokenizer has no such token, or puts it there already.
+        ValueError: The tokenizer has no such token, or puts it after texts already.
     """
+    token_id: int | None
     if tokenizer_spec.is_function:
-        number = end if isinstance(end, int) and end >= 0 else None
-        known = f"an id from 0 up for the tokenizer {tokenizer_spec.name} written in Python"
+        token_id = end if isinstance(end, int) and end >= 0 else None
+        rule = f"an id from 0 up for the tokenizer {tokenizer_spec.name} written in Python"
     else:
         tokenizer = tokenizer_spec.build()
-        number = tokenizer.token_to_id(end) if isinstance(end, str) else end
-        number = number if number is not None and number >= 0 and tokenizer.id_to_token(number) is not None else None
-        known = f"a token or an id in the vocabulary of tokenizer {tokenizer_spec}"
-    if number is None:
-        raise ValueError(f"end must be {known}, got {end!r}")
-    if number in tokenizer_spec.ends[1]:
+        token_id = tokenizer.token_to_id(end) if isinstance(end, str) else end
+        token_id = token_id if token_id is not None and token_id >= 0 and tokenizer.id_to_token(token_id) is not None else None
+        rule = f"a token or an id in the vocabulary of tokenizer {tokenizer_spec}"
+    if token_id is None:
+        raise ValueError(f"end must be {rule}, got {end!r}")
+    if token_id in tokenizer_spec.special_after:
         raise ValueError(
             f"end={end!r} cannot be put after texts, where tokenizer {tokenizer_spec} puts it already; leave it out"
         )
-    return number
+    return token_id

@@ -1,4 +1,4 @@
-"""Words that were split before, and a label for each, as taggers of words are trained.
+"""Words of a text that was split before, with a label for each word, for token classification.
 
 Shapes: ``W`` words of all records, ``T`` tokens of all rows.
 """
@@ -11,96 +11,103 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.failing_texts import shorten
 from seqstream.tokenizing.formats.fields import Field, Lists, naming_records, read_labels, read_words
-from seqstream.tokenizing.formats.row_format import LABELS, Sequences, SpecialTokens
-from seqstream.tokenizing.python_tokenizers import shorten
+from seqstream.tokenizing.formats.row_format import LABELS, EncodedSequences, SpecialTokens
 from seqstream.tokenizing.token_rows import TokenRows, take_rows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, can_encode
 
 WordLabels: TypeAlias = Literal["first", "all"]
 
+_BLANK = r"\s\v\x1c-\x1f\x{85}\p{Z}"
+"""What `str.split` takes for white space, for a regular expression of Arrow."""
+
+_THREE_WORDS = f"[^{_BLANK}][{_BLANK}]+[^{_BLANK}]+[{_BLANK}]+[^{_BLANK}]"
 _PROBES = ["The", "quick", " brown", "fox's", "", "Où", "日本語", "13", "."]
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
-    """A row is the words of a record, each encoded by itself, with the special tokens of the tokenizer around all of them.
+class WordFormat:
+    """A row is the words of a record, each encoded alone, with the special tokens of the tokenizer around all of them.
 
-    Words that come again are encoded once a call: most do.
+    Each distinct word is encoded once per call; most words are repeated.
 
     Attributes:
-        tokenizer_spec: The tokenizer, bare.
+        tokenizer_spec: The bare tokenizer.
         field: Column of lists of words.
-        ends: Special tokens around each row.
-        labels: Column of lists of labels, one a word.
-        word_labels: Whether a word's label goes to its first token or to all of them.
+        special_tokens: Special tokens around each row.
+        labels: Column of lists of labels, one label for each word.
+        word_labels: Whether the label of a word goes to its first token or to all of its tokens.
     """
 
     tokenizer_spec: TokenizerSpec
     field: Field
-    ends: SpecialTokens
+    special_tokens: SpecialTokens
     labels: Field | None = None
     word_labels: WordLabels = "first"
 
     @property
-    def fields(self) -> tuple[str, ...]:
+    def input_columns(self) -> tuple[str, ...]:
         return (self.field.name,) if self.labels is None else (self.field.name, self.labels.name)
 
     @property
     def num_special(self) -> int:
-        return len(self.ends.frame)
+        return len(self.special_tokens.counts)
 
     def fingerprint(self) -> dict[str, Json]:
         labelled = {} if self.labels is None else {"labels": self.labels.name, "word_labels": self.word_labels}
-        return labelled | self.ends.fingerprint()
+        return labelled | self.special_tokens.fingerprint()
 
     def sample(self, table: pa.Table) -> Iterable[str]:
         return (word.as_py() for chunk in read_words([table], self.field).chunks for word in chunk)
 
-    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> Sequences:
-        prove_words(self.tokenizer_spec)
+    def encode(self, tables: Sequence[pa.Table], engine: Engine) -> EncodedSequences:
+        check_words(self.tokenizer_spec)
         words = read_words(tables, self.field)
-        labels = None if self.labels is None else _check_labels(words, read_labels(tables, self.labels), tables)
-        distinct, places = words.distinct()
+        labels = None if self.labels is None else _flat_labels(words, read_labels(tables, self.labels), tables)
+        distinct, index_of = words.distinct()
         if self.labels is None:
-            self._refuse_texts(distinct, places, words, tables)
-        with naming_records(tables, lambda row: words.record_of(int(np.argmax(places == row)))):
-            tokens = take_rows(engine(distinct), places)
-        beside = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
-        rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], beside)
-        return Sequences(self.ends.around([rows], len(rows)), self.ends.frame, self.tokenizer_spec.truncation_side)
+            self._check_no_texts(distinct, index_of, words, tables)
+        with naming_records(tables, lambda index: words.record_of(int(np.argmax(index_of == index)))):
+            tokens = take_rows(engine(distinct.to_pylist()), index_of)
+        parallel = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
+        rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], parallel)
+        special = self.special_tokens
+        return EncodedSequences(special.around([rows], len(rows)), special.counts, self.tokenizer_spec.truncation_side)
 
-    def _refuse_texts(self, distinct: list[str], places: Index, words: Lists, tables: Sequence[pa.Table]) -> None:
-        """Refuse lists of which most words are three words or more: they are texts, and no words of one."""
-        blank = [number for number, word in enumerate(distinct) if len(word.split(None, 2)) > 2]
-        if 2 * len(blank) <= len(distinct):
+    def _check_no_texts(self, distinct: pa.Array, index_of: Index, words: Lists, tables: Sequence[pa.Table]) -> None:
+        """Raise if most items have three words or more: then the lists hold texts, not the words of one text."""
+        import pyarrow.compute as pc
+
+        has_three = pc.match_substring_regex(distinct, _THREE_WORDS)
+        if 2 * has_three.true_count <= len(distinct):
             return
-        record = words.record_of(int(np.argmax(places == blank[0])))
+        first = int(np.argmax(has_three.to_numpy(zero_copy_only=False)))
+        record = words.record_of(int(np.argmax(index_of == first)))
         remedy = "make a record of each text, or a column of each or a text of all of them, in a Map before"
-        got = f"got several texts, the first of them {shorten(distinct[blank[0]])!r}"
+        got = f"got several texts, the first of them {shorten(distinct[first].as_py())!r}"
         raise RecordError(
             f"{self.field} must hold a text, or the words of one in a list, {got}; {remedy}", row_id_of(tables, record)
         )
 
 
-def spread_labels(labels: npt.NDArray[np.int64], tokens: TokenRows, where: WordLabels) -> npt.NDArray[np.int64]:
-    """Give the labels of words to their tokens.
+def spread_labels(labels: Index, tokens: TokenRows, word_labels: WordLabels) -> Index:
+    """Return the labels of tokens, from those of their words.
 
     Args:
         labels: ``int64 (W,)``.
         tokens: The tokens of each word, ``W`` rows.
-        where: ``"all"`` gives a word's label to all of its tokens, ``"first"`` to its first one, and -100 to the others.
+        word_labels: ``"all"`` gives a word's label to all of its tokens, ``"first"`` to the first one, and -100 to the others.
 
     Returns:
         ``int64 (T,)``.
     """
-    if where == "all":
+    if word_labels == "all":
         return np.repeat(labels, tokens.lengths)
     spread = np.full(len(tokens.ids), IGNORE_INDEX, np.int64)
     has_tokens = tokens.lengths > 0
@@ -109,15 +116,15 @@ def spread_labels(labels: npt.NDArray[np.int64], tokens: TokenRows, where: WordL
 
 
 @functools.lru_cache(maxsize=8)
-def prove_words(tokenizer_spec: TokenizerSpec) -> None:
-    """Check that a tokenizer encodes the words of a text that was split before as it encodes each of them alone.
+def check_words(tokenizer_spec: TokenizerSpec) -> None:
+    """Raise unless a tokenizer encodes words that were split before as it encodes each of them alone.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It encodes them differently.
     """
     tokenizer = tokenizer_spec.build()
     words = [word for word in _PROBES if can_encode(tokenizer, word)]
-    alone = [number for word in words for number in tokenizer.encode(word, add_special_tokens=False).ids]
+    alone = [token for word in words for token in tokenizer.encode(word, add_special_tokens=False).ids]
     together = tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False).ids
     if together != alone:
         rule = "encode words that were split before as it encodes each of them alone"
@@ -126,11 +133,15 @@ def prove_words(tokenizer_spec: TokenizerSpec) -> None:
         )
 
 
-def _check_labels(words: Lists, labels: Lists, tables: Sequence[pa.Table]) -> npt.NDArray[np.int64]:
-    """Return the labels, ``int64 (W,)``, one for each word."""
-    wrong: Index = np.flatnonzero(words.lengths != labels.lengths)
+def _flat_labels(words: Lists, labels: Lists, tables: Sequence[pa.Table]) -> Index:
+    """Return the labels, ``int64 (W,)``.
+
+    Raises:
+        RecordError: A record does not have one label for each word.
+    """
+    wrong = np.flatnonzero(words.lengths != labels.lengths)
     if len(wrong):
         record = int(wrong[0])
         got = f"{labels.lengths[record]:,} for {words.lengths[record]:,} words"
-        raise RecordError(f"labels must be one a word, got {got}", row_id_of(tables, record))
+        raise RecordError(f"labels must have one number for each word, got {got}", row_id_of(tables, record))
     return labels.to_numpy()

@@ -1,4 +1,4 @@
-"""A tokenizer of each kind that forms of rows tell apart."""
+"""A tokenizer of each kind that matters to row formats."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def roberta_tokenizer(bpe_tokenizer: Tokenizer) -> Tokenizer:
 @pytest.fixture(scope="session", params=KINDS)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     """BERT's, RoBERTa's, GPT-2's and T5's kind."""
-    made: Tokenizer = request.getfixturevalue(f"{request.param}_tokenizer")
-    return made
+    found: Tokenizer = request.getfixturevalue(f"{request.param}_tokenizer")
+    return found

@@ -1,4 +1,4 @@
-"""Chats through the tokenizer's own template, and what an assistant says in them."""
+"""Chats rendered by the tokenizer's own template, with labels on what the assistant says."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TAGGED = (
     "{% generation %}{{ m['content'] + '<|im_end|>\\n' }}{% endgeneration %}"
     "{% else %}{{ m['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
 )
-"""The same, saying itself who speaks."""
+"""The same, with tags around what the assistant says."""
 
 LATEST = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}" + TURN + "{{ m['content'] }}{% endif %}{% endfor %}"
-"""A template that forgets what the assistant said before, as those that leave out its thoughts do."""
+"""A template that leaves out earlier answers of the assistant, as others leave out its thoughts."""
 
 STRICT = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -56,7 +56,7 @@ CONTENT = st.text("ab \n👋<|im_end|>", max_size=12)
 
 @pytest.fixture(scope="session")
 def chat_tokenizer(bpe_tokenizer: Tokenizer) -> Tokenizer:
-    """A byte-level BPE that knows the marks of turns, and would put a token of its own before a text."""
+    """A byte-level BPE with special tokens for turns, and with one that it puts before a text."""
     copy = Tokenizer.from_str(bpe_tokenizer.to_str())
     copy.add_special_tokens(["<|im_start|>", "<|im_end|>", "<s>"])
     ends = [("<s>", copy.token_to_id("<s>"))]
@@ -69,7 +69,7 @@ def chats_of(*chats: list[dict[str, Any]]) -> pa.Array:
     return pa.array(chats, pa.list_(pa.struct({"role": pa.string(), "content": pa.string(), "name": pa.string()})))
 
 
-def said_in(made: dict[str, list[Any]], tokenizer: Tokenizer) -> list[str]:
+def labelled_text(made: dict[str, list[Any]], tokenizer: Tokenizer) -> list[str]:
     """Return the text of the labels that are not ignored."""
     labels = ([label for label in row if label != -100] for row in made["labels"])
     return [tokenizer.decode(row, skip_special_tokens=False) for row in labels]
@@ -89,28 +89,30 @@ def test_ids_are_those_of_the_template(chat_tokenizer: Tokenizer, engine: Any, t
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
 @settings(max_examples=25, deadline=None)
 @given(chats=st.lists(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), CONTENT), min_size=1, max_size=5), min_size=1))
-def test_tagged_templates_say_who_speaks(chat_tokenizer: Tokenizer, engine: Any, chats: list[list[tuple[str, str]]]) -> None:
-    """Where a template has a generation tag the labels are those of return_assistant_tokens_mask, whatever is said."""
+def test_tagged_templates_mark_the_assistant(
+    chat_tokenizer: Tokenizer, engine: Any, chats: list[list[tuple[str, str]]]
+) -> None:
+    """Where a template has a generation tag the labels are those of return_assistant_tokens_mask, for any content."""
     copy = Tokenizer.from_str(chat_tokenizer.to_str())
     copy.post_processor = processors.ByteLevel(trim_offsets=False)  # trimmed, transformers loses spaces at the end of a turn
     theirs = transformers_of(copy, chat_template=TAGGED)
-    told = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
-    expected = theirs.apply_chat_template(told, return_assistant_tokens_mask=True, return_dict=True)
+    messages = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
+    expected = theirs.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
     labels = [
         [number if flag else -100 for number, flag in zip(*row, strict=True)]
         for row in zip(expected["input_ids"], expected["assistant_masks"], strict=True)
     ]
-    made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(*told))
+    made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(*messages))
     assert made == {"input_ids": expected["input_ids"], "labels": labels}
 
 
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
-def test_without_a_tag_prefixes_say_who_speaks(chat_tokenizer: Tokenizer, engine: Any) -> None:
-    """What comes between the prompt for an answer and the next message is what the assistant says, its end included."""
+def test_without_a_tag_prefixes_mark_the_assistant(chat_tokenizer: Tokenizer, engine: Any) -> None:
+    """The text between the prompt for an answer and the next message is the assistant's, its end included."""
     theirs = transformers_of(chat_tokenizer, chat_template=CHATML)
     made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(*CHATS))
     assert made["input_ids"] == theirs.apply_chat_template(CHATS)["input_ids"]
-    assert said_in(made, chat_tokenizer) == ["no<|im_end|>\n", " b \n<|im_end|>\n<|im_end|>\n", ""]
+    assert labelled_text(made, chat_tokenizer) == ["no<|im_end|>\n", " b \n<|im_end|>\n<|im_end|>\n", ""]
 
 
 def test_by_hand(chat_tokenizer: Tokenizer) -> None:
@@ -125,11 +127,11 @@ def test_by_hand(chat_tokenizer: Tokenizer) -> None:
 
 
 def test_a_template_that_changes_what_was_before_is_refused(chat_tokenizer: Tokenizer) -> None:
-    """Where the beginning of a chat reads otherwise than in the whole nobody can say what was said; "all" needs not know."""
+    """If the beginning of a chat is rendered differently alone, the assistant's part is not found; "all" does not need it."""
     chats = [CHATS[0], [*CHATS[0], *CHATS[0]]]
     theirs = transformers_of(chat_tokenizer, chat_template=LATEST)
     message = (
-        r"^chat template must write messages alike whatever follows them, got message 2 written otherwise in the whole chat; "
+        r"^chat template must render a message the same whatever follows it, got another text for message 2 in the whole chat; "
         r"use a template with {% generation %}, or chat='all'$"
     )
     with pytest.raises(RecordError, match=message) as caught:
@@ -140,17 +142,19 @@ def test_a_template_that_changes_what_was_before_is_refused(chat_tokenizer: Toke
 
 
 def test_a_prompt_that_is_no_beginning_is_refused(chat_tokenizer: Tokenizer) -> None:
-    """Where the prompt for an answer says more than the answer begins with, as those that ask for thoughts do, likewise."""
+    """A chat whose answer does not begin with the prompt for an answer, for example one that asks for thoughts, is refused."""
     thoughtful = CHATML.replace("assistant\\n", "assistant\\n<think>")
     assert thoughtful != CHATML
     stage = Tokenize(transformers_of(chat_tokenizer, chat_template=thoughtful), field="m", chat="assistant")
-    assert said_in(columns_of(stage, m=chats_of(CHATS[2])), chat_tokenizer) == [""]
-    with pytest.raises(RecordError, match=r"^chat template must write messages alike whatever follows them, got message 2 "):
+    assert labelled_text(columns_of(stage, m=chats_of(CHATS[2])), chat_tokenizer) == [""]
+    with pytest.raises(
+        RecordError, match=r"^chat template must render a message the same whatever follows it, got another text for message 2 "
+    ):
         columns_of(stage, m=chats_of(CHATS[0]))
 
 
 def test_keys_without_a_value_are_not_there(chat_tokenizer: Tokenizer) -> None:
-    """A column has every key in every message; those that are null are unknown to the template, as in transformers."""
+    """A column has every key in every message; those that are null are undefined in the template, as in transformers."""
     template = "{% for m in messages %}{{ m['role'] if m['name'] is not defined else m['name'] }}{% endfor %}"
     theirs = transformers_of(chat_tokenizer, chat_template=template)
     chat = [{"role": "user", "content": "a", "name": "ann"}, {"role": "user", "content": "b"}]
@@ -160,15 +164,15 @@ def test_keys_without_a_value_are_not_there(chat_tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
 def test_special_tokens_may_be_ordinary_text(chat_tokenizer: Tokenizer, engine: Any) -> None:
-    """A tokenizer that takes the marks of turns for ordinary text does so here, and knows all the same who speaks."""
+    """A tokenizer that takes the marks of turns for ordinary text does so here; labels are still the assistant's."""
     theirs = transformers_of(chat_tokenizer, chat_template=TAGGED, split_special_tokens=True)
     made = columns_of(Tokenize(theirs, field="m", chat="assistant", engine=engine), m=chats_of(CHATS[0]))
     assert made["input_ids"] == theirs.apply_chat_template(CHATS[:1])["input_ids"]
-    assert said_in(made, chat_tokenizer) == ["no<|im_end|>\n"]
+    assert labelled_text(made, chat_tokenizer) == ["no<|im_end|>\n"]
 
 
 def test_an_assistant_cannot_begin_without_a_tag(chat_tokenizer: Tokenizer) -> None:
-    """A template writes no chat without messages, so nothing says where the first one begins."""
+    """A template cannot render a chat without messages, so the beginning of the first message is not known."""
     theirs = transformers_of(chat_tokenizer, chat_template=CHATML)
     stage = Tokenize(theirs, field="m", chat="assistant")
     message = (
@@ -183,7 +187,7 @@ def test_an_assistant_cannot_begin_without_a_tag(chat_tokenizer: Tokenizer) -> N
     ("chat", "message"),
     [
         ([], r"^field 'm' must hold messages, got none; drop such records with Filter before$"),
-        ([CHATS[0][1]], r"^chat template cannot write a chat: roles must alternate; mend it in a Map before$"),
+        ([CHATS[0][1]], r"^chat template cannot render a chat: roles must alternate; change the chat in a Map before$"),
     ],
 )
 def test_chats_that_cannot_be_written(chat_tokenizer: Tokenizer, chat: list[dict[str, Any]], message: str) -> None:
@@ -211,7 +215,7 @@ def test_columns_that_do_not_fit(chat_tokenizer: Tokenizer) -> None:
 
 
 def test_a_tokenizer_must_have_a_template(chat_tokenizer: Tokenizer) -> None:
-    """A tokenizer that knows no chats is refused where the stage is made."""
+    """A tokenizer without a chat template is refused by the constructor."""
     for tokenizer in (chat_tokenizer, transformers_of(chat_tokenizer)):
         message = (
             r"^chat needs a tokenizer with a chat template, got .* without one; pass a transformers tokenizer whose chat_t"
@@ -228,20 +232,20 @@ def test_of_several_templates_the_default_counts(chat_tokenizer: Tokenizer) -> N
 
 
 @pytest.mark.parametrize("fixture", ["unigram_tokenizer", "wordpiece_tokenizer", "chat_tokenizer"])
-def test_said_is_found_by_characters_where_stretches_differ(fixture: str, request: pytest.FixtureRequest) -> None:
-    """Tokens that begin a text otherwise than they go on are found by their offsets; spaces between belong to the span."""
+def test_the_mask_is_found_by_characters_if_the_parts_differ(fixture: str, request: pytest.FixtureRequest) -> None:
+    """If a text and its parts have other tokens the mask follows from offsets; spaces between tokens belong to the span."""
     tokenizer: Tokenizer = request.getfixturevalue(fixture)
     stage = Tokenize(transformers_of(tokenizer, chat_template=CHATML), chat="all")
     engine = stage.open(stage.choose_engines()).engines["input_ids"]  # type: ignore[attr-defined]
     texts, spans = ["one two three four", "one", ""], [[(4, 7), (14, 18)], [], []]
     rows = encode_with_mask(texts, spans, engine)
-    said = rows.beside["said"]
+    mask = rows.parallel["assistant"]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     assert rows.ids.tolist() == [number for encoding in encodings for number in encoding.ids]
     begun = [begin for encoding in encodings for begin, _ in encoding.offsets]
-    assert len(said) == len(begun)
+    assert len(mask) == len(begun)
     inside = [text[begin:end].strip() for text, own in zip(texts, spans, strict=True) for begin, end in own]
-    found = tokenizer.decode(rows.ids[said].tolist()).replace(" ##", "").split()
+    found = tokenizer.decode(rows.ids[mask].tolist()).replace(" ##", "").split()
     assert "".join(found) == "".join(inside)
 
 
@@ -261,7 +265,7 @@ def test_pieces_and_counts(chat_tokenizer: Tokenizer) -> None:
         assert list(joined.values()) == whole[name].to_pylist()
 
 
-def test_chats_can_be_pickled_and_told_apart(chat_tokenizer: Tokenizer) -> None:
+def test_chats_can_be_pickled_and_distinguished(chat_tokenizer: Tokenizer) -> None:
     """Stage and opened stage work in another process; the template is part of the fingerprint, and is read once."""
     theirs = transformers_of(chat_tokenizer, chat_template=CHATML)
     stage = Tokenize(theirs, field="m", chat="assistant")
@@ -276,15 +280,17 @@ def test_chats_can_be_pickled_and_told_apart(chat_tokenizer: Tokenizer) -> None:
     assert repr(stage).endswith("…), field='m', chat='assistant')")
 
 
-def test_a_template_says_what_it_cannot() -> None:
-    """Whatever a template raises becomes one error with a remedy."""
-    with pytest.raises(ChatError, match=r"^chat template cannot write a chat: .*undefined.*; mend it in a Map before$"):
+def test_errors_of_a_template_have_a_remedy() -> None:
+    """Every error that a template raises becomes a `ChatError` with a remedy."""
+    with pytest.raises(
+        ChatError, match=r"^chat template cannot render a chat: .*undefined.*; change the chat in a Map before$"
+    ):
         ChatTemplate("{{ nothing.at.all }}", ()).render(CHATS[0])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "mistral_v1_spm", "bert_uncased"])
 def test_chats_of_real_tokenizers(data: Path, name: str) -> None:
-    """Real conversations are those of apply_chat_template, and the assistant says the same by tags and by prefixes."""
+    """Real conversations are those of apply_chat_template, and labels by tags are equal to labels by prefixes."""
     roles = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
     with gzip.open(data / "chat_toolcall" / "glaive_toolcall_en_demo.jsonl.gz", "rt", encoding="utf-8") as file:
         records = [json.loads(line)["conversations"] for line in file]
@@ -295,7 +301,7 @@ def test_chats_of_real_tokenizers(data: Path, name: str) -> None:
     by_tags = columns_of(Tokenize(theirs, field="m", chat="assistant"), m=chats_of(*chats))
     expected = theirs.apply_chat_template(chats, return_assistant_tokens_mask=True, return_dict=True)
     assert by_tags["input_ids"] == expected["input_ids"]
-    if name in ("gpt2", "cl100k_base"):  # else a turn's last character makes no token or two, of which transformers takes one
+    if name in ("gpt2", "cl100k_base"):  # else the last character of a turn is no token or two, and transformers marks one
         assert [[int(label != -100) for label in row] for row in by_tags["labels"]] == expected["assistant_masks"]
     theirs.chat_template = CHATML
     assert columns_of(Tokenize(theirs, field="m", chat="assistant"), m=chats_of(*chats)) == by_tags

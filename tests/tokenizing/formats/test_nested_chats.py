@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream.records import RecordError
-from seqstream.sources.tables.nested_values import EXACT
+from seqstream.sources.tables.arrow_to_python import EXACT
 from tests.helpers.tokenizers import columns_of, transformers_of
 
 datasets = pytest.importorskip("datasets")
@@ -48,12 +48,12 @@ TOOLS: list[Any] = [
 
 @pytest.fixture(scope="module")
 def theirs(bpe_tokenizer: Tokenizer) -> Any:
-    """A byte-level tokenizer, so that text comes back as it was, with a template that prints all."""
+    """A byte-level tokenizer, which decodes to the same text, with a template that prints everything."""
     return transformers_of(bpe_tokenizer, chat_template=TEMPLATE)
 
 
 def texts_of(source: ss.Source, tokenizer: Any, **options: Any) -> list[str]:
-    """Return what the rows say, in the order of the data."""
+    """Return the text of the rows, in the order of the data."""
     stages = ss.Tokenize(tokenizer, field="messages", chat="all"), ss.Unbucketed(1)
     loader = ss.Loader(source, *stages, shuffle=False, **options)
     return [tokenizer.decode(batch.input_ids[0]) for batch in loader]
@@ -73,7 +73,7 @@ def save(path: Path, **columns: list[Any]) -> Path:
 @pytest.mark.parametrize("options", [{}, {"workers": 2}], ids=["here", "workers"])
 @pytest.mark.parametrize("block_bytes", [None, 60])
 def test_json_lines_are_exact(tmp_path: Path, theirs: Any, options: dict[str, Any], block_bytes: int | None) -> None:
-    """Arguments keep their own keys, in their order, and their nulls, in whatever block they come; so do tools."""
+    """Arguments keep their own keys, the order of these, and their nulls, in every block; so do tools."""
     path = save(tmp_path / "a.jsonl", messages=CHATS, tools=TOOLS)
     assert texts_of(ss.JsonLines(path, block_bytes=block_bytes), theirs, **options) == written(theirs, tools=TOOLS)
 
@@ -126,7 +126,7 @@ def test_text_of_json_is_read(tmp_path: Path, theirs: Any) -> None:
 
 
 def test_nulls_that_structs_put_in_are_left_out(tmp_path: Path, theirs: Any) -> None:
-    """A struct of Parquet or of a data set says of no null whether it was there: none is written."""
+    """In a struct of Parquet or of a data set a null may stand for a missing key: nulls are not rendered."""
     chats = [[ASK, call(city="Rome")], [ASK, call(days=2)]]
     table = pa.table({"messages": pa.array(chats)})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -136,7 +136,7 @@ def test_nulls_that_structs_put_in_are_left_out(tmp_path: Path, theirs: Any) -> 
 
 
 def test_a_stage_may_change_messages(tmp_path: Path, theirs: Any) -> None:
-    """What a `Map` makes of the struct counts, not the text of the file beside it."""
+    """After a `Map` its struct is rendered, not the text of the file."""
     path = save(tmp_path / "a.jsonl", messages=CHATS[1:3])
 
     def mend(table: pa.Table) -> pa.Table:
@@ -152,7 +152,7 @@ def test_a_stage_may_change_messages(tmp_path: Path, theirs: Any) -> None:
 
 
 def test_batches_do_not_show_the_text(tmp_path: Path) -> None:
-    """Messages that nothing tokenises come as dicts without the field beside them."""
+    """Messages that are not tokenised are dicts in a batch, without the field for their text."""
     path = save(tmp_path / "a.jsonl", text=["a"] * 2, messages=CHATS[1:3])
     stages = ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.Unbucketed(2)
     (batch,) = ss.Loader(ss.JsonLines(path), *stages)
@@ -160,7 +160,7 @@ def test_batches_do_not_show_the_text(tmp_path: Path) -> None:
 
 
 def test_arguments_of_the_template(theirs: Any) -> None:
-    """Variables of a record are given to its template, and cannot change what Tokenize decides."""
+    """Variables of a record are passed to its template, and cannot change what Tokenize decides."""
     table = {"m": [json.dumps([ASK])] * 2, "chat_template_kwargs": ['{"shout": true}', None]}
     stage = ss.Tokenize(theirs, field="m", chat="all")
     made = columns_of(stage, **table)

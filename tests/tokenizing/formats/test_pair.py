@@ -1,4 +1,4 @@
-"""Two texts in one row: what transformers gives for ``tokenizer(first, second)``."""
+"""Two texts in one row: the ids of transformers for ``tokenizer(first, second)``."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_pairs_by_hand(wordpiece_tokenizer: Tokenizer) -> None:
     [(4, 4, 8, (4, 4)), (5, 4, 8, (4, 4)), (9, 9, 7, (3, 4)), (10, 9, 7, (4, 3)), (2, 20, 8, (2, 6)), (20, 2, 8, (6, 2))],
 )
 def test_longest_first_by_hand(first: int, second: int, limit: int, kept: tuple[int, int]) -> None:
-    """Nothing is cut that fits; the longer text gives way; what is odd goes to the longer, or to the second."""
+    """Texts that fit are not cut; the longer one is cut first; an odd token goes to the longer one, or to the second."""
     ours = longest_first(np.array([first]), np.array([second]), limit)
     assert tuple(int(part[0]) for part in ours) == kept
 
 
 def test_longest_first_is_that_of_tokenizers(wordpiece_tokenizer: Tokenizer) -> None:
-    """For any two lengths and any limit as many tokens of each text stay as tokenizers leaves."""
+    """For any two lengths and any limit as many tokens of each text stay as in tokenizers."""
     copy = Tokenizer.from_str(wordpiece_tokenizer.to_str())
     lengths = list(itertools.product(range(12), repeat=2))
     for limit in range(1, 15):
@@ -89,7 +89,7 @@ def test_longest_first_is_that_of_tokenizers(wordpiece_tokenizer: Tokenizer) -> 
 
 
 def test_a_record_is_too_long_by_both_texts(wordpiece_tokenizer: Tokenizer) -> None:
-    """What is compared with max_length is the length of the whole row."""
+    """The length of the whole row is compared with max_length."""
     stage = Tokenize(wordpiece_tokenizer, field=("one", "two"), max_length=8, overflow="error")
     assert len(columns_of(stage, one=["a a"], two=["b b b"])["input_ids"][0]) == 8
     with pytest.raises(RecordError, match=r"^sequence of 9 tokens cannot fit max_length=8; raise it or set") as caught:
@@ -108,8 +108,8 @@ def test_truncation_and_emptiness_are_counted(wordpiece_tokenizer: Tokenizer) ->
     assert made.schema.field("token_type_ids").type == pa.list_(pa.int32())
 
 
-def test_types_are_left_out_where_models_want_none(bpe_tokenizer: Tokenizer) -> None:
-    """A transformers tokenizer of a model without token_type_ids gives none, and none are made."""
+def test_types_are_left_out_for_models_without_them(bpe_tokenizer: Tokenizer) -> None:
+    """For a transformers tokenizer of a model without token_type_ids there is no such column."""
     from transformers import PreTrainedTokenizerFast
 
     class Untyped(PreTrainedTokenizerFast):

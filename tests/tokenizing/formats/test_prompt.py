@@ -1,4 +1,4 @@
-"""A prompt and its completion in one row, the loss on the completion alone."""
+"""A prompt and its completion in one row, with labels on the completion alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = st.text("abc de\n[SEP]é", max_size=40)
 
 
 def expected_of(tokenizer: Tokenizer, prompt: str, completion: str, limit: int, left: bool) -> tuple[list[int], list[int]]:
-    """Join both texts, encoded apart, in what the tokenizer puts around the first, and cut what is too long."""
+    """Return ids and labels: both texts encoded apart, joined within the tokenizer's special tokens, and truncated."""
     first, second = (tokenizer.encode(text, add_special_tokens=False).ids for text in (prompt, completion))
     whole = tokenizer.encode("")
     begins = [token in ("[CLS]", "<s>") for token in whole.tokens]
@@ -47,7 +47,7 @@ def expected_of(tokenizer: Tokenizer, prompt: str, completion: str, limit: int, 
 def test_only_the_completion_is_predicted(
     tokenizer: Tokenizer, engine: Any, pairs: list[tuple[str, str]], limit: int, left: bool
 ) -> None:
-    """Ids are both texts in the tokenizer's frame; labels are those of the completion, and of what ends it if it is whole."""
+    """Ids are both texts within the special tokens; labels are those of the completion, and of what ends it if it is whole."""
     theirs = transformers_of(tokenizer, truncation_side="left" if left else "right")
     stage = Tokenize(theirs, field="completion", prompt="prompt", max_length=limit, empty="keep", engine=engine)
     prompts, completions = map(list, zip(*pairs, strict=True))
@@ -57,7 +57,7 @@ def test_only_the_completion_is_predicted(
 
 
 def test_by_hand(wordpiece_tokenizer: Tokenizer, bpe_tokenizer: Tokenizer) -> None:
-    """A worked example, in a frame and with an end that is never cut, and predicted where the text ends there."""
+    """A worked example, with special tokens and an end that are never cut, and labelled if the text ends there."""
     a, b, c = (wordpiece_tokenizer.token_to_id(letter) for letter in "abc")
     stage = Tokenize(wordpiece_tokenizer, field="y", prompt="x")
     assert columns_of(stage, x=["a b"], y=["c c"]) == {

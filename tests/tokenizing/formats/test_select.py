@@ -1,4 +1,4 @@
-"""Options of `Tokenize` that go together or not, and the end of rows."""
+"""Options of `Tokenize` that can be combined or not, and the end of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from seqstream.tokenizing.engines import EngineWarning
+from seqstream.tokenizing import engine_choice
+from seqstream.tokenizing.engines import Engine, EngineWarning
 from seqstream.tokenizing.stage import Tokenize
 from tests.helpers.tokenizers import columns_of, run, transformers_of
 
@@ -27,10 +28,10 @@ def lengths_of(texts: list[str]) -> list[list[int]]:
     [
         (
             {"field": ("a", "b"), "prompt": "c"},
-            r"^field=\('a', 'b'\) cannot be given with prompt='c', for a row has one form; leave one of them out$",
+            r"^field=\('a', 'b'\) cannot be given with prompt='c', for a row has one format; leave one of them out$",
         ),
-        ({"prompt": "c", "labels": "d"}, r"^prompt='c' cannot be given with labels='d', for a row has one form"),
-        ({"labels": "d", "chat": "all"}, r"^labels='d' cannot be given with chat='all', for a row has one form"),
+        ({"prompt": "c", "labels": "d"}, r"^prompt='c' cannot be given with labels='d', for a row has one format"),
+        ({"labels": "d", "chat": "all"}, r"^labels='d' cannot be given with chat='all', for a row has one format"),
         ({"word_labels": "all"}, r"^word_labels='all' needs a column of labels; set Tokenize\(labels=...\)$"),
         ({"word_labels": "last", "labels": "d"}, r"^word_labels must be one of 'first', 'all', got 'last'$"),
         ({"chat": True}, r"^chat must be one of None, 'assistant', 'all', got True$"),
@@ -51,7 +52,7 @@ def lengths_of(texts: list[str]) -> list[list[int]]:
     ],
 )
 def test_options_that_do_not_go_together(bpe_tokenizer: Tokenizer, options: dict[str, Any], message: str) -> None:
-    """What makes no sense is refused where the stage is made, naming what the user wrote."""
+    """Options that cannot be combined are refused by the constructor, which names them as the user wrote them."""
     with pytest.raises(ValueError, match=message):
         Tokenize(bpe_tokenizer, **options)
 
@@ -91,15 +92,15 @@ def test_a_dict_of_tokenizers_makes_plain_rows(bpe_tokenizer: Tokenizer, options
 
 @pytest.mark.parametrize("options", [{"field": ("a", "b")}, {"prompt": "c"}, {"labels": "d"}, {"chat": "all"}], ids=str)
 def test_functions_make_plain_rows(options: dict[str, Any]) -> None:
-    """Of a tokenizer written in Python nobody knows the special tokens, so texts cannot be joined."""
+    """The special tokens of a tokenizer written in Python are not known, so texts cannot be joined."""
     with pytest.raises(
-        ValueError, match=r" cannot be had of the tokenizer .*lengths_of written in Python; pass a tokenizers.Tok"
+        ValueError, match=r" cannot be used with the tokenizer .*lengths_of written in Python; pass a tokenizers.Tok"
     ):
         Tokenize(lengths_of, **options)
 
 
-def test_the_plain_form_is_what_it_was(bpe_tokenizer: Tokenizer) -> None:
-    """Without new options nothing new is printed or saved."""
+def test_the_plain_format_adds_nothing(bpe_tokenizer: Tokenizer) -> None:
+    """Without options of a row format none is printed or in the fingerprint."""
     stage = Tokenize(bpe_tokenizer)
     assert set(stage.fingerprint()) == {"kind", "tokenizers", "max_length", "overflow", "empty", "special_tokens"}
     assert repr(stage).startswith("Tokenize(BPE (600, ")
@@ -109,14 +110,14 @@ def test_the_plain_form_is_what_it_was(bpe_tokenizer: Tokenizer) -> None:
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.text("abc de\né", max_size=60), min_size=1, max_size=9), limit=st.integers(2, 20), left=st.booleans())
 def test_an_end_closes_each_row(bpe_tokenizer: Tokenizer, texts: list[str], limit: int, left: bool) -> None:
-    """The end stands after what fits of the text, whichever side is cut."""
+    """The end follows the part of the text that fits, whichever side is cut."""
     theirs = transformers_of(bpe_tokenizer, truncation_side="left" if left else "right")
     expected = [[*ids, 0] for ids in theirs(texts, truncation=True, max_length=limit - 1)["input_ids"]]
     assert columns_of(Tokenize(theirs, end=END, max_length=limit, empty="keep"), text=texts) == {"input_ids": expected}
 
 
 def test_the_end_of_a_text_is_on_its_last_piece(bpe_tokenizer: Tokenizer) -> None:
-    """Pieces of a text end where it goes on; the last of them ends with the end, even if that is all there is in it."""
+    """Only the last piece of a text has the end, even if it has no other token."""
     a = bpe_tokenizer.token_to_id("a")
     stage = Tokenize(bpe_tokenizer, field="w", end=END, max_length=3, overflow="split")
     ((made,), counts) = run(stage, pa.table({"w": [["a"] * 4, ["a"] * 2, ["a"] * 3], "row_id": [0, 1, 2]}))
@@ -126,7 +127,7 @@ def test_the_end_of_a_text_is_on_its_last_piece(bpe_tokenizer: Tokenizer) -> Non
 
 
 def test_an_end_counts_as_no_text(bpe_tokenizer: Tokenizer) -> None:
-    """A record without own tokens is empty, and kept if that is asked for; the end counts in the length."""
+    """A record without own tokens is empty, and kept with empty='keep'; the end counts in the length."""
     texts = pa.table({"text": ["", "aaaa", "aa"], "row_id": [0, 1, 2]})
     size = len(bpe_tokenizer.encode("aaaa"))
     ((made,), counts) = run(Tokenize(bpe_tokenizer, end=0, max_length=size, overflow="drop"), texts)
@@ -159,7 +160,7 @@ def test_a_function_takes_an_end_by_its_id() -> None:
 
 
 def test_an_end_that_is_there_already_is_refused(wordpiece_tokenizer: Tokenizer) -> None:
-    """Nothing ends twice, and pieces that end with special tokens have no place for another end."""
+    """An end that the tokenizer puts already is refused, and so is one for pieces that end with special tokens."""
     message = r"^end='\[SEP\]' cannot be put after texts, where tokenizer WordPiece .* puts it already; leave it out$"
     with pytest.raises(ValueError, match=message):
         Tokenize(wordpiece_tokenizer, end="[SEP]")
@@ -193,28 +194,27 @@ def test_words_need_no_option(bpe_tokenizer: Tokenizer, wordpiece_tokenizer: Tok
     ],
     ids=["pair", "prompt", "words", "labels", "all", "assistant"],
 )
-def test_the_sample_of_every_form_is_part_of_the_proof(
+def test_the_sample_of_every_format_is_compared(
     bpe_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], columns: dict[str, Any]
 ) -> None:
-    """A fast engine that errs on a text of the stream alone is found out by the texts that it would get."""
-    from seqstream.tokenizing import engines
+    """A fast engine that errs only on a text of the data is found, since the engines encode the texts of each format."""
 
-    class Odd(engines.Engine):
+    class Odd(Engine):
         def encode(self, texts: list[str]) -> Any:
             odd = self.name == "fastokens"
             return super().encode([text.replace("oddity", "odd") for text in texts] if odd else texts)
 
     template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     stage = Tokenize(transformers_of(bpe_tokenizer, chat_template=template), **options)
-    monkeypatch.setattr(engines, "Engine", Odd)
-    monkeypatch.setattr(engines, "proof_of", engines.Proof)
+    monkeypatch.setattr(engine_choice, "Engine", Odd)
+    monkeypatch.setattr(engine_choice, "comparison_of", engine_choice.EngineComparison)
     assert stage.choose_engines() == {"input_ids": "fastokens"}
     with pytest.warns(EngineWarning, match=r"^engine fastokens gives other ids than tokenizers for '.*oddity'"):
         assert stage.choose_engines(pa.table(columns)) == {"input_ids": "tokenizers"}
 
 
 def test_a_tokenizer_whose_post_processor_an_engine_lacks(roberta_tokenizer: Tokenizer) -> None:
-    """RoBERTa's special tokens are put around the ids of the fast engine, which knows nothing of them."""
+    """RoBERTa's special tokens are put around the ids of the fast engine, which lacks the post-processor."""
     texts = ["a b", "", "<s>c</s>"]
     stage = pickle.loads(pickle.dumps(Tokenize(roberta_tokenizer, empty="keep")))
     assert stage.choose_engines(pa.table({"text": texts})) == {"input_ids": "fastokens"}

@@ -1,4 +1,4 @@
-"""Words that were split before, and their labels: what transformers gives with ``is_split_into_words=True``."""
+"""Words that were split before, and their labels: as in transformers with ``is_split_into_words=True``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from seqstream.records import RecordError
 from seqstream.stages.class_labels import ClassLabels
-from seqstream.tokenizing.formats.words import prove_words, spread_labels
+from seqstream.tokenizing.formats.words import check_words, spread_labels
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_spec import read_tokenizer
@@ -95,8 +95,8 @@ def test_pieces_have_their_labels(wordpiece_tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("overflow", ["drop", "error"])
-def test_records_that_go_take_their_labels_with_them(bpe_tokenizer: Tokenizer, overflow: Any) -> None:
-    """Empty and long records go with their labels, in several tables at once; other columns stay."""
+def test_dropped_records_lose_their_labels(bpe_tokenizer: Tokenizer, overflow: Any) -> None:
+    """Empty and long records are dropped with their labels, in several tables at once; other columns stay."""
     stage = Tokenize(bpe_tokenizer, field="w", labels="labels", max_length=6, overflow=overflow)
     first = {"w": [["a"], []], "labels": [[1], []], "n": [1, 2], "row_id": [0, 1]}
     long = {"w": [["a"] * 7, ["b", "c"]], "labels": [[2] * 7, [3, 4]], "n": [3, 4], "row_id": [2, 3]}
@@ -130,7 +130,7 @@ def test_slices_and_large_lists_are_taken(wordpiece_tokenizer: Tokenizer) -> Non
 
 
 def test_lists_without_items_may_have_no_type(bpe_tokenizer: Tokenizer) -> None:
-    """A block of which all lists are empty says nothing of what is in them."""
+    """A block whose lists are all empty may have lists of type null."""
     stage = Tokenize(bpe_tokenizer, field="w", labels="y", empty="keep")
     assert columns_of(stage, w=[[], []], y=[[], []]) == {"input_ids": [[], []], "labels": [[], []]}
     assert columns_of(Tokenize(bpe_tokenizer, field="w", empty="keep"), w=[[]]) == {"input_ids": [[]]}
@@ -141,7 +141,7 @@ def test_there_must_be_a_label_for_each_word(bpe_tokenizer: Tokenizer) -> None:
     stage = Tokenize(bpe_tokenizer, field="w", labels="y")
     tables = [pa.table({"w": [["a"]], "y": [[1]], "row_id": [3]})]
     tables.append(pa.table({"w": [["a"], ["a", "b", "c", "d"]], "y": [[1], [1, 2, 3, 4, 5]], "row_id": [4, 5]}))
-    with pytest.raises(RecordError, match=r"^labels must be one a word, got 5 for 4 words$") as caught:
+    with pytest.raises(RecordError, match=r"^labels must have one number for each word, got 5 for 4 words$") as caught:
         run(stage, *tables)
     assert caught.value.row_id == 5
 
@@ -205,25 +205,25 @@ def test_strings_become_labels_by_class(wordpiece_tokenizer: Tokenizer) -> None:
 
 
 def test_words_must_be_encoded_as_each_alone(bpe_tokenizer: Tokenizer) -> None:
-    """A tokenizer that makes less of words that stand together, here by cutting them, is refused."""
+    """A tokenizer that encodes words together otherwise than each alone, here by cutting them, is refused."""
     tokenizer_spec = read_tokenizer(bpe_tokenizer, special_tokens=True)
     copy = Tokenizer.from_str(bpe_tokenizer.to_str())
     copy.enable_truncation(8)
     message = r"^tokenizer BPE \(600, .*\) must encode words that were split before as it encodes each of them alone, got \["
     with pytest.raises(ValueError, match=message):
-        prove_words(dataclasses.replace(tokenizer_spec, source=copy.to_str()))
-    prove_words(tokenizer_spec)
+        check_words(dataclasses.replace(tokenizer_spec, source=copy.to_str()))
+    check_words(tokenizer_spec)
 
 
 def test_an_end_is_not_labelled(bpe_tokenizer: Tokenizer) -> None:
-    """What closes a row belongs to no word."""
+    """The end of a row has no label."""
     stage = Tokenize(bpe_tokenizer, field="w", labels="y", end="<|endoftext|>")
     made = columns_of(stage, w=[["a"]], y=[[5]])
     assert made["labels"] == [[5, -100]]
     assert made["input_ids"][0][-1] == bpe_tokenizer.token_to_id("<|endoftext|>")
 
 
-def test_words_can_be_pickled_and_told_apart(wordpiece_tokenizer: Tokenizer) -> None:
+def test_words_can_be_pickled_and_distinguished(wordpiece_tokenizer: Tokenizer) -> None:
     """Stage and opened stage work in another process; what decides labels is part of the fingerprint."""
     stage = Tokenize(wordpiece_tokenizer, field="w", labels="y", word_labels="all")
     columns = {"w": [["a", "b"]], "y": [[1, 2]]}
