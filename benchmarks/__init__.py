@@ -1,1 +1,1 @@
-"""Measurements of seqstream beside other ways to do the same, each on the same machine in the same run."""
+"""Measures seqstream and other ways to do the same, on the same machine in the same run."""

@@ -1,6 +1,6 @@
 """Run the benchmarks, all or some: ``python -m benchmarks [NAME ...]``.
 
-Each compares seqstream with other ways in the same run and says what ratio is required.
+Each benchmark compares seqstream with other ways in the same run, and states the ratio that it must reach.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NAMES = (
     "lstm",
 )
 KEPT = Path(__file__).parent / "results"
-WIDTH = 150  # where no terminal says
+WIDTH = 150  # if there is no terminal
 PASSING = Path(__file__).parent.parent / "runs"
 
 
@@ -51,14 +51,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(NAMES)}; without any, all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(NAMES)}; by default all.")] = None,
     json: Annotated[
         Path | None,
-        typer.Option(help="Where JSON lines go; by default benchmarks/results/DATE.jsonl, or runs/ if not all is measured."),
+        typer.Option(help="File of JSON lines; by default benchmarks/results/DATE.jsonl, or in runs/ if not all is measured."),
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Measure little of everything: numbers mean little.")] = False,
+    quick: Annotated[bool, typer.Option(help="Measure little of everything; the numbers mean little.")] = False,
 ) -> None:
-    """Measure seqstream beside other ways; one object a measurement is written, and a table printed."""
+    """Measure seqstream and other ways; write one JSON object for each measurement, and print a table."""
     for name in names or ():
         if name not in NAMES:
             raise typer.BadParameter(f"benchmark must be one of {', '.join(NAMES)}, got {name!r}")
@@ -77,11 +77,11 @@ def main(
 
 
 def _shown(name: str, settings: Settings, console: Console) -> Iterator[Record]:
-    """Measure, and say on the way what is being measured."""
+    """Measure, and show what is being measured."""
     with console.status(name) as status:
-        saying = dataclasses.replace(settings, say=lambda what: status.update(f"{name}: {what}"))
+        shown_settings = dataclasses.replace(settings, show_progress=lambda what: status.update(f"{name}: {what}"))
         measuring: Any = importlib.import_module(f"benchmarks.{name}")
-        yield from measuring.measure(saying)
+        yield from measuring.measure(shown_settings)
 
 
 if __name__ == "__main__":

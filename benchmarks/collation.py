@@ -1,9 +1,9 @@
 """How long does it take to make a batch of the rows of a window?
 
-Ours gathers the rows from the window, where they lie in the order in which they were read, pads them, and makes the mask,
-the lengths and the rest of a `Batch`. The other is `pad_sequence` and nothing else, on the rows of the same batches as
-int64 tensors that were made beforehand. Both make all the batches of a window, in turn, several times; the best of each
-counts, since a window takes milliseconds and what disturbs it only adds.
+seqstream gathers the rows from the window, where they are in the order of reading, pads them, and computes the mask, the
+lengths and the rest of a `Batch`. It is compared with `pad_sequence` alone, on the rows of the same batches as ready int64
+tensors. Both make all batches of a window in turn, several times. The best time of each counts, since a window takes
+milliseconds and other work of the machine only adds to it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     proven = prove(corpora.tokenizer())
     for name in corpora.names():
         for max_tokens in BUDGETS:
-            settings.say(f"{name}, {max_tokens} tokens")
+            settings.show_progress(f"{name}, {max_tokens} tokens")
             window = largest_window(settings.text(name), proven, max_tokens)
             ours, theirs = _seconds(window, settings.repeats)
             tokens = window.runs.num_tokens
@@ -63,7 +63,7 @@ def _seconds(window: Window, repeats: int) -> tuple[float, float]:
 
     def ours(turn: int) -> torch.Tensor:
         if turn == 0:
-            window.__dict__.pop("planned", None)  # rows are put in plan order once a window: it counts
+            window.__dict__.pop("planned", None)  # rows are put in plan order once a window, and that counts
         batch: Batch = collate(window, turn, Padding(), {}, 0)
         ids: torch.Tensor = batch.input_ids
         return ids
@@ -95,7 +95,7 @@ def tensors_of(window: Window) -> list[torch.Tensor]:
 
 
 def largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
-    """Return the window of most batches, of those that the first epoch has."""
+    """Return the window of the first epoch that has the most batches."""
     source = ss.TextFiles(str(text))
     blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Cursor())
     recipe = WindowSettings(run_here((proven.open(),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))

@@ -1,9 +1,9 @@
-"""What does a GPU gain, and what do several micro-batches a step cost there?
+"""How much does a GPU gain, and what do several micro-batches a step cost there?
 
 A decoder of 8 layers in bfloat16 and an LSTM of cuDNN are trained on the same rows, from text, all work of the loader included:
-batches of random rows, and steps of about as many tokens in one, four or eight batches of `Bucket`. Then what copies cost:
-batches made ahead and copied on a stream of their own against none ahead, and padded on the device against padded before.
-Nothing is measured where there is no CUDA device.
+on batches of random rows, and on steps of about as many tokens in one, two, four or eight batches of `Bucket`. Then the cost of
+copies: batches made ahead and copied on a CUDA stream of their own, against none made ahead; and padding on the device, against
+padding before. Nothing is measured without a CUDA device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WARM_UP = 16
 WIDTH, LAYERS, HEADS = 768, 8, 12
 
 Train = Callable[[ss.Batch], Tensor]
-"""Returns the sum of the losses of a batch."""
+"""A model that returns the sum of the losses of a batch."""
 
 
 class Decoder(nn.Module):
@@ -61,9 +61,9 @@ class Recurrent(nn.Module):
 def measure(settings: Settings) -> Iterator[Record]:
     """Measure both models, then copies."""
     if not torch.cuda.is_available():
-        settings.say("there is no CUDA device")
+        settings.show_progress("there is no CUDA device")
         return
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for every shape, a tenth of a second each
+    torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN would build a plan for every shape, a tenth of a second each
     proven, text = prove(corpora.tokenizer()), settings.text(corpora.DOCSTRINGS)
     vocabulary = 1 + max(int(batch.input_ids.max()) for batch in proven.loader(ss.TextFiles(str(text)), ss.Bucket(STEP_TOKENS)))
     yield from _trainings(proven, text, vocabulary, settings)
@@ -72,12 +72,12 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def _trainings(proven: Proven, text: Path, vocabulary: int, settings: Settings) -> Iterator[Record]:
     for name, make in {"decoder": Decoder, "LSTM": Recurrent}.items():
-        settings.say(f"{name}, random rows")
+        settings.show_progress(f"{name}, random rows")
         mean_rows = _mean_rows(proven, text)
         random = _record(f"{name}, random rows", _speed(proven, text, make(vocabulary), ss.Unbucketed(mean_rows)))
         yield random
         for parts in PARTS:
-            settings.say(f"{name}, {parts} batches a step")
+            settings.show_progress(f"{name}, {parts} batches a step")
             speed = _speed(proven, text, make(vocabulary), ss.Bucket(STEP_TOKENS // parts), accumulate=parts)
             record = _record(f"{name}, Bucket({STEP_TOKENS // parts:,}), {parts} a step", speed)
             yield record.against(random, ">=", SPEED_TARGET) if parts == 1 else record.against(random)
@@ -91,7 +91,7 @@ def _copies(proven: Proven, text: Path, vocabulary: int, settings: Settings) -> 
         "two made ahead, padded on the device": {"layout": "jagged"},
     }
     for name, options in ways.items():
-        settings.say(name)
+        settings.show_progress(name)
         model = Recurrent(vocabulary)
         record = _record(f"LSTM, {name}", _speed(proven, text, model, ss.Bucket(STEP_TOKENS // 8), accumulate=8, **options))
         yield record if first is None else record.against(first)
@@ -110,7 +110,7 @@ def _mean_rows(proven: Proven, text: Path) -> int:
 def _speed(
     proven: Proven, text: Path, model: nn.Module, spec: ss.Bucket | ss.Unbucketed, *, accumulate: int = 1, **options: object
 ) -> float:
-    """Return how many real tokens a second are trained on, once the device is warm."""
+    """Return the real tokens a second of training, once the device is warm."""
     model = model.to("cuda", torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     loader = proven.loader(

@@ -1,10 +1,9 @@
-"""How small is the state of many ranks, what does it cost to save it at every step, and to go on with another number of them?
+"""How large is the state of many ranks, and what do saving it at every step and resuming with another number of ranks cost?
 
 Four ranks share the windows of the second epoch, which are full; they are threads that share the cores of this machine. So the
-time to the first batch after a resume stands beside the time that the engine takes, on the same cores, to tokenise the window
-under way: ranks on machines of their own take their part of either. A state is what ``json.dumps`` makes of
-``loader.state_dict()``; to save it and to make a step are compared by the time of the processor in all threads, as some work
-on the next window meanwhile.
+time to the first batch after a resume is compared with the time that the engine takes on the same cores to tokenise the window
+in progress: ranks on machines of their own take their part of either. A state is ``loader.state_dict()`` as JSON. Saving it is
+compared with a step by processor time in all threads, since some of them work on the next window at the same time.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     def median(step: Callable[[], float]) -> float:
         return 1e3 * statistics.median(step() for _ in range(settings.repeats))
 
-    settings.say("states")
+    settings.show_progress("states")
     largest, middle = _states(source, proven)
     yield record(f"largest state of {WORLD_SIZE} ranks", largest, "bytes", STATE_TARGET)
     saving, rest = _saving(source, proven)
@@ -58,7 +57,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     tokenised = record(f"tokenising a window of {WORLD_SIZE} ranks", median(lambda: _tokenise(source, proven, middle)), "ms")
     yield tokenised
     for size in RESUMED_SIZES:
-        settings.say(f"{size} ranks go on")
+        settings.show_progress(f"{size} ranks go on")
         value = median(lambda size=size: _resume(source, proven, middle, size))  # type: ignore[misc]
         yield record(f"first batch of {size} ranks in the middle of it", value, "ms").against(tokenised)
 
@@ -70,7 +69,7 @@ def _loader(source: ss.TextFiles, proven: Proven, options: Options) -> ss.Loader
 
 
 def _states(source: ss.TextFiles, proven: Proven) -> tuple[int, dict[str, Json]]:
-    """Return the size of the largest state of an epoch, and the one in the middle of its longest window."""
+    """Return the size of the largest state of an epoch, and the state in the middle of its longest window."""
 
     def run(options: Options) -> list[dict[str, Json]]:
         loader = _loader(source, proven, options)
@@ -83,7 +82,7 @@ def _states(source: ss.TextFiles, proven: Proven) -> tuple[int, dict[str, Json]]
 
 
 def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
-    """Return the seconds of the processor for a state at each step of a rank, and those for the step itself, on average."""
+    """Return the mean processor seconds of saving a state at a step of a rank, and those of the step itself."""
 
     def run(options: Options) -> tuple[float, int]:
         saving, num_steps = 0.0, 0
@@ -91,7 +90,7 @@ def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
         for _ in loader:
             num_steps += 1
             if not options["rank"]:
-                first, begun = time.thread_time(), time.thread_time()  # to look at the clock takes time too
+                first, begun = time.thread_time(), time.thread_time()  # reading the clock takes time too
                 json.dumps(loader.state_dict())
                 saving += time.thread_time() - begun - (begun - first)
         return saving, num_steps
@@ -102,7 +101,7 @@ def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
 
 
 def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> float:
-    """Return the seconds for the window that a state is in, read and tokenised as a loader does, several blocks at a time."""
+    """Return the seconds of reading and tokenising the window of a state, several blocks at a time as in a loader."""
     stage = proven.open()
     window = Position.from_json(state).window
     order = EvenOrder(source.num_shards, state["seed"], state["epoch"], "shards")
@@ -113,13 +112,13 @@ def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> f
 
 
 def _resume(source: ss.TextFiles, proven: Proven, state: dict[str, Json], world_size: int) -> float:
-    """Return the seconds until all of so many ranks have a batch."""
+    """Return the seconds until all ranks have a batch."""
 
     def first(options: Options) -> None:
         loader = _loader(source, proven, options)
         loader.load_state_dict(state)
         batches = iter(loader)
-        next(batches, None)  # of a corpus that was cut nothing may be left
+        next(batches, None)  # a corpus that was cut may have no batch left
 
     begun = time.perf_counter()
     run_ranks(world_size, first)

@@ -1,15 +1,15 @@
-"""Do all ranks have as much to do at a step with `Pack`, whose rows hold as many tokens but not as much attention?
+"""Do steps of `Pack` cost the same on all ranks? Its rows have equally many tokens, but not equally much attention.
 
-Windows of 8, 64 and 512 simulated ranks are planned by the planner itself: lengths drawn from whole corpora, each cut at the
-length of a row, for 256 batches of each rank, or as many as so many sequences make. A row costs a transformer
-``6 * hidden_size * L + L**2`` of each of its sequences; the slowest rank over the mean is the sum over steps of the costliest
-batch, over that of the mean. Of four widths the worst counts.
+Windows of 8, 64 and 512 simulated ranks are planned by the planner itself: lengths are drawn from whole corpora, each cut at
+the length of a row, for 256 batches of each rank or up to a number of sequences. A row costs a transformer ``6 * hidden_size *
+L + L**2`` for each of its sequences. The slowest rank over the mean is the sum over steps of the cost of the most expensive
+batch, divided by the sum of the mean costs. The worst of four widths counts.
 
-Beside ours stand the same rows dealt at random, and balanced by the method of Karmarkar and Karp, in plain Python: those of
-each step, drawn by chance, between its ranks, as training libraries do, and those of the whole window at once. The last step of
-a window may not be full; which rows it has is left to chance everywhere. Rows are the same, and so is the fill: it is compared
-with that of the packing alone. Speed is that of working out costs and ordering rows by them, without the packing. With one row
-a batch there is nothing to balance: ranks only take rows of neighbouring cost.
+It is compared with the same rows in random order, and balanced by the method of Karmarkar and Karp in plain Python: the random
+rows of each step between its ranks, as training libraries do, and the rows of the whole window at once. The last step of a
+window may not be full; its rows are random everywhere. Rows and fill are the same, and the fill is compared with that of the
+packing alone. Speed is that of computing costs and ordering rows by them, without the packing. With one row a batch there is
+nothing to balance: ranks only take rows of similar cost.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ LONGEST = 16_384
 
 MAX_SEQUENCES = 4_000_000
 FEW_SEQUENCES = 50_000
-"""Of a window where corpora are cut."""
+"""Largest number of sequences of a window if corpora are cut."""
 
 FEWEST_STEPS = 3
-"""Of a window, however many sequences they take."""
+"""Smallest number of steps of a window, whatever number of sequences they take."""
 
 KEY = (0, 1, 0)
 OURS, RANDOM = "seqstream", "at random"
@@ -60,12 +60,12 @@ SPEED_TARGET = Target(">=", 1e6)
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A window of many ranks as it was planned, and its rows.
+    """The plan of a window of many ranks, and its rows.
 
     Attributes:
-        spec: What it was packed by.
-        world_size: How many ranks.
-        num_sequences: How many sequences it holds.
+        spec: The spec that packed it.
+        world_size: Number of ranks.
+        num_sequences: Number of sequences.
         global_plan: The plan.
     """
 
@@ -76,7 +76,7 @@ class Window:
 
     @classmethod
     def of(cls, lengths: Lengths, spec: ss.Pack, world_size: int, max_sequences: int) -> Window:
-        """Plan a full window of sequences drawn from lengths; of fewer steps, but some, where that takes more than so many."""
+        """Plan a full window of lengths drawn at random; of fewer steps if they would take more than ``max_sequences``."""
         lengths = np.minimum(lengths, spec.row_length)
         of_step = world_size * spec.num_slots / lengths.mean()
         steps = min(spec.window_batches or WINDOW_BATCHES, max(FEWEST_STEPS, max_sequences / of_step))
@@ -94,7 +94,7 @@ class Window:
 
     @functools.cached_property
     def pairs(self) -> Index:
-        """How many pairs of tokens attend to each other in each row, ``int64 (N,)``."""
+        """Pairs of tokens of each row that attend to each other, ``int64 (N,)``."""
         return np.add.reduceat(self.global_plan.lengths**2, self.global_plan.row_cuts[:-1])
 
     @functools.cached_property
@@ -103,9 +103,9 @@ class Window:
         return shuffled(len(self.tokens), *KEY, "chance")
 
     def slowest(self, order: Index) -> tuple[float, float]:
-        """Return the slowest rank over the mean with rows dealt in some order: of all steps, and at the worst that is full.
+        """Return the slowest rank over the mean with rows in an order: over all steps, and at the worst full step.
 
-        Of several widths the worst counts.
+        The worst of several widths counts.
         """
         costs = [self._batches((6 * size * self.tokens + self.pairs)[order]) for size in HIDDEN_SIZES]
         full = [cost[self._steps.sizes == self.spec.rows * self.world_size] for cost in costs]
@@ -115,7 +115,7 @@ class Window:
         return int(self.tokens.sum()) / (len(self.tokens) * self.spec.row_length)
 
     def fill_of_packing(self) -> float:
-        """Return how full rows are that nobody has put in order."""
+        """Return the fill of rows by the packing alone, in no order."""
         _, cuts = pack_rows(-np.sort(-self.global_plan.lengths), self.spec.row_length)
         return int(self.global_plan.lengths.sum()) / ((len(cuts) - 1) * self.spec.row_length)
 
@@ -123,11 +123,11 @@ class Window:
         return row_costs(self.global_plan.lengths, self.global_plan.row_cuts)
 
     def balanced(self) -> Index:
-        """Order rows by what they cost, as the planner does."""
+        """Order rows by cost, as the planner does."""
         return deal_equally(self.costs(), rows=self.spec.rows, world_size=self.world_size, key=KEY)
 
     def balanced_by_peer(self, num_steps: int) -> Index:
-        """Order rows so that those of so many full steps at a time, drawn by chance, are in batches of about equal cost."""
+        """Return an order of all rows that balances batches over ``num_steps`` full steps of random rows at a time."""
         order, costs, size = self.chance.copy(), self.costs(), num_steps * self.spec.rows * self.world_size
         for begin in range(0, len(order) - size + 1, size):
             rows = order[begin : begin + size]
@@ -138,7 +138,7 @@ class Window:
 
     @property
     def num_full(self) -> int:
-        """How many steps are full."""
+        """Number of full steps."""
         return len(self.tokens) // (self.spec.rows * self.world_size)
 
     @functools.cached_property
@@ -146,13 +146,13 @@ class Window:
         return cut_steps(self.global_plan, 0, self.world_size)
 
     def _batches(self, costs: Costs) -> npt.NDArray[np.float64]:
-        """Return what each rank has to do at each step, ``float64 (T, W)``, from what the row at each place costs."""
+        """Return the cost of each step for each rank, ``float64 (T, W)``, given the cost of the row at each place."""
         shares = (deal(self._steps, rank, self.world_size) for rank in range(self.world_size))
         return np.stack([np.add.reduceat(costs[share.places], share.cuts[:-1]) for share in shares], axis=1).astype(np.float64)
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    """Measure how even steps are on each corpus, and how fast they are made so."""
+    """Measure how even steps are on each corpus, and the speed of making them even."""
     names: dict[str, tuple[str, ...]] = {corpora.FIXED: (corpora.FIXED,)}
     if corpora.data_folder():
         names = {" + ".join(CORPORA): CORPORA, **names}
@@ -160,7 +160,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         lengths = lengths_of([settings.text(name) for name in parts], LONGEST)
         for spec in SPECS:
             for world_size in WORLD_SIZES:
-                settings.say(f"{where}, {spec}, {world_size} ranks")
+                settings.show_progress(f"{where}, {spec}, {world_size} ranks")
                 window = Window.of(lengths, spec, world_size, MAX_SEQUENCES if settings.max_bytes is None else FEW_SEQUENCES)
                 yield from _records(f"{where}, {spec}, {world_size} ranks", window, settings.repeats)
 

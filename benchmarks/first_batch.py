@@ -1,11 +1,11 @@
 """How long does the first batch take, once the engine is loaded and checked?
 
-In a fresh process each: a loader is made on a large file and gives its first batch; or the bare engine, as cold, encodes 1
-MiB of the same file that is in memory. All in turn, the median of each.
+Each in a fresh process: a loader of a large file gives its first batch, or the bare engine, equally cold, encodes 1 MiB of the
+same file, which is in memory. They run in turn, and the median of each counts.
 
-A corpus larger than a window begins with a little of it, as any corpus did before windows were so large. The file is smaller
-than the default window, so for that the window is set to a part of it. Beside it stands the same file as it is by default: one
-window, all of which is read, tokenised and planned before the first batch; that stands beside the bare engine on all of it.
+A corpus larger than a window begins with a small window. The file is smaller than the default window, so for this the window is
+set to a part of it, and compared with the bare engine on 1 MiB. With default windows the file is one window, all of which is
+read, tokenised and planned before the first batch; that is compared with the bare engine on the whole file.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TARGET = 1.5
 WHOLE_TARGET = 2.0
 MEBIBYTE = 1 << 20
 PARTS = 8
-"""The file is larger than a window by so much."""
+"""The file is this many times as large as a window."""
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    """Measure both on the corpus of the throughput figures."""
+    """Measure both on the corpus of `throughput`."""
     text = settings.text(corpora.FIXED)
     mebibyte = first_lines(text, MEBIBYTE)
     window_bytes = text.stat().st_size // PARTS
@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     found: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(settings.repeats):
         for way, seconds in ways.items():
-            settings.say(f"turn {repeat + 1}: {way}")
+            settings.show_progress(f"turn {repeat + 1}: {way}")
             found[way].append(seconds())
     name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     cold, first, cold_whole, whole = (

@@ -1,6 +1,6 @@
-"""How long does ``import seqstream`` take beside ``import torch``, which it cannot do without?
+"""How long does ``import seqstream`` take, compared with ``import torch``, which it needs?
 
-A new interpreter each time, the two in turn; the clock is around the import alone.
+A new interpreter runs each import, the two in turn; only the import is timed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def measure(settings: Settings) -> Iterator[Record]:
     """Import each several times, and take medians."""
     seconds: dict[str, list[float]] = {"torch": [], "seqstream": []}
     for module in seconds:
-        _import_seconds(module)  # compiled and in the cache of files from here on
+        _import_seconds(module)  # from here on modules are compiled and files cached
     for turn in range(TURNS_PER_REPEAT * settings.repeats):
-        settings.say(f"turn {turn + 1}")
+        settings.show_progress(f"turn {turn + 1}")
         for module, found in seconds.items():
             found.append(_import_seconds(module))
     torch, seqstream = (

@@ -1,15 +1,15 @@
-"""How much sooner does an LSTM learn, and as much from a token?
+"""How much sooner does an LSTM learn, and does it learn as much from a token?
 
-Two models are trained on steps of random rows and on ours, which have as many tokens on average, from the same first weights.
-*As much from a token* is asked after equal tokens: of the classifier of `examples/train_lstm.py`, clipped as there, its
-accuracy and its loss, with a learning rate that all have and with the best of each; and where ``SEQSTREAM_DATA`` has them, of a
-language model on five sources that come one after the other. Here rows of a step are computed in parts of similar lengths,
-random ones too: what comes out is the same sum of gradients, sooner.
+Two models are trained from the same initial weights, on steps of random rows and on steps of seqstream with the same mean
+number of tokens. What they learn from a token is compared after equal tokens: accuracy and loss of the classifier of
+`examples/train_lstm.py`, with its clipping of gradients, with one learning rate for all ways and with the best rate of each;
+and if ``SEQSTREAM_DATA`` has them, the loss of a language model on five sources, one after the other. Here the rows of each
+step, random ones too, are computed in parts of similar lengths, which gives the same sum of gradients in less time.
 
-*How much sooner* is measured as it is used, random rows padded: reading and tokenising included, evaluation left out.
-Accuracies after equal time are those after the seconds that half an epoch of ours takes.
+How much sooner they learn is measured in normal use, with random rows padded: with reading and tokenising, without evaluation.
+Accuracies after equal time are those after the seconds that half an epoch of seqstream takes.
 
-Means are over seeds, with their standard errors; a difference is the mean of those of each seed.
+Means are over seeds, with standard errors; a difference is the mean of the differences of each seed.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ SEEDS = (0, 1, 2, 3, 4)
 OTHER_RATE = 2e-2
 CLIPPED_AT = 0.5
 MEAN_TOKENS = 3_900
-"""Real tokens of a step of `BUCKET`, by which random ones are as large on average."""
+"""Real tokens of a step of `BUCKET`, and the mean number of those of a step of random rows."""
 
 SPEED_TARGET = 2.0
 TIME_TARGET = Target(">=", 5)
 LOSS_TARGET = Target("<=", 0.02)
 NOISE = 2
-"""Means that differ by less than so many standard errors are equal within seed noise."""
+"""Means that differ by at most this many standard errors are equal within the noise of seeds."""
 
 POINTS = (0.25, 0.5, 1.0, 2.0)
 """Epochs after which the classifier is tested."""
 
 _NO_TARGET = POINTS[0]
-"""There what a row more or less in a step does to gradients as large as the first is all one sees."""
+"""Gradients are so large there that the number of rows in a step decides all."""
 
 _LESS_BYTES = 300_000
-"""Where corpora are cut, they are cut to so many."""
+"""Bytes of a corpus if corpora are cut."""
 
 RANDOM, BUCKET, STEPS = "random rows", "Bucket(4096)", "4 x Bucket(1024)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How rows become steps: batches of a spec, so many of them a step."""
+    """A way to make steps of rows: batches of a spec, and how many of them a step has."""
 
     spec: ss.Bucket | ss.Unbucketed
     accumulate: int = 1
@@ -72,19 +72,19 @@ WAYS = {BUCKET: Way(ss.Bucket(4_096)), STEPS: Way(ss.Bucket(1_024), accumulate=4
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What a model has learnt after some tokens: its loss on held-out rows, and the share that it has right."""
+    """Loss and accuracy of a model on held-out rows, after a number of tokens."""
 
     loss: float
     accuracy: float
 
 
 Curves = dict[tuple[str, float, int], dict[float, Point]]
-"""By way, learning rate and seed: after so many epochs."""
+"""Results by way, learning rate and seed, and then by number of epochs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A training as it is used: seconds, real tokens, the share of padding, and the accuracy at its end."""
+    """A training in normal use: seconds, real tokens, the share of padding, and the accuracy at its end."""
 
     seconds: float
     tokens: int
@@ -113,7 +113,7 @@ def _times(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Rec
     random_way = Way(ss.Unbucketed(_mean_rows(task)))
     half, runs = int(task.lengths.sum()) // 2, dict[str, list[Timed]]()
     for seed in seeds:
-        settings.say(f"as it is used, seed {seed}")
+        settings.show_progress(f"as it is used, seed {seed}")
         ours = [_train_timed(task, way, seed, tokens=half) for way in WAYS.values()]
         other = _train_timed(task, random_way, seed, seconds=ours[-1].seconds)
         for name, run in zip((*WAYS, RANDOM), (*ours, other), strict=True):
@@ -131,14 +131,14 @@ def _times(task: Task, seeds: Sequence[int], settings: Settings) -> Iterator[Rec
 
 
 def _train_timed(task: Task, way: Way, seed: int, *, tokens: float = np.inf, seconds: float = np.inf) -> Timed:
-    """Train on batches as they come, for so many tokens or seconds."""
+    """Train on the batches of a loader, for a number of tokens or seconds."""
     network = task.network(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     loader, mean_rows = way.loader(task, seed), _mean_rows(task)
     begun = time.perf_counter()
     for batch in loader:
         losses = network.losses(batch.input_ids, batch.lengths, batch["label"])
-        # Divided by a constant, every row weighs the same, in a step of many and in one of few.
+        # Divided by a constant, every row weighs the same, in steps of many rows and of few.
         (losses.sum() / mean_rows).backward()
         if batch.is_step_end:
             nn.utils.clip_grad_norm_(network.parameters(), CLIPPED_AT)
@@ -166,7 +166,7 @@ def _classifier(task: Task, seeds: Sequence[int], settings: Settings) -> Iterato
     names = (RANDOM, STEPS)
     for seed, (rate, points) in itertools.product(seeds, {RATE: POINTS, OTHER_RATE: POINTS[:3]}.items()):
         for name in names:
-            settings.say(f"{name}, learning rate {rate}, seed {seed}")
+            settings.show_progress(f"{name}, learning rate {rate}, seed {seed}")
             curves[name, rate, seed] = _learn(task, name, rate, seed, points=points, clip=CLIPPED_AT)
     for point in POINTS:
         what = f"after {point:g} epochs, rate {RATE}"
@@ -185,7 +185,7 @@ def _language_model(task: Task, seeds: Sequence[int], settings: Settings) -> Ite
     record, curves = Recording(SOURCES), Curves()
     points, names = POINTS[:2], (RANDOM, *WAYS)
     for seed, name in itertools.product(seeds, names):
-        settings.say(f"language model, {name}, seed {seed}")
+        settings.show_progress(f"language model, {name}, seed {seed}")
         curves[name, RATE, seed] = _learn(task, name, RATE, seed, points=points, clip=None)
     for point in points:
         losses, _ = _of(curves, names, RATE, point)
@@ -198,7 +198,7 @@ def _language_model(task: Task, seeds: Sequence[int], settings: Settings) -> Ite
 
 
 def _learn(task: Task, name: str, rate: float, seed: int, *, points: Sequence[float], clip: float | None) -> dict[float, Point]:
-    """Train on the steps of a way, and test after the tokens of so many epochs."""
+    """Train on the steps of a way, and test after the tokens of each number of epochs."""
     network, total = task.network(seed), int(task.lengths.sum())
     epochs = int(np.ceil(points[-1]))
     steps = _random_steps(task, seed, epochs) if name == RANDOM else task.steps_of(WAYS[name].loader(task, seed, epochs))
@@ -212,7 +212,7 @@ def _learn(task: Task, name: str, rate: float, seed: int, *, points: Sequence[fl
 
 
 def _random_steps(task: Task, seed: int, epochs: int) -> list[Rows]:
-    """Cut random rows: as many of them a step, or for a language model as many tokens."""
+    """Cut random rows into steps of equally many rows, or for a language model of equally many tokens."""
     keys = [1_000 * seed + epoch for epoch in range(epochs)]
     if task.is_language_model:
         return [rows for key in keys for rows in orders.random_tokens(task.lengths, MEAN_TOKENS, key)]
@@ -258,7 +258,7 @@ def _best(curves: Curves, name: str, point: float) -> tuple[float, list[float]]:
 
 
 def _lead(record: Recording, what: str, accuracies: Values, *, no_target: bool = False) -> Record:
-    """Return by how much ours are ahead, which must not be behind by more than noise."""
+    """Return the lead of seqstream, with the target that it is not behind by more than noise."""
     differences = _differences(accuracies[STEPS], accuracies[RANDOM])
     target = None if no_target else Target(">=", -NOISE * round(_error(differences) or 0.0, 2))
     return record.mean(f"lead of {STEPS} {what}", differences, "%", target)

@@ -1,10 +1,10 @@
 """Does memory grow with the corpus?
 
-A fresh process imports everything and then runs two epochs over a text of four full windows, another over one of ten times
-its size. What counts is the largest resident size after the imports, less the size then.
+A fresh process imports everything and then runs two epochs over a text of four full windows, and another process over a text of
+ten times the size. The largest resident size after the imports counts, less the size at their end.
 
-Windows there are of 64 batches, so that a corpus of few megabytes has many. What a process needs with windows as they are by
-default, of 64 MiB of ids, is measured by itself: one epoch over as many copies of the text as fill four of them.
+Windows have 64 batches here, so that a corpus of few megabytes has many. The memory of default windows, of 64 MiB of ids, is
+measured separately: in one epoch over as many copies of the text as fill four of them.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ TIMES = 10
 
 DEFAULT_WINDOWS = 4
 DEFAULT_TARGET = Target("<=", 800)
-"""MiB: two windows, that being served and the next, with their texts, ids and plans."""
+"""MiB: two windows, the current one and the next, with their texts, ids and plans."""
 
 _MEBIBYTE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """What an epoch needed: bytes above those after import, and the number of its windows."""
+    """The peak memory of an epoch, in bytes above that after the imports, and the number of its windows."""
 
     num_bytes: int
     num_windows: int
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    """Measure the same text once and ten times over, and where the corpus is large enough, as much text that never repeats."""
+    """Measure a text once and ten times over, and if the corpus is large enough, more text that is not repeated."""
     whole = settings.text(corpora.FIXED)
     size = _bytes_of_windows(whole)
     small = first_lines(whole, size) if size < whole.stat().st_size else whole
@@ -61,7 +61,7 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 
 def _default_record(name: str, text: Path, size: int, settings: Settings) -> Record:
-    """Measure windows as they are by default, on a text that fills some, from how much fills those of `NUM_WINDOWS`."""
+    """Measure default windows, on a text that fills several, given the bytes of text that fill `NUM_WINDOWS` small ones."""
     tokens = DEFAULT_WINDOWS * WINDOW_BYTES / ID_BYTES
     wanted = size * tokens / (NUM_WINDOWS * WINDOW_BATCHES * MAX_TOKENS)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def _default_record(name: str, text: Path, size: int, settings: Settings) -> Rec
 
 
 def _bytes_of_windows(text: Path) -> int:
-    """Return how much of a text fills the windows: as many bytes as give the tokens that they hold."""
+    """Return how many bytes of a text fill the small windows."""
     loader = prove(corpora.tokenizer()).loader(ss.TextFiles(str(text)), ss.Bucket(max_tokens=MAX_TOKENS))
     for _ in loader:
         pass
@@ -85,7 +85,7 @@ def _bytes_of_windows(text: Path) -> int:
 def _record(
     name: str, what: str, text: Path, settings: Settings, *, window_batches: int | None = WINDOW_BATCHES, epochs: int = 2
 ) -> Record:
-    settings.say(what)
+    settings.show_progress(what)
     peak: Peak = settings.isolate(_peak, text, corpora.tokenizer(), window_batches, epochs)
     mebibytes = peak.num_bytes / _MEBIBYTE
     return Record(benchmark="memory", corpus=name, what=f"{what}, {peak.num_windows} windows", value=mebibytes, unit="MiB")
@@ -108,7 +108,7 @@ def _peak(text: Path, tokenizer: Path, window_batches: int | None, epochs: int) 
 
 
 def _forget_peak() -> int:
-    """Return the resident bytes, and let the kernel find their largest number from here on, where it can."""
+    """Return the resident bytes, and reset the peak that the kernel keeps, if it can."""
     control = Path("/proc/self/clear_refs")
     if control.exists():
         control.write_text("5", encoding="ascii")

@@ -1,11 +1,10 @@
-"""Are the labels mixed that a file holds one after the other?
+"""Are labels mixed if a file has them one after the other?
 
-The rows of an epoch, in the order in which they are served, are cut into eighths. What counts is how far the share of a
-label in an eighth is from its share in the corpus: the largest of all labels and eighths of an epoch, and the mean of that
-over the seeds.
+The rows of an epoch, in the order of serving, are cut into eighths. The share of a label in an eighth is compared with its
+share in the corpus: the largest difference over all labels and eighths of an epoch counts, as a mean over seeds.
 
-Both corpora are one window by default, so the labels are mixed as by a shuffle of everything. With windows of a sixth of a
-corpus the order of the blocks must do it, and in the first epoch, whose windows grow from little, with fewer of them a window.
+Both corpora are one window by default, so their labels are mixed as by a shuffle of everything. With windows of a sixth of a
+corpus the order of the blocks must mix them; and in the first epoch, whose first windows are small, with fewer blocks a window.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         num_tokens = _count(proven, file)
         for (windows, many), (epoch, which) in itertools.product(WINDOWS.items(), EPOCHS.items()):
             shown = f"{many}, {which}"
-            settings.say(f"{name}, {shown}")
+            settings.show_progress(f"{name}, {shown}")
             spec = ss.Bucket(MAX_TOKENS, window_bytes=None if windows is None else ID_BYTES * num_tokens // windows)
             found = [_deviation(proven, file, spec, seed, epoch) for seed in range(max(1, settings.seeds // 2))]
             record = Record(

@@ -1,12 +1,12 @@
 """How fast are sequences packed, and how full are rows?
 
-First, lengths alone: those of whole corpora, each cut at the length of a row. Ours sorts and packs them; once more it also puts
-the ids into that order. The other is TRL's `pack_dataset(..., strategy="bfd")`, which does both: with all sequences in one
-call, which fills best, and with 1,000 a call, as it does unless told. It is left out where TRL is not installed; what this
-needs of it is there after ``pip install --no-deps trl accelerate``. The median of several runs, in turn, counts.
+First, lengths alone: those of whole corpora, each cut at the length of a row. seqstream sorts and packs them, and in a second
+measurement also puts the ids into that order. TRL's `pack_dataset(..., strategy="bfd")` does both: with all sequences in one
+call, which fills best, and with 1,000 a call, its default. It is measured if TRL is installed; ``pip install --no-deps trl
+accelerate`` installs what is needed. The ways run in turn, and the median of several runs counts.
 
-Second, a loader with `Pack` over an epoch: how full its rows are, the last batch included, and what part of the time that
-processors are busy goes into planning.
+Second, a loader with `Pack` over an epoch: how full its rows are, the last batch included, and the share of processor time that
+planning takes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ FILL_TARGET = 1.0
 LOADER_FILL_TARGET = Target(">=", 99.5)
 
 Packing: TypeAlias = Callable[[], int]
-"""Packs all sequences and returns the number of rows."""
+"""Pack all sequences and return the number of rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one way of packing came to: the median of its seconds, and the rows that it filled."""
+    """The result of one way of packing: the median of its seconds, and the number of rows that it filled."""
 
     seconds: float
     num_rows: int
@@ -57,7 +57,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """What an epoch of a loader came to: seconds of processor time, those for planning, real tokens, and all slots."""
+    """The result of an epoch of a loader: seconds of processor time, those of planning, real tokens, and slots."""
 
     seconds: float
     planning: float
@@ -66,15 +66,15 @@ class Epoch:
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    """Measure the planner beside TRL's, then a loader."""
+    """Measure the planner and TRL's, then a loader."""
     names = CORPORA if corpora.data_folder() else (corpora.DOCSTRINGS,)
     texts = [settings.text(name) for name in names]
     where = " + ".join(names)
     lengths = lengths_of(texts, max(ROW_LENGTHS))
     for row_length in ROW_LENGTHS:
-        settings.say(f"{where}, rows of {row_length}")
+        settings.show_progress(f"{where}, rows of {row_length}")
         yield from _planner_records(f"{where}, rows of {row_length}", np.minimum(lengths, row_length), row_length, settings)
-    settings.say(f"{where}, loader")
+    settings.show_progress(f"{where}, loader")
     yield from _loader_records(where, texts, settings.repeats)
 
 
@@ -113,17 +113,17 @@ def _planner_records(where: str, lengths: Lengths, row_length: int, settings: Se
 
 
 def _runs(lengths: Lengths, row_length: int, settings: Settings) -> dict[str, Run]:
-    """Run all ways in turn, as often as they are repeated."""
+    """Run all ways in turn, several times."""
     ids = _made_up_ids(lengths)
     ways: dict[str, Packing] = {
         OURS: lambda: len(_packed(lengths, row_length)[1]) - 1,
         MOVING: lambda: len(_packed_ids(ids, lengths, row_length)),
     }
     if importlib.util.find_spec("trl") is None:
-        settings.say("TRL is not installed, so there is nothing to compare with")
+        settings.show_progress("TRL is not installed, so there is nothing to compare with")
     else:
         ways |= {way: _trl(ids, row_length, sequences or len(ids)) for way, sequences in TRL_CALLS.items()}
-    rows = {way: pack() for way, pack in ways.items()}  # the first time, what is imported or compiled is not counted
+    rows = {way: pack() for way, pack in ways.items()}  # the first run imports and compiles, and does not count
     times = [{way: _seconds(pack) for way, pack in ways.items()} for _ in range(settings.repeats)]
     return {way: Run(statistics.median(found[way] for found in times), rows[way]) for way in ways}
 
@@ -154,7 +154,7 @@ def _packed_ids(ids: pa.ListArray, lengths: Lengths, row_length: int) -> pa.List
 
 
 def _trl(ids: pa.ListArray, row_length: int, sequences: int) -> Packing:
-    """Return TRL's packing of the ids, so many sequences at a time."""
+    """Return the rows of TRL's packing, with a number of sequences in each call."""
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
     from trl.data_utils import pack_dataset
@@ -174,7 +174,7 @@ def _trl(ids: pa.ListArray, row_length: int, sequences: int) -> Packing:
 
 
 def _loader_records(where: str, texts: Sequence[Path], repeats: int) -> Iterator[Record]:
-    """Run epochs, each as the first of a loader, whose engine was checked before."""
+    """Run epochs, each the first of a loader whose engine was checked before."""
     row_length = ROW_LENGTHS[0]
     tokenize = ss.Tokenize(str(corpora.tokenizer()), max_length=row_length)
     engines = dict(tokenize.choose_engines())
@@ -202,7 +202,7 @@ def _epoch(loader: ss.Loader) -> Epoch:
 
 @contextlib.contextmanager
 def _clocked(owner: type, *names: str) -> Iterator[list[float]]:
-    """Give a list to which every call of these methods adds its processor time; none of them may call another."""
+    """Yield a list to which each call of some methods adds its processor time; none of them may call another."""
     calls: list[float] = []
 
     def clocked(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,22 +1,21 @@
-"""Do all ranks have as much to do at each step, and what does it cost to see to that?
+"""Is the work of a step the same on all ranks, and what does planning it together cost?
 
-8, 64 and 512 ranks are simulated in one process by the planners themselves. Corpora are in file order; a window holds 256
-batches of every rank, its blocks are drawn as a loader draws them, and each rank has a part of them in a row. Where a corpus is
-shorter than that, and most are, its blocks come several times; that flatters ranks that plan alone, whose rows are then much
-the same.
+8, 64 and 512 ranks are simulated in one process by the planners themselves. Corpora are in file order. A window holds 256
+batches of every rank, its blocks are in the order of a loader, and each rank has consecutive blocks. Most corpora are shorter
+than that, and their blocks are repeated; this favours ranks that plan alone, whose rows are then much the same.
 
-The straggler factor is the sum over steps of what the slowest rank has to do, over that of the mean: how much longer training
-takes than with even work. An RNN has to do the time steps of its batch, which are its longest row: it is asked of
-``step="alike"``, which gives all ranks neighbours by length. A transformer has to do ``rows * (L + L**2 / (6 * hidden_size))``:
-it is asked of ``step="mixed"``, which gives each rank its own lengths, all of equal cost; once where the budget counts what the
-transformer does, and once where it counts padded tokens. Those are then equal, and long rows cost more; there is no target for
-how much: it is what ``cost="attention"`` is for. Beside ours stand ranks that each plan a window of their own: in an order of
-its own each, steps paired by number; and each longest first, so that ranks take the same quantile of their rows at the same
+The straggler factor is the work of the slowest rank, summed over steps, divided by the sum of the mean work: how much longer
+training takes than with even work. The work of an RNN is its time steps, the longest row of its batch. It is measured with
+``step="alike"``, which gives all ranks neighbours by length. The work of a transformer is ``rows * (L + L**2 / (6 *
+hidden_size))``. It is measured with ``step="mixed"``, which gives each rank its own lengths at equal cost: once with a budget
+that counts this work, and once with a budget of padded tokens. Then tokens are equal, and long rows cost more; there is no
+target for how much, since ``cost="attention"`` is the remedy. For comparison each rank plans a window of its own: in a random
+order of its own, with steps paired by number; and longest first, so that all ranks take the same quantile of their rows at a
 step.
 
-Costs are those of one rank and window, for both kinds of steps: counts of lengths gathered, the plan, rows taken out for the
-others, written, read and put in order. What would go over the wire is counted, not sent. Beside them stands the time to
-tokenise the rank's part.
+The cost of sharing is that of one rank and window, for both kinds of steps: gathering counts of lengths, planning, and taking
+out, writing, reading and ordering the rows that are exchanged. Bytes on the network are counted and not sent. It is compared
+with the time to tokenise the rank's part.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ MAX_TOKENS = 16_384
 WORLD_SIZES = (8, 64, 512)
 WINDOW_BATCHES = 256
 FEW_BATCHES = 16
-"""Batches of a window where corpora are cut."""
+"""Batches of a window if corpora are cut."""
 
 HIDDEN_SIZE = 768
 STRAGGLER_TARGET = Target("<=", 1.03)
 STRAGGLER_SIZES = (8, 64)
 SHORTEST = "tatoeba"
-"""The corpus whose rows are shortest: there are the most of them to plan and to send."""
+"""The corpus with the shortest rows, so that there are most rows to plan and to send."""
 
 COST_TARGET = 0.05
 COST_SIZE = 512
@@ -76,20 +75,20 @@ _MEGABYTE = 1e6
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    """Measure stragglers on each corpus, then what it costs."""
+    """Measure stragglers on each corpus, and then the cost of sharing."""
     proven = prove(corpora.tokenizer())
     num_batches = WINDOW_BATCHES if settings.max_bytes is None else FEW_BATCHES
     for name in corpora.names():
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
             for way in WAYS:
-                settings.say(f"{name}, {size} ranks, {way.name}")
+                settings.show_progress(f"{name}, {size} ranks, {way.name}")
                 yield from _stragglers(name, way, World(blocks, way.spec(num_batches), size))
     for name in (corpora.FIXED, *(name for name in corpora.names() if name == SHORTEST)):
         blocks = Blocks.of(settings.text(name), proven)
         for size in WORLD_SIZES:
             for way in (ALIKE, MIXED):
-                settings.say(f"cost on {name}, {size} ranks, {way.name}")
+                settings.show_progress(f"cost on {name}, {size} ranks, {way.name}")
                 yield from _costs(name, way, World(blocks, way.spec(num_batches), size), settings.repeats)
 
 
@@ -97,12 +96,12 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 
 def rnn(served: Served) -> npt.NDArray[np.float64]:
-    """Return what each batch is to an RNN: its time steps."""
+    """Return the work of each batch for an RNN, in time steps."""
     return served.longest.astype(np.float64)
 
 
 def transformer(served: Served) -> npt.NDArray[np.float64]:
-    """Return what each batch is to a transformer, in tokens."""
+    """Return the work of each batch for a transformer, in tokens."""
     lengths = served.longest.astype(np.float64)
     costs: npt.NDArray[np.float64] = served.rows * (lengths + lengths**2 / (6 * HIDDEN_SIZE))
     return costs
@@ -110,14 +109,14 @@ def transformer(served: Served) -> npt.NDArray[np.float64]:
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How steps are made, and for which model.
+    """A kind of steps, and the model that takes them.
 
     Attributes:
-        name: What it is called.
-        bucket: The spec, but for its window.
-        model: What a batch costs.
-        target: What the slowest rank over the mean must reach.
-        has_others: Whether ranks that plan alone stand beside it.
+        name: Its name.
+        bucket: The spec, without its window.
+        model: The work of a batch.
+        target: The bound of the straggler factor.
+        has_others: Whether it is compared with ranks that plan alone.
     """
 
     name: str
@@ -163,11 +162,11 @@ def _stragglers(name: str, way: Way, world: World) -> Iterator[Record]:
 def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
     """Measure the rank in the middle."""
     rank = world.size // 2
-    ranks = Simulated(rank, world.size, world.told)
+    ranks = Simulated(rank, world.size, world.sent_counts)
     lengths = world.lengths_of(rank)
     table = join_tables([world.blocks.made[number] for number in world.numbers[rank]])
     ranks.kind = kind_of(table)
-    ranks.came = _coming(world, ranks, table)
+    ranks.received = _data_for(world, ranks, table)
 
     def record(what: str, value: float, unit: str, target: Target | None = None) -> Record:
         full = f"{world.size} ranks, {way.name.partition(',')[0]}, {what}"
@@ -200,23 +199,26 @@ def _costs(name: str, way: Way, world: World, repeats: int) -> Iterator[Record]:
 
 
 def _wire_records(record: Callable[[str, float, str], Record], ranks: Simulated) -> Iterator[Record]:
-    """Say what goes to a rank from the others, in the order in which it does."""
-    for what, sizes in (("counts gathered", map(len, ranks.told)), ("rows exchanged", (len(data) for data, _ in ranks.came))):
+    """Return what the other ranks send to a rank, in the order of the calls."""
+    for what, sizes in (
+        ("counts gathered", map(len, ranks.sent_counts)),
+        ("rows exchanged", (len(data) for data, _ in ranks.received)),
+    ):
         num_bytes = sum(sizes)
         yield record(what, num_bytes / _MEGABYTE, "MB")
         yield record(f"{what}, at 10 Gbit/s", 1e3 * 8 * num_bytes / BITS_PER_SECOND, "ms")
 
 
 def _look(world: World) -> None:
-    """Go through all blocks of a window, as every rank must, without reading any."""
+    """Visit all blocks of a window, as every rank does, without reading any."""
     buffer = BlockBuffer(world.ahead(), lambda: None, world.size)
     share_out(buffer.take(buffer.fill(world.num_blocks))[1], world.size // 2, world.size)
 
 
-def _coming(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
-    """Make what the others send: the rows that the rank wants, by number, with the content of as many rows of its own.
+def _data_for(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
+    """Return what the others send: the rows that the rank needs, by number, with the content of rows of its own.
 
-    Both are longest first, so rows are about as long as those that would come; who sends which is left to chance.
+    Both are longest first, so their lengths are about right; which rank sends which row is random.
     """
     global_order, global_plan, steps = world.plan(world.lengths_of(ranks.rank), ranks)
     wanted = np.sort(global_plan.wanted(deal(steps, ranks.rank, ranks.world_size).places))
@@ -236,7 +238,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 class _Peak:
-    """The most bytes that are held at once, at most: phase by phase what Python and NumPy hold, and what Arrow does."""
+    """An upper bound of the peak memory: in each phase the sum of the peaks of Python with NumPy, and of Arrow."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
@@ -254,7 +256,7 @@ class _Peak:
         pa.set_memory_pool(self._usual)
 
     def end_phase(self) -> None:
-        """Count a phase, and begin the next: what it holds was there before it, or comes from a pool of its own."""
+        """End a phase and begin the next, from the memory that is held now."""
         *older, newest = self._pools
         arrow = sum(pool.bytes_allocated() for pool in older) + newest.max_memory()
         self.num_bytes = max(self.num_bytes, tracemalloc.get_traced_memory()[1] + arrow)

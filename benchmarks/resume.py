@@ -1,13 +1,13 @@
-"""How long does a loader take to go on at 10, 50 and 90 % of an epoch, and how much does it tokenise for that?
+"""How long does a loader take to resume at 10, 50 and 90 % of an epoch, and how much does it tokenise for that?
 
-States are saved in the second epoch, whose windows are alike; in the first they grow. The clock starts before a new loader
-is made, which loads the state and gives its first batch; its engine is loaded already. Places are measured in turn, several
-times; the median of each counts. Records tokenised are counted by a `Map` behind the tokenizer, beside those of the window
-in which the state was saved.
+States are saved in the second epoch, whose windows are alike; in the first they grow. The clock starts before a new loader is
+made, which loads the state and gives its first batch; its engine is loaded before. The states are measured in turn, several
+times, and the median of each counts. A `Map` after the tokenizer counts the records that are tokenised, which are compared with
+those of the window of the state.
 
-Windows are of 128 batches here, so that the texts are several. By default they would be one, all of which is tokenised again
-before the first batch: that is measured beside, in the middle of the epoch; less is done again with a smaller
-``window_bytes``.
+Windows have 128 batches here, so that the texts are several windows. With default windows they would be one window, all of
+which is tokenised again before the first batch: this is measured as well, in the middle of the epoch. A smaller
+``window_bytes`` makes it less.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ MAX_BYTES = 12_000_000
 PERCENTS = (10, 50, 90)
 MIDDLE = 50
 DEFAULT_SOURCE = "TextFiles"
-"""The one that is also measured with windows as they are by default."""
+"""The source that is also measured with default windows."""
 
 TIME_TARGET = 1.5
 WINDOWS_TARGET = Target("<=", 1)
 BYTE_RANGES = ("TextFiles", "JsonLines")
-"""Sources that go on at a byte; others read from the beginning of a shard."""
+"""Sources that resume at a byte; the others read from the beginning of a shard."""
 
 _ROWS_PER_GROUP = 1_000
 _BUCKET = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=WINDOW_BATCHES)
@@ -53,7 +53,7 @@ _BUCKET = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=WINDOW_BATCHES)
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A state in the middle of an epoch, and how many records the window has that it was saved in."""
+    """A state in the middle of an epoch, and the number of records of its window."""
 
     state: dict[str, Json]
     records: int
@@ -77,15 +77,15 @@ def measure(settings: Settings) -> Iterator[Record]:
     proven = prove(corpora.tokenizer())
     with tempfile.TemporaryDirectory() as folder:
         for name, source in _sources(text, Path(folder)).items():
-            settings.say(name)
+            settings.show_progress(name)
             yield from _records(name, source, proven, settings.repeats)
             if name == DEFAULT_SOURCE:
-                settings.say(f"{name}, one window")
+                settings.show_progress(f"{name}, one window")
                 yield _one_window(name, source, proven, settings.repeats)
 
 
 def _one_window(name: str, source: Source, proven: Proven, repeats: int) -> Record:
-    """Measure going on with windows as they are by default."""
+    """Measure resuming with default windows."""
     saved = _save(source, proven, ss.Bucket(MAX_TOKENS))[MIDDLE]
     seconds = statistics.median(_seconds(source, proven, saved.state, ss.Bucket(MAX_TOKENS)) for _ in range(repeats))
     what = f"at {MIDDLE} % of an epoch of one window"
@@ -93,7 +93,7 @@ def _one_window(name: str, source: Source, proven: Proven, repeats: int) -> Reco
 
 
 def _sources(text: Path, folder: Path) -> dict[str, Source]:
-    """Write the texts in every form."""
+    """Write the texts in every format."""
     from datasets import Dataset
 
     lines = read_lines(text)

@@ -1,13 +1,14 @@
-"""How much do a few fixed shapes pad, and what do they give to a compiled model?
+"""How much do a few fixed shapes pad, and what does a compiled model gain from them?
 
-First, lengths of whole corpora: 8 padded lengths are chosen by us, at quantiles of the rows, and by the rule of lhotse's
-`DynamicBucketingSampler`; every row is padded to the shortest that holds it, and the last is the longest row of the corpus for
-all. Waste is padding in tokens. Lengths chosen from the first 64 batches of a stream are also tried on the rest of it.
+First, lengths of whole corpora: 8 padded lengths are chosen by seqstream, at quantiles of the rows, and by the rule of lhotse's
+`DynamicBucketingSampler`. Each row is padded to the shortest length that holds it, and the last length is that of the longest
+row of the corpus. Waste is padding in tokens. Lengths chosen from the first 64 batches of a stream are also tried on the rest
+of it.
 
-Second, a small transformer encoder, forward and backward on one core, on as many real tokens of docstrings: compiled for each
-of 8 shapes, compiled once for batches of any shape, and with every batch padded to the longest there can be. All batches are
-made, and run once, before the clock starts; it counts the processor's time, and the best pass. Where corpora are cut, or there
-is no compiler for C++, the model is traced but not compiled: graphs are counted all the same, times say little.
+Second, a small transformer encoder, forward and backward on one core, on equally many real tokens of docstrings: compiled for
+each of 8 shapes, compiled once for batches of any shape, and with all batches padded to the longest shape. All batches are
+made, and run once, before the clock starts, which counts processor time; the best pass counts. If corpora are cut, or there is
+no C++ compiler, the model is traced and not compiled: graphs are counted, but times mean little.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ EACH_TARGET = 1.0
 
 FIXED, DYNAMIC, LONGEST = f"{NUM_SHAPES} shapes", "any shape", "longest shape only"
 TOKENS = 50_000
-"""Real tokens that a pass of the model is over, about."""
+"""About how many real tokens a pass of the model has."""
 
 TRAINED_LENGTH = 256
 """Longest row of the model."""
 
 _WARM = 16
-"""A pass before the clock starts has, besides, one batch of each shape in the epoch, of so many at most."""
+"""Largest number of shapes for which the pass before the clock starts has a batch each."""
 
 _BYTES_PER_TOKEN_OF_LESS = 20
-"""Where corpora are cut to so many bytes, passes are cut to so many tokens."""
+"""If corpora are cut, a pass has one token for this many bytes of the limit."""
 
 VOCABULARY, WIDTH, HEADS, LAYERS, LABELS = 8_192, 64, 4, 2, 16
 
@@ -65,7 +66,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     whole: list[dict[str, float]] = []
     rest: list[dict[str, float]] = []
     for name in corpora.names():
-        settings.say(name)
+        settings.show_progress(name)
         lengths = _stream_lengths(proven, settings.text(name))
         longest = int(lengths.max())
         whole.append(_wastes(lengths, lengths, longest))
@@ -81,14 +82,14 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 
 def quantile_lengths(counts: Histogram, num_shapes: int, *, multiple_of: int = 1) -> Lengths:
-    """Return the lengths up to which the 1st, 2nd, ... of as many equal parts of the rows go, and the longest there can be."""
+    """Return the quantiles of the lengths that cut rows into equal parts, and the longest possible length."""
     rows = np.cumsum(counts)
     ends = np.searchsorted(rows * num_shapes, rows[-1] * np.arange(1, num_shapes))
     return _with_the_longest(ends.tolist(), counts, multiple_of)
 
 
 def equal_token_lengths(counts: Histogram, num_shapes: int, *, multiple_of: int = 1) -> Lengths:
-    """Return lengths by lhotse's rule, and the longest there can be.
+    """Return lengths by lhotse's rule, and the longest possible length.
 
     Rows are put into a bucket, shortest first, until it has more than its part of all tokens; the next row begins another, and
     rows as long as that one go there, so a bucket is as long as the longest row below it.
@@ -116,14 +117,14 @@ RULES = {OURS: choose_lengths, QUANTILES: quantile_lengths, EQUAL_TOKENS: equal_
 
 
 def _wastes(sample: Lengths, rows: Lengths, longest: int) -> dict[str, float]:
-    """Return the padding of rows, in tokens, in lengths that each rule chooses from a sample of them."""
+    """Return the padding of rows in tokens, with the lengths that each rule chooses from a sample of them."""
     counts = np.bincount(sample, minlength=longest + 1)
     chosen = {rule: choose(counts, NUM_SHAPES) for rule, choose in RULES.items()}
     return {rule: float((ends[np.searchsorted(ends, rows)] - rows).sum()) for rule, ends in chosen.items()}
 
 
 def _stream_lengths(proven: Proven, text: Path) -> Lengths:
-    """Return lengths of all rows, blocks in random order, as a loader meets them."""
+    """Return the lengths of all rows, with blocks in the random order of a loader."""
     source = ss.TextFiles(str(text))
     stage = proven.open()
     tables = (
@@ -158,15 +159,15 @@ def _mean_records(whole: Sequence[dict[str, float]], rest: Sequence[dict[str, fl
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one way of giving shapes to a compiler came to.
+    """The result of one way of choosing shapes for a compiled model.
 
     Attributes:
-        seconds: Of the processor, for a pass.
+        seconds: Processor time of a pass.
         tokens: Real tokens in a pass.
-        slots: Real tokens, padding and rows made up.
+        slots: Slots of a pass: real tokens, padding and made-up rows.
         batches: Steps of a pass.
-        shapes: Different shapes in a whole epoch.
-        graphs: How many graphs were compiled.
+        shapes: Number of different shapes in a whole epoch.
+        graphs: Number of compiled graphs.
     """
 
     seconds: float
@@ -202,7 +203,7 @@ def run_model(way: str, text: Path, tokens: int, repeats: int, backend: str) -> 
     }
     tokenize = ss.Tokenize(str(corpora.tokenizer()), max_length=TRAINED_LENGTH)
     epoch = list(ss.Loader(ss.TextFiles(str(text)), tokenize, specs[way]))
-    batches = epoch[:: max(1, round(sum(batch.num_tokens for batch in epoch) / tokens))]  # some of every window
+    batches = epoch[:: max(1, round(sum(batch.num_tokens for batch in epoch) / tokens))]  # some batches of every window
     shapes = {tuple(batch.input_ids.shape): batch for batch in epoch}
     warm = [*list(shapes.values())[:_WARM], *batches]
     with _alone():
@@ -232,7 +233,7 @@ def _pass_seconds(model: nn.Module, compiled: Callable[..., Any], batches: Seque
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Forget what was compiled before, here and afterwards, and compute on one thread."""
+    """Reset the compiler before and afterwards, and compute on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch._dynamo.reset()
@@ -250,7 +251,7 @@ def _model_records(settings: Settings) -> Iterator[Record]:
     text = settings.text(corpora.DOCSTRINGS)
     runs: dict[str, Run] = {}
     for way in (DYNAMIC, LONGEST, FIXED):
-        settings.say(f"encoder, {way}")
+        settings.show_progress(f"encoder, {way}")
         runs[way] = settings.isolate(run_model, way, text, min(tokens, TOKENS), settings.repeats, backend)
 
     def record(way: str, what: str, value: float, unit: str = "", target: Target | None = None) -> Record:

@@ -1,14 +1,14 @@
-"""What does the order of the default settings cost, where data lies class after class?
+"""What does the order of the default settings cost if the data is sorted by class?
 
-A bag of embeddings learns to classify rows that a file holds one class after the other, which is how many data sets come. It
-sees every row as often in every way, and as many of them a batch; what differs is the order. The one to reach is that of
-``torch.utils.data.DataLoader(shuffle=True)`` on a list, which shuffles everything. Beside it stand all kinds of sources as they
-are by default: those whose records can be read one by one, plain files that are visited block by block, and compressed files,
-single row groups and generator functions, which can only be read front to back and are mixed no further than a window.
+A bag of embeddings learns to classify rows of a file that is sorted by class, as many data sets are. Each way shows it every
+row equally often, in batches of equally many rows; only the order differs. The reference is
+``torch.utils.data.DataLoader(shuffle=True)`` on a list, which shuffles everything. It is compared with all kinds of sources
+with default settings: sources whose records can be read one by one; plain files, which are visited block by block; and
+compressed files, single row groups and generator functions, which can only be read front to back and are mixed within a window.
 
-The docstrings are sorted by library. Where ``SEQSTREAM_DATA`` has them: banking77, sorted by its 77 classes; and movie reviews,
-as a compressed file of JSON lines and unpacked. Accuracies are of rows held out, means over seeds; a lead is the mean of the
-differences of each seed. A run is the same whenever it is repeated, so a lead differs between machines only by arithmetic.
+The docstrings are sorted by library. If ``SEQSTREAM_DATA`` has them, there are banking77, sorted by its 77 classes, and movie
+reviews, as a compressed file of JSON lines and as a plain one. Accuracies are of held-out rows, as means over seeds; a lead is
+the mean of the differences of each seed. A run repeats exactly, so leads differ between machines only by rounding.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BATCH_SIZE = 32
 RATE = 5e-3
 WIDTH = 32
 HELD_OUT = 0.2
-"""So large a share of the rows is held out, where a corpus has no test set of its own."""
+"""Share of the rows that is held out if a corpus has no test set."""
 
 LEAD_TARGET = Target(">=", -1)
 DATA_LOADER = "DataLoader(shuffle=True)"
@@ -58,10 +58,10 @@ SPECS: dict[str, ss.Unbucketed | ss.Bucket] = {
 BANKING, REVIEWS = "banking77", "movie_reviews"
 
 _REVIEWS_HELD_OUT = 0.5
-"""There are only 2,000, of which a fifth would tell no hundredths apart."""
+"""The share for movie reviews: there are only 2,000, and a fifth of them would be too noisy."""
 
 _FEW_ROWS = 600
-"""Where corpora are cut."""
+"""Number of rows if corpora are cut."""
 
 Row: TypeAlias = dict[str, str]
 """A text and its label."""
@@ -73,7 +73,7 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 """Ids ``(B, L)`` and numbers of labels ``(B,)``."""
 
 PADDING = 0
-"""Of the tokenizers used here."""
+"""The id of padding in the tokenizers that are used here."""
 
 
 class Bag(nn.Module):
@@ -95,12 +95,12 @@ class Setting:
     """A corpus, and how it is learnt.
 
     Attributes:
-        name: Which.
-        rows: To train on and to test on.
-        tokenizer: A file.
-        max_length: Tokens of a row, at most.
-        epochs: How often each row is seen.
-        sources: Write some of the rows to a folder in every form; by default in all.
+        name: Its name.
+        rows: Rows to train on, and rows to test on.
+        tokenizer: The file of the tokenizer.
+        max_length: Largest number of tokens of a row.
+        epochs: Number of epochs.
+        sources: Writes rows to a folder and returns sources of them; by default in all formats.
     """
 
     name: str
@@ -158,7 +158,7 @@ def _banking() -> tuple[list[Row], list[Row]]:
 
 
 def _split(rows: Sequence[Row], share: float = HELD_OUT) -> tuple[list[Row], list[Row]]:
-    """Hold out some rows by chance, and leave the others in their order."""
+    """Hold out some random rows, and leave the others in their order."""
     held_out = set(random.Random(0).sample(range(len(rows)), round(share * len(rows))))
     train, test = ([rows[n] for n in range(len(rows)) if (n in held_out) == out] for out in (False, True))
     return train, test
@@ -198,14 +198,14 @@ def _json_lines_sources(rows: list[Row], folder: Path) -> dict[str, Source]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a bag is trained and tested on, whatever the order.
+    """The data of a training, in any order.
 
     Attributes:
         labels: All labels.
         train: Ids and labels of the rows to train on.
         test: Those of the rows held out, ``(N, L)`` and ``(N,)``.
-        numbers: From ids to numbers of those that occur: 0 is padding, 1 any other.
-        epochs: How often each row is seen.
+        numbers: From ids to the numbers of those that occur; 0 is padding, and 1 stands for all others.
+        epochs: Number of epochs.
     """
 
     labels: list[str]
@@ -229,7 +229,7 @@ class Task:
         return cls(labels, train, pad(test), numbers, setting.epochs)
 
     def accuracy(self, batches: Iterable[Batch], seed: int) -> float:
-        """Train on batches, epoch after epoch, and return the share of the rows held out that are right, in percent."""
+        """Train on batches, epoch after epoch, and return the accuracy on held-out rows, in percent."""
         torch.manual_seed(seed)
         model = Bag(int(self.numbers.max()) + 1, len(self.labels))
         optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
@@ -245,7 +245,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """The batches of a loader as ids and labels, an epoch each time."""
+    """The batches of a loader as ids and labels; each iteration is an epoch."""
 
     loader: ss.Loader
 
@@ -276,7 +276,7 @@ def _records(setting: Setting, seeds: Sequence[int], settings: Settings) -> Iter
             benchmark="source_order", corpus=setting.name, what=what, value=value, unit="%", target=target, error=error
         )
 
-    settings.say(f"{setting.name}, {DATA_LOADER}")
+    settings.show_progress(f"{setting.name}, {DATA_LOADER}")
     theirs = [
         task.accuracy(DataLoader(task.train, BATCH_SIZE, shuffle=True, collate_fn=pad), seed)  # type: ignore[arg-type]
         for seed in seeds
@@ -286,7 +286,7 @@ def _records(setting: Setting, seeds: Sequence[int], settings: Settings) -> Iter
         for source_name, source in setting.sources(setting.rows[0], Path(folder)).items():
             for spec_name, spec in SPECS.items():
                 way = f"{source_name}, {spec_name}"
-                settings.say(f"{setting.name}, {way}")
+                settings.show_progress(f"{setting.name}, {way}")
                 ours = [task.accuracy(Pairs(ss.Loader(source, *stages, spec, seed=seed)), seed) for seed in seeds]
                 leads = [one - other for one, other in zip(ours, theirs, strict=True)]
                 yield record(f"lead over it, {way}", leads, LEAD_TARGET)

@@ -1,9 +1,9 @@
 """How long does it take from a text file to padded batches?
 
-Every way runs in a fresh process with a fresh tokenizer, which is loaded before the clock starts. Ours and the bare engines
-have then encoded a few strange texts, nothing of the corpus. The clock stops after the last batch; the consumer does
-nothing. Bare engines get the texts as a list in memory, and turn them into ids in one array. The slowest way runs once,
-the others several times in turn; the median counts.
+Every way runs in a fresh process with a fresh tokenizer, which is loaded before the clock starts. The engines of seqstream and
+the bare engines have then encoded a few unusual texts, none of the corpus. The clock stops after the last batch; the consumer
+does nothing. Bare engines read a list of texts in memory, and return the ids in one array. The slowest way runs once and the
+others several times in turn; the median counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SLOW_REPEATS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one way did: the seconds it took, and the real tokens that came out, in how many rows."""
+    """The result of one way: its seconds, and the number of its real tokens and rows."""
 
     seconds: float
     tokens: int
@@ -61,7 +61,7 @@ def _runs(text: Path, name: str, settings: Settings) -> dict[str, list[Run]]:
     for repeat in range(settings.repeats):
         for way, (run, most) in _WAYS.items():
             if repeat < most:
-                settings.say(f"{name}: {way}, {repeat + 1} of {min(most, settings.repeats)}")
+                settings.show_progress(f"{name}: {way}, {repeat + 1} of {min(most, settings.repeats)}")
                 found[way].append(settings.isolate(run, text, corpora.tokenizer()))
     return found
 
@@ -132,7 +132,7 @@ def _run_bare_tokenizers(text: Path, tokenizer: Path) -> Run:
 
 
 def run_encode(encode: Callable[[list[str]], Any], texts: list[str]) -> Run:
-    """Let a fresh engine encode texts that are in memory, after the strange ones."""
+    """Encode texts in memory with a fresh engine, which has encoded the unusual ones before."""
     encode(strange_texts())
     begun = time.perf_counter()
     ids = encode(texts)
@@ -153,4 +153,4 @@ _WAYS: dict[str, tuple[Callable[[Path, Path], Run], int]] = {
     BY_HAND: (_run_by_hand, SLOW_REPEATS),
     HF_STREAM: (_run_hf_stream, 1),
 }
-"""Each way, and how often it is run at most."""
+"""Each way, and how often it runs at most."""

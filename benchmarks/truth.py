@@ -1,13 +1,14 @@
-"""Is a step a fair sample? How much farther its gradient is from that of the corpus than random rows' would be.
+"""Is a step a fair sample? How far its gradient is from that of the corpus, compared with random rows.
 
-The design effect of ``K`` steps is ``E |g - G|^2`` of so many in a row, over the same of as many random rows, of as many tokens
-on average: 1 for random batches, 2 where it takes twice as many steps to know as much. It is the mean of two states of a model,
-after a tenth of a training on random rows and at its end, and stands beside that of first weights, where gradients of rows are
-much alike and what differs is how many rows a step has. All are means over seeds of the order, with standard errors.
+The design effect of ``K`` steps is ``E |g - G|^2`` of ``K`` consecutive steps, divided by that of equally many random rows,
+with the same mean number of tokens: 1 for random batches, 2 if it takes twice as many steps to know as much. It is the mean of
+two states of a model, after a tenth of a training on random rows and at its end. Beside it is that of the initial weights,
+where the gradients of all rows are much alike and only the number of rows of a step differs. All are means over seeds of the
+order, with standard errors.
 
-Orders are ours as they were and as they are, and those of transformers' samplers. Windows are halves of an epoch, as if corpora
-were larger than a window is; in the first epoch of a loader they are what they are. Where a corpus is grouped by label or by
-source, the labels of windows are compared with those of as many random rows, by the order of their shards alone.
+The orders are present and former ones of seqstream, and those of transformers' samplers. Windows are halves of an epoch, as if
+corpora were larger than a window; those of a first epoch are those of a loader. If a corpus is grouped by label or by source,
+the labels of windows are also compared with those of equally many random rows, by the order of shards alone.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ from benchmarks.harness.sketches import sketch_rows
 NUMS = (1, 4, 16, 64)
 MAX_TOKENS = 4_096
 MEAN_TOKENS = 3_950
-"""Real tokens of a batch, by which the batches of others are as large as ours on average."""
+"""Real tokens of a batch: the mean number for batches of every way."""
 
 NUM_WINDOWS = 2
 NUM_STEPS = 640
-"""How long models are trained."""
+"""Number of training steps."""
 
 FOUR, EIGHT, LARGE = "4 x Bucket(1024)", "8 x Bucket(512)", "8 x Bucket(4096)"
 RANKS = "8 ranks of Bucket(4096)"
 
 TARGETS = {(FOUR, 1): 1.15, (EIGHT, 1): 1.05, (LARGE, 1): 1.25, (FOUR, 64): 1.3, (RANKS, 1): 1.3}
-"""How near to random rows the steps of some orders have to be, so many in a row."""
+"""Bound of the design effect of some orders, by the number of consecutive steps."""
 
 WINDOW_TARGETS = {512: 2.0, 128: 4.0}
-"""How many times as far from the corpus as random rows' the labels of windows may be, by the number of a file's blocks."""
+"""Bound of the distance of window labels from the corpus, over that of random rows, by the number of blocks of a file."""
 
 WINDOW_PARTS = (2, 4, 8)
 WINDOW_ORDERS = {"random shards": random_shards, "even shards": even_shards}
@@ -64,14 +65,14 @@ _WINDOW_SEEDS = 10
 """Orders of shards for each seed of the other measurements."""
 
 _LESS_BYTES = 300_000
-"""Where corpora are cut, they are cut to so many."""
+"""Bytes of a corpus if corpora are cut."""
 
 Make: TypeAlias = Callable[[Task, int], list[Rows]]
-"""From a task and a seed to the steps of an epoch, each the rows of all its batches and ranks."""
+"""A function of a task and a seed that returns the steps of an epoch: the rows of all batches and ranks of each step."""
 
 
-def as_it_was(turns: Turns, shards: Turns = random_shards) -> Make:
-    """Return an order of a group a step, in some turns, of windows of shards in some order."""
+def former_order(turns: Turns, shards: Turns = random_shards) -> Make:
+    """Return an order with one group a step, for orders of the groups of a window and of shards."""
 
     def make(task: Task, seed: int) -> list[Rows]:
         return orders.grouped(task.lengths, _windows_of(task, shards, seed), MAX_TOKENS, turns, seed)
@@ -80,7 +81,7 @@ def as_it_was(turns: Turns, shards: Turns = random_shards) -> Make:
 
 
 def as_it_is(max_tokens: int, *, step: Literal["mixed", "alike"] = "mixed", **counts: int) -> Make:
-    """Return our order of steps, of so many ranks and batches."""
+    """Return the order of seqstream, for numbers of ranks and of batches a step."""
     spec = ss.Bucket(max_tokens, step=step)
 
     def make(task: Task, seed: int) -> list[Rows]:
@@ -90,7 +91,7 @@ def as_it_is(max_tokens: int, *, step: Literal["mixed", "alike"] = "mixed", **co
 
 
 def as_loaded(task: Task, seed: int) -> list[Rows]:
-    """Take the steps of a loader's first epoch, whose first windows are small."""
+    """Return the steps of the first epoch of a loader, whose first windows are small."""
     loader = ss.Loader(task.source, *task.stages, ss.Bucket(1_024), accumulate=4, seed=seed)
     return task.steps_of(loader)
 
@@ -100,17 +101,17 @@ def _windows_of(task: Task, shards: Turns, seed: int) -> list[Rows]:
 
 
 def random_rows(task: Task, seed: int) -> list[Rows]:
-    """Make steps of random rows that have as many tokens each."""
+    """Return steps of random rows with about equally many tokens."""
     return orders.random_tokens(task.lengths, MEAN_TOKENS, seed)
 
 
 def length_grouped(task: Task, seed: int) -> list[Rows]:
-    """Make steps of a batch each as `LengthGroupedSampler` does."""
+    """Return steps of one batch of `LengthGroupedSampler`."""
     return peers.length_grouped_batches(task.lengths, batch_size=_mean_rows(task), seed=seed)
 
 
 def rebalanced(task: Task, seed: int) -> list[Rows]:
-    """Make steps of four batches each as `BatchRebalanceSampler` does."""
+    """Return steps of four batches of `BatchRebalanceSampler`."""
     return orders.rebalanced(task.lengths, _mean_rows(task), 4, seed)
 
 
@@ -118,11 +119,11 @@ ORDERS: dict[str, Make] = {
     "random rows": random_rows,
     "LengthGroupedSampler": length_grouped,
     "BatchRebalanceSampler, 4 batches": rebalanced,
-    "shuffled turns": as_it_was(shuffled_turns),
-    "golden turns": as_it_was(strided_turns(GOLDEN)),
-    "uncorrelated turns": as_it_was(strided_turns(UNCORRELATED)),
-    "even turns": as_it_was(even_turns),
-    "golden turns, even shards": as_it_was(strided_turns(GOLDEN), even_shards),
+    "shuffled turns": former_order(shuffled_turns),
+    "golden turns": former_order(strided_turns(GOLDEN)),
+    "uncorrelated turns": former_order(strided_turns(UNCORRELATED)),
+    "even turns": former_order(even_turns),
+    "golden turns, even shards": former_order(strided_turns(GOLDEN), even_shards),
     "Bucket(4096): even turns, even shards": as_it_is(MAX_TOKENS),
     FOUR: as_it_is(1_024, accumulate=4),
     f"{FOUR}, first epoch": as_loaded,
@@ -140,11 +141,11 @@ def measure(settings: Settings) -> Iterator[Record]:
     num_seeds = max(1, settings.seeds // 5)
     with learning.one_thread():
         for name in learning.names():
-            settings.say(f"{name}, rows")
+            settings.show_progress(f"{name}, rows")
             task = learning.load(name, settings)
             gradients = _gradients(task, settings)
             for order, make in ORDERS.items():
-                settings.say(f"{name}, {order}")
+                settings.show_progress(f"{name}, {order}")
                 found = [gradients.effects(make(task, seed), NUMS) for seed in range(num_seeds)]
                 yield from _effects(task, order, np.array(found))
             if name != corpora.DOCSTRINGS:
@@ -152,22 +153,22 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 
 def _gradients(task: Task, settings: Settings) -> Gradients:
-    """Sketch the gradients of all rows: with first weights, after a tenth of a training, at its end."""
+    """Sketch the gradients of all rows: with initial weights, after a tenth of a training, and at its end."""
     network = task.network(seed=100)
     epochs = (random_rows(task, 1_000 + epoch) for epoch in itertools.count())
     num_steps = NUM_STEPS if settings.max_bytes is None else NUM_STEPS // 20
     steps = list(itertools.islice(itertools.chain.from_iterable(epochs), num_steps))
-    settings.say(f"{task.name}, first weights")
+    settings.show_progress(f"{task.name}, first weights")
     sketches = [sketch_rows(task, network)]
     for number in learning.train(task, network, steps):
-        settings.say(f"{task.name}, step {number} of {len(steps)}")
+        settings.show_progress(f"{task.name}, step {number} of {len(steps)}")
         if number in (num_steps // 10, num_steps):
             sketches.append(sketch_rows(task, network))
     return Gradients(np.concatenate(sketches, axis=1), task.units, len(sketches))
 
 
 def _effects(task: Task, order: str, found: npt.NDArray[np.float64]) -> Iterator[Record]:
-    """Say what was found of an order, ``float64 (seeds, nums, states)``; nothing where an epoch has too few steps."""
+    """Yield the records of an order, from ``float64 (seeds, nums, states)``; none if an epoch has too few steps."""
     if np.isfinite(found[:, 0]).all():
         yield _mean_of(task, f"{order}: a step, first weights", found[:, 0, 0])
     for at, num in enumerate(NUMS):
@@ -189,7 +190,7 @@ def _windows(task: Task, num_seeds: int) -> Iterator[Record]:
 
 
 def _labels_of_blocks(task: Task, num_blocks: int) -> Rows:
-    """Count the rows of each label in parts of equally many tokens, ``int64 (num_blocks, labels)``."""
+    """Count the rows of each label in blocks of equally many tokens, ``int64 (num_blocks, labels)``."""
     before = np.cumsum(task.lengths) - task.lengths
     block = before * num_blocks // task.lengths.sum()
     num_labels = int(task.labels.max()) + 1
@@ -197,7 +198,7 @@ def _labels_of_blocks(task: Task, num_blocks: int) -> Rows:
 
 
 def _distances(table: Rows, num_windows: int) -> npt.NDArray[np.float64]:
-    """Return the total variation of the labels of each window from those of all, blocks being as they are visited."""
+    """Return the total variation distance of the labels of each window from those of all, given blocks in visiting order."""
     return _variation(np.array([part.sum(0) for part in np.array_split(table, num_windows)]), table.sum(0))
 
 

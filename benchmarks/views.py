@@ -1,8 +1,9 @@
-"""How long does a model's own form of a batch take, beside the function that makes it of a list of rows?
+"""How long do the views of a batch take, compared with functions that make the same form of a list of rows?
 
-The rows are those of the batches of one window, int64 tensors (lists of ids for transformers' collator), made before the clock
-starts. Ours begins at the batch as the loader hands it out, padded or flat; the flat one is also timed with its collating, from
-the window. All batches of the window in turn, several times; the best of each counts, as in `collation`.
+The rows are those of the batches of one window, as int64 tensors, or lists of ids for the collator of transformers, which are
+made before the clock starts. seqstream starts with a batch of the loader, padded or flat; the flat one is also timed with its
+collation, from the window. Each way makes all batches of the window, in turn, several times; the best time counts, as in
+`collation`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_TOKENS = 16_384
 TURNS_PER_REPEAT = 3
 
 PACKED = "packed_sequence()"
-"""The one that starts where the other does; those after it include collating."""
+"""The view that starts at the same point as the other function; those after it include collation."""
 
 Way = Callable[[int], Any]
 
@@ -37,7 +38,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     """Measure each corpus."""
     proven = prove(corpora.tokenizer())
     for name in corpora.names():
-        settings.say(name)
+        settings.show_progress(name)
         window = largest_window(settings.text(name), proven, MAX_TOKENS)
         tokens = window.runs.num_tokens
         for pair in _pairs(window):
@@ -51,7 +52,7 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 
 def _pairs(window: Window) -> Iterator[dict[str, Way]]:
-    """Yield our way and the other for each form, by name."""
+    """Yield the names and the functions of seqstream's way and the other way, for each form."""
     from transformers import DataCollatorWithFlattening
 
     tensors = tensors_of(window)
@@ -78,7 +79,7 @@ def _batch(window: Window, turn: int, layout: str) -> Batch:
 
 
 def _shortest(pair: dict[str, Way], num_batches: int, num_turns: int) -> list[float]:
-    """Return the shortest time of each way for all batches, both in turn."""
+    """Return the shortest time of each way for all batches; the ways run in turn."""
     times = [[_time(way, num_batches) for way in pair.values()] for _ in range(num_turns)]
     return [min(found) for found in zip(*times, strict=True)]
 

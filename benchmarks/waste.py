@@ -1,21 +1,21 @@
-"""How much is padding, in how many batches, and are the batches that follow each other of all lengths?
+"""How much is padding, in how many batches, and do consecutive batches have all lengths?
 
-Every corpus in the order in which it came, in the second epoch, which has nothing to grow from. Each number is a mean over
-seeds, of which a small corpus gets more. Beside ours stand, for the same rows: batches of random rows and those of
-transformers' `LengthGroupedSampler`, as many rows a batch as ours have on average; and greedy filling, longest first, of each
-of our windows.
+Every corpus is read in the order of its file, in the second epoch, whose windows are full. Each number is a mean over seeds,
+and a small corpus has more of them. seqstream is compared, on the same rows, with batches of random rows and of
+`LengthGroupedSampler` of transformers, with the same mean number of rows; and with greedy filling, longest first, of each
+window of seqstream.
 
-A corpus of at most 64 MiB of ids is one window, in the first epoch too. What larger ones lose in an epoch that begins at once,
-with a small window, is seen with windows of a sixth of the corpus, and of a half: padding of the first epoch over that of the
-second.
+A corpus of at most 64 MiB of ids is one window, in the first epoch too. The first epoch of a larger corpus begins with a small
+window. What that costs is measured with windows of a sixth of the corpus, and of a half: the padding of the first epoch over
+that of the second.
 
-What a training step sees is asked of any 16 batches of a window that follow each other: the share of their tokens in each
-octile of the window by length, less that of the window, without the sign, summed over the octiles; 0 for a perfect sample,
-about 0.5 for 16 batches drawn at random. The worst of thousands of runs must be no further off than random ones are on
-average. No fixed bar would say as much of all corpora: where a window has few batches the edges of octiles cut through them,
-and where rows have few lengths batches of one length lie on both sides of an edge, full ones and what is left of them. Windows
-of less than 64 batches are too coarse for octiles, and left out. The correlation of a batch's length with the next is not asked
-to be small: a long batch follows a short one on purpose, which makes it about -0.6.
+Any 16 consecutive batches of a window must be a fair sample of it. The deviation is the share of their tokens in each octile of
+the window by length, less the share of the window, in absolute values summed over octiles: 0 for a perfect sample, about 0.5
+for 16 random batches. The worst of thousands of runs must deviate no more than random ones on average. A fixed bound would not
+suit all corpora: with few batches a window the edges of octiles cut through them, and with few different lengths batches of one
+length are on both sides of an edge. Windows of less than 64 batches are too coarse for octiles, and are left out. The
+correlation of the length of a batch with that of the next has no bound: a long batch follows a short one on purpose, which
+makes it about -0.6.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ MEAN_TARGET = Target("<=", 0.15)
 WORST_TARGET = 1.0
 
 GROWTH_TARGETS = {6: 1.3, 2: 2.0}
-"""By the windows that the corpus is made of by ``window_bytes``: what padding of the first epoch may be over the second's."""
+"""Bound of the padding of the first epoch over that of the second, by the number of windows of the corpus."""
 
 GROWTH_TARGET_OF_MANY = {"tatoeba": 1.5}
-"""Rows of so few lengths that less than a hundredth is padding, and a batch more or less that is full is seen."""
+"""The same for corpora with few lengths, where less than a hundredth is padding and a single batch matters."""
 
 _PARTS = {6: "sixth", 2: "half"}
 
 _BATCHES_PER_SEED = 500
-"""A corpus of fewer batches gets more seeds."""
+"""Smaller corpora have more seeds, until there are this many batches for each of the usual ones."""
 
 _SMALLEST_BUDGET = 0.9
 _BUDGETS = 100
-"""Greedy filling with smaller budgets, down to this share in so many steps, has plans of as many batches as ours."""
+"""Greedy filling also tries budgets down to this share, in `_BUDGETS` steps, to have as many batches as seqstream."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +94,11 @@ def measure(settings: Settings) -> Iterator[Record]:
         text = settings.text(name)
         epochs: list[Epoch] = []
         while len(epochs) < settings.seeds or sum(len(epoch.batches) for epoch in epochs) < _BATCHES_PER_SEED * settings.seeds:
-            settings.say(f"{name}, seed {len(epochs)}")
+            settings.show_progress(f"{name}, seed {len(epochs)}")
             epochs.append(_epoch(proven, text, seed=len(epochs)))
         yield from _records(name, epochs)
         yield from _composition(name, epochs)
-        settings.say(f"{name}, the first epoch")
+        settings.show_progress(f"{name}, the first epoch")
         yield from _growth(name, proven, text, int(epochs[0].lengths.sum()), max(1, settings.seeds // 2))
 
 
@@ -135,7 +135,7 @@ def _records(name: str, epochs: Sequence[Epoch]) -> Iterator[Record]:
 
 
 def _composition(name: str, epochs: Sequence[Epoch]) -> Iterator[Record]:
-    """Say how far batches that follow each other are from their window, and how far if they came in random order."""
+    """Yield the deviation of consecutive batches from their window, and that of a random order."""
     windows = [plan for epoch in epochs for plan in epoch.window_plans() if len(plan) >= FEWEST_BATCHES]
     if not windows:
         return
@@ -156,7 +156,7 @@ def _composition(name: str, epochs: Sequence[Epoch]) -> Iterator[Record]:
 
 
 def _deviations(plan: Sequence[Lengths], order: Iterable[int]) -> npt.NDArray[np.float64]:
-    """Return how far each run of batches in some order is from the window, summed over octiles."""
+    """Return the deviation of each run of batches in an order from the window, summed over octiles."""
     batches = np.array([(plan[number].max(), plan[number].sum()) for number in order], dtype=np.float64)
     off: npt.NDArray[np.float64] = run_deviations(*batches.T).sum(axis=1)
     return off
@@ -188,13 +188,13 @@ def _growth(name: str, proven: Proven, text: Path, num_tokens: int, num_seeds: i
 
 
 def _how_many(epochs: Sequence[Epoch]) -> str:
-    """Say how many windows epochs have."""
+    """Return a text for the number of windows of epochs."""
     counts = sorted({len(set(epoch.windows)) for epoch in epochs})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _excess(plan: Sequence[Lengths]) -> float:
-    """Return how much more of a window is padding, in percent, than with the best greedy filling of no more batches."""
+    """Return the padding of a window, in percent, less that of the best greedy filling with at most as many batches."""
     lengths = _longest_first(plan)
     budgets = np.linspace(_SMALLEST_BUDGET * MAX_TOKENS, MAX_TOKENS, _BUDGETS).astype(int)
     fillings = [_fill(lengths, int(budget)) for budget in budgets if budget >= lengths[0]]

@@ -1,7 +1,7 @@
 """How much faster is a slow Python tokenizer with two worker processes?
 
-It takes a millisecond a record, asleep, so that what is measured is whether workers wait for each other or for the loader, not
-how many cores there are. The second epoch is timed: workers run by then, and windows are full.
+The tokenizer sleeps for a millisecond a record, so that the result shows whether workers wait for each other or for the loader,
+and not the number of cores. The second epoch is timed: workers run by then, and windows are full.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from examples.shared.corpus import made_once
 SECONDS_PER_RECORD = 1e-3
 RECORDS = 6_000
 FEW_RECORDS = 400
-"""Where corpora are cut."""
+"""Number of records if corpora are cut."""
 
 NUM_BLOCKS = 64
 TARGET = 1 / 1.7
 
 
 def slow_lengths(texts: list[str]) -> list[list[int]]:
-    """Tokenise into characters, a millisecond each text."""
+    """Tokenise into characters, and take a millisecond for each text."""
     time.sleep(SECONDS_PER_RECORD * len(texts))
     return [[ord(letter) % 128 for letter in text[:16]] for text in texts]
 
@@ -38,7 +38,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     name = corpora.FIXED if corpora.data_folder() else corpora.DOCSTRINGS
     found = []
     for workers in (1, 2):
-        settings.say(f"{workers} workers")
+        settings.show_progress(f"{workers} workers")
         value = _seconds(text, workers)
         what = f"an epoch, 1 ms a record, workers={workers}"
         found.append(Record(benchmark="workers", corpus=name, what=what, value=value, unit="s"))
@@ -58,7 +58,7 @@ def _lines(text: Path, num: int) -> Path:
 
 
 def _seconds(text: Path, workers: int) -> float:
-    """Return the seconds of an epoch whose windows are full, workers running when it begins."""
+    """Return the seconds of an epoch whose windows are full and whose workers run when it begins."""
     source = ss.TextFiles(str(text), block_bytes=max(1, text.stat().st_size // NUM_BLOCKS))
     loader = ss.Loader(source, ss.Tokenize(slow_lengths), ss.Bucket(batch_size=32, window_batches=64), num_workers=workers)
     for _ in loader:

@@ -1,9 +1,9 @@
-"""Train in a loop of Hugging Face's accelerate, and go on in mid-epoch with exactly the next batch.
+"""Train in a loop of Hugging Face's accelerate, and resume in mid-epoch with exactly the next batch.
 
-``prepare`` leaves a loader alone, as it should: the loader knows its rank and puts batches on the device by itself. Once it is
-registered, what `Accelerator` saves says where it is. It says as well where an optimiser step of several batches ends, so
-nothing counts them, and `Accelerator` is told of no ``gradient_accumulation_steps``, by which it would divide. `torchrun
---nproc-per-node 2 examples/accelerate_loop.py` trains on two ranks, and no line is different.
+``prepare`` leaves a loader unchanged: the loader knows its rank and moves batches to the device by itself. Once it is
+registered, `Accelerator` saves its state with the model. The loader also says where an optimiser step of several batches ends,
+so leave ``gradient_accumulation_steps`` at 1: `Accelerator` would divide by it. `torchrun --nproc-per-node 2
+examples/accelerate_loop.py` trains on two ranks with the same code.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ STEPS, SAVED, ACCUMULATE = 12, 5, 4
 
 
 def train(folder: str, *, resume: bool) -> list[float]:
-    """Train with everything made anew, from the beginning or from what was saved, and return the mean loss of each step."""
+    """Train with new objects, from the beginning or from a checkpoint, and return the mean loss of each step."""
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True)
     loader = ss.Loader(
@@ -47,7 +47,7 @@ def train(folder: str, *, resume: bool) -> list[float]:
     for batch in loader:
         with contextlib.nullcontext() if batch.is_step_end else accelerator.no_sync(model):
             share = model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
-            accelerator.backward(share * accelerator.num_processes)  # of the ranks' gradients a mean is taken, not the sum
+            accelerator.backward(share * accelerator.num_processes)  # the gradients of ranks are averaged, not summed
         total += share.detach()
         if batch.is_step_end:
             optimizer.step()
@@ -57,15 +57,15 @@ def train(folder: str, *, resume: bool) -> list[float]:
             if len(losses) == len(steps):
                 break
             if len(losses) == SAVED and not resume:
-                accelerator.save_state(folder)  # gradients are not in it, so only where a step ends
+                accelerator.save_state(folder)  # at the end of a step, since gradients are not saved
     return losses
 
 
 def main() -> None:
-    """Train, go on from the middle with everything made anew, and compare."""
+    """Train, resume from the middle with new objects, and compare."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    with accelerator.main_process_first():  # who is first makes the corpus, once
+    with accelerator.main_process_first():  # one process makes the corpus
         tokenizer()
     with tempfile.TemporaryDirectory() as folder:
         (folder,) = broadcast_object_list([folder])

@@ -1,7 +1,7 @@
 """Score docstrings with a compiled transformer, in batches of a few fixed shapes, and count the graphs that are compiled.
 
-``torch.compile(dynamic=False)`` compiles a graph for each shape that it sees. Compared are as many shapes as you like, one
-shape for all, which is mostly padding, and a graph for any shape, ``dynamic=True``, which CUDA graphs cannot replay.
+``torch.compile(dynamic=False)`` compiles one graph for each shape. Compared are a few shapes that the loader chooses, one shape
+for all, which is mostly padding, and one graph for any shape, ``dynamic=True``, which CUDA graphs cannot replay.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from torch._dynamo import lookup_backend
 import seqstream as ss
 
 MAX_LENGTH = 256
-ANY_SHAPES = [(40, 100), (80, 50), (16, 250)]  # to compile for any shape, a few different ones must be seen
+ANY_SHAPES = [(40, 100), (80, 50), (16, 250)]  # torch compiles for any shape once it has seen a few different ones
 
 
 class Scorer(nn.Module):
-    """A transformer of one layer over ids ``(B, L)``, with a score for each row, ``(B,)``; nothing trains it here."""
+    """A transformer of one layer over ids ``(B, L)``, with a score for each row, ``(B,)``; it is not trained here."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Scorer(nn.Module):
 
 
 class Counting:
-    """A backend of ``torch.compile`` that counts the graphs it is given."""
+    """A backend of ``torch.compile`` that counts the graphs that it compiles."""
 
     def __init__(self, name: str) -> None:
         self.compile = lookup_backend(name)
@@ -46,18 +46,18 @@ class Counting:
 
 
 def choose_backend() -> str:
-    """Return the backend that makes code for this machine, if it can, else one that only finds the graphs."""
+    """Return the backend that compiles code for this machine; if it cannot, one that only captures graphs."""
     try:
         torch.compile(torch.square, backend="inductor")(torch.ones(2))
     except Exception as error:  # noqa: BLE001 - whatever is missing, there is no compiler
-        print(f"no code can be compiled here ({type(error).__name__}): graphs are counted, and run as they are")
+        print(f"no code can be compiled here ({type(error).__name__}): graphs are counted and run without compilation")
         return "eager"
     return "inductor"
 
 
 @torch.inference_mode()
 def score(loader: ss.Loader, shapes: list[tuple[int, int]], backend: str, *, dynamic: bool) -> str:
-    """Compile for some shapes, score an epoch, and return what there is to say of both."""
+    """Compile for some shapes, score an epoch, and return a line of the table."""
     torch.compiler.reset()
     counting = Counting(backend)
     model = torch.compile(Scorer().eval(), backend=counting, dynamic=dynamic)
@@ -76,8 +76,8 @@ def score(loader: ss.Loader, shapes: list[tuple[int, int]], backend: str, *, dyn
 def main() -> None:
     """Score the same docstrings in three ways."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", type=int, default=4, choices=range(1, 9), help="torch keeps eight graphs of a function")
-    parser.add_argument("--backend", help="what compiles; inductor, where there is a C++ compiler, else eager")
+    parser.add_argument("--shapes", type=int, default=4, choices=range(1, 9), help="number of shapes; torch keeps eight graphs")
+    parser.add_argument("--backend", help="of torch.compile; by default inductor with a C++ compiler, else eager")
     options = parser.parse_args()
     torch.set_num_threads(1)
     backend = options.backend or choose_backend()

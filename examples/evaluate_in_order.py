@@ -1,7 +1,7 @@
-"""Write a prediction for every line of a file, in the file's order, computed in batches of similar lengths.
+"""Write a prediction for every line of a file, in the order of the file, computed in batches of similar lengths.
 
-The loader reads the file window by window and `ss.restore_order` puts the rows of each window back in order, so only one
-window of predictions is held. The same is done with batches of consecutive lines, to compare.
+The loader reads the file window by window, and `ss.restore_order` puts the predictions of each window back in order, so only
+one window of predictions is in memory. For comparison the same is done with batches of consecutive lines.
 """
 
 import tempfile
@@ -32,16 +32,18 @@ def evaluate(model: Classifier, loader: ss.Loader, path: Path) -> Tensor:
         for _, _, score in ss.restore_order(predictions()):
             out.write(f"{LABELS[score.argmax()]}\n")
             scores.append(score)
-    spent, most = time.perf_counter() - started, max(held.values())
-    print(f"    {len(scores):,} lines in {spent:.1f} s, {loader.stats.padding:.1%} padding, never more than {most:,} rows held")
+    seconds, most = time.perf_counter() - started, max(held.values())
+    print(
+        f"    {len(scores):,} lines in {seconds:.1f} s, {loader.stats.padding:.1%} padding, never more than {most:,} rows held"
+    )
     return torch.stack(scores)
 
 
 def main() -> None:
-    """Evaluate both ways, and compare files and scores."""
+    """Evaluate in both ways, and compare files and scores."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = Classifier()  # untrained: this is about the order
+    model = Classifier()  # untrained: this example is about the order
     source = ss.TextFiles(docstring_texts())
     tokenize = ss.Tokenize(tokenizer(), max_length=256)
     with tempfile.TemporaryDirectory() as folder:

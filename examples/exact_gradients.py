@@ -1,8 +1,8 @@
-"""Show that ranks and accumulation change no gradient: it is that of one process on the union of the batches of each step.
+"""Show that ranks and accumulation do not change gradients: those of a step are those of one process on all of its rows.
 
-Each rank divides the sum of its losses by the labels of *all* batches of the step, ``batch.step_num_label_tokens``, times the
-number of ranks, since DistributedDataParallel takes a mean where the sum is wanted. Where each batch is divided by its own
-labels, as is usual, a token weighs more if there are fewer. All in double precision: what is compared is not rounding.
+Each rank divides the sum of its losses by the number of labels of *all* batches of the step, ``batch.step_num_label_tokens``,
+and multiplies it by the number of ranks, since DistributedDataParallel takes the mean of gradients and not the sum. If each
+batch is divided by its own labels, as is usual, tokens of small batches weigh more. Double precision keeps rounding out of it.
 """
 
 import copy
@@ -24,15 +24,15 @@ RANKS, ACCUMULATE = (1, 2, 4), (1, 4)
 
 
 def gradient(model: torch.nn.Module, forms: Sequence[Form], divisors: Sequence[float]) -> Tensor:
-    """Return the gradient of some batches, their losses divided; with DistributedDataParallel the mean over ranks."""
+    """Return the gradient of the sum of losses, each divided; with DistributedDataParallel the mean over ranks."""
     model.zero_grad()
-    for form, divisor in zip(forms, divisors, strict=True):  # train_ddp.py has ranks wait for one another at the last alone
+    for form, divisor in zip(forms, divisors, strict=True):  # train_ddp.py synchronises ranks only at the last batch
         (model(form) / divisor).backward()
     return parameters_to_vector([parameter.grad for parameter in model.parameters()]).clone()
 
 
 def union(step: Sequence[ss.Batch]) -> Form:
-    """Return the rows of a step, of all ranks, as one batch, without those that a rank repeats to have any."""
+    """Return the rows of a step of all ranks as one batch, without repeated rows, which have weight 0."""
     numbered = ((batch, number) for batch in step for number in batch.weights.nonzero()[:, 0].tolist())
     rows = [batch.input_ids[number, : batch.lengths[number]] for batch, number in numbered]
     ranks = [rows] * distributed.get_world_size()
@@ -45,7 +45,7 @@ def union(step: Sequence[ss.Batch]) -> Form:
 
 
 def compare(ranks: int, accumulate: int) -> Tensor:
-    """Compare the gradients of an epoch, step by step, and return what they add up to, each times its labels."""
+    """Compare the gradients of an epoch step by step, and return their sum, each multiplied by its number of labels."""
     torch.manual_seed(0)
     alone = Transformer(num_blocks=1).double()
     model = DistributedDataParallel(copy.deepcopy(alone))
@@ -72,7 +72,7 @@ def compare(ranks: int, accumulate: int) -> Tensor:
 
 
 def run_rank(rank: int, ranks: int, folder: str) -> None:
-    """Compare on one of some ranks, for steps of one batch of each and of several."""
+    """Compare on one rank, for steps of one batch a rank and of several."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/{ranks}-ranks", rank=rank, world_size=ranks)
     torch.set_num_threads(1)
     totals = [compare(ranks, accumulate) for accumulate in ACCUMULATE]
@@ -82,8 +82,8 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
 
 
 def main() -> None:
-    """Run 1, 2 and 4 ranks one after the other, and compare what an epoch adds up to."""
-    tokenizer()  # made once, before several processes want it
+    """Run 1, 2 and 4 ranks one after the other, and compare the sums of an epoch."""
+    tokenizer()  # made once, before several processes need it
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "seqstream"])  # imported once
         for ranks in RANKS:

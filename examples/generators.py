@@ -1,7 +1,7 @@
-"""Three uses of Python generators in training, each in a few lines: `python examples/generators.py`.
+"""Three uses of Python generators in training: ready-made batches, images with a ``collate_fn``, sequences of any length.
 
-A generator cannot go into PyTorch's ``DataLoader``: `seqstream.iterable` brings it there, and `seqstream.Loader` makes
-batches of similar lengths of it.
+PyTorch's ``DataLoader`` cannot read a generator: `ss.iterable` makes it a data set, and `ss.Loader` makes batches of similar
+lengths of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEATURES = 8
 
 
 def ready_batches() -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield whole batches of ``(inputs, targets)``, as a simulation would make them."""
+    """Yield whole batches of ``(inputs, targets)``, such as a simulation computes."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         inputs = torch.randn(32, FEATURES, generator=generator)
@@ -27,7 +27,7 @@ def ready_batches() -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class Images:
-    """Images of one size. It has ``__iter__``, so each epoch reads it anew."""
+    """Images of one size; it has ``__iter__``, so each epoch reads it from the beginning."""
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -49,32 +49,32 @@ def pad(items: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def batch_loader(workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The first use: batches are ready-made, so torch must not batch them again."""
+    """Return the first use: batches are ready-made, so torch must not batch them again."""
     return DataLoader(ss.iterable(ready_batches), batch_size=None, num_workers=workers)
 
 
 def image_loader(workers: int = 0) -> DataLoader[Tensor]:
-    """The second use: items of one shape, stacked."""
+    """Return the second use: a custom ``collate_fn``, which here stacks images of one shape."""
     return DataLoader(ss.iterable(Images()), batch_size=16, collate_fn=torch.stack, num_workers=workers)
 
 
 def padded_loader(workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The third use: sequences of any length, padded in the order in which they come."""
+    """Return the third use: sequences of any length, padded per batch in the order of the generator."""
     return DataLoader(ss.iterable(sequences), batch_size=16, collate_fn=pad, num_workers=workers)
 
 
 def bucketed_loader() -> ss.Loader:
-    """The third use again, with similar lengths together."""
+    """Return the third use again, in batches of similar lengths."""
     return ss.Loader(ss.Generator(sequences), ss.Bucket(batch_size=16))
 
 
 def padding(real: int, slots: int) -> str:
-    """Say which share of a batch is padding."""
+    """Return a text that says which share of the slots is padding."""
     return f"{1 - real / slots:.0%} of the slots are padding"
 
 
 def main() -> None:
-    """Show what torch says to a generator, then the three uses."""
+    """Show the error of torch for a generator, and then the three uses."""
     try:
         len(DataLoader(sequences()))  # type: ignore[arg-type]
     except TypeError as error:
@@ -87,7 +87,7 @@ def main() -> None:
 
     padded = list(padded_loader())
     real, slots = sum(int(lengths.sum()) for _, lengths in padded), sum(batch[..., 0].numel() for batch, _ in padded)
-    print(f"as they come:       {len(padded)} batches, {padding(real, slots)}")
+    print(f"padded in order:    {len(padded)} batches, {padding(real, slots)}")
     batches = list(bucketed_loader())
     real, slots = sum(batch.num_tokens for batch in batches), sum(batch.num_slots for batch in batches)
     print(f"ss.Loader, Bucket:  {len(batches)} batches, {padding(real, slots)}")

@@ -1,7 +1,7 @@
 """Train a language model with Hugging Face's Trainer, from a stream, on batches of similar lengths, and resume exactly.
 
-A loader makes the batches, several for an optimiser step. It says which is the last and how many labels they have in all, so
-Trainer, which would count, is given a whole step as if it were a batch, and ``gradient_accumulation_steps`` stays 1.
+The loader plans several batches for an optimiser step, and knows which is the last and how many labels they have in all. So
+Trainer receives a whole step as if it were one batch, and ``gradient_accumulation_steps`` stays 1.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ STEPS, SAVED = 24, 10
 
 
 class Stream(TrainerCallback, ExportableState):
-    """The steps of a loader, for Trainer, which keeps in each checkpoint where they are: in ``trainer_state.json``."""
+    """The steps of a loader, whose state Trainer saves in each checkpoint, in ``trainer_state.json``."""
 
     def __init__(self, loader: ss.Loader) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[list[ss.Batch]]:
         step = []
-        for batch in self.loader:  # not given to Trainer itself, which would send it to epoch 0 whenever it resumes
+        for batch in self.loader:  # Trainer itself would call the loader's set_epoch(0) whenever it resumes
             step.append(batch)
             if batch.is_step_end:
                 yield step
                 step = []
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": self.loader.state_dict()}  # asked for when all steps taken have been used
+        return {"args": {}, "attributes": self.loader.state_dict()}  # Trainer calls it when it has used all steps it took
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if state.global_step:
@@ -45,7 +45,7 @@ class Stream(TrainerCallback, ExportableState):
 
 
 class StreamTrainer(Trainer):
-    """A Trainer for which a loader makes the batches: one with ``epochs=None``, since ``max_steps`` says when to stop."""
+    """A Trainer that reads a loader with ``epochs=None``, since ``max_steps`` ends the training."""
 
     def __init__(self, loader: ss.Loader, **options: Any) -> None:
         self.stream = Stream(loader)
@@ -63,7 +63,7 @@ class StreamTrainer(Trainer):
 
 
 def make_loader(folder: str) -> ss.Loader:
-    """Make steps of four batches of a stream, over and over."""
+    """Return a loader of a stream, without end, with steps of four batches."""
     stream = load_dataset("json", data_files=write_files(folder), split="train", streaming=True).select_columns("text")
     stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(512)
     return ss.Loader(ss.HFDataset(stream), *stages, epochs=None, accumulate=4, on_batch=ss.CausalLabels())
@@ -71,11 +71,11 @@ def make_loader(folder: str) -> ss.Loader:
 
 def train(loader: ss.Loader, folder: str, checkpoint: str | None = None) -> list[float]:
     """Train in a new trainer, from the beginning or from a checkpoint, and return the loss of each step."""
-    wanted = {"max_steps": STEPS, "save_steps": SAVED, "ignore_data_skip": True}  # for the loader goes on by itself
-    shown = {"logging_steps": 1, "disable_tqdm": True, "report_to": "none", "use_cpu": True, "log_level": "error"}
+    steps = {"max_steps": STEPS, "save_steps": SAVED, "ignore_data_skip": True}  # the loader resumes by itself
+    output = {"logging_steps": 1, "disable_tqdm": True, "report_to": "none", "use_cpu": True, "log_level": "error"}
     torch.manual_seed(0)
     size = GPT2Config(n_embd=64, n_layer=2, n_head=2, n_positions=128, vocab_size=8_192, bos_token_id=0, eos_token_id=0)
-    options = TrainingArguments(folder, learning_rate=3e-3, **wanted, **shown)
+    options = TrainingArguments(folder, learning_rate=3e-3, **steps, **output)
     trainer = StreamTrainer(loader, model=GPT2LMHeadModel(size), args=options)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -83,7 +83,7 @@ def train(loader: ss.Loader, folder: str, checkpoint: str | None = None) -> list
 
 
 def main() -> None:
-    """Train, go on from the middle in a new trainer, and compare."""
+    """Train, resume from the middle in a new trainer, and compare."""
     torch.set_num_threads(1)
     disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:

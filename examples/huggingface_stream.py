@@ -1,7 +1,7 @@
-"""Train a small transformer on a Hugging Face stream, and go on in mid-epoch with exactly the next batch.
+"""Train a small transformer on a Hugging Face stream, and resume in mid-epoch with exactly the next batch.
 
-The stream is what `load_dataset(..., streaming=True)` gives, here of JSON lines in eight files; one from the hub is used
-the same way.
+The stream is that of `load_dataset(..., streaming=True)`, here of JSON lines in eight files; a stream from the hub works the
+same way.
 """
 
 import itertools
@@ -38,22 +38,22 @@ def write_files(folder: str) -> list[str]:
 
 
 def make_loader(files: list[str]) -> ss.Loader:
-    """Make the loader, as each process would that trains or goes on training."""
+    """Return the loader, which a process makes in the same way to train and to resume."""
     stream = load_dataset("json", data_files=files, split="train", streaming=True)
-    stream = stream.map(lambda row: {"label": LABELS.index(row["label"])})  # the stream's own steps run as ever
+    stream = stream.map(lambda row: {"label": LABELS.index(row["label"])})  # the stream's own functions run as usual
     fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer()), pad_token="<pad>")
     return ss.Loader(ss.HFDataset(stream), ss.Tokenize(fast, max_length=128), ss.Bucket(2_048))
 
 
 def make_model() -> BertForSequenceClassification:
-    """Make a model small enough to train while you watch."""
+    """Return a model that trains in seconds."""
     torch.manual_seed(0)
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     return BertForSequenceClassification(BertConfig(vocab_size=8_192, num_labels=len(LABELS), **size))
 
 
 def main() -> None:
-    """Train, save the loader's state, and compare what comes after it with what a new loader gives."""
+    """Train, save the loader's state, and compare the batches after it with those of a new loader that loads the state."""
     torch.set_num_threads(1)
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -78,10 +78,10 @@ def main() -> None:
         resumed = make_loader(files)
         resumed.load_state_dict(json.loads(saved))
         got = list(itertools.islice(resumed, 20))
-        spent = time.perf_counter() - started
+        seconds = time.perf_counter() - started
     same = sum(torch.equal(one.input_ids, other.input_ids) for one, other in zip(expected, got, strict=True))
     print(
-        f"a state of {len(saved):,} bytes after step {STEPS}: {same} of the 20 batches after it are the same, in {spent:.1f} s"
+        f"a state of {len(saved):,} bytes after step {STEPS}: {same} of the 20 batches after it are the same ({seconds:.1f} s)"
     )
 
 

@@ -1,7 +1,7 @@
-"""Train with Lightning, from a stream of which nobody knows the length, and go on in mid-epoch with exactly the next batch.
+"""Train with Lightning, from a stream of unknown length, and resume in mid-epoch with exactly the next batch.
 
-Lightning reads one batch ahead, so `Stream` saves where the optimiser step ended that the weights are of. A step is several
-batches, and the loader says which is the last; Lightning would count them, so the module steps by hand.
+Lightning reads one batch ahead, so `Stream` saves the state at the end of the optimiser step that the weights belong to. A
+step has several batches, and the loader says which is the last; Lightning would count them, so the module steps by hand.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ STEPS, SAVED, ACCUMULATE = 24, 10, 4
 
 
 class Stream(Callback):
-    """The batches of a loader, and where among them the training is: pass it as callback and as data."""
+    """The batches of a loader, and the state after the last step of the training: pass it as callback and as data."""
 
     def __init__(self, loader: ss.Loader) -> None:
         self.loader, self.trained = loader, loader.state_dict()
@@ -36,7 +36,7 @@ class Stream(Callback):
         return iter(self.loader)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: ss.Batch, batch_idx: int) -> None:
-        if batch.is_step_end:  # what is saved before that has no gradients: the step is done again from its first batch
+        if batch.is_step_end:  # gradients are not saved, so within a step training resumes at its first batch
             self.trained = self.loader.state_dict() if trainer.is_last_batch else batch.state  # after the last: the next epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Stream(Callback):
 
 
 class LanguageModel(LightningModule):
-    """A small transformer, and what each batch adds to the mean loss of its step."""
+    """A small transformer, and the share of each batch in the mean loss of its step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class LanguageModel(LightningModule):
     def training_step(self, batch: ss.Batch) -> None:
         share = self.model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
         with contextlib.nullcontext() if batch.is_step_end or self.trainer.world_size == 1 else self.trainer.model.no_sync():
-            self.manual_backward(share * self.trainer.world_size)  # of the ranks' gradients a mean is taken, not the sum
+            self.manual_backward(share * self.trainer.world_size)  # the gradients of ranks are averaged, not summed
         self.losses.append(self.trainer.strategy.reduce(share.detach(), reduce_op="sum").item())
         if batch.is_step_end:
             self.optimizers().step()
@@ -69,7 +69,7 @@ class LanguageModel(LightningModule):
 
 
 def train(folder: str, checkpoint: str | None = None) -> list[float]:
-    """Train with everything made anew, from the beginning or from a checkpoint, and return the losses."""
+    """Train with new objects, from the beginning or from a checkpoint, and return the losses."""
     torch.manual_seed(0)
     model = LanguageModel()
     stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(256)
@@ -82,10 +82,10 @@ def train(folder: str, checkpoint: str | None = None) -> list[float]:
 
 
 def main() -> None:
-    """Train, go on from the middle with everything made anew, and compare."""
+    """Train, resume from the middle with new objects, and compare."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.captureWarnings(True)  # that the folder has checkpoints already, and what is in them
+    logging.captureWarnings(True)  # about checkpoints that the folder already has
     with tempfile.TemporaryDirectory() as folder:
         losses = train(folder)
         resumed = train(folder, f"{folder}/step={SAVED}.ckpt")

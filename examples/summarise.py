@@ -1,7 +1,7 @@
 """Train an encoder-decoder to write the first sentence of a docstring, given the rest of it.
 
-A batch is padded to its longest source and to its longest target. `Bucket` plans by both; it is compared with random
-batches, and with batches planned by the source alone.
+A batch is padded to its longest source and to its longest target, and `Bucket` plans by both. This is compared with random
+batches, and with batches that are planned by the source alone.
 """
 
 import argparse
@@ -22,7 +22,7 @@ END = TOKENS.token_to_id("Ċ")  # the end of a line, which is in no text here
 
 
 class Summariser(nn.Module):
-    """A GRU reads the source; another writes the target, and looks at what the first one read."""
+    """A GRU that reads the source, and one that writes the target with attention to the outputs of the first."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Summariser(nn.Module):
         self.mix = nn.Linear(2 * width, width)
 
     def forward(self, batch: ss.Batch, decoder_input_ids: Tensor) -> Tensor:
-        """Return what the model knows of the token after each of ``decoder_input_ids (B, L)``: ``(B, L, width)``."""
+        """Return the features of the token after each of ``decoder_input_ids (B, L)``: ``(B, L, width)``."""
         read, _ = self.encoder(self.embedding(batch.input_ids))
         last = read[torch.arange(batch.num_rows), batch.lengths - 1]
         wrote, _ = self.decoder(self.embedding(decoder_input_ids), last[None])
@@ -48,7 +48,7 @@ class Summariser(nn.Module):
 
     @torch.inference_mode()
     def write(self, batch: ss.Batch) -> list[str]:
-        """Return a target for each source: always the likeliest token, up to the end of the line."""
+        """Return a target for each source, written by greedy decoding up to the end of the line."""
         ids = torch.full((batch.num_rows, 1), START)
         for _ in range(25):
             logits = self(batch, ids)[:, -1] @ self.embedding.weight.T
@@ -57,7 +57,7 @@ class Summariser(nn.Module):
 
 
 def cut(table: pa.Table) -> pa.Table:
-    """Cut texts into the first sentence and the rest; a text of one sentence has neither."""
+    """Return the first sentence of each text and the rest; both are null if a text has one sentence."""
     parts = pc.extract_regex(table["text"], r"^(?P<target>.{8,200}?\.) (?P<source>[A-Z].{40,})$")
     return pa.table({name: pc.struct_field(parts, name) for name in ("source", "target")})
 
@@ -86,7 +86,7 @@ def main() -> None:
     evaluate = torch.inference_mode()(lambda: sum(map(model.loss, test)).item() / sum(b.num_label_tokens for b in test))
     print(f"before training: loss of a held-out token {evaluate():.2f}", flush=True)
     for batch in itertools.islice(ss.Loader(source, *stages, both, epochs=None, on_batch=shifted), steps):
-        loss = model.loss(batch) / batch.num_label_tokens  # not by slots or rows: every token weighs the same
+        loss = model.loss(batch) / batch.num_label_tokens  # and not by slots or rows, so that tokens weigh the same
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,6 +1,6 @@
-"""Train a tagger of words: is a name in Python code called, read, assigned, a parameter? Only its neighbours tell.
+"""Train a tagger of words: is a name in Python code called, read, assigned or a parameter? Only the words around it show.
 
-The words are known before they are tokenised. Each becomes one token or several; the first of them has the tag.
+The text is a list of words before it is tokenised. Each word becomes one token or several, of which the first has the tag.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import seqstream as ss
 
-HELD_OUT = 10  # modules
+HELD_OUT = 10  # modules to test on
 
 
 class Tagger(nn.Module):
-    """An LSTM in both directions over packed rows; over padded ones, what comes from the right would begin in padding."""
+    """A bidirectional LSTM over packed rows; over padded rows its backward direction would begin in the padding."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Tagger(nn.Module):
 
 
 def make_loader(statements: list[Statement], epochs: int | None = 1) -> ss.Loader:
-    """Make batches of statements of similar lengths."""
+    """Return a loader of statements in batches of similar lengths."""
     classes = ss.ClassLabels(TAGS, field="tags")
     tokenize = ss.Tokenize(
         tokenizer(),
@@ -42,33 +42,33 @@ def make_loader(statements: list[Statement], epochs: int | None = 1) -> ss.Loade
         labels="tags",
         word_labels="first",
         max_length=256,
-        overflow="split",  # of a longer statement, so that no word is lost
+        overflow="split",  # longer statements are split, so that no word is lost
     )
     return ss.Loader(ss.Generator(statements), classes, tokenize, ss.Bucket(2_048), epochs=epochs)
 
 
 def most_frequent_tags(train: list[Statement], test: list[Statement]) -> tuple[Tensor, Tensor]:
-    """Return for each word the tag that it has most often, "read" if it is new, and the tag that it has."""
+    """Return for each test word its most frequent tag in training, "read" for a new word, and its true tag."""
     counts: dict[str, Counter[str]] = defaultdict(lambda: Counter(read=1))
     for statement in train:
         for word, tag in zip(statement["words"], statement["tags"], strict=True):
             counts[word][tag] += 1
-    likeliest = [counts[word].most_common(1)[0][0] for statement in test for word in statement["words"]]
-    right = [tag for statement in test for tag in statement["tags"]]
-    return torch.tensor(list(map(TAGS.index, likeliest))), torch.tensor(list(map(TAGS.index, right)))
+    most_frequent = [counts[word].most_common(1)[0][0] for statement in test for word in statement["words"]]
+    true_tags = [tag for statement in test for tag in statement["tags"]]
+    return torch.tensor(list(map(TAGS.index, most_frequent))), torch.tensor(list(map(TAGS.index, true_tags)))
 
 
 def report(name: str, guesses: Tensor, labels: Tensor) -> None:
-    """Print how many tags are right: of all words, and of names."""
+    """Print the accuracy of tags, for all words and for names."""
     right, is_name = guesses == labels, labels < len(ROLES)
     print(f"{name}: {right.float().mean():.1%} of {len(labels):,} words right, {right[is_name].float().mean():.1%} of names")
 
 
 def main() -> None:
-    """Train on some modules, and tag the words of others."""
+    """Train on some modules, and tag the words of other modules."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--modules", type=int, default=120, help="how many modules of the standard library to read")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--modules", type=int, default=120, help="number of modules of the standard library to read")
+    parser.add_argument("--steps", type=int, default=300, help="number of training steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""Train with DistributedDataParallel, and go on in mid-epoch with exactly the next step, also on another number of ranks.
+"""Train with DistributedDataParallel, and resume in mid-epoch with exactly the next step, also on another number of ranks.
 
 `torchrun --nproc-per-node 2 examples/train_ddp.py FOLDER` trains for an epoch on two ranks and saves checkpoints in the folder;
-with ``--checkpoint FILE`` it goes on from one. Without a folder it starts ``torchrun`` by itself, on two ranks and on three.
+``--checkpoint FILE`` resumes from one. Without a folder the example starts ``torchrun`` by itself, on two ranks and on three.
 """
 
 import argparse
@@ -43,10 +43,10 @@ def train(folder: Path, checkpoint: Path | None, accumulate: int) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         loader.load_state_dict(saved["loader"])
     loss, rows, shares = 0.0, [], [None] * world_size
-    for batch in loader:  # several make an optimiser step, of each rank; their plan says which is the last
+    for batch in loader:  # each rank has several batches in an optimiser step
         with contextlib.nullcontext() if batch.is_step_end else model.no_sync():
             share = model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
-            (share * world_size).backward()  # DDP takes the mean of the ranks' gradients, where the sum is wanted
+            (share * world_size).backward()  # DDP averages the gradients of ranks, and the sum is needed
         loss, rows = loss + share.item(), rows + batch.row_ids[batch.weights > 0].tolist()
         if batch.is_step_end:
             optimizer.step()
@@ -64,7 +64,7 @@ def train(folder: Path, checkpoint: Path | None, accumulate: int) -> None:
 
 
 def run(folder: Path, ranks: int, *options: str) -> list[tuple[float, list[int]]]:
-    """Run this file on so many ranks, and return the loss and the rows of each of their steps."""
+    """Run this file on several ranks, and return the loss and the rows of each step."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     subprocess.run([*torchrun, __file__, str(folder), *options], env={"OMP_NUM_THREADS": "1", **os.environ}, check=True)
     log = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
@@ -74,8 +74,8 @@ def run(folder: Path, ranks: int, *options: str) -> list[tuple[float, list[int]]
 
 
 def compare() -> None:
-    """Train for an epoch, and for its second part again."""
-    tokenizer()  # made once, before several processes want it
+    """Train for an epoch, and repeat its second part from a checkpoint, on two ranks and on three."""
+    tokenizer()  # made once, before several processes need it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         epoch = run(folder / "epoch", 2)
@@ -92,8 +92,8 @@ def compare() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="where checkpoints and a log go; without, runs are compared")
-    parser.add_argument("--accumulate", type=int, default=4, help="how many batches of each rank make a step")
-    parser.add_argument("--checkpoint", type=Path, help="where to go on")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder for checkpoints and a log; by default runs are compared")
+    parser.add_argument("--accumulate", type=int, default=4, help="number of batches a step, of each rank")
+    parser.add_argument("--checkpoint", type=Path, help="file to resume from")
     options = parser.parse_args()
     train(options.folder, options.checkpoint, options.accumulate) if options.folder else compare()

@@ -1,7 +1,7 @@
 """Train an LSTM language model on packed batches of similar lengths, with a loss that is right when gradients accumulate.
 
-Batches differ in tokens, so in the mean of their mean losses a token of a small batch weighs more than one of a large batch.
-What to write instead: the sum of the losses of each batch, divided by the label tokens of all batches of its optimiser step.
+Batches differ in tokens, so in a mean of mean losses the tokens of small batches weigh more. Divide the *sum* of the losses of
+each batch by the number of label tokens of all batches of its optimiser step instead.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ACCUMULATE = 4
 
 
 class LanguageModel(nn.Module):
-    """An LSTM over packed ids, T tokens in all, whose outputs become logits of the next token, ``(T, 8192)``."""
+    """An LSTM over packed ids, ``T`` tokens in all, that returns logits of the next token, ``(T, 8192)``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class LanguageModel(nn.Module):
 
 def loss(model: LanguageModel, batch: ss.Batch) -> Tensor:
     """Return the sum of the losses of all label tokens of a batch."""
-    following = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100)  # what is to be predicted at each token
-    logits, targets = model(batch.packed_sequence()), batch.packed_sequence(following).data
+    next_tokens = nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100)  # the target at each token
+    logits, targets = model(batch.packed_sequence()), batch.packed_sequence(next_tokens).data
     return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def gradient(model: LanguageModel, parts: Iterable[Tensor]) -> Tensor:
-    """Add up the gradients of parts of a loss, one graph in memory at a time, and return them, one after the other."""
+    """Return the gradient of a sum of losses as one vector, computed with one graph in memory at a time."""
     model.zero_grad()
     for part in parts:
         part.backward()
@@ -49,7 +49,7 @@ def gradient(model: LanguageModel, parts: Iterable[Tensor]) -> Tensor:
 
 
 def compare_gradients(model: LanguageModel, batches: Sequence[ss.Batch]) -> None:
-    """Print how far two ways to accumulate are from the gradient of all rows in one batch, as PyTorch alone makes it."""
+    """Print how far two ways to accumulate are from the gradient of all rows in one batch, computed without seqstream."""
     rows = [row[:length] for batch in batches for row, length in zip(batch.input_ids, batch.lengths, strict=True) if length > 1]
     ids, targets = (pack_sequence([row[part] for row in rows], enforce_sorted=False) for part in (slice(-1), slice(1, None)))
     expected = gradient(model, [nn.functional.cross_entropy(model(ids), targets.data)])
@@ -64,14 +64,14 @@ def compare_gradients(model: LanguageModel, batches: Sequence[ss.Batch]) -> None
 
 @torch.inference_mode()
 def perplexity(model: LanguageModel, batches: Sequence[ss.Batch]) -> float:
-    """Return between how many tokens the model hesitates, on average."""
+    """Return the perplexity of the model: the exponential of the mean loss of a label token."""
     return math.exp(sum(loss(model, batch).item() for batch in batches) / sum(batch.num_label_tokens for batch in batches))
 
 
 def main() -> None:
     """Compare the gradients of a step, then train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=80_000, help="how many real tokens to train on")
+    parser.add_argument("--tokens", type=int, default=80_000, help="number of real tokens to train on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

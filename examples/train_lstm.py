@@ -1,7 +1,7 @@
-"""Train an LSTM to tell which library wrote a docstring: on random padded batches, then on batches of similar lengths.
+"""Train an LSTM to classify docstrings by their library: on random padded batches, then on batches of similar lengths.
 
-Both runs have the same model, first weights, optimiser, mean number of real tokens a step, and time. A step is a random batch,
-or four of different lengths, each of similar ones: a fair sample of the data either way.
+Both runs have the same model, initial weights, optimiser, mean number of real tokens a step, and time. A step is one random
+batch, or four batches of similar lengths, each of another length, so that every step is a fair sample of the data.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(64, len(LABELS))
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        # pack_padded_sequence would skip the padding, but on a CPU it makes both runs slower, and Bucket is still ahead.
+        # pack_padded_sequence would skip the padding, but on a CPU it slows both runs down, and Bucket is still faster.
         outputs, _ = self.lstm(self.embedding(ids))
         return self.linear(outputs[torch.arange(len(ids)), lengths - 1])
 
@@ -40,44 +40,44 @@ def number_labels(table: pa.Table) -> pa.Table:
 
 
 def train(loader: ss.Loader, test: list[ss.Batch], mean_rows: int, seconds: float) -> list[Checkpoint]:
-    """Train for some seconds, and test after every 100,000 real tokens; tests do not count as time."""
+    """Train for some seconds, and test after every 100,000 real tokens; the time of tests does not count."""
     torch.manual_seed(loader.seed)
     model = Classifier()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    checkpoints, tokens, spent, started = [], 0, 0.0, time.perf_counter()
+    checkpoints, tokens, elapsed, started = [], 0, 0.0, time.perf_counter()
     for batch in loader:
         losses = nn.functional.cross_entropy(model(batch.input_ids, batch.lengths), batch.label, reduction="sum")
         (losses / mean_rows).backward()  # steps differ in rows: divided by a constant, every row weighs the same
         tokens += batch.num_tokens
         if not batch.is_step_end:
             continue
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)  # most of all a step of many rows, while all pull one way
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)  # at first, steps of many short rows have large gradients
         optimizer.step()
         optimizer.zero_grad()
         if tokens >= 100_000 * (len(checkpoints) + 1):
-            spent += time.perf_counter() - started
-            checkpoints.append(Checkpoint(tokens, spent, *evaluate(model, test)))
+            elapsed += time.perf_counter() - started
+            checkpoints.append(Checkpoint(tokens, elapsed, *evaluate(model, test)))
             started = time.perf_counter()
-            if spent >= seconds:
+            if elapsed >= seconds:
                 break
     return checkpoints
 
 
 @torch.inference_mode()
 def evaluate(model: Classifier, test: list[ss.Batch]) -> tuple[float, float]:
-    """Return the share of rows that are classified right, and the mean loss of a row."""
+    """Return the accuracy, and the mean loss of a row."""
     logits = torch.cat([model(batch.input_ids, batch.lengths) for batch in test])
     labels = torch.cat([batch.label for batch in test])
     return (logits.argmax(1) == labels).float().mean().item(), nn.functional.cross_entropy(logits, labels).item()
 
 
 def main() -> None:
-    """Train both ways and compare."""
+    """Train in both ways and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=15, help="how long each of the two runs trains")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order of the data")
+    parser.add_argument("--seconds", type=float, default=15, help="training time of each of the two runs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights and the order of the data")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # enough for so small a model, and steady on a busy machine
+    torch.set_num_threads(1)  # enough for a small model, and steady on a busy machine
 
     source, held_out = ss.JsonLines(docstrings()).split(valid=0.1, seed=0)
     stages = ss.Map(number_labels), ss.Tokenize(tokenizer(), max_length=256)

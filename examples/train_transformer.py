@@ -1,7 +1,7 @@
-"""Train a small causal transformer four ways: random padded batches, similar lengths, packed rows, and no padding at all.
+"""Train a small causal transformer in four ways: random padded batches, similar lengths, packed rows, and no padding at all.
 
-All four have the same model, first weights and optimiser, and about 1,000 real tokens a step. They take steps in turns, so
-that whatever else the machine does slows all of them.
+All four have the same model, initial weights and optimiser, and about 1,000 real tokens a step. They take steps in turns, so
+that other work of the machine slows all of them alike.
 """
 
 import argparse
@@ -27,14 +27,14 @@ WAYS: dict[str, tuple[Spec, Callable[[ss.Batch], Form]]] = {
 
 
 def make_loader(source: ss.Source, spec: Spec, form: Callable[[ss.Batch], Form], **options: Any) -> ss.Loader:
-    """Make batches with labels, padded or flat as a form wants them."""
+    """Return a loader of batches with labels, padded or flat as a form needs them."""
     layout = "jagged" if form is varlen else "padded"
     tokenize = ss.Tokenize(tokenizer(), max_length=MAX_LENGTH)
     return ss.Loader(source, tokenize, spec, layout=layout, on_batch=ss.CausalLabels(), **options)
 
 
 class Run:
-    """One of the ways: a model, what it is trained on, and how long that took so far."""
+    """One of the ways: a model, its loader, and its training time so far."""
 
     def __init__(self, name: str, source: ss.Source, seed: int) -> None:
         torch.manual_seed(seed)
@@ -46,7 +46,7 @@ class Run:
         self.seconds = 0.0
 
     def step(self) -> None:
-        """Train on one batch; waiting for it counts."""
+        """Train on one batch; the time of waiting for it counts."""
         started = time.perf_counter()
         batch = next(self.batches)
         loss = self.model(self.form(batch)) / batch.num_label_tokens
@@ -63,15 +63,15 @@ class Run:
 
 @torch.inference_mode()
 def loss_per_token(model: Transformer, batches: list[ss.Batch]) -> float:
-    """Return the mean loss of all label tokens, those of one batch weighing as much as those of another."""
+    """Return the mean loss of all label tokens, each of the same weight."""
     return sum(model(varlen(batch)).item() for batch in batches) / sum(batch.num_label_tokens for batch in batches)
 
 
 def main() -> None:
-    """Train in turns and compare."""
+    """Train in turns, and compare speed and loss."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=20_000, help="how many real tokens each way is trained on")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order of the data")
+    parser.add_argument("--tokens", type=int, default=20_000, help="number of real tokens of each training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights and the order of the data")
     options = parser.parse_args()
     torch.set_num_threads(1)  # steady on a busy machine
     source, held_out = ss.TextFiles(docstring_texts()).split(valid=0.05, seed=0)

@@ -11,9 +11,26 @@ of a window become batches, and a `Loader` puts them together:
     for batch in loader:
         logits = model(batch.input_ids, batch.lengths)
 
-`Map` and `Filter` run functions of yours on the way, before or after tokenising, `MapRecords` and `FilterRecords` those of one
-record. `iterable` brings a generator to PyTorch's
-own ``DataLoader``, `restore_order` brings predictions back in the order of the source.
+`Map` and `Filter` run functions of yours on Arrow tables on the way, before or after tokenising, `MapRecords` and
+`FilterRecords` on single records. `iterable` makes a generator a data set for PyTorch's own ``DataLoader``, and
+`restore_order` returns predictions in the order of the source.
+
+How it works: a *block* is a run of records that are read and tokenised at once, 256 KiB of text as an Arrow table whose tokens
+are one flat buffer with offsets. Plain text files are byte ranges of all of them laid end to end, so a million small files and
+one of 10 TB both start at once, without an index. A *window* is many blocks, planned at once: its rows are sorted by length and
+cut by dynamic programming into the batches that pad least. A *batch* is gathered from the buffers of the window without a loop
+over rows. The *state* names the beginning of the window and how much of it was served, so resuming tokenises one window.
+
+Shards are visited in an even order, a function of seed, epoch and position that halves the epoch again and again, so that every
+stretch of it covers the corpus. Batches of a window are served in the same kind of order by length. Lists, map-style data sets
+and ``datasets.Dataset`` are shuffled as a whole; plain text and JSON lines in blocks, and their rows within a window;
+compressed and Parquet files in shards of which 16 are open at a time; one compressed file, one CSV or a generator function
+within a window.
+
+Ranks share a window that is ``world_size`` times as large. They exchange how many rows there are of each length, make the same
+plan of these counts, and send each row once, to the rank that takes it. Plain text, JSON lines and data sets with random access
+are read only by the rank that tokenises them; compressed files, tables, streams and generators are read by every rank, which
+tokenises its part.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""The command line: options in, data from `seqstream.tuning.report` out, as tables or JSON."""
+"""The command line: ``seqstream report`` and ``seqstream batches``."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from seqstream.tuning.preview import take_previews
 from seqstream.tuning.report import OnProgress, make_report
 
 _EXPECTED_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
-"""What bad input raises; anything else is a bug and keeps its traceback."""
+"""Errors that bad input causes; any other error is a bug and keeps its traceback."""
 
 
 class Format(enum.StrEnum):
-    """Kinds of files."""
+    """Formats of files."""
 
     text = "text"
     jsonl = "jsonl"
@@ -43,7 +43,7 @@ class Format(enum.StrEnum):
 
 
 class Unit(enum.StrEnum):
-    """What a record of text is."""
+    """What a record of a text file is."""
 
     line = "line"
     paragraph = "paragraph"
@@ -51,7 +51,7 @@ class Unit(enum.StrEnum):
 
 
 class EngineName(enum.StrEnum):
-    """What computes ids."""
+    """Engines that compute ids."""
 
     auto = "auto"
     tokenizers = "tokenizers"
@@ -83,19 +83,21 @@ app = typer.Typer(
 )
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILES", help="Files, globs or URLs, all of one format; .gz and the like too.")
+    list[str], typer.Argument(metavar="FILES", help="Files, globs or URLs, all of one format; plain or compressed.")
 ]
 TokenizerPath = Annotated[
-    str, typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or a directory that holds one.")
+    str, typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or a directory that has one.")
 ]
-Field = Annotated[str, typer.Option(metavar="NAME", help="Column of the text, where records have several.")]
-FormatOption = Annotated[Format | None, typer.Option("--format", help="What the files are, whatever their suffix says.")]
+Field = Annotated[str, typer.Option(metavar="NAME", help="Column of the text, if records have several columns.")]
+FormatOption = Annotated[
+    Format | None, typer.Option("--format", help="Format of the files, instead of what their suffix says.")
+]
 UnitOption = Annotated[Unit, typer.Option(help="What a record of a text file is.")]
-EngineOption = Annotated[EngineName, typer.Option(help="What computes the ids; auto is the fastest that is exact.")]
+EngineOption = Annotated[EngineName, typer.Option(help="Engine that computes the ids; auto is the fastest exact one.")]
 MaxLength = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Cut longer rows; by default to the (smallest) budget.")
+    int | None, typer.Option(min=1, metavar="N", help="Truncate longer rows; by default to the (smallest) budget.")
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Another seed, another order.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the order.")]
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -121,8 +123,8 @@ def main(
 ) -> None:
     """Batches of similar lengths from text, tokenised on the fly.
 
-    **report** tells how much padding a corpus would cost, and which budget and window to train with. **batches** shows what a
-    model would get.
+    **report** shows how much padding a corpus costs, and which budget and window to train with. **batches** shows the first
+    batches that a model receives.
     """
 
 
@@ -135,7 +137,7 @@ def report(
     max_length: MaxLength = None,
     budgets: Annotated[str, typer.Option(metavar="N,N,...", help="Padded tokens of a batch, to compare.")] = "4096,16384,65536",
     windows: Annotated[str, typer.Option(metavar="N,N,...", help="Batches planned together, to compare.")] = "64,256,1024",
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only about so many tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only about this many tokens.")] = None,
     unit: UnitOption = Unit.line,
     format: FormatOption = None,
     engine: EngineOption = EngineName.auto,
@@ -145,18 +147,18 @@ def report(
     """Compare budgets and windows: padding, batches, speed; recommend one.
 
     Reads and tokenises the corpus once, keeps the length of each row, and plans an epoch for each setting. Speed is measured
-    with a loader on up to 2 million tokens: real tokens a second, with reading, tokenising, planning and padding.
+    with a loader on up to 2 million tokens: real tokens a second, including reading, tokenising, planning and padding.
     """
     compared = {"budgets": _numbers("--budgets", budgets), "windows": _numbers("--windows", windows)}
     with one_line_errors():
         source = open_source(files, format, unit, field)
         stage = Tokenize(_check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)
         with _progress() as on_progress:
-            made = make_report(source, stage, **compared, seed=seed, limit=limit, on_progress=on_progress)
+            found = make_report(source, stage, **compared, seed=seed, limit=limit, on_progress=on_progress)
         if as_json:
-            typer.echo(json.dumps(made.to_json(), indent=2, ensure_ascii=False))
+            typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         else:
-            printing.print_report(made, _console())
+            printing.print_report(found, _console())
 
 
 @app.command()
@@ -168,18 +170,18 @@ def batches(
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Padded tokens of a batch.")] = 16_384,
     max_length: MaxLength = None,
     window_batches: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Batches planned together; by default as many as 64 MiB of ids are.")
+        int | None, typer.Option(min=1, metavar="N", help="Batches planned together; by default 64 MiB of ids.")
     ] = None,
-    num: Annotated[int, typer.Option("--num", "-n", min=1, metavar="N", help="How many batches to show.")] = 3,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows of each, from the longest to the shortest.")] = 5,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, metavar="N", help="Number of batches to show.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Number of rows to show of each, longest to shortest.")] = 5,
     unit: UnitOption = Unit.line,
     format: FormatOption = None,
     engine: EngineOption = EngineName.auto,
     seed: Seed = 0,
 ) -> None:
-    """Show the first batches: their size and padding, and some rows decoded, with their place in the data.
+    """Show the first batches: their size and padding, and some rows decoded, with their location in the data.
 
-    Where a corpus is larger than a window, the first one is small so that training begins at once; later batches pad less.
+    If a corpus is larger than a window, the first window is small so that training begins at once; later batches pad less.
     """
     with one_line_errors():
         source = open_source(files, format, unit, field)
@@ -191,15 +193,21 @@ def batches(
 
 
 def open_source(files: list[str], kind: Format | None, unit: Unit, field: str) -> Source:
-    """Return the source for some files, by their suffix unless ``kind`` is given; only ``field`` is read of their records.
+    """Return the source of some files, which reads one field of their records.
+
+    Args:
+        files: Paths, globs or URLs.
+        kind: Their format; by default the one that their suffix stands for.
+        unit: What a record of a text file is.
+        field: The field that is read.
 
     Raises:
-        ValueError: The files are of several kinds.
+        ValueError: The files have several formats.
     """
     kinds = {Format(_SUFFIXES.get(_suffix(file), "text")) for file in files} if kind is None else {kind}
     if len(kinds) > 1:
         raise ValueError(
-            f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or take them one by one"
+            f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or run the command for each format"
         )
     (kind,) = kinds
     match kind:
@@ -235,7 +243,7 @@ def _console() -> Console:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[OnProgress]:
-    """Show progress on a terminal, and leave nothing of it."""
+    """Show a progress bar on a terminal, and remove it at the end."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -245,26 +253,26 @@ def _progress() -> Iterator[OnProgress]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print errors, warnings and Ctrl-C as one line each, on stderr."""
+    """Print each error, warning and Ctrl-C as one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # text of any script, on a terminal of any encoding
+            stream.reconfigure(errors="replace")  # a terminal may not encode every script
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("default")
-            warnings.showwarning = lambda message, *_: _say("warning", str(message))
+            warnings.showwarning = lambda message, *_: _print_line("warning", str(message))
             yield
     except BrokenPipeError:
         raise
     except _EXPECTED_ERRORS as error:
         notes = getattr(error, "__notes__", [])
-        _say("error", f"{error} ({', '.join(notes)})" if notes else str(error))
+        _print_line("error", f"{error} ({', '.join(notes)})" if notes else str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        _say("error", "interrupted")
+        _print_line("error", "interrupted")
         raise typer.Exit(130) from None
 
 
-def _say(kind: str, message: str) -> None:
+def _print_line(kind: str, message: str) -> None:
     typer.echo(f"{kind}: {' '.join(message.split())}", err=True)

@@ -1,4 +1,4 @@
-"""What packed steps are measured with does what it says: the method of Karmarkar and Karp, and windows of many ranks."""
+"""The tools that measure packed steps are right: the method of Karmarkar and Karp, and windows of many ranks."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def window() -> Window:
 
 
 def test_a_window_is_as_full_as_its_packing(window: Window) -> None:
-    """It holds about as many batches as asked for, and rows are no emptier for being dealt."""
+    """A window has about the requested number of batches, and dealing rows to ranks keeps their fill."""
     assert 4 <= window.num_full <= 5
     assert window.fill() == window.fill_of_packing() > 0.95
     assert window.tokens.sum() == window.global_plan.lengths.sum()
 
 
 def test_balancing_leaves_less_to_wait_for(window: Window) -> None:
-    """Ours and the peer, which has every row once, beat chance."""
+    """Rows balanced by seqstream and by Karmarkar and Karp, which keeps every row, are better than a random order."""
     peer = window.balanced_by_peer(1)
     assert sorted(peer.tolist()) == sorted(window.balanced_by_peer(window.num_full).tolist()) == list(range(len(peer)))
     ours, stepwise, random = (window.slowest(order) for order in (np.arange(len(peer)), peer, window.chance))

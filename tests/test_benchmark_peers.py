@@ -1,4 +1,4 @@
-"""What seqstream is measured against does the whole job: a comparison with a loop that loses rows would be none."""
+"""The ways that seqstream is compared with do the whole work: each row is in a batch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_loop_by_hand_keeps_the_budget(corpus: tuple[Path, Path]) -> None:
 def test_bare_engines_give_all_ids(
     engine: Callable[[Path], Callable[[list[str]], peers.Ids]], corpus: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ids of all texts come out in order, however many calls it took."""
+    """The ids of all texts are in order, for any number of calls."""
     monkeypatch.setattr(peers, "CALL_CHARACTERS", 1000)
     encode = engine(corpus[1])
     assert encode(TEXTS).tolist() == [token for ids in ids_of(corpus[1], 1024) for token in ids]

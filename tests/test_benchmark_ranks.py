@@ -53,7 +53,7 @@ def test_blocks_are_what_the_file_has(blocks: Blocks) -> None:
 
 @pytest.mark.parametrize("size", [2, 5, 40])
 def test_a_world_divides_a_full_window(blocks: Blocks, size: int) -> None:
-    """Each rank has its part of the blocks, in order; what it tells is what its rows are; together they fill the window."""
+    """Each rank has its part of the blocks, in order, and sends the counts of its rows; together ranks fill the window."""
     world = World(blocks, SPEC, size)
     drawn = [number for own in world.numbers for number in own]
     assert len(drawn) == world.num_blocks
@@ -62,8 +62,11 @@ def test_a_world_divides_a_full_window(blocks: Blocks, size: int) -> None:
     assert drawn != sorted(drawn)
     assert {len(own) for own in world.numbers} <= {len(drawn) // size, len(drawn) // size + 1}
     for rank in (0, size - 1):
-        told, counted = world.runs_of(rank), LengthCounts.of(world.lengths_of(rank))
-        assert (told.lengths.tolist(), told.counts.tolist()) == (counted.lengths.tolist(), counted.counts.tolist())
+        sent_counts, counted = world.runs_of(rank), LengthCounts.of(world.lengths_of(rank))
+        assert (sent_counts.lengths.tolist(), sent_counts.counts.tolist()) == (
+            counted.lengths.tolist(),
+            counted.counts.tolist(),
+        )
     tokens = sum(world.runs_of(rank).num_tokens for rank in range(size))
     assert tokens / (64 * 32 * size) == pytest.approx(1, abs=0.3)
 
@@ -71,12 +74,12 @@ def test_a_world_divides_a_full_window(blocks: Blocks, size: int) -> None:
 @pytest.mark.parametrize("spec", [SPEC, ALIKE])
 @pytest.mark.parametrize("size", [2, 5, 40])
 def test_served_is_what_the_ranks_get(blocks: Blocks, spec: ss.Bucket, size: int) -> None:
-    """Every row of the window is in one batch, and a batch is as long as the longest row that its rank is dealt."""
+    """Every row of the window is in one batch, and a batch is as long as the longest row of its rank."""
     world = World(blocks, spec, size)
     served = synchronised(world)
     lengths = -np.sort(-np.concatenate([world.lengths_of(rank) for rank in range(size)]))
     rank = size - 1
-    _, global_plan, steps = world.plan(world.lengths_of(rank), Simulated(rank, size, world.told))
+    _, global_plan, steps = world.plan(world.lengths_of(rank), Simulated(rank, size, world.sent_counts))
     share = deal(steps, rank, size)
     own = lengths[global_plan.wanted(share.places)]
     assert np.maximum.reduceat(own, share.cuts[:-1]).tolist() == served.longest[:, rank].tolist()
@@ -96,7 +99,7 @@ def test_ranks_that_plan_alone_wait_for_each_other(blocks: Blocks) -> None:
 
 
 def test_other_counts_than_worked_out_are_refused(blocks: Blocks) -> None:
-    """A simulated rank must tell what its part of the window has."""
+    """A simulated rank that sends other counts than those of its part of the window is an error."""
     world = World(blocks, SPEC, 2)
-    with pytest.raises(ValueError, match="a rank must tell what was worked out for it, got other counts"):
-        world.plan(world.lengths_of(1)[1:], Simulated(1, 2, world.told))
+    with pytest.raises(ValueError, match="a rank must send the counts of its part of the window, got other"):
+        world.plan(world.lengths_of(1)[1:], Simulated(1, 2, world.sent_counts))

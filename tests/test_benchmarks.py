@@ -1,4 +1,4 @@
-"""Every benchmark runs from end to end in a tiny setting, and says what it measured in the form that is written to files."""
+"""Every benchmark runs from end to end in a tiny setting, and returns records in the form of the files of results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINY = Settings(repeats=1, seeds=2, max_bytes=100_000, isolate=here)
 @pytest.mark.parametrize("name", command.NAMES)
 @pytest.mark.filterwarnings("default")  # what other libraries warn of when they are imported is not ours
 def test_every_benchmark_makes_records(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records belong to their benchmark, hold finite numbers, survive JSON, and at least one says what it must reach."""
+    """Records belong to their benchmark, hold finite numbers, survive JSON, and at least one has a target."""
     if name == "device" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     monkeypatch.delenv("SEQSTREAM_DATA", raising=False)
@@ -79,7 +79,7 @@ def test_first_lines_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_errors_of_a_fresh_process_come_back() -> None:
-    """What fails in the other process fails here with the same error."""
+    """An error of the other process is raised here."""
     assert in_fresh_process(math.sqrt, 4.0) == 2.0
     with pytest.raises(ValueError, match="math domain error"):
         in_fresh_process(math.sqrt, -1.0)
@@ -93,7 +93,7 @@ def test_padding_by_hand() -> None:
 
 
 def test_unknown_benchmarks_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that is none is an error that lists those there are."""
+    """An unknown name is an error that lists the known ones."""
     with pytest.raises(SystemExit):
         command.app(["nonsense"])
     assert "must be one of imports, throughput" in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""The command line: what it prints, to whom, and how it fails."""
+"""The command line: output on terminals and pipes, and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def corpus(texts: list[str], tmp_path: Path) -> Path:
 
 
 def run(*args: object, columns: int = 100) -> Result:
-    """Run the command line in this process, with a terminal of some width as far as it knows."""
+    """Run the command line in this process, with a terminal width of its own."""
     return CliRunner().invoke(cli.app, [str(arg) for arg in args], env={"COLUMNS": str(columns)})
 
 
@@ -76,7 +76,7 @@ def test_report_as_json(corpus: Path, bpe_file: Path) -> None:
 
 @pytest.mark.parametrize("columns", [40, 60, 100])
 def test_report_fits_the_terminal(corpus: Path, bpe_file: Path, columns: int) -> None:
-    """No line is wider than the terminal, but those of code, which are to be pasted."""
+    """No line is wider than the terminal, except lines of code to paste."""
     result = run("report", corpus, "-t", bpe_file, columns=columns)
     lines = result.stdout.partition("import seqstream")[0].splitlines()
     assert max(map(len, lines)) <= columns
@@ -167,7 +167,7 @@ def test_batches_fit_the_terminal_and_cannot_steer_it(bpe_file: Path, tmp_path: 
 
 @pytest.mark.parametrize("command", ["report", "batches"])
 def test_errors_are_one_line(command: str, corpus: Path, bpe_file: Path, tmp_path: Path) -> None:
-    """Bad input is one line on stderr that names the place, nothing on stdout, and exit status 1."""
+    """Bad input gives one line on stderr that names the location, nothing on stdout, and exit status 1."""
     broken = tmp_path / "broken.txt"
     broken.write_bytes(b"fine\n\xff\xfe\n")
     table = tmp_path / "a.parquet"
@@ -193,7 +193,7 @@ def test_errors_are_one_line(command: str, corpus: Path, bpe_file: Path, tmp_pat
 
 
 def test_wrong_usage_exits_with_2(corpus: Path, bpe_file: Path) -> None:
-    """What no run could be right with is a usage error."""
+    """Options that are never valid are a usage error."""
     for args in (["report", corpus], ["batches", "-t", bpe_file], ["report", corpus, "-t", bpe_file, "--seed", "x"]):
         assert run(*args).exit_code == 2
     for budgets in ("4096,", "0", "-1", "a,b", ""):
@@ -203,7 +203,7 @@ def test_wrong_usage_exits_with_2(corpus: Path, bpe_file: Path) -> None:
 
 
 def test_help_teaches() -> None:
-    """The help of all says what each command is for and shows examples; that of a command says what its numbers mean."""
+    """The main help explains each command and shows examples; the help of a command explains its numbers."""
     result = run("--help")
     assert "seqstream batches corpus/*.txt -t tokenizer.json --max-tokens 4096" in result.stdout
     assert "Speed is measured" in run("report", "--help").stdout
@@ -211,7 +211,7 @@ def test_help_teaches() -> None:
 
 
 def test_notes_and_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Notes of an error follow it in brackets, a warning is a line, and what is a bug keeps its traceback."""
+    """Notes of an error follow it in brackets, a warning is one line, and a bug keeps its traceback."""
     error = ValueError("line one\nline two")
     error.add_note("while reading a.txt, line 3")
 
@@ -241,7 +241,7 @@ def test_version() -> None:
 
 
 def test_piped_output_is_plain(corpus: Path, bpe_file: Path) -> None:
-    """Into a pipe there are no escape codes and no progress, and an encoding without the letters loses only them."""
+    """In a pipe there are no escape codes and no progress, and an encoding without some letters loses only these."""
     result = run_process("report", corpus, "-t", bpe_file, PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, "")
     assert ESCAPE not in result.stdout
@@ -250,7 +250,7 @@ def test_piped_output_is_plain(corpus: Path, bpe_file: Path) -> None:
 
 
 def test_reader_that_leaves(corpus: Path, bpe_file: Path) -> None:
-    """A pipe that is closed early ends the command without a word."""
+    """A pipe that is closed early ends the command without a message."""
     command = [*COMMAND, "batches", str(corpus), "-t", str(bpe_file), "--num", "300", "--max-tokens", "100"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -262,7 +262,7 @@ def test_reader_that_leaves(corpus: Path, bpe_file: Path) -> None:
 
 @contextlib.contextmanager
 def on_terminal(*args: object, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[bytes]]]:
-    """Run it on a terminal of its own; give the process, and what it prints as it comes."""
+    """Run the command on a terminal of its own; return the process, and its output piece by piece."""
     ours, theirs = pty.openpty()
     variables = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **env}
     variables = {name: value for name, value in variables.items() if value}
@@ -271,7 +271,7 @@ def on_terminal(*args: object, **env: str) -> Iterator[tuple[subprocess.Popen[by
         os.close(theirs)
 
         def printed() -> Iterator[bytes]:
-            with contextlib.suppress(OSError):  # how a terminal says that all is said
+            with contextlib.suppress(OSError):  # a terminal signals its end by an error
                 while data := os.read(ours, 4096):
                     yield data
 

@@ -64,5 +64,5 @@ def test_it_tells_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def same_rows(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Say whether both have the same rows, in whatever order."""
+    """Return whether both have the same rows, in any order."""
     return sorted(left.flatten(1).tolist()) == sorted(right.flatten(1).tolist())

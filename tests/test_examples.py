@@ -25,7 +25,7 @@ def test_examples_are_short() -> None:
 
 
 def test_train_lstm_compares_both_ways_of_batching(cache: Path, tmp_path: Path) -> None:
-    """The main job trains both ways, prints a table and three lines that sum it up, and draws a plot."""
+    """The demo trains in both ways, prints a table and a summary in three lines, and draws a plot."""
     printed = run("train_lstm.py", "--seconds", "0.1", cache=cache, cwd=tmp_path)
     table = {line[:38].strip(): line[38:].split() for line in printed.splitlines() if line[38:].split()}
     random, similar = (float(share.rstrip("%")) for share in table["padding"])
@@ -46,7 +46,7 @@ def test_train_lstm_compares_both_ways_of_batching(cache: Path, tmp_path: Path) 
 
 
 def test_resume_goes_on_after_sigkill(cache: Path, tmp_path: Path) -> None:
-    """A training killed twice does the steps of one that was left alone, and does those after a checkpoint again."""
+    """A training that is killed twice has the steps of one that is not, and repeats those after a checkpoint."""
     printed = run("resume.py", cache=cache, cwd=tmp_path)
     kills = re.findall(r"^killed after step (\d+); the last checkpoint is of step (\d+)$", printed, re.MULTILINE)
     (finished,) = re.findall(r"^finished: (\d+) steps, (\d+) of them done again; (\d+) steps", printed, re.MULTILINE)
@@ -59,7 +59,7 @@ def test_resume_goes_on_after_sigkill(cache: Path, tmp_path: Path) -> None:
 
 
 def test_huggingface_stream_trains_and_resumes(cache: Path, tmp_path: Path) -> None:
-    """A model of transformers learns from a stream, and a new loader goes on with the same batches."""
+    """A model of transformers learns from a stream, and a new loader resumes with the same batches."""
     printed = run("huggingface_stream.py", cache=cache, cwd=tmp_path)
     assert "HFDataset(IterableDataset" in printed
     first, last = map(float, re.findall(r"first ten steps (\d\.\d+), of the last ten (\d\.\d+)", printed)[0])

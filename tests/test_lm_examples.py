@@ -1,4 +1,4 @@
-"""The examples of language models: what they print, and that the forms of a batch are worth the same."""
+"""The examples of language models: what they print, and that all forms of a batch have the same loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.examples import keep_part, run
 
 Spec = ss.Unbucketed | ss.Bucket | ss.Pack
 NUM_DOCSTRINGS = 8_000
-UNTRAINED = np.log(8_192)  # loss per token of a model that knows nothing
+UNTRAINED = np.log(8_192)  # loss per token of an untrained model
 
 
 @pytest.fixture(scope="module")

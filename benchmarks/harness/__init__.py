@@ -1,1 +1,1 @@
-"""What measurements share: corpora, peers, fresh processes, simulated ranks, records and their printing."""
+"""Shared by the benchmarks: corpora, other ways, fresh processes, simulated ranks, records and their printing."""

@@ -1,6 +1,6 @@
-"""The corpora that everything is measured on, as plain files, and the tokenizer that goes with them.
+"""The corpora of the benchmarks as plain files, and their tokenizer.
 
-They are made from the folder that ``SEQSTREAM_DATA`` names and kept in the cache folder. Without it there is one corpus, which
+They are made from the folder that ``SEQSTREAM_DATA`` names, and kept in the cache folder. Without it there is one corpus, which
 every machine can make: the docstrings of the installed libraries.
 """
 
@@ -21,10 +21,10 @@ from examples.shared.corpus import made_once
 
 DOCSTRINGS = "docstrings"
 FIXED = "fixed"
-"""The corpus of the throughput figures: documents, reviews, questions and single sentences, shuffled."""
+"""The corpus of `throughput`: documents, reviews, questions and single sentences, shuffled."""
 
 PASSAGES, SOURCES, BOOKS = "passages", "sources", "books"
-"""The corpora that models are trained on, beside the docstrings."""
+"""The corpora, besides the docstrings, on which models are trained."""
 
 Texts = Iterable[str]
 
@@ -39,7 +39,7 @@ def text(name: str = FIXED, *, shuffled: bool = False) -> Path:
 
     Args:
         name: `FIXED`, or one of `names`. `FIXED` stands for the docstrings where ``SEQSTREAM_DATA`` is not set.
-        shuffled: In random order, seed 0, instead of the order in which the corpus came. `FIXED` and the docstrings always are.
+        shuffled: In random order, seed 0, and not in the original order. `FIXED` and the docstrings are always shuffled.
     """
     folder = data_folder()
     if name == DOCSTRINGS or (name == FIXED and folder is None):
@@ -102,7 +102,7 @@ def data_folder() -> Path | None:
 
 @functools.cache
 def _key(folder: Path) -> str:
-    """Name the cache of this data: another file or size, another name."""
+    """Return the name of the cache folder of this data, which depends on files and sizes."""
     files = sorted(folder.rglob("*.gz"))
     found = "\n".join(f"{file.relative_to(folder)} {file.stat().st_size}" for file in files)
     return f"corpora-{hashlib.sha256(found.encode()).hexdigest()[:12]}"
@@ -159,7 +159,7 @@ def _passages(folder: Path) -> Iterator[str]:
 
 
 def _sources(folder: Path) -> Iterator[str]:
-    """Draw from sources whose rows differ in length and in language, so many of each that none is most of the tokens."""
+    """Draw from sources that differ in length and language, with numbers of rows such that none has most of the tokens."""
     french = (line.split("\t")[1] for line in _lines(folder / "tatoeba_eng_fra/eng-fra.tsv.gz"))
     sizes = {"peps": 5_000, "gsm8k": 1_200, "movie_reviews": 300, "rotten_tomatoes": 4_000}
     texts = [(_CORPORA[name](folder), size) for name, size in sizes.items()] + [(french, 8_000)]

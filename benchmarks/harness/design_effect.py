@@ -1,7 +1,7 @@
-"""How much farther from the whole gradient that of consecutive batches is than that of random rows.
+"""The design effect: how far the gradient of consecutive batches is from the whole gradient, compared with random rows.
 
-The design effect of ``K`` batches is ``E |g - G|^2`` of so many in a row, over the same of as many random rows: 1 for random
-batches, 2 where it takes twice as many to know as much. Gradients are divided by a constant.
+The design effect of ``K`` batches is ``E |g - G|^2`` of ``K`` consecutive batches, divided by that of equally many random rows:
+1 for random batches, 2 if it takes twice as many to know as much. Gradients are divided by a constant.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Gradients:
 
     Attributes:
         sketches: ``float32 (N, states * size)``.
-        units: ``int64 (N,)``, how many losses each row has.
-        num_states: How many states there are.
+        units: ``int64 (N,)``, the number of losses of each row.
+        num_states: Number of states.
     """
 
     sketches: npt.NDArray[np.float32]
@@ -41,16 +41,16 @@ class Gradients:
 
     @functools.cached_property
     def variances(self) -> Floats:
-        """How far a row is from what is expected of one of so many losses, squared, ``float64 (states,)``."""
+        """Mean squared distance of a row from the expectation for its number of losses, ``float64 (states,)``."""
         apart = self.sketches - self.units[:, None].astype(np.float32) * self.whole.astype(np.float32)
         return self._squared(apart).sum(0) / (len(apart) - 1)
 
     def effects(self, batches: Sequence[Rows], nums: Sequence[int]) -> Floats:
-        """Return design effects, over all places of an epoch, ``float64 (len(nums), states)``.
+        """Return design effects, as means over an epoch, ``float64 (len(nums), states)``.
 
         Args:
             batches: The epoch.
-            nums: Of how many consecutive batches; NaN where there are not twice as many.
+            nums: Numbers of consecutive batches; NaN if there are not twice as many batches.
         """
         starts = np.cumsum([0, *map(len, batches)])[:-1]
         rows, offsets = torch.from_numpy(np.concatenate(batches)), torch.from_numpy(starts)

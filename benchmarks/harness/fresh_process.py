@@ -1,4 +1,4 @@
-"""Measuring in a process of its own: nothing is warm, nothing is in memory."""
+"""Runs a measurement in a process of its own, where nothing is warm and nothing is in memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Result = TypeVar("Result")
 
 
 def in_fresh_process(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """Call a function of a module in a new interpreter and return its result; what it raises is raised here."""
+    """Call a function of a module in a new interpreter; return its result, or raise its error."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *args, **kwargs).result()

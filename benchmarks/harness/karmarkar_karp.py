@@ -1,4 +1,4 @@
-"""Karmarkar and Karp's largest differencing method for parts of as many rows each, in plain Python: a peer to compare with."""
+"""The largest differencing method of Karmarkar and Karp, with equally many rows in each part, in plain Python."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 Part: TypeAlias = tuple[int, list[int]]
-"""What some rows cost, and the rows."""
+"""The cost of some rows, and the rows."""
 
 Tuple: TypeAlias = tuple[int, int, list[Part]]
-"""Minus what the costliest part is above the cheapest, a number that tells it from others, and the parts, costliest first."""
+"""Minus the difference of the costliest and the cheapest part, a unique number, and the parts, costliest first."""
 
 
 def karmarkar_karp(costs: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Divide rows into parts of as many rows each, about equal in cost.
+    """Divide rows into parts of equally many rows and about equal cost.
 
-    The rows are cut, costliest first, into tuples of a row for each part. Of the two that are most uneven, time and again, the
-    costliest part of one is joined with the cheapest of the other, and so on.
+    The rows are cut, costliest first, into tuples with a row for each part. Then the two most uneven tuples are joined, the
+    costliest part of one with the cheapest part of the other and so on, until one tuple is left.
 
     Args:
-        costs: What each row costs; as many rows as a multiple of ``num_parts``.
-        num_parts: How many parts.
+        costs: The cost of each row; the number of rows is a multiple of ``num_parts``.
+        num_parts: Number of parts.
     """
     rows = sorted(range(len(costs)), key=costs.__getitem__, reverse=True)
     starts = range(0, len(rows), num_parts)

@@ -1,7 +1,7 @@
-"""What is learnt where training is measured: rows as ids, an LSTM, and training on the rows of one step after another.
+"""The tasks of the benchmarks that train: rows as ids, an LSTM, and training on the rows of one step after another.
 
-The docstrings are in random order; every other corpus lies in its file label after label, or source after source. A tenth of
-the rows of each is held out.
+The docstrings are in random order; every other corpus is sorted by label or by source in its file. A tenth of the rows of each
+corpus is held out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from seqstream.records import RECORD_BITS
 from seqstream.sources.source import Source
 
 Rows: TypeAlias = "npt.NDArray[np.int64]"
-"""Numbers of rows of a `Task`."""
+"""Indices of rows of a `Task`."""
 
 Ids: TypeAlias = "npt.NDArray[np.int32]"
 Padded: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -40,7 +40,7 @@ RATE = 0.01
 
 _TEST_TOKENS = 16_384
 _PART_TOKENS = 4_096
-"""Rows of a step are computed in parts of about equal lengths: the same gradient, sooner."""
+"""Padded tokens of a part of a step: parts have similar lengths, which gives the same gradient in less time."""
 
 
 class Network(nn.Module):
@@ -64,7 +64,7 @@ class Network(nn.Module):
         return outputs
 
     def predictions(self, outputs: Tensor, ids: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return by what something is predicted, ``(B, P, HIDDEN)``, and what that is, ``int64 (B, P)``, -100 for nothing."""
+        """Return the states that predict, ``(B, P, HIDDEN)``, and their targets, ``int64 (B, P)``, -100 for none."""
         if not self.is_language_model:
             return outputs[torch.arange(len(ids)), lengths - 1][:, None], labels[:, None]
         following = torch.arange(1, ids.shape[1]) < lengths[:, None]
@@ -79,12 +79,12 @@ def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """Rows to train on and to test on, in the order in which they are in the file.
+    """Rows to train on and to test on, in the order of the file.
 
     Attributes:
         name: The corpus.
-        source: Where they come from.
-        stages: What makes rows of its records.
+        source: The source of the records.
+        stages: The stages that make rows of them.
         ids: Tokens of each row.
         labels: ``int64 (N,)``, the label of each row, or for a language model its source.
         row_ids: ``int64 (N,)``.
@@ -110,7 +110,7 @@ class Task:
 
     @property
     def units(self) -> Rows:
-        """How many losses each row has, ``int64 (N,)``: one, or one for each token but the first."""
+        """Number of losses of each row, ``int64 (N,)``: one, or one for each token but the first."""
         return self.lengths - 1 if self.is_language_model else np.ones_like(self.lengths)
 
     @property
@@ -119,12 +119,12 @@ class Task:
         return self.row_ids >> RECORD_BITS
 
     def network(self, seed: int) -> Network:
-        """Return a model that has learnt nothing."""
+        """Return an untrained model."""
         torch.manual_seed(seed)
         return Network(self.num_tokens, None if self.is_language_model else int(self.labels.max()) + 1)
 
     def steps_of(self, loader: ss.Loader) -> list[Rows]:
-        """Return the rows of each step that a loader of the task makes, all batches of a step in one."""
+        """Return the rows of each step of a loader of the task, all batches of a step in one array."""
         steps: list[list[Rows]] = [[]]
         for batch in loader:
             steps[-1].append(np.searchsorted(self.row_ids, batch.row_ids.numpy()))
@@ -133,15 +133,15 @@ class Task:
         return [np.concatenate(step) for step in steps if step]
 
     def parts(self, rows: Rows) -> Iterator[Padded]:
-        """Yield ids, lengths and labels of some rows, those of similar lengths together."""
+        """Yield ids, lengths and labels of some rows, in parts of similar lengths."""
         return (self.padded(rows[part]) for part in sorted_parts(self.lengths[rows], _PART_TOKENS))
 
     def padded(self, rows: Rows) -> Padded:
-        """Return ids, lengths and labels of some rows, in the order in which they are given."""
+        """Return ids, lengths and labels of some rows, in the given order."""
         return padded([self.ids[row] for row in rows], self.labels[rows])
 
     def test(self, network: Network) -> tuple[float, float]:
-        """Return the mean of the held-out losses, and the share of them whose target the model thinks likeliest."""
+        """Return the mean of the held-out losses, and the accuracy."""
         loss, right, count = 0.0, 0, 0
         with torch.inference_mode():
             for ids, lengths, labels in self.tests:
@@ -155,7 +155,7 @@ class Task:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: two of a model so small wait for each other, which takes ages if a core is busy."""
+    """Let torch compute on one thread: two threads of a small model wait for each other, very long if a core is busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -170,7 +170,7 @@ def names() -> list[str]:
 
 
 def load(name: str, settings: Settings) -> Task:
-    """Make a task of a corpus, cut as everything is."""
+    """Return the task of a corpus, cut to the limit of the settings."""
     if name == corpora.DOCSTRINGS:
         file, tokenizer, max_length = docstring_corpus.docstrings(), docstring_corpus.tokenizer(), 256
     else:
@@ -203,17 +203,17 @@ def train(
     clip: float | None = None,
     num_steps: int | None = None,
 ) -> Iterator[int]:
-    """Take a step for the rows of each batch, and say after each how many have been taken.
+    """Train on the rows of each step, and yield the number of steps after each.
 
     Gradients are divided by a constant, the mean number of losses a step.
 
     Args:
-        task: What the rows are of.
+        task: The task of the rows.
         network: The model.
-        steps: The rows of each.
-        rate: Of Adam.
-        clip: At what norm gradients are clipped.
-        num_steps: How many steps are taken of those.
+        steps: The rows of each step.
+        rate: Learning rate of Adam.
+        clip: Norm at which gradients are clipped.
+        num_steps: Number of the steps that are taken.
     """
     constant = task.units[np.concatenate(steps)].sum() / len(steps)
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
@@ -228,7 +228,7 @@ def train(
 
 
 def _rows(source: Source, stages: tuple[Any, ...]) -> tuple[list[Ids], Rows, Rows]:
-    """Return ids, labels and row ids of all rows, as they are in the file."""
+    """Return ids, labels and row ids of all rows, in the order of the file."""
     batches = list(ss.Loader(source, *stages, ss.Unbucketed(256), shuffle=False))
     ids = [
         row[:length].astype(np.int32)
@@ -241,7 +241,7 @@ def _rows(source: Source, stages: tuple[Any, ...]) -> tuple[list[Ids], Rows, Row
 
 
 def _number_labels(table: pa.Table) -> pa.Table:
-    """Replace the names of the libraries by numbers, where labels are names."""
+    """Replace the names of the libraries by numbers, if labels are names."""
     if not pa.types.is_string(table["label"].type):
         return table
     numbers = pc.index_in(table["label"], value_set=pa.array(docstring_corpus.LABELS))
@@ -249,13 +249,13 @@ def _number_labels(table: pa.Table) -> pa.Table:
 
 
 def sorted_parts(lengths: Rows, max_tokens: int) -> list[Rows]:
-    """Cut rows into parts of similar lengths, longest first, of at most so many padded tokens."""
+    """Cut rows into parts of similar lengths, longest first, within a budget of padded tokens."""
     order = np.argsort(-lengths, kind="stable")
     return np.split(order, plan_batches(lengths[order], max_tokens=max_tokens)[1:-1])
 
 
 def padded(ids: Sequence[Ids], labels: Rows) -> Padded:
-    """Return rows as tensors: ids ``(B, L)``, 0 where there are none, lengths and labels."""
+    """Return rows as tensors: ids ``(B, L)``, padded with 0, lengths and labels."""
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     found = np.zeros((len(ids), lengths.max()), dtype=np.int64)
     found[np.arange(found.shape[1]) < lengths[:, None]] = np.concatenate(ids)

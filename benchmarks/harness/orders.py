@@ -1,6 +1,6 @@
-"""Orders of an epoch, as lists of batches, each an array of rows: ours as they were and as they are, and those of others.
+"""Orders of an epoch, as lists of arrays of rows, one for each batch: present and former ones of seqstream, and other ways.
 
-All are pure functions of lengths, of the shards that rows lie in, and of a seed.
+All are pure functions of lengths, of the shards of rows, and of a seed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from seqstream.shuffling import EvenOrder
 
 Rows: TypeAlias = "npt.NDArray[np.int64]"
 Turns: TypeAlias = Callable[[int, int], Rows]
-"""From a number of groups, longest first, and a seed: the order in which they are served."""
+"""A function of a number of groups, longest first, and a seed that returns the order of serving."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 UNCORRELATED = (3 - math.sqrt(3)) / 6
-"""With strides of this share of all, the place of a group says nothing of the next: ``1 - 6 * a * (1 - a) = 0``."""
+"""With strides of this share of the groups, successive lengths do not correlate: ``1 - 6 * a * (1 - a) = 0``."""
 
 
 # Groups of a window, in turn
@@ -37,12 +37,12 @@ def shuffled_turns(num: int, seed: int) -> Rows:
 
 
 def even_turns(num: int, seed: int) -> Rows:
-    """Serve long and short groups in turn, and so at every scale, as `Bucket` does."""
+    """Serve long and short groups in turn, at every scale, as `Bucket` does."""
     return turns_of(num, (seed,))
 
 
 def strided_turns(share: float) -> Turns:
-    """Return turns that go on by so large a share of the groups, from any, up or down."""
+    """Return an order that proceeds by a share of the groups, from a random group, up or down."""
 
     def turns(num: int, seed: int) -> Rows:
         draw = np.random.default_rng((seed, 2))
@@ -62,17 +62,17 @@ def random_shards(num: int, seed: int) -> Rows:
 
 
 def even_shards(num: int, seed: int) -> Rows:
-    """Visit shards as a loader does, halves of the source in turn, and so at every scale."""
+    """Visit shards as a loader does: halves of the source in turn, at every scale."""
     return EvenOrder(num, seed, "shards").between(0, num)
 
 
 def windows_of(shards: Rows, visited: Rows, num_windows: int) -> list[Rows]:
-    """Return the rows of each window: of so many equal parts of the shards, as they are visited.
+    """Return the rows of each window: equal parts of the shards in visiting order.
 
     Args:
         shards: The shard of each row, ascending.
         visited: All shards, in order.
-        num_windows: How many windows an epoch has.
+        num_windows: Number of windows of an epoch.
     """
     starts = np.searchsorted(shards, np.arange(len(visited) + 1))
     parts = np.array_split(visited, num_windows)
@@ -92,7 +92,7 @@ def grouped(lengths: Rows, windows: Sequence[Rows], max_tokens: int, turns: Turn
 def arranged(
     lengths: Rows, windows: Sequence[Rows], spec: ss.Bucket, seed: int, *, world_size: int = 1, accumulate: int = 1
 ) -> list[Rows]:
-    """Return the steps that a loader makes of windows, each with the rows of all batches of all ranks."""
+    """Return the steps of windows as a loader makes them, each with the rows of all batches of all ranks."""
     found: list[Rows] = []
     for number, window in enumerate(windows):
         keys = spec.sort_keys(lengths[window])
@@ -104,7 +104,7 @@ def arranged(
 
 
 def steps_of(batches: Sequence[Rows], num: int) -> list[Rows]:
-    """Make one step of every so many batches; those left at the end are one as well."""
+    """Join every ``num`` consecutive batches to a step; the last step may have fewer."""
     return [np.concatenate(batches[start : start + num]) for start in range(0, len(batches), num)]
 
 
@@ -112,7 +112,7 @@ def steps_of(batches: Sequence[Rows], num: int) -> list[Rows]:
 
 
 def random_tokens(lengths: Rows, tokens: float, seed: int) -> list[Rows]:
-    """Cut random rows so that each batch has about as many tokens."""
+    """Cut random rows into batches of about equally many tokens."""
     order = np.random.default_rng((seed, 5)).permutation(len(lengths))
     ends = np.cumsum(lengths[order])
     cuts = np.searchsorted(ends, np.arange(tokens, ends[-1], tokens))
@@ -120,7 +120,7 @@ def random_tokens(lengths: Rows, tokens: float, seed: int) -> list[Rows]:
 
 
 def rebalanced(lengths: Rows, batch_size: int, accumulate: int, seed: int) -> list[Rows]:
-    """Choose so many rows a step as transformers' `BatchRebalanceSampler` does on one rank, all batches of a step in one."""
+    """Choose the rows of each step as `BatchRebalanceSampler` of transformers does on one rank."""
     from transformers.trainer_pt_utils import BatchRebalanceSampler
 
     sampler = BatchRebalanceSampler(lengths.tolist(), batch_size, 1, accumulate, seed=seed)

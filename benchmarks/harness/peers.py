@@ -1,11 +1,11 @@
 """Other ways to come from a text file to padded batches, as their own documentation or an expert would write them.
 
-A function of batches imports what it needs and loads its tokenizer when called, and returns an iterator; the file is read from
-the first ``next`` on, so that a clock around the loop measures reading, tokenising, batching and padding. A batch is a dict of
-``input_ids`` and ``attention_mask``, int64 ``(B, L)``. Texts longer than ``max_length`` tokens are truncated. Nothing here
-touches a network.
+A function of batches imports its libraries and loads its tokenizer when it is called, and returns an iterator. The file is read
+from the first ``next`` on, so that a clock around the loop measures reading, tokenising, batching and padding. A batch is a
+dict of ``input_ids`` and ``attention_mask``, int64 ``(B, L)``. Texts longer than ``max_length`` tokens are truncated. Nothing
+uses a network.
 
-The planners at the end choose rows by their lengths alone: who would go into which batch.
+The planners at the end choose the rows of each batch by lengths alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CALL_CHARACTERS = 1 << 20
 def hf_stream(
     text: Path, tokenizer: Path, *, batch_size: int = BATCH_SIZE, max_length: int = MAX_LENGTH
 ) -> Iterator[TorchBatch]:
-    """Write the default: a ``datasets`` stream, a batched ``map``, a `DataLoader` with `DataCollatorWithPadding`."""
+    """Return batches as by default: a ``datasets`` stream, a batched ``map``, a `DataLoader` with `DataCollatorWithPadding`."""
     from datasets import load_dataset
     from transformers import DataCollatorWithPadding
 
@@ -86,7 +86,7 @@ def by_hand(
     window: int = WINDOW,
     seed: int = 0,
 ) -> Iterator[TorchBatch]:
-    """Write what an expert writes: `encode_batch_fast` on windows, rows sorted, cut greedily to the budget, `pad_sequence`."""
+    """Return batches of an expert: `encode_batch_fast` on windows, rows sorted, cut greedily to the budget, `pad_sequence`."""
     engine = Tokenizer.from_file(str(tokenizer))
     engine.no_padding()
     engine.enable_truncation(max_length)
@@ -129,7 +129,7 @@ def _tokenise(fast: PreTrainedTokenizerFast, max_length: int) -> Callable[[dict[
 
 
 def bare_fastokens(tokenizer: Path) -> Callable[[list[str]], Ids]:
-    """Return a function that encodes texts with a fresh ``fastokens``, a mebibyte of text a call."""
+    """Return a function that encodes texts with a new ``fastokens`` engine, 1 MiB of text a call."""
     import fastokens
 
     engine = fastokens.Tokenizer.from_file(str(tokenizer))
@@ -137,7 +137,7 @@ def bare_fastokens(tokenizer: Path) -> Callable[[list[str]], Ids]:
 
 
 def bare_tokenizers(tokenizer: Path) -> Callable[[list[str]], Ids]:
-    """Return a function that encodes texts with a fresh ``tokenizers`` and reads the ids into one array."""
+    """Return a function that encodes texts with a new ``tokenizers`` tokenizer into one array of ids."""
     engine = Tokenizer.from_file(str(tokenizer))
     engine.no_padding()
     engine.no_truncation()
@@ -176,8 +176,8 @@ def greedy_batches(lengths: Rows, *, max_tokens: int, window: int | None = None)
 
     Args:
         lengths: ``int64 (N,)``, tokens of each row in the order in which rows arrive.
-        max_tokens: Budget of a batch in padded tokens; a row longer than that is a batch by itself.
-        window: Rows of a window; ``None`` takes them all as one.
+        max_tokens: Budget of a batch in padded tokens; a longer row is a batch by itself.
+        window: Rows of a window; ``None`` for one window of all rows.
     """
     size = window or max(1, len(lengths))
     batches: list[Rows] = []

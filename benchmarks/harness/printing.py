@@ -1,4 +1,4 @@
-"""Measurements as a table to read."""
+"""Prints measurements as tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.harness.records import Record
 
 
 def table_of(title: str, records: Sequence[Record]) -> Table:
-    """Return the table of one benchmark: what is required stands beside what was measured."""
+    """Return the table of one benchmark, with measured values and targets."""
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
     for name in ("corpus", "what"):
         table.add_column(name, overflow="fold")
@@ -38,7 +38,7 @@ def machine_lines(machine: dict[str, Any]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Say how many targets are reached, and which are not."""
+    """Return a text that says how many targets are reached, and which are missed."""
     aimed = [record for record in records if record.target is not None]
     missed = [record for record in aimed if not record.reached]
     lines = (f"{_name(record)}: {_bound_value(record)}, {record.target}" for record in missed)
@@ -57,14 +57,15 @@ def _value(record: Record) -> str:
     error = "" if record.error is None else f" ± {record.error:.2g}"
     if record.unit == "%":
         return f"{record.value:.2f}{error} %"
-    return f"{_digits(record.value)}{error} {record.unit}".rstrip()
+    return f"{digits(record.value)}{error} {record.unit}".rstrip()
 
 
 def _ratio(record: Record) -> str:
-    return "" if record.ratio is None else f"{_digits(record.ratio)}x"
+    return "" if record.ratio is None else f"{digits(record.ratio)}x"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Return a number with three digits, or as a whole number with commas."""
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"

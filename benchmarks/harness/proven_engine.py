@@ -1,9 +1,9 @@
-"""Loaders whose engine was loaded and checked before the clock starts, and has seen nothing of the corpus.
+"""Loaders whose engine is loaded and checked before the clock starts, and has seen nothing of the corpus.
 
-A loader checks its engine on the first records of the stream as well, which would then be in its cache. Here the check is
-made on the fixed set of hostile texts alone, and its outcome given to the loader in a state, as resuming does. So a clock
-around a `Proven.loader` and its iteration measures everything else from the beginning: files are looked at, fingerprinted,
-read, tokenised by an engine whose cache holds a few strange words, planned and padded.
+A loader also checks its engine on the first records of the stream, which would then be in the cache of the engine. Here it is
+checked only on the fixed set of hostile texts, and the loader receives the result in a state, as it does when it resumes. So a
+clock around a `Proven.loader` and its iteration measures everything else: listing, fingerprinting and reading files, tokenising
+with an engine whose cache has only a few unusual words, planning and padding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Proven:
     engines: Mapping[str, str]
 
     def loader(self, source: Source, *stages: ss.Map | ss.Bucket | ss.Pack, **options: Any) -> ss.Loader:
-        """Return a loader that has its engine already; the stages are those after tokenising."""
+        """Return a loader that has its engine; ``stages`` are those after tokenising."""
         loader = ss.Loader(source, self.tokenize, *stages, **options)
         loader.load_state_dict({**loader.state_dict(), "engine": dict(self.engines)})
         return loader
@@ -43,7 +43,7 @@ class Proven:
 
 
 def prove(tokenizer: Path, engine: EngineName = "auto") -> Proven:
-    """Load a tokenizer anew, and load and check its engine."""
+    """Load a tokenizer, and load and check its engine."""
     tokenize = ss.Tokenize(str(tokenizer), max_length=MAX_LENGTH, engine=engine)
     proven = Proven(tokenize, tokenize.choose_engines())
     texts = strange_texts()  # `tokenizers` needs no check, and is built when first used
@@ -52,5 +52,5 @@ def prove(tokenizer: Path, engine: EngineName = "auto") -> Proven:
 
 
 def strange_texts() -> list[str]:
-    """Return the texts that engines are checked on: what a bare engine encodes too before its clock starts."""
+    """Return the texts that engines are checked on, which a bare engine encodes too before its clock starts."""
     return hostile_texts(())

@@ -1,4 +1,4 @@
-"""What a measurement is, what it must reach, and the machine that it was made on."""
+"""A measurement, its target, and the machine of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Target:
             raise ValueError(f'sign must be "<=" or ">=", got {self.sign!r}')
 
     def holds(self, value: float) -> bool:
-        """Say whether a value keeps the bound; one that is no number does not."""
+        """Return whether a value keeps the bound; NaN does not."""
         return value <= self.limit if self.sign == "<=" else value >= self.limit
 
     def __str__(self) -> str:
@@ -38,15 +38,15 @@ class Record:
     """One measurement.
 
     Attributes:
-        benchmark: Which question it belongs to.
-        corpus: What it was measured on.
+        benchmark: Name of the benchmark.
+        corpus: Name of the corpus.
         what: What was measured.
-        value: How much, in ``unit``.
+        value: The value, in ``unit``.
         unit: Unit of the value.
         ratio: The value divided by that of ``ratio_to``, measured in the same run.
-        ratio_to: What it is compared with.
-        target: What the ratio must reach, or the value where there is no ratio.
-        error: Standard error of the value, where it is a mean over seeds.
+        ratio_to: ``what`` of the record that it is compared with.
+        target: Bound of the ratio, or of the value if there is no ratio.
+        error: Standard error of the value, if it is a mean over seeds.
     """
 
     benchmark: str
@@ -61,25 +61,25 @@ class Record:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is reached; ``None`` where there is none."""
+        """Whether the target is reached; ``None`` if there is none."""
         if self.target is None:
             return None
         return self.target.holds(self.value if self.ratio is None else self.ratio)
 
     def against(self, other: Record, sign: str | None = None, limit: float = 0.0) -> Record:
-        """Return the record with its ratio to another, and what that must reach."""
+        """Return the record with its ratio to another record, and a target for the ratio."""
         target = None if sign is None else Target(sign, limit)
         ratio = self.value / other.value if other.value else float("inf")
         return dataclasses.replace(self, ratio=ratio, ratio_to=other.what, target=target)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is written to the file of results."""
+        """Return the JSON object for the file of results."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**fields, "target": self.target and str(self.target), "reached": self.reached}
 
 
 def machine() -> dict[str, Any]:
-    """Return the versions and the machine; ``load`` is how many processes wanted a core in the last minute."""
+    """Return the versions and the machine; ``load`` is the mean number of processes that needed a core in the last minute."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
@@ -92,7 +92,7 @@ def machine() -> dict[str, Any]:
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Write JSON lines, in place of what the file held."""
+    """Write JSON lines to a file, and replace its content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 

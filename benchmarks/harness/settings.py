@@ -1,4 +1,4 @@
-"""How much is measured, and on what."""
+"""How much is measured, and on which part of the corpora."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from examples.shared.corpus import made_once
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much is measured; the defaults are what the targets are meant for.
+    """How much is measured; targets hold for the defaults.
 
     Attributes:
-        repeats: How often things are measured that are compared with each other, in turn; the median of each counts.
-        seeds: How many orders an average is over.
-        max_bytes: Each corpus is cut to its first lines, about so many bytes; ``None`` takes it whole.
+        repeats: How often each of several ways is measured, in turn; the median counts.
+        seeds: Number of seeds of a mean.
+        max_bytes: About how many bytes of each corpus are used, whole lines from its beginning; ``None`` for all.
         isolate: Calls a function of a module with arguments, in a process of its own.
-        say: Told what is being measured, for who waits.
+        show_progress: Receives what is being measured, to show it.
     """
 
     repeats: int = 5
     seeds: int = 20
     max_bytes: int | None = None
     isolate: Callable[..., Any] = in_fresh_process
-    say: Callable[[str], None] = lambda _: None
+    show_progress: Callable[[str], None] = lambda _: None
 
     def text(self, name: str) -> Path:
         """Return a corpus as a text file, one text a line."""
         return self.cut(corpora.text(name))
 
     def cut(self, file: Path) -> Path:
-        """Return the file, or one of its first lines."""
+        """Return the file, or a file of its first lines if corpora are cut."""
         if self.max_bytes is None or file.stat().st_size <= self.max_bytes:
             return file
         return first_lines(file, self.max_bytes)
@@ -45,7 +45,7 @@ QUICK = Settings(repeats=2, seeds=4, max_bytes=3_000_000)
 
 
 def first_lines(file: Path, num_bytes: int) -> Path:
-    """Return a file of the first whole lines of another, about so many bytes, made once."""
+    """Return a file of the first whole lines of another, about ``num_bytes``, made once."""
     stem = f"{file.parent.name}-{file.stem}-{file.stat().st_size}"
 
     def lines() -> list[str]:

@@ -1,4 +1,4 @@
-"""Many ranks in one process: their windows, drawn as a loader draws them, and what each would have told the others.
+"""Simulates many ranks in one process: their windows, in the block order of a loader, and what ranks send to each other.
 
 Legend: ``W`` ranks, ``T`` steps, ``M`` blocks of a corpus, ``D`` different lengths.
 """
@@ -32,16 +32,16 @@ from seqstream.windows.block_reader import Cursor, UpcomingBlocks, look_ahead, r
 from seqstream.windows.processing import GROUP_BYTES
 
 EPOCH = 1
-"""Blocks come in the order of this epoch, whose windows are full."""
+"""The epoch whose order blocks have, one with full windows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """A corpus as a loader reads it.
+    """The blocks of a corpus, as a loader reads them.
 
     Attributes:
-        source: Where it comes from.
-        stage: Tokenises.
+        source: The source.
+        stage: The tokenising stage.
         read: The records of each block.
         made: Their rows.
     """
@@ -53,7 +53,7 @@ class Blocks:
 
     @classmethod
     def of(cls, text: Path, proven: Proven, block_bytes: int = BLOCK_BYTES) -> Blocks:
-        """Read and tokenise a corpus, in blocks as large as those of one that many ranks share."""
+        """Read and tokenise a corpus, in blocks as large as those of a corpus that many ranks share."""
         source = ss.TextFiles(str(text), block_bytes=block_bytes)
         stage = proven.open()
         read = [block.table for block in read_blocks(source, range(source.num_shards), Cursor())]
@@ -67,7 +67,7 @@ class Blocks:
 
     @functools.cached_property
     def counts(self) -> Index:
-        """How many rows of each length each block has, ``int64 (M, longest + 1)``."""
+        """Number of rows of each length in each block, ``int64 (M, longest + 1)``."""
         longest = max(int(lengths.max(initial=0)) for lengths in self.lengths)
         return np.stack([np.bincount(lengths, minlength=longest + 1) for lengths in self.lengths])
 
@@ -78,7 +78,7 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Long(ss.Source):
-    """A source over and over, as large as a window."""
+    """A source that repeats another until it is as large as a window."""
 
     source: ss.Source
     size: int
@@ -109,7 +109,7 @@ def tokenise(blocks: Iterable[pa.Table], stage: OpenStage) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """A full window of many ranks: the ``W``-th part of its blocks for each, one after the other."""
+    """A full window of many ranks, each with one ``W``-th of its blocks, consecutive ones."""
 
     blocks: Blocks
     spec: ss.Bucket
@@ -122,7 +122,7 @@ class World:
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks fill the window; where a corpus has fewer, its blocks come several times."""
+        """Number of blocks that fill the window; if a corpus has fewer, its blocks are repeated."""
         rows = sum(map(len, self.blocks.lengths))
         batches = self.spec.num_batches(rows, self.blocks.num_tokens) / len(self.blocks.read)
         return max(self.size, round(self.spec.window_batches * self.size / batches))
@@ -132,12 +132,12 @@ class World:
         return EvenOrder(self.num_blocks, self.seed, EPOCH, "shards")
 
     def ahead(self) -> Iterator[UpcomingBlocks]:
-        """Yield the blocks of the window as a loader meets them."""
+        """Yield the blocks of the window in the order of a loader."""
         return look_ahead(Long(self.blocks.source, self.num_blocks), self.order, Cursor())
 
     @functools.cached_property
     def numbers(self) -> list[Index]:
-        """Which blocks each rank has."""
+        """The blocks of each rank."""
         numbers = self.order.between(0, self.num_blocks) % self.blocks.source.num_shards
         owners = np.arange(len(numbers)) * self.size // len(numbers)
         return np.split(numbers, np.searchsorted(owners, np.arange(1, self.size)))
@@ -149,8 +149,8 @@ class World:
         return LengthCounts(lengths, counts[lengths])
 
     @functools.cached_property
-    def told(self) -> list[bytes]:
-        """What each rank tells of its rows."""
+    def sent_counts(self) -> list[bytes]:
+        """The counts that each rank sends."""
         return [encode_counts([self.runs_of(rank)]) for rank in range(self.size)]
 
     def lengths_of(self, rank: int) -> Lengths:
@@ -158,55 +158,55 @@ class World:
         return np.concatenate([self.blocks.lengths[number] for number in self.numbers[rank]])
 
     def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[GlobalOrder, GlobalPlan, Steps]:
-        """Plan the window as a rank does that has rows of these lengths."""
+        """Plan the window as a rank with rows of these lengths does."""
         global_order = gather_lengths([lengths], range(self.size), ranks)
         global_plan = self.spec.plan_global(global_order.runs, key=self.key, world_size=self.size)
         return global_order, global_plan, cut_steps(global_plan, 0, self.size)
 
 
 Swapped: TypeAlias = tuple[Bytes, Index]
-"""Bytes, and how many of them go to each rank or come from it."""
+"""Bytes, and how many of them are for each rank or from each rank."""
 
 
 @dataclasses.dataclass
 class Simulated:
-    """One rank of many: what the others would have told it is known.
+    """The collectives of one rank of many, with prepared data of the other ranks.
 
     Attributes:
-        rank: Which.
-        world_size: Of how many.
-        told: What each gives when counts are gathered.
-        kind: What each says of its columns when rows are exchanged.
-        came: What the others send here, call after call.
-        turn: Which call of ``all_to_all`` is next.
-        before_call: Called before anything is told or sent.
+        rank: Its rank.
+        world_size: Number of ranks.
+        sent_counts: The counts of each rank, for the all-gather of counts.
+        kind: The description of its columns that each rank sends when rows are exchanged.
+        received: The data that the others send to this rank, call by call.
+        turn: Number of the next call of ``all_to_all``.
+        before_call: Called before anything is sent.
     """
 
     rank: int
     world_size: int
-    told: list[bytes]
+    sent_counts: list[bytes]
     kind: bytes = b""
-    came: Sequence[Swapped] = ()
+    received: Sequence[Swapped] = ()
     turn: int = 0
     before_call: Callable[[], None] = lambda: None
 
     def all_gather(self, data: bytes) -> Sequence[bytes]:
         self.before_call()
-        if self.kind and data.endswith(self.kind):  # behind a digest of the plan
+        if self.kind and data.endswith(self.kind):  # after a digest of the plan
             return [data] * self.world_size
-        if data != self.told[self.rank]:
-            raise ValueError("a rank must tell what was worked out for it, got other counts")
-        return self.told
+        if data != self.sent_counts[self.rank]:
+            raise ValueError("a rank must send the counts of its part of the window, got other counts")
+        return self.sent_counts
 
     def all_to_all(self, data: Bytes, sizes: Index) -> Swapped:
         self.before_call()
-        came, sizes = self.came[self.turn]
-        self.turn = (self.turn + 1) % len(self.came)
-        return came.copy(), sizes
+        received, sizes = self.received[self.turn]
+        self.turn = (self.turn + 1) % len(self.received)
+        return received.copy(), sizes
 
 
 class Noting(SingleProcess):
-    """Notes what it is given to send."""
+    """Collectives that keep what they are given to send."""
 
     def __init__(self) -> None:
         self.sent: list[Swapped] = []
@@ -222,7 +222,7 @@ class Served:
 
     Attributes:
         longest: Their padded lengths.
-        rows: How many rows each has.
+        rows: Their numbers of rows.
     """
 
     longest: Index
@@ -230,8 +230,8 @@ class Served:
 
 
 def synchronised(world: World) -> Served:
-    """Serve one window that all ranks share."""
-    ranks = Simulated(0, world.size, world.told)
+    """Return the batches of one window that all ranks share."""
+    ranks = Simulated(0, world.size, world.sent_counts)
     global_order, global_plan, steps = world.plan(world.lengths_of(0), ranks)
     longest, rows = [], []
     for rank in range(world.size):
@@ -242,9 +242,9 @@ def synchronised(world: World) -> Served:
 
 
 def alone(world: World) -> tuple[Served, Served]:
-    """Serve a window of each rank's own: in a random order each, and in step, of the same quantile of each rank's own rows.
+    """Return the batches of windows of each rank's own: in random orders, and by quantile of each rank's own rows.
 
-    In a random order as many steps are paired as the rank of the fewest batches has.
+    In random orders there are as many steps as the rank with the fewest batches has.
     """
     own = [_alone(world, rank) for rank in range(world.size)]
     fewest, most = (how(len(turns) for _, turns in own) for how in (min, max))
@@ -254,7 +254,7 @@ def alone(world: World) -> tuple[Served, Served]:
 
 
 def _alone(world: World, rank: int) -> tuple[Index, Index]:
-    """Return the padded length and the rows of each batch, ``int64 (2, K)``, longest first; and the order of the batches."""
+    """Return the padded length and the rows of each batch, ``int64 (2, K)``, longest first, and the order of serving."""
     runs = world.runs_of(rank)
     global_plan = world.spec.plan_global(runs, key=(*world.key, rank), world_size=1)
     return np.stack([_length_of(runs, global_plan.wanted(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]), global_plan.turns
@@ -270,5 +270,5 @@ def _length_of(runs: LengthCounts, numbers: Index) -> Lengths:
 
 
 def straggler(costs: npt.NDArray[np.float64]) -> float:
-    """Return how much longer a run takes than if all ranks had the same to do at each step, from costs ``(T, W)``."""
+    """Return how much longer a run takes than with equal work on all ranks at each step, from costs ``(T, W)``."""
     return float(costs.max(axis=1).sum() / costs.mean(axis=1).sum())

@@ -1,7 +1,7 @@
-"""The gradient of every row by itself, as a count sketch.
+"""Count sketches of the gradients of single rows.
 
-A sketch adds up the numbers of a gradient in a few places, each with a random sign: inner products of sketches are, on average,
-those of the gradients. It is linear, so the gradient of any batch is the sum of its rows'.
+A sketch adds the numbers of a gradient, with random signs, to a few random places: the expectation of an inner product of
+sketches is that of the gradients. Sketches are linear, so that of a batch is the sum of those of its rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIZE = 1_024
 
 _BATCH_TOKENS = 12_288
 _FEW_TOKENS = 4_096
-"""A language model has a logit for each token and word, so batches are smaller."""
+"""Batches of a language model are smaller, since it has a logit for each token and word."""
 
 
 def sketch_rows(task: Task, network: Network) -> npt.NDArray[np.float32]:
@@ -30,15 +30,15 @@ def sketch_rows(task: Task, network: Network) -> npt.NDArray[np.float32]:
 
 
 class Sketch:
-    """Sketches of gradients of one network, as it is now.
+    """Sketches of gradients of one network with its current weights.
 
-    What is kept of a pass over a batch is the gradient of what enters the gates of the LSTM at each token, and that of the
-    logits. Those of the weights are their products with what was multiplied, row by row.
+    A pass over a batch keeps the gradients of the inputs of the gates of the LSTM at each token, and those of the logits. The
+    gradients of weights are products of these with the inputs of the weights, row by row.
 
     Args:
         network: The model.
-        size: How many numbers a sketch has.
-        seed: Draws places and signs.
+        size: Number of numbers of a sketch.
+        seed: Seed of places and signs.
     """
 
     def __init__(self, network: Network, size: int = SIZE, seed: int = 0) -> None:
@@ -77,7 +77,7 @@ class Sketch:
 
 
 def unrolled(entering: Tensor, recurrent: Tensor) -> Tensor:
-    """Return the states of an LSTM, ``(B, L, HIDDEN)``, from what enters its gates, ``(B, L, 4 * HIDDEN)``."""
+    """Return the states of an LSTM, ``(B, L, HIDDEN)``, from the inputs of its gates, ``(B, L, 4 * HIDDEN)``."""
     state = memory = entering.new_zeros(len(entering), HIDDEN)
     states = []
     for gates in entering.unbind(1):

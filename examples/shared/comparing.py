@@ -1,4 +1,4 @@
-"""What `train_lstm.py` prints and draws: two trainings side by side."""
+"""The table and the plot of `train_lstm.py`, which compare two trainings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 SPREAD = 2.6
-"""Standard deviation of a test accuracy over seeds, in points, after half an epoch: ``python -m benchmarks lstm``, whose errors
-are of means of five."""
+"""Standard deviation of the test accuracy over seeds, in points, after half an epoch: ``python -m benchmarks lstm``, which
+gives standard errors of means of five."""
 
 
 class Checkpoint(NamedTuple):
-    """How well a model did after so many real tokens and so many seconds of training."""
+    """Test accuracy and loss of a model after a number of real tokens and seconds of training."""
 
     tokens: int
     seconds: float
@@ -22,7 +22,7 @@ class Checkpoint(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training: its checkpoints, equally far apart in tokens, and the share of its batches that was padding."""
+    """One training: its checkpoints, equally far apart in tokens, and the share of the slots that is padding."""
 
     name: str
     checkpoints: Sequence[Checkpoint]
@@ -34,13 +34,13 @@ class Run:
         return self.checkpoints[-1].tokens / self.checkpoints[-1].seconds
 
     def by(self, seconds: float) -> Checkpoint:
-        """Return the last checkpoint by then, or the first."""
+        """Return the last checkpoint within a time, at least the first."""
         reached = sum(point.seconds <= seconds for point in self.checkpoints)
         return self.checkpoints[max(reached, 1) - 1]
 
 
 def report(random: Run, similar: Run, *, tokens_per_epoch: int) -> str:
-    """Return a table of both runs, and what it comes to in three lines."""
+    """Return a table of both runs, and a summary in three lines."""
     runs = random, similar
     shared = min(len(run.checkpoints) for run in runs) - 1
     tokens, seconds = random.checkpoints[shared].tokens, random.checkpoints[-1].seconds
@@ -68,7 +68,7 @@ One run is one seed: others differ by {SPREAD:.1f} points (standard deviation), 
 
 
 def plot(runs: Sequence[Run], path: Path) -> str:
-    """Draw accuracy against time, where matplotlib is installed; return where."""
+    """Draw accuracy against time if matplotlib is installed, and return a line with the path."""
     if not find_spec("matplotlib"):
         return "no plot: matplotlib is not installed"
     from matplotlib.figure import Figure  # not pyplot, which looks for a screen

@@ -1,7 +1,7 @@
-"""The docstring corpus: what the standard library, numpy and torch say about themselves, one text a docstring.
+"""The docstring corpus: the docstrings of the standard library, numpy and torch, and a tokenizer trained on them.
 
-It is made once from the packages installed here, without importing them and without a network, and kept in the cache folder.
-Lengths run from a word to thousands, as they do in documentation: batches of random rows are mostly padding.
+It is built once from the installed packages, without importing them and without a network, and kept in the cache folder.
+Lengths range from one word to thousands, as in real documentation, so batches of random rows are mostly padding.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def tokenizer() -> Path:
 
 
 def made_once(name: str, lines: Callable[[], Iterable[str]]) -> Path:
-    """Return the file of that name in the cache folder, written first if it is not there; nobody ever sees half of it."""
+    """Return a file in the cache folder, and write it first if it is missing; it is renamed into place when it is complete."""
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seqstream", name)
     if not path.exists():
         content = "".join(f"{line}\n" for line in lines())
@@ -59,7 +59,7 @@ def _collect() -> list[dict[str, str]]:
     files = [(file, label) for label in LABELS for file in _sources(label)]
     shown = tqdm(files, desc="making the docstring corpus, once", unit=" files", mininterval=0.5)
     found = [(text, label) for file, label in shown for text in _docstrings_of(file)]
-    labels = dict(reversed(found))  # each text once, with the first label it had
+    labels = dict(reversed(found))  # each text once, with its first label
     return [{"text": text, "label": labels[text]} for text in random.Random(0).sample(list(labels), len(labels))]
 
 
@@ -70,13 +70,13 @@ def _sources(label: str) -> list[Path]:
 
 
 def _docstrings_of(file: Path) -> Iterator[str]:
-    with warnings.catch_warnings(action="ignore"):  # about string escapes in code that is not ours
+    with warnings.catch_warnings(action="ignore"):  # about string escapes in the code of others
         try:
             module = ast.parse(file.read_bytes())
-        except SyntaxError:  # a file for another Python
+        except SyntaxError:  # a file for another version of Python
             return
     nodes: list[ast.AST] = [module]
-    for node in nodes:  # expressions are most of a tree and hold no docstring
+    for node in nodes:  # expressions are most of a tree and have no docstrings
         nodes.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
         if isinstance(node, _DOCUMENTED) and (text := " ".join((ast.get_docstring(node) or "").split())):
             yield text

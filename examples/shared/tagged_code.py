@@ -1,6 +1,6 @@
-"""Words of Python statements from the standard library, each with a tag that says what it is there for.
+"""Words of Python statements from the standard library, each with a tag for its role.
 
-What a name is there for is not in the name: in ``size = len(text)`` one is assigned, one called, one read.
+A name does not show its role: in ``size = len(text)`` the first name is assigned, the second called, the third read.
 """
 
 import ast
@@ -12,23 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROLES = ("called", "read", "assigned", "attribute", "parameter", "argument", "defined")
-"""What names are there for."""
+"""The roles of names."""
 
 _KINDS = {tokenize.OP: "operator", tokenize.NUMBER: "number", tokenize.STRING: "string"}
 TAGS = (*ROLES, "keyword", *_KINDS.values())
 
 Statement = dict[str, list[str]]
-Place = tuple[int, int]
+Position = tuple[int, int]
+"""Line and column."""
 
 
 def read_modules(num_modules: int) -> list[list[Statement]]:
-    """Return the statements of some modules, ``{"words": [...], "tags": [...]}``: one list a module, in a seeded order."""
+    """Return the statements of some modules as ``{"words": [...], "tags": [...]}``, one list a module, in a seeded order."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     return [list(_read_statements(file)) for file in random.Random(0).sample(files, min(num_modules, len(files)))]
 
 
 def _read_statements(file: Path) -> Iterator[Statement]:
-    """Yield statements of three words or more, without those that have a name of yet another role."""
+    """Yield statements of at least three words, except those that have a name of another role."""
     roles = _find_roles(ast.parse(file.read_bytes()))
     words: list[str] = []
     tags: list[str | None] = []
@@ -49,19 +50,19 @@ def _read_statements(file: Path) -> Iterator[Statement]:
                 words, tags = [], []
 
 
-def _find_roles(tree: ast.Module) -> dict[Place, str]:
+def _find_roles(tree: ast.Module) -> dict[Position, str]:
     """Return the roles of names by line and column."""
-    roles: dict[Place, str] = {}
+    roles: dict[Position, str] = {}
     nodes: list[ast.AST] = [tree]
-    for node in nodes:  # a call comes before the name in it, which keeps the role that it gave
+    for node in nodes:  # a call is visited before the name in it, which keeps the role "called"
         nodes.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.JoinedStr))
         match node:
             case ast.Call(func=ast.Name() | ast.Attribute() as name):
-                roles[_place(name)] = "called"
+                roles[_begin(name)] = "called"
             case ast.Attribute():
-                roles.setdefault(_place(node), "attribute")
+                roles.setdefault(_begin(node), "attribute")
             case ast.Name(ctx=context):
-                roles.setdefault(_place(node), "read" if isinstance(context, ast.Load) else "assigned")
+                roles.setdefault(_begin(node), "read" if isinstance(context, ast.Load) else "assigned")
             case ast.arg():
                 roles[node.lineno, node.col_offset] = "parameter"
             case ast.keyword(arg=str()):
@@ -69,8 +70,8 @@ def _find_roles(tree: ast.Module) -> dict[Place, str]:
     return roles
 
 
-def _place(name: ast.Name | ast.Attribute) -> Place:
-    """Return where a name begins; that of an attribute is the end of the node."""
+def _begin(name: ast.Name | ast.Attribute) -> Position:
+    """Return where a name begins; the name of an attribute is the end of its node."""
     if isinstance(name, ast.Name):
         return name.lineno, name.col_offset
     return name.end_lineno or 0, (name.end_col_offset or 0) - len(name.attr)

@@ -1,6 +1,6 @@
-"""A small causal transformer of PyTorch alone, and the three forms in which it takes batches: padded, packed and varlen.
+"""A small causal transformer in plain PyTorch, and the three forms of batches that it takes: padded, packed and varlen.
 
-All layers take tokens in any shape; attention alone must know which of them belong together. Legend: ``B`` rows, ``L`` padded
+All layers take tokens in any shape; only attention must know which tokens belong together. Legend: ``B`` rows, ``L`` padded
 length, ``T`` real tokens of all rows.
 """
 
@@ -21,7 +21,7 @@ MAX_LENGTH = 256
 
 
 class Form(NamedTuple):
-    """What the model takes: three tensors of one shape, and a function from queries, keys and values to what is attended to."""
+    """The input of the model: three tensors of one shape, and a function that attends, from queries, keys and values."""
 
     ids: Tensor
     positions: Tensor
@@ -30,20 +30,20 @@ class Form(NamedTuple):
 
 
 def padded(batch: ss.Batch) -> Form:
-    """Return ``(B, L)``: padding goes through all layers, and comes after what is real, so nothing real attends to it."""
+    """Return ``(B, L)``: padding goes through all layers; it is at the end of rows, so no real token attends to it."""
     positions = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
     return Form(batch.input_ids, positions, batch.labels, attend_in_rows)
 
 
 def packed(batch: ss.Batch) -> Form:
-    """Return ``(B, L)`` of a batch of `Pack`: a token attends to those before it in its own sequence."""
+    """Return ``(B, L)`` of a batch of `Pack`: a token attends to the tokens before it in its own sequence."""
     ids = batch.sequence_ids
     mask = (ids[:, :, None] == ids[:, None, :]).tril()[:, None]
     return Form(batch.input_ids, batch.position_ids, batch.labels, lambda qkv: attend_in_rows(qkv, mask))
 
 
 def varlen(batch: ss.Batch) -> Form:
-    """Return ``(T,)``: nothing is padded, but for attention on a CPU; on a GPU, FlashAttention takes ``flat.cu_seqlens``."""
+    """Return ``(T,)``: only attention on a CPU needs padding; on a GPU, FlashAttention takes ``flat.cu_seqlens``."""
     flat = batch.varlen()
     shape = batch.num_rows, flat.max_seqlen
     slots = flat.sequence_ids * flat.max_seqlen + flat.position_ids
@@ -56,13 +56,13 @@ def varlen(batch: ss.Batch) -> Form:
 
 
 def attend_in_rows(qkv: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend in each row of ``(B, L, 3, heads, width of a head)`` to what came before, or to what a mask lets through."""
+    """Attend in each row of ``(B, L, 3, heads, width of a head)`` to the tokens before, or to those that a mask allows."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
-    """Attention and then two linear layers, each added to what it was given."""
+    """Attention and then two linear layers, each with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predicts the next token, and returns the sum of the losses of all label tokens."""
+    """A language model that returns the sum of the losses of all label tokens."""
 
     def __init__(self, vocabulary: int = 8_192, num_blocks: int = 4) -> None:
         super().__init__()
@@ -88,6 +88,6 @@ class Transformer(nn.Module):
         tokens = self.tokens(form.ids) + self.positions(form.positions)
         for block in self.blocks:
             tokens = block(tokens, form.attend)
-        following = form.labels.flatten()[1:]  # -100 for the first token of a sequence: the one before it predicts nothing
-        known = (following != -100).nonzero()[:, 0]  # logits are computed for these alone, whatever the form
-        return cross_entropy(self.logits(tokens.flatten(0, -2).index_select(0, known)), following[known], reduction="sum")
+        targets = form.labels.flatten()[1:]  # -100 for the first token of a sequence, which no token predicts
+        known = (targets != -100).nonzero()[:, 0]  # logits are computed only for these
+        return cross_entropy(self.logits(tokens.flatten(0, -2).index_select(0, known)), targets[known], reduction="sum")

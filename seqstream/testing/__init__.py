@@ -1,7 +1,7 @@
-"""The laws of a loader as checks, for our tests and for sources and stages of your own.
+"""Checks of the guarantees of a loader, for the tests of seqstream and for your own sources and stages.
 
-Each takes a function that makes a loader anew, as a new process would: ``make(**options)`` passes options on to `Loader`. A
-check raises `AssertionError` that says what was expected and where it failed.
+Each check takes a function that makes a new loader, as a new process would: ``make(**options)`` passes options on to `Loader`.
+A check that fails raises `AssertionError`, which says what was expected, and where.
 
     from seqstream import testing
 
@@ -12,7 +12,7 @@ check raises `AssertionError` that says what was expected and where it failed.
     testing.check_ranks(make, world_size=4)
     testing.check_elastic(make, world_sizes=(1, 2, 4, 3))
 
-The ranks of the last two are threads of this process.
+The ranks of the last two are threads of this process. ``examples/own_source.py`` checks a source from end to end.
 """
 
 from seqstream.testing.expectations import MakeLoader, Row, rows_of

@@ -1,4 +1,4 @@
-"""What the laws of a loader compare: rows without their padding, batches, states."""
+"""What the checks compare: rows without their padding, batches and states."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import Json
 
 Row: TypeAlias = tuple[int, int]
-"""Row id and piece."""
+"""The id of a row and the number of its piece."""
 
 
 class MakeLoader(Protocol):
-    """Makes a loader anew, with more options."""
+    """A function that makes a new loader, with more options of `Loader`."""
 
     def __call__(self, **options: Any) -> Loader:
-        """Return a loader that has not moved."""
+        """Return a loader at the beginning of its first epoch."""
 
 
 def rows_of(batches: Iterable[Batch]) -> dict[Row, dict[str, Any]]:
-    """Return every row of some batches without its padding, by row id and piece.
+    """Return the columns of every row of some batches, without padding, by row id and piece.
 
     Raises:
-        AssertionError: A row comes twice.
+        AssertionError: A row occurs twice.
     """
     rows: dict[Row, dict[str, Any]] = {}
     for batch in batches:
         for at, row in enumerate(zip(batch.row_ids.tolist(), batch.pieces.tolist(), strict=True)):
             if not batch.weights[at]:
                 continue
-            expect(row not in rows, f"row {row} must come once, got it twice")
+            expect(row not in rows, f"row {row} must occur once, got it twice")
             rows[row] = {name: _unpadded(batch, name, at) for name in _names(batch)}
     return rows
 
 
 def _names(batch: Batch) -> list[str]:
-    """Return the columns that say something of a row: not where in a packed row it lies."""
+    """Return the columns that belong to a row: all but the one that says where in a packed row it lies."""
     return [name for name in batch.layout.names if batch.layout.packing is None or name != "sequence_ids"]
 
 
@@ -62,33 +62,39 @@ def _unpadded(batch: Batch, name: str, at: int) -> Any:
 
 
 def fixed_shapes(loader: Loader) -> list[tuple[int, int]] | None:
-    """Return the shapes that all batches of a loader have; ``None`` where they may have any."""
+    """Return the shapes that batches of a loader may have; ``None`` for any shape."""
     spec = loader.stages[-1]
     return loader.shapes() if isinstance(spec, Pack) or (isinstance(spec, Bucket) and spec.shapes is not None) else None
 
 
 def expect_in_budget(batch: Batch, spec: object, shapes: Sequence[Sequence[int]] | None, where: str) -> None:
-    """Expect the limits of a spec to hold for a batch, and its lengths, mask and weights to agree.
+    """Expect a batch to keep the limits of its spec, and its lengths, mask and weights to agree.
 
     Args:
         batch: The batch.
-        spec: How rows are batched.
-        shapes: One of these it must have; ``None`` for any.
-        where: Names the batch.
+        spec: The batch spec.
+        shapes: The shapes that are allowed; ``None`` for any.
+        where: The name of the batch in messages.
+
+    Raises:
+        AssertionError: A limit does not hold.
     """
     expect(batch.num_rows > 0, f"{where} must have rows")
-    expect(bool((batch.lengths > 0).all()), f"rows of {where} must have steps, got {batch.lengths.tolist()}")
+    expect(
+        bool((batch.lengths > 0).all()), f"rows of {where} must have at least one step, got lengths {batch.lengths.tolist()}"
+    )
     expect(torch.equal(batch.mask.sum(1), batch.lengths), f"mask of {where} must agree with its lengths")
     made_up = batch.weights.eq(0).tolist()
-    expect(made_up == sorted(made_up), f"rows made up must be the last of {where}, got weights {batch.weights}")
+    expect(made_up == sorted(made_up), f"rows of weight 0 must be the last of {where}, got weights {batch.weights.tolist()}")
     if isinstance(spec, Bucket):
         most = spec.max_tokens or batch.num_slots
         expect(batch.num_slots <= most, f"{where} must have at most {most} slots, got {batch.num_slots}")
         rows = spec.batch_size or batch.num_rows
         expect(batch.num_rows <= rows, f"{where} must have at most {rows} rows, got {batch.num_rows}")
-        expect(batch.num_rows % spec.rows_multiple_of == 0, f"rows of {where} must be a multiple, got {batch.num_rows}")
+        multiple = spec.rows_multiple_of
+        expect(batch.num_rows % multiple == 0, f"{where} must have a multiple of {multiple} rows, got {batch.num_rows}")
         descending = batch.lengths.sort(descending=True).values
-        expect(torch.equal(descending, batch.lengths), f"rows of {where} must come longest first")
+        expect(torch.equal(descending, batch.lengths), f"rows of {where} must be longest first, got {batch.lengths.tolist()}")
     if isinstance(spec, Unbucketed):
         expect(batch.num_rows <= spec.batch_size, f"{where} must have at most {spec.batch_size} rows, got {batch.num_rows}")
     if shapes is not None:
@@ -97,13 +103,13 @@ def expect_in_budget(batch: Batch, spec: object, shapes: Sequence[Sequence[int]]
 
 
 def through_json(state: dict[str, Json]) -> dict[str, Json]:
-    """Return a state as it comes back from a checkpoint that is JSON."""
+    """Return a state after a round trip through JSON, as a checkpoint makes it."""
     loaded: dict[str, Json] = json.loads(json.dumps(state))
     return loaded
 
 
 def expect(holds: bool, message: str) -> None:
-    """Raise `AssertionError` with a message if something does not hold."""
+    """Raise `AssertionError` with a message if a condition does not hold."""
     if not holds:
         raise AssertionError(message)
 
@@ -117,7 +123,7 @@ def expect_same(expected: list[Batch], got: Iterable[Batch], what: str) -> None:
 
 
 def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
-    """Expect the same batch, its columns, seed, step and state; or ``None``, the end of an epoch, in both."""
+    """Expect two equal batches: columns, seed, step and state; or two ends of an epoch, which are ``None``."""
     if expected is None or got is None:
         expect(expected is got, f"{what} must be {'the end of an epoch' if expected is None else 'a batch'}, got the other")
         return

@@ -1,4 +1,4 @@
-"""The laws of a loader as checks: every record once, the budget, the same stream, resuming, refusing, fair samples."""
+"""Checks of a loader in one process: every record once, the budget, the same stream, resuming, refusing, fair samples."""
 
 from __future__ import annotations
 
@@ -28,14 +28,24 @@ from seqstream.testing.expectations import (
 from seqstream.windows.block_reader import Cursor, read_blocks
 
 RUN = 16
+"""Number of consecutive batches that must be a fair sample of their window."""
+
 FAIR_SHARE = 0.4
-"""At worst even orders are off by 0.38, random ones by 0.5 or more; one of the two batches of an octile is a half of it."""
+"""The largest deviation that is allowed: the worst of even orders is 0.38, and random orders have 0.5 or more."""
+
 FEWEST_BATCHES = 64
+"""Smaller windows are not checked."""
+
 FEWEST_ROWS = 4
+"""Budgets of fewer of the longest rows are not checked."""
 
 
 def check_loader(make: MakeLoader) -> None:
-    """Check laws 1 to 4, 9 and 11: every record once, the budget, the same stream, resuming, refusing, fair samples."""
+    """Run all checks of a loader in one process, those of this module.
+
+    Raises:
+        AssertionError: A check fails.
+    """
     check_every_record_once(make)
     check_budget(make)
     check_same_stream(make)
@@ -45,7 +55,11 @@ def check_loader(make: MakeLoader) -> None:
 
 
 def check_source(source: Source) -> None:
-    """Check a source: record numbers, states that survive JSON and resume, `locate`, `take`, and a fingerprint that is JSON."""
+    """Check that a source numbers its records once, resumes from states in JSON, locates records, and has a JSON fingerprint.
+
+    Raises:
+        AssertionError: One of these does not hold.
+    """
     whole = _row_ids(source, Cursor())
     expect(len(set(whole)) == len(whole), "row ids must be unique")
     expect(source.fingerprint() == json.loads(json.dumps(source.fingerprint())), "fingerprint() must survive JSON unchanged")
@@ -58,7 +72,7 @@ def check_source(source: Source) -> None:
             rest == whole[seen:], f"reading on after {seen} records must give the other {len(whole) - seen}, got {len(rest)}"
         )
     for row_id in whole[:: max(1, len(whole) // 5)]:
-        expect(bool(source.locate(row_id)), f"locate({row_id}) must name a place")
+        expect(bool(source.locate(row_id)), f"locate({row_id}) must name a location, got an empty text")
     if source.num_records is not None:
         mixed = _row_ids(in_random_order(source, 0, 0), Cursor())
         expect(sorted(mixed) == sorted(whole), f"take() must give the {len(whole)} records that read() gives, got {len(mixed)}")
@@ -70,7 +84,7 @@ def _row_ids(source: Source, cursor: Cursor) -> list[int]:
 
 
 def check_every_record_once(make: MakeLoader) -> None:
-    """Check law 1: each record of the source comes once an epoch, with its own values, or is counted as left out."""
+    """Check that each record of the source occurs once an epoch, with the same values, or is counted as dropped or empty."""
     loader = make()
     first = rows_of(loader)
     stats = loader.stats
@@ -78,16 +92,16 @@ def check_every_record_once(make: MakeLoader) -> None:
     unknown = {row_id for row_id, _ in first} - set(records)
     expect(not unknown, f"rows must come from the source, got {sorted(unknown)[:5]}")
     accounted = len({row_id for row_id, _ in first}) + stats.dropped + stats.empty
-    expect(accounted == len(records), f"records must come or be counted, got {accounted} of {len(records)}")
+    expect(accounted == len(records), f"records must occur or be counted, got {accounted} of {len(records)}")
     for _, piece in first:
-        expect(piece == 0 or stats.split > 0, "pieces must be counted")
+        expect(piece == 0 or stats.split > 0, "stats.split must count records in pieces, got 0")
     if not stats.dropped:
         second = rows_of(loader)
         expect(first == second, f"another epoch must have the same rows, got {len(first)} and {len(second)}")
 
 
 def check_budget(make: MakeLoader) -> None:
-    """Check law 2: the budget of `Bucket` and the shapes that it or `Pack` has hold; lengths, mask and weights agree."""
+    """Check that batches keep the budget and the shapes of `Bucket` or `Pack`, and that lengths, mask and weights agree."""
     loader = make()
     shapes = fixed_shapes(loader)
     for number, batch in enumerate(loader):
@@ -95,7 +109,7 @@ def check_budget(make: MakeLoader) -> None:
 
 
 def check_same_stream(make: MakeLoader) -> None:
-    """Check law 3: the same seed gives the same batches, with any ``prefetch`` and after `set_epoch`; another epoch, others."""
+    """Check that one seed gives the same batches with any ``prefetch`` and after `set_epoch`, and another epoch other ones."""
     loader = make()
     first, second = list(loader), list(loader)
     for prefetch in (0, 1, 5):
@@ -111,7 +125,7 @@ def check_same_stream(make: MakeLoader) -> None:
 
 
 def check_resume(make: MakeLoader) -> None:
-    """Check law 4: a state saved after any batch, by a loader itself resumed, gives exactly the batches that follow."""
+    """Check that a state saved after any batch, also by a resumed loader, gives exactly the batches that follow."""
     loader = make()
     events = [*_events(loader, 2)]
     state = make().state_dict()
@@ -139,12 +153,12 @@ def check_resume(make: MakeLoader) -> None:
 
 
 def check_fair_sample(make: MakeLoader) -> None:
-    """Check law 11: any 16 batches of `Bucket` that follow each other in a window are of all lengths, as the window is.
+    """Check that any 16 consecutive batches of `Bucket` are a fair sample of their window by length.
 
-    Batches are sorted by their longest row and cut into octiles. Of the 16 each octile has its share within `FAIR_SHARE`, over
-    all octiles together; none is off by more than two of the 16. Windows of less than 64 batches and budgets of less than
-    four of the longest rows are too coarse to tell, and left out, as are batches without a budget of tokens, those planned by
-    several columns, and those served in the order of their lengths.
+    Batches are sorted by their longest row and cut into octiles. Over all octiles, their shares of the 16 batches deviate from
+    those of the window by at most `FAIR_SHARE`, and each octile by at most two of the 16. Not checked are windows of less than
+    64 batches and budgets of less than four of the longest rows, which are too coarse; nor batches without a budget of tokens,
+    batches planned by several columns, and batches that are served in the order of their lengths.
     """
     loader = make()
     spec = loader.stages[-1]
@@ -157,37 +171,37 @@ def check_fair_sample(make: MakeLoader) -> None:
 
 
 def _expect_fair(lengths: npt.NDArray[np.float64]) -> None:
-    off = run_deviations(lengths, np.ones_like(lengths))
-    worst = int(off.sum(axis=1).argmax())
-    together, most = off[worst].sum(), off.max()
+    deviations = run_deviations(lengths, np.ones_like(lengths))
+    worst = int(deviations.sum(axis=1).argmax())
+    total, largest = deviations[worst].sum(), deviations.max()
     expect(
-        together <= FAIR_SHARE,
+        total <= FAIR_SHARE,
         f"batches {worst} to {worst + RUN - 1} of a window must hold each octile of its lengths as the window does, within "
-        f"{FAIR_SHARE:.0%} over all octiles, got {together:.0%}",
+        f"{FAIR_SHARE:.0%} over all octiles, got {total:.0%}",
     )
-    expect(most <= 2 / RUN, f"no octile may be off by more than two batches, got {most:.1%} of {RUN}")
+    expect(largest <= 2 / RUN, f"an octile must deviate by at most two batches of {RUN}, got {largest:.1%} of them")
 
 
 def run_deviations(lengths: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how far any `RUN` batches that follow each other are from the window, for each octile by length.
+    """Return how far any `RUN` consecutive batches deviate from their window, for each octile by length.
 
     Args:
         lengths: ``float64 (n,)``, the longest row of each batch of a window, as served.
         tokens: ``float64 (n,)``, its tokens.
 
     Returns:
-        ``float64 (n - 15, 8)``: the octile's share of the tokens of the run, less that of the window, without its sign.
+        ``float64 (n - 15, 8)``: the absolute difference of the octile's shares of the tokens of the run and of the window.
     """
     octiles = _octiles_of(lengths) * tokens[:, None]
     share = octiles.sum(axis=0) / octiles.sum()
     sums = np.concatenate([np.zeros((1, 8)), octiles.cumsum(axis=0)])
     runs = sums[RUN:] - sums[:-RUN]
-    off: npt.NDArray[np.float64] = np.abs(runs / runs.sum(axis=1, keepdims=True) - share)
-    return off
+    deviations: npt.NDArray[np.float64] = np.abs(runs / runs.sum(axis=1, keepdims=True) - share)
+    return deviations
 
 
 def _octiles_of(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how much of each batch is in each octile by length, ``float64 (n, 8)``; batches of one length share theirs."""
+    """Return how much of each batch is in each octile by length, ``float64 (n, 8)``; batches of equal length are averaged."""
     rank = np.empty(len(lengths))
     rank[np.argsort(-lengths, kind="stable")] = np.arange(len(lengths))
     edges = np.arange(9) / 8 * len(lengths)
@@ -195,12 +209,12 @@ def _octiles_of(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     _, number, counts = np.unique(lengths, return_inverse=True, return_counts=True)
     shared = np.zeros((len(counts), 8))
     np.add.at(shared, number, own)
-    found: npt.NDArray[np.float64] = (shared / counts[:, None])[number]
-    return found
+    octiles: npt.NDArray[np.float64] = (shared / counts[:, None])[number]
+    return octiles
 
 
 def check_refusal(make: MakeLoader) -> None:
-    """Check law 9 for the seed: a loader of another one refuses the state and names both."""
+    """Check that a loader with another seed refuses a state, and that the message names both seeds."""
     state = make(seed=1).state_dict()
     try:
         make(seed=2).load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The laws of ranks as checks: who shares the data, in step, and goes on with another number of them.
+"""Checks of many ranks: they share the data in step, and a state resumes with another number of ranks.
 
 Ranks are threads of this process, so nothing needs to be started and a debugger sees them all.
 """
@@ -24,17 +24,12 @@ from seqstream.windows.block_reader import Cursor, read_blocks
 State: TypeAlias = "dict[str, Json]"
 
 MAX_STATE_BYTES = 4096
+"""A state must be smaller than this, as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """What one rank was given by a loader.
-
-    Attributes:
-        batches: Its batches.
-        state: The state of the loader after them.
-        stats: What the loader counted.
-    """
+    """The batches that one rank received, and its loader's state and stats after them."""
 
     batches: list[Batch]
     state: State
@@ -42,7 +37,7 @@ class Taken:
 
 
 def take(loader: Loader, num_steps: int | None = None) -> Taken:
-    """Take some batches, by default those of an epoch, and stop there."""
+    """Take ``num_steps`` batches, by default those of an epoch, and close the iterator."""
     iterator = iter(loader)
     batches = list(itertools.islice(iterator, num_steps))
     iterator.close()
@@ -50,14 +45,17 @@ def take(loader: Loader, num_steps: int | None = None) -> Taken:
 
 
 def check_ranks(make: MakeLoader, world_size: int = 2) -> None:
-    """Check law 5, and laws 1 and 3 over all ranks: they share the data in step, of like lengths where those are asked for.
+    """Check that ranks share the data in step: every record once, and similar lengths at a step if the spec asks for them.
 
-    Two epochs are taken. Tokens and labels of each step add up to what every rank is told of all of them, of the batches that
-    ranks take at once and of all those of an optimiser step, and states are small and the same everywhere.
+    Two epochs are taken. The tokens and labels of all ranks add up to the totals that each batch has, of a step of all ranks
+    and of an optimiser step. States are small, and the same on all ranks.
 
     Args:
         make: Makes the loader of one rank.
-        world_size: How many ranks there are.
+        world_size: Number of ranks.
+
+    Raises:
+        AssertionError: One of these does not hold.
     """
     loader = make()
     alone = rows_of(loader)
@@ -72,10 +70,10 @@ def check_ranks(make: MakeLoader, world_size: int = 2) -> None:
 
 
 def expect_all_rows(taken: Sequence[Taken], alone: dict[Row, dict[str, Any]], loader: Loader, *, counted: bool) -> None:
-    """Expect that ranks were given each row once, with the values that one process has.
+    """Expect the ranks to have each row once, with the values that it has in one process.
 
     Args:
-        taken: What each rank was given in an epoch.
+        taken: The batches of each rank in an epoch.
         alone: The rows of one process in an epoch.
         loader: A loader of the same data.
         counted: Whether the ranks' stats are those of this epoch alone, so that they account for every record.
@@ -89,11 +87,13 @@ def expect_all_rows(taken: Sequence[Taken], alone: dict[Row, dict[str, Any]], lo
         records = {row_id for row_id, _ in seen}
         left_out = sum(each.stats.dropped + each.stats.empty for each in taken)
         total = sum(len(block.table) for block in read_blocks(loader.source, range(loader.source.num_shards), Cursor()))
-        expect(len(records) + left_out == total, f"records must come or be counted, got {len(records)} + {left_out} of {total}")
+        expect(
+            len(records) + left_out == total, f"records must occur or be counted, got {len(records)} + {left_out} of {total}"
+        )
 
 
 def leaves_out(loader: Loader) -> bool:
-    """Say whether rows may be left out because batches are not full, which are others with each number of ranks."""
+    """Return whether rows of batches that are not full may be dropped: other rows with each number of ranks."""
     spec = loader.stages[-1]
     return loader.uneven == "drop" or getattr(spec, "drop_last", False)
 
@@ -104,11 +104,11 @@ def _difference(seen: Mapping[Row, Any], expected: Mapping[Row, Any]) -> str:
 
 
 def check_steps(taken: Sequence[Taken], loader: Loader) -> None:
-    """Check what ranks were given, step by step.
+    """Check the batches of all ranks, step by step.
 
     Args:
-        taken: What each rank was given, of one epoch.
-        loader: Any of their loaders, or one like them.
+        taken: The batches of each rank in one epoch.
+        loader: A loader of the same data and options.
     """
     counts = [len(each.batches) for each in taken]
     expect(len(set(counts)) == 1, f"ranks must take the same number of steps, got {counts}")
@@ -142,14 +142,14 @@ def _expect_totals(batches: Sequence[Batch], where: str) -> None:
     for name in ("num_tokens", "num_label_tokens"):
         total = sum(getattr(batch, name) for batch in batches)
         try:
-            told = [getattr(batch, f"global_{name}") for batch in batches]
-        except RuntimeError:  # labels that nobody can know
+            totals = [getattr(batch, f"global_{name}") for batch in batches]
+        except RuntimeError:  # the number of labels is unknown
             continue
-        expect(told == [total] * len(batches), f"global_{name} of {where} must be {total} on all ranks, got {told}")
+        expect(totals == [total] * len(batches), f"global_{name} of {where} must be {total} on all ranks, got {totals}")
 
 
 def _expect_step_totals(ranks: Sequence[Sequence[Batch]]) -> None:
-    """Expect batches of an optimiser step to add up to what each of them says; the first and last step may be cut."""
+    """Expect the batches of an optimiser step to add up to the total that each has; the first and last step may be cut."""
     at_once = zip(*ranks, strict=True)
     steps = [list(group) for _, group in itertools.groupby(at_once, key=lambda batches: _step_of(batches[0]))]
     for number, step in enumerate(steps):
@@ -161,13 +161,13 @@ def _expect_step_totals(ranks: Sequence[Sequence[Batch]]) -> None:
         for name in ("num_tokens", "num_label_tokens"):
             total = sum(getattr(batch, name) for batches in step for batch in batches)
             try:
-                told = {getattr(batch, f"step_{name}") for batches in step for batch in batches}
-            except RuntimeError:  # labels that nobody can know
+                totals = {getattr(batch, f"step_{name}") for batches in step for batch in batches}
+            except RuntimeError:  # the number of labels is unknown
                 continue
-            expect(len(told) == 1, f"step_{name} of {where} must be the same in all its batches, got {told}")
+            expect(len(totals) == 1, f"step_{name} of {where} must be the same in all its batches, got {totals}")
             is_cut = number == 0 or (is_last and not all(ends[-1]))
-            same = max(told) == total or (is_cut and max(told) > total)
-            expect(same, f"step_{name} of {where} must be {total}, got {told}")
+            same = max(totals) == total or (is_cut and max(totals) > total)
+            expect(same, f"step_{name} of {where} must be {total}, got {totals}")
 
 
 def _step_of(batch: Batch) -> tuple[int, int]:
@@ -175,7 +175,7 @@ def _step_of(batch: Batch) -> tuple[int, int]:
 
 
 def _expect_repeats(batches: Sequence[Batch], where: str) -> dict[Row, int]:
-    """Return the length of every row of a step, having looked that what weighs nothing is made up or another's as well."""
+    """Return the length of every row of a step; expect each row of weight 0 to be made up, or a row of another rank."""
     union: dict[Row, int] = {}
     repeats: set[Row] = set()
     for batch in batches:
@@ -195,7 +195,7 @@ def _expect_repeats(batches: Sequence[Batch], where: str) -> dict[Row, int]:
 
 
 def _expect_alike(batches: Sequence[Batch], union: Mapping[Row, int], loader: Loader, where: str) -> None:
-    """Expect like lengths: one shape where shapes are fixed, and longest rows that are neighbours of each other."""
+    """Expect similar lengths on all ranks: one shape if shapes are fixed, and longest rows that are neighbours by length."""
     spec = loader.stages[-1]
     if isinstance(spec, Bucket) and spec.is_mixed:
         return
@@ -208,11 +208,11 @@ def _expect_alike(batches: Sequence[Batch], union: Mapping[Row, int], loader: Lo
         longest = [int(batch.lengths.max()) for batch in batches]
         expect(longest == expected, f"longest rows of {where} must be {expected}, got {longest}")
         sizes = [int(batch.weights.count_nonzero()) for batch in batches]
-        expect(max(sizes) - min(sizes) <= 1, f"ranks must have as many rows at {where}, give or take one, got {sizes}")
+        expect(max(sizes) - min(sizes) <= 1, f"numbers of rows at {where} must differ by at most one, got {sizes}")
 
 
 def _shapes(batch: Batch, loader: Loader) -> Sequence[Sequence[int]] | None:
-    """Return the shapes that batches have: those of the first window, which is another with each number of ranks."""
+    """Return the shapes that batches may have: those of the first window, which depends on the number of ranks."""
     spec = loader.stages[-1]
     if isinstance(spec, Pack):
         return ((spec.rows, spec.row_length),)
@@ -221,12 +221,15 @@ def _shapes(batch: Batch, loader: Loader) -> Sequence[Sequence[int]] | None:
 
 
 def check_elastic(make: MakeLoader, world_sizes: Sequence[int] = (1, 2, 4, 3), num_steps: int = 2) -> None:
-    """Check law 6: stop and go on with another number of ranks, over and over; each row comes once.
+    """Check that an epoch has each row once if it is stopped and resumed with another number of ranks, again and again.
 
     Args:
         make: Makes the loader of one rank.
-        world_sizes: How many ranks there are in turn, until the epoch ends.
-        num_steps: How many steps each of them takes; few, so that some windows are stopped in more than once.
+        world_sizes: Numbers of ranks, in turn until the epoch ends.
+        num_steps: Steps until each stop; few, so that there is more than one stop in some windows.
+
+    Raises:
+        AssertionError: A row is missing or occurs twice.
     """
     loader = make()
     alone = rows_of(loader)
@@ -236,24 +239,24 @@ def check_elastic(make: MakeLoader, world_sizes: Sequence[int] = (1, 2, 4, 3), n
         check_steps(taken, loader)
         more = rows_of(batch for each in taken for batch in each.batches)
         again = sorted(more.keys() & rows.keys())
-        expect(not again, f"rows must come once, got {len(again)} again with {len(taken)} ranks: {again[:4]}")
+        expect(not again, f"rows must occur once, got {len(again)} again with {len(taken)} ranks: {again[:4]}")
         rows.update(more)
     for row in rows.keys() & alone.keys():
         expect(rows[row] == alone[row], f"row {row} must be {alone[row]}, got {rows[row]}")
     if not leaves_out(loader):
-        expect(rows.keys() == alone.keys(), f"all rows must come, got {_difference(rows, alone)}")
+        expect(rows.keys() == alone.keys(), f"all rows must occur, got {_difference(rows, alone)}")
 
 
 def _in_turns(make: MakeLoader, state: State, world_sizes: Iterator[int], num_steps: int) -> Iterator[Sequence[Taken]]:
-    """Yield what ranks are given in an epoch that goes on with another number of them every few steps."""
+    """Yield the batches of all ranks, in an epoch that is resumed with another number of ranks every few steps."""
     epoch = state["epoch"]
     while state["epoch"] == epoch:
-        taken = run_ranks(next(world_sizes), _go_on(make, state, num_steps))
+        taken = run_ranks(next(world_sizes), _resume(make, state, num_steps))
         yield taken
         state = through_json(taken[0].state)
 
 
-def _go_on(make: MakeLoader, state: State, num_steps: int | None) -> Callable[[Options], Taken]:
+def _resume(make: MakeLoader, state: State, num_steps: int | None) -> Callable[[Options], Taken]:
     def job(options: Options) -> Taken:
         loader = make(**options)
         loader.load_state_dict(state)
@@ -263,17 +266,20 @@ def _go_on(make: MakeLoader, state: State, num_steps: int | None) -> Callable[[O
 
 
 def check_resume_on_ranks(make: MakeLoader, world_size: int = 2, num_stops: int = 4) -> None:
-    """Check law 4 over ranks: as many of them, at any state, go on with exactly the batches that follow.
+    """Check that the same number of ranks resumes at any state with exactly the batches that follow.
 
     Args:
         make: Makes the loader of one rank.
-        world_size: How many ranks there are.
-        num_stops: After how many steps of an epoch it is tried, evenly over it.
+        world_size: Number of ranks.
+        num_stops: Number of stops that are tried, spread evenly over an epoch.
+
+    Raises:
+        AssertionError: A batch differs.
     """
     whole = run_ranks(world_size, lambda options: take(make(**options)))
     steps = len(whole[0].batches)
     for number in range(0, steps, max(1, -(-steps // num_stops))):
         state = through_json(whole[0].batches[number].state)
-        rest = run_ranks(world_size, _go_on(make, state, None))
+        rest = run_ranks(world_size, _resume(make, state, None))
         for rank, (expected, got) in enumerate(zip(whole, rest, strict=True)):
             expect_same(expected.batches[number + 1 :], got.batches, f"resuming after step {number} on rank {rank}")

@@ -1,4 +1,4 @@
-"""Ranks as threads of one process, so that what many of them do can be looked at, and stopped, in one place."""
+"""Runs ranks as threads of one process, so that a test or a debugger sees all of them in one place."""
 
 from __future__ import annotations
 
@@ -10,61 +10,62 @@ from typing import Any, TypeAlias, TypeVar
 Result = TypeVar("Result")
 
 Options: TypeAlias = Mapping[str, Any]
-"""What a rank passes on to `Loader`: its rank, the world size, and how it talks to the others."""
+"""The options of `Loader` that make it one rank: ``rank``, ``world_size`` and ``all_gather``."""
 
-MEETING_SECONDS = 120.0
-"""How long a rank waits for the others before it gives up."""
+TIMEOUT_SECONDS = 120.0
+"""How long a rank waits for the others in an all-gather."""
 
 
 class RankLeftError(RuntimeError):
-    """Raised where a rank waits for another that has ended."""
+    """Raised in a rank that waits for another rank that has ended."""
 
 
-class _Table:
-    """Where ranks that are threads meet: each lays down what it has, and takes what all have, round by round."""
+class _ThreadAllGather:
+    """An all-gather between threads: call by call, each rank passes bytes in and receives those of all ranks."""
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
         self._changed = threading.Condition()
-        self._rounds: dict[int, dict[int, bytes]] = {}
-        self._left: set[int] = set()
+        self._calls: dict[int, dict[int, bytes]] = {}
+        self._ended: set[int] = set()
 
-    def leave(self, rank: int) -> None:
+    def end(self, rank: int) -> None:
+        """Record that a rank has ended, and wake those that wait for it."""
         with self._changed:
-            self._left.add(rank)
+            self._ended.add(rank)
             self._changed.notify_all()
 
     def all_gather_of(self, rank: int) -> Callable[[bytes], list[bytes]]:
-        """Return the function by which a rank meets the others."""
-        rounds = itertools.count()
+        """Return the all-gather function of one rank."""
+        numbers = itertools.count()
 
         def all_gather(data: bytes) -> list[bytes]:
-            number = next(rounds)
+            number = next(numbers)
             with self._changed:
-                given = self._rounds.setdefault(number, {})
-                given[rank] = data
+                parts = self._calls.setdefault(number, {})
+                parts[rank] = data
                 self._changed.notify_all()
-                waited = self._changed.wait_for(
-                    lambda: len(given) == self._world_size or self._left - given.keys(), MEETING_SECONDS
+                in_time = self._changed.wait_for(
+                    lambda: len(parts) == self._world_size or self._ended - parts.keys(), TIMEOUT_SECONDS
                 )
-                if len(given) < self._world_size:
-                    gone = sorted(self._left - given.keys())
-                    raise RankLeftError(f"rank {rank} cannot meet the others, rank {gone} has ended" if waited else "timed out")
-                self._rounds.pop(number - 1, None)  # all have taken it, being here
-            return [given[other] for other in range(self._world_size)]
+                if len(parts) < self._world_size:
+                    ended = sorted(self._ended - parts.keys())
+                    raise RankLeftError(f"rank {rank} waits for rank {ended}, which has ended" if in_time else "timed out")
+                self._calls.pop(number - 1, None)  # every rank has returned from it, or it would not be in this call
+            return [parts[other] for other in range(self._world_size)]
 
         return all_gather
 
 
 def run_ranks(world_size: int, job: Callable[[Options], Result]) -> list[Result]:
-    """Run a job on some ranks, each a thread of its own, and return what each has returned.
+    """Run a job on several ranks, each in a thread of its own, and return their results.
 
     Args:
-        world_size: How many.
-        job: Is given the options of a rank for `Loader`.
+        world_size: Number of ranks.
+        job: Receives the options of its rank for `Loader`.
 
     Raises:
-        BaseException: What the first rank has raised; the others, who waited for it, are let go.
+        BaseException: The first error of a rank; ranks that wait for it end as well.
     """
     outcomes = try_ranks(world_size, job)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -74,17 +75,17 @@ def run_ranks(world_size: int, job: Callable[[Options], Result]) -> list[Result]
 
 
 def try_ranks(world_size: int, job: Callable[[Options], Result]) -> list[Result | BaseException]:
-    """Run a job on some ranks as `run_ranks` does, and return errors in the place of results."""
-    table = _Table(world_size)
+    """Run a job on several ranks as `run_ranks` does, and return errors in place of results."""
+    gathering = _ThreadAllGather(world_size)
     outcomes: list[Result | BaseException] = [RuntimeError("not ended")] * world_size
 
     def run(rank: int) -> None:
         try:
-            outcomes[rank] = job({"rank": rank, "world_size": world_size, "all_gather": table.all_gather_of(rank)})
+            outcomes[rank] = job({"rank": rank, "world_size": world_size, "all_gather": gathering.all_gather_of(rank)})
         except BaseException as error:  # noqa: BLE001 - it is returned
             outcomes[rank] = error
         finally:
-            table.leave(rank)
+            gathering.end(rank)
 
     threads = [threading.Thread(target=run, args=(rank,), name=f"rank-{rank}") for rank in range(world_size)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""A loader as Python, to be pasted."""
+"""Writes a loader as Python code, ready to paste into a program."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from seqstream.planning.unbucketed import Unbucketed
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
 
-_UNNAMED = ("paths", "tokenizer")
+_POSITIONAL = ("paths", "tokenizer")
 
 
 def write_loader(source: Source, tokenize: Tokenize, spec: Bucket | Unbucketed) -> str:
-    """Write the Python that makes a loader of these; what is no plain value stays a name."""
+    """Return the Python code of a loader; a value that has no literal, such as a tokenizer object, is written as its name."""
     stages = "".join(f"    ss.{write_call(part)},\n" for part in (source, tokenize, spec))
     return f"import seqstream as ss\n\nloader = ss.Loader(\n{stages})"
 
 
 def write_call(spec: Any) -> str:
-    """Write the call that makes a spec, without what it has by default."""
+    """Return the call that makes a spec, without arguments that have their default."""
     fields = [field for field in dataclasses.fields(spec) if field.init]
-    shown = [(field.name, _literal(field.name, getattr(spec, field.name)), field.default) for field in fields]
-    given = [text if name in _UNNAMED else f"{name}={text}" for name, text, default in shown if text != _literal(name, default)]
-    return f"{type(spec).__name__}({', '.join(given)})"
+    literals = [(field.name, _literal(field.name, getattr(spec, field.name)), field.default) for field in fields]
+    arguments = [
+        text if name in _POSITIONAL else f"{name}={text}" for name, text, default in literals if text != _literal(name, default)
+    ]
+    return f"{type(spec).__name__}({', '.join(arguments)})"
 
 
 def _literal(name: str, value: Any) -> str:
@@ -40,13 +42,13 @@ def _literal(name: str, value: Any) -> str:
     if isinstance(value, str | os.PathLike):
         return json.dumps(os.fspath(value), ensure_ascii=False)
     if isinstance(value, list | tuple):
-        whole = as_glob(value) if name == "paths" else None
-        return _literal(name, whole) if whole else f"[{', '.join(_literal(name, each) for each in value)}]"
+        pattern = as_glob(value) if name == "paths" else None
+        return _literal(name, pattern) if pattern else f"[{', '.join(_literal(name, each) for each in value)}]"
     return name
 
 
 def as_glob(paths: Sequence[str]) -> str | None:
-    """Return the one path, or the glob ``folder/*.suffix`` that stands for exactly these paths in this order, if it does."""
+    """Return the single path, or ``folder/*.suffix`` if this glob gives exactly these paths in this order, else ``None``."""
     if len(paths) == 1:
         return paths[0]
     folder = Path(paths[0]).parent

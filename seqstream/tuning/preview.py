@@ -1,4 +1,4 @@
-"""What a model gets: the first batches of a loader, with some of their rows decoded."""
+"""The first batches of a loader, with some of their rows decoded."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from seqstream.tokenizing.tokenizer_spec import read_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class PreviewRow:
-    """One row of a batch: its real tokens, its place in the data, and its ids decoded, special tokens included."""
+    """One row of a batch: its number of real tokens, where its record is in the data, and its ids decoded."""
 
     tokens: int
-    place: str
+    location: str
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
-    """One batch: its size in rows and padded tokens, and some of its rows, longest first."""
+    """One batch: its rows, padded length and real tokens, and some of its rows decoded, longest first."""
 
     rows: int
     width: int
@@ -37,7 +37,7 @@ class Preview:
 
     @property
     def padding(self) -> float:
-        """Share of the slots that are padding, 0 to 1."""
+        """Share of the slots that is padding, 0 to 1."""
         return 1 - self.tokens / (self.rows * self.width)
 
 
@@ -48,11 +48,11 @@ def take_previews(
 
     Args:
         source: Where records come from.
-        tokenize: How they are tokenised, with one tokenizer that can be decoded.
+        tokenize: How they are tokenised, with one tokenizer that can decode.
         spec: How they are batched.
-        num_batches: How many batches.
-        num_rows: How many rows of each are decoded.
-        seed: Another seed, another order.
+        num_batches: Number of batches.
+        num_rows: Number of rows of each batch that are decoded.
+        seed: Seed of the loader's order.
     """
     tokenizer = read_tokenizer(tokenize.tokenizer, special_tokens=True).build()
     for batch in itertools.islice(Loader(source, tokenize, spec, seed=seed), num_batches):

@@ -1,4 +1,4 @@
-"""Reports and previews as text for a terminal or a file, of any width."""
+"""Prints reports and previews, to a terminal of any width or to a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDE = 60
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print a report."""
+    """Print the lengths of a corpus, a table of the settings, and the recommended loader."""
     is_unicode = console.encoding.startswith("utf")
     bar = ("█" if is_unicode else "#") * max(0, min(_MAX_BAR, (console.width - _LABELS_WIDTH) // 2))
     console.print(_counts(report))
@@ -28,12 +28,12 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_heading("An epoch of batches"))
     console.print(_settings(report.settings, report.best, "◀" if is_unicode else "<", gap=2 if console.width >= _WIDE else 1))
     tokens = _short(report.measured_tokens)
-    console.print(Text("random: shuffled rows in batches as large, with no regard to length", style="dim"))
-    console.print(Text(f"tokens/s: real tokens from a loader, all its work included, measured on {tokens} tokens", style="dim"))
+    console.print(Text("random: batches of the same size, of shuffled rows of any length", style="dim"))
+    console.print(Text(f"tokens/s: real tokens a second that a loader gives, measured on {tokens} tokens", style="dim"))
     best = f"max_tokens={report.best.max_tokens:,}"
     console.print(_heading(f"Recommended: {best}"))
     console.print(Text(f"{report.reason[0].upper()}{report.reason[1:]}.\n"))
-    console.print(Text(report.code, style="cyan"), soft_wrap=True)  # lines to be pasted are not broken
+    console.print(Text(report.code, style="cyan"), soft_wrap=True)  # code to paste keeps its lines
 
 
 def _heading(text: str) -> Text:
@@ -44,17 +44,16 @@ def _counts(report: Report) -> Text:
     survey = report.survey
     parts = [f"{survey.records:,} records", f"{report.distribution.rows:,} rows", f"{survey.tokens:,} tokens"]
     parts += [f"{survey.empty:,} empty"] if survey.empty else []
-    parts += [f"{report.truncated:,} rows cut to {report.max_length:,}"] if report.truncated else []
+    parts += [f"{report.truncated:,} rows truncated to {report.max_length:,}"] if report.truncated else []
     read = "" if survey.is_whole else "the first "
     return Text(f"{read}{', '.join(parts)}\ntokenised by {survey.engine} at {_short(survey.tokens / survey.seconds)} tokens/s")
 
 
-def _lengths(found: Distribution) -> Text:
-    percentiles = "".join(f"  p{name} {value:,}" for name, value in found.percentiles.items())
-    longer = ", ".join(f"{limit:,}: {share:.1%}" for limit, share in found.over.items())
-    return Text(
-        f"mean {found.mean:,.1f}{percentiles}  max {found.longest:,}" + (f"\nlonger than {longer}" if longer else "") + "\n"
-    )
+def _lengths(lengths: Distribution) -> Text:
+    percentiles = "".join(f"  p{name} {value:,}" for name, value in lengths.percentiles.items())
+    longer = ", ".join(f"{limit:,}: {share:.1%}" for limit, share in lengths.over.items())
+    longer = f"\nlonger than {longer}" if longer else ""
+    return Text(f"mean {lengths.mean:,.1f}{percentiles}  max {lengths.longest:,}{longer}\n")
 
 
 def _histogram(bins: Sequence[Bin], bar: str) -> Table:
@@ -70,7 +69,7 @@ def _histogram(bins: Sequence[Bin], bar: str) -> Table:
 
 
 def merge_bins(bins: Sequence[Bin], limit: int) -> list[Bin]:
-    """Return the bins with all that lie over a limit made into one."""
+    """Return the bins, those above a limit merged into one."""
     kept = [each for each in bins if each.low <= limit]
     over = bins[len(kept) :]
     merged = Bin(over[0].low, over[-1].high, sum(e.rows for e in over), sum(e.tokens for e in over)) if over else None
@@ -100,14 +99,14 @@ def _settings(settings: Sequence[Setting], best: Setting, mark: str, gap: int) -
 
 
 def print_preview(preview: Preview, number: int, console: Console) -> None:
-    """Print a batch: its size on one line, then a line for each row that is shown, cut to the terminal's width."""
+    """Print the size of a batch on one line, and then one line for each decoded row, cut to the terminal's width."""
     size = f"{preview.rows:,} rows x {preview.width:,} = {preview.rows * preview.width:,} slots"
     console.print(Text(f"Batch {number}: {size}, {preview.tokens:,} tokens, {preview.padding:.2%} padding", style="bold"))
-    places = [_cut_left(row.place, console.width // 3) for row in preview.shown]
-    width = max(map(len, places))
-    for row, place in zip(preview.shown, places, strict=True):
+    locations = [_cut_left(row.location, console.width // 3) for row in preview.shown]
+    width = max(map(len, locations))
+    for row, location in zip(preview.shown, locations, strict=True):
         line = Text(f"{row.tokens:>7,}  ")
-        line.append(place.ljust(width), style="dim").append(f"  {_one_line(row.text[: console.width])}")
+        line.append(location.ljust(width), style="dim").append(f"  {_one_line(row.text[: console.width])}")
         console.print(line, no_wrap=True, overflow="ellipsis")
     if preview.rows > len(preview.shown):
         console.print(Text(f"         and {preview.rows - len(preview.shown):,} more rows", style="dim"))
@@ -118,7 +117,7 @@ def _cut_left(text: str, width: int) -> str:
 
 
 def _short(number: float) -> str:
-    """Return a number with two or three digits, as 3.4M or 560k."""
+    """Return a number with two or three digits and a unit, such as 3.4M or 560k."""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= unit:
             return f"{number / unit:.{1 if number < 10 * unit else 0}f}{name}"
@@ -126,7 +125,7 @@ def _short(number: float) -> str:
 
 
 def _one_line(text: str) -> str:
-    r"""Return the text with what is no visible character escaped: a line break as ``\n``, an escape as ``\x1b``."""
+    r"""Return the text with all invisible characters escaped: a line break as ``\n``, an escape as ``\x1b``."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

@@ -1,6 +1,6 @@
-"""What a corpus would be in batches: many budgets and windows planned from its lengths, and one recommended.
+"""Plans a corpus with many budgets and windows from the lengths of its rows, and recommends one setting.
 
-Everything here returns data; `seqstream.cli` prints it. Legend: ``N`` rows.
+Everything here returns data, which `seqstream.tuning.printing` prints. Legend: ``N`` rows.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from seqstream.records import Json
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning.loader_code import write_loader
-from seqstream.tuning.survey import Survey, measure_speed, num_measured_bytes, take_sample, take_survey
+from seqstream.tuning.speed import measure_speed, num_measured_bytes, take_sample
+from seqstream.tuning.survey import Survey, take_survey
 from seqstream.windows.collecting import LAST
 from seqstream.windows.settings import MAX_BYTES
 
 OnProgress: TypeAlias = Callable[[str, float, float | None], None]
-"""Told what is done, how much of it so far, and of how much where that is known."""
+"""A callback that receives the name of the current task, how much of it is done, and the total, ``None`` if unknown."""
 
 PERCENTILES = (50, 90, 95, 99)
 LIMITS = (128, 256, 512, 1024, 2048, 4096)
 
 ENOUGH_ROWS = 16
-"""Rows that batches of a recommended budget hold on average: fewer make steps uneven."""
+"""The least mean number of rows a batch for a recommended budget: with fewer, steps are uneven."""
 
 NEAR_LEAST = 0.005
-"""A larger window that saves no more than this share of the slots is not worth its memory."""
+"""A larger window that saves at most this share of the slots is not worth its memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Rows of ``low`` to ``high`` tokens, both included, and how many tokens they have."""
+    """The number of rows of ``low`` to ``high`` tokens, both included, and the number of their tokens."""
 
     low: int
     high: int
@@ -50,15 +51,15 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """How long rows are.
+    """The distribution of row lengths.
 
     Attributes:
         rows: Number of rows.
-        tokens: Tokens of all of them.
-        mean: Tokens of a row.
-        percentiles: For 50, 90, ...: that many per cent of the rows are no longer.
-        longest: Tokens of the longest row.
-        over: Share of the rows that are longer, for limits below the longest.
+        tokens: Number of tokens of all rows.
+        mean: Mean length of a row, in tokens.
+        percentiles: Percentiles of the length, by per cent: 50, 90, ...
+        longest: Length of the longest row, in tokens.
+        over: Share of the rows above a limit, for each limit below the longest row.
         bins: Rows by length, each bin twice as wide as the one before.
     """
 
@@ -73,15 +74,15 @@ class Distribution:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One way of batching, and what it makes of a corpus in an epoch.
+    """One way of batching a corpus, and what an epoch of it would be.
 
     Attributes:
-        spec: The way of batching.
-        max_tokens: Its budget; for random rows the budget of the batches that have as many rows.
-        batches: Number of batches.
-        rows: Rows of a batch, on average.
-        padding: Share of the slots that are padding, 0 to 1.
-        tokens_per_second: Real tokens a second that a loader gave out, where that was measured.
+        spec: The batch spec.
+        max_tokens: Its budget; for random rows the budget of the `Bucket` with which they are compared.
+        batches: Number of batches of an epoch.
+        rows: Mean number of rows of a batch.
+        padding: Share of the slots that is padding, 0 to 1.
+        tokens_per_second: Measured real tokens a second of a loader; ``None`` if not measured.
     """
 
     spec: Bucket | Unbucketed
@@ -98,17 +99,17 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that is to be said.
+    """A corpus, the settings that were compared, and the recommended one.
 
     Attributes:
-        survey: Lengths of rows, and what became of records.
-        distribution: How long rows are.
-        max_length: Longer rows are cut to so many tokens in all settings.
-        settings: Ways of batching, by budget: random rows, then buckets, the window growing.
-        measured_tokens: On how many tokens each was measured.
-        best: The setting to begin with.
-        reason: Why.
-        code: A loader with this setting, in Python.
+        survey: Lengths of the rows, and record counts.
+        distribution: The distribution of these lengths.
+        max_length: Length to which longer rows are truncated, in all settings.
+        settings: Settings by budget: first random rows, then buckets by growing window.
+        measured_tokens: Number of tokens on which the speed of each setting was measured.
+        best: The recommended setting.
+        reason: Why it is recommended.
+        code: Python code of a loader with this setting.
     """
 
     survey: Survey
@@ -122,7 +123,7 @@ class Report:
 
     @property
     def truncated(self) -> int:
-        """How many rows are cut."""
+        """Number of rows that are truncated."""
         return int(np.count_nonzero(self.survey.lengths > self.max_length))
 
     def to_json(self) -> dict[str, Json]:
@@ -151,16 +152,16 @@ def make_report(
     limit: int | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Report:
-    """Read a corpus once, plan it in many ways, and measure each of them on a part of it.
+    """Read a corpus once, plan it with every budget and window, and measure each setting on a part of it.
 
     Args:
         source: The corpus.
-        tokenize: How it is tokenised. Without ``max_length`` rows are cut to the smallest budget.
+        tokenize: How it is tokenised. Without ``max_length`` rows are truncated to the smallest budget.
         budgets: Values of ``Bucket(max_tokens=...)``.
         windows: Values of ``Bucket(window_batches=...)``.
-        seed: Another seed, another order.
-        limit: Read no more than about so many tokens.
-        on_progress: Called now and then.
+        seed: Seed of the order.
+        limit: Read about this many tokens; ``None`` reads the whole corpus.
+        on_progress: Receives the progress of each task.
 
     Raises:
         ValueError: ``max_length`` is larger than a budget, or the corpus has no rows.
@@ -179,17 +180,17 @@ def make_report(
         speed = measure_speed(sample, tokenize, setting.spec, survey.engine, seed=seed)
         measured.append(dataclasses.replace(setting, tokens_per_second=speed.tokens / speed.seconds))
     best, reason = recommend(measured)
-    found = describe(survey.lengths, sorted({*LIMITS, max_length}))
-    # A smaller window saves memory that few need, and mixes less: the default stays, but where a larger one is worth it.
+    distribution = describe(survey.lengths, sorted({*LIMITS, max_length}))
+    # A smaller window mixes less and saves memory that few need, so the code names a window only if the default is too small.
     size = WindowSize()
     is_larger = best.max_tokens * (best.spec.window_batches or 0) > (size.num_bytes or 0) / ID_BYTES
     spec = best.spec if is_larger else dataclasses.replace(best.spec, window_batches=None)
     code = write_loader(source, tokenize, spec)
-    return Report(survey, found, max_length, tuple(measured), speed.tokens, best, reason, code)
+    return Report(survey, distribution, max_length, tuple(measured), speed.tokens, best, reason, code)
 
 
 def describe(lengths: npt.NDArray[np.integer], limits: Sequence[int] = LIMITS) -> Distribution:
-    """Summarise lengths, ``(N,)`` with at least one row, all positive."""
+    """Return the distribution of positive lengths, ``(N,)`` with at least one row."""
     total = int(lengths.sum(dtype=np.int64))
     exponents = np.frexp(lengths - 0.5)[1]  # 1 -> 0, 2 -> 1, 3 and 4 -> 2, ...: a power of two ends a bin
     rows, tokens = np.bincount(exponents), np.bincount(exponents, lengths)
@@ -215,11 +216,11 @@ def compare(
 ) -> list[Setting]:
     """Plan a corpus with every budget and window, and with random rows in batches of the same mean size.
 
-    Of the windows that hold the whole corpus only the smallest is planned: larger ones would be the same.
+    Of the windows that hold the whole corpus only the smallest is planned: larger ones give the same batches.
 
     Args:
         survey: Lengths of the corpus.
-        max_length: Longer rows are cut to so many tokens; at most the smallest budget.
+        max_length: Length to which longer rows are truncated; at most the smallest budget.
         budgets: Values of ``Bucket(max_tokens=...)``.
         windows: Values of ``Bucket(window_batches=...)``.
         on_progress: Called before each budget.
@@ -239,12 +240,12 @@ def compare(
 
 
 def plan_epoch(lengths: Lengths, spec: Bucket | Unbucketed, bytes_per_token: float = 0.0) -> Setting:
-    """Plan an epoch of full windows, as a loader does that shuffles.
+    """Plan an epoch of full windows, as a loader with ``shuffle=True`` does.
 
     Args:
         lengths: ``int64 (N,)``, tokens of each row in the order of an epoch, none over the budget.
-        spec: The way of batching.
-        bytes_per_token: Bytes of records in memory for a token, which limit a window as they limit a loader's.
+        spec: The batch spec.
+        bytes_per_token: Bytes of records in memory for each token: they limit a window here as in a loader.
     """
     budget = spec.max_tokens if isinstance(spec, Bucket) else None
     batch_tokens = budget or lengths.mean() * (spec.batch_size or 1)
@@ -260,7 +261,7 @@ def plan_epoch(lengths: Lengths, spec: Bucket | Unbucketed, bytes_per_token: flo
 
 
 def cut_windows(lengths: Lengths, window_tokens: float) -> npt.NDArray[np.int64]:
-    """Return the rows at which all windows but the first begin; each has so many tokens, the last up to a quarter more."""
+    """Return the rows at which all windows but the first begin; each has ``window_tokens``, the last up to a quarter more."""
     ends = np.cumsum(lengths)
     marks = window_tokens * np.arange(1, math.ceil(ends[-1] / window_tokens - (LAST - 1)))
     cuts = np.unique(np.searchsorted(ends, marks) + 1)
@@ -268,10 +269,10 @@ def cut_windows(lengths: Lengths, window_tokens: float) -> npt.NDArray[np.int64]
 
 
 def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:
-    """Choose a setting, and say why.
+    """Return the recommended setting and the reason.
 
-    The budget is the smallest whose batches hold `ENOUGH_ROWS` rows on average, else the largest; the window is the smallest
-    that wastes at most `NEAR_LEAST` more than the best.
+    The budget is the smallest whose batches hold `ENOUGH_ROWS` rows on average, else the largest. The window is the smallest
+    whose padding is within `NEAR_LEAST` of the least.
     """
     buckets = [setting for setting in settings if isinstance(setting.spec, Bucket)]
     enough = [setting.max_tokens for setting in buckets if setting.rows >= ENOUGH_ROWS]
@@ -284,5 +285,5 @@ def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:
     saved = (1 - best.padding) / (1 - random.padding)
     return best, (
         f"{why} ({best.rows:,.0f}), and the smallest window within {NEAR_LEAST:.1%} of the least padding; "
-        f"random batches as large compute {saved:.1f} times the slots"
+        f"random batches of this size compute {saved:.1f} times the slots"
     )

@@ -1,4 +1,4 @@
-"""Finding the largest budget: decisions on a memory that is known, steps that really run out of it, and messages."""
+"""Finding the largest budget: the search on simulated memory, steps that really run out of memory, and messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seqstream as ss
-from seqstream.tuning.max_tokens import Memory, Probe, fit_max_tokens, fit_memory, next_budget
+from seqstream.tuning.budget_search import Memory, Probe, fit_memory, next_budget
+from seqstream.tuning.max_tokens import fit_max_tokens
 
 few = settings(max_examples=200, deadline=None)
 MAX_PROBES = 10
@@ -45,18 +46,18 @@ def simulate(
     floor: float = 0,
     length: int | None = None,
 ) -> list[Probe]:
-    """Try what `next_budget` says on a device whose memory is known, till it says that it is enough.
+    """Try the budgets of `next_budget` on a device whose memory is known, until it returns ``None``.
 
     Args:
-        memory: What a step takes.
+        memory: The memory of a step.
         low: Passed on.
         high: Passed on.
-        limit: What it may take.
-        total: What there is.
-        seen: Whether what was taken is seen.
-        grain: Memory is taken in blocks of so many bytes.
-        floor: The least that a step takes.
-        length: Of each row; ``None`` for one row that fills the budget.
+        limit: Bytes that a step may take.
+        total: Bytes of the device.
+        seen: Whether memory is measured.
+        grain: Memory is taken in blocks of this many bytes.
+        floor: The least memory of a step.
+        length: Length of each row; ``None`` for one row that fills the budget.
     """
     probes: list[Probe] = []
     while len(probes) < MAX_PROBES:
@@ -90,7 +91,7 @@ memories = st.builds(Memory, st.floats(0, 4 * GIB), st.floats(10_000, 1_000_000)
 @few
 @given(memories, st.sampled_from([64, 128, 512, None]), st.floats(6 * GIB, 80 * GIB), st.sampled_from([1, 512, 2 << 20]))
 def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, total: float, grain: int) -> None:
-    """Where memory is seen, a budget within 5 % of the largest is found and run in at most 10 tries, never one beyond."""
+    """If memory is measured, a budget within 5 % of the largest is found and run in at most 10 tries, never one beyond."""
     limit = 0.9 * total
     low = 512
     most = true_largest(memory, limit - grain, length)
@@ -108,7 +109,7 @@ def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, tot
 @few
 @given(memories, st.floats(0, 3 * GIB), st.sampled_from([64, 128, 512]), st.floats(10 * GIB, 80 * GIB))
 def test_memory_that_small_batches_do_not_show_is_found(memory: Memory, more: float, length: int, total: float) -> None:
-    """Where small batches take no more than the optimiser does, the limit is found all the same, and not passed."""
+    """If small batches take no more than the optimiser, the limit is found all the same, and not passed."""
     limit = 0.9 * total
     most = true_largest(memory, limit, length)
     assume(most >= 40 * length)
@@ -121,7 +122,7 @@ def test_memory_that_small_batches_do_not_show_is_found(memory: Memory, more: fl
 @few
 @given(memories, st.floats(5 * GIB, 80 * GIB), st.sampled_from([64, 512]))
 def test_failures_alone_lead_to_the_limit(memory: Memory, total: float, length: int) -> None:
-    """Where a step only runs or not, budgets grow till one fails, and the largest found is close below the first that fails."""
+    """If memory is not measured, budgets grow until one fails, and the largest found is close below the first that fails."""
     most = true_largest(memory, total, length)
     low, high = 512, 1 << 22
     assume(most >= low)
@@ -149,7 +150,7 @@ def test_tries_lie_between_what_ran_and_what_failed(low: int, more: int, up: int
 
 
 def test_tries_by_hand() -> None:
-    """Budgets double, then the middle by ratio is tried; with a limit, two tries of known memory foretell the next."""
+    """Budgets double, then the middle by ratio is tried; with a limit, two tries of known memory predict the next."""
     ran = [Probe(100, 1, 100, True), Probe(200, 2, 100, True)]
     assert next_budget([], low=100, high=None) == 100
     assert next_budget(ran[:1], low=100, high=None) == 200
@@ -168,7 +169,7 @@ def test_tries_by_hand() -> None:
     exactly = Probe(800, 8, 100, True, 9_000)
     assert next_budget([*measured, exactly], low=100, high=None, limit=9_000) is None
     flat = [ran[0], Probe(200, 2, 100, True, 3_000), Probe(400, 4, 100, True, 3_000)]
-    assert next_budget(flat, low=100, high=None, limit=9_000) == 6_400  # memory that does not grow is not believed for long
+    assert next_budget(flat, low=100, high=None, limit=9_000) == 6_400  # memory that does not grow is extrapolated only so far
     over = Probe(800, 8, 100, True, 9_900)
     assert next_budget([*measured, over], low=100, high=None, limit=9_899) == 792
     assert next_budget([*measured, Probe(700, 7, 100, False)], low=100, high=None, limit=9_000) == 529
@@ -184,17 +185,17 @@ def test_memory_by_hand() -> None:
     assert (found.fixed, found.per_token, found.per_pair) == pytest.approx((5_000, 7, 0.25))
     of_one_length = fit_memory([Probe(1, rows, 100, True, 1_234_567 + 76_543 * rows) for rows in (3, 7, 9)])
     assert of_one_length.num_bytes(5, 100) == pytest.approx(1_234_567 + 76_543 * 5)
-    assert of_one_length.num_bytes(1, 500) > 1_234_567 + 1.5 * 5 * 76_543  # the worse of what may be
+    assert of_one_length.num_bytes(1, 500) > 1_234_567 + 1.5 * 5 * 76_543  # the model that predicts the most for longer rows
     falling = fit_memory([Probe(100, 1, 100, True, 900), Probe(200, 2, 100, True, 300)])
     assert (falling.fixed, falling.per_token, falling.per_pair) == pytest.approx((600, 0, 0))
-    with pytest.raises(ValueError, match=r"^memory must be known of one probe at least, got none$"):
+    with pytest.raises(ValueError, match=r"^num_bytes must be known for at least one probe, got none$"):
         fit_memory([Probe(100, 1, 100, True)])
 
 
 @few
 @given(memories, st.lists(st.tuples(st.integers(1, 500), st.integers(1, 4_096)), min_size=1, max_size=6))
 def test_fitted_memory_is_that_of_the_tries(memory: Memory, shapes: list[tuple[int, int]]) -> None:
-    """The model never has a term below 0, and agrees with what was seen where what was seen follows a model."""
+    """The model never has a term below 0, and it fits memory that follows a model."""
     probes = [Probe(1, rows, length, True, round(memory.num_bytes(rows, length))) for rows, length in shapes]
     most = max(probe.num_bytes or 0 for probe in probes)
     found = fit_memory(probes)
@@ -215,7 +216,7 @@ def test_fitted_memory_is_that_of_the_tries(memory: Memory, shapes: list[tuple[i
     ids=repr,
 )
 def test_steps_that_raise_at_a_limit_are_fitted(loader: ss.Loader, error: Exception) -> None:
-    """Whatever form an error of memory has, the largest budget that runs is found, in at most 10 tries of different batches."""
+    """For every kind of memory error the largest budget that runs is found, in at most 10 tries of different batches."""
     shapes = []
 
     def step(batch: ss.Batch) -> None:
@@ -231,7 +232,7 @@ def test_steps_that_raise_at_a_limit_are_fitted(loader: ss.Loader, error: Except
 
 
 def test_all_may_run(loader: ss.Loader) -> None:
-    """Where nothing fails, the largest budget that was asked for is tried and returned."""
+    """If nothing fails, ``high`` is tried and returned."""
     tried = []
     assert fit_max_tokens(lambda batch: tried.append(batch.num_slots), loader, low=100, high=1_000) == 1_000
     assert len(tried) == 5
@@ -239,7 +240,7 @@ def test_all_may_run(loader: ss.Loader) -> None:
 
 
 def test_few_tries_are_kept_to(loader: ss.Loader) -> None:
-    """No more tries are made than asked for, and what is returned has run."""
+    """There are at most ``max_probes`` tries, and the budget that is returned has run."""
     ran = []
     assert fit_max_tokens(lambda batch: ran.append(batch.num_slots), loader, high=1_000_000, max_probes=1) == 64
     assert ran == [64]
@@ -248,7 +249,7 @@ def test_few_tries_are_kept_to(loader: ss.Loader) -> None:
 
 
 def test_budgets_that_change_nothing_end_the_search(bpe_file: Path, tmp_path: Path) -> None:
-    """Where the number of rows is limited as well, a larger budget gives the same batch, which is not tried again."""
+    """If the number of rows is limited as well, a larger budget gives the same batch, which is not tried again."""
     (tmp_path / "text.txt").write_text("words\n" * 9, encoding="utf-8")
     bucket = ss.Bucket(max_tokens=512, batch_size=3)
     loader = ss.Loader(ss.TextFiles(str(tmp_path / "text.txt")), ss.Tokenize(str(bpe_file), max_length=64), bucket)
@@ -260,7 +261,7 @@ def test_budgets_that_change_nothing_end_the_search(bpe_file: Path, tmp_path: Pa
 
 
 def test_other_errors_pass_through(loader: ss.Loader) -> None:
-    """What is not about memory is raised as it is, with a note of the shape that was tried."""
+    """Other errors are raised unchanged, with a note of the shape that was tried."""
 
     def step(batch: ss.Batch) -> None:
         raise RuntimeError("shapes cannot be multiplied")
@@ -272,7 +273,7 @@ def test_other_errors_pass_through(loader: ss.Loader) -> None:
 
 
 def test_failed_tries_keep_nothing_alive(loader: ss.Loader) -> None:
-    """What a step held when it failed is gone before the next begins, even if its error and the cause of that are kept."""
+    """Tensors of a failed step are released before the next step, even if its error and the cause of it are kept."""
     held: list[weakref.ref[torch.Tensor]] = []
     alive = []
     kept = []
@@ -303,7 +304,7 @@ def test_failed_tries_keep_nothing_alive(loader: ss.Loader) -> None:
 
 
 def test_tensors_that_are_too_large_are_fitted(loader: ss.Loader) -> None:
-    """A tensor that no machine has room for fails as torch fails, and the search goes on below."""
+    """A tensor that is too large for any machine fails in torch, and the search goes on below."""
 
     def step(batch: ss.Batch) -> None:
         torch.empty(10**15 if batch.num_slots > 1_000 else batch.num_slots)
@@ -312,13 +313,12 @@ def test_tensors_that_are_too_large_are_fitted(loader: ss.Loader) -> None:
 
 
 def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -> None:
-    """A model trains in a process that may have 256 MiB more, and the budget that is found is near what that has room for."""
+    """A model trains in a process with a limit of 256 MiB more, and the budget that is found is near that limit."""
     program = textwrap.dedent(
         f"""
         import pathlib, resource
         import torch
         import seqstream as ss
-        from seqstream.tuning.max_tokens import fit_max_tokens
 
         pathlib.Path("text.txt").write_text("a line of words\\n" * 20)
         torch.set_num_threads(1)
@@ -333,11 +333,11 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
         step(loader.worst_batch(max_tokens=64))
         used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), -1))
-        print(fit_max_tokens(step, loader, high=1_000_000))
+        print(ss.fit_max_tokens(step, loader, high=1_000_000))
         """
     )
     if not Path("/proc/self/statm").exists():
-        pytest.skip("the system does not tell how much a process has mapped")
+        pytest.skip("the system does not show how much memory a process has mapped")
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -357,7 +357,7 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
     ],
 )
 def test_bad_options_are_refused(loader: ss.Loader, options: dict[str, Any], message: str) -> None:
-    """Each option that has no such value is named, before a step is run."""
+    """An option out of range is an error that names it, before a step runs."""
 
     def step(batch: ss.Batch) -> None:
         raise AssertionError
@@ -367,7 +367,7 @@ def test_bad_options_are_refused(loader: ss.Loader, options: dict[str, Any], mes
 
 
 def test_the_smallest_budget_must_run(loader: ss.Loader) -> None:
-    """Where nothing runs, the error says with what, and what to change."""
+    """If no budget runs, the error names the smallest one and what to change."""
 
     def step(batch: ss.Batch) -> None:
         raise MemoryError
@@ -378,7 +378,7 @@ def test_the_smallest_budget_must_run(loader: ss.Loader) -> None:
 
 
 def test_the_smallest_budget_follows_from_the_loader(tmp_path: Path, bpe_file: Path) -> None:
-    """It is one longest row, rounded up; where that is not known, or not all a batch needs, the budget that the loader has."""
+    """It is the longest row, rounded up; if that is unknown, or a batch needs more, it is the budget of the loader."""
     (tmp_path / "text.txt").write_text("words\n" * 9, encoding="utf-8")
     source = ss.TextFiles(str(tmp_path / "text.txt"))
     tokenize = ss.Tokenize(str(bpe_file), max_length=60)
@@ -405,7 +405,7 @@ def test_the_smallest_budget_follows_from_the_loader(tmp_path: Path, bpe_file: P
 
 @needs_cuda
 def test_a_device_is_filled_to_its_share(bpe_file: Path, tmp_path: Path) -> None:
-    """On CUDA a training step takes at most its share of the memory, in few tries, and 10 % more would be over it."""
+    """On CUDA the training step takes at most its share of the memory, after few tries, and 10 % more would exceed it."""
     (tmp_path / "text.txt").write_text("words and words\n" * 9, encoding="utf-8")
     loader = ss.Loader(
         ss.TextFiles(str(tmp_path / "text.txt")),

@@ -1,4 +1,4 @@
-"""The report: lengths, plans and recommendations, each a function that returns data."""
+"""Reports: lengths, plans and recommendations, each a function that returns data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.tuning.loader_code import as_glob, write_call
 from seqstream.tuning.report import Bin, Setting, compare, cut_windows, describe, make_report, plan_epoch, recommend
-from seqstream.tuning.survey import EPOCH, Survey, measure_speed, take_sample, take_survey
+from seqstream.tuning.speed import measure_speed, take_sample
+from seqstream.tuning.survey import EPOCH, Survey, take_survey
 
 many_lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
 
@@ -38,7 +39,7 @@ def source(lines: list[str], tmp_path: Path) -> ss.TextFiles:
 
 
 def test_distribution_by_hand() -> None:
-    """The summary of a few lengths is what one computes by hand."""
+    """The distribution of a few lengths equals one computed by hand."""
     found = describe(np.array([1, 2, 3, 4, 5, 8, 9, 100]), limits=[8, 64, 128])
     assert (found.rows, found.tokens, found.mean, found.longest) == (8, 132, 16.5, 100)
     assert found.percentiles == {50: 5, 90: 100, 95: 100, 99: 100}
@@ -95,7 +96,7 @@ def test_plan_by_hand() -> None:
 
 
 def test_windows_that_hold_all_are_planned_once() -> None:
-    """Of the windows that hold the whole corpus only the smallest is planned, and random rows come in batches as large."""
+    """Of the windows that hold the whole corpus only the smallest is planned, and random rows have batches of the same size."""
     lengths = np.random.default_rng(0).integers(1, 100, 1800)
     settings = compare(
         Survey(lengths.astype(np.int32), 1800, 0, 90_000, True, "tokenizers", 1.0), 100, [4000, 400, 400], [1000, 1, 64, 256]
@@ -119,7 +120,7 @@ def test_bytes_limit_windows() -> None:
 
 
 def test_recommendation_by_hand() -> None:
-    """The smallest budget with enough rows is recommended, and its smallest window that pads about as little as any."""
+    """The smallest budget with enough rows is recommended, and its smallest window whose padding is close to the least."""
 
     def settings(budget: int, rows: float) -> list[Setting]:
         wastes = {16: 0.05, 64: 0.014, 256: 0.01}
@@ -132,7 +133,7 @@ def test_recommendation_by_hand() -> None:
     assert best.spec == ss.Bucket(400, window_batches=64)
     assert reason == (
         "smallest budget with 16 rows a batch or more (20), and the smallest window within 0.5% of the least padding; "
-        "random batches as large compute 2.0 times the slots"
+        "random batches of this size compute 2.0 times the slots"
     )
     best, reason = recommend([*settings(100, 5), *settings(200, 10)])
     assert best.spec == ss.Bucket(200, window_batches=64)
@@ -152,7 +153,7 @@ def test_survey_has_the_length_of_every_record(source: ss.TextFiles, lines: list
 
 
 def test_survey_stops_at_its_limit(lines: list[str], bpe_tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """A survey with a limit begins as the whole one does, ends soon after the limit, and says that it is not whole."""
+    """A survey with a limit has the first lengths of the whole one, ends soon after the limit, and is not marked as whole."""
     path = tmp_path / "long.txt"
     path.write_text("\n".join(lines * 15))
     tokenize = ss.Tokenize(bpe_tokenizer)
@@ -167,7 +168,7 @@ def test_survey_stops_at_its_limit(lines: list[str], bpe_tokenizer: Tokenizer, t
     "spec", [ss.Bucket(512, window_batches=16), ss.Bucket(2048, window_batches=8), ss.Unbucketed(12)], ids=repr
 )
 def test_plan_agrees_with_a_loader(source: ss.TextFiles, bpe_tokenizer: Tokenizer, spec: Any) -> None:
-    """What is planned from lengths is what a loader does in its second epoch: as many batches, about as much padding."""
+    """A plan from lengths agrees with the second epoch of a loader: the same number of batches, about the same padding."""
     tokenize = ss.Tokenize(bpe_tokenizer, max_length=256)
     planned = plan_epoch(take_survey(source, tokenize).lengths.astype(np.int64), spec)
     loader = ss.Loader(source, tokenize, spec)
@@ -178,7 +179,7 @@ def test_plan_agrees_with_a_loader(source: ss.TextFiles, bpe_tokenizer: Tokenize
 
 
 def test_sample_is_the_beginning_of_an_epoch(source: ss.TextFiles, bpe_tokenizer: Tokenizer) -> None:
-    """A sample is a source like any other, and holds the first blocks that an epoch reads, as much as asked for."""
+    """A sample is a source like any other, and has the first blocks of an epoch, of about the requested size."""
     sample = take_sample(source, 30_000)
     testing.check_source(sample)
     part, whole = (take_survey(each, ss.Tokenize(bpe_tokenizer)).lengths.tolist() for each in (sample, source))
@@ -188,7 +189,7 @@ def test_sample_is_the_beginning_of_an_epoch(source: ss.TextFiles, bpe_tokenizer
 
 
 def test_sample_of_long_shards(tmp_path: Path) -> None:
-    """Of shards of many blocks a sample takes the first blocks only, and can go on after each."""
+    """Of shards with many blocks a sample has only the first blocks, and it resumes after each of them."""
     path = tmp_path / "numbers.csv"
     path.write_text("text\n" + "".join(f"number {number}\n" for number in range(5000)))
     sample = take_sample(ss.Csv([str(path)], block_bytes=1000), 5000)
@@ -233,7 +234,7 @@ def test_rows_are_cut_to_the_smallest_budget(source: ss.TextFiles, bpe_file: Pat
 
 
 def test_report_refuses(source: ss.TextFiles, bpe_file: Path, tmp_path: Path) -> None:
-    """What cannot be reported on is refused, with the file and line where there is one."""
+    """Data without rows and options that do not fit are errors, with file and line if there are any."""
     tokenize = ss.Tokenize(str(bpe_file), max_length=512)
     with pytest.raises(ValueError, match="budgets must be at least max_length=512, got 256; lower max_length"):
         make_report(source, tokenize, [1024, 256], [64])
@@ -247,14 +248,14 @@ def test_report_refuses(source: ss.TextFiles, bpe_file: Path, tmp_path: Path) ->
 
 
 def test_code_leaves_out_what_is_so_by_default() -> None:
-    """The call that makes a spec names what differs from its defaults, with numbers that can be read."""
+    """The call that makes a spec names the arguments that differ from their defaults, with readable numbers."""
     assert write_call(ss.Bucket(16_384)) == "Bucket(max_tokens=16_384)"
     assert write_call(ss.Bucket(batch_size=8, window_batches=64)) == "Bucket(batch_size=8, window_batches=64)"
     assert write_call(ss.Unbucketed(32, drop_last=True)) == "Unbucketed(batch_size=32, drop_last=True)"
 
 
 def test_globs_stand_for_exactly_the_files(tmp_path: Path) -> None:
-    """Files that are all of a folder with their suffix become a glob; any others stay a list."""
+    """Files become a glob if they are all files of a folder with their suffix; others stay a list."""
     paths = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt")]
     for path in paths:
         Path(path).touch()
