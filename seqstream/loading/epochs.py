@@ -152,7 +152,7 @@ class Epochs:
             "uneven": sharing.uneven,
             "prefetch": sharing.prefetch,
             "epochs": None if start.until is None else start.until - start.epoch,
-            "state": {"step": window.step, "group": window.group, "source": window.cursor.source_json()},
+            "state": {"step": window.step, "group": window.planned_world_size, "source": window.cursor.source_json()},
             **self.fingerprint(),
             **self._functions,
         }

@@ -133,7 +133,7 @@ class Pipeline:
             meeting = max(0, len(window.plan) - 1 - left)
             for turn in range(len(window.plan)):
                 position = _after(position, window, turn, self.epochs.num_shards)
-                moved = {"group": window.start.group, "served": position.window.served}
+                moved = {"group": window.start.planned_world_size, "served": position.window.served}
                 state = {**begun, **moved} if position.window.served else to_state(position)
                 batch = self._customised(self._collated(window, turn, own_copy(state), seeds[turn]))
                 batch, event = self.transfer.send(batch)

@@ -105,7 +105,7 @@ class Position:
             "position": window.cursor.position,
             "blocks": window.blocks,
             "skip": window.skip,
-            "group": window.group,
+            "group": window.planned_world_size,
             "served": window.served,
             "step": window.step,
             "source": window.cursor.source_json(),

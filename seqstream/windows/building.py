@@ -104,7 +104,7 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[BufferedBlocks]]:
         following = dataclasses.replace(following, step=collected.start.step + global_plan.num_steps)
     begun = _count_begun(collected, own, global_order, global_plan)
     dealt = exchange_rows(own, global_order, global_plan, steps, ranks)
-    start = dataclasses.replace(collected.start, group=group)
+    start = dataclasses.replace(collected.start, planned_world_size=group)
     with located(dealt.table.column(ROW_ID), window_settings.locate):
         columns, sequence = _read_columns(dealt.table, spec)
     window = Window(
@@ -151,7 +151,7 @@ def _count_begun(
     places = global_plan.begun_places(collected.start.served)
     if not len(places):
         return None
-    spec, sharing, group = collected.window_settings.spec, collected.window_settings.sharing, collected.start.group
+    spec, sharing, group = collected.window_settings.spec, collected.window_settings.sharing, collected.start.planned_world_size
     if sharing.uneven == "drop":  # as those who began the window did
         places = places[owners(cut_steps(global_plan, 0, group, "drop"), places, group)[0] >= 0]
     columns, sequence = _read_columns(own, spec) if len(own) else ({}, None)

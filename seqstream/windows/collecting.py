@@ -226,7 +226,7 @@ def next_size(blocks: int, share: float, growth: int) -> int:
 
 def planned_for(start: WindowStart, window_settings: WindowSettings) -> int:
     """Return for how many ranks a window is planned: those that began to serve it, else those there are."""
-    return start.group if start.served else window_settings.world_size
+    return start.planned_world_size if start.served else window_settings.world_size
 
 
 def follow(entries: Sequence[BufferedBlocks], rows_left: int, size: int) -> tuple[list[BufferedBlocks], WindowStart]:

@@ -31,7 +31,7 @@ class WindowStart:
         blocks: How many blocks it holds; as long as nothing of it was served, how many it should hold, before the end of the
             epoch is taken into account, and 0 where that is still to be chosen.
         skip: Rows of its first blocks that belong to the window before.
-        group: For how many ranks it was planned; 0 as long as nothing of it was served.
+        planned_world_size: For how many ranks it was planned; 0 as long as nothing of it was served.
         served: Rows of it that were handed out, of all ranks together: packed rows for `Pack`.
         step: Optimiser steps of the epoch before it.
     """
@@ -39,7 +39,7 @@ class WindowStart:
     cursor: Cursor = dataclasses.field(default_factory=Cursor)
     blocks: int = 1
     skip: int = 0
-    group: int = 0
+    planned_world_size: int = 0
     served: int = 0
     step: int = 0
 

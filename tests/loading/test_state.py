@@ -45,7 +45,7 @@ def test_a_position_comes_back_from_json(position: Position) -> None:
 
 def test_a_state_by_hand() -> None:
     """Its keys and their meaning are fixed: states of today must be read tomorrow."""
-    window = WindowStart(Cursor(7, (OpenShard(3, 40, {"next": 2}),)), blocks=5, skip=6, group=1, served=2, step=3)
+    window = WindowStart(Cursor(7, (OpenShard(3, 40, {"next": 2}),)), blocks=5, skip=6, planned_world_size=1, served=2, step=3)
     assert Position(1, 4, window).to_json(fingerprint={}, seed=9, engine={"text": "tokenizers"}) == {
         "version": 2,
         "fingerprint": {},

@@ -166,9 +166,9 @@ def test_rows_left_over_are_carried() -> None:
         [*range(12, 27)],  # 5 blocks remain where 4 are wanted
     ]
     assert [window.start for window in found] == [
-        WindowStart(Cursor(0), 2, 0, group=1),
-        WindowStart(Cursor(1), 4, 1, group=1, step=1),
-        WindowStart(Cursor(4), 5, 0, group=1, step=3),
+        WindowStart(Cursor(0), 2, 0, planned_world_size=1),
+        WindowStart(Cursor(1), 4, 1, planned_world_size=1, step=1),
+        WindowStart(Cursor(4), 5, 0, planned_world_size=1, step=3),
     ]
     assert [window.following for window in found] == [
         WindowStart(Cursor(1), 4, 1, step=1),
@@ -316,7 +316,13 @@ def test_data_that_has_shrunk_is_refused() -> None:
     """A state that counts more blocks than there are is of other data."""
     message = r"^source must still have the 3 blocks that the state counts, got 2; the data has changed$"
     with pytest.raises(ValueError, match=message):
-        next(read_windows(blocks_of(*[sequences([1])] * 2), WindowStart(blocks=3, group=1, served=1), recipe_of(Unbucketed(1))))
+        next(
+            read_windows(
+                blocks_of(*[sequences([1])] * 2),
+                WindowStart(blocks=3, planned_world_size=1, served=1),
+                recipe_of(Unbucketed(1)),
+            )
+        )
 
 
 def test_stages_run_once_over_each_block_in_order() -> None:
