@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import os
-import threading
-import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, TypeVar
@@ -16,22 +12,24 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from seqstream.batches.batch import Batch
-from seqstream.batches.padding import Padding
-from seqstream.distributed.collectives import AllGather, Ranks, check_ranks, count_ranks, find_ranks
-from seqstream.loading.arguments import DataStage, find_padding_side, pad_tokens, parse_stages
-from seqstream.loading.device import Transfer
+from seqstream.distributed.collectives import AllGather, Ranks, count_ranks, find_ranks
+from seqstream.loading.arguments import DataStage, LoaderArguments, parse_stages
+from seqstream.loading.calibration import Calibration
 from seqstream.loading.epochs import Epochs
-from seqstream.loading.pipeline import Pipeline, PreparedBatch
-from seqstream.loading.prefetch import StoppedError, StopSignal
-from seqstream.loading.state import Position, check_form, check_same, write
+from seqstream.loading.estimates import Estimates
+from seqstream.loading.fingerprints import check_same
+from seqstream.loading.iteration import Iteration, progress_bar
+from seqstream.loading.option import Option
+from seqstream.loading.pipeline import Pipeline
+from seqstream.loading.prefetch import StopSignal
+from seqstream.loading.progress import Progress
+from seqstream.loading.state import Position, read_state
 from seqstream.loading.stats import Stats
-from seqstream.loading.workers import WorkerOptions
-from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
+from seqstream.options import whole_number
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.rank_shares import UNEVEN, Uneven
+from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Json
 from seqstream.sources.source import Source
-from seqstream.stages.row_labels import LabelRule
 from seqstream.windows.settings import WindowStart
 
 _Answer = TypeVar("_Answer")
@@ -98,6 +96,28 @@ class Loader(Iterable[Batch]):
         ValueError: No batch spec ends the stages, or an option has no such value.
     """
 
+    source = Option[Source]()
+    stages = Option[tuple[DataStage | BatchSpec, ...]]()
+    seed = Option[int]()
+    shuffle = Option[bool]()
+    epochs = Option[int | None]()
+    accumulate = Option[int]()
+    num_workers = Option[int]()
+    multiprocessing_context = Option[str | BaseContext | None]()
+    executor = Option[Executor | None]()
+    prefetch = Option[int]()
+    device = Option[torch.device | None]()
+    pin_memory = Option[bool | None]()
+    on_batch = Option[Callable[[Batch], Batch] | None]()
+    pad_values = Option[dict[str, float]]()
+    padding_side = Option[str | None]()
+    layout = Option[str]()
+    progress = Option[bool]()
+    rank = Option[int | None]()
+    world_size = Option[int | None]()
+    all_gather = Option[AllGather | None]()
+    uneven = Option[Uneven]()
+
     def __init__(
         self,
         source: Source,
@@ -123,82 +143,58 @@ class Loader(Iterable[Batch]):
         all_gather: AllGather | None = None,
         uneven: Uneven = "repeat",
     ) -> None:
-        one_of("uneven", uneven, UNEVEN)
-        rank, world_size = check_ranks(rank, world_size, all_gather)
-        seed = whole_number("seed", seed)
-        shuffle, progress = yes_or_no("shuffle", shuffle), yes_or_no("progress", progress)
-        if epochs is not None:
-            epochs = whole_number("epochs", epochs, least=1, rule="a positive number or None for no end")
-        accumulate = whole_number("accumulate", accumulate, least=1, most=1 << 20, rule="a positive whole number")
-        name, num_workers = ("num_workers", num_workers) if workers is None else ("workers", workers)
-        num_workers = whole_number(name, num_workers, least=0, rule="0 or more processes")
-        worker_options = WorkerOptions(num_workers, multiprocessing_context, executor)
-        prefetch = whole_number("prefetch", prefetch, least=0, rule="0 or more batches")
-        one_of("padding_side", padding_side, (None, "right", "left"))
-        one_of("layout", layout, ("padded", "jagged"))
-        function_or_none("on_batch", on_batch)
-        pin_memory = None if pin_memory is None else yes_or_no("pin_memory", pin_memory)
-        data_stages, spec = parse_stages(source, stages)
-        self.source = source
-        self.stages = stages
-        self.seed = seed
-        self.shuffle = shuffle = bool(shuffle)
-        self.epochs = epochs
-        self.accumulate = accumulate
-        self.prefetch = prefetch
-        self.progress = progress
-        self.uneven = uneven
-        side = find_padding_side(data_stages, padding_side)
-        padding = Padding({**pad_tokens(data_stages), **padding_values(pad_values)}, side)
-        transfer = Transfer(device_of(device), pin_memory)
-        pad_token = padding.value("input_ids")
-        self._epochs = Epochs(
-            source,
-            data_stages,
-            spec,
+        arguments = LoaderArguments(
+            source=source,
+            stages=stages,
             seed=seed,
             shuffle=shuffle,
+            epochs=epochs,
             accumulate=accumulate,
-            pad_token=pad_token,
-            worker_options=worker_options,
-            labels=LabelRule() if on_batch is None else getattr(on_batch, "label_rule", None),
+            num_workers=num_workers,
+            multiprocessing_context=multiprocessing_context,
+            executor=executor,
+            workers=workers,
+            prefetch=prefetch,
+            device=device,
+            pin_memory=pin_memory,
+            on_batch=on_batch,
+            pad_values=pad_values,
+            padding_side=padding_side,
+            layout=layout,
+            progress=progress,
+            rank=rank,
+            world_size=world_size,
+            all_gather=all_gather,
+            uneven=uneven,
         )
-        self._pipeline = Pipeline(
-            self._epochs, padding=padding, layout=layout, on_batch=on_batch, transfer=transfer, uneven=uneven
-        )
-        self._given_ranks = (rank, world_size, all_gather)
+        self._arguments = arguments
+        self._epochs = Epochs(arguments, parse_stages(arguments))
+        self._pipeline = Pipeline(self._epochs)
+        self._progress = Progress.of(arguments.epochs, Calibration.of(self._epochs.spec))
         self._known_ranks: Ranks | None = None
-        self._fingerprint: str | None = None
-        self._position = self._beginning(0)
-        self._moved = False
-        self._loaded = False
-        self._last: tuple[Position | None, dict[str, Json]] = None, {}
-        self._stats = Stats()
         self._counted_steps: dict[tuple[int, int], int] = {}
         self._iteration: weakref.ref[Iteration] | None = None
 
-    def _beginning(self, epoch: int) -> Position:
-        until = None if self.epochs is None else epoch + self.epochs
-        return Position(epoch, until, WindowStart(blocks=0))
-
     @property
     def epoch(self) -> int:
-        """The epoch that the next batch belongs to, or the one that is under way."""
-        return self._position.epoch
+        """The epoch of the next batch, or the one that is under way."""
+        return self._progress.position.epoch
 
     @property
     def stats(self) -> Stats:
         """What was handed out so far, and what it cost."""
-        return self._stats
+        return self._progress.stats
 
     def __iter__(self) -> Iteration:
         """Begin an epoch, or continue at a loaded state once."""
-        if self._iteration is not None and (older := self._iteration()) is not None:
-            older.close("a newer one has begun on this loader; use one iterator at a time")
-        if self._moved and not self._loaded:
-            self._position = self._beginning(self._position.epoch + 1)
-        self._moved = self._loaded = False
-        iteration = Iteration(self, self._position)
+        self._stop_iteration("a newer one has begun on this loader; use one iterator at a time")
+        self._progress.begin()
+        ranks = self._ranks()
+        bar = None
+        if self.progress and not ranks.rank:  # before threads begin, which would compete with the estimate
+            steps = self.estimate_steps()
+            bar = progress_bar(None if steps is None or self.epochs is None else steps * self.epochs * self.accumulate)
+        iteration = Iteration(self._progress, self._pipeline, StopSignal(), ranks, bar)
         self._iteration = weakref.ref(iteration)
         return iteration
 
@@ -209,9 +205,9 @@ class Loader(Iterable[Batch]):
             stats: Keep ``stats`` as well, so that they go on where the state is loaded. They are of this rank alone, while all
                 else is the same on all of them: let each rank save its own, or none.
         """
-        position, state = self._last
-        state = copy.deepcopy(state) if position is self._position else self._state(self._position)
-        return {**state, "stats": self._stats.to_json()} if stats else state
+        progress = self._progress
+        state = self._pipeline.state_at(progress.position, progress.calibration)
+        return {**state, "stats": progress.stats.to_json()} if stats else state
 
     def load_state_dict(self, state: Mapping[str, Json], strict: bool = True) -> None:
         """Go on where a state was saved: the next iteration continues with exactly the next batch.
@@ -225,24 +221,18 @@ class Loader(Iterable[Batch]):
         Raises:
             ValueError: The state is for other data, another tokenizer, seed or batch spec; the message names each.
         """
-        check_form(state)
-        same = check_same(state, self._own_fingerprint(), self.seed, strict=strict)
-        position = Position.from_json(copy.deepcopy(dict(state)))
+        saved = read_state(state)
+        same = check_same(saved.identity, self._epochs.identity, strict=strict)
+        position, calibration, stats = saved.position, self._progress.calibration, saved.stats or self.stats
         self._epochs.check_cursor(position.window.cursor)
-        if "stats" in state:
-            self._stats = Stats.from_json(state["stats"])
         if same:
-            self._epochs.check_choices(state["engine"], state["shapes"])
-            self._epochs.use_engines(state["engine"])
-            self._epochs.use_shapes(state["shapes"])
+            self._epochs.check_calibration(saved.calibration)
+            calibration = calibration.updated(saved.calibration)
         else:
-            self._stats = self._stats.plus(repeated_rows=position.window.served + position.window.skip)
+            stats = stats.plus(repeated_rows=position.window.served + position.window.skip)
             position = Position(position.epoch, position.until, WindowStart(position.window.cursor, blocks=0))
-        if self.epochs is None or position.until is None:
-            until = None if self.epochs is None else position.epoch + self.epochs
-            position = dataclasses.replace(position, until=until)
         self._stop_iteration("a state was loaded since")
-        self._position, self._loaded, self._moved = position, True, False
+        self._progress.load(position, calibration, stats)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; the position in the one under way is dropped.
@@ -251,15 +241,10 @@ class Loader(Iterable[Batch]):
         goes on where it was.
         """
         epoch = whole_number("epoch", epoch, least=0, rule="0 or more")
-        if self._loaded and epoch in (self._position.epoch, self._first_epoch()):
+        if self._progress.origin == "loaded" and epoch in (self.epoch, self._progress.first_epoch):
             return
         self._stop_iteration("set_epoch was called since")
-        self._position, self._loaded, self._moved = self._beginning(epoch), False, False
-
-    def _first_epoch(self) -> int:
-        """Return the epoch in which the iteration under way began."""
-        until = self._position.until
-        return self._position.epoch if until is None or self.epochs is None else until - self.epochs
+        self._progress.go_to(epoch)
 
     def estimate_steps(self) -> int | None:
         """Estimate how many optimiser steps an epoch has, of ``accumulate`` batches of each rank.
@@ -271,7 +256,7 @@ class Loader(Iterable[Batch]):
         compressed ones and tables, are read to count what they hold, up to 256 MiB. ``None`` where the source cannot know how
         much there is: a stream, or a function that gives items. `count_steps` counts them.
         """
-        return self._look(lambda epochs: epochs.estimate_steps(count_ranks(self._given_ranks[1]), self.uneven))
+        return self._ask(Estimates.estimate_steps)
 
     def count_steps(self) -> int:
         """Count the optimiser steps of this epoch, of ``accumulate`` batches of each rank.
@@ -282,19 +267,10 @@ class Loader(Iterable[Batch]):
         Raises:
             ValueError: Records can be read once only.
         """
-        key = (self.epoch, count_ranks(self._given_ranks[1]))
+        key = (self.epoch, self._count_ranks())
         if key not in self._counted_steps:
-            self._counted_steps[key] = self._look(lambda epochs: epochs.count_steps(*key, self.uneven))
+            self._counted_steps[key] = self._ask(lambda estimates: estimates.count_steps(self.epoch))
         return self._counted_steps[key]
-
-    def _look(self, question: Callable[[Epochs], _Answer]) -> _Answer:
-        """Ask epochs that no thread is at work on; of what they learn, the engines are kept."""
-        epochs = self._epochs.apart()
-        answer = question(epochs)
-        is_idle = self._iteration is None or self._iteration() is None
-        if is_idle and self._epochs.engines is None and epochs.engines:
-            self._epochs.use_engines(epochs.engines)
-        return answer
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return the ``(rows, length)`` that batches can have, shortest first, to warm up a compiled model.
@@ -305,7 +281,7 @@ class Loader(Iterable[Batch]):
         Raises:
             ValueError: Batches have no fixed shapes, or records can be read once only.
         """
-        return list(self._epochs.choose_shapes())
+        return list(self._ask(Estimates.shapes))
 
     def worst_batch(self, *, max_tokens: int | None = None) -> Batch:
         """Return a batch of the largest shape that can occur, so that memory runs out before training and not in the middle.
@@ -319,63 +295,39 @@ class Loader(Iterable[Batch]):
         Raises:
             ValueError: The longest row cannot be known, or does not fit; or records can be read once only.
         """
-        return self._pipeline.largest_batch(self.state_dict(), max_tokens)
+        window = self._ask(lambda estimates: estimates.largest_window(max_tokens))
+        return self._pipeline.collate_alone(window, self.state_dict())
 
-    def _state(self, position: Position) -> dict[str, Json]:
-        shapes = self._epochs.shapes
-        return position.to_json(
-            fingerprint=self._own_fingerprint(),
-            seed=self.seed,
-            engine=dict(self._epochs.engines or {}),
-            shapes=None if shapes is None else [list(shape) for shape in shapes],
-        )
-
-    def _own_fingerprint(self) -> str:
-        if self._fingerprint is None:
-            self._fingerprint = write(self._epochs.fingerprint())
-        return self._fingerprint
+    def _ask(self, question: Callable[[Estimates], _Answer]) -> _Answer:
+        """Answer a question beside any thread; keep what was learned, unless an iteration is under way, which learns itself."""
+        estimates = Estimates(self._epochs, self._progress.calibration, self._count_ranks())
+        answer = question(estimates)
+        iteration = None if self._iteration is None else self._iteration()
+        if iteration is None or iteration.is_over:
+            self._progress.calibration = estimates.calibration
+        return answer
 
     def _ranks(self) -> Ranks:
-        """Return who takes part, as it is now: ``torch.distributed`` may begin after the loader was made."""
+        """Return the ranks as they are now: ``torch.distributed`` may start after the loader is made."""
         if self._known_ranks is None or self._known_ranks.world_size == 1:
-            self._known_ranks = find_ranks(*self._given_ranks)
+            self._known_ranks = find_ranks(self.rank, self.world_size, self.all_gather)
         return self._known_ranks
+
+    def _count_ranks(self) -> int:
+        return count_ranks(self.world_size)
 
     def _stop_iteration(self, reason: str) -> None:
         if self._iteration is not None and (iteration := self._iteration()) is not None:
             iteration.close(reason)
 
-    def _took(self, made: PreparedBatch, waited: float, elapsed: float) -> None:
-        """Move on past a batch."""
-        self._position, self._moved, self._last = made.position, True, (made.position, made.state)
-        if (batch := made.batch) is not None:
-            self._stats = self._stats.plus(
-                batches=1,
-                steps=int(batch.is_step_end),
-                rows=len(batch.row_ids) - batch.num_made - batch.num_repeated,
-                made_up_rows=batch.num_made,
-                repeated_rows=batch.num_repeated,
-                tokens=batch.num_tokens,
-                slots=batch.num_slots,
-                seconds=elapsed,
-                seconds_waited=waited,
-                **made.counts,
-            )
-
-    def _ended(self, made: PreparedBatch) -> None:
-        """Move on past the end of an iteration."""
-        self._stats = self._stats.plus(**made.counts)
-        self._position, self._moved = self._beginning(made.position.epoch + 1), False
-
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: all but what runs, so that it goes on by itself from where this loader is."""
-        return {**self.__dict__, "_iteration": None, "_known_ranks": None}
+        own = {"_iteration": None, "_known_ranks": None}
+        return {**self.__dict__, **own, "_progress": copy.copy(self._progress), "_pipeline": copy.copy(self._pipeline)}
 
     def __copy__(self) -> Loader:
         other = object.__new__(type(self))
         other.__dict__.update(self.__getstate__())
-        other._epochs, other._pipeline = copy.copy(self._epochs), copy.copy(self._pipeline)
-        other._pipeline.epochs = other._epochs
         return other
 
     @property
@@ -396,78 +348,3 @@ class Loader(Iterable[Batch]):
     def __repr__(self) -> str:
         parts = [repr(part) for part in (self.source, *self.stages)]
         return "Loader(\n" + "".join(f"    {part},\n" for part in parts) + f"    seed={self.seed}, shuffle={self.shuffle},\n)"
-
-
-class Iteration(Iterator[Batch]):
-    """One run over the epochs of a loader, from a position to the end; `Loader.__iter__` makes it."""
-
-    def __init__(self, loader: Loader, position: Position) -> None:
-        self._loader = loader
-        self._pid = os.getpid()
-        self._over: str | None = None
-        self._lock = threading.RLock()
-        self._switch = StopSignal()
-        ranks = loader._ranks()
-        # Before threads begin, so that what looking at the data takes does not delay them, nor is done twice.
-        self._bar = _progress_bar(loader) if loader.progress and not ranks.rank else None
-        self._made = loader._pipeline.run(position, loader._state, self._switch, loader.prefetch, ranks)
-        self._finalizer = weakref.finalize(self, self._switch.turn_off)
-        self._answered: float | None = None
-
-    def __iter__(self) -> Iteration:
-        return self
-
-    def __next__(self) -> Batch:
-        with self._lock:  # threads may share an iterator: each batch goes to one of them
-            self._check()
-            return self._take()
-
-    def _check(self) -> None:
-        if self._over:
-            raise RuntimeError(f"this iterator cannot go on, {self._over}; call iter(loader) again")
-        if self._over is not None:
-            raise StopIteration
-        if os.getpid() != self._pid:
-            raise RuntimeError("this iterator cannot go on in a forked process; call iter(loader) there")
-
-    def _take(self) -> Batch:
-        asked = time.perf_counter()
-        try:
-            made = next(self._made)
-        except StoppedError:
-            self.close()
-            self._check()
-            raise
-        except BaseException as error:
-            self.close("it was interrupted or has raised")
-            if isinstance(error, KeyboardInterrupt):
-                self._loader._epochs.stop_workers()  # Python would wait for the blocks under way before it ends
-            raise
-        if made.batch is None:
-            self._loader._ended(made)
-            self.close("")
-            raise StopIteration
-        batch = self._loader._pipeline.transfer.receive(made.batch, made.event)
-        answered = time.perf_counter()
-        self._loader._took(made, answered - asked, answered - (self._answered or asked))
-        self._answered = answered
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{self._loader.stats.padding:.2%} padding", refresh=False)
-            self._bar.update()
-        return batch
-
-    def close(self, reason: str = "it was closed") -> None:
-        """End the threads; a later request for a batch raises, giving the reason."""
-        if self._over is None:
-            self._over = reason
-            self._finalizer()
-            if self._bar is not None:
-                self._bar.close()
-
-
-def _progress_bar(loader: Loader) -> Any:
-    from tqdm.auto import tqdm
-
-    steps = loader.estimate_steps()
-    total = None if steps is None or loader.epochs is None else steps * loader.epochs * loader.accumulate
-    return tqdm(total=total, unit=" batches", dynamic_ncols=True)

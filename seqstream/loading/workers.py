@@ -22,13 +22,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing import connection
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pyarrow as pa
 
 from seqstream.arrow import to_buffer
+from seqstream.loading.arguments import WorkerOptions
 from seqstream.loading.worker_process import (
     NEEDS_STAGES,
     Answer,
@@ -60,45 +60,6 @@ _IMPORT_SECONDS = 1.0
 """How long processes wait at most for threads that import modules before they are forked."""
 
 
-@dataclasses.dataclass(frozen=True)
-class WorkerOptions:
-    """Who runs the stages.
-
-    Attributes:
-        num_workers: How many processes; with an ``executor``, how many blocks it works on at a time, 0 for one for each core.
-        context: How processes are started: a method or a context of ``multiprocessing``, ``None`` for the default of Python.
-        executor: Runs the blocks instead of processes of our own.
-    """
-
-    num_workers: int = 0
-    context: str | BaseContext | None = None
-    executor: Executor | None = None
-
-    def __post_init__(self) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        if self.context is not None and not isinstance(self.context, BaseContext) and self.context not in methods:
-            known = ", ".join(map(repr, methods))
-            raise ValueError(f"multiprocessing_context must be one of {known}, a context or None, got {self.context!r}")
-        if self.executor is not None and not isinstance(self.executor, Executor):
-            raise TypeError(
-                "executor must be a concurrent.futures.Executor such as ProcessPoolExecutor(2), got "
-                f"{type(self.executor).__name__}"
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self.executor is not None:
-            raise TypeError("a Loader with executor= cannot be copied or pickled; make it where it is used, or set num_workers")
-        return self.__dict__
-
-    @property
-    def num_ahead(self) -> int:
-        """How many blocks are under way at most."""
-        return _AHEAD * (self.num_workers or os.cpu_count() or 1)
-
-    def __bool__(self) -> bool:
-        return self.num_workers > 0 or self.executor is not None
-
-
 class Workers:
     """Processes that serve one window after the other, started by the first call of `start`; they end with this object.
 
@@ -110,7 +71,7 @@ class Workers:
 
     def __init__(self, options: WorkerOptions, stages: LoaderStages, locate: Callable[[int], str]) -> None:
         self._locate = locate
-        self._num_ahead = options.num_ahead
+        self._num_ahead = _AHEAD * (options.num_workers or os.cpu_count() or 1)
         self._pool: _Pool = _Pool(options, stages) if options.executor is None else _Lent(options, stages)
         weakref.finalize(self, self._pool.stop)
 

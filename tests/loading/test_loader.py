@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.loading.epochs import _say_once_of_one_shard
+from seqstream.loading.epoch_windows import _say_once_of_one_shard
 from tests.helpers.own_source import JsonArrays, write_arrays
 
 SPECS = [
@@ -358,7 +358,7 @@ def test_resuming_reads_at_most_one_window(tmp_path: Path, bpe_file: Path) -> No
 
     loader = make()
     batches = list(loader)
-    blocks = max(batch.state["blocks"] for batch in batches)
+    blocks = max(batch.state["position"]["window"]["blocks"] for batch in batches)
     for number in (0, len(batches) // 2, len(batches) - 2):
         resumed = make()
         resumed.load_state_dict(batches[number].state)

@@ -315,7 +315,7 @@ def test_an_executor_of_the_user(tmp_path: Path, bpe_file: Path, kind: str) -> N
         train, valid = ss.Loader(*stages, executor=executor, num_workers=2), ss.Loader(*others, executor=executor)
         for batch, expected in zip(train, ss.Loader(*stages), strict=True):
             assert batch.input_ids.equal(expected.input_ids)
-            if batch.state["served"] == 0:
+            if batch.state["position"]["window"]["served"] == 0:
                 valid.set_epoch(0)
                 assert ids_of(valid) == ids_of(ss.Loader(*others))
         del train, valid
