@@ -22,6 +22,7 @@ from seqstream.loading.epoch_windows import EpochWindow, EpochWindows
 from seqstream.loading.epochs import Epochs
 from seqstream.loading.prefetch import Prefetcher, StopSignal
 from seqstream.loading.state import Position, SavedState, write_state
+from seqstream.loading.stats import Stats
 from seqstream.options import device_of
 from seqstream.planning.pack import Pack
 from seqstream.records import Counts, Json
@@ -109,9 +110,9 @@ class Pipeline:
         """End the worker processes at once, whatever they are doing."""
         self._runner.stop_workers()
 
-    def state_at(self, position: Position, calibration: Calibration) -> dict[str, Json]:
+    def state_at(self, position: Position, calibration: Calibration, stats: Stats | None = None) -> dict[str, Json]:
         """Return the state of a loader at a position."""
-        return write_state(SavedState(position, calibration, self._arguments.seed, self.epochs.fingerprint_text))
+        return write_state(SavedState(position, calibration, self._arguments.seed, self.epochs.fingerprint_text, stats))
 
     def collate_alone(self, window: Window, state: dict[str, Json]) -> Batch:
         """Return the one batch of a window that is in no epoch, on the device.

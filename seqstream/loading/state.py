@@ -40,6 +40,10 @@ class Position:
     until: int | None
     window: WindowStart
 
+    def restart_window(self) -> Position:
+        """Return the position at which nothing of the window was served, and its size is chosen anew."""
+        return dataclasses.replace(self, window=WindowStart(self.window.cursor, blocks=0))
+
     def to_json(self) -> dict[str, Json]:
         """Return the entry ``position`` of a state, which shares nothing with this object."""
         window, opened = self.window, self.window.cursor.source_json()
