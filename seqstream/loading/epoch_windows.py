@@ -15,7 +15,7 @@ from seqstream.distributed.handshake import reported
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
-from seqstream.loading.first_window_warnings import look_at
+from seqstream.loading.first_window_warnings import warn_of_mistakes
 from seqstream.loading.rank_agreement import agree, handshake_at
 from seqstream.loading.stage_runner import StageRunner
 from seqstream.loading.state import Position
@@ -141,7 +141,7 @@ class EpochWindows:
             if is_whole and start.epoch == 0 and not num_batches:
                 self.calibration = self.calibration.learn(window, self._world_size)
                 if ranks.rank == 0:
-                    look_at(window)
+                    warn_of_mistakes(window)
             num_batches += len(window.plan)
             counts.update(window.counts)
             yield EpochWindow(dataclasses.replace(start, window=window.start), window, self.calibration)
@@ -151,9 +151,9 @@ class EpochWindows:
                 and epochs.source.num_shards == 1
                 and not epochs.is_by_row
             ):
-                _say_once_of_one_shard()
+                _log_one_shard()
         if is_whole and not num_batches:
-            raise ValueError(nothing_left(counts))
+            raise ValueError(explain_no_rows(counts))
 
     def _spec_from(self, start: Position, *, is_first: bool) -> BatchSpec:
         """Return the batch spec for the windows of an epoch; reads the beginning of epoch 0 if that has to decide it.
@@ -230,15 +230,15 @@ class EpochWindows:
 
 
 @functools.cache
-def _say_once_of_one_shard() -> None:
-    """Log that one shard mixes within windows only: no warning, as nothing is wrong that ``-W error`` should stop."""
+def _log_one_shard() -> None:
+    """Log, once, that one shard is mixed within windows only; not as a warning, which ``-W error`` would make an error."""
     logging.getLogger("seqstream").warning(
         "the source is one shard, so shuffle=True mixes rows within windows only; raise window_bytes to mix more"
     )
 
 
-def nothing_left(counts: Mapping[str, int]) -> str:
-    """Return the message of an error for an epoch without rows.
+def explain_no_rows(counts: Mapping[str, int]) -> str:
+    """Return the message of the error for an epoch without rows.
 
     Args:
         counts: Records by outcome.

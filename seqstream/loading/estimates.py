@@ -11,7 +11,7 @@ import numpy as np
 
 from seqstream.arrays import Lengths
 from seqstream.loading.calibration import Calibration
-from seqstream.loading.epoch_windows import EpochWindows, nothing_left
+from seqstream.loading.epoch_windows import EpochWindows, explain_no_rows
 from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
 from seqstream.loading.sampling import Sample, sample_records
 from seqstream.loading.state import Position
@@ -28,7 +28,7 @@ from seqstream.windows.window import Window
 from seqstream.windows.worst_case import repeat_record
 
 _MOST_ROWS = 200_000
-"""So many rows are planned at most, in a window that has more."""
+"""Of a window with more rows than this, a part of this size is planned."""
 
 
 class Estimates:
@@ -126,7 +126,7 @@ class Estimates:
                 if len(table):
                     return repeat_record(table, spec, rows, length)
             total.update(counts)
-        raise ValueError(nothing_left(total))
+        raise ValueError(explain_no_rows(total))
 
     def _windows(self) -> EpochWindows:
         return EpochWindows(self._epochs, self._runner, self.calibration, self._sharing)
@@ -141,16 +141,16 @@ class Estimates:
 def estimate_steps(
     lengths: Lengths, sample: Sample, spec: BatchSpec, *, shuffle: bool, world_size: int, accumulate: int, uneven: Uneven
 ) -> int:
-    """Return how many optimiser steps ranks make of all rows, if they are like a sample.
+    """Return how many optimiser steps an epoch has if all its rows are like those of a sample.
 
     Args:
         lengths: ``int64 (N,)`` or ``(N, S)``, of the rows that the stages made of the sample.
-        sample: The records that they were.
-        spec: How rows are batched, decided in all.
+        sample: The records that these rows are made of.
+        spec: How rows are batched, fitted to the data.
         shuffle: Whether windows are those of a loader that shuffles.
         world_size: Number of ranks.
-        accumulate: Batches of an optimiser step of each rank.
-        uneven: What becomes of steps with fewer rows than ranks.
+        accumulate: Batches of each rank in an optimiser step.
+        uneven: What happens to a step with fewer rows than ranks.
     """
     if not len(lengths):
         return 0
@@ -178,7 +178,7 @@ def estimate_steps(
 
 
 def _scaled(runs: LengthCounts, factor: float) -> LengthCounts:
-    """Return so many times the rows, of the same lengths."""
+    """Return the counts of ``factor`` times as many rows with the same lengths."""
     ends = np.rint(np.cumsum(runs.counts) * factor).astype(np.int64)
     counts = np.diff(ends, prepend=0)
     return LengthCounts(runs.lengths[counts > 0], counts[counts > 0])

@@ -35,7 +35,7 @@ class Iteration(Iterator[Batch]):
         self._lock = threading.RLock()
         self._bar = bar
         self._prepared = pipeline.run(progress.position, progress.calibration, stop_signal, ranks)
-        self._stop = weakref.finalize(self, stop_signal.turn_off)
+        self._stop = weakref.finalize(self, stop_signal.stop)
         self._answered: float | None = None
 
     def __iter__(self) -> Iteration:

@@ -95,7 +95,7 @@ class Pipeline:
         if not prefetch:
             return BatchRun(self._batches(windows, start, calibration, lambda: None))
         ahead = Prefetcher(
-            windows if relay is None else relay.each(windows), 1, stop_signal, "seqstream-windows", goes_on=False
+            windows if relay is None else relay.pass_on(windows), 1, stop_signal, "seqstream-windows", goes_on=False
         )
         batches = self._batches(ahead, start, calibration, ahead.go_on, left=prefetch)
         if self._arguments.on_batch is None and not self._transfer.has_work:

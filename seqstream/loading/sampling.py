@@ -15,17 +15,17 @@ from seqstream.sources.source import Source
 from seqstream.windows.block_reader import Cursor, blocks_of, look_ahead
 
 _NUM_BLOCKS = 128
-"""How many blocks are looked at."""
+"""How many blocks a sample is taken from."""
 
 _FEWEST_BLOCKS = 16
 _FEW_RECORDS = 4_000
-"""Of records that are read one by one fewer are looked at: so many, or 16 blocks."""
+"""A sample of records that are read one by one is smaller: this many records, or 16 blocks."""
 
 _SAMPLE_BYTES = 2 << 20
-"""About how many bytes of records are tokenised: of those blocks every so many-th record."""
+"""About how many bytes of records are tokenized: a strided sample of the records of these blocks."""
 
 _READ_BYTES = 256 << 20
-"""How much is read, but not tokenised, to count the blocks of files that are read front to back."""
+"""How many bytes are read at most to measure files that are read front to back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sample:
 
     Attributes:
         table: The records, as read, with row ids.
-        scale: How much more there is in all, in bytes.
+        scale: Bytes of the whole source, divided by those of the table.
     """
 
     table: pa.Table
@@ -42,10 +42,10 @@ class Sample:
 
 
 def sample_records(source: Source) -> Sample | None:
-    """Return records from all over a source; ``None`` where nobody can know how many there are.
+    """Return records from all over a source; ``None`` where the source does not know its size.
 
-    Shards of one block are looked at where they lie. Others are read front to back, as far as there are no more than 256 MiB:
-    beyond, their sizes are what the source guesses, mended by what was found in those that were read.
+    Of shards that are one block, some are read. Other shards are read front to back, up to 256 MiB; beyond that, sizes are
+    those that the source estimates, corrected by those of the shards that were read.
     """
     guess = source.approx_blocks()
     if guess is None:
@@ -61,13 +61,13 @@ def sample_records(source: Source) -> Sample | None:
 
 
 def _has_single_blocks(source: Source) -> bool:
-    """Return whether every shard is one block, as far as some of them say."""
+    """Return whether every shard is one block, judged by some of them."""
     shards = _spread(source, source.num_shards)
     return bool(len(shards)) and bool((source.approx_bytes(shards) >= 0).all())
 
 
 def _sample_shards(source: Source) -> tuple[list[pa.Table], float]:
-    """Return blocks of a source whose shards are one each, and about how many bytes all of them have."""
+    """Return blocks of a source whose shards are one block each, and about how many bytes all shards have."""
     last = source.num_shards - 1
     shards = _spread(source, last)
     tables = [table for shard in (*shards.tolist(), last) for table in _tables(source, shard)]
@@ -76,19 +76,21 @@ def _sample_shards(source: Source) -> tuple[list[pa.Table], float]:
 
 
 def _read_all(source: Source, guess: float) -> tuple[list[pa.Table], float]:
-    """Read shards, far apart ones first, as far as that takes no long time; return some blocks, and the bytes of all."""
+    """Read shards in random order, up to a limit; return some of their blocks, and about how many bytes all shards have."""
     kept: list[pa.Table] = []
-    step, seen, num_bytes, of_whole = 1, 0, 0, 0
+    step, num_seen, num_bytes, bytes_of_read_shards = 1, 0, 0, 0
     for number, shard in enumerate(shuffled(source.num_shards, "estimate").tolist()):
         for table in _tables(source, shard):
-            if seen % step == 0 and len(table):
+            if num_seen % step == 0 and len(table):
                 kept.append(table)
-            seen, num_bytes = seen + 1, num_bytes + table.nbytes
+            num_seen, num_bytes = num_seen + 1, num_bytes + table.nbytes
             if len(kept) > 2 * _NUM_BLOCKS:
                 kept, step = kept[::2], 2 * step
             if num_bytes > _READ_BYTES:
-                return kept, of_whole / number * source.num_shards if number else num_bytes / seen * max(guess, seen)
-        of_whole = num_bytes
+                return kept, bytes_of_read_shards / number * source.num_shards if number else num_bytes / num_seen * max(
+                    guess, num_seen
+                )
+        bytes_of_read_shards = num_bytes
     return kept, float(num_bytes)
 
 
@@ -97,8 +99,8 @@ def _tables(source: Source, shard: int) -> Iterator[pa.Table]:
 
 
 def _spread(source: Source, size: int) -> np.ndarray:
-    """Return some of the first ``size`` shards, evenly apart, enough of them to hold some thousand records."""
+    """Return some of the first ``size`` shards, evenly spaced, enough of them to hold some thousand records."""
     num = _NUM_BLOCKS
-    if isinstance(source, RandomRows):  # whose records may take long to make, and come from everywhere
+    if isinstance(source, RandomRows):  # records from everywhere, each of which may take long to compute
         num = min(num, max(_FEWEST_BLOCKS, -(-_FEW_RECORDS // source.source.records_per_block)))
     return np.unique(np.linspace(0, size - 1, min(size, num)).astype(np.int64))

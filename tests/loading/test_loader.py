@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.loading.epoch_windows import _say_once_of_one_shard
+from seqstream.loading.epoch_windows import _log_one_shard
 from tests.helpers.own_source import JsonArrays, write_arrays
 
 SPECS = [
@@ -448,7 +448,7 @@ def test_restored_order_is_the_source_order(source: JsonArrays) -> None:
 
 def test_one_shard_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """One shard cannot be shuffled beyond its windows; a line of log says so, once, but not of records read in random order."""
-    _say_once_of_one_shard.cache_clear()
+    _log_one_shard.cache_clear()
     rows = [[1] * 9] * 5000
     list(ss.Loader(ss.Generator(rows), ss.Bucket(90, window_batches=4)))
     assert not caplog.records

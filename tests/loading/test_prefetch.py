@@ -39,10 +39,10 @@ def _no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def stop_signal() -> Iterator[StopSignal]:
-    """A switch that is turned off in the end."""
+    """A stop signal that is set in the end."""
     stop_signal = StopSignal()
     yield stop_signal
-    stop_signal.turn_off()
+    stop_signal.stop()
 
 
 def ahead(items: Iterator[object], depth: int, stop_signal: StopSignal) -> Prefetcher[object]:
@@ -142,7 +142,7 @@ def test_closing_ends_a_producer_that_is_ahead() -> None:
     made = ahead(iter(range(100)), 2, stop_signal)
     assert next(made) == 0
     begin = time.monotonic()
-    stop_signal.turn_off()
+    stop_signal.stop()
     assert time.monotonic() - begin < 1
     assert num_threads() == 0
 
@@ -168,7 +168,7 @@ def test_closing_ends_a_consumer_that_waits() -> None:
     consumer = threading.Thread(target=consume, name=NAME)
     consumer.start()
     time.sleep(0.02)
-    stopper = threading.Thread(target=stop_signal.turn_off, name=NAME)
+    stopper = threading.Thread(target=stop_signal.stop, name=NAME)
     stopper.start()
     consumer.join(2)
     assert [type(error) for error in heard] == [StoppedError]
@@ -183,7 +183,7 @@ def test_a_chain_of_threads_ends_together(stop_signal: StopSignal) -> None:
     second = ahead((("x", item) for item in first), 2, stop_signal)
     assert [next(second), next(second)] == [("x", 0), ("x", 1)]
     assert num_threads() == 2
-    stop_signal.turn_off()
+    stop_signal.stop()
     assert num_threads() == 0
 
 
@@ -202,8 +202,8 @@ def test_what_is_off_stays_off() -> None:
     made = ahead(iter([1, 2, 3]), 2, stop_signal)
     wait_until(lambda: made._ready.qsize() == 2)
     stop_signal.check()
-    stop_signal.turn_off()
-    stop_signal.turn_off()
+    stop_signal.stop()
+    stop_signal.stop()
     assert [next(made), next(made)] == [1, 2]
     calls: list[Callable[[], object]] = [stop_signal.check, lambda: next(made), lambda: ahead(iter([]), 1, stop_signal)]
     for call in calls:
@@ -217,7 +217,7 @@ class Owner:
     def __init__(self, items: Iterator[object]) -> None:
         stop_signal = StopSignal()
         self.made = ahead(items, 2, stop_signal)
-        self.finalizer = weakref.finalize(self, stop_signal.turn_off)
+        self.finalizer = weakref.finalize(self, stop_signal.stop)
 
 
 def test_garbage_collection_ends_threads() -> None:
@@ -244,7 +244,7 @@ def test_garbage_may_be_collected_in_the_thread_itself() -> None:
     def items() -> Iterator[int]:
         yield 1
         begin = time.monotonic()
-        stop_signal.turn_off()
+        stop_signal.stop()
         seconds.append(time.monotonic() - begin)
         yield 2
 

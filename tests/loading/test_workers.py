@@ -374,7 +374,7 @@ def test_few_open_files(tmp_path: Path) -> None:
     code = f"""
         import os, resource
         import seqstream as ss
-        from tests.test_workers import is_rare, letters
+        from tests.loading.test_workers import is_rare, letters
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
         source = ss.TextFiles({str(tmp_path / "a.txt")!r}, block_bytes=512)
         loader = ss.Loader(source, ss.Filter(is_rare), ss.Tokenize(letters, max_length=90), ss.Bucket(4096), num_workers=2)
@@ -402,7 +402,7 @@ def test_a_parent_that_is_killed_leaves_no_worker(tmp_path: Path, start_method: 
     (tmp_path / "a.txt").write_text("line of text\n" * 5000)
     code = f"""
         import seqstream as ss
-        from tests.test_workers import letters
+        from tests.loading.test_workers import letters
         if __name__ == "__main__":
             source = ss.TextFiles({str(tmp_path / "a.txt")!r}, block_bytes=512)
             loader = ss.Loader(source, ss.Tokenize(letters), ss.Bucket(400, window_batches=3), num_workers=2, epochs=None,
