@@ -83,10 +83,10 @@ class LoaderArguments:
     executor: Executor | None
     workers: dataclasses.InitVar[int | None]
     prefetch: int
-    device: torch.device | str | None
+    device: torch.device | None
     pin_memory: bool | None
     on_batch: Callable[[Batch], Batch] | None
-    pad_values: Mapping[str, float] | None
+    pad_values: dict[str, float]
     padding_side: str | None
     layout: str
     progress: bool
@@ -186,7 +186,7 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     tokenize = tokenizers[0] if tokenizers else None
     max_length = longest_row(known)
     spec = _complete(spec, tokenize, max_length, _sides(known))
-    padding = Padding({**_pad_values(known), **(arguments.pad_values or {})}, _padding_side(tokenize, arguments.padding_side))
+    padding = Padding({**_pad_values(known), **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side))
     keeps_empty = tokenize is not None and tokenize.empty == "keep"
     empty_fill = int(padding.value("input_ids")) if keeps_empty else None
     return ParsedStages(known, spec, max_length, padding, empty_fill, tokenize is not None)

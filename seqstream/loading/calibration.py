@@ -44,7 +44,7 @@ class Calibration:
         return dataclasses.replace(spec, shapes=self.shapes)
 
     def full_bytes_on(self, world_size: int) -> int | None:
-        """Return how many bytes of records as read fill a window of so many ranks; ``None`` if that is not known."""
+        """Return how many bytes of records as read fill a window of some number of ranks; ``None`` if not known."""
         return self.full_bytes if self.world_size == world_size else None
 
     def learn(self, window: Window, world_size: int) -> Calibration:

@@ -23,7 +23,6 @@ from seqstream.loading.epochs import Epochs
 from seqstream.loading.prefetch import Prefetcher, StopSignal
 from seqstream.loading.state import Position, SavedState, write_state
 from seqstream.loading.stats import Stats
-from seqstream.options import device_of
 from seqstream.planning.pack import Pack
 from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
@@ -63,7 +62,7 @@ class Pipeline:
     def __init__(self, epochs: Epochs) -> None:
         self.epochs = epochs
         self._arguments = epochs.arguments
-        self._transfer = Transfer(device_of(self._arguments.device), self._arguments.pin_memory)
+        self._transfer = Transfer(self._arguments.device, self._arguments.pin_memory)
         self._runner = epochs.stage_runner(self._arguments.worker_options)
         self._class_watch = ClassWatch()
         self._seen_columns: set[str] = set()

@@ -18,10 +18,10 @@ VERSION = 2
 """Version 1 visited shards and served batches in another order."""
 
 _MOST = 1 << 31
-"""No window has so many blocks or rows, and no epoch so many steps."""
+"""No window has as many blocks or rows, and no epoch as many steps."""
 
 _MOST_RANKS = 1 << 17
-"""No job has so many ranks, and planning takes memory for each of them."""
+"""No job has as many ranks, and planning takes memory for each of them."""
 
 _AS_SAVED = "load it as it was saved"
 
