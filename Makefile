@@ -1,7 +1,7 @@
 # Four commands; each makes the virtual environment it needs in .venv, once.
 #
 #   make demo     train the example LSTM with random padded batches and with seqstream's, and compare
-#   make test     run the tests                      TESTS="tests/test_order.py -k permutation" for some of them
+#   make test     run the tests                      TESTS="tests/test_shuffling.py -k order" for some of them
 #   make check    ruff, formatting, mypy --strict
 #   make bench    measure against other ways         BENCH="--help" for its options; SEQSTREAM_DATA names a folder of corpora
 

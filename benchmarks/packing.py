@@ -192,7 +192,7 @@ def _loader_records(where: str, texts: Sequence[Path], repeats: int) -> Iterator
 
 
 def _epoch(loader: ss.Loader) -> Epoch:
-    with _clocked(ss.Pack, "arrange", "num_planned") as calls:
+    with _clocked(ss.Pack, "plan_global", "num_planned") as calls:
         begun = time.process_time()
         sizes = [(batch.num_tokens, batch.num_slots) for batch in loader]
         seconds = time.process_time() - begun

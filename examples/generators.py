@@ -1,6 +1,6 @@
 """Three uses of Python generators in training, each in a few lines: `python examples/generators.py`.
 
-A generator cannot go into PyTorch's ``DataLoader``: `seqstream.loading.iterable` brings it there, and `seqstream.Loader` makes
+A generator cannot go into PyTorch's ``DataLoader``: `seqstream.iterable` brings it there, and `seqstream.Loader` makes
 batches of similar lengths of it.
 """
 

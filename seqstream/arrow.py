@@ -1,4 +1,7 @@
-"""Between Arrow and NumPy without a copy, and without the import of pandas with which ``pa.array`` and ``to_numpy`` begin."""
+"""Arrow and NumPy over the same memory, questions about Arrow types, and operations on whole tables.
+
+``pa.array`` and ``to_numpy`` import pandas at their first call; the functions here do not.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,33 @@ import pyarrow as pa
 
 
 def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
-    """Return numbers ``(N,)`` as an Arrow array over the same memory."""
+    """Return numbers ``(N,)`` as an Arrow array that shares their memory."""
     values = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 def to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return numbers without missing values as an array ``(N,)``; over the same memory, unless they lie in several chunks."""
+    """Return a column of numbers as an array ``(N,)``; it shares the memory of a column of one chunk without nulls."""
     if isinstance(values, pa.ChunkedArray):
         chunks = [to_numpy(chunk) for chunk in values.chunks]
         return chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.empty(0, dtype=_dtype(values.type))])
     if pa.types.is_boolean(values.type) or values.null_count:
         return np.asarray(values.to_numpy(zero_copy_only=False))
-    kind = _dtype(values.type)
     data = values.buffers()[1]
-    return np.frombuffer(data if data is not None else b"", kind, len(values) + values.offset)[values.offset :]
+    return np.frombuffer(data if data is not None else b"", _dtype(values.type), len(values) + values.offset)[values.offset :]
 
 
 def take_rows(table: pa.Table, rows: npt.NDArray[np.integer[Any]]) -> pa.Table:
-    """Return the rows of a table at ``rows``; lists of numbers are copied as bytes, a row at a time, which is much quicker."""
-    at = to_arrow(rows)
-    return pa.table([_take(column, at) for column in table.columns], schema=table.schema)
+    """Return the rows of a table at the indices ``rows``.
+
+    A list of numbers is copied as one string of bytes, which is much faster than number by number.
+    """
+    indices = to_arrow(rows)
+    return pa.table([_take(column, indices) for column in table.columns], schema=table.schema)
 
 
 def _take(column: pa.ChunkedArray, rows: pa.Array) -> pa.Array | pa.ChunkedArray:
-    """Take from one column; where lists hold numbers, all there, by way of an array of bytes."""
+    """Take rows of one column; lists of numbers without nulls are taken as bytes."""
     kind = column.type
     if not pa.types.is_list(kind) or column.null_count or not _is_number(kind.value_type):
         return column.take(rows)
@@ -46,7 +51,7 @@ def _take(column: pa.ChunkedArray, rows: pa.Array) -> pa.Array | pa.ChunkedArray
     _, offsets, data = taken.buffers()
     ends = np.frombuffer(offsets, np.int64, len(taken) + 1) // width
     if ends[-1] > np.iinfo(np.int32).max:
-        return column.take(rows)  # in several chunks
+        return column.take(rows)  # the result needs several chunks
     values = pa.Array.from_buffers(kind.value_type, int(ends[-1]), [None, data])
     return pa.Array.from_buffers(kind, len(taken), [None, pa.py_buffer(ends.astype(np.int32))], children=[values])
 
@@ -56,7 +61,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _as_bytes(chunk: pa.ListArray, width: int) -> pa.Array:
-    """Return lists of numbers, each of so many bytes, as the bytes of each list, over the same memory."""
+    """Return lists of numbers of ``width`` bytes each as an array of binary values that shares their memory."""
     offsets = pa.py_buffer(to_numpy(chunk.offsets).astype(np.int64) * width)
     values = chunk.values
     data = values.buffers()[1] or pa.py_buffer(b"")
@@ -64,26 +69,26 @@ def _as_bytes(chunk: pa.ListArray, width: int) -> pa.Array:
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
-    numbers: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    return numbers
+    dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    return dtype
 
 
 def to_buffer(table: pa.Table) -> bytes:
-    """Return a table as one buffer."""
+    """Return a table as the bytes of one Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    whole: bytes = sink.getvalue().to_pybytes()
-    return whole
+    buffer: bytes = sink.getvalue().to_pybytes()
+    return buffer
 
 
 def from_buffer(buffer: Any) -> pa.Table:
-    """Return the table that lies in a buffer, on its memory."""
+    """Return the table of an Arrow stream; it shares the memory of ``buffer``."""
     return pa.ipc.open_stream(pa.py_buffer(buffer)).read_all()
 
 
 def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column without dictionary and extension types."""
+    """Return a column with its dictionary decoded, or as the type that its extension type is stored as."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return pa.chunked_array([chunk.storage for chunk in values.chunks], type=kind.storage_type)
@@ -91,22 +96,22 @@ def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that an extension type is stored as; any other type as it is."""
+    """Return the type that an extension type is stored as, and any other type as it is."""
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Tell whether rows of a type have lengths of their own."""
+    """Return whether values of a type are lists of any length."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def holds_steps(kind: pa.DataType) -> bool:
-    """Tell whether a column of a type is `Ragged`, or would be if not all its rows were empty."""
+    """Return whether a column of a type holds sequences for tensors; lists that are all empty so far count as such."""
     return is_list(kind) and (pa.types.is_null(kind.value_type) or step_of(kind.value_type) is not None)
 
 
 def step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
-    """Return the number type and the shape of a value that fits a tensor, ``None`` for one that does not."""
+    """Return the number type and the shape of a value that fits in a tensor; ``None`` for a type that does not."""
     shape: list[int] = []
     while pa.types.is_fixed_size_list(kind):
         shape.append(kind.list_size)
@@ -116,24 +121,24 @@ def step_of(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]] | None:
 
 
 def join_tables(tables: list[pa.Table]) -> pa.Table:
-    """Return tables one after the other; a column that some of them lack is null there, numbers take their common type.
+    """Concatenate tables; a column that a table lacks is null there, and numbers get their common type.
 
     Raises:
-        ValueError: Columns of one name are of types that do not go together.
+        ValueError: The types of a column cannot be unified.
     """
-    tables = [table for table in tables if len(table)] or tables[:1]  # what has no rows may lack columns
+    tables = [table for table in tables if len(table)] or tables[:1]  # a table without rows may lack columns
     joined = pa.concat_tables(tables, promote_options="permissive")
     if any(table.schema != joined.schema for table in tables):
-        joined.validate()  # Arrow 26 promotes some structs of lists to broken ones
+        joined.validate()  # Arrow 26 promotes some structs of lists to invalid arrays
     return joined
 
 
 def steps_of(column: pa.ChunkedArray) -> int:
-    """Return how many steps all rows of a column of sequences have."""
+    """Return the number of steps in all rows of a column of sequences."""
     return sum(int(to_numpy(chunk.offsets)[-1]) - int(to_numpy(chunk.offsets)[0]) for chunk in column.chunks if len(chunk))
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Tell whether values of a type are strings."""
+    """Return whether values of a type are strings, also in a dictionary."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

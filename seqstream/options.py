@@ -1,4 +1,4 @@
-"""Options of a loader, checked when it is made: whole numbers, of whatever library they are, become ``int``."""
+"""Checks of the options of sources, stages and loaders. Errors name the option; whole numbers of any library become ``int``."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ import numpy as np
 import torch
 
 NO_LIMIT = 2**31
-"""A limit from here on is none: all rows of a column have fewer ids. A transformers tokenizer that knows no limit has
-``model_max_length=int(1e30)``, ``VERY_LARGE_INTEGER`` there; transformers does not truncate above 1e20."""
+"""A limit of this size or more is no limit: all rows of a column together have fewer ids.
+
+A transformers tokenizer without a limit has ``model_max_length=int(1e30)``, which transformers calls ``VERY_LARGE_INTEGER``.
+"""
 
 
 def whole_number(
     name: str, value: Any, *, least: int | None = None, most: int | None = None, rule: str = "a whole number"
 ) -> int:
-    """Return an option as an ``int``, such as goes into a state.
+    """Return an option as an ``int``, which JSON can store in a state.
 
     Args:
         name: The option, as the user wrote it.
-        value: An ``int`` or what can stand for one, such as ``np.int64``; no float, no bool, no text.
-        least: The least it may be; ``None`` for no limit.
-        most: The most it may be; ``None`` for no limit.
-        rule: What it must be, for the message.
+        value: An ``int`` or a whole number of another library, such as ``np.int64``; no float, bool, text or tensor.
+        least: The smallest value allowed; ``None`` for no limit.
+        most: The largest value allowed; ``None`` for no limit.
+        rule: What the message says that the value must be.
 
     Raises:
-        TypeError: It is no whole number.
-        ValueError: It is less or more than it may be.
+        TypeError: The value is not a whole number.
+        ValueError: The value is below ``least`` or above ``most``.
     """
-    try:
-        if isinstance(value, bool | np.bool_ | torch.Tensor):
-            raise TypeError
-        found = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be {rule}, got {value!r:.80}") from None
+    found = None if isinstance(value, torch.Tensor) else as_int(value)
+    if found is None:
+        raise TypeError(f"{name} must be {rule}, got {value!r:.80}")
     if least is not None and found < least:
         raise ValueError(f"{name} must be {rule}, got {found}")
     if most is not None and found > most:
@@ -45,12 +44,22 @@ def whole_number(
     return found
 
 
-def num_bytes(name: str, value: Any) -> int:
-    """Return a number of bytes that are read at once as an ``int``.
+def check_positive(name: str, value: object) -> None:
+    """Raise unless an option is ``None`` or a positive whole number.
 
     Raises:
-        TypeError: It is no whole number.
-        ValueError: It is less than 1.
+        ValueError: The value is neither.
+    """
+    if value is not None and (as_int(value) or 0) < 1:
+        raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+
+
+def num_bytes(name: str, value: Any) -> int:
+    """Return an option that is a positive number of bytes as an ``int``.
+
+    Raises:
+        TypeError: The value is not a whole number.
+        ValueError: The value is less than 1.
     """
     found = whole_number(name, value, rule="a whole number of bytes")
     if found < 1:
@@ -59,10 +68,10 @@ def num_bytes(name: str, value: Any) -> int:
 
 
 def names(name: str, value: Any) -> list[str] | None:
-    """Return the names of columns as a list; ``None`` for ``None``.
+    """Return an option that is a list of column names as a ``list``; ``None`` stays ``None``.
 
     Raises:
-        TypeError: It is no list of strings.
+        TypeError: The value is not a list of strings.
     """
     if value is None:
         return None
@@ -79,8 +88,8 @@ def column_name(name: str, value: Any) -> None:
     """Raise unless an option is the name of a column.
 
     Raises:
-        TypeError: It is no string.
-        ValueError: It has half of a surrogate pair, which no column has.
+        TypeError: The value is not a string.
+        ValueError: The value holds half of a surrogate pair, which cannot be written as UTF-8.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be the name of a column, got {value!r:.80}")
@@ -92,7 +101,7 @@ def yes_or_no(name: str, value: Any) -> bool:
     """Return an option as a ``bool``.
 
     Raises:
-        TypeError: It is neither true nor false.
+        TypeError: The value is not a bool of Python or NumPy.
     """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r:.80}")
@@ -100,10 +109,10 @@ def yes_or_no(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
-    """Raise unless an option is one of some.
+    """Raise unless an option is one of ``choices``.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The value is not.
     """
     if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r:.80}")
@@ -113,17 +122,17 @@ def function_or_none(name: str, value: Any) -> None:
     """Raise unless an option is a function, or ``None``.
 
     Raises:
-        TypeError: It is not.
+        TypeError: The value is neither.
     """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r:.80}")
 
 
 def padding_values(value: Any) -> dict[str, float]:
-    """Return what padding holds, by column.
+    """Return the option ``pad_values``, the padding value of each column, as a dict; empty for ``None``.
 
     Raises:
-        TypeError: It is no mapping of names to numbers.
+        TypeError: The value is not a mapping of column names to numbers.
     """
     if value is None:
         return {}
@@ -137,10 +146,10 @@ def padding_values(value: Any) -> dict[str, float]:
 
 
 def device_of(value: Any) -> torch.device | None:
-    """Return where the tensors of a batch go; ``None`` where they stay.
+    """Return the option ``device`` as a ``torch.device``; ``None`` stays ``None``.
 
     Raises:
-        ValueError: There is no such device.
+        ValueError: Torch knows no such device.
     """
     try:
         return None if value is None else torch.device(value)
@@ -149,37 +158,42 @@ def device_of(value: Any) -> torch.device | None:
 
 
 def read_limit(name: str, value: object) -> int | None:
-    """Return a limit as ``int``; ``None`` for ``None`` and for a number so large that no row is as long.
+    """Return a limit of a row's length as an ``int``; ``None`` for ``None`` and for a number from `NO_LIMIT` on.
 
     Raises:
-        TypeError: It is no whole number.
+        TypeError: The value is not a whole number.
     """
-    if value is None or is_no_limit(value):
-        return None
-    if not is_whole(value):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    return operator.index(value)  # type: ignore[arg-type]  # is_whole
+    return None if value is None or is_no_limit(value) else whole_number(name, value)
 
 
 def is_no_limit(value: object) -> bool:
-    """Return whether a value is a number, such as ``1e30`` or infinity, too large to limit anything."""
+    """Return whether a value is a number from `NO_LIMIT` on, such as ``int(1e30)``; floats count as well."""
     if isinstance(value, float):
         return not math.isnan(value) and value >= NO_LIMIT
-    return is_whole(value) and operator.index(value) >= NO_LIMIT  # type: ignore[arg-type]  # is_whole
+    return (as_int(value) or 0) >= NO_LIMIT
 
 
-def is_whole(value: object) -> bool:
-    """Return whether a value is a whole number of Python, NumPy or another library; classes and arrays only look like one."""
+def as_int(value: object) -> int | None:
+    """Return a whole number of Python, NumPy or another library as an ``int``; ``None`` for a bool and any other value."""
     try:
-        operator.index(value)  # type: ignore[arg-type]  # that is what is asked
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # raises for other types
     except TypeError:
-        return False
-    return not isinstance(value, bool)
+        return None
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """Return the module and name of a function, the same in every process."""
-    if isinstance(fn, functools.partial):
-        return function_name(fn.func)
-    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    """Return the module and the name of a function, which are the same in every process."""
+    named = _named(fn)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def bare_name(value: object) -> str:
+    """Return the name, without its module, of a function or of a value's type; the same in every process."""
+    return str(_named(value).__qualname__)
+
+
+def _named(value: Any) -> Any:
+    """Return the function that a partial function calls, or the type of a value without a name."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return value if hasattr(value, "__qualname__") else type(value)

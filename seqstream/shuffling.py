@@ -1,7 +1,7 @@
-"""Seeded order without state: an even order computed from a position, and hashes of counters.
+"""Seeded orders without state: permutations computed from a position, and hashes of counters.
 
-Nothing here draws from a generator: every number is a function of the seed and of where it is used, so that nothing needs to be
-saved and a position can be opened without visiting those before it.
+No random generator is used: every number is a function of the seed and of its position, so that no state needs to be saved, and
+a loader can start at any position.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy.typing as npt
 _MASK = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
 _FEW = 16
-"""So few positions are computed sooner one by one."""
+"""Up to this many positions are computed one by one, which is faster than by arrays."""
 
 
 def key_of(*parts: object) -> int:
-    """Return 64 bits that depend on every part: ``key_of(seed, epoch, "shards")``.
+    """Return a hash of 64 bits of all parts, an ``int``: ``key_of(seed, epoch, "shards")``.
 
-    Parts are told apart by their text, so ``1`` and ``"1"`` are the same part.
+    Parts are hashed as text, so ``1`` and ``"1"`` are the same.
     """
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def hash_index(index: npt.NDArray[np.int64], *key: object) -> npt.NDArray[np.uint64]:
-    """Hash each index under a key into 64 even bits, ``uint64`` of the same shape (the finaliser of SplitMix64)."""
+    """Hash each index, with a key, to 64 uniform bits, ``uint64`` of the same shape (the finaliser of SplitMix64)."""
     with np.errstate(over="ignore"):
         return mix_all(index.astype(np.uint64) * np.uint64(_ODD) + np.uint64(key_of(*key)))
 
 
 def mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return 64 even bits for each number, as `mix` does, ``uint64`` of the same shape."""
+    """Hash each number to 64 uniform bits, as `mix` does, ``uint64`` of the same shape."""
     with np.errstate(over="ignore"):
         x = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -42,26 +42,28 @@ def mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def mix(value: int) -> int:
-    """Return 64 even bits that depend on every bit of a number of 64 (the same finaliser)."""
+    """Hash a number of 64 bits to 64 uniform bits, each of which depends on all bits of the number (the same finaliser)."""
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
     return value ^ (value >> 31)
 
 
 class EvenOrder:
-    """A seeded order of ``range(size)`` of which every stretch is spread evenly, computed from the position, with no table.
+    """A seeded permutation of ``range(size)`` whose every run of positions is spread evenly over the range.
 
-    Halves are visited in turn, and so are the halves of each half, down to single numbers; which one is first is drawn each
-    time. So of any stretch half lies in either half, a quarter in each quarter, and so on, give or take one: the radical
-    inverse in base 2, scrambled as by Owen, "Randomly Permuted (t,m,s)-Nets and (t,s)-Sequences", 1995, for any size. A
-    position takes as many steps as ``size`` has bits.
+    The order alternates between the halves of the range, within each half between its halves, and so on down to single numbers;
+    the key decides which half is first each time. So of any run of positions one half lies in each half of the range, a quarter
+    in each quarter, and so on, to within one: the radical inverse in base 2, scrambled as by Owen, "Randomly Permuted
+    (t,m,s)-Nets and (t,s)-Sequences", 1995, for any size. It needs no table: a position takes as many steps as ``size`` has
+    bits.
 
     Args:
-        size: How many numbers.
-        key: What the order depends on.
-        turned: Begin at a random number and go round, so that over many keys each number comes at each position equally often,
-            though halves may be unlike; where ``size`` is a power of two none is, and nothing is turned. Without, it is exactly
-            halves, quarters and eighths of ``range(size)`` that are visited in turn.
+        size: Number of elements.
+        key: The order depends on it: seeds, epochs and names.
+        turned: Whether numbers are rotated by a random shift, modulo ``size``. Then, over many keys, each number is equally
+            often at each position, even where one half is larger than the other. If ``size`` is a power of two, halves are
+            equal and no shift is needed. Without it, the order alternates exactly between halves, quarters and eighths of
+            ``range(size)``.
     """
 
     def __init__(self, size: int, *key: object, turned: bool = True) -> None:
@@ -79,13 +81,13 @@ class EvenOrder:
         while size > 1:
             is_first = not position & 1
             is_left = is_first != self._flips(low, size)
-            half = (size + is_first) // 2  # of an odd number the half that is first has one more
+            half = (size + is_first) // 2  # of an odd size, the first half has one more
             low += 0 if is_left else size - half
             size, position = half, position >> 1
         return (low + self._shift) % self.size
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return what lies at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, many at a time."""
+        """Return the numbers at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, computed together."""
         position = np.arange(start, stop)
         low, size = np.zeros_like(position), np.full_like(position, self.size)
         for _ in range((self.size - 1).bit_length()):
@@ -97,22 +99,23 @@ class EvenOrder:
         return (low + self._shift) % self.size if self.size else low
 
     def _flips(self, low: int, size: int) -> bool:
-        """Return whether the right half of a range comes first."""
+        """Return whether the right half of the range from ``low`` of ``size`` numbers is first."""
         return bool(mix((low * _ODD + size & _MASK) ^ self._key) & 1)
 
     def _flip_all(self, low: npt.NDArray[np.int64], size: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return whether the right half of each range is first, ``bool (n,)``."""
         with np.errstate(over="ignore"):
             values = low.astype(np.uint64) * np.uint64(_ODD) + size.astype(np.uint64)
         return (mix_all(values ^ np.uint64(self._key)) & np.uint64(1)).astype(np.bool_)
 
 
 def numbers_at(order: EvenOrder | range, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Return what lies at positions ``start`` to ``stop - 1`` of an order."""
+    """Return the numbers at positions ``start`` to ``stop - 1`` of an order, ``int64 (stop - start,)``."""
     if isinstance(order, EvenOrder) and stop - start > _FEW:
         return order.between(start, stop)
     return np.array([*map(order.__getitem__, range(start, stop))], dtype=np.int64)
 
 
 def shuffled(size: int, *key: object) -> npt.NDArray[np.int64]:
-    """Return a seeded random order of ``range(size)``, ``int64 (size,)``; all at once, unlike `EvenOrder`."""
+    """Return a seeded random permutation of ``range(size)``, ``int64 (size,)``; unlike `EvenOrder`, it is a whole array."""
     return np.argsort(hash_index(np.arange(size), *key), kind="stable")

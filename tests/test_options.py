@@ -1,4 +1,4 @@
-"""Options of sources, stages and batch specs: of what kind they must be, by name, as soon as they are given."""
+"""Options of sources, stages and batch specs: a wrong type is an error that names the option, as soon as it is given."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = {ss.TextFiles: "a.txt", ss.JsonLines: "a.jsonl", ss.Csv: "a.csv", ss.Par
 @pytest.mark.parametrize("source", FILES, ids=lambda source: source.__name__)
 @pytest.mark.parametrize("value", ["64", 1.5, True, [1], np.array([1, 2]), torch.tensor(3), int])
 def test_sizes_are_whole_numbers(source: Any, value: Any, folder: Path) -> None:
-    """Of bytes that are read at once."""
+    """Numbers of bytes must be integers: no text, float, bool, list, array or tensor."""
     for name in ("block_bytes", "max_record_bytes")[: 1 if source is ss.Parquet else 2]:
         with pytest.raises(TypeError, match=rf"^{name} must be a whole number of bytes, got "):
             source(folder / FILES[source], **{name: value})
@@ -43,14 +43,14 @@ def test_sizes_are_whole_numbers(source: Any, value: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize("source", [ss.TextFiles, ss.Csv, ss.Parquet, ss.Generator], ids=lambda source: source.__name__)
 def test_sizes_of_numpy_are_ints_in_a_state(source: Any, folder: Path) -> None:
-    """JSON takes the fingerprint."""
+    """The fingerprint of a source with a size of NumPy is JSON."""
     given = ["text"] * 9 if source is ss.Generator else folder / FILES[source]
     assert json.loads(json.dumps(source(given, block_bytes=np.int64(64)).fingerprint()))["block_bytes"] == 64
 
 
 @pytest.mark.parametrize("value", [3, b"text", {"text": 1}, [1], [None], object(), np.array(1), torch.tensor([1.0])])
 def test_columns_are_names(value: Any, folder: Path) -> None:
-    """In every source that takes some, and in `Bucket`."""
+    """Columns must be a list of strings, in every source that has the option and in `Bucket`."""
     for source in (ss.JsonLines, ss.Csv, ss.Parquet):
         with pytest.raises(TypeError, match=r"^columns must be a list of names, got "):
             source(folder / FILES[source], columns=value)
@@ -60,21 +60,21 @@ def test_columns_are_names(value: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize("paths", [3, b"a.txt", [1], [b"a.txt"], np.array(1), torch.tensor(3)])
 def test_paths_are_paths(paths: Any) -> None:
-    """One, or a list of some."""
+    """Paths must be a path or a list of paths."""
     with pytest.raises(TypeError, match=r"^paths must be a path or a list of paths, got "):
         ss.TextFiles(paths)
 
 
 @pytest.mark.parametrize("path", ["a\0.txt", "\ud83d.txt"])
 def test_paths_that_no_file_has(path: str) -> None:
-    """A zero byte, and half of a surrogate pair."""
+    """A path with a zero byte, or with half of a surrogate pair, is an error."""
     with pytest.raises(ValueError, match=r"^paths must be names that a file can have, got "):
         ss.TextFiles(path)
 
 
 @pytest.mark.parametrize("character", [None, 1, "\0", "\n", b","])
 def test_delimiters(character: Any, folder: Path) -> None:
-    """Are one character of a line."""
+    """A delimiter is one ASCII character that does not end a line."""
     with pytest.raises(ValueError, match=r"^delimiter must be one ASCII character, got "):
         ss.Csv(folder / "a.csv", delimiter=character)
 
@@ -114,7 +114,7 @@ def test_delimiters(character: Any, folder: Path) -> None:
     ],
 )
 def test_an_option_of_another_kind_is_named(make: Any, error: type[Exception], message: str) -> None:
-    """With what it must be and what it is."""
+    """The error has the name of the option, what it must be and what it is."""
     with pytest.raises(error, match=f"^{message}"):
         make()
 
@@ -122,7 +122,7 @@ def test_an_option_of_another_kind_is_named(make: Any, error: type[Exception], m
 @pytest.mark.parametrize("own", [{}, "x", {"next": 2}, ["x"], [1, 2, 3], -1, 1.5, True])
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.csv", "a.parquet", "list"])
 def test_a_state_of_a_shard_that_no_source_saved(own: Any, name: str, folder: Path) -> None:
-    """Is refused, with what it is, when the shard is read on."""
+    """Such a state is an error with its value, when the shard is read."""
     kinds: dict[str, Any] = {"a.txt.gz": ss.TextFiles, "a.csv": ss.Csv, "a.parquet": ss.Parquet}
     source = kinds[name](folder / name, block_bytes=64) if name in kinds else ss.Generator(lambda: iter(["text"] * 60))
     with pytest.raises(ValueError, match=r"^state of a shard must be .*, got .*; load it as it was saved"):

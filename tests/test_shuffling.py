@@ -1,4 +1,4 @@
-"""Order without state: orders and hashes."""
+"""Orders and hashes that need no state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def numbers(order: EvenOrder) -> list[int]:
 
 
 def test_an_order_has_every_number_once() -> None:
-    """Whatever the size, each position has a number of its own."""
+    """For every size, all positions have different numbers."""
     for size in [*range(130), 255, 256, 257, 1023, 1025, 4097]:
         assert sorted(numbers(EvenOrder(size, 7, "shards"))) == list(range(size)), size
 
@@ -30,14 +30,14 @@ def test_an_order_has_every_number_once() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3000), st.integers(), st.integers(0, 5))
 def test_an_order_of_any_seed_has_every_number_once(size: int, seed: int, epoch: int) -> None:
-    """Seeds and epochs of any size give orders."""
+    """Seeds and epochs of any size give permutations."""
     assert sorted(numbers(EvenOrder(size, seed, epoch))) == list(range(size))
 
 
 def test_an_order_does_not_change_between_versions() -> None:
-    """States saved today mean the same tomorrow: the numbers themselves are fixed."""
+    """The numbers are fixed, so that a saved state keeps its meaning."""
     assert numbers(EvenOrder(10, 0, 0, "shards")) == SMALL
-    assert [EvenOrder(10**12, 0, 0, "shards")[place] for place in (0, 1, 10**12 - 1)] == LARGE
+    assert [EvenOrder(10**12, 0, 0, "shards")[position] for position in (0, 1, 10**12 - 1)] == LARGE
     assert numbers(EvenOrder(10, 0, 0, "shards", turned=False)) == STRAIGHT
     assert hash_index(np.arange(-1, 2), 0, "key").tolist() == [16491486633132792757, 7121419125028977838, 10346209742875190638]
     assert shuffled(10, 0, "rows").tolist() == [6, 0, 2, 5, 1, 7, 4, 9, 8, 3]
@@ -46,21 +46,21 @@ def test_an_order_does_not_change_between_versions() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.one_of(st.integers(1, 3000), st.integers(1, 1 << 62)), st.integers(), st.data())
-def test_many_places_at_once(size: int, seed: int, data: st.DataObject) -> None:
-    """A stretch of a order, and of a range, is what its places are one by one."""
+def test_many_positions_at_once(size: int, seed: int, data: st.DataObject) -> None:
+    """A slice of an order, or of a range, equals its positions one by one."""
     begin = data.draw(st.integers(0, size - 1))
     stop = min(size, begin + data.draw(st.integers(0, 50)))
     order = EvenOrder(size, seed)
-    assert order.between(begin, stop).tolist() == [order[place] for place in range(begin, stop)]
+    assert order.between(begin, stop).tolist() == [order[position] for position in range(begin, stop)]
     assert numbers_at(order, begin, stop).tolist() == order.between(begin, stop).tolist()
     assert numbers_at(range(size), begin, stop).tolist() == list(range(begin, stop))
 
 
-def test_a_place_of_a_huge_order_is_found_at_once() -> None:
+def test_a_position_of_a_huge_order_is_computed_at_once() -> None:
     """Time and memory do not depend on the size."""
     order = EvenOrder((1 << 62) + 1, 3)
     begin = time.perf_counter()
-    found = [order[place] for place in range(1000)]
+    found = [order[position] for position in range(1000)]
     assert time.perf_counter() - begin < 1
     assert len(order) == (1 << 62) + 1
     assert len(set(found)) == 1000
@@ -69,7 +69,7 @@ def test_a_place_of_a_huge_order_is_found_at_once() -> None:
 
 
 def test_keys_give_different_orders() -> None:
-    """Another seed, epoch or purpose is another order."""
+    """Another seed, epoch or purpose gives another order."""
     orders = {
         tuple(numbers(EvenOrder(50, seed, epoch, name))) for seed in range(20) for epoch in range(5) for name in ("a", "b")
     }
@@ -77,17 +77,17 @@ def test_keys_give_different_orders() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 17])
-def test_every_number_comes_everywhere_equally_often(size: int) -> None:
-    """Few shards are mixed as well as many: over seeds, each is first, in the middle, and last about as often."""
+def test_every_number_is_at_each_position_equally_often(size: int) -> None:
+    """Few shards are mixed as well as many: over seeds, each is first, in the middle and last about equally often."""
     num_seeds = 4000
-    for place in (0, size // 2, size - 1):
-        counts = np.bincount([EvenOrder(size, seed, "shards")[place] for seed in range(num_seeds)], minlength=size)
+    for position in (0, size // 2, size - 1):
+        counts = np.bincount([EvenOrder(size, seed, "shards")[position] for seed in range(num_seeds)], minlength=size)
         expected = num_seeds / size
         assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
 
 
 def test_an_order_by_hand() -> None:
-    """Halves in turn: of eight numbers each pair has one of each half, each four one of each quarter."""
+    """Halves alternate: of eight numbers each pair has one of each half, each four one of each quarter."""
     for seed in range(50):
         order = numbers(EvenOrder(8, seed, turned=False))
         assert all({number // 4 for number in order[start : start + 2]} == {0, 1} for start in range(7))
@@ -96,8 +96,8 @@ def test_an_order_by_hand() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 600), st.integers(), st.booleans(), st.data())
-def test_every_stretch_is_spread_evenly(size: int, seed: int, turned: bool, data: st.DataObject) -> None:
-    """Of any stretch a half of the numbers, wherever it begins, has its share, give or take two."""
+def test_every_slice_is_spread_evenly(size: int, seed: int, turned: bool, data: st.DataObject) -> None:
+    """Of any slice, half of the numbers are in either half of the range, to within two."""
     order = np.array(numbers(EvenOrder(size, seed, turned=turned)))
     start = data.draw(st.integers(0, size - 1))
     stretch = order[start : start + data.draw(st.integers(1, size))]
@@ -107,8 +107,8 @@ def test_every_stretch_is_spread_evenly(size: int, seed: int, turned: bool, data
 
 
 @pytest.mark.parametrize("number", [0, 1, 50, 99])
-def test_a_number_of_many_comes_in_every_part_of_an_epoch(number: int) -> None:
-    """Over seeds each number comes in each quarter of an order equally often, the one in the middle too."""
+def test_a_number_of_many_is_in_every_part_of_an_epoch(number: int) -> None:
+    """Over seeds, each number is in each quarter of an order equally often, the one in the middle too."""
     for size in (100, 128):
         places = [int(np.flatnonzero(EvenOrder(size, seed, "shards").between(0, size) == number)[0]) for seed in range(2000)]
         counts = np.histogram(places, bins=np.linspace(0, size, 5))[0]
@@ -116,7 +116,7 @@ def test_a_number_of_many_comes_in_every_part_of_an_epoch(number: int) -> None:
 
 
 def test_orders_of_two_epochs_do_not_correlate() -> None:
-    """Where a number comes in one epoch says nothing of where it comes in the next."""
+    """The positions of a number in two epochs are independent."""
     found = []
     for epoch in range(200):
         one, other = (np.argsort(numbers(EvenOrder(128, 0, each, "shards"))) for each in (epoch, epoch + 1))
@@ -125,12 +125,12 @@ def test_orders_of_two_epochs_do_not_correlate() -> None:
     assert np.std(found) < 1.5 / np.sqrt(128)
 
 
-def test_a_place_outside_is_refused() -> None:
-    """There is nothing before the first place and nothing after the last."""
+def test_a_position_outside_is_refused() -> None:
+    """A position before the first or after the last is an error."""
     order = EvenOrder(5, 0)
-    for place in (-1, 5):
-        with pytest.raises(IndexError, match=rf"^position must be in range\(5\), got {place}$"):
-            order[place]
+    for position in (-1, 5):
+        with pytest.raises(IndexError, match=rf"^position must be in range\(5\), got {position}$"):
+            order[position]
     with pytest.raises(IndexError, match=r"^position must be in range\(0\), got 0$"):
         EvenOrder(0, 0)[0]
 
@@ -152,7 +152,7 @@ def test_hashes_of_far_apart_indices_are_even_too() -> None:
 
 
 def test_hashes_depend_on_the_key_and_keep_the_shape() -> None:
-    """Another key, other hashes; any shape comes back; the index is left as it was."""
+    """Another key gives other hashes; the shape stays, and the index is not changed."""
     index = np.arange(6).reshape(2, 3)
     hashes = hash_index(index, 1)
     assert hashes.shape == (2, 3)
@@ -162,8 +162,8 @@ def test_hashes_depend_on_the_key_and_keep_the_shape() -> None:
     assert index.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_parts_of_a_key_are_told_apart() -> None:
-    """Where one part ends and the next begins matters, and so does their order."""
+def test_parts_of_a_key_are_separate() -> None:
+    """A hash depends on where one part ends and the next begins, and on their order."""
     keys = [key_of(1, 23), key_of(12, 3), key_of(123), key_of(23, 1), key_of("1", "2", "3"), key_of()]
     assert len(set(keys)) == len(keys)
     assert key_of(1) == key_of("1")
@@ -171,7 +171,7 @@ def test_parts_of_a_key_are_told_apart() -> None:
 
 
 def test_a_shuffle_has_every_number_once_and_depends_on_the_key() -> None:
-    """All at once or position by position, a shuffle is a order."""
+    """A whole shuffled array is a permutation."""
     for size in (0, 1, 2, 1000):
         order = shuffled(size, 0, "rows")
         assert sorted(order.tolist()) == list(range(size))

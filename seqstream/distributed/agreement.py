@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from seqstream.distributed.collectives import Ranks
 from seqstream.distributed.digests import digest_json, digest_table
-from seqstream.records import ROW_ID, Json
+from seqstream.records import ROW_ID, Json, location_of
 
 _MOST_SHOWN = 4
 _LONGEST_SHOWN = 70
@@ -94,7 +94,7 @@ class Common:
         shown = "nothing"
         if first < len(rows):
             row_id = rows[first].pop(ROW_ID)
-            shown = f"{_located(self.locate, row_id)}: {_short(rows[first])}"
+            shown = f"{location_of(self.locate, row_id)}: {_short(rows[first])}"
         shown_by_rank = [data.decode() for data in ranks.all_gather(shown.encode("utf-8", "backslashreplace"))]
         raise RuntimeError(f"{_RULE}, got other records: {_by_rank(shown_by_rank, 3 * _LONGEST_SHOWN)}; {_WHOLE}")
 
@@ -111,7 +111,7 @@ def explain_blocks(digests: Sequence[int], row_ids: Sequence[int], locate: Calla
     told = [json.loads(data) for data in ranks.all_gather(json.dumps(list(digests)).encode())]
     first = next((at for at, same in enumerate(zip(*told, strict=False)) if len(set(same)) > 1), min(map(len, told)))
     row_id = row_ids[first] if first < len(row_ids) else -1
-    place = "the end" if row_id < 0 else _located(locate, row_id)
+    place = "the end" if row_id < 0 else location_of(locate, row_id)
     where = [data.decode() for data in ranks.all_gather(place.encode())]
     of_each = [f"{each[first]:08x}" if first < len(each) else "nothing" for each in told]
     raise RuntimeError(f"{_RULE}, got other records in the block from {where[0]} on: digest {_by_rank(of_each)}; {_WHOLE}")
@@ -174,10 +174,3 @@ def _remedy(names: Sequence[str]) -> str:
         return f"{_WHOLE}; {_ONE_ORDER}"
     is_source = any(name.startswith("source") for name in names) and "shuffle" not in names
     return _WHOLE if is_source else _ALIKE
-
-
-def _located(locate: Callable[[int], str], row_id: int) -> str:
-    try:
-        return locate(row_id)
-    except Exception:  # noqa: BLE001 - the file may be gone; what differs matters more
-        return f"row {row_id}"

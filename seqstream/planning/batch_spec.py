@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from seqstream.arrays import Index, Lengths
-from seqstream.options import is_no_limit, is_whole
+from seqstream.options import check_positive, is_no_limit
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP, Plan
@@ -196,16 +196,6 @@ def meant_as_rows(max_tokens: object) -> str:
     """Return the end of a message that says what to write if a budget was meant as a number of rows, as small ones are."""
     is_small = isinstance(max_tokens, int) and max_tokens <= LARGEST_BATCH_SIZE
     return f"; for batches of {max_tokens} rows write Bucket(batch_size={max_tokens})" if is_small else ""
-
-
-def check_positive(name: str, value: object) -> None:
-    """Refuse a number of things that is no positive whole number of Python or NumPy; ``None`` is none given.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if value is not None and (not is_whole(value) or operator.index(value) < 1):  # type: ignore[arg-type]  # is_whole
-        raise ValueError(f"{name} must be a positive whole number, got {value!r}")
 
 
 def set_positive(spec: object, names: Sequence[str], *, limits: Sequence[str] = ()) -> None:

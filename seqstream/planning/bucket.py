@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Cuts, Index, Lengths
-from seqstream.options import names, yes_or_no
+from seqstream.options import check_positive, names, yes_or_no
 from seqstream.planning.batch_spec import (
     Plans,
     WindowSize,
-    check_positive,
     meant_as_rows,
     needed,
     set_positive,

@@ -1,1 +1,16 @@
-"""Where records come from, one file per kind."""
+"""Sources: records of files and Python objects, read in blocks.
+
+The modules, in the order of the data:
+
+- ``files/``: files are found, and their bytes are read as whole records.
+- ``tables/``: records become tables with stable types.
+- ``blocks``: sizes of blocks, and states that count records.
+- ``numbered_records``, ``source``: what every source has; subclass `Source` to read other data.
+- ``corpus_source``, ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface``, ``huggingface_streams``,
+  ``generator``: a source for each kind of data.
+- ``locations``: where a record is.
+- ``record_hashes``, ``split_rule``: which part of a split a record is in.
+- ``random_order``: a source whose records are read by their numbers, in random order.
+
+They may import what is below ``sources``: ``records``, ``arrow``, ``arrays``, ``shuffling`` and ``options``.
+"""

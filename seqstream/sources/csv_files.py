@@ -1,4 +1,4 @@
-"""CSV and TSV files."""
+"""CSV and TSV files: a file is a shard."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from seqstream.options import names, num_bytes
 from seqstream.records import Json, split_row_id
 from seqstream.sources.blocks import Block
+from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable, Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.locations import Location
@@ -24,32 +25,32 @@ from seqstream.sources.tables.reblocking import blocks
 from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, plain_schema, type_names
 
 _WHOLE = re.compile(r"\s*[+-]?\d{16,300}\s*")
-_BATCH_ROWS = 1_024
+"""A whole number that a float may round."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Csv(Source):
     r"""Records of CSV or TSV files, plain or compressed; a field in quotes may hold newlines.
 
-    A file is a shard, read front to back: whether a newline ends a record depends on every quote before it. Going on in the
-    middle of a file reads again what comes before.
+    A file is a shard and is read front to back: whether a newline ends a record depends on every quote before it. To resume in
+    the middle of a file, the records before are read again.
 
-    The first line names the columns. Their types are those of the first records of the first file, and hold for all files:
-    whole numbers, floats, booleans, else text. A whole number that a column of floats would round is an error. Text must be
-    UTF-8; an empty field is empty text, or a missing number.
+    The first line names the columns. Their types are inferred from the first records of the first file, for all files: whole
+    numbers, floats, booleans, else text. A whole number that a column of floats would round is an error. Text must be UTF-8;
+    an empty field is empty text, or a missing number.
 
     Quotes are read as Python's ``csv.reader(strict=True)`` reads them: one at the beginning of a field opens it, one inside of
-    it is doubled, and what follows the closing one is a delimiter or the end of the line; all else is an error with the line.
+    it is doubled, and a delimiter or the end of the line follows the closing one; all else is an error with the line.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Columns to read, in this order; all by default.
-        types: Types of columns by name, as Arrow calls them, where the guess is wrong: ``{"zip": "string"}``.
-        names: Names of the columns, for files whose first line is a record already.
+        types: Arrow's names of the types of columns, where the inferred type is wrong: ``{"zip": "string"}``.
+        names: Names of the columns, for files whose first line is a record.
         delimiter: Character between fields, ``"\t"`` for TSV.
-        quote: Character around fields that hold delimiters or newlines; ``None`` where quotes are ordinary characters.
+        quote: Character around fields that hold delimiters or newlines; ``None`` if quotes are ordinary characters.
         block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
-        max_record_bytes: A longer record is an error. This much is read at once.
+        max_record_bytes: A longer record is an error. This many bytes are read at once.
         storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
             fingerprint, state or ``repr``.
 
@@ -82,8 +83,7 @@ class Csv(Source):
         if not isinstance(self.types, Mapping | None):
             raise TypeError(f"types must be a dict of columns and their types, like {{'zip': 'string'}}, got {self.types!r}")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
-        # Now, so that a missing file or column is an error where it is named.
-        _ = self._schema
+        _ = self._schema  # read here, so that the error for a missing file or column points at the user's line
         warn_of_partitions("Csv", self._files.names, lambda: self._schema.names)
 
     @property
@@ -94,7 +94,7 @@ class Csv(Source):
         yield from blocks(self._tables(self._files[shard]), state, self.block_bytes)
 
     def fingerprint(self) -> Json:
-        # Not max_record_bytes: who meets a longer record raises it and goes on from the last state.
+        # Without max_record_bytes: a user may raise it after a longer record, and resume from the last state.
         dialect = {"delimiter": self.delimiter, "quote": self.quote, "header": self.names is None}
         return {
             "kind": "Csv",
@@ -122,7 +122,7 @@ class Csv(Source):
 
     @functools.cached_property
     def _digest(self) -> Json:
-        return self._files.fingerprint()
+        return fingerprint_files(self._files)
 
     @functools.cached_property
     def _dialect(self) -> Dialect:
@@ -130,16 +130,16 @@ class Csv(Source):
 
     @functools.cached_property
     def _schema(self) -> pa.Schema:
-        """The columns of all files, as the first one has them."""
+        """Names and types of the columns, from the first file."""
         file = self._files[0]
-        asked = _asked_types(self.types or {})
-        with contextlib.closing(self._dialect.read(file, asked)) as parts:
-            guessed = next(parts).schema
-        _check_utf8(guessed, asked, file)
-        if problem := missing_columns("types", list(asked), guessed.names):
+        given = _arrow_types(self.types or {})
+        with contextlib.closing(self._dialect.read(file, given)) as parts:
+            inferred = next(parts).schema
+        _check_utf8(inferred, given, file)
+        if problem := missing_columns("types", list(given), inferred.names):
             raise ValueError(f"{problem} in {file.name}")
-        settled = pa.schema([(field.name, asked.get(field.name, _settled(field.type))) for field in guessed])
-        return plain_schema(settled, CHOOSE_COLUMNS, file.name)
+        types = pa.schema([(field.name, given.get(field.name, _stable_type(field.type))) for field in inferred])
+        return plain_schema(types, CHOOSE_COLUMNS, file.name)
 
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
@@ -149,29 +149,30 @@ class Csv(Source):
                 if problem := missing_columns("columns", self._schema.names, part.column_names):
                     raise ValueError(f"{problem} in {file.name}")
                 table = conform(part, self._schema, CHOOSE_COLUMNS)
-                if not is_checked and any(has_large_floats(table.column(name)) for name in self._guessed_floats):
+                if not is_checked and any(has_large_floats(table.column(name)) for name in self._inferred_floats):
                     self._check_rounding(file)
                     is_checked = True
                 yield table
 
     @functools.cached_property
-    def _guessed_floats(self) -> list[str]:
+    def _inferred_floats(self) -> list[str]:
+        """Columns of floats whose types the user has not given."""
         return [
             field.name for field in self._schema if pa.types.is_floating(field.type) and field.name not in (self.types or {})
         ]
 
     def _check_rounding(self, file: File) -> None:
-        """Raise if a file has a whole number that a column of floats rounds: read once more, as text, for it seldom happens."""
-        types = {field.name: field.type for field in self._schema} | dict.fromkeys(self._guessed_floats, pa.string())
+        """Raise if a column of floats rounds a whole number of a file, which is read once more for it, as text."""
+        types = {field.name: field.type for field in self._schema} | dict.fromkeys(self._inferred_floats, pa.string())
         record = 0
         with contextlib.closing(self._dialect.read(file, types)) as parts:
             for part in parts:
-                for name in self._guessed_floats:
+                for name in self._inferred_floats:
                     for row, text in enumerate(part.column(name).to_pylist()):
                         if _is_rounded(text):
-                            place = self._dialect.place(file, record + row + 1 + (self.names is None))
+                            location = self._dialect.place(file, record + row + 1 + (self.names is None))
                             raise ValueError(
-                                f"{place}: column '{name}' cannot hold {text} exactly as double; pass types={{'{name}': "
+                                f"{location}: column '{name}' cannot hold {text} exactly as double; pass types={{'{name}': "
                                 "'string'}, or 'double' to take the nearest float"
                             )
                 record += len(part)
@@ -181,26 +182,26 @@ def _is_rounded(text: str) -> bool:
     return bool(_WHOLE.fullmatch(text)) and int(float(text)) != int(text)
 
 
-def _asked_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
-    asked = {}
+def _arrow_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
+    given = {}
     for name, kind in types.items():
         try:
-            asked[name] = pa.type_for_alias(kind)
+            given[name] = pa.type_for_alias(kind)
         except (TypeError, ValueError, AttributeError):
             raise ValueError(
                 f"types must be names that Arrow knows, like 'string' or 'int64', got {kind!r} for '{name}'"
             ) from None
-    return asked
+    return given
 
 
-def _check_utf8(schema: pa.Schema, asked: Mapping[str, pa.DataType], file: File) -> None:
+def _check_utf8(schema: pa.Schema, given: Mapping[str, pa.DataType], file: File) -> None:
     for field in schema:
-        # Arrow's guess for what is no text.
-        if pa.types.is_binary(field.type) and field.name not in asked:
+        # The type that Arrow infers for text that is not UTF-8.
+        if pa.types.is_binary(field.type) and field.name not in given:
             raise ValueError(f"{file.name} must be UTF-8, but column '{field.name}' is not; convert the file")
 
 
-def _settled(guess: pa.DataType) -> pa.DataType:
-    """Return the type of a column whose first values look like ``guess``: times and what was empty so far are text."""
-    is_number = pa.types.is_integer(guess) or pa.types.is_floating(guess) or pa.types.is_boolean(guess)
-    return guess if is_number else pa.string()
+def _stable_type(inferred: pa.DataType) -> pa.DataType:
+    """Return the type of a column by the type of its first values: text for times, and for values that are empty so far."""
+    is_number = pa.types.is_integer(inferred) or pa.types.is_floating(inferred) or pa.types.is_boolean(inferred)
+    return inferred if is_number else pa.string()

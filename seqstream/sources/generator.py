@@ -1,4 +1,4 @@
-"""Python generators, iterables and lists: items taken one by one, made into columns block by block."""
+"""Python generators, iterables and lists: their items are read one by one, and become columns block by block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset, IterableDataset
 
-from seqstream.options import num_bytes
+from seqstream.arrays import Index
+from seqstream.options import bare_name, num_bytes
 from seqstream.records import Json, split_row_id
 from seqstream.sources.blocks import (
     BLOCK_BYTES,
@@ -34,36 +35,36 @@ Make: TypeAlias = Callable[[], Iterable[Any]] | Iterable[Any]
 class Generator(Source):
     """Items of a generator function, of a list or a map-style data set, or of any iterable.
 
-    What has ``__len__`` and ``__getitem__``, such as a list, an array or a ``torch.utils.data.Dataset``, is shuffled as a
-    whole: with ``Loader(shuffle=True)`` its items are read by their numbers, in a random order for each epoch. All else, and
-    everything with ``shuffle=False``, is read front to back, and shuffling mixes it within windows.
+    An object with ``__len__`` and ``__getitem__``, such as a list, an array or a ``torch.utils.data.Dataset``, is shuffled as a
+    whole: with ``Loader(shuffle=True)`` its items are read by their numbers, in a random order for each epoch. Any other
+    object, and every one with ``shuffle=False``, is read front to back, and shuffling mixes it within windows.
 
     An item is one of these, and all items are of the kind of the first:
 
     - a ``str``: column ``text``;
     - a list, tuple, array or tensor of whole numbers, ``(length,)``: column ``input_ids``, ``list<int32>``;
     - an array or tensor of floats, ``(length, ...)``, or of whole numbers with two or more dimensions: column ``features``.
-      Only the length may vary. Floats become float32, and float16 stays; whole numbers keep their type;
+      Only the length may vary. Floats become float32, except float16, which stays; whole numbers keep their type;
     - a dict of named fields, each like one of the above or a single number or bool; every item has the same fields. A field
-      for texts may be ``None``; where the first item has ``None`` or an empty list, the first that has more says what it holds;
+      of text may be ``None``; if the first item has ``None`` or an empty list, the first item with a value sets the type;
     - a named tuple or a dataclass, which is like a dict of its fields;
-    - a pair of a ``str`` or a sequence and a number, as ``TensorDataset`` gives them: its column, and ``label``.
+    - a pair of a ``str`` or a sequence and a number, as in a ``TensorDataset``: its column, and ``label``.
 
-    Objects may be filled again and given again: what an item holds is copied when it is given. A whole number that its column
-    cannot hold exactly is an error.
+    A generator may yield one object again and again with new content: the loader copies each item. A whole number that its
+    column cannot hold exactly is an error.
 
-    Going on after a break runs the generator again and passes over the items that were taken, so it must give the same
-    items each time; items read by their numbers are not passed over. A generator that was already called runs once: one
-    epoch, and no going on.
+    To resume, the generator runs again and the loader skips the items that it had read, so the items must be the same each
+    time; items that are read by their numbers are not skipped. A generator that was already called runs only once: for one
+    epoch, and without a resume.
 
     Args:
-        make: A generator function or another function that gives an iterable; or an iterable: a list, an object with
-            ``__iter__`` or with ``__len__`` and ``__getitem__``. What a function gives is read front to back.
-        block_bytes: Bytes in a block, which also ends after 1,024 items. By default 256 KiB; items read by their numbers come
-            in smaller blocks where they are few, so that there are 128.
+        make: A generator function or another function that returns an iterable; or an iterable: a list, an object with
+            ``__iter__`` or with ``__len__`` and ``__getitem__``. What a function returns is read front to back.
+        block_bytes: Bytes in a block, which also ends after 1,024 items. By default 256 KiB; a few items that are read by their
+            numbers have smaller blocks, so that there are 128.
 
     Raises:
-        TypeError: ``make`` is none of these.
+        TypeError: ``make`` is neither a function nor an iterable.
     """
 
     make: Make
@@ -82,7 +83,7 @@ class Generator(Source):
         return 1
 
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
-        taken = check_count(state)
+        num_read = check_count(state)
         layout: Layout | None = None
         number = -1
         block: list[list[Value]] = []
@@ -92,7 +93,7 @@ class Generator(Source):
                 layout = layout_of(item, self._items.name)
             if layout.is_open:
                 layout, block = layout.settled_block(item, number, block, range(number - len(block), number))
-            if number < taken:
+            if number < num_read:
                 continue
             if size >= block_bytes or len(block) == BLOCK_RECORDS:
                 yield layout.table(block, range(number - len(block), number)), number
@@ -103,9 +104,9 @@ class Generator(Source):
             else:
                 block.append(layout.values(item, number))
                 size += size_of(block[-1])
-        if number + 1 < taken:
+        if number + 1 < num_read:
             raise ValueError(
-                f"state was saved after {taken} items of {self._items.name}, which gives {number + 1} now; "
+                f"state was saved after {num_read} items of {self._items.name}, which gives {number + 1} now; "
                 "it must give the same items each time, start anew"
             )
         if layout is not None and block:
@@ -123,8 +124,8 @@ class Generator(Source):
     def approx_blocks(self) -> float | None:
         if self.num_records is None:
             return None
-        wanted = math.ceil(self._block_bytes / max(self.approx_record_bytes, 1))
-        return float(math.ceil(self.num_records / min(BLOCK_RECORDS, wanted)))
+        records_per_block = math.ceil(self._block_bytes / max(self.approx_record_bytes, 1))
+        return float(math.ceil(self.num_records / min(BLOCK_RECORDS, records_per_block)))
 
     @property
     def can_repeat(self) -> bool:
@@ -132,14 +133,14 @@ class Generator(Source):
 
     @property
     def compared_bytes(self) -> int:
-        is_at_hand = isinstance(self.make, list | tuple | np.ndarray)
-        return COMPARED_BYTES if is_at_hand else 0
+        is_in_memory = isinstance(self.make, list | tuple | np.ndarray)
+        return COMPARED_BYTES if is_in_memory else 0
 
     @property
     def num_records(self) -> int | None:
         return self._items.count if self._items.has_numbers else None
 
-    def take(self, records: np.ndarray) -> pa.Table:
+    def take(self, records: Index) -> pa.Table:
         numbers = records.tolist()
         layout = self._layout
         block: list[list[Value]] = []
@@ -162,7 +163,7 @@ class Generator(Source):
 
     @functools.cached_property
     def _layout(self) -> Layout:
-        """What all items are, by the first ones: one says nothing of a field where it has ``None`` or an empty list."""
+        """The layout of all items, from the first: more than one if a field of it is ``None`` or an empty list."""
         layout = layout_of(next(self._items.take([0])), self._items.name)
         for number in range(1, min(self._items.count or 0, BLOCK_RECORDS)):
             if not layout.is_open:
@@ -180,20 +181,20 @@ class Generator(Source):
 
 
 class Items:
-    """What a user passes where items are wanted: iterated anew each time, if it can be, or read by their numbers.
+    """The items of a user's object, which are iterated or read by their numbers.
 
     Attributes:
         name: The name of the function, or the type of the iterable.
-        count: Number of items, where it is known without taking them.
-        has_numbers: Whether each item can be had by its number.
-        one_shot: Whether it can be iterated once only, being a generator that was already called.
+        count: Number of items; ``None`` if it is unknown before they are read.
+        has_numbers: Whether items can be read by their numbers.
+        one_shot: Whether the object can be iterated only once, such as a generator that was already called.
     """
 
     def __init__(self, make: Make) -> None:
         self.make: Any = make
-        if not _gives_items(self.make) and not callable(self.make):
+        if not _is_iterable(self.make) and not callable(self.make):
             raise TypeError(f"make must be a generator function or an iterable of items, got {type(make).__name__}")
-        self.name = _name_of(make)
+        self.name = bare_name(make)
         self.count = _count(make)
         self.one_shot = isinstance(make, Iterator)
         self.has_numbers = self.count is not None and not self.one_shot and _has_numbers(make)
@@ -203,16 +204,16 @@ class Items:
         if self.one_shot and self._opened:
             raise TypeError(f"{self.name} cannot be read a second time; pass the generator function itself, not its result")
         self._opened = True
-        return self._take()
+        return self._iterate()
 
     def take(self, numbers: list[int]) -> Iterator[Any]:
         """Yield items by their numbers.
 
         Raises:
-            ValueError: There are more or fewer items than there were.
+            ValueError: The number of items has changed.
         """
         if len(self.make) != self.count:
-            raise ValueError(f"{self.name} must keep its {self.count} items, has {len(self.make)} now; make a Generator anew")
+            raise ValueError(f"{self.name} must keep its {self.count} items, has {len(self.make)} now; create a new Generator")
         number = -1
         try:
             for number in numbers:
@@ -221,7 +222,7 @@ class Items:
             error.add_note(f"while reading item {number} of {self.name}")
             raise
 
-    def _take(self) -> Iterator[Any]:
+    def _iterate(self) -> Iterator[Any]:
         number = -1
         try:
             for number, item in enumerate(self._open()):  # noqa: B007 - the note below needs it
@@ -231,42 +232,36 @@ class Items:
             raise
 
     def _open(self) -> Iterator[Any]:
-        made = self.make if _gives_items(self.make) else self.make()
-        if not _gives_items(made):
+        items = self.make if _is_iterable(self.make) else self.make()
+        if not _is_iterable(items):
             raise TypeError(
-                f"{self.name} must give an iterable of items, got {type(made).__name__}; make it a generator function"
+                f"{self.name} must give an iterable of items, got {type(items).__name__}; make it a generator function"
             )
-        return iter(made) if isinstance(made, Iterable) else map(made.__getitem__, range(len(made)))
+        return iter(items) if isinstance(items, Iterable) else map(items.__getitem__, range(len(items)))
 
 
-def _gives_items(made: Any) -> bool:
-    if isinstance(made, str | bytes | Mapping):
+def _is_iterable(value: Any) -> bool:
+    """Return whether a value yields items, or has them by their numbers."""
+    if isinstance(value, str | bytes | Mapping):
         return False
-    return isinstance(made, Iterable) or (hasattr(type(made), "__len__") and hasattr(type(made), "__getitem__"))
+    return isinstance(value, Iterable) or (hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__"))
 
 
-def _has_numbers(made: Any) -> bool:
-    """Say whether items can be had by their numbers, the same as one after the other.
+def _has_numbers(items: Any) -> bool:
+    """Return whether items can be read by their numbers, and are then the same as in iteration.
 
-    What has ``keys``, such as a table or a series, gives items by their names. Every ``Dataset`` of torch inherits a
+    An object with ``keys``, such as a table or a series, has items by their names. Every ``Dataset`` of torch inherits a
     ``__getitem__``, which only raises.
     """
-    kind = type(made)
-    if isinstance(made, str | bytes | Mapping | IterableDataset) or hasattr(kind, "keys"):
+    kind = type(items)
+    if isinstance(items, str | bytes | Mapping | IterableDataset) or hasattr(kind, "keys"):
         return False
     return hasattr(kind, "__len__") and getattr(kind, "__getitem__", None) not in (None, Dataset.__getitem__)
 
 
-def _count(made: Any) -> int | None:
-    """Return how many items there are; some have a ``__len__`` that only raises."""
+def _count(items: Any) -> int | None:
+    """Return the number of items; ``None`` if there is no ``__len__``, or one that only raises."""
     try:
-        return len(made) if isinstance(made, Sized) else None
+        return len(items) if isinstance(items, Sized) else None
     except (TypeError, NotImplementedError):
         return None
-
-
-def _name_of(make: Any) -> str:
-    """Return a name that is the same in every process."""
-    while isinstance(make, functools.partial):
-        make = make.func
-    return str(getattr(make, "__qualname__", type(make).__qualname__))

@@ -1,8 +1,7 @@
-"""Hugging Face data sets and streams, read as Arrow tables."""
+"""Hugging Face data sets and streams."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from seqstream.options import num_bytes
+from seqstream.arrays import Index, evenly_spaced
+from seqstream.options import bare_name, num_bytes
 from seqstream.records import Json, split_row_id
 from seqstream.sources.blocks import Block, choose_block_bytes
-from seqstream.sources.files.listing import spread
+from seqstream.sources.huggingface_streams import check_stream, copy_steps, has_separate_shards
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tables.json_keys import Path
@@ -26,50 +26,42 @@ from seqstream.sources.tables.schema import conform, plain_schema
 if TYPE_CHECKING:
     import datasets
 
-Batch: TypeAlias = pa.Table | Mapping[str, Any]
-"""Rows as Arrow has them, or as columns of Python objects."""
+TableOrDict: TypeAlias = pa.Table | Mapping[str, Any]
+"""Rows as an Arrow table, or as a dict of columns of Python objects."""
 
 _SAMPLED_ROWS = 16
 _HEAD_ROWS = 64
 _READ_ROWS = 64
-_APART = {
-    "ExamplesIterable",
-    "ArrowExamplesIterable",
-    "RebatchedArrowExamplesIterable",
-    "SelectColumnsIterable",
-    "FormattedExamplesIterable",
-    "VerticallyConcatenatedMultiSourcesExamplesIterable",
-}
-"""Steps of a stream that treat each shard by itself."""
 
 _RENAME = "use dataset.rename_column or dataset.remove_columns"
 _DECLARE = "say what the columns hold with dataset.cast(features)"
-_MEND = "make the transform give one kind of value"
+_MEND = "make the transform return values of one type"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class HFDataset(Source):
     """Records of a ``datasets.Dataset`` or ``datasets.IterableDataset``: one split, all its columns.
 
-    A data set is read in ranges of rows of about ``block_bytes``, each a shard, so it is shuffled as a whole; indices
-    made by ``select`` or ``shuffle`` are followed. A stream is read shard by shard, front to back; going on in the middle of
-    a shard runs the stream's own ``map`` and ``filter`` again over what comes before. Steps that depend on what other shards
-    hold (``take``, ``skip``, ``interleave_datasets``, ``map(with_indices=True)``) make the stream one shard.
+    A data set is read in ranges of rows of about ``block_bytes``, each a shard, so it is shuffled as a whole; indices of
+    ``select`` or ``shuffle`` are followed. A stream is read shard by shard, front to back; to resume in the middle of a shard,
+    the stream's own ``map`` and ``filter`` run again over the records before. Steps that depend on other shards (``take``,
+    ``skip``, ``interleave_datasets``, ``map(with_indices=True)``) make the stream one shard.
 
-    A transform (``with_transform``) is applied: rows are what ``dataset[i]`` gives. Of other formats (``with_format``) the
-    columns are heeded and the type is not: values come as they are stored, images and sounds undecoded, ``Json()`` as text.
-    A stream without features, and a transform, take their types from the first 64 rows; dicts whose keys are data, with others
-    in each row, become text of JSON there. A stream that is random without a seed,
-    or in its ``map``, cannot be resumed; a random transform gives other values then.
+    A transform (``with_transform``) is applied: rows are what ``dataset[i]`` returns. Of another format (``with_format``) the
+    columns are used and the type is not: values stay as they are stored, images and audio undecoded, ``Json()`` as text.
+    The types of a stream without features, and of a transform, are those of the first 64 rows; dicts whose keys are data,
+    different in each row, become text of JSON there. A stream that is random without a seed, or in its ``map``, cannot be
+    resumed; a random transform returns other values after a resume.
 
     Args:
-        dataset: What ``load_dataset(..., split=...)`` gives, with or without ``streaming=True``.
+        dataset: The result of ``load_dataset(..., split=...)``, with or without ``streaming=True``.
         block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost less each. By default 256 KiB, or less
             so that a small data set has 128 blocks.
 
     Raises:
-        TypeError: ``dataset`` is something else, or has several splits.
-        ValueError: A stream shuffles, repeats without end or is divided among nodes: the loader does that. The format casts.
+        TypeError: ``dataset`` is of another type, or has several splits.
+        ValueError: A stream shuffles, repeats without end or is divided among nodes, all of which the loader does; or the
+            format converts types.
     """
 
     dataset: datasets.Dataset | datasets.IterableDataset
@@ -80,7 +72,7 @@ class HFDataset(Source):
             object.__setattr__(self, "block_bytes", num_bytes("block_bytes", self.block_bytes))
         _check_kind(self.dataset)
         if self._streams:
-            _check_stream(self.dataset)
+            check_stream(self.dataset)
         else:
             _check_format(self.dataset)
 
@@ -92,7 +84,7 @@ class HFDataset(Source):
     @property
     def num_shards(self) -> int:
         if self._streams:
-            count: int = self.dataset.num_shards if _shards_apart(self.dataset._ex_iterable) else 1
+            count: int = self.dataset.num_shards if has_separate_shards(self.dataset._ex_iterable) else 1
             return count
         return -(-len(self.dataset) // self._rows_per_shard)
 
@@ -101,7 +93,7 @@ class HFDataset(Source):
             first = shard * self._rows_per_shard
             yield self._rows(range(first, min(first + self._rows_per_shard, len(self.dataset)))), None
             return
-        tables = (conform(self._as_table(batch), self._schema, _DECLARE) for batch in self._stream_batches(shard))
+        tables = (conform(self._as_table(rows), self._schema, _DECLARE) for rows in self._stream_rows(shard))
         try:
             yield from blocks(tables, state, self._block_bytes)
         except Exception as error:
@@ -109,8 +101,8 @@ class HFDataset(Source):
             raise
 
     def fingerprint(self) -> Json:
-        sample = self._head if self._streams else self._stored(spread(len(self.dataset), _SAMPLED_ROWS))
-        transform = {} if self._transform is None else {"transform": _name_of(self._transform)}
+        sample = self._head if self._streams else self._stored(evenly_spaced(len(self.dataset), _SAMPLED_ROWS))
+        transform = {} if self._transform is None else {"transform": bare_name(self._transform)}
         return {
             "kind": "HFDataset",
             "stream": self._streams,
@@ -123,8 +115,8 @@ class HFDataset(Source):
         }
 
     def locate(self, row_id: int) -> str:
-        place, number = self.place(row_id)
-        return f"{'record' if self._streams else 'row'} {number} of {place}"
+        holder, number = self.place(row_id)
+        return f"{'record' if self._streams else 'row'} {number} of {holder}"
 
     def place(self, row_id: int) -> Location:
         shard, record = split_row_id(row_id)
@@ -132,7 +124,7 @@ class HFDataset(Source):
             return Location(f"shard {shard} of the stream", record)
         return Location("the data set", shard * self._rows_per_shard + record)
 
-    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+    def approx_bytes(self, shards: Index) -> Index:
         return np.full(len(shards), -1 if self._streams else self._block_bytes)
 
     def approx_blocks(self) -> float | None:
@@ -159,45 +151,43 @@ class HFDataset(Source):
 
     @functools.cached_property
     def _schema(self) -> pa.Schema:
-        if self._transform is not None:
-            return plain_schema(self._raw_head.schema, _RENAME)
-        features = self.dataset.features
-        schema = features.arrow_schema if features is not None else self._raw_head.schema
+        schema = self._raw_head.schema if self._declared is None else self._declared
         return plain_schema(schema if self._columns is None else pa.schema(map(schema.field, self._columns)), _RENAME)
 
     @property
     def _transform(self) -> Callable[..., Any] | None:
-        """The function of ``with_transform``, which makes rows when they are read."""
+        """The function of ``with_transform``, which computes rows when they are read; ``None`` without one."""
         transforms = not self._streams and self.dataset.format["type"] == "custom"
         return self.dataset.format["format_kwargs"]["transform"] if transforms else None
 
     @property
     def _columns(self) -> list[str] | None:
-        """The columns that a format leaves of a data set, ``None`` for all, or for those that a transform makes."""
+        """The columns that a format selects from a data set; ``None`` for all, or for those of a transform."""
         if self._streams or self._transform is not None or self.dataset.format["output_all_columns"]:
             return None
         return list(self.dataset.format["columns"])
 
     @functools.cached_property
-    def _first_batch(self) -> Batch:
-        """The first rows of a stream or of a transform; a filter may leave nothing of the first shards of a stream."""
+    def _first_rows(self) -> TableOrDict:
+        """The first rows of a stream or of a transform; the first shards of a stream may have none, because of a filter."""
         if not self._streams:
             return self._transformed(range(min(_HEAD_ROWS, len(self.dataset))))
         for shard in range(self.num_shards):
-            for batch in self._stream_batches(shard, _HEAD_ROWS):
-                if not isinstance(batch, pa.Table) or len(batch):
-                    return batch
+            for rows in self._stream_rows(shard, _HEAD_ROWS):
+                if not isinstance(rows, pa.Table) or len(rows):
+                    return rows
         return pa.table({})
 
     @functools.cached_property
     def _texts(self) -> tuple[Path, ...]:
-        """Where dicts have keys that are data, by the first rows: they become text of JSON."""
-        is_said = self._transform is None and self.dataset.features is not None
-        return () if is_said or isinstance(self._first_batch, pa.Table) else find_texts(self._first_batch)
+        """Paths of dicts whose keys are data, in the first rows: they become text of JSON."""
+        if self._declared is not None or isinstance(self._first_rows, pa.Table):
+            return ()
+        return find_texts(self._first_rows)
 
     @property
     def _raw_head(self) -> pa.Table:
-        return self._as_table(self._first_batch)
+        return self._as_table(self._first_rows)
 
     @property
     def _head(self) -> pa.Table:
@@ -217,37 +207,42 @@ class HFDataset(Source):
 
     @functools.cached_property
     def _arrow(self) -> datasets.Dataset:
-        """The data set that gives tables of Arrow: to make one takes longer than to read a shard."""
+        """The data set in the format of Arrow tables, which takes longer to build than a shard takes to read."""
         return self.dataset.with_format("arrow", columns=self._columns)
 
     def _transformed(self, rows: range | list[int]) -> Mapping[str, Any]:
-        made = self.dataset[_key(rows)] if len(rows) else {}
-        if not isinstance(made, Mapping):
-            raise TypeError(f"transform must return a dict of columns, got {type(made).__name__}")
-        for name, values in made.items():
+        columns = self.dataset[_key(rows)] if len(rows) else {}
+        if not isinstance(columns, Mapping):
+            raise TypeError(f"transform must return a dict of columns, got {type(columns).__name__}")
+        for name, values in columns.items():
             if len(values) != len(rows):
                 raise ValueError(
                     f"transform must return a value for each row, got {len(values)} of column '{name}' for {len(rows)} rows; "
                     "use dataset.map or dataset.filter to make more or fewer rows"
                 )
-        return made
+        return columns
 
-    def _as_table(self, batch: Batch) -> pa.Table:
-        if isinstance(batch, pa.Table):
-            return batch
-        said = None if self._transform is not None or self.dataset.features is None else self.dataset.features.arrow_schema
-        return to_table(batch, said, _DECLARE if self._streams else _MEND, self._texts)
+    @property
+    def _declared(self) -> pa.Schema | None:
+        """Types of the columns that the features of the data set declare; ``None`` for those of a transform."""
+        features = None if self._transform is not None else self.dataset.features
+        return None if features is None else features.arrow_schema
 
-    def _stream_batches(self, shard: int, rows: int = _READ_ROWS) -> Iterator[Batch]:
-        """Yield a shard's records as the stream gives them, ``rows`` at once."""
+    def _as_table(self, rows: TableOrDict) -> pa.Table:
+        if isinstance(rows, pa.Table):
+            return rows
+        return to_table(rows, self._declared, _DECLARE if self._streams else _MEND, self._texts)
+
+    def _stream_rows(self, shard: int, num_rows: int = _READ_ROWS) -> Iterator[TableOrDict]:
+        """Yield a shard's records as the stream yields them, ``num_rows`` at once."""
         stream = self.dataset.shard(self.num_shards, shard)
-        stream._ex_iterable = _own_copy(stream._ex_iterable)
+        stream._ex_iterable = copy_steps(stream._ex_iterable)
         if stream._ex_iterable.iter_arrow is not None:
-            yield from stream.with_format("arrow").iter(rows)
+            yield from stream.with_format("arrow").iter(num_rows)
             return
-        # Records that are Python objects are not left to with_format("arrow"): it makes a table of each record, and fails
-        # where a value is None in one and not in the next.
-        yield from batches_of(stream.with_format(None), rows)
+        # Not with_format("arrow") for records that are Python objects: it builds a table of each record, and fails where a
+        # value is None in one record and not in the next.
+        yield from batches_of(stream.with_format(None), num_rows)
 
 
 def _check_kind(dataset: object) -> None:
@@ -272,59 +267,3 @@ def _check_format(dataset: datasets.Dataset) -> None:
 
 def _key(rows: range | list[int]) -> slice | list[int]:
     return slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    """Return a name that is the same in every process."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
-
-
-def _check_stream(dataset: datasets.IterableDataset) -> None:
-    if dataset._distributed is not None:
-        raise ValueError(
-            "dataset cannot be divided by split_dataset_by_node; pass all of it, the loader divides it among the ranks"
-        )
-    for step in _walk(dataset._ex_iterable):
-        if "BufferShuffledExamplesIterable" in _kinds(step):
-            raise ValueError(
-                "dataset cannot have a shuffle buffer, which is lost on resume; the loader shuffles, remove .shuffle()"
-            )
-        if "RepeatExamplesIterable" in _kinds(step) and step.num_times is None:
-            raise ValueError("dataset cannot repeat without end; remove .repeat() and set Loader(epochs=None)")
-
-
-def _children(step: Any) -> list[Any]:
-    return [step.ex_iterable] if hasattr(step, "ex_iterable") else list(getattr(step, "ex_iterables", ()))
-
-
-def _walk(step: Any) -> Iterator[Any]:
-    yield step
-    for child in _children(step):
-        yield from _walk(child)
-
-
-def _shards_apart(step: Any) -> bool:
-    """Say whether the shards, read one by one, hold just what the stream read whole would."""
-    kinds = _kinds(step)
-    if "MappedExamplesIterable" in kinds:  # filtered ones, too
-        apart = not step.with_indices and not step.drop_last_batch and (step.batch_size or 0) > 0
-    else:
-        apart = not _APART.isdisjoint(kinds)
-    return apart and all(map(_shards_apart, _children(step)))
-
-
-def _kinds(step: Any) -> set[str]:
-    """Return the names of a step's classes: not every version of the package has each of them."""
-    return {kind.__name__ for kind in type(step).__mro__}
-
-
-def _own_copy(step: Any) -> Any:
-    """Copy the steps of a stream, not their data: steps keep their position in themselves, and two readers would share it."""
-    own = copy.copy(step)
-    if hasattr(own, "ex_iterable"):
-        own.ex_iterable = _own_copy(own.ex_iterable)
-    elif hasattr(own, "ex_iterables"):
-        own.ex_iterables = [_own_copy(child) for child in own.ex_iterables]
-    return own

@@ -1,4 +1,4 @@
-"""Where a record is in the data."""
+"""Locations of records in the data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 
 class Location(NamedTuple):
-    """The place of a record.
+    """Where a record is.
 
     Attributes:
-        file: Path or URL of the file; of records that are in none, what they are in: ``"list"``, ``"shard 3 of the stream"``.
-        line: The line where it starts, from 1, in files of text; in all else its number there, from 0. ``None`` where
-            nobody can count: behind a CSV field of more than 128 KiB.
+        file: Path or URL of its file; for a record that is in no file, the name of what holds it: ``"list"``, ``"shard 3 of
+            the stream"``.
+        line: In a file of text the line where the record starts, from 1; elsewhere its number there, from 0. ``None`` if it
+            cannot be counted, as after a CSV field of more than 128 KiB.
     """
 
     file: str

@@ -13,17 +13,10 @@ import pyarrow as pa
 from seqstream.options import names, num_bytes
 from seqstream.records import Json, split_row_id
 from seqstream.sources.blocks import Block
-from seqstream.sources.files.listing import (
-    File,
-    FileTable,
-    Paths,
-    check_regular,
-    check_unchanged,
-    find_files,
-    naming,
-    normalize_paths,
-)
+from seqstream.sources.files.fingerprints import fingerprint_files
+from seqstream.sources.files.listing import File, FileTable, Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import Partitions, find_partitions
+from seqstream.sources.files.reading import check_regular, check_unchanged, naming
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tables.parquet_footers import FooterCache, RowGroup, row_groups, unite
@@ -37,14 +30,14 @@ _BATCH_ROWS = 1_024
 class Parquet(Source):
     """Records of Parquet files; a row group is a shard, read in batches of about ``block_bytes``.
 
-    Columns are those of all files, in types that hold the values of each, with dictionaries decoded; a file that lacks one has
-    missing values there. Folders named ``name=value``, as Spark and ``write_to_dataset`` make them, are a column too: of whole
-    numbers if all values are such, else of strings; a column of that name in the files goes before. Checksums of pages are
-    verified where there are any.
+    The columns are those of all files, with types that hold the values of each file, and dictionaries decoded; a file without
+    a column has missing values there. Folders named ``name=value``, as Spark and ``write_to_dataset`` write them, are a column
+    too: of whole numbers if all its values are such, else of strings; a column of that name in the files takes precedence.
+    Checksums of pages are verified if the files have them.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
-        columns: Columns to read, in this order; all by default. Others are not read from disk.
+        columns: Columns to read, in this order; all by default. Other columns are not read from disk.
         block_bytes: Bytes in a block. Smaller blocks mix better, larger ones cost less each.
         storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
             fingerprint, state or ``repr``.
@@ -52,7 +45,7 @@ class Parquet(Source):
     Raises:
         FileNotFoundError: A path or glob names no file.
         IsADirectoryError: A path is a directory.
-        ValueError: A file is not Parquet, no file has one of the columns, or the types of a column do not go together.
+        ValueError: A file is not Parquet, no file has one of the columns, or the types of a column cannot be unified.
     """
 
     paths: Paths
@@ -67,8 +60,7 @@ class Parquet(Source):
         if self.columns is not None and not self.columns:
             raise ValueError("columns must name at least one column, got none")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
-        # Now, so that a missing file or column is an error where it is named.
-        _ = self._schema
+        _ = self._schema  # read here, so that the error for a missing file or column points at the user's line
 
     @property
     def num_shards(self) -> int:
@@ -105,7 +97,7 @@ class Parquet(Source):
 
     @functools.cached_property
     def _digest(self) -> Json:
-        return self._files.fingerprint()
+        return fingerprint_files(self._files)
 
     @functools.cached_property
     def _footers(self) -> FooterCache:
@@ -113,28 +105,26 @@ class Parquet(Source):
 
     @functools.cached_property
     def _scanned(self) -> tuple[pa.Schema, list[RowGroup]]:
-        """The columns of all files, those of the first and then what others add; and their row groups."""
-        schema, seen = pa.schema([]), None
+        """The columns of all files, those of the first file first; and the row groups."""
+        schema, previous = pa.schema([]), None
         groups: list[RowGroup] = []
         for number in range(len(self._files)):
             with self._open(number) as parquet:
                 found = parquet.schema_arrow.remove_metadata()
                 groups += row_groups(number, parquet.metadata, found.names if self.columns is None else self.columns)
-            if found != seen:  # mostly all files have one schema
-                name = self._files[number].name
-                schema, seen = (
-                    unite(schema, plain_schema(self._chosen(found), CHOOSE_COLUMNS, name), name, CHOOSE_COLUMNS),
-                    found,
-                )
+            if found != previous:  # most corpora have one schema
+                previous, name = found, self._files[number].name
+                own = plain_schema(self._select(found), CHOOSE_COLUMNS, name)
+                schema = unite(schema, own, name, CHOOSE_COLUMNS)
         return schema, groups
 
-    def _chosen(self, schema: pa.Schema) -> pa.Schema:
-        """Return the fields that were asked for: others may have any name and type."""
+    def _select(self, schema: pa.Schema) -> pa.Schema:
+        """Return the fields of a file that are in ``columns``; other fields may have any name and type."""
         return schema if self.columns is None else pa.schema([field for field in schema if field.name in self.columns])
 
     @functools.cached_property
     def _partitions(self) -> Partitions | None:
-        """The columns that are names of folders."""
+        """The columns in names of folders that no file has itself."""
         found = find_partitions(self._files.names)
         return None if found is None else found.without(self._scanned[0].names)
 
@@ -159,7 +149,7 @@ class Parquet(Source):
         with self._open(group.file) as parquet:
             present = parquet.schema_arrow.names
             names = [name for name in self._schema.names if name in present]
-            # With no column to read there would be no rows.
+            # A file must be read by at least one column, else there are no rows.
             read = parquet.iter_batches(rows, row_groups=[group.number], columns=names or present[:1], use_threads=False)
             done = 0
             for batch in read:
@@ -176,10 +166,10 @@ class Parquet(Source):
 
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[Any]:
-        """Open a file, whose footer is parsed once, unless there are very many of them.
+        """Open a file; its footer is parsed only once, unless the footers of all files take too much memory.
 
         Raises:
-            ValueError: It is not Parquet.
+            ValueError: The file is not Parquet.
         """
         import pyarrow.parquet as pq
 
@@ -188,7 +178,7 @@ class Parquet(Source):
             try:
                 parquet = pq.ParquetFile(opened, metadata=self._footers.get(number), page_checksum_verification=True)
             except (pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:  # not the file, but reading it
+                if isinstance(error, OSError) and error.errno is not None:  # reading failed, the file may be good
                     error.add_note(f"while reading the footer of {file.name}")
                     raise
                 raise ValueError(f"{file.name} must be a Parquet file: {error}") from error
@@ -197,11 +187,11 @@ class Parquet(Source):
 
 
 def _check_values(batch: pa.RecordBatch, row: int) -> None:
-    """Raise if a file without checksums holds what is no value of its column, such as text that is not UTF-8.
+    """Raise if a value is not one of its column's type, such as text that is not UTF-8; a file may have no checksums.
 
     Args:
         batch: Rows as they are stored.
-        row: Number of the first of them in its row group.
+        row: Number of the first row in its row group.
     """
     try:
         batch.validate(full=True)

@@ -1,7 +1,6 @@
-"""What a source is: shards that can be opened one by one and read in blocks.
+"""What a source is: records in shards, each of which is opened by itself and read in blocks.
 
-A source is a frozen description. It holds no position: to go on where a shard was left, it is read again with the state
-that came with the last block.
+A source is a frozen description without a position: to go on in a shard, it is read again with the state of its last block.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.arrow import take_rows, to_arrow
 from seqstream.records import (
     RECORD,
@@ -24,47 +24,50 @@ from seqstream.records import (
     Json,
     Record,
     drop_record_numbers,
+    location_of,
     record_numbers,
     split_row_id,
     with_record_numbers,
 )
-from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, count_records, sampled_records, slices, to_records
+from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, slices, to_records
 from seqstream.sources.locations import Location
-from seqstream.sources.split_rule import SIDES, KnownSides, SplitRule, make_rule
+from seqstream.sources.numbered_records import NumberedRecords
+from seqstream.sources.split_rule import SIDES, UNKNOWN, KnownSides, SplitRule, make_rule
 
 
-class Source(abc.ABC):
-    """Records in shards; subclass it to read anything.
+class Source(NumberedRecords, abc.ABC):
+    """Records in shards; subclass it to read any kind of data.
 
-    Two members are needed: `num_shards` and `read`. A shard is what can be opened by itself: a range of bytes, a row
-    group, a compressed file. Many small shards mix best; a shard of one block costs no state.
+    A subclass must define `num_shards` and `read`. A shard is a part of the data that can be opened by itself: a range of
+    bytes, a row group, a compressed file. Many small shards mix best; a shard of one block needs no state.
 
-    A source of one shard may also read its records one by one, by their numbers: it gives `num_records` and `take`, and a
-    loader that shuffles reads them in random order.
+    A source of one shard may also read its records by their numbers: it defines `num_records` and `take`, and a loader that
+    shuffles reads them in random order.
     """
 
     @property
     @abc.abstractmethod
     def num_shards(self) -> int:
-        """Number of shards; the loader visits each once an epoch, in an order of its own."""
+        """Number of shards; the loader reads each once an epoch, in an order of its own."""
 
     @abc.abstractmethod
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         """Yield the blocks of a shard, front to back, each with the state after it.
 
         Args:
-            shard: Which shard, ``0 <= shard < num_shards``.
-            state: ``None`` to begin, else the state that came with some block of this shard: go on after that block.
+            shard: Number of the shard, ``0 <= shard < num_shards``.
+            state: ``None`` to begin, else the state of a block of this shard: read on after that block.
 
         Yields:
-            ``(table, state_after)``. Columns are named fields; ``state_after`` is JSON, and ``None`` says that the shard
-            is finished, so that it need not be opened again. A block of about 256 KiB mixes and overlaps well.
+            ``(table, state_after)``. A column for each field; ``state_after`` is JSON, ``None`` after the last block of the
+            shard, which then need not be opened again. Blocks of about 256 KiB are a good size.
         """
 
     def fingerprint(self) -> Json:
-        """Say which data this is, so that a state saved for other data is refused.
+        """Return what identifies the data, as JSON; a loader rejects a state that was saved with another fingerprint.
 
-        The same on every machine and in every process: no times, no addresses. The default takes the class and its fields.
+        It must be the same on every machine and in every process, without times and addresses. By default it is the name of the
+        class, and the fields of a dataclass.
         """
         fields: dict[str, dataclasses.Field[Any]] = getattr(self, "__dataclass_fields__", {})
         parts = {name: repr(getattr(self, name)) for name, field in fields.items() if field.repr}
@@ -72,87 +75,51 @@ class Source(abc.ABC):
         return {"kind": type(self).__name__, "num_shards": self.num_shards, **shown}
 
     def locate(self, row_id: int) -> str:
-        """Name the place of a record, as an error message would: the file and the line where there are such."""
+        """Return the location of a record as text for messages: its file and line, where it has them."""
         shard, record = split_row_id(row_id)
         return f"record {record} of shard {shard}"
 
     def approx_blocks(self) -> float | None:
-        """Estimate how many blocks an epoch has, or ``None`` where nobody can know."""
+        """Estimate the number of blocks of an epoch; ``None`` if it is unknown."""
         return float(self.num_shards)
 
-    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
-        """Say about how many bytes shards of one block have, without reading them; -1 for those of any number of blocks.
+    def approx_bytes(self, shards: Index) -> Index:
+        """Estimate the bytes of shards of one block each, without reading them; -1 for a shard of any number of blocks.
 
-        A shard that says it need not be read by ranks that do not tokenise it.
+        Ranks do not read a shard of known size that another rank tokenises.
 
         Args:
-            shards: ``int64 (n,)``.
+            shards: ``int64 (n,)``, numbers of shards.
 
         Returns:
-            ``int64 (n,)``.
+            ``int64 (n,)``, bytes of each shard.
         """
         return np.full(len(shards), -1)
 
     @property
     def can_repeat(self) -> bool:
-        """Whether records can be read again: those of a generator that was already called come only once."""
+        """Whether records can be read more than once; a generator that was already called yields them only once."""
         return True
 
     @property
     def compared_bytes(self) -> int:
-        """About how many bytes of records ranks read at the beginning of an epoch to see that all have the same.
+        """About how many bytes of records all ranks read at the beginning of an epoch, to check that their data are the same.
 
-        The first block always is; of sources whose blocks cost much to read it should be all.
+        They always read the first block. It should be 0, for no more than that, if blocks are expensive to read.
         """
         return COMPARED_BYTES
 
-    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
-        """Return the row ids of records of a shard, which are the same in whatever order they are read.
-
-        Args:
-            shard: Which shard.
-            records: ``int64 (n,)``, their numbers in the shard.
-
-        Returns:
-            ``int64 (n,)``.
-        """
-        ids: np.ndarray = records + (shard << RECORD_BITS)
-        return ids
-
-    @property
-    def num_records(self) -> int | None:
-        """Number of records that `take` reads, those of the only shard; ``None`` where they cannot be read one by one."""
-        return None
-
-    def take(self, records: np.ndarray) -> pa.Table:
-        """Read records of the only shard by their numbers, in the order given.
-
-        Args:
-            records: ``int64 (n,)``, each ``0 <= record < num_records``.
-
-        Returns:
-            A row for each; or fewer, with their numbers in a column ``record``.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must have take(records), as it has num_records")
-
-    @functools.cached_property
-    def approx_record_bytes(self) -> float:
-        """About how many bytes a record has that `take` reads, by a few that lie far apart."""
-        table = self.take(sampled_records(self.num_records or 0))
-        return float(table.nbytes / max(len(table), 1))
-
-    @property
-    def records_per_block(self) -> int:
-        """How many records `take` reads at once."""
-        return count_records(None, num_records=self.num_records or 0, record_bytes=self.approx_record_bytes)
+    def to_row_ids(self, shard: int, records: Index) -> Index:
+        """Return the row ids, ``int64 (n,)``, of records by their numbers in a shard; the order of reading changes none."""
+        return records + (shard << RECORD_BITS)
 
     def place(self, row_id: int) -> Location:
-        """Return the place of a record: its file and line, where there are such."""
+        """Return the location of a record: its file and line, where it has them."""
         shard, record = split_row_id(row_id)
         return Location(f"shard {shard}", record)
 
     def record(self, row_id: int) -> Record:
-        """Read one record, as the source has it; what comes before it in its shard may have to be read as well.
+        """Read one record; a source that reads front to back must read its shard up to the record.
 
         Raises:
             IndexError: There is no such record.
@@ -165,9 +132,9 @@ class Source(abc.ABC):
             tables = (table for table, _ in self.read(shard))
         first = 0
         for table in tables:
-            at = np.flatnonzero(record_numbers(table, first) == number)
-            if len(at):
-                return to_records(table.slice(int(at[0]), 1))[0]
+            rows = np.flatnonzero(record_numbers(table, first) == number)
+            if len(rows):
+                return to_records(table.slice(int(rows[0]), 1))[0]
             first += len(table)
         raise IndexError(f"row_id must be of a record of this source, got {row_id}: record {number} of shard {shard}")
 
@@ -181,7 +148,7 @@ class Source(abc.ABC):
         """Return the first records as dicts.
 
         Raises:
-            ValueError: Records can be read once only, and looking would use them up.
+            ValueError: Records can be read only once, and `head` would use them up.
         """
         if not self.can_repeat:
             raise ValueError("head() would use up records that a generator gives only once; pass the generator function itself")
@@ -196,28 +163,27 @@ class Source(abc.ABC):
         stratify: str | Json = None,
         seed: int = 0,
     ) -> tuple[Split, ...]:
-        """Divide the records: ``train, valid = source.split(valid=0.1)``, with ``test=0.1`` a third part.
+        """Split the records into parts: ``train, valid = source.split(valid=0.1)``, with ``test=0.1`` a third part.
 
-        On which side a record is depends on what it holds and on nothing else. So it stays there whatever is appended to the
-        files, and if they are compressed, converted, put in another order or read in other blocks; and records that hold the
-        same are on one side. What counts is the field ``text`` where a record has one, so that no text is on two sides, and all
-        its fields that are read where it has none. Of ``n`` different records a side gets its share within about
-        ``sqrt(n * share * (1 - share))``. A part can be split again, independently of how it came about; and those for
-        validation are the same whatever the share for testing is.
+        A hash of a record's content, and nothing else, decides which part it is in. So it stays there when data are appended to
+        the files, and when these are compressed, converted, reordered or read in other blocks; and equal records are in one
+        part. The content is the field ``text``, so that no text is in two parts, and for a record without it all fields that
+        are read. Of ``n`` different records a part gets its share within about ``sqrt(n * share * (1 - share))``. A part can be
+        split again, independently of the first split. The share for testing does not change which records are for validation.
 
-        Records read by their numbers, those of lists and map-style data sets, are read to know on which side they are: those of
-        the other sides once.
+        Records that are read by their numbers, those of lists and map-style data sets, are read before their part is known:
+        each record of the other parts is read once.
 
         Args:
-            valid: Share of the records that are for validation, between 0 and 1; 0.05 if neither this nor ``test`` is given.
-            test: Share of the records that are for testing.
-            by: The column that decides, or several: records of one value there stay together, such as all of an author or of a
-                conversation. Those without a value count one by one.
-            stratify: Column of the classes whose shares shall be exact, within one record each: all records are read once to
-                count them. A side that never changes can depend on nothing but the record, so an exact share cannot last: as
-                data is appended, as many records of its class may move. ``stratify=valid.cuts``, of which a split has some
-                kilobytes of JSON, divides by what was counted then, and moves none.
-            seed: Another seed, another choice.
+            valid: Share of the records for validation, between 0 and 1; 0.05 if neither this nor ``test`` is given.
+            test: Share of the records for testing.
+            by: Name of the column that is hashed instead, or names of several: records with equal values there stay together,
+                such as those of one author or one conversation. A record without a value counts by itself.
+            stratify: Column of classes. The share of each class is then exact within one record; all records are read once to
+                count them. An exact share depends on all records: when data are appended, records of a class may move to
+                another part. ``stratify=valid.cuts``, a few kilobytes of JSON from an earlier split, applies the thresholds of
+                that split, and no record moves.
+            seed: Another seed gives another split.
 
         Raises:
             ValueError: A share is not between 0 and 1, or nothing is left to train on; ``by`` and ``stratify`` are both given.
@@ -234,7 +200,7 @@ class Source(abc.ABC):
 
     @property
     def _split_level(self) -> int:
-        """How many splits the records have been through."""
+        """Number of splits that lead to this source: 1 for a part, 2 for a part of a part."""
         return 0
 
 
@@ -243,7 +209,7 @@ class DerivedSource(Source):
     """Some records of another source, or all of them in another order.
 
     Args:
-        source: The other one, which knows where its records are.
+        source: The other source, which locates the records.
     """
 
     source: Source
@@ -268,7 +234,13 @@ class DerivedSource(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Split(DerivedSource):
-    """One part of a source, made by `Source.split`."""
+    """One part of a source, returned by `Source.split`.
+
+    Args:
+        rule: Decides which part a record is in.
+        side: Which part this is, a key of `SIDES`.
+        known: Parts of the records read so far, shared by all parts of the split.
+    """
 
     rule: SplitRule
     side: int
@@ -280,7 +252,7 @@ class Split(DerivedSource):
 
     @property
     def cuts(self) -> Json:
-        """What ``split(stratify=...)`` takes to divide grown data as it was: the limits of each class, as JSON."""
+        """Thresholds of each class, as JSON: ``split(stratify=cuts)`` splits grown data as before; ``None`` without classes."""
         if self.rule.stratify is None:
             return None
         return {"column": self.rule.stratify, "cuts": {name: list(cuts) for name, cuts in self.rule.cuts.items()}}
@@ -298,7 +270,8 @@ class Split(DerivedSource):
                 kept = np.flatnonzero(self.rule.sides(table) == self.side)
             except Exception as error:
                 if len(records):
-                    error.add_note(f"while splitting from {self.source.locate(int(self.to_row_ids(shard, records[:1])[0]))}")
+                    row_id = int(self.to_row_ids(shard, records[:1])[0])
+                    error.add_note(f"while splitting from {location_of(self.source.locate, row_id)}")
                 raise
             table = take_rows(drop_record_numbers(table), kept).append_column(RECORD, to_arrow(records[kept]))
             yield table, None if after is None else [first, after]
@@ -309,24 +282,23 @@ class Split(DerivedSource):
     def approx_blocks(self) -> float | None:
         return self.source.approx_blocks()
 
-    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
+    def approx_bytes(self, shards: Index) -> Index:
         whole = self.source.approx_bytes(shards)
         part = np.rint(whole * self.rule.share(self.side)).astype(np.int64)
         return np.where(whole < 0, -1, part)
 
-    def to_row_ids(self, shard: int, records: np.ndarray) -> np.ndarray:
+    def to_row_ids(self, shard: int, records: Index) -> Index:
         return self.source.to_row_ids(shard, records)
 
     @property
     def num_records(self) -> int | None:
         return self.source.num_records
 
-    def take(self, records: np.ndarray) -> pa.Table:
+    def take(self, records: Index) -> pa.Table:
         known = self.known.of(self.num_records or 0)
-        wanted = records[(known[records] == 0) | (known[records] == self.side)]
-        table = with_record_numbers(self.source.take(wanted), wanted)
-        numbers = record_numbers(table, 0)
-        sides = known[numbers] = self.rule.sides(table)
+        candidates = records[(known[records] == UNKNOWN) | (known[records] == self.side)]
+        table = with_record_numbers(self.source.take(candidates), candidates)
+        sides = known[record_numbers(table, 0)] = self.rule.sides(table)
         return take_rows(table, np.flatnonzero(sides == self.side))
 
     @functools.cached_property

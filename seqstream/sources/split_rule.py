@@ -1,4 +1,4 @@
-"""Parts of a source by a hash of what its records hold, so that a record stays on its side whatever happens to the files."""
+"""Which part of a split a record is in: decided by a hash of its content, so that it stays there whatever its file."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ from seqstream.shuffling import hash_index
 from seqstream.sources.record_hashes import U64s, hash_column, hash_rows, is_null
 
 Sides: TypeAlias = npt.NDArray[np.uint8]
+"""The part that each record is in, ``uint8 (records,)``: `UNKNOWN` or a key of `SIDES`."""
 
-TRAIN, VALID, TEST = 1, 2, 3
+UNKNOWN, TRAIN, VALID, TEST = 0, 1, 2, 3
 SIDES = {TRAIN: "train", VALID: "valid", TEST: "test"}
+"""Names of the parts of a split."""
 
 TEXT = "text"
-"""The column by which records are told apart by default, where they have one."""
+"""The column whose values are hashed by default, in records that have one."""
 
 _ALL = 1 << 64
+"""Numbers of records are below it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitRule:
-    """How records are divided.
+    """How records are split: by a number of 64 bits, a hash of each record's content.
 
     Attributes:
-        valid: Share of the records that are for validation.
-        test: Share of the records that are for testing.
-        by: Columns that decide; empty for the text of a record, or all its columns where it has no ``text``.
-        seed: Another seed, another choice.
-        level: How many splits the source has been through: each divides by bits of its own.
-        stratify: Column of the class of a record, if classes have limits of their own.
-        cuts: For each class, by the hash of its value, below which number records are for validation, and from which on for
-            testing.
+        valid: Share of the records for validation, those of the lowest numbers.
+        test: Share of the records for testing, those of the highest numbers.
+        by: Columns that are hashed; if empty, the column ``text``, or all columns of a record without it.
+        seed: Another seed gives another split.
+        level: Number of splits before this one; each hashes anew.
+        stratify: Column of classes, if each class has its own thresholds.
+        cuts: Thresholds ``(low, high)`` of each class, by the hash of its value: records below ``low`` are for validation,
+            those from ``high`` on for testing.
     """
 
     valid: float
@@ -59,7 +62,7 @@ class SplitRule:
             )
 
     def fingerprint(self) -> Json:
-        """Say what decides on which side a record is."""
+        """Return what decides which part a record is in, as JSON."""
         by = list(self.by) or "content"
         rule = {"valid": self.valid, "test": self.test, "by": by, "seed": self.seed, "level": self.level}
         if self.stratify is None:
@@ -67,14 +70,14 @@ class SplitRule:
         return {**rule, "stratify": self.stratify, "cuts": {name: list(cuts) for name, cuts in sorted(self.cuts.items())}}
 
     def share(self, side: int) -> float:
-        """Return the share of the records that a side has."""
+        """Return the share of the records that are in a part."""
         return {TRAIN: 1 - self.valid - self.test, VALID: self.valid, TEST: self.test}[side]
 
     def sides(self, table: pa.Table) -> Sides:
-        """Return the side that each record is on, ``uint8 (rows,)``.
+        """Return the part that each record is in, ``uint8 (records,)``.
 
         Raises:
-            ValueError: A column that decides is not there.
+            ValueError: A column of ``by`` or ``stratify`` is missing.
         """
         table = drop_record_numbers(table)
         numbers = self.numbers(table)
@@ -90,7 +93,7 @@ class SplitRule:
         return sides
 
     def numbers(self, table: pa.Table) -> U64s:
-        """Return 64 bits for each record that decide on its side: the lowest are for validation, the highest for testing."""
+        """Return the number of each record that decides which part it is in, ``uint64 (records,)``."""
         return hash_index(self._content(table).view(np.int64), self.seed, "split", self.level)
 
     @property
@@ -98,7 +101,7 @@ class SplitRule:
         return int(self.valid * _ALL), min(int((1 - self.test) * _ALL), _ALL - 1)
 
     def _content(self, table: pa.Table) -> U64s:
-        """Hash what decides; records without it are known by all they hold."""
+        """Hash the content of each record, ``uint64 (records,)``: its values in ``by``, else its text, else all its columns."""
         if len(self.by) > 1:
             chosen = pa.table({name: _column(table, name, "by") for name in self.by})
             content, missing = hash_rows(chosen), np.logical_and.reduce([is_null(column) for column in chosen.columns])
@@ -114,21 +117,22 @@ class SplitRule:
         return content
 
     def with_exact_shares(self, tables: Iterable[pa.Table]) -> SplitRule:
-        """Return the rule with limits for each class at which its shares are exact in all the records of a source."""
+        """Return the rule with thresholds at which each class has its exact shares of the records of a source."""
         numbers, classes = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
         for table in map(drop_record_numbers, tables):
             numbers.append(self.numbers(table))
             classes.append(hash_column(_column(table, self.stratify or "", "stratify")))
-        found, number = np.unique(np.concatenate(classes), return_inverse=True)
-        every = np.concatenate(numbers)
-        order = np.lexsort((every, number))
-        parts = np.split(every[order], np.cumsum(np.bincount(number, minlength=len(found)))[:-1]) if len(found) else []
+        values, class_index = np.unique(np.concatenate(classes), return_inverse=True)
+        all_numbers = np.concatenate(numbers)
+        order = np.lexsort((all_numbers, class_index))
+        ends = np.cumsum(np.bincount(class_index, minlength=len(values)))
+        by_class = np.split(all_numbers[order], ends[:-1]) if len(values) else []
         return dataclasses.replace(
-            self, cuts={_name(value): self._cuts_of(part) for value, part in zip(found, parts, strict=True)}
+            self, cuts={_name(value): self._cuts_of(own) for value, own in zip(values, by_class, strict=True)}
         )
 
     def _cuts_of(self, numbers: U64s) -> tuple[int, int]:
-        """Return between which of its records, ascending, a class is cut: as near as can be to where others are."""
+        """Return the thresholds of a class whose records have ``numbers``, ascending: those nearest to the plain thresholds."""
         low, high = self._plain_cuts
         num_valid, num_test = (round(share * len(numbers)) for share in (self.valid, self.test))
         return _nearest(low, numbers, num_valid), _nearest(high, numbers, len(numbers) - num_test)
@@ -143,10 +147,10 @@ def make_rule(
     seed: int,
     level: int,
 ) -> tuple[SplitRule, list[int]]:
-    """Return the rule that the options of `Source.split` ask for, and the sides that it gives.
+    """Return the rule for the options of `Source.split`, and the parts of the split.
 
     Raises:
-        ValueError: Options are wrong, or do not go together.
+        ValueError: An option is out of range, or options exclude each other.
     """
     if valid is None and test is None:
         valid = 0.05
@@ -155,7 +159,7 @@ def make_rule(
             raise ValueError(f"{name} must be a share between 0 and 1, got {share}")
     if by and stratify is not None:
         raise ValueError(
-            "by and stratify cannot both be given: by keeps records together that share a value, stratify parts them by class"
+            "by and stratify cannot both be given: by keeps records together that share a value, stratify divides each class"
         )
     columns = (by,) if isinstance(by, str) else tuple(by or ())
     rule = SplitRule(valid or 0.0, test or 0.0, columns, seed, level)
@@ -167,35 +171,35 @@ def make_rule(
 
 
 class KnownSides:
-    """The sides of records that were read by their numbers: so that those of another side are not read again."""
+    """The parts of records that were read by their numbers, so that records of other parts are not read again."""
 
     def __init__(self) -> None:
         self._sides: Sides | None = None
 
     def of(self, num_records: int) -> Sides:
-        """Return the sides, ``uint8 (num_records,)``, 0 where nobody knows yet; what is found out is written there."""
+        """Return the array of parts, ``uint8 (num_records,)``, `UNKNOWN` at first, for the caller to write to."""
         if self._sides is None or len(self._sides) != num_records:
-            self._sides = np.zeros(num_records, dtype=np.uint8)
+            self._sides = np.full(num_records, UNKNOWN, dtype=np.uint8)
         return self._sides
 
     def __reduce__(self) -> tuple[type[KnownSides], tuple[()]]:
-        return KnownSides, ()
+        return KnownSides, ()  # another process begins with none
 
 
 def _column(table: pa.Table, name: str, parameter: str) -> pa.ChunkedArray:
     if name not in table.column_names:
-        there = ", ".join(map(repr, table.column_names)) or "none"
-        raise ValueError(f"{parameter} must name columns that all records have, got {name!r}; there are {there}")
+        present = ", ".join(map(repr, table.column_names)) or "none"
+        raise ValueError(f"{parameter} must name columns that all records have, got {name!r}; there are {present}")
     return table.column(name)
 
 
 def _name(value: Any) -> str:
-    """Return the hash of a class as text, as it stands in JSON."""
+    """Return the hash of a class as text, a key in JSON."""
     return f"{int(value):016x}"
 
 
 def _nearest(wanted: int, numbers: U64s, below: int) -> int:
-    """Return the number nearest to a wanted one that has just so many of ``numbers``, which ascend, below it."""
+    """Return the threshold nearest to ``wanted`` that is above exactly ``below`` of ``numbers``, which ascend."""
     least = int(numbers[below - 1]) + 1 if below else 0
     most = int(numbers[below]) if below < len(numbers) else _ALL - 1
     return max(least, min(wanted, most))

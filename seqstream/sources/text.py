@@ -5,34 +5,33 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
-from seqstream.options import column_name
-from seqstream.records import RESERVED, Json, split_row_id
+from seqstream.options import column_name, one_of
+from seqstream.records import RESERVED, Json
 from seqstream.sources.blocks import Block, choose_block_bytes
+from seqstream.sources.corpus_source import CorpusSource
 from seqstream.sources.files.aligned import Aligned
-from seqstream.sources.files.decoding import Errors, check_errors, decode_records
+from seqstream.sources.files.decoding import ERRORS, Errors, decode_records
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
-from seqstream.sources.locations import Location
-from seqstream.sources.source import Source
 
-Unit = Literal["line", "paragraph", "file"]
+Unit: TypeAlias = Literal["line", "paragraph", "file"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TextFiles(Source):
+class TextFiles(CorpusSource):
     r"""Plain or compressed text files; a record is a line, a paragraph or a whole file.
 
-    Plain files are read in byte ranges of all of them laid end to end, so that many small files and one huge file both start at
-    once and mix well; a compressed file is read from its front, and so are aligned files. No record goes over a file's end.
+    Plain files are read in byte ranges, as if they were one concatenated file, so that many small files and one huge file both
+    start at once and shuffle well. Compressed files and aligned files are read from their beginning. A record ends with its
+    file.
 
-    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are parted by blank lines,
-    which hold nothing but white space; within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
+    Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are separated by blank
+    lines, which have white space only; within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these; or, for files aligned
@@ -41,7 +40,7 @@ class TextFiles(Source):
         field: Name of the column of text.
         block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
             so that a small corpus has 128 blocks.
-        errors: Where text is not UTF-8, ``"strict"`` raises and ``"replace"`` puts U+FFFD.
+        errors: Where text is not UTF-8, ``"strict"`` raises an error and ``"replace"`` puts U+FFFD.
         max_record_bytes: A longer record is an error.
         storage_options: Arguments of the fsspec file system that opens URLs, such as ``{"token": ...}``. They are in no
             fingerprint, state or ``repr``.
@@ -63,44 +62,38 @@ class TextFiles(Source):
 
     def __post_init__(self) -> None:
         column_name("field", self.field)
-        if not isinstance(self.unit, str) or self.unit not in ("line", "paragraph", "file"):
-            raise ValueError(f"unit must be 'line', 'paragraph' or 'file', got {self.unit!r}")
-        check_errors(self.errors)
+        one_of("unit", self.unit, ("line", "paragraph", "file"))
+        one_of("errors", self.errors, ERRORS)
         object.__setattr__(self, "paths", _normalize(self.paths, self.unit))
         for name in self._fields:
             if name in RESERVED:
                 raise ValueError(f"field must be none of the reserved {', '.join(RESERVED)}, got {name!r}")
-        # Now, so that a missing file is an error where it is named.
-        corpus = self._corpus
+        corpus = self._corpus  # found here, so that the error for a missing file points at the user's line
         if isinstance(corpus, Corpus):
             warn_of_partitions("TextFiles", corpus.files.names, lambda: [self.field])
 
     @functools.cached_property
     def _corpus(self) -> Corpus | Aligned:
         paths = self.paths if isinstance(self.paths, Mapping) else {self.field: self.paths}
-        found = {name: find_files(normalize_paths(some), storage_options=self.storage_options) for name, some in paths.items()}
-        first = next(iter(found.values()))
+        files = {name: find_files(normalize_paths(own), storage_options=self.storage_options) for name, own in paths.items()}
+        first = next(iter(files.values()))
         limits = make_limits(choose_block_bytes(self.block_bytes, first.text_bytes.sum()), self.max_record_bytes)
-        return Aligned(found, limits) if isinstance(self.paths, Mapping) else Corpus(first, self.unit, limits)
+        return Aligned(files, limits) if isinstance(self.paths, Mapping) else Corpus(first, self.unit, limits)
 
     @property
     def _fields(self) -> list[str]:
         return list(self.paths) if isinstance(self.paths, Mapping) else [self.field]
 
-    @property
-    def num_shards(self) -> int:
-        return self._corpus.num_shards
-
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         fields = self._fields
-        for pieces, after in self._corpus.blocks(shard, state):
-            # Aligned files give one piece for each column.
-            columns = [pieces] if isinstance(self._corpus, Corpus) else [[piece] for piece in pieces]
+        for spans, after in self._corpus.blocks(shard, state):
+            # A block of aligned files is one span for each column.
+            columns = [spans] if isinstance(self._corpus, Corpus) else [[span] for span in spans]
             arrays = [decode_records(column, self.unit, self.errors, self.max_record_bytes) for column in columns]
             yield pa.table(arrays, names=fields), after
 
     def fingerprint(self) -> Json:
-        # Not errors and max_record_bytes: who meets a bad record changes these and goes on from the last state.
+        # Without errors and max_record_bytes: a user may change these after a bad record, and resume from the last state.
         return {
             "kind": "TextFiles",
             "unit": self.unit,
@@ -108,22 +101,6 @@ class TextFiles(Source):
             "block_bytes": self._corpus.limits.block_bytes,
             "files": self._files,
         }
-
-    @functools.cached_property
-    def _files(self) -> Json:
-        return self._corpus.fingerprint()
-
-    def locate(self, row_id: int) -> str:
-        return self._corpus.locate(*split_row_id(row_id))
-
-    def place(self, row_id: int) -> Location:
-        return self._corpus.place(*split_row_id(row_id))
-
-    def approx_bytes(self, shards: np.ndarray) -> np.ndarray:
-        return self._corpus.approx_bytes(shards)
-
-    def approx_blocks(self) -> float:
-        return self._corpus.approx_blocks()
 
 
 def _normalize(paths: Paths | Mapping[str, Paths], unit: Unit) -> Paths | Mapping[str, Paths]:

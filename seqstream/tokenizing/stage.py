@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from seqstream.options import NO_LIMIT, read_limit, yes_or_no
+from seqstream.options import NO_LIMIT, one_of, read_limit, yes_or_no
 from seqstream.records import Json, OpenStage
 from seqstream.tokenizing.encoding import Encoding
 from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, choose_engine, is_installed
@@ -114,11 +114,11 @@ class Tokenize:
         object.__setattr__(self, "_forms", forms)
 
     def _check_settings(self) -> None:
-        _check_choice("overflow", self.overflow, _OVERFLOWS)
-        _check_choice("empty", self.empty, _EMPTIES)
-        _check_choice("engine", self.engine, ENGINES)
-        _check_choice("word_labels", self.word_labels, ("first", "all"))
-        _check_choice("chat", self.chat, (None, "assistant", "all"))
+        one_of("overflow", self.overflow, _OVERFLOWS)
+        one_of("empty", self.empty, _EMPTIES)
+        one_of("engine", self.engine, ENGINES)
+        one_of("word_labels", self.word_labels, ("first", "all"))
+        one_of("chat", self.chat, (None, "assistant", "all"))
         _check_field(self.field)
         yes_or_no("special_tokens", self.special_tokens)
         for name, value, kind, wanted in (
@@ -216,11 +216,6 @@ class Tokenize:
         if (name == FUNCTION) != form.tokenizer_spec.is_function:
             raise ValueError(f"engine {name} cannot be used for tokenizer {form.tokenizer_spec}; choose engines anew")
         return self._engines.setdefault((column, name), Engine(form.tokenizer_spec, name))
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if not isinstance(value, str | None) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _check_fields(tokenizer: object) -> None:

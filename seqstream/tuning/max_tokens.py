@@ -19,7 +19,7 @@ import torch
 from seqstream.batches.batch import Batch
 from seqstream.loading.arguments import longest_row
 from seqstream.loading.loader import Loader
-from seqstream.planning.batch_spec import check_positive
+from seqstream.options import check_positive
 from seqstream.planning.bucket import Bucket
 from seqstream.tokenizing.stage import Tokenize
 

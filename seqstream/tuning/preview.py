@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
+from seqstream.arrays import evenly_spaced
 from seqstream.batches.batch import Batch
 from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
-from seqstream.sources.files.listing import spread
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.tokenizer_spec import read_tokenizer
@@ -56,7 +56,7 @@ def take_previews(
     """
     tokenizer = read_tokenizer(tokenize.tokenizer, special_tokens=True).build()
     for batch in itertools.islice(Loader(source, tokenize, spec, seed=seed), num_batches):
-        shown = tuple(_decode(batch, row, source, tokenizer) for row in spread(batch.num_rows, num_rows))
+        shown = tuple(_decode(batch, row, source, tokenizer) for row in evenly_spaced(batch.num_rows, num_rows))
         yield Preview(batch.num_rows, batch.mask.shape[1], batch.num_tokens, shown)
 
 

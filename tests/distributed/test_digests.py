@@ -99,7 +99,7 @@ def test_functions_by_what_they_do() -> None:
 def test_functions_are_the_same_in_every_process() -> None:
     """Sets in code come in an order of each process's own."""
     code = (
-        "from seqstream.digests import describe_function\n"
+        "from seqstream.distributed.digests import describe_function\n"
         "print(describe_function(lambda text: text in {'a', 'b', 'c', 'dd', 'eee'} and [n for n in text]))"
     )
     outputs = {

@@ -88,7 +88,7 @@ def test_an_order_is_looked_at_in_all_windows(monkeypatch: pytest.MonkeyPatch) -
         global_plan = fair(self, *args, **options)
         return dataclasses.replace(global_plan, turns=np.sort(global_plan.turns)) if next(number) == 1 else global_plan
 
-    monkeypatch.setattr(ss.Bucket, "arrange", plan_global)
+    monkeypatch.setattr(ss.Bucket, "plan_global", plan_global)
     lengths = [length for seed in range(3) for length in np.random.default_rng(seed).permutation(LENGTHS).tolist()]
     with pytest.raises(AssertionError, match="batches"):
         testing.check_fair_sample(functools.partial(make_loader, SPECS["windows"], lengths, prefetch=0))

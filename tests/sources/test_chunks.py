@@ -1,4 +1,4 @@
-"""Compressed files give all of their text, or say where they are damaged."""
+"""Compressed files are read whole, or are an error that says where they are damaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = ("\n".join(LINES) + "\n").encode()
 
 
 def zstd(data: bytes) -> bytes:
-    """Compress with whichever package there is."""
+    """Compress with the package that is installed."""
     if sys.version_info >= (3, 14):
         from compression.zstd import compress
 
@@ -56,7 +56,7 @@ def write_zip(path: Path, *texts: bytes) -> Path:
 
 @pytest.mark.parametrize("extension", COMPRESSORS)
 def test_compressed_files_of_one_and_of_several_parts(tmp_path: Path, extension: str) -> None:
-    """A compressed file gives all its lines, in blocks, also where several compressed files were put end to end."""
+    """All lines of a compressed file are read, in blocks, also if it is several compressed files concatenated."""
     compress = COMPRESSORS[extension]
     half = TEXT.index(b"\n", len(TEXT) // 2) - 3
     for name, data in (("one", compress(TEXT)), ("two", compress(TEXT[:half]) + compress(b"") + compress(TEXT[half:]))):
@@ -74,7 +74,7 @@ def test_compressed_files_of_one_and_of_several_parts(tmp_path: Path, extension:
 @pytest.mark.parametrize("extension", COMPRESSORS)
 @pytest.mark.parametrize("kept", [0, 1, 3, 10, 0.3, 0.999, -1])
 def test_truncated_file(tmp_path: Path, extension: str, kept: float) -> None:
-    """A compressed file that was cut off anywhere is an error that names it and the byte of text where it ends."""
+    """A truncated compressed file is an error with its name and the byte of text where it ends."""
     data = COMPRESSORS[extension](TEXT)
     path = tmp_path / f"cut.txt.{extension}"
     path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
@@ -86,7 +86,7 @@ def test_truncated_file(tmp_path: Path, extension: str, kept: float) -> None:
 
 @pytest.mark.parametrize("extension", COMPRESSORS)
 def test_truncated_second_part(tmp_path: Path, extension: str) -> None:
-    """A cut in the second of two compressed files put end to end is noticed too, and the first one's text came before."""
+    """If the second of two concatenated files is truncated, the text of the first is read before the error."""
     path = tmp_path / f"cut.txt.{extension}"
     path.write_bytes(COMPRESSORS[extension](TEXT) + COMPRESSORS[extension](TEXT)[:-9])
     lines: list[str] = []
@@ -98,7 +98,7 @@ def test_truncated_second_part(tmp_path: Path, extension: str) -> None:
 
 @pytest.mark.parametrize("extension", COMPRESSORS)
 def test_file_that_is_not_compressed(tmp_path: Path, extension: str) -> None:
-    """Plain text under the name of a compressed file is an error, not silence."""
+    """Plain text under the name of a compressed file is an error."""
     path = tmp_path / f"plain.txt.{extension}"
     path.write_bytes(TEXT)
     with pytest.raises(ValueError, match=r"plain\.txt.* cannot be decompressed past byte 0 of its text"):
@@ -106,7 +106,7 @@ def test_file_that_is_not_compressed(tmp_path: Path, extension: str) -> None:
 
 
 def test_damaged_middle(tmp_path: Path) -> None:
-    """A byte changed in the middle of a gzip file is an error, at the latest by its checksum."""
+    """A changed byte in the middle of a gzip file is an error, at the latest by its checksum."""
     data = bytearray(gzip.compress(TEXT))
     data[len(data) // 2] ^= 0xFF
     path = tmp_path / "bad.txt.gz"
@@ -124,7 +124,7 @@ def test_repeated_letter_stays_bounded(tmp_path: Path) -> None:
 
 
 def test_zip_of_one_and_of_several_files(tmp_path: Path) -> None:
-    """An archive of one file reads as that file; one of several says how to read them all, and that way works."""
+    """An archive of one file is read as that file; the error for one of several has a URL that reads them all."""
     assert read_texts(TextFiles(write_zip(tmp_path / "one.zip", TEXT))) == LINES
     path = write_zip(tmp_path / "two.zip", b"a\nb\n", b"c\n")
     with pytest.raises(ValueError, match=re.escape(f"{path} must hold one file, got 2; pass zip://*::{path} to read them all")):
@@ -148,7 +148,7 @@ def test_archives_are_refused(tmp_path: Path) -> None:
 
 
 def test_package_that_is_missing(tmp_path: Path) -> None:
-    """A compression that fsspec cannot read here is an error that names the package, where the source is made."""
+    """A compression whose package is not installed is an error that names the package, when the source is created."""
     if "lz4" in fsspec.available_compressions():
         pytest.skip("lz4 is installed")
     (tmp_path / "a.txt.lz4").touch()
@@ -159,7 +159,7 @@ def test_package_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_closing_a_stream_early_closes_its_file(tmp_path: Path) -> None:
-    """Who stops reading in the middle leaves no open file behind, which would be a warning."""
+    """A stream that is closed in the middle closes its file; an open file would be a warning."""
     for extension, compress in COMPRESSORS.items():
         (tmp_path / f"a.txt.{extension}").write_bytes(compress(TEXT))
     source = TextFiles(f"{tmp_path}/*", block_bytes=1000)

@@ -37,7 +37,7 @@ def read_all(source: Source) -> list[dict[str, Any]]:
 
 
 def assert_resumes_everywhere(source: Source) -> None:
-    """After every block of every shard, and again from there, reading goes on with the very next block."""
+    """From the state of every block, and again from there, reading goes on with the next block."""
     for shard in range(source.num_shards):
         whole = list(source.read(shard))
         assert [state is None for _, state in whole] == [False] * (len(whole) - 1) + [True] * bool(whole)
@@ -70,7 +70,7 @@ def corpus(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_csv_reads_quotes_and_newlines_in_small_blocks(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Fields with delimiters, quotes and newlines come as they were written, in blocks of the size asked for."""
+    """Fields with delimiters, quotes and newlines are read as they were written, in blocks of the size of the option."""
     path, records = corpus
     source = Csv(path, block_bytes=SMALL_BLOCK)
     assert read_all(source) == records
@@ -103,7 +103,7 @@ def test_csv_reads_what_python_writes(
 
 
 def test_csv_reads_a_real_corpus(data: Path) -> None:
-    """Compressed files with newlines inside quotes hold the records that Python's own reader finds."""
+    """Compressed files with newlines inside quotes have the records that Python's own reader returns."""
     paths = sorted((data / "banking77").glob("*.csv.gz"))
     source = Csv(str(data / "banking77" / "*.csv.gz"), block_bytes=32_768)
     for shard, path in enumerate(paths):
@@ -114,7 +114,7 @@ def test_csv_reads_a_real_corpus(data: Path) -> None:
 
 
 def test_csv_takes_types_from_the_first_file(tmp_path: Path) -> None:
-    """Every file comes in the types of the first, in one schema, with columns in its order."""
+    """Every file has the types of the first, in one schema, with columns in its order."""
     (tmp_path / "1.csv").write_text("text,size,when,flag,nothing\na,1.5,2020-01-01,true,\n")
     (tmp_path / "2.csv").write_text("flag,nothing,when,size,text\nfalse,x,12:30,2,007\n")
     source = Csv(str(tmp_path / "*.csv"))
@@ -125,7 +125,7 @@ def test_csv_takes_types_from_the_first_file(tmp_path: Path) -> None:
 
 
 def test_csv_takes_types_and_columns_as_asked(tmp_path: Path) -> None:
-    """Only the columns asked for are read, in that order and in the types asked for."""
+    """Only the columns of the options are read, in that order and with those types."""
     path = tmp_path / "a.csv"
     path.write_text("zip,size,text\n00123,4,NA\n00124,,null\n")
     source = Csv(path, columns=["text", "zip"], types={"zip": "string"})
@@ -159,7 +159,7 @@ def test_csv_with_a_header_only_has_no_records(tmp_path: Path) -> None:
 
 
 def test_csv_reads_compressed_and_remote_files(tmp_path: Path) -> None:
-    """Compression is known by the name, and any URL of fsspec will do."""
+    """Compression is known by the name, and URLs of fsspec are read."""
     content = written([["a", "b"], *([str(i), "x\n" * i] for i in range(100))])
     (tmp_path / "1.csv.gz").write_bytes(gzip.compress(content))
     (tmp_path / "2.csv.bz2").write_bytes(bz2.compress(content))
@@ -188,7 +188,7 @@ def test_csv_names_the_line_of_a_broken_row(tmp_path: Path) -> None:
 
 
 def test_csv_says_how_to_set_a_type(tmp_path: Path) -> None:
-    """A value that is not like the first ones is an error with file, line, and the remedy."""
+    """A value of another type than the first ones is an error with file, line and remedy."""
     rows = b"a,b\n" + b"1,x\n" * 3_000 + b"one,x\n"
     message = r"bad\.csv, line 3,002: column 'a' must hold int64, got 'one'; pass types=\{'a': 'string'\}"
     csv_error(tmp_path / "bad.csv", rows, message, max_record_bytes=4_096)
@@ -244,7 +244,7 @@ def test_csv_lists_the_columns_that_there_are(tmp_path: Path) -> None:
 
 
 def test_csv_does_not_drop_a_column_of_a_later_file(tmp_path: Path) -> None:
-    """A column that the first file doesn't have is an error with the choice there is."""
+    """A column that the first file does not have is an error with the columns that it has."""
     (tmp_path / "1.csv").write_text("a\n1\n")
     (tmp_path / "2.csv").write_text("a,b\n1,x\n")
     with pytest.raises(
@@ -274,7 +274,7 @@ def test_csv_refuses_damaged_and_empty_files(tmp_path: Path) -> None:
 
 
 def test_csv_refuses_names_that_cannot_be(tmp_path: Path) -> None:
-    """Two columns of one name, and names that the loader makes itself, are errors."""
+    """Two columns of one name, and names that the loader reserves, are errors."""
     csv_error(tmp_path / "twice.csv", b"a,a\n1,2\n", "column 'a' must appear once, got 2 columns of that name in ")
     csv_error(
         tmp_path / "reserved.csv",
@@ -310,7 +310,7 @@ def test_files_must_exist(tmp_path: Path, kind: type[Source]) -> None:
 
 
 def test_csv_leaves_no_thread_when_left_early(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
-    """A reader that is closed after its first block leaves nothing behind."""
+    """A reader that is closed after its first block leaves no open file."""
     before = threading.active_count()
     for _ in range(20):
         reader = Csv(corpus[0], block_bytes=SMALL_BLOCK, max_record_bytes=8_192).read(0)
@@ -320,7 +320,7 @@ def test_csv_leaves_no_thread_when_left_early(corpus: tuple[Path, list[dict[str,
 
 
 def test_csv_names_lines(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
-    """A record is named by the file and the line that it starts in, newlines in quotes counted."""
+    """The location of a record is the file and the line that it starts in; newlines in quotes count."""
     path, records = corpus
     lines = path.read_bytes().split(b"\n")
     source = Csv(path)
@@ -332,7 +332,7 @@ def test_csv_names_lines(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
 
 
 def test_csv_refuses_a_state_of_other_data(corpus: tuple[Path, list[dict[str, Any]]]) -> None:
-    """A state that falls inside a block, or behind the end, is not rounded."""
+    """A state inside a block, or after the end, is an error."""
     source = Csv(corpus[0], block_bytes=SMALL_BLOCK)
     for state in (1, 2_001):
         with pytest.raises(
@@ -363,7 +363,7 @@ def parquet(tmp_path: Path) -> tuple[Path, pa.Table]:
 
 
 def test_parquet_reads_what_was_written(parquet: tuple[Path, pa.Table]) -> None:
-    """A shard is a row group of many blocks; all records come in order, and resume after every block."""
+    """A shard is a row group of many blocks; all records are in order, and reading resumes after every block."""
     folder, table = parquet
     source = Parquet(str(folder / "*.parquet"), block_bytes=4_096)
     assert source.num_shards == 6
@@ -375,7 +375,7 @@ def test_parquet_reads_what_was_written(parquet: tuple[Path, pa.Table]) -> None:
 
 
 def test_parquet_gives_plain_columns_as_asked(parquet: tuple[Path, pa.Table]) -> None:
-    """Dictionaries are decoded, 64-bit offsets become 32-bit ones, and columns come in the order asked for."""
+    """Dictionaries are decoded, 64-bit offsets become 32-bit ones, and columns are in the order of the option."""
     folder, table = parquet
     block, _ = next(Parquet(str(folder / "*.parquet"), columns=["kind", "large", "label"]).read(0))
     assert block.schema == pa.schema([("kind", pa.string()), ("large", pa.string()), ("label", pa.int16())])
@@ -391,7 +391,7 @@ def test_parquet_estimates_its_blocks(parquet: tuple[Path, pa.Table]) -> None:
 
 
 def test_parquet_reads_remote_files(parquet: tuple[Path, pa.Table]) -> None:
-    """Any URL of fsspec will do."""
+    """URLs of fsspec are read."""
     folder, table = parquet
     with fsspec.open("memory://parquet/1.parquet", "wb") as remote:
         remote.write((folder / "1.parquet").read_bytes())
@@ -439,7 +439,7 @@ NUMBER, LIST = pa.int64(), pa.list_(pa.int64())
     ],
 )
 def test_parquet_takes_the_types_of_all_files(tmp_path: Path, columns: list[pa.Array], kind: pa.DataType) -> None:
-    """A column has the type that holds the values of every file, whichever comes first."""
+    """A column has the type that holds the values of every file, whichever is first."""
     for number, order in enumerate((columns, columns[::-1])):
         source = Parquet(write_each(tmp_path / str(number), *[pa.table({"x": column}) for column in order]))
         assert {field.type for table, _ in source.read(0) for field in table.schema} == {kind}
@@ -459,7 +459,7 @@ def test_parquet_takes_the_types_of_all_files(tmp_path: Path, columns: list[pa.A
     ],
 )
 def test_parquet_refuses_types_that_do_not_go_together(tmp_path: Path, first: pa.Array, second: pa.Array) -> None:
-    """The error names the column, both types, the file and what to do; a column that is not read does no harm."""
+    """The error names the column, both types, the file and the remedy; a column that is not read may have any types."""
     path = write_each(tmp_path / "x", pa.table({"x": first, "y": [1]}), pa.table({"x": second, "y": [2]}))
     message = f"column 'x' must hold {first.type} as in other files, got {second.type} in {tmp_path}/x/1.parquet; write the"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -475,7 +475,7 @@ def test_parquet_refuses_types_that_do_not_go_together(tmp_path: Path, first: pa
     ],
 )
 def test_parquet_rounds_no_number(tmp_path: Path, first: pa.Array, second: pa.Array, message: str) -> None:
-    """A number that the common type does not hold is an error with its column, its value and its file."""
+    """A number that the common type cannot hold is an error with its column, its value and its file."""
     source = Parquet(write_each(tmp_path / "x", pa.table({"x": first}), pa.table({"x": second})))
     with pytest.raises(ValueError, match=message) as info:
         read_all(source)
@@ -502,7 +502,7 @@ def test_parquet_reads_views(tmp_path: Path) -> None:
 
 
 def test_parquet_parses_each_footer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A footer is parsed when the source is made, and again only in another process, or where footers are too many."""
+    """A footer is parsed when the source is created, and again only in another process, or if there are too many."""
     parsed: list[bool] = []
 
     class Counting(pq.ParquetFile):  # type: ignore[misc]
@@ -523,7 +523,7 @@ def test_parquet_parses_each_footer_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_parquet_verifies_checksums(tmp_path: Path) -> None:
-    """A page that is not as it was written is an error with its file, not other text."""
+    """A damaged page is an error with its file."""
     path = tmp_path / "a.parquet"
     table = pa.table({"text": [f"record {number}" for number in range(300)]})
     pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
@@ -535,7 +535,7 @@ def test_parquet_verifies_checksums(tmp_path: Path) -> None:
 
 
 def test_parquet_has_a_column_for_folders(tmp_path: Path) -> None:
-    """What Arrow and Spark write into names of folders is a column, of whole numbers where all are such."""
+    """Values in names of folders, as Arrow and Spark write them, are a column, of whole numbers if all are such."""
     table = pa.table(
         {
             "text": ["a", "b", "c", "d"],
@@ -561,7 +561,7 @@ def test_parquet_has_a_column_for_folders(tmp_path: Path) -> None:
 
 
 def test_folders_are_part_of_the_fingerprint(tmp_path: Path) -> None:
-    """Files of the same names and content in other folders are other data; a column of the files goes before a folder."""
+    """Equal files in other partitions are other data; a column of the files takes precedence over a folder."""
     for folder in ("x/label=0", "x/label=1", "y/label=2", "y/label=3"):
         (tmp_path / folder).mkdir(parents=True)
         pq.write_table(pa.table({"text": ["a"]}), tmp_path / folder / "a.parquet")
@@ -574,12 +574,12 @@ def test_folders_are_part_of_the_fingerprint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "text"), [(ss.TextFiles, "a b\n"), (ss.JsonLines, '{"text": "a"}\n'), (ss.Csv, "text\na\n")])
 def test_folders_that_are_not_read_are_told(tmp_path: Path, kind: Any, text: str) -> None:
-    """Sources of text warn of folders that say something of their files, unless the files say it, or all are alike."""
+    """Sources of text warn of partitions in folders, unless the files have the column, or all values are equal."""
     for folder in ("lang=en", "lang=de"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a").write_text(text)
     with pytest.warns(
-        UserWarning, match=rf"^{kind.__name__} takes no columns from folders such as lang=\.\.\., so 'lang' is left"
+        UserWarning, match=rf"^{kind.__name__} reads no columns from folders such as lang=\.\.\., so 'lang' is left"
     ):
         kind(str(tmp_path / "*" / "a"))
     kind(str(tmp_path / "lang=en" / "a"))
@@ -588,7 +588,7 @@ def test_folders_that_are_not_read_are_told(tmp_path: Path, kind: Any, text: str
 
 
 def test_parquet_refuses_other_files(tmp_path: Path) -> None:
-    """A file of another kind, an empty one, and one cut off are errors with the file."""
+    """A file of another format, an empty one, and a truncated one are errors with the file."""
     pq.write_table(pa.table({"text": ["a" * 1_000]}), tmp_path / "whole.parquet")
     damaged = bytearray((tmp_path / "whole.parquet").read_bytes())
     size = int.from_bytes(damaged[-8:-4], "little")
@@ -605,7 +605,7 @@ def test_parquet_refuses_other_files(tmp_path: Path) -> None:
 
 
 def test_parquet_notices_that_a_file_changed(parquet: tuple[Path, pa.Table]) -> None:
-    """A file that was written again or is gone is an error that says so."""
+    """A file that has changed or is gone is an error that says so."""
     folder, table = parquet
     source = Parquet(str(folder / "*.parquet"))
     pq.write_table(table.slice(0, 10), folder / "1.parquet")
@@ -617,7 +617,7 @@ def test_parquet_notices_that_a_file_changed(parquet: tuple[Path, pa.Table]) -> 
 
 
 def test_parquet_names_rows(parquet: tuple[Path, pa.Table]) -> None:
-    """A record is named by its file and its row in it."""
+    """The location of a record is its file and its row."""
     source = Parquet(str(parquet[0] / "*.parquet"))
     assert source.locate(4 << 32 | 7) == f"{parquet[0] / '2.parquet'}, row 507"
 
@@ -643,7 +643,7 @@ def test_fingerprints_say_which_data_it_is(parquet: tuple[Path, pa.Table], corpu
 
 
 def test_sources_can_be_pickled_and_printed(parquet: tuple[Path, pa.Table], corpus: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Worker processes get a source by pickle; printed, it shows its arguments."""
+    """A source can be pickled for worker processes, and its ``repr`` has its arguments."""
     for source in (Parquet(str(parquet[0] / "*.parquet")), Csv(corpus[0])):
         assert read_all(pickle.loads(pickle.dumps(source))) == read_all(source)
         assert repr(source).startswith(f"{type(source).__name__}(paths='")
@@ -660,7 +660,7 @@ def test_csv_keeps_a_mark_that_is_text(tmp_path: Path, quote: str) -> None:
 
 
 def test_parquet_of_text_that_is_not_utf8(tmp_path: Path) -> None:
-    """Is an error with the file and the rows, where no checksum says so."""
+    """Text that is not UTF-8 is an error with the file and the rows, in a file without checksums."""
     texts = pa.array([b"plain"] * 50 + [b"caf\xe9"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"text": texts, "label": [*range(51)]}), tmp_path / "a.parquet")
     message = (
@@ -673,7 +673,7 @@ def test_parquet_of_text_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_parquet_names_the_file_of_a_column_that_cannot_be(tmp_path: Path) -> None:
-    """One of several."""
+    """A reserved name in one of several files is an error with the name of the file."""
     pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"row_id": [1]}), tmp_path / "b.parquet")
     with pytest.raises(ValueError, match=r"^column 'row_id' cannot have that name in .*b\.parquet, which"):

@@ -1,4 +1,4 @@
-"""Generators and iterables: every kind of item, and every way in which one may be wrong."""
+"""Generators and iterables: every kind of item, and every error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def words() -> Iterator[str]:
 
 
 def assert_resumes_everywhere(make: Callable[[], Iterator[Any]], **options: Any) -> None:
-    """After every block, and again from there, reading goes on with the very next block."""
+    """From the state of every block, and again from there, reading goes on with the next block."""
     source = Generator(make, **options)
     whole = list(source.read(0))
     assert [state is None for _, state in whole] == [False] * (len(whole) - 1) + [True] * bool(whole)
@@ -78,7 +78,7 @@ BARE = [
 
 @pytest.mark.parametrize(("item", "name", "kind"), BARE, ids=lambda value: str(value)[:30])
 def test_items_become_columns(item: Any, name: str, kind: pa.DataType) -> None:
-    """An item without a name gets the column of its kind, and its values are kept."""
+    """An item without a name becomes the column of its kind, with its values."""
     table = read([item, item])
     assert table.schema == pa.schema([(name, kind)])
     got = table.column(name).to_pylist()[1]
@@ -125,7 +125,7 @@ def test_named_fields_become_columns() -> None:
     block_bytes=st.sampled_from([1, 64, 4096]),
 )
 def test_arrays_of_any_length_are_kept(items: list[npt.NDArray[np.float32]], block_bytes: int) -> None:
-    """Sequences of features come back number for number, in blocks of any size, and resume after each."""
+    """Sequences of features are read number for number, in blocks of any size, and resume after each."""
     tables = [table for table, _ in Generator(items, block_bytes=block_bytes).read(0)]
     got = [row for table in tables for row in table.column("features").to_pylist()]
     assert got == [item.tolist() for item in items]
@@ -135,7 +135,7 @@ def test_arrays_of_any_length_are_kept(items: list[npt.NDArray[np.float32]], blo
 @settings(max_examples=60, deadline=None)
 @given(items=st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=9), min_size=1, max_size=30), cuts=st.data())
 def test_kinds_of_sequences_may_mix(items: list[list[int]], cuts: st.DataObject) -> None:
-    """Ids may come as lists, tuples, arrays and tensors of any type of whole number, in one source."""
+    """Ids may be lists, tuples, arrays and tensors of any type of whole number, in one source."""
     kinds: list[Callable[[list[int]], Any]] = [list, tuple, np.array, torch.tensor, lambda ids: np.array(ids, np.int32)]
     mixed = [[0], *(cuts.draw(st.sampled_from(kinds))(item) for item in items)]
     assert read(mixed).column("input_ids").to_pylist() == [[0], *items]
@@ -152,7 +152,7 @@ def test_blocks_end_by_size_and_by_number() -> None:
 
 
 def test_a_buffer_may_be_used_again() -> None:
-    """A generator that fills one buffer for every item loses nothing."""
+    """A generator that reuses one buffer for all items loses nothing."""
 
     def reusing() -> Iterator[Any]:
         buffer = torch.zeros(3)
@@ -171,7 +171,7 @@ def test_a_buffer_may_be_used_again() -> None:
 
 
 def test_messages_may_be_filled_again() -> None:
-    """Dicts inside of an item, the list around them and the item itself are taken as they are when it is given."""
+    """Dicts inside of an item, the list around them and the item itself are read as they are when it is yielded."""
 
     def chats() -> Iterator[dict[str, Any]]:
         message = {"role": "user", "content": ""}
@@ -193,7 +193,7 @@ def test_messages_may_be_filled_again() -> None:
 
 
 class Filled:
-    """A map-style data set that gives the same objects, filled anew."""
+    """A map-style data set that returns the same objects with new content."""
 
     def __init__(self) -> None:
         self.item: dict[str, Any] = {"input_ids": torch.zeros(2, dtype=torch.int64), "messages": [{"content": ""}]}
@@ -208,7 +208,7 @@ class Filled:
 
 
 def test_items_read_by_their_numbers_may_be_filled_again() -> None:
-    """Each record is as it was when it was given, in whatever order they are read."""
+    """Each record is as it was when it was returned, in any order of reading."""
     table = Generator(Filled()).take(np.array([4, 0, 5]))
     assert table.column("input_ids").to_pylist() == [[4, 4], [0, 0], [5, 5]]
     assert table.column("messages").to_pylist() == [[{"content": "4"}], [{"content": "0"}], [{"content": "5"}]]
@@ -251,7 +251,7 @@ def test_records_that_are_no_dicts_are_unpacked(items: Any, expected: dict[str, 
 
 
 def test_the_first_items_may_say_nothing_of_a_field() -> None:
-    """The first item that has a value says what a field holds, also after blocks have ended and after a break."""
+    """The first item with a value sets the type of a field, also in a later block and after a resume."""
     items: list[Any] = [{"a": [], "b": None, "c": [1]}] * 5
     items += [{"a": [0.5], "b": "x", "c": []}, {"a": [], "b": None, "c": [2]}]
     table = read(items).to_pydict()
@@ -261,7 +261,7 @@ def test_the_first_items_may_say_nothing_of_a_field() -> None:
 
 
 class Images:
-    """What an iterable of a user's own looks like."""
+    """A user's iterable."""
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for i in range(3):
@@ -311,13 +311,13 @@ def test_a_generator_that_was_called_is_read_once() -> None:
 
 
 def test_a_new_generator_that_was_called_resumes_once() -> None:
-    """A new process may go on with a new generator, which is stepped past the items that were taken."""
+    """A new process may resume with a new generator, of which the items read before are skipped."""
     blocks = list(Generator(words, block_bytes=10_000).read(0))
     assert list(Generator(words(), block_bytes=10_000).read(0, blocks[3][1])) == blocks[4:]
 
 
 def test_a_state_of_more_items_is_refused() -> None:
-    """A generator that ends before the place of the state is an error."""
+    """A generator that ends before the items of the state is an error."""
     with pytest.raises(
         ValueError, match=r"state was saved after 9 items of list, which gives 2 now; it must give the same items"
     ):
@@ -416,13 +416,13 @@ def test_lists_of_texts_are_columns_of_lists() -> None:
 
 @pytest.mark.parametrize(("items", "message"), WRONG, ids=lambda value: str(value)[:40])
 def test_wrong_items_are_named(items: list[Any], message: str) -> None:
-    """An item that is none of the kinds, or not like the first, is an error with its number and what was expected."""
+    """An item of no kind, or of another kind than the first, is an error with its number and what was expected."""
     with pytest.raises(ValueError, match=re.escape(message)):
         read(items)
 
 
 def test_numbers_of_items_count_from_the_beginning() -> None:
-    """The number in a message is the item's own, in a later block and after a break too."""
+    """The number in a message is the item's own, in a later block and after a resume too."""
     items: list[Any] = [*[[1]] * 3_000, [2**40], *[[1]] * 2_000, "a"]
     for state in (None, 1_024, 2_048):
         with pytest.raises(ValueError, match=r"input_ids of item 3000 of list must fit int32, got 1099511627776"):
@@ -433,7 +433,7 @@ def test_numbers_of_items_count_from_the_beginning() -> None:
 
 @pytest.mark.parametrize("make", ["some text", b"bytes", {"a": 1}, 5, None])
 def test_other_things_are_refused(make: Any) -> None:
-    """What gives no items is an error at construction."""
+    """A value without items is an error at construction."""
     with pytest.raises(
         TypeError, match=f"make must be a generator function or an iterable of items, got {type(make).__name__}"
     ):
@@ -453,7 +453,7 @@ def nothing() -> Any:
 
 
 def test_it_names_what_it_reads() -> None:
-    """Fingerprint, print and places show the name of the function, without addresses."""
+    """Fingerprint, ``repr`` and locations have the name of the function, without addresses."""
     source = Generator(words)
     assert source.fingerprint() == {"kind": "Generator", "name": "words", "items": None, "block_bytes": 262_144}
     assert Generator(words()).fingerprint() == source.fingerprint()
@@ -467,14 +467,14 @@ def test_it_names_what_it_reads() -> None:
 
 
 def test_it_can_be_pickled_where_its_function_can() -> None:
-    """Worker processes get the source by pickle."""
+    """The source can be pickled for worker processes."""
     assert list(pickle.loads(pickle.dumps(Generator(words))).read(0)) == list(Generator(words).read(0))
     with pytest.raises(TypeError, match="cannot pickle 'generator' object"):
         pickle.dumps(Generator(words()))
 
 
 def test_a_generator_left_early_is_closed() -> None:
-    """Leaving the reader after a block runs what the generator has in ``finally``."""
+    """Closing the reader after a block runs the generator's ``finally``."""
     closed = []
 
     def holding() -> Iterator[str]:
@@ -490,7 +490,7 @@ def test_a_generator_left_early_is_closed() -> None:
 
 
 def test_items_are_not_kept() -> None:
-    """A block that was handed out holds on to no item."""
+    """A block that was yielded keeps no item alive."""
 
     class Text(str):
         __slots__ = ("__weakref__",)
@@ -510,5 +510,5 @@ def test_items_are_not_kept() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_tensors_on_a_device_are_brought_back() -> None:
-    """Tensors on CUDA come as columns like those on the CPU."""
+    """Tensors on CUDA become columns like those on the CPU."""
     assert column(torch.arange(3, device="cuda")).to_pylist() == [[0, 1, 2]]

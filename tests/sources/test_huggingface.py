@@ -103,7 +103,7 @@ def read_all(source: Source) -> list[dict[str, Any]]:
 
 
 def assert_resumes_everywhere(source: Source, shard: int) -> None:
-    """After every block of a shard, and again from there, reading goes on with the very next block."""
+    """From the state of every block of a shard, and again from there, reading goes on with the next block."""
     whole = list(source.read(shard))
     for i, (_, state) in enumerate(whole[:-1]):
         rest = list(source.read(shard, json.loads(json.dumps(state))))
@@ -118,7 +118,7 @@ def assert_same(left: list[Block], right: list[Block]) -> None:
 
 @pytest.mark.parametrize("name", [*DATASETS, *STREAMS])
 def test_every_record_is_read_once(name: str) -> None:
-    """What the source reads is what iterating over the data set gives, in its order."""
+    """The source reads the rows of the data set, in its order."""
     dataset = (DATASETS | STREAMS)[name]()
     expected = dataset.with_format(None)
     if name == "formatted":
@@ -128,7 +128,7 @@ def test_every_record_is_read_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(STREAMS))
 def test_streams_resume_after_every_block(name: str) -> None:
-    """A stream goes on exactly after each block, also from a reader that was itself resumed."""
+    """A stream resumes exactly after each block, also from a reader that was itself resumed."""
     source = HFDataset(STREAMS[name](), block_bytes=SMALL_BLOCK)
     for shard in range(source.num_shards):
         assert_resumes_everywhere(source, shard)
@@ -136,7 +136,7 @@ def test_streams_resume_after_every_block(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(STREAMS))
 def test_two_readers_of_one_stream_do_not_disturb_each_other(name: str) -> None:
-    """Readers that take turns see what each would see alone, although a stream keeps its position in itself."""
+    """Readers that take turns read the same as each alone, although a stream holds its own position."""
     source = HFDataset(STREAMS[name](), block_bytes=SMALL_BLOCK)
     alone = list(source.read(0))
     first, second = source.read(0), source.read(0)
@@ -173,7 +173,7 @@ def test_a_row_larger_than_a_block_is_a_shard_by_itself() -> None:
 
 
 def test_stream_blocks_are_about_as_large_as_asked() -> None:
-    """Neither a stream of small tables nor one large table gives blocks of another size."""
+    """A stream of small tables and one large table have blocks of the same size."""
     source = HFDataset(stream(1, 5_000), block_bytes=SMALL_BLOCK)
     sizes = [table.nbytes for table, _ in source.read(0)]
     assert len(sizes) > 20
@@ -181,7 +181,7 @@ def test_stream_blocks_are_about_as_large_as_asked() -> None:
 
 
 def test_shards_of_files_are_read_as_arrow(tmp_path: Path) -> None:
-    """A stream over Parquet files has a shard a file; lists, class labels and dictionaries come as plain columns."""
+    """A stream over Parquet files has a shard a file; lists, class labels and dictionaries are plain columns."""
     for number in range(3):
         ids = pa.array([[number, i] for i in range(20)], pa.list_(pa.int32()))
         kinds = pa.array(["a", "b"] * 10).dictionary_encode()
@@ -197,7 +197,7 @@ def test_shards_of_files_are_read_as_arrow(tmp_path: Path) -> None:
 
 
 def test_arrays_lose_their_extension_type() -> None:
-    """Columns of Array2D come as nested lists."""
+    """Columns of Array2D are nested lists."""
     features = datasets.Features({"grid": datasets.Array2D((2, 2), "float32")})
     dataset = datasets.Dataset.from_dict({"grid": [[[1.0, 2.0], [3.0, 4.0]]] * 3}, features=features)
     for kind in (dataset, dataset.to_iterable_dataset()):
@@ -206,7 +206,7 @@ def test_arrays_lose_their_extension_type() -> None:
 
 
 def test_a_value_that_changes_its_kind_says_how_to_declare_it() -> None:
-    """Where a later value of a stream without features is of another kind than the first, the error gives the remedy."""
+    """If a later value of a stream without features is of another type than the first, the error has the remedy."""
     for later, kind in (("x", "one kind of value: .*"), (0.5, "int64, got double: .*")):
 
         def changing(later: Any = later) -> Iterator[dict[str, Any]]:
@@ -221,7 +221,7 @@ def test_a_value_that_changes_its_kind_says_how_to_declare_it() -> None:
 
 
 def test_what_is_missing_in_the_first_rows_of_a_stream_is_kept() -> None:
-    """A column of which the first 64 rows say nothing has what later rows have, at any depth."""
+    """A column that is null or empty in the first 64 rows has the values of later rows, at any depth."""
 
     def late() -> Iterator[dict[str, Any]]:
         for i in range(300):
@@ -245,7 +245,7 @@ def test_what_is_missing_in_the_first_rows_of_a_stream_is_kept() -> None:
 
 @pytest.mark.parametrize("features", [None, {"number": "int32", "ids": "int64"}])
 def test_whole_numbers_of_streams_are_exact(features: Any) -> None:
-    """A number beyond 64 bits is an error with its column and value, and none is cut off or rounded."""
+    """A number beyond 64 bits is an error with its column and value, and none is truncated or rounded."""
 
     def large(number: Any, ids: Any) -> datasets.IterableDataset:
         items = [{"number": 1, "ids": [2, 3]}, {"number": number, "ids": ids}]
@@ -264,7 +264,7 @@ def test_whole_numbers_of_streams_are_exact(features: Any) -> None:
 
 
 def test_a_generator_of_a_stream_may_fill_its_objects_again() -> None:
-    """Dicts, lists, arrays and tensors are as they were when they were given, in the record and inside of it."""
+    """Dicts, lists, arrays and tensors are read as they were when yielded, in the record and inside of it."""
 
     def filling() -> Iterator[dict[str, Any]]:
         message, ids = {"role": "user", "content": ""}, []
@@ -315,7 +315,7 @@ TRANSFORMED: dict[str, Callable[[datasets.Dataset], datasets.Dataset]] = {
 
 @pytest.mark.parametrize("name", list(TRANSFORMED))
 def test_rows_are_what_the_data_set_gives(name: str) -> None:
-    """A transform is applied, and columns that a format hides are left out, whatever was done before and after."""
+    """A transform is applied, and columns that a format hides are left out, in any order of the calls."""
     dataset = TRANSFORMED[name](mapped())
     expected = [{key: getattr(value, "tolist", lambda value=value: value)() for key, value in row.items()} for row in dataset]
     source = HFDataset(dataset, block_bytes=SMALL_BLOCK)
@@ -325,7 +325,7 @@ def test_rows_are_what_the_data_set_gives(name: str) -> None:
 
 
 def test_transforms_are_part_of_the_fingerprint() -> None:
-    """A state saved before a transform was set is refused; a random transform changes nothing."""
+    """A state saved before a transform was set is an error; a random transform changes nothing else."""
     plain, transformed = HFDataset(mapped()), HFDataset(mapped().with_transform(lowered))
     assert transformed.fingerprint() != plain.fingerprint()
     assert transformed.fingerprint() == HFDataset(mapped().with_transform(lowered)).fingerprint()
@@ -344,13 +344,13 @@ def test_transforms_are_part_of_the_fingerprint() -> None:
     ],
 )
 def test_what_a_transform_must_return_is_said(transform: Any, message: str) -> None:
-    """A value for each row, in a dict, and numbers of 64 bits."""
+    """A transform must return a dict with a value for each row, and numbers of 64 bits."""
     with pytest.raises((TypeError, ValueError), match=message):
         read_all(HFDataset(mapped().with_transform(transform)))
 
 
 def test_a_format_that_casts_is_refused() -> None:
-    """Tensors have the types of the columns, so that another one asked for is not left out in silence."""
+    """Tensors have the types of the columns; a format with another type is an error."""
     with pytest.raises(
         ValueError, match=r"dataset cannot have the format dtype=.*float32.*; pass dataset\.with_format\(None\)"
     ):
@@ -358,7 +358,7 @@ def test_a_format_that_casts_is_refused() -> None:
 
 
 def test_a_column_that_comes_late_is_not_lost() -> None:
-    """A column that the first rows don't have is an error, not dropped."""
+    """A column that the first rows do not have is an error."""
 
     def late() -> Iterator[dict[str, Any]]:
         yield from ({"a": i} for i in range(100))
@@ -384,7 +384,7 @@ def test_a_shuffle_buffer_is_refused(shuffled: Callable[[], Any]) -> None:
 
 
 def test_other_streams_that_the_loader_replaces_are_refused() -> None:
-    """Repeating for ever and dividing among nodes is the loader's work."""
+    """A stream that repeats without end, or is divided among nodes, is an error."""
     with pytest.raises(ValueError, match=r"cannot repeat without end; remove \.repeat\(\) and set Loader\(epochs=None\)"):
         HFDataset(stream().repeat(None))
     divided = split_dataset_by_node(stream(), rank=0, world_size=3)
@@ -393,7 +393,7 @@ def test_other_streams_that_the_loader_replaces_are_refused() -> None:
 
 
 def test_several_splits_are_refused() -> None:
-    """A dictionary of splits is an error that says which split to take."""
+    """A dictionary of splits is an error that names a split to pass."""
     splits = datasets.DatasetDict({"train": mapped(), "test": mapped()})
     with pytest.raises(TypeError, match=r"must be one split, got DatasetDict with 'train', 'test'; pass dataset\['train'\]"):
         HFDataset(splits)
@@ -402,7 +402,7 @@ def test_several_splits_are_refused() -> None:
 
 
 def test_other_things_are_refused() -> None:
-    """What is no data set is an error."""
+    """A value that is not a data set is an error."""
     with pytest.raises(TypeError, match=r"dataset must be a datasets\.Dataset or datasets\.IterableDataset, got list"):
         HFDataset([{"text": "a"}])
     with pytest.raises(ValueError, match="block_bytes must be at least 1, got 0"):
@@ -417,7 +417,7 @@ def test_reserved_names_are_refused() -> None:
 
 
 def test_a_state_of_other_data_is_refused() -> None:
-    """A state that falls inside a block is not rounded."""
+    """A state inside a block is an error."""
     source = HFDataset(stream(1))
     with pytest.raises(ValueError, match="state was saved after 17 records, where no block ends now; the data has changed"):
         list(source.read(0, 17))
@@ -434,7 +434,7 @@ print(json.dumps([HFDataset(d).fingerprint() for d in (data, data.shuffle(seed=3
 
 
 def test_fingerprints_are_the_same_in_every_process() -> None:
-    """A fingerprint depends on the data, not on the process or on how the data set was made."""
+    """A fingerprint depends on the data, not on the process or on how the data set was created."""
     outputs = {
         subprocess.run([sys.executable, "-c", FINGERPRINTS], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -453,7 +453,7 @@ def test_fingerprints_differ_where_the_data_does() -> None:
 
 
 def test_places_are_named() -> None:
-    """A record of a data set is named by its row, one of a stream by its shard."""
+    """The location of a record of a data set is its row, that of a stream its shard and number."""
     source = HFDataset(mapped(), block_bytes=SMALL_BLOCK)
     table, _ = next(source.read(1))
     first = next(source.read(0))[0].num_rows
@@ -469,6 +469,6 @@ def test_it_prints_what_it_is() -> None:
 
 
 def test_it_can_be_pickled() -> None:
-    """Worker processes get the source by pickle."""
+    """The source can be pickled for worker processes."""
     source = pickle.loads(pickle.dumps(HFDataset(mapped())))
     assert read_all(source) == list(mapped())

@@ -1,4 +1,4 @@
-"""`JsonLines` reads what ``json.loads`` reads, with types that hold from block to block, or says which line is at fault."""
+"""`JsonLines` reads what ``json.loads`` reads, with the same types in all blocks; errors name the line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_table(source: JsonLines) -> pa.Table:
 
 
 def agrees(read: Any, loaded: Any) -> bool:
-    """Return whether a value is the one that ``json.loads`` gives, where fields that are not there are null."""
+    """Return whether a value equals that of ``json.loads``, where missing fields are null."""
     if isinstance(read, dict):
         inner: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
         return loaded is None or (
@@ -74,7 +74,7 @@ def agrees(read: Any, loaded: Any) -> bool:
 
 
 def check_resume(source: JsonLines) -> None:
-    """Check that the blocks after each state are the same, when the state went through JSON."""
+    """Check that the blocks after each state are the same, when the state is saved as JSON."""
     for shard in range(source.num_shards):
         blocks = list(source.read(shard))
         assert [state is None for _, state in blocks] == [False] * (len(blocks) - 1) + [True]
@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ascii_only=st.booleans(),
 )
 def test_records_are_those_of_json(folder: Path, files: list[Any], block_bytes: int, ascii_only: bool) -> None:
-    """Each nonblank line is one record with the values that ``json.loads`` gives; times stay strings; blocks fit together."""
+    """Each nonblank line is one record with the values of ``json.loads``; times stay strings; blocks have one schema."""
     paths = []
     for number, (is_compressed, is_marked, lines) in enumerate(files):
         data = b"".join(json.dumps(record, ensure_ascii=ascii_only).encode() + gap for record, gap in lines)
@@ -116,7 +116,7 @@ def test_records_are_those_of_json(folder: Path, files: list[Any], block_bytes: 
 
 
 def test_types_hold_in_every_block(tmp_path: Path) -> None:
-    """A field seen at the start has one type in all blocks, also where it is missing, null or whole among fractions."""
+    """A field of the first records has one type in all blocks, also if it is missing, null or a whole number among floats."""
     lines = [{"score": number + (number % 7 == 0) / 2, "when": "2020-01-01", "list": [1]} for number in range(200)]
     path = write(
         tmp_path / "a.jsonl", *lines, *[{"when": "soon"}] * 50, *[{"score": None, "list": []}] * 50, *[{"list": None}] * 9
@@ -127,7 +127,7 @@ def test_types_hold_in_every_block(tmp_path: Path) -> None:
 
 
 def test_fields_that_come_later(tmp_path: Path) -> None:
-    """A field that no sampled block has is kept; null and empty values leave a type open; all blocks fit together."""
+    """A field that no sampled block has is kept; null and empty values leave a type open; all blocks can be joined."""
     lines = [*[{**COMMON, "late": None, "list": [], "inner": {"x": None}}] * 40, {**COMMON, "late": 1, "list": [[2.5]]}]
     lines += [
         *[COMMON] * 40,
@@ -145,7 +145,7 @@ def test_fields_that_come_later(tmp_path: Path) -> None:
 
 
 def test_columns(tmp_path: Path) -> None:
-    """Only the columns asked for come, in order, with all that comes later in them; a name that is no field is an error."""
+    """Only the fields in ``columns`` are read, in order, with all later values; a name that is not a field is an error."""
     lines = [*[{**COMMON, "late": None, "inner": {"x": 1}}] * 40, *[{**COMMON, "late": 7, "inner": {"y": 2}, "other": []}] * 40]
     path = write(tmp_path / "a.jsonl", *lines)
     table = read_table(JsonLines(path, columns=["late", "a"], block_bytes=100))
@@ -160,7 +160,7 @@ def test_columns(tmp_path: Path) -> None:
 
 
 def test_schema(tmp_path: Path) -> None:
-    """Types given by the user hold, those of times among them; fields that never come are null; what is no type is an error."""
+    """Types in ``schema`` are used, also for times; a field in no record is null; a value that is not a type is an error."""
     path = write(tmp_path / "a.jsonl", *[{"score": 1, "when": "2020-01-01"}] * 40, {"score": 2.5})
     schema = {"score": pa.float32(), "when": pa.timestamp("s"), "never": pa.string()}
     table = read_table(JsonLines(path, schema=schema, block_bytes=100))
@@ -197,7 +197,7 @@ def test_nulls_before_values_in_lists(tmp_path: Path) -> None:
 
 
 def test_files_without_records(tmp_path: Path) -> None:
-    """Empty files, blank lines and objects without fields are read as what they are."""
+    """Empty files and blank lines have no records, and objects without fields are records."""
     assert JsonLines(write(tmp_path / "a.jsonl")).num_shards == 0
     assert len(read_table(JsonLines(write(tmp_path / "b.jsonl", "\n \n\t\r\n")))) == 0
     [(table, _)] = JsonLines(write(tmp_path / "c.jsonl", {}, {})).read(0)
@@ -222,7 +222,7 @@ def test_locate_and_split(tmp_path: Path, name: str) -> None:
 
 
 def test_pickle_and_fingerprint(tmp_path: Path) -> None:
-    """A source sent to another process reads the same; the same data has the same fingerprint whatever its types."""
+    """A source in another process reads the same; the same data has the same fingerprint, whatever its types."""
     path = write(tmp_path / "a.jsonl", *[COMMON] * 40)
     source = JsonLines(path, columns=("a",), block_bytes=100)
     one = read_table(source)

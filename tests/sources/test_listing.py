@@ -1,4 +1,4 @@
-"""Paths that cannot be read, bytes that are not text, and files that change: errors with their place."""
+"""Paths that cannot be read, bytes that are not text, and files that change: errors with their location."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqstream.sources.files.listing import Paths, find_files, normalize_paths, spread
+from seqstream.arrays import evenly_spaced
+from seqstream.sources.files.listing import Paths, find_files, normalize_paths
 from seqstream.sources.text import TextFiles, Unit
 
 UNITS: list[Unit] = ["line", "paragraph", "file"]
@@ -32,7 +33,7 @@ def found(paths: Paths) -> list[str]:
 
 
 def test_paths_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path, a glob, a list, an iterator, a ``file://`` URL and ``~`` name files; a glob gives files alone, by name."""
+    """A path, a glob, a list, an iterator, a ``file://`` URL and ``~`` name files; a glob finds files only, sorted by name."""
     for name in ("b.txt", "a.txt", "c.md", "[x].txt"):
         (tmp_path / name).write_text(name)
     (tmp_path / "sub").mkdir()
@@ -49,7 +50,7 @@ def test_paths_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_paths_that_name_no_file(tmp_path: Path) -> None:
-    """A missing file, an empty glob, a folder, a pipe and no path at all are errors where the source is made."""
+    """A missing file, an empty glob, a folder, a pipe and no path at all are errors when the source is created."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     cases: list[tuple[object, type[Exception], str]] = [
@@ -80,8 +81,8 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.touch()
     cases: list[tuple[dict[str, object], str]] = [
-        ({"unit": "word"}, "unit must be 'line', 'paragraph' or 'file', got 'word'"),
-        ({"errors": "ignore"}, "errors must be 'strict' or 'replace', got 'ignore'"),
+        ({"unit": "word"}, "unit must be one of 'line', 'paragraph', 'file', got 'word'"),
+        ({"errors": "ignore"}, "errors must be one of 'strict', 'replace', got 'ignore'"),
         ({"field": "row_id"}, "field must be none of the reserved row_id, piece, record, got 'row_id'"),
         ({"block_bytes": 0}, "block_bytes must be at least 1, got 0"),
         ({"max_record_bytes": 0}, "max_record_bytes must be at least 1, got 0"),
@@ -96,7 +97,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
 
 
 def test_unreadable_file(tmp_path: Path) -> None:
-    """A file without permission is an error where the source is made."""
+    """A file without permission is an error when the source is created."""
     path = tmp_path / "secret.txt"
     path.write_text("secret")
     path.chmod(0)
@@ -105,7 +106,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
         with pytest.raises(PermissionError, match=re.escape(message)):
             TextFiles(path)
         return
-    # The superuser may read everything: another user asks, in a process whose modules are loaded before it gives up its rights.
+    # The superuser may read everything: another user reads, in a process that loads its modules before it gives up its rights.
     code = (
         "import os, sys, seqstream.sources.text as text, fsspec.utils\n"
         "os.setgid(65534); os.setuid(65534)\n"
@@ -177,10 +178,10 @@ def test_record_that_is_too_long(tmp_path: Path, unit: Unit, compressed: bool) -
 
 
 def test_record_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
-    """Of a record that goes on and on, no more is read than is needed to know that it is too long."""
+    """Of a very long record, no more is read than is needed to know that it is too long."""
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
-        file.truncate(20 << 30)  # a hole: 20 GiB of zeros that take no room
+        file.truncate(20 << 30)  # a hole: 20 GiB of zeros that take no disk space
     for unit in UNITS:
         source = TextFiles(path, unit=unit, max_record_bytes=1 << 20)
         with pytest.raises(ValueError, match=f"at byte 0 of {re.escape(str(path))} cannot fit max_record_bytes=1,048,576"):
@@ -189,7 +190,7 @@ def test_record_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_file_that_changes(tmp_path: Path, name: str) -> None:
-    """A file that grew, shrank, was rewritten or is gone since the source was made is an error with its name."""
+    """A file that grew, shrank, was rewritten or is gone since the source was created is an error with its name."""
     path = tmp_path / name
     data = b"one\ntwo\n"
     data = gzip.compress(data, mtime=0) if name.endswith("gz") else data
@@ -208,7 +209,7 @@ def test_file_that_changes(tmp_path: Path, name: str) -> None:
         read_texts(source)
     source = fresh()
     path.write_bytes(data[:3])
-    with pytest.raises(RuntimeError, match=f"was {len(data)} bytes, is 3; leave it as it is, or make the source anew"):
+    with pytest.raises(RuntimeError, match=f"was {len(data)} bytes, is 3; leave it as it is, or create the source again"):
         read_texts(source)
     source = fresh()
     path.write_bytes(data)
@@ -221,7 +222,7 @@ def test_file_that_changes(tmp_path: Path, name: str) -> None:
 
 
 def test_stream_that_changes_under_way(tmp_path: Path) -> None:
-    """A compressed file that is written to between two of its blocks is an error, at the latest at its end."""
+    """A compressed file that is changed between two of its blocks is an error, at the latest at its end."""
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"some line\n" * 100_000))
     blocks = TextFiles(path, block_bytes=1000).read(0)
@@ -233,7 +234,7 @@ def test_stream_that_changes_under_way(tmp_path: Path) -> None:
 
 
 def test_remote_file_that_shrinks() -> None:
-    """A remote file that gives fewer bytes than it had is an error with its name."""
+    """A remote file that has become shorter is an error with its name."""
     system = fsspec.filesystem("memory")
     system.pipe("/shrinks/a.txt", b"one\ntwo\nthree\n")
     source = TextFiles("memory://shrinks/a.txt")
@@ -254,17 +255,17 @@ class OwnSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 
 
 class UnsizedSystem(OwnSystem):
-    """A server that does not say how large its files are."""
+    """A server that does not send the sizes of its files."""
 
     protocol = "unsized"
 
     def info(self, path: str, **kwargs: object) -> dict[str, object]:
-        """Return what is known of a file."""
+        """Return the details of a file, without its size."""
         return {**super().info(path, **kwargs), "size": None}
 
 
 class GreedySystem(OwnSystem):
-    """A server that sends all of a file whatever is asked for."""
+    """A server that sends a whole file for every range."""
 
     protocol = "greedy"
 
@@ -275,7 +276,7 @@ class GreedySystem(OwnSystem):
 
 
 def test_remote_file_of_unknown_size() -> None:
-    """A file whose server does not tell its size is read from its front, as one shard."""
+    """A file of unknown size is read from its beginning, as one shard."""
     fsspec.register_implementation("unsized", UnsizedSystem, clobber=True)
     fsspec.filesystem("memory").pipe("/lines.txt", b"one\ntwo\nthree\n")
     source = TextFiles("unsized://lines.txt", block_bytes=5)
@@ -288,20 +289,20 @@ def test_remote_file_of_unknown_size() -> None:
 
 
 def test_server_that_ignores_ranges() -> None:
-    """A server that sends the whole file when asked for a range is an error, not lines read twice."""
+    """A server that sends the whole file for a range is an error, not lines read twice."""
     fsspec.register_implementation("greedy", GreedySystem, clobber=True)
     fsspec.filesystem("memory").pipe("/long.txt", b"line\n" * 100_000)
     source = TextFiles("greedy://long.txt", block_bytes=1000)
     with pytest.raises(
-        OSError, match=r"long\.txt cannot be read in byte ranges, its server sends more than it is asked for; copy"
+        OSError, match=r"long\.txt cannot be read in byte ranges, its server sends more than was requested; copy"
     ):
         list(source.read(10))
 
 
 @given(size=st.integers(0, 100), count=st.integers(1, 20))
-def test_spread(size: int, count: int) -> None:
-    """Sampled positions are distinct, in range, no more than asked for, and hold both ends where there is room for two."""
-    positions = spread(size, count)
+def test_evenly_spaced(size: int, count: int) -> None:
+    """Positions are distinct, in range, at most as many as requested, and include both ends if they are two or more."""
+    positions = evenly_spaced(size, count)
     assert positions == sorted(set(positions))
     assert len(positions) == min(size, count)
     assert all(0 <= position < size for position in positions)

@@ -62,8 +62,8 @@ SOURCES: dict[str, tuple[Callable[[Path], ss.Source], Callable[[int, Path], tupl
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_records_by_their_row_ids(tmp_path: Path, name: str) -> None:
-    """All records come in order, the first of them by head(), and each by its row id, with its place; parts do so as well."""
-    make, place_of = SOURCES[name]
+    """Records are in order, the first from head(), and each is read by its row id, with its location; in splits, too."""
+    make, location_of = SOURCES[name]
     source = make(tmp_path)
     assert list(source.records()) == ROWS
     assert source.head(3) == ROWS[:3]
@@ -79,13 +79,13 @@ def test_records_by_their_row_ids(tmp_path: Path, name: str) -> None:
                 first += len(table)
         for row_id, record in list(zip(found, records, strict=True))[::17]:
             assert part.record(row_id) == record
-            assert part.place(row_id) == place_of(record["id"], tmp_path)
+            assert part.place(row_id) == location_of(record["id"], tmp_path)
     with pytest.raises((IndexError, ValueError)):
         source.record(300)
 
 
 def test_texts(tmp_path: Path) -> None:
-    """Paragraphs begin at lines, a file is at its first, aligned files name both; a source of one's own numbers its records."""
+    """A paragraph has the line where it begins, a file its first, aligned files both names; a user's source counts records."""
     (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\n")
     (tmp_path / "b.txt").write_text("eins\nzwei\n\n\ndrei\n")
     name = str(tmp_path / "a.txt")
@@ -102,8 +102,8 @@ def test_texts(tmp_path: Path) -> None:
     assert own.record(1 << 32 | 9)["input_ids"][0] == 109
 
 
-def test_records_that_come_only_once() -> None:
-    """Looking at the first would use up what a generator gives once; all can be taken."""
+def test_records_that_can_be_read_only_once() -> None:
+    """head() would use up the items of a generator and is an error; records() reads them all."""
     source = ss.Generator(iter(ROWS))
     with pytest.raises(ValueError, match=r"head\(\) would use up records that a generator gives only once"):
         source.head()
@@ -111,13 +111,13 @@ def test_records_that_come_only_once() -> None:
 
 
 def test_a_row_id_of_no_record() -> None:
-    """A number behind the end is refused, with the record and the shard."""
+    """A number after the end is an error with the record and the shard."""
     with pytest.raises(IndexError, match=r"must be of a record of this source, got 300: record 300 of shard 0"):
         ss.Generator(ROWS).record(300)
 
 
 def test_chats_are_as_the_file_has_them(tmp_path: Path) -> None:
-    """Arguments of tool calls have the keys that they have in their line, nulls among them, and no helping fields."""
+    """Arguments of tool calls have the keys of their line, with nulls, and no additional fields."""
     calls = [{"city": "Rome", "day": None}, {"b": 1}, {}]
     rows = [
         {

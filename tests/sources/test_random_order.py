@@ -1,4 +1,4 @@
-"""Items read by their numbers, in random order: which are, each once, known by the same ids, and every way to fail."""
+"""Items read by their numbers, in random order: which items are, each once and with the same row ids, and every error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
 
 
 class Letters(torch.utils.data.Dataset[str]):
-    """A map-style data set that keeps the numbers it was asked for."""
+    """A map-style data set that records the numbers of the items read."""
 
     def __init__(self, size: int, missing: int | None = None) -> None:
         self.size = size
@@ -55,7 +55,7 @@ class Stepped(torch.utils.data.IterableDataset[str]):
 
 
 class Counted(torch.utils.data.Dataset[str]):
-    """A data set of torch that has ``__len__``, but is stepped through."""
+    """A data set of torch that has ``__len__``, but is only iterated."""
 
     def __len__(self) -> int:
         return 2
@@ -79,7 +79,7 @@ class Lengthless:
 
 @dataclasses.dataclass(frozen=True)
 class Squares:
-    """An order that can be worked out by hand: ``position ** 2 % 11``, over positions 1 to 5."""
+    """An order that can be computed by hand: ``position ** 2 % 11``, over positions 1 to 5."""
 
     def between(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start + 1, stop + 1) ** 2 % 11 % 5
@@ -125,7 +125,7 @@ def test_what_has_numbers_is_read_by_them(make: Any) -> None:
 
 
 def test_a_data_set_of_hugging_face_is_read_by_number() -> None:
-    """`HFDataset` is quicker, but a ``datasets.Dataset`` is a list of dicts as well."""
+    """`HFDataset` is faster, but `Generator` reads a ``datasets.Dataset`` as well, as a list of dicts."""
     from datasets import Dataset
 
     source = ss.Generator(Dataset.from_list([{"text": "a" * number, "label": number} for number in range(9)]))
@@ -151,16 +151,16 @@ STEPPED: list[Any] = [
 
 @pytest.mark.parametrize("make", STEPPED, ids=lambda make: type(make).__name__)
 def test_all_else_is_read_front_to_back(make: Any) -> None:
-    """Functions, iterators, streams, and what gives items by their names, are stepped through, with a length or without."""
+    """Functions, iterators, streams, and objects with items by name, are iterated, with a length or without."""
     source = ss.Generator(make)
     assert source.num_records is None
     assert sorted(text for table, _ in source.read(0) for text in table.column("text").to_pylist()) == ["a", "b"]
-    with pytest.raises(ValueError, match=r"records of Generator\(.*\) cannot be read one by one; it must have num_records and"):
+    with pytest.raises(ValueError, match=r"records of Generator\(.*\) cannot be read by their numbers; the source must have"):
         in_random_order(source, 0, 0)
 
 
 def test_blocks_of_an_order_by_hand() -> None:
-    """Each block has the records at its positions, in the order given, known by their numbers."""
+    """Each block has the records at its positions, in order, with their numbers."""
     items = [{"text": letter, "number": number} for number, letter in enumerate("abcde")]
     source = RandomRows(ss.Generator(items, block_bytes=18), Squares())  # type: ignore[arg-type]
     blocks = list(read_blocks(source, range(3), Cursor()))
@@ -178,7 +178,7 @@ def test_blocks_of_an_order_by_hand() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 400), st.integers(0, 3), st.sampled_from([None, 0.02, 0.5]))
 def test_every_item_comes_once(size: int, block_bytes: int, epoch: int, valid: float | None) -> None:
-    """Whatever the sizes, each item is in one block, with its own value and id; and any block can be the first that is read."""
+    """For all sizes, each item is in one block, with its own value and id; and any block can be read first."""
     items = [{"text": "x" * (number % 7), "number": number} for number in range(size)]
     source = ss.Generator(items, block_bytes=block_bytes)
     for part in [source] if valid is None else source.split(valid=valid):
@@ -209,7 +209,7 @@ def test_grouped_items_are_mixed_over_the_corpus() -> None:
 
 
 def test_ids_are_the_same_in_any_order() -> None:
-    """A row is known by the number of its item for every seed and epoch, shuffled or not; not shuffled, passes are equal."""
+    """A row id has the number of the item for every seed and epoch, shuffled or not; epochs without shuffling are equal."""
     source = ss.Generator([[number + 1] * (1 + number % 11) for number in range(200)], block_bytes=300)
     for options in ({"seed": 0}, {"seed": 7, "epochs": 2}, {"shuffle": False}):
         seen = Counter[int]()
@@ -222,7 +222,7 @@ def test_ids_are_the_same_in_any_order() -> None:
 
 
 def test_items_are_read_once_and_none_is_passed_over() -> None:
-    """An epoch reads each item once, besides a few to see how large they are; going on passes over none."""
+    """An epoch reads each item once, besides a few to estimate their sizes; a resume skips none."""
 
     def make(data: Letters) -> ss.Loader:
         stages = (ss.Tokenize(letters, max_length=9), ss.Bucket(200, window_batches=4))
@@ -241,7 +241,7 @@ def letters(texts: list[str]) -> list[list[int]]:
 
 
 def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch() -> None:
-    """The end of an epoch is a place like any other."""
+    """A loader resumes at the end of an epoch, too."""
     source = ss.Generator([[number + 1] for number in range(50)], block_bytes=64)
     loader = ss.Loader(source, ss.Unbucketed(4))
     (*_, last) = loader
@@ -254,7 +254,7 @@ def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch() -> None:
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_one_item_and_none(shuffle: bool) -> None:
-    """One item makes one batch; no item at all is said."""
+    """One item makes one batch; no item is an error."""
     assert stream(ss.Loader(ss.Generator([[5, 6]]), ss.Unbucketed(4), shuffle=shuffle)) == [[0]]
     with pytest.raises(ValueError, match="source must have at least one record, got none"):
         list(ss.Loader(ss.Generator([]), ss.Unbucketed(4), shuffle=shuffle))
@@ -279,7 +279,7 @@ def test_blocks_are_small_where_items_are_few_and_never_of_many_items() -> None:
 
 
 def test_a_state_of_other_blocks_or_items_is_refused() -> None:
-    """Items of other sizes, which come in other blocks, and fewer items are told by name."""
+    """A state of items of other sizes, which are in other blocks, or of fewer items is an error with the entry's name."""
 
     def make(num: int, size: int) -> ss.Loader:
         return ss.Loader(ss.Generator(["x" * size] * num), ss.Tokenize(letters), ss.Unbucketed(4))
@@ -292,7 +292,7 @@ def test_a_state_of_other_blocks_or_items_is_refused() -> None:
 
 
 def test_an_error_of_an_item_names_it() -> None:
-    """What an item raises keeps its type and gets the item's number, whether it is read in order or not."""
+    """An error of an item keeps its type and gets the item's number as a note, whether it is read in order or not."""
     for shuffle in (True, False):
         loader = ss.Loader(ss.Generator(Letters(300, missing=17)), ss.Tokenize(letters), ss.Unbucketed(4), shuffle=shuffle)
         with pytest.raises(IndexError, match=r"no file 17\.wav") as info:
@@ -301,7 +301,7 @@ def test_an_error_of_an_item_names_it() -> None:
 
 
 def test_an_item_of_another_kind_is_named() -> None:
-    """Messages compare with item 0, whichever was read first, and give the item's own number."""
+    """Messages compare with item 0, whichever was read first, and have the item's own number."""
     for bad, message in (
         ("a", "item 17 of list must be int32 of shape (length,) like item 0, got a str"),
         ([2**31], "input_ids of item 17 of list must fit int32, got 2147483648"),
@@ -318,7 +318,7 @@ def test_an_item_of_another_kind_is_named() -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("count", [40, 3_000])
 def test_a_field_that_begins_empty_is_kept(shuffle: bool, count: int) -> None:
-    """Items say in any order, and after any number of blocks, what a field holds in which the first have nothing."""
+    """In any order, and after any number of blocks, items set the type of a field that is empty in the first."""
     items: list[Any] = [{"input_ids": [1], "name": None, "tags": []} for _ in range(count)]
     items[-1] = {"input_ids": [2], "name": "last", "tags": ["x", "y"]}
     batches = list(ss.Loader(ss.Generator(items), ss.Unbucketed(100), shuffle=shuffle))
@@ -327,18 +327,18 @@ def test_a_field_that_begins_empty_is_kept(shuffle: bool, count: int) -> None:
 
 
 def test_another_number_of_items_is_an_error() -> None:
-    """A list that has grown or shrunk between epochs is not the corpus any more."""
+    """A list that has grown or shrunk between epochs is an error."""
     for change in (lambda items: items.pop(), lambda items: items.append([1])):
         items = [[1]] * 50
         loader = ss.Loader(ss.Generator(items), ss.Unbucketed(4))
         assert len(list(loader)) == 13
         change(items)
-        with pytest.raises(ValueError, match=rf"list must keep its 50 items, has {len(items)} now; make a Generator anew"):
+        with pytest.raises(ValueError, match=rf"list must keep its 50 items, has {len(items)} now; create a new Generator"):
             list(loader)
 
 
 def test_items_may_be_used_again() -> None:
-    """A data set that fills one buffer for every item loses nothing."""
+    """A data set that reuses one buffer for all items loses nothing."""
 
     class Buffered:
         buffer = torch.zeros(3)
@@ -355,7 +355,7 @@ def test_items_may_be_used_again() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(ss.Source):
-    """A source of one's own that can be read either way."""
+    """A user's source that can be read either way."""
 
     num_shards: int = 1
     lost: int = 0
@@ -374,19 +374,21 @@ class Numbers(ss.Source):
 
 
 def test_a_source_of_ones_own_may_be_read_by_number() -> None:
-    """Two more members make it shuffle as a whole; the size of a block is found by taking some records."""
+    """With two more members it is shuffled as a whole; the size of a block is estimated from some records."""
     source = Numbers()
     assert source.approx_record_bytes == pytest.approx(16, rel=0.3)
     assert source.records_per_block > 200
     testing.check_source(source)
     for part in (source, *source.split(valid=0.3)):
         testing.check_loader(lambda part=part, **options: ss.Loader(part, ss.Bucket(60, window_batches=4), **options))
-    with pytest.raises(ValueError, match=r"take\(\) must give the \d+ records it is asked for, got \d+"):
+    with pytest.raises(
+        ValueError, match=r"take\(\) must return a row for each of the \d+ records, or a column 'record', got \d+ rows"
+    ):
         list(ss.Loader(Numbers(lost=1), ss.Unbucketed(4)))
 
 
 def test_take_must_be_there() -> None:
-    """A source that has numbers only hears what is missing."""
+    """A source with num_records only is an error that names take."""
 
     class Half(Numbers):
         take = ss.Source.take
@@ -396,7 +398,7 @@ def test_take_must_be_there() -> None:
 
 
 def test_ranks_read_only_what_they_tokenise() -> None:
-    """An item is read by one rank, but for the few that say how large items are, and the block that all look at first."""
+    """An item is read by one rank, except a few for the sizes of items, and the block that all ranks read first."""
     data = [Letters(4_000) for _ in range(4)]
 
     def run(options: dict[str, Any]) -> list[int]:

@@ -33,14 +33,14 @@ def read_texts(source: Source) -> list[str]:
 
 
 def read_backwards(make: Make, path: Path, options: dict[str, Any]) -> None:
-    """Make a source and read its shards, the last one first."""
+    """Create a source and read its shards, the last one first."""
     source = make(path, **options)
     for shard in reversed(range(source.num_shards)):
         list(source.read(shard))
 
 
 class FailingSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """Files in memory on a server whose connection is lost once ``token`` says so."""
+    """Files in memory on a server that loses its connection for a certain ``token``."""
 
     protocol = "failing"
     cachable = False
@@ -77,7 +77,7 @@ def _failing_system() -> None:
 
 
 def files(name: str) -> bytes:
-    """Return what a file of this name holds."""
+    """Return the content of the file of a name."""
     if name.endswith("parquet"):
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"text": LINES.splitlines()}), sink)
@@ -100,7 +100,7 @@ KINDS: dict[str, Make] = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_connection_that_is_lost(name: str) -> None:
-    """An error of a server in mid-epoch names the file; the arguments for the server are shown and stored nowhere."""
+    """An error of a server within an epoch names the file; the arguments for the server are in no message and no state."""
     fsspec.filesystem("memory").pipe(f"/{name}", files(name))
     source = KINDS[name](f"failing://{name}", storage_options={"token": "hush"})
     assert len(read_texts(pickle.loads(pickle.dumps(source)))) == 5000
@@ -114,7 +114,7 @@ def test_connection_that_is_lost(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in KINDS if "parquet" not in name])
 def test_disk_that_fails(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the operating system names the file, and is not taken for damage of what is compressed."""
+    """An error of the operating system names the file, and is not reported as damaged data."""
     path = tmp_path / name
     path.write_bytes(files(name))
     source = KINDS[name](path)
@@ -167,7 +167,7 @@ def test_other_things_in_the_place_of_a_file(tmp_path: Path, name: str, kind: st
 
 
 def test_stream_cut_off_while_it_is_read(tmp_path: Path) -> None:
-    """A compressed file that is shortened between two blocks has changed, rather than been damaged all along."""
+    """A compressed file that is shortened between two blocks is reported as changed, not as damaged."""
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(os.urandom(1 << 20).hex("\n", 40).encode()))
     blocks = ss.TextFiles(path, block_bytes=1000).read(0)
@@ -178,7 +178,7 @@ def test_stream_cut_off_while_it_is_read(tmp_path: Path) -> None:
 
 
 def test_options_for_local_files(tmp_path: Path) -> None:
-    """Arguments for a server where there is none, or that are no dict, are errors that do not show them."""
+    """Arguments for a server with local files, or that are not a dict, are errors without their values."""
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match="storage_options must go with a URL, got 'token' for local files"):
         ss.TextFiles(tmp_path / "a.txt", storage_options={"token": "hush"})
@@ -193,7 +193,7 @@ WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 @pytest.mark.parametrize("name", [name for name in KINDS if "parquet" not in name])
 @pytest.mark.parametrize("text", ["it rained all day", "Сегодня шёл дождь", "今日は雨が降った。"])
 def test_wide_encodings(tmp_path: Path, encoding: str, name: str, text: str) -> None:
-    """UTF-16 and UTF-32, with a mark or without, are named with the remedy, whichever block is read first."""
+    """UTF-16 and UTF-32, with a mark or without, are errors with their name and the remedy, whichever block is read first."""
     row = f'{{"text": "{text}"}}\n' if "json" in name else f"{text},1\n"
     data = (("text,n\n" if "csv" in name else "") + row * 40).encode(encoding)
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
@@ -205,13 +205,13 @@ def test_wide_encodings(tmp_path: Path, encoding: str, name: str, text: str) -> 
 
 
 def test_zero_bytes_in_text(tmp_path: Path) -> None:
-    """A zero byte in UTF-8 is a letter as any other."""
+    """A zero byte in UTF-8 text is an ordinary character."""
     (tmp_path / "a.txt").write_bytes(b"a\0b\nc\n" + b"some words\0 more\n" * 50)
     assert read_texts(ss.TextFiles(tmp_path / "a.txt"))[:3] == ["a\0b", "c", "some words\0 more"]
 
 
 def test_halves_of_emoji(tmp_path: Path) -> None:
-    """Half of a pair in a key or a value, in either case, is an error with the remedy, which puts U+FFFD in its place."""
+    """Half of a surrogate pair in a key or a value is an error with the remedy, which puts U+FFFD in its place."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": "fine"}\n' + r'{"\ud83d": {"x\uDC00": ["\uDE00\uD83d", "\ud83d\ude00", "\\ud83d"]}}' + "\n")
     message = f"{path}, line 2: text must be UTF-8, got half of a surrogate pair, \\ud83d; pass errors='replace'"
@@ -236,6 +236,6 @@ def test_zero_bytes_in_json(tmp_path: Path, line: str) -> None:
     ids=["str", "dict", "list"],
 )
 def test_halves_of_emoji_in_items(items: list[Any]) -> None:
-    """An item that UTF-8 cannot hold is named by its number."""
+    """An item with half of a surrogate pair is an error with its number."""
     with pytest.raises(ValueError, match=r"item 1 of list must be text that UTF-8 can hold, got half of .* '\\ud800'; replace"):
         list(ss.Generator(items).read(0))

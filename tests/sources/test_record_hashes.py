@@ -1,4 +1,4 @@
-"""Hashes of records: equal where records are, whatever Arrow makes of them, and even."""
+"""Hashes of records: equal for equal records of any Arrow type, and uniform."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_chunks_and_slices_do_not_count(texts: list[str], data: st.DataObject) -
 
 
 def test_types_of_numbers_and_order_of_fields_do_not_count() -> None:
-    """A whole number equals its float, null a missing field; order and names of fields, and nulls in lists, are heeded."""
+    """A whole number equals its float, null a missing field; order and names of fields, and nulls in lists, count."""
     struct = [{"x": 1, "y": None}, {"x": None, "y": "q"}, None]
     table = pa.table({"a": [1, None, -4], "b": [[1, 2], [], [None, 3]], "c": struct, "d": [True, False, None]})
     other = pa.table(
@@ -82,7 +82,7 @@ def test_types_of_numbers_and_order_of_fields_do_not_count() -> None:
 
 
 def test_other_types() -> None:
-    """Times count by what they say, lists of fixed size like others; decimals, maps and fixed bytes have hashes as well."""
+    """Times are hashed by value in any unit, lists of fixed size like others; decimals, maps and fixed bytes too."""
     times = column([datetime.datetime(2020, 1, 1), None], pa.timestamp("ms"))
     assert hash_column(times.cast(pa.timestamp("ns"))).tolist() == hash_column(times).tolist()
     days = column([datetime.date(2020, 1, 1)])
@@ -100,7 +100,7 @@ def test_other_types() -> None:
 
 @pytest.mark.parametrize("values", [range(100_000), [f"line {number}" for number in range(100_000)]])
 def test_bits_are_even(values: Any) -> None:
-    """No two of 100,000 neighbours meet, and of each 6 bits all values are as frequent, by a chi-square test."""
+    """No two of 100,000 consecutive numbers collide, and any 6 bits are uniform, by a chi-square test."""
     hashes = hash_column(pa.chunked_array([pa.array(values)]))
     assert len(np.unique(hashes)) == len(values)
     for shift in range(0, 64, 6):

@@ -1,4 +1,4 @@
-"""Splits: a record stays on its side, groups and equal texts stay together, shares are as asked."""
+"""Splits: a record stays in its part, groups and equal texts stay together, shares are exact enough."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CHANGES: dict[str, Callable[[Path], ss.Source]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_records_stay_on_their_side(tmp_path: Path, change: str) -> None:
-    """Whatever becomes of the files, the same records are held out, and each is in one part."""
+    """However the files change, the same records are held out, and each is in one part."""
     parts = write_json(tmp_path / "a.jsonl", ROWS).split(valid=0.2, test=0.1)
     expected = [ids(part) for part in parts]
     assert sum(map(len, expected)) == len(set.union(*expected)) == len(ROWS)
@@ -78,7 +78,7 @@ def test_records_stay_on_their_side(tmp_path: Path, change: str) -> None:
 
 @pytest.mark.parametrize("field", ["text", "line"])
 def test_lines_stay_on_their_side(tmp_path: Path, field: str) -> None:
-    r"""Lines of text files do so too, with ``\r\n`` or without, and cut into other files."""
+    r"""Lines of text files stay in their part too, with ``\r\n`` or without, and cut into other files."""
     lines = [row["text"] for row in ROWS]
     (tmp_path / "a.txt").write_text("\n".join(lines))
     (tmp_path / "b.txt").write_bytes("\r\n".join(["new", *lines[1_000:]]).encode())
@@ -91,7 +91,7 @@ def test_lines_stay_on_their_side(tmp_path: Path, field: str) -> None:
 
 
 def test_records_without_text_are_known_by_all_fields() -> None:
-    """Two fields decide together, whatever order they are in; one more field is another record."""
+    """Two fields are hashed together, in any order; one more field is another record."""
     rows = [{"question": f"q{number}", "answer": number} for number in range(2_000)]
     _, held = ss.Generator(rows).split(valid=0.3)
     _, same = ss.Generator([dict(reversed(row.items())) for row in rows]).split(valid=0.3)
@@ -103,7 +103,7 @@ def test_records_without_text_are_known_by_all_fields() -> None:
 
 
 def test_the_same_text_is_on_one_side() -> None:
-    """A text that comes twice, with other fields, is not in training and in validation."""
+    """Two records of one text, with different other fields, are in one part."""
     rows = [{"text": f"text {number % 500}", "score": number} for number in range(2_000)]
     parts = [{record["text"] for record in part.records()} for part in ss.Generator(rows).split(valid=0.2, test=0.2)]
     assert sum(map(len, parts)) == 500
@@ -111,7 +111,7 @@ def test_the_same_text_is_on_one_side() -> None:
 
 
 def test_groups_stay_together(tmp_path: Path) -> None:
-    """By a column, or two, records of one value are on one side; those without one are divided by what they hold."""
+    """By a column, or two, records of one value are in one part; those without a value are split by their content."""
     rows = [{**row, "author": None if number % 3 == 0 else row["author"]} for number, row in enumerate(ROWS)]
     train, valid = (list(part.records()) for part in write_json(tmp_path / "a.jsonl", rows).split(valid=0.3, by="author"))
     authors = [{record["author"] for record in part} - {None} for part in (train, valid)]
@@ -125,7 +125,7 @@ def test_groups_stay_together(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
-    """A misspelt column is named with those there are, and the place."""
+    """A misspelt column is an error with the columns present, and the location."""
     train, _ = write_json(tmp_path / "a.jsonl", ROWS).split(valid=0.3, by="autor")
     message = "^by must name columns that all records have, got 'autor'; there are 'id', 'text', 'author', 'label'"
     with pytest.raises(ValueError, match=message) as info:
@@ -134,7 +134,7 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_shares_of_splits_and_of_splits_of_splits() -> None:
-    """Shares are as asked, and a part is split again as if it were a whole: 60/20/20 in two steps."""
+    """Shares are near the options, and a part is split again like a whole: 60/20/20 in two steps."""
     rows = [{"text": f"text {number}"} for number in range(20_000)]
     rest, test = ss.Generator(rows).split(valid=0.2)
     train, valid = rest.split(valid=0.25)
@@ -164,7 +164,7 @@ def test_classes_have_exact_shares(tmp_path: Path) -> None:
 
 
 def test_what_is_refused() -> None:
-    """Shares that are none, two ways to divide at once, and what are no cuts."""
+    """Shares out of range, two ways to split at once, and invalid cuts are errors."""
     source = ss.Generator(ROWS)
     for shares in ({"valid": 0.0}, {"valid": 1}, {"test": -0.1}, {"valid": 0.5, "test": 1.5}):
         with pytest.raises(ValueError, match=r"(valid|test) must be a share between 0 and 1, got"):
@@ -182,7 +182,7 @@ def test_what_is_refused() -> None:
 
 
 def test_the_rule_is_part_of_a_state(tmp_path: Path) -> None:
-    """A state of one part is refused by another, and by another rule, with the entry's name."""
+    """A state of one part is an error in another, and with another rule, with the entry's name."""
     source = write_json(tmp_path / "a.jsonl", ROWS)
 
     def make(part: ss.Source) -> ss.Loader:
@@ -198,7 +198,7 @@ def test_the_rule_is_part_of_a_state(tmp_path: Path) -> None:
 
 
 class Counted(Dataset[Any]):
-    """Remembers which items were asked for."""
+    """Records the numbers of the items read."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -212,7 +212,7 @@ class Counted(Dataset[Any]):
 
 
 def test_items_of_the_other_side_are_read_once() -> None:
-    """Records read by their numbers come in random order over all, and after an epoch none of another side is read."""
+    """Records read by their numbers are in random order, and after an epoch none of another part is read."""
     data = Counted()
     parts = ss.Generator(data).split(valid=0.2)
     loaders = [ss.Loader(part, ss.Map(lambda table: table.select(["id"])), ss.Unbucketed(16)) for part in parts]

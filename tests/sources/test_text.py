@@ -1,4 +1,4 @@
-"""`TextFiles` reads exactly what reading its files whole gives, for every size of block."""
+"""`TextFiles` reads exactly the records of its whole files, for every size of block."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from seqstream.sources.text import TextFiles, Unit
 BOM = b"\xef\xbb\xbf"
 UNITS: list[Unit] = ["line", "paragraph", "file"]
 
-# Few letters and many ends of lines, so that every border is hit.
+# Few letters and many newlines, so that blocks end in all possible places.
 texts = st.lists(
     st.sampled_from(
         [b"\n", b"\r\n", b"\n\n", b"\r", b"a", b"bc", "é€𝄞".encode(), b"x" * 9, BOM, b" ", b"\n\t \n", "\u3000".encode()]
@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=200, deadline=None)
 @given(contents=st.lists(files, min_size=1, max_size=6), block_bytes=st.integers(1, 40), unit=st.sampled_from(UNITS))
 def test_every_record_once(folder: Path, contents: list[tuple[bool, bytes, bytes]], block_bytes: int, unit: Unit) -> None:
-    """Plain and compressed files in any mix, with any size of block, give the records of the files read whole, in order."""
+    """Plain and compressed files in any mix, with any size of block, have the records of the whole files, in order."""
     source = TextFiles(write_files(folder, contents), unit=unit, block_bytes=block_bytes)
     assert read_texts(source) == [record for _, mark, text in contents for record in oracle(mark + text, unit)]
     check_resume(source)
@@ -99,7 +99,7 @@ def test_every_record_once(folder: Path, contents: list[tuple[bool, bytes, bytes
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_every_border(folder: Path, unit: Unit, end: bytes) -> None:
-    """A border between blocks at each byte of a text in turn changes nothing, with and without a mark at its start."""
+    """A border between blocks at each byte of a text in turn changes nothing, with and without a byte order mark."""
     text = b"||aa||b|bb|||||c\rc||\r|| |d||".replace(b"|", end)
     for data in (text, BOM + text, BOM + text.lstrip(end) + b"e\r"):
         paths = write_files(folder, [(False, b"", data), (False, b"", b""), (True, b"", data), (False, b"", data[:3])])
@@ -111,7 +111,7 @@ def test_every_border(folder: Path, unit: Unit, end: bytes) -> None:
 @pytest.mark.parametrize("blank", [b"", b" ", b"\t \t", b"\r", b"\xc2\xa0", "\u3000\u2003".encode(), b" " * 20_000])
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_blank_lines_of_white_space(tmp_path: Path, blank: bytes, name: str) -> None:
-    """Lines of white space part paragraphs, however long, and wherever blocks end; indented lines stay as they are."""
+    """Lines of white space separate paragraphs, however long, and wherever blocks end; indented lines stay as they are."""
     path = tmp_path / name
     parts = [f"  one {number} \nmore\t".encode() for number in range(9)]
     data = blank + b"\n" + (b"\n" + blank + b"\n").join(parts) + b"\n" + blank
@@ -124,7 +124,7 @@ def test_blank_lines_of_white_space(tmp_path: Path, blank: bytes, name: str) -> 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("block_bytes", [1000, 65_536, 10_000_000])
 def test_long_records(tmp_path: Path, unit: Unit, block_bytes: int) -> None:
-    """Records much longer than a block and than one read are whole, and stand where they begin."""
+    """Records much longer than a block and than one read are whole, and in the block in which they begin."""
     texts = [b"a" * 300_000 + b"\n\n" + b"b" * 5, b"c" * 20_000 + b"\r\n" + b"d" * 70_000 + b"\n\n\n", b"e"]
     paths = [tmp_path / name for name in ("0.txt", "1.txt", "2.txt")]
     for path, text in zip(paths, texts, strict=True):
@@ -134,7 +134,7 @@ def test_long_records(tmp_path: Path, unit: Unit, block_bytes: int) -> None:
 
 
 class CountingSystem:
-    """A file system of local files that counts the bytes it gives."""
+    """A file system of local files that counts the bytes read."""
 
     def __init__(self) -> None:
         self.given = 0
@@ -148,7 +148,7 @@ class CountingSystem:
 
 @pytest.mark.parametrize("rule", [LINES, PARAGRAPHS, FILES])
 def test_middle_of_long_record_costs_its_own_bytes(tmp_path: Path, rule: Rule) -> None:
-    """A range in which no record starts reads itself and a little more, however long the record is that it lies in."""
+    """A range in which no record starts reads itself and a little more, however long its record is."""
     path = tmp_path / "long.txt"
     path.write_bytes(b"x" * 1_000_000)
     system = CountingSystem()
@@ -174,7 +174,7 @@ def test_locate_names_file_and_line(tmp_path: Path, unit: Unit) -> None:
             count = sum(len(table) for table, _ in source.read(shard))
             places += [source.locate(shard << 32 | record) for record in range(count)]
             with pytest.raises(
-                IndexError, match=f"row_id must be of a record of this source, got one behind the end of shard {shard}"
+                IndexError, match=f"row_id must be of a record of this source, got one after the end of shard {shard}"
             ):
                 source.locate(shard << 32 | count)
         assert places == expected
@@ -199,7 +199,7 @@ def test_split_holds_each_record_once(tmp_path: Path) -> None:
 
 
 def test_pickled_source_reads_the_same(tmp_path: Path) -> None:
-    """A source sent to another process reads the same and holds to the sizes found before."""
+    """A source in another process reads the same, and keeps the sizes that were found before."""
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n")
     source = pickle.loads(pickle.dumps(TextFiles(path)))
@@ -211,7 +211,7 @@ def test_pickled_source_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_fingerprint_is_of_the_data(tmp_path: Path) -> None:
-    """A copy in another folder has the same fingerprint; another name, byte, order or way of cutting gives another."""
+    """A copy in another folder has the same fingerprint; another name, byte, order, unit or block size gives another."""
     first, copy = tmp_path / "first", tmp_path / "copy"
     first.mkdir()
     for name in ("a.txt", "b.txt", "c.txt.gz"):
@@ -229,7 +229,7 @@ def test_fingerprint_is_of_the_data(tmp_path: Path) -> None:
 
 
 def test_shards_and_estimate(tmp_path: Path) -> None:
-    """Neighbouring plain files share ranges, each compressed file is a shard, and the estimate counts both."""
+    """Consecutive plain files share ranges, each compressed file is a shard, and the estimate counts both."""
     for name in ("a.txt", "b.txt", "d.txt"):
         (tmp_path / name).write_bytes(b"x" * 150)
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(os.urandom(1000), 0))
@@ -242,7 +242,7 @@ def test_shards_and_estimate(tmp_path: Path) -> None:
 
 
 def test_table_holds_plain_strings(tmp_path: Path) -> None:
-    """A block is a table with one column of strings, named by the field, also where it has no record."""
+    """A block is a table with one column of strings, named by the field, also if it has no record."""
     (tmp_path / "a.txt").write_bytes(b"x" * 10)
     source = TextFiles(tmp_path / "a.txt", field="body", block_bytes=4)
     tables = [table for shard in range(source.num_shards) for table, _ in source.read(shard)]
@@ -274,7 +274,7 @@ def test_memory_url() -> None:
 def test_aligned_lines(
     folder: Path, rows: list[tuple[str, str]], ends: tuple[str, str], compressed: tuple[bool, bool], block_bytes: int
 ) -> None:
-    """Line n of one file comes with line n of the other, however long the lines and however the files are stored."""
+    """Line n of one file is in a record with line n of the other, whatever their lengths and compression."""
     paths = []
     for column, (end, is_compressed) in enumerate(zip(ends, compressed, strict=True)):
         text = "".join(row[column] + end for row in rows).encode()
@@ -293,13 +293,13 @@ def test_aligned_files_of_different_length(tmp_path: Path) -> None:
     for block_bytes in (1, 9, 1000):
         for one, other in (("a", "b"), ("b", "a")):
             source = TextFiles({"x": tmp_path / one, "y": tmp_path / other}, block_bytes=block_bytes)
-            message = f"{tmp_path}/a and {tmp_path}/b must have as many lines, got the end of {tmp_path}/a after line 2"
+            message = f"{tmp_path}/a and {tmp_path}/b must have equally many lines, got the end of {tmp_path}/a after line 2"
             with pytest.raises(ValueError, match=re.escape(message)):
                 read_all(source)
 
 
-def test_aligned_sources_say_where_and_what(tmp_path: Path) -> None:
-    """Aligned files are located by both names, and their fingerprint and estimate know all columns."""
+def test_location_and_fingerprint_of_aligned_files(tmp_path: Path) -> None:
+    """A record of aligned files has the names of both; their fingerprint and estimate are of all columns."""
     for name in ("a", "b"):
         (tmp_path / name).write_text("one\ntwo\n" * (2 if name == "b" else 1))
     source = TextFiles({"x": tmp_path / "a", "y": tmp_path / "b"}, block_bytes=4)
@@ -311,7 +311,7 @@ def test_aligned_sources_say_where_and_what(tmp_path: Path) -> None:
 
 
 def test_print_is_short(tmp_path: Path) -> None:
-    """A source prints as it was written, and a long list of files on one line."""
+    """``repr`` of a source is the code that creates it; a long list of files is on one line."""
     for number in range(9):
         (tmp_path / f"{number}").touch()
     assert repr(TextFiles(tmp_path / "0", unit="file")).startswith(f"TextFiles(paths='{tmp_path}/0', unit='file', field='text'")
@@ -320,7 +320,7 @@ def test_print_is_short(tmp_path: Path) -> None:
 
 
 def test_real_corpora(data: Path) -> None:
-    """Real books come out as Python's own splitting gives them."""
+    """Real books have the records that Python's own splitting returns."""
     paths = sorted(data.rglob("gutenberg/*.txt.gz"))
     assert paths
     for unit in UNITS:

@@ -139,7 +139,7 @@ def test_it_imports_nothing_heavy() -> None:
         import sys
         import numpy as np
         import pyarrow as pa
-        from seqstream.class_labels import ClassLabels
+        from seqstream.stages.class_labels import ClassLabels
         assert "pyarrow.compute" not in sys.modules
         texts = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"pos"))
         made = ClassLabels(["neg", "pos"]).open()([pa.Table.from_arrays([texts], names=["label"])])

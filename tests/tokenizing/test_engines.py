@@ -181,7 +181,7 @@ def test_the_proof_is_quick(bpe_tokenizer: Tokenizer, texts: list[str]) -> None:
 FORK = """
     import os, signal, sys
     import pyarrow as pa
-    from seqstream.tokenizing import Tokenize
+    from seqstream import Tokenize
 
     path, engine = sys.argv[1:]
     stage = Tokenize(path, engine=engine)

@@ -318,7 +318,7 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
         import pathlib, resource
         import torch
         import seqstream as ss
-        from seqstream.fitting import fit_max_tokens
+        from seqstream.tuning.max_tokens import fit_max_tokens
 
         pathlib.Path("text.txt").write_text("a line of words\\n" * 20)
         torch.set_num_threads(1)

@@ -1,1 +1,12 @@
-"""Bytes of files as whole records: found, cut into ranges where records begin, read in chunks, decoded."""
+"""Bytes of files, read and decoded as whole records.
+
+The modules, in the order of the data:
+
+- ``listing``: paths, globs and URLs -> a table of files; ``fingerprints`` identifies them, ``partitions`` reads folder names.
+- ``reading``, ``chunks``: bytes of a file, by range or from its beginning, decompressed.
+- ``encodings``: detection of UTF-16 and UTF-32, for errors.
+- ``boundaries``: where records start and end.
+- ``spans``: whole records of a range of bytes, or of a file from its beginning.
+- ``ranges``, ``aligned``: files cut into shards and blocks, and locations of records.
+- ``decoding``: spans -> columns of text.
+"""

@@ -1,7 +1,7 @@
-"""What a record is: where one starts, where it ends.
+"""Where records start and end in bytes: lines, paragraphs and whole files.
 
-A range of bytes owns the records that start in it; a paragraph starts with the blank lines before it. Whether a record starts
-at a byte is decided by a few bytes around it (`LOOK_BEHIND`), so that a range is read without its neighbours.
+A range of bytes owns the records that start in it; a paragraph starts with the blank lines before it. A few bytes around a byte
+(`LOOK_BEHIND`) decide whether a record starts there, so that a range is read without its neighbours.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from seqstream.arrays import Index
 Buffer: TypeAlias = bytes | bytearray
 
 BOM = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8."""
+
 _SPACE = rb"(?:[ \t\r\x0b\x0c\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)"
-"""White space as ``str.isspace`` has it, but for the newline."""
+"""White space as in ``str.isspace``, without the newline."""
 
 GAP = re.compile(rb"\n(?:%b*+\n)++" % _SPACE)
-"""The end of a paragraph and the blank lines behind it, which hold white space only."""
+"""The end of a paragraph and the blank lines after it, which have white space only."""
 
 LOOK_BEHIND = 8
-"""Bytes before a range that decide whether a record starts with it: at most a letter of white space."""
+"""Bytes before a range that decide whether a record starts with it: a newline, or at most one character of white space."""
 
 LOOK_AHEAD = 16_384
-"""Bytes after a range that are read with it: most last records end there. At least 3 are needed, to know a mark."""
+"""Bytes after a range that are read with it: most last records end there. At least 3, to recognise a byte order mark."""
 
 _LEADING = re.compile(rb"(?:%b*+\n)*+" % _SPACE)
 _BLANK_LINE = re.compile(rb"\n%b*+\n" % _SPACE)
@@ -38,21 +40,22 @@ _NONBLANK = re.compile(rb"^[ \t\r]*[^ \t\r\n]", re.MULTILINE)
 
 
 class Rule(NamedTuple):
-    """What a record is."""
+    """How records are found in bytes."""
 
     begin: Callable[[Buffer, int, int], int]
     """``(buffer, offset of the buffer in its file, at)`` -> first start of a record at or after ``at``, in the buffer."""
     end: Callable[[Buffer, int], int]
     """``(buffer, at)`` -> first end of a record at or after ``at``, in the buffer; -1 if there is none yet."""
     starts: Callable[[bytes], Index]
-    """Whole records, without a mark -> where each of them starts."""
+    """Bytes of whole records, without a byte order mark -> where each record starts, ``int64 (records,)``."""
     is_file: bool = False
+    """Whether a record is a whole file."""
     settled: Callable[[Buffer], int] = len
-    """``(buffer)`` -> how much of it the bytes that follow do not change."""
+    """``(buffer)`` -> the size of its beginning in which further bytes do not change where records start and end."""
 
 
 def newlines(data: bytes) -> Index:
-    """Return where the newlines are."""
+    """Return the offsets of newlines, ``int64 (newlines,)``."""
     return np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
 
 
@@ -84,7 +87,7 @@ def _paragraph_end(buffer: Buffer, at: int) -> int:
 
 
 def _find_gap(buffer: Buffer, at: int, absent: int) -> int:
-    """Return the end of the first line of the first gap whose white space starts at or after ``at``; it holds two newlines."""
+    """Return the offset after the first newline of the first gap whose white space starts at or after ``at``, or ``absent``."""
     found = _BLANK_LINE.search(buffer, at)
     while found:
         if _space_start(buffer, found.start()) >= at:
@@ -102,14 +105,14 @@ def _space_start(buffer: Buffer, stop: int) -> int:
         left = bytes(buffer[begin:stop]).rstrip(_ASCII_SPACES)
         while left.endswith(_WIDE_SPACES):
             left = left[: -2 if left[-2] == 0xC2 else -3].rstrip(_ASCII_SPACES)
-        # A letter of white space may be cut off at the beginning.
+        # A character of white space may be cut at the beginning.
         if begin == 0 or len(left) > 3:
             return begin + len(left)
         size *= 8
 
 
 def _paragraph_settled(buffer: Buffer) -> int:
-    # The last bytes may be a part of a letter of white space.
+    # The last bytes may be part of a character of white space.
     return _space_start(buffer, max(0, len(buffer) - 2))
 
 

@@ -1,4 +1,4 @@
-"""Files read from the front: compressed ones, and those whose size nobody tells."""
+"""Reading of files from their beginning, in chunks: compressed files, and files of unknown size."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import zipfile
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from seqstream.sources.files.listing import UNKNOWN, File, check_unchanged, naming, open_local
+from seqstream.sources.files.listing import UNKNOWN, File
+from seqstream.sources.files.reading import check_unchanged, naming, open_local
 
 _CHUNK_BYTES = 1 << 18
-# A block of zstd is at least 4 bytes and at most 128 KiB of text: even a file of one repeated letter stays bounded.
 _ZSTD_CHUNK_BYTES = 1 << 12
+"""Compressed bytes read at once: 4 bytes of them hold at most 128 KiB of text, so even one repeated letter stays bounded."""
 
 
 def open_chunks(file: File, offset: int = 0) -> Generator[bytes, None, None]:
     """Yield the uncompressed bytes of a file from an offset to its end, in chunks of bounded size, none of them empty.
 
-    A compressed file is decompressed from its front: there is no other way in.
+    A compressed file is always decompressed from its beginning.
 
     Raises:
-        RuntimeError: The file changed or vanished since it was found.
+        RuntimeError: The file has changed since it was found, or is gone.
         ValueError: Compressed data end too early, are damaged, or hold several files.
     """
     with naming(file), _open(file) as raw:
@@ -41,7 +42,7 @@ def _open(file: File) -> Any:
 
 
 class _Reads:
-    """An open file that remembers an error of reading it, to tell it from one of decompressing what was read."""
+    """An open file that keeps an error of reading, to distinguish it from an error of decompression."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -81,8 +82,7 @@ def _decompress(file: File, raw: Any) -> Iterator[bytes]:
             done += len(chunk)
             if chunk:
                 yield chunk
-    # Each decompressor has errors of its own.
-    except Exception as error:
+    except Exception as error:  # each decompressor has its own class of errors
         if reads.error is not None:
             raise reads.error from None
         _check(file, raw)
@@ -102,7 +102,7 @@ def _chunks_of(file: File, raw: Any) -> Iterator[bytes]:
         yield from _zstd_chunks(raw)
         return
     with opener(raw, mode="rb") as text:
-        # What there is, where read would hold it back to raise for what comes after.
+        # read1 returns what is decompressed already; read would raise if the bytes after it are damaged.
         read = getattr(text, "read1", text.read)
         yield from iter(lambda: read(_CHUNK_BYTES), b"")
 
@@ -117,7 +117,7 @@ def _check_single(file: File, raw: Any) -> None:
 
 
 def _zstd_chunks(raw: Any) -> Iterator[bytes]:
-    """Yield the text of all frames: the reader of `zstandard` ends silently after the first, and where a file is cut off."""
+    """Yield the text of all frames; the reader of `zstandard` stops after the first, and without an error where it is cut."""
     import zstandard
 
     frame = None

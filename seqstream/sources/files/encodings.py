@@ -1,4 +1,4 @@
-"""Text in UTF-16 or UTF-32, as Excel and PowerShell write it: told apart from UTF-8 by a file's first bytes."""
+"""Detection of UTF-16 and UTF-32, which Excel and PowerShell write, by the first bytes of a file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from seqstream.sources.files.chunks import open_chunks
 from seqstream.sources.files.listing import File
 
 HEAD_BYTES = 4096
-"""How much of a file tells its encoding."""
+"""First bytes of a file that are examined."""
 
-# The mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32-LE",
     codecs.BOM_UTF32_BE: "UTF-32-BE",
     codecs.BOM_UTF16_LE: "UTF-16-LE",
     codecs.BOM_UTF16_BE: "UTF-16-BE",
 }
+"""Byte order marks; those of UTF-32 are first, as UTF-32-LE begins with the mark of UTF-16-LE."""
+
 _SOME_ZEROS, _FEW_ZEROS = 0.08, 0.05
 _SEVERAL = 8
 
@@ -41,7 +42,7 @@ def wide_encoding_error(file: File, head: bytes | None = None) -> ValueError | N
 
 
 def wide_encoding(head: bytes) -> str | None:
-    """Return the name of the encoding of text whose units have two or four bytes, by the beginning of a file."""
+    """Return ``"UTF-16-LE"`` or another name if the first bytes of a file are in such an encoding, else ``None``."""
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             return name
@@ -53,7 +54,8 @@ def wide_encoding(head: bytes) -> str | None:
             return name
     even, odd = zeros[::2].mean(), zeros[1::2].mean()
     for name, zero, other in (("UTF-16-LE", odd, even), ("UTF-16-BE", even, odd)):
-        # All of Latin has zeros, of other scripts the blanks and the ends of lines; Chinese, with fewest, is no UTF-8.
+        # Every Latin character has a zero byte; in other scripts, spaces and newlines have one. Chinese text, with fewest
+        # zeros, is not valid UTF-8.
         num_zeros = 2 * size * zero
         is_likely = (num_zeros > 1 and zero > 1 - _FEW_ZEROS) or (
             num_zeros > 0 and not _is_utf8(head) if zero < _SOME_ZEROS else num_zeros >= _SEVERAL
@@ -74,7 +76,7 @@ def _head(file: File) -> bytes:
 
 
 def _is_utf8(data: bytes) -> bool:
-    """Return whether bytes, whose last letter may be cut off, are UTF-8."""
+    """Return whether bytes are UTF-8; their last character may be incomplete."""
     return _decodes(data, "utf-8")
 
 

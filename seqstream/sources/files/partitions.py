@@ -1,4 +1,4 @@
-"""Columns in names of folders: ``lang=en/part-0.parquet``, as Hive, Spark and Arrow write tables in parts."""
+"""Columns in names of folders: ``lang=en/part-0.parquet``, the partitions that Hive, Spark and Arrow write."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
 
 @dataclasses.dataclass(frozen=True)
 class Partitions:
-    """What names of folders say of the files in them.
+    """The values that files have in the names of their folders.
 
     Attributes:
-        table: A row for each file.
+        table: A row for each file, a column for each partition.
     """
 
     table: pa.Table
@@ -33,16 +33,16 @@ class Partitions:
 
     @property
     def digest(self) -> str:
-        """A hash of the values, which fingerprints of files leave out with the folders."""
+        """A hash of the values; the fingerprint of the files does not include their folders."""
         return hashlib.blake2b(repr(self.table.to_pydict()).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
     def without(self, names: Sequence[str]) -> Partitions | None:
-        """Return the columns without some, ``None`` if none is left."""
+        """Return the partitions without the columns of some names; ``None`` if none is left."""
         left = [name for name in self.table.column_names if name not in names]
         return Partitions(self.table.select(left)) if left else None
 
     def append(self, table: pa.Table, file: int, names: Sequence[str]) -> pa.Table:
-        """Return records of a file with those of the columns that are named."""
+        """Return records of file number ``file`` with the columns of the partitions that are in ``names``."""
         for name in self.table.column_names:
             if name in names:
                 table = table.append_column(name, pa.repeat(self.table.column(name)[file], len(table)))
@@ -50,9 +50,9 @@ class Partitions:
 
 
 def find_partitions(names: Sequence[str]) -> Partitions | None:
-    """Return the columns that folders in names of files give, ``None`` if there are none.
+    """Return the partitions in names of files; ``None`` if there are none.
 
-    A column holds whole numbers if all values are written as such, else strings; a file in no such folder has none.
+    A column has whole numbers if all its values are whole numbers, else strings; it is null for a file in no such folder.
     """
     if not any("=" in name for name in names):
         return None
@@ -63,19 +63,19 @@ def find_partitions(names: Sequence[str]) -> Partitions | None:
 
 
 def warn_of_partitions(kind: str, names: Sequence[str], present: Callable[[], Sequence[str]]) -> None:
-    """Warn that a source reads no columns from names of folders, where these differ and the files lack the column.
+    """Warn that a source does not read partitions, if files have different values of one that is not a column in them.
 
     Args:
-        kind: The name of the source.
+        kind: The class name of the source.
         names: Names of the files.
-        present: Gives the columns that the files have; called where folders differ only.
+        present: Returns the columns of the files; called only if values differ.
     """
     found = find_partitions(names)
     differing = [] if found is None else [name for name in found.schema.names if len(found.table.column(name).unique()) > 1]
     if differing and (differing := [name for name in differing if name not in present()]):
         shown = ", ".join(map(repr, differing))
         warnings.warn(
-            f"{kind} takes no columns from folders such as {differing[0]}=..., so {shown} is left out; make a source for each "
+            f"{kind} reads no columns from folders such as {differing[0]}=..., so {shown} is left out; make a source for each "
             "folder, write the values into the files, or read Parquet",
             stacklevel=4,
         )

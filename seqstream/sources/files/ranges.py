@@ -1,4 +1,4 @@
-"""Files as shards: ranges of bytes over neighbouring plain files, and streams."""
+"""Files cut into shards: ranges of bytes over consecutive plain files, and whole files that are read from their beginning."""
 
 from __future__ import annotations
 
@@ -8,99 +8,107 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqstream.arrays import Index
+from seqstream.arrays import Index, flat_starts
 from seqstream.options import num_bytes
 from seqstream.records import Json
 from seqstream.sources.blocks import check_counts
 from seqstream.sources.files.boundaries import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
 from seqstream.sources.files.chunks import open_chunks
+from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable
-from seqstream.sources.files.spans import Limits, Piece, read_range, read_stream
+from seqstream.sources.files.spans import ByteSpan, Limits, read_range, read_stream
 from seqstream.sources.locations import Location
 
 RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES}
+"""How records are found, for each unit."""
 
 
 @dataclass(frozen=True)
-class Shards:
-    """Which bytes each shard is.
+class ShardTable:
+    """The bytes of each shard.
 
-    Files follow each other in segments: neighbouring plain files are one segment, cut into ranges of ``block_bytes``
-    wherever files begin and end; a file that is read from its front is a segment and a shard of its own.
+    Consecutive plain files are one segment, which is cut into ranges of ``block_bytes`` wherever files begin and end. A file
+    that is read from its beginning is one segment and one shard.
     """
 
-    segments: Index
-    """First file of each segment."""
-    shards: Index
-    """First shard of each segment, and the number of all shards."""
-    starts: Index
-    """Where each file begins in its segment."""
+    first_files: Index
+    """First file of each segment, and then the number of files, ``int64 (segments + 1,)``."""
+    first_shards: Index
+    """First shard of each segment, and then the number of shards, ``int64 (segments + 1,)``."""
+    file_starts: Index
+    """Where each file begins in its segment, in bytes, ``int64 (files,)``."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files, and how they are cut into shards and records."""
+    """Files, and how they are cut into shards and records.
+
+    Attributes:
+        files: The files.
+        unit: What a record is, a key of `RULES`.
+        limits: Bytes of a range and of a record.
+    """
 
     files: FileTable
     unit: str
     limits: Limits
 
     @functools.cached_property
-    def shards(self) -> Shards:
-        """The layout: a few numbers for each file."""
+    def shards(self) -> ShardTable:
+        """The bytes of each shard: a few numbers for each file."""
         streams, sizes = self.files.streams, np.where(self.files.streams, 0, self.files.sizes)
         begins = streams.copy()
         begins[0] = True
         begins[1:] |= streams[:-1]
         segments = np.flatnonzero(begins)
-        before = np.cumsum(sizes) - sizes
-        starts = before - np.repeat(before[segments], np.diff(segments, append=len(sizes)))
+        offsets = flat_starts(sizes)
+        starts = offsets - np.repeat(offsets[segments], np.diff(segments, append=len(sizes)))
         last = np.append(segments[1:], len(sizes)) - 1
         if self.unit == "file":
-            # A file belongs to the range of its first byte, an empty one at the very end too.
+            # A file is in the range of its first byte; one more range may hold an empty file at the very end.
             ranges = starts[last] // self.limits.block_bytes + 1
         else:
             ranges = -(-(starts[last] + sizes[last]) // self.limits.block_bytes)
         counts = np.where(streams[segments], 1, ranges)
-        return Shards(segments, np.append(0, np.cumsum(counts)), starts)
+        return ShardTable(np.append(segments, len(sizes)), np.append(0, np.cumsum(counts)), starts)
 
     @property
     def num_shards(self) -> int:
         """Number of ranges and streams."""
-        return int(self.shards.shards[-1])
+        return int(self.shards.first_shards[-1])
 
-    def blocks(self, shard: int, state: Json) -> Generator[tuple[list[Piece], Json], None, None]:
-        """Yield the blocks of a shard as pieces of files, each with the state after it."""
-        file = self.files[int(self.shards.segments[self._segment_of(shard)])]
+    def blocks(self, shard: int, state: Json) -> Generator[tuple[list[ByteSpan], Json], None, None]:
+        """Yield the blocks of a shard as spans of files, each block with the state after it."""
+        file = self.files[int(self.shards.first_files[self._segment_of(shard)])]
         if not file.is_stream:
-            yield list(self._range_pieces(shard)), None
+            yield list(self._range_spans(shard)), None
             return
         (start,) = check_counts(state, 1)
-        for piece, offset in read_stream(file, start, RULES[self.unit], self.limits):
-            yield [piece], None if offset is None else [offset]
+        for span, offset in read_stream(file, start, RULES[self.unit], self.limits):
+            yield [span], None if offset is None else [offset]
 
     def approx_bytes(self, shards: Index) -> Index:
-        """Say how many bytes ranges have, ``int64 (n,)``; -1 for streams, of which nobody knows."""
-        segments = np.searchsorted(self.shards.shards, shards, side="right") - 1
-        return np.where(self.files.streams[self.shards.segments[segments]], -1, self.limits.block_bytes)
+        """Return the bytes of shards that are ranges, ``int64 (n,)``; -1 for files that are read from their beginning."""
+        segments = np.searchsorted(self.shards.first_shards, shards, side="right") - 1
+        return np.where(self.files.streams[self.shards.first_files[segments]], -1, self.limits.block_bytes)
 
-    def place(self, shard: int, record: int) -> Location:
-        """Return the file and the line where a record starts; of a file that is one record the first."""
-        for pieces, _ in self.blocks(shard, None):
-            for piece in pieces:
-                starts = piece.starts(RULES[self.unit])
+    def location(self, shard: int, record: int) -> Location:
+        """Return the file and the line where a record starts; line 1 for a record that is a whole file."""
+        for spans, _ in self.blocks(shard, None):
+            for span in spans:
+                starts = span.starts(RULES[self.unit])
                 if record < len(starts):
-                    return Location(piece.file.name, 1 if self.unit == "file" else _line(piece.file, int(starts[record])))
+                    return Location(span.file.name, 1 if self.unit == "file" else _line(span.file, int(starts[record])))
                 record -= len(starts)
-        raise IndexError(f"row_id must be of a record of this source, got one behind the end of shard {shard}")
+        raise IndexError(f"row_id must be of a record of this source, got one after the end of shard {shard}")
 
     def locate(self, shard: int, record: int) -> str:
-        """Name the file and the line where a record starts."""
-        file, line = self.place(shard, record)
+        """Return the file and the line where a record starts, as text for messages."""
+        file, line = self.location(shard, record)
         return file if self.unit == "file" else f"{file}, line {line:,}"
 
     def approx_blocks(self) -> float:
-        """Estimate the number of blocks: a range is one, a compressed file holds some three times its size."""
+        """Estimate the number of blocks: one for a range, and for other files by the estimated size of their text."""
         streams = self.files.streams
         plain = self.num_shards - int(streams.sum())
         if self.unit == "file":
@@ -108,20 +116,20 @@ class Corpus:
         return plain + float(np.maximum(1, self.files.text_bytes[streams] / self.limits.block_bytes).sum())
 
     def fingerprint(self) -> Json:
-        """Say which files these are."""
-        return self.files.fingerprint()
+        """Return what identifies the files, as JSON."""
+        return fingerprint_files(self.files)
 
     def _segment_of(self, shard: int) -> int:
         if not 0 <= shard < self.num_shards:
             raise IndexError(f"shard must be in range({self.num_shards}), got {shard}")
-        return int(np.searchsorted(self.shards.shards, shard, side="right")) - 1
+        return int(np.searchsorted(self.shards.first_shards, shard, side="right")) - 1
 
-    def _range_pieces(self, shard: int) -> Iterator[Piece]:
+    def _range_spans(self, shard: int) -> Iterator[ByteSpan]:
+        """Yield the records of a range, file by file."""
         segment, block_bytes = self._segment_of(shard), self.limits.block_bytes
-        start = (shard - int(self.shards.shards[segment])) * block_bytes
-        first = int(self.shards.segments[segment])
-        behind = int(self.shards.segments[segment + 1]) if segment + 1 < len(self.shards.segments) else len(self.files)
-        starts = self.shards.starts[first:behind]
+        start = (shard - int(self.shards.first_shards[segment])) * block_bytes
+        first, end = self.shards.first_files[segment : segment + 2].tolist()
+        starts = self.shards.file_starts[first:end]
         # From the file that the range begins in to the last that begins in the range.
         is_file = self.unit == "file"
         low = np.searchsorted(starts, start, "left") if is_file else np.searchsorted(starts, start, "right") - 1
@@ -131,15 +139,20 @@ class Corpus:
             inside = start - int(starts[index])
             if file.size == 0 and not is_file:
                 continue
-            piece = read_range(file, max(0, inside), min(file.size, inside + block_bytes), RULES[self.unit], self.limits)
-            if piece is not None:
-                yield piece
+            span = read_range(file, max(0, inside), min(file.size, inside + block_bytes), RULES[self.unit], self.limits)
+            if span is not None:
+                yield span
 
 
 def make_limits(block_bytes: int, max_record_bytes: int) -> Limits:
-    """Check how much may be read at once."""
+    """Check the options ``block_bytes`` and ``max_record_bytes``.
+
+    Raises:
+        TypeError: One is not a whole number.
+        ValueError: One is less than 1, or a block of long records could exceed 2 GiB.
+    """
     block_bytes, max_record_bytes = num_bytes("block_bytes", block_bytes), num_bytes("max_record_bytes", max_record_bytes)
-    # Arrow counts the bytes of a column of text in 31 bits.
+    # Offsets in a column of text are int32.
     if block_bytes + 2 * max_record_bytes >= 1 << 31:
         raise ValueError(
             f"block_bytes + 2 * max_record_bytes must be below 2 GiB, got {block_bytes:,} + 2 * {max_record_bytes:,}"
@@ -147,12 +160,16 @@ def make_limits(block_bytes: int, max_record_bytes: int) -> Limits:
     return Limits(block_bytes, max_record_bytes)
 
 
-def place(file: File, offset: int) -> str:
-    """Name the line of a file that holds a byte: ``corpus/a.txt, line 17``. Reads the file up to there."""
+def locate_byte(file: File, offset: int) -> str:
+    """Return the file and the line of a byte, as text for messages: ``corpus/a.txt, line 17``. Reads the file up to there."""
     return f"{file.name}, line {_line(file, offset):,}"
 
 
+place = locate_byte
+
+
 def _line(file: File, offset: int) -> int:
+    """Return the number of the line, from 1, that a byte is in."""
     line, position = 1, 0
     for chunk in open_chunks(file):
         line += chunk.count(b"\n", 0, offset - position)

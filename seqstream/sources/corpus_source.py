@@ -1,0 +1,43 @@
+"""The members that sources of text files share: their shards are those of a corpus of files."""
+
+from __future__ import annotations
+
+import abc
+import functools
+
+from seqstream.arrays import Index
+from seqstream.records import Json, split_row_id
+from seqstream.sources.files.aligned import Aligned
+from seqstream.sources.files.ranges import Corpus
+from seqstream.sources.locations import Location
+from seqstream.sources.source import Source
+
+
+class CorpusSource(Source):
+    """A source whose shards are those of a corpus of files."""
+
+    @property
+    @abc.abstractmethod
+    def _corpus(self) -> Corpus | Aligned:
+        """The files, and how they are cut into shards and blocks."""
+
+    @property
+    def num_shards(self) -> int:
+        return self._corpus.num_shards
+
+    def locate(self, row_id: int) -> str:
+        return self._corpus.locate(*split_row_id(row_id))
+
+    def place(self, row_id: int) -> Location:
+        return self._corpus.location(*split_row_id(row_id))
+
+    def approx_bytes(self, shards: Index) -> Index:
+        return self._corpus.approx_bytes(shards)
+
+    def approx_blocks(self) -> float:
+        return self._corpus.approx_blocks()
+
+    @functools.cached_property
+    def _files(self) -> Json:
+        """What identifies the files, for fingerprints."""
+        return self._corpus.fingerprint()
