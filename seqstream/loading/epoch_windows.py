@@ -50,7 +50,7 @@ class EpochWindow:
 
 
 class EpochWindows:
-    """Builds the windows of one iteration; one thread uses it.
+    """Builds the windows of one iteration. Only one thread may use it.
 
     Args:
         epochs: What is read.
@@ -58,7 +58,7 @@ class EpochWindows:
         calibration: What is known of the data.
         sharing: The ranks that share windows, and the policy for uneven steps.
         guard: Called between steps that take time; raises to stop.
-        class_watch: Looks at windows for batches of one class; ``None`` for no such warning.
+        class_watch: Checks the windows for batches of one class; ``None`` for no such warning.
 
     Attributes:
         calibration: What is known by now.
@@ -85,7 +85,7 @@ class EpochWindows:
     def read(self, start: Position) -> Iterator[EpochWindow]:
         """Yield the windows from a position on, over epochs.
 
-        A window of no batches is passed over, unless it is the last of all; what it counted is counted by the next.
+        A window without batches is left out, unless it is the last of all; its counts are added to those of the next.
         """
         counts = Counter[str]()
         empty: EpochWindow | None = None
@@ -100,7 +100,7 @@ class EpochWindows:
             yield empty
 
     def calibrate(self) -> None:
-        """Learn what a run that began at epoch 0 knows, from the first window there that has batches."""
+        """Learn what a run that began at epoch 0 knows, from its first window that has batches."""
         ahead, first = peek(self._epochs.blocks_from(0, Cursor()))
         self._choose_engines(first)
         settings = dataclasses.replace(
@@ -112,6 +112,7 @@ class EpochWindows:
                 break
 
     def _read_epochs(self, start: Position) -> Iterator[EpochWindow]:
+        """Yield all windows from a position on, also those without batches."""
         yield from self._read_epoch(start)
         later = itertools.count(start.epoch + 1) if start.until is None else range(start.epoch + 1, start.until)
         for epoch in later:
@@ -132,6 +133,7 @@ class EpochWindows:
             first=sizes,
             spec=self._spec_from(start, is_first=is_whole and start.epoch == 0 and not begin.served),
         )
+        is_one_shard = epochs.arguments.shuffle and epochs.source.num_shards == 1 and not epochs.is_by_row
         num_batches = 0
         counts: Counter[str] = Counter()
         for window in read_windows(ahead, begin, settings):
@@ -145,12 +147,7 @@ class EpochWindows:
             num_batches += len(window.plan)
             counts.update(window.counts)
             yield EpochWindow(dataclasses.replace(start, window=window.start), window, self.calibration)
-            if (
-                window.following is not None
-                and epochs.arguments.shuffle
-                and epochs.source.num_shards == 1
-                and not epochs.is_by_row
-            ):
+            if window.following is not None and is_one_shard:
                 _log_one_shard()
         if is_whole and not num_batches:
             raise ValueError(explain_no_rows(counts))
@@ -169,6 +166,7 @@ class EpochWindows:
         return self.calibration.fit(self._epochs.spec)
 
     def _choose_engines(self, first: Sequence[ReadBlock]) -> None:
+        """Choose engines by the first records, unless they are chosen."""
         if self.calibration.engines is None:
             self.calibration = dataclasses.replace(self.calibration, engines=self._epochs.choose_engines(first))
 

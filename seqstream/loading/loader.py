@@ -70,7 +70,8 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         pin_memory: Whether batches pass through page-locked memory; ``None`` for only on the way to CUDA.
         on_batch: A function ``Batch -> Batch`` that runs ahead of the consumer, such as `CausalLabels` or `MaskTokens`. Its
             random numbers, from `Batch.generator`, are the same after every resume. Rows without any label are dropped, so that
-            no batch has a loss of NaN: rows of which all labels are -100, or which are too short for these functions.
+            no batch has a loss of NaN: rows of which all labels are -100, or which are too short for these functions. Ranks
+            count labels by the attribute ``label_rule`` of the function; one that wraps another must pass that on.
         pad_values: What padding holds, by column. By default the padding token of the tokenizer, else 0; and -100 for labels:
             ``label``, ``labels``, ``label_ids``, names that end in these, and columns of `ClassLabels`.
         padding_side: ``"right"`` or ``"left"``; by default the ``padding_side`` of the tokenizer, else right. `Pack` pads the

@@ -38,7 +38,7 @@ class PreparedBatch:
     Attributes:
         batch: What the consumer gets.
         position: Where the run is after it.
-        calibration: What is known of the data when it is served.
+        calibration: What is known of the data once it is served.
         counts: Records by outcome since the batch before.
         event: Happens when its copy to the device has ended.
         is_meeting: Whether ranks share the next window before this batch is handed out.
@@ -53,7 +53,7 @@ class PreparedBatch:
 
 
 class Pipeline:
-    """Makes batches from a position on: all that a loader is but its progress.
+    """Makes batches from any position on, in threads and worker processes.
 
     Args:
         epochs: What is read.
@@ -131,10 +131,10 @@ class Pipeline:
         go_on: Callable[[], None],
         left: int = 0,
     ) -> Iterator[PreparedBatch]:
-        """Yield the batches of windows; ``go_on`` is called when the next window may be built.
+        """Yield the batches of windows, and call ``go_on`` when the next window may be built.
 
-        That is once the first batch of this window is out: at the same time, the two would take the processor from each other
-        while the consumer waits. When ``left`` batches are left, ranks share the next window, which must be under way.
+        That is after the first batch of this window: built at the same time, the two would compete for the processor while the
+        consumer waits. When ``left`` batches are left, ranks share the next window, which must be under way by then.
         """
         position = start
         counts: Counter[str] = Counter()

@@ -76,21 +76,26 @@ def _sample_shards(source: Source) -> tuple[list[pa.Table], float]:
 
 
 def _read_all(source: Source, guess: float) -> tuple[list[pa.Table], float]:
-    """Read shards in random order, up to a limit; return some of their blocks, and about how many bytes all shards have."""
+    """Read shards in random order, up to a limit; return some of their blocks, and about how many bytes all shards have.
+
+    Args:
+        source: Its shards have several blocks each.
+        guess: About how many blocks all shards have.
+    """
     kept: list[pa.Table] = []
-    step, num_seen, num_bytes, bytes_of_read_shards = 1, 0, 0, 0
+    step, num_blocks, num_bytes, bytes_of_shards = 1, 0, 0, 0
     for number, shard in enumerate(shuffled(source.num_shards, "estimate").tolist()):
         for table in _tables(source, shard):
-            if num_seen % step == 0 and len(table):
+            if num_blocks % step == 0 and len(table):
                 kept.append(table)
-            num_seen, num_bytes = num_seen + 1, num_bytes + table.nbytes
+            num_blocks, num_bytes = num_blocks + 1, num_bytes + table.nbytes
             if len(kept) > 2 * _NUM_BLOCKS:
                 kept, step = kept[::2], 2 * step
+            if num_bytes > _READ_BYTES and number:
+                return kept, bytes_of_shards / number * source.num_shards
             if num_bytes > _READ_BYTES:
-                return kept, bytes_of_read_shards / number * source.num_shards if number else num_bytes / num_seen * max(
-                    guess, num_seen
-                )
-        bytes_of_read_shards = num_bytes
+                return kept, num_bytes / num_blocks * max(guess, num_blocks)
+        bytes_of_shards = num_bytes
     return kept, float(num_bytes)
 
 
