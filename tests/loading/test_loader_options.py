@@ -202,7 +202,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def test_options_cannot_be_changed() -> None:
-    """A state says with which options it was saved, so those of a loader stay; the error says what to do."""
+    """A state must name the options that made the batches, so those of a loader stay; the error says what to do."""
     loader = loader_of()
     expected = [batch.row_ids.tolist() for batch in loader_of()]
     state = loader.state_dict()

@@ -137,7 +137,7 @@ def test_whatever_is_raised_reaches_the_consumer(stop_signal: StopSignal, error:
 
 
 def test_closing_ends_a_producer_that_is_ahead() -> None:
-    """It waits for room that nobody will make."""
+    """It waits for room that will never be there."""
     stop_signal = StopSignal()
     made = ahead(iter(range(100)), 2, stop_signal)
     assert next(made) == 0
@@ -148,7 +148,7 @@ def test_closing_ends_a_producer_that_is_ahead() -> None:
 
 
 def test_closing_ends_a_consumer_that_waits() -> None:
-    """A consumer in another thread that waits for an item hears that there will be none."""
+    """A consumer in another thread that waits for an item gets `StoppedError`."""
     stop_signal = StopSignal()
     goes_on = threading.Event()
     heard: list[BaseException] = []
@@ -197,7 +197,7 @@ def test_an_error_passes_through_a_chain(stop_signal: StopSignal) -> None:
 
 
 def test_what_is_off_stays_off() -> None:
-    """Nothing starts any more, what checks is told, and turning off again is fine; items that were ready may still be taken."""
+    """No thread starts any more, `check` raises, and a second `stop` does nothing; items that were ready may still be taken."""
     stop_signal = StopSignal()
     made = ahead(iter([1, 2, 3]), 2, stop_signal)
     wait_until(lambda: made._ready.qsize() == 2)

@@ -153,7 +153,7 @@ def test_what_is_no_dict_inside_of_a_state_is_refused(name: str, value: Any) -> 
 
 
 def test_a_state_of_an_earlier_version_is_refused() -> None:
-    """Before anything is said of its entries, with what to do."""
+    """Before its entries are checked; the error says what to do."""
     message = (
         "^state is of version 1, saved by an earlier version of seqstream, and cannot be read: rows come in another order "
         r"since; start the epoch anew with set_epoch\(\), or finish the run with the earlier version$"
@@ -301,7 +301,7 @@ def test_each_entry_that_differs_is_named(fingerprint: Any, seed: int, message: 
 
 
 def test_other_stages_are_accepted_unless_strict() -> None:
-    """With ``strict=False`` source, seed and order must agree, and nothing else; the answer says whether all does."""
+    """With ``strict=False`` source, seed and order must agree, and nothing else; the result is whether all entries do."""
     assert not check_same(SAVED, {"seed": 1, **changed("stage 1", max_length=9)}, strict=False)
     assert not check_same(SAVED, {"seed": 1, **changed("batches", max_tokens=9)}, strict=False)
     for fingerprint, seed, entry in (
