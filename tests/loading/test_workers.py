@@ -29,6 +29,7 @@ import torch
 import seqstream as ss
 from seqstream import testing
 from seqstream.arrow import from_buffer, to_buffer
+from tests.helpers.states import with_entry
 
 Texts = list[str]
 
@@ -180,7 +181,7 @@ def test_an_error_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
         raise error
 
     loader = ss.Loader(corpus(tmp_path), ss.Map(raising), ss.Tokenize(letters), ss.Bucket(batch_size=4), num_workers=1)
-    loader.load_state_dict({**loader.state_dict(), "engine": {"input_ids": "function"}})
+    loader.load_state_dict(with_entry(loader.state_dict(), "calibration.engines", {"input_ids": "function"}))
     with pytest.raises(RuntimeError, match="ValueError: of a lambda\nin a worker process:"):
         list(loader)
 
