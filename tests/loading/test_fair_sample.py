@@ -18,6 +18,7 @@ from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.shuffling import shuffled
+from seqstream.testing import laws
 
 Turns = Callable[..., npt.NDArray[np.int64]]
 
@@ -116,7 +117,7 @@ def test_what_is_too_coarse_is_left_out(spec: BatchSpec, options: Any, monkeypat
 def test_loaders_are_checked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """`check_loader`, which authors of sources call, has it among its laws."""
     with_turns(monkeypatch, by_length)
-    monkeypatch.setattr(testing, "FEWEST_BATCHES", 24)
+    monkeypatch.setattr(laws, "FEWEST_BATCHES", 24)
     make = functools.partial(make_loader, ss.Bucket(40), [*range(1, 11)] * 20, prefetch=0)
     with pytest.raises(AssertionError, match="octile"):
         testing.check_loader(make)
@@ -126,7 +127,7 @@ def test_loaders_are_checked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def octiles(lengths: list[int]) -> Lengths:
     """Return how much of each batch is in each octile."""
-    return testing._octiles_of(np.array(lengths, dtype=np.float64))
+    return laws._octiles_of(np.array(lengths, dtype=np.float64))
 
 
 def test_octiles_by_hand() -> None:
