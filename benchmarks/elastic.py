@@ -20,7 +20,7 @@ from benchmarks.harness.proven_engine import Proven, prove
 from benchmarks.harness.records import Record, Target
 from benchmarks.harness.settings import Settings
 from benchmarks.harness.simulated_ranks import tokenise
-from seqstream.loading.state import Position
+from seqstream.loading.state import read_state
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.testing.rank_threads import Options, run_ranks
@@ -76,9 +76,15 @@ def _states(source: ss.TextFiles, proven: Proven) -> tuple[int, dict[str, Json]]
         return [loader.state_dict() for _ in loader]
 
     states, *_ = run_ranks(WORLD_SIZE, run)
-    windows = [list(window) for _, window in itertools.groupby(states, key=lambda state: (state["position"], state["skip"]))]
+    windows = [list(window) for _, window in itertools.groupby(states, key=_window_of)]
     longest = max(windows, key=len)
     return max(len(json.dumps(state).encode()) for state in states), longest[len(longest) // 2]
+
+
+def _window_of(state: dict[str, Json]) -> tuple[Json, int]:
+    """Return what the states of one window have in common."""
+    window = state["position"]["window"]
+    return window["cursor"], window["skip"]
 
 
 def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
@@ -103,8 +109,8 @@ def _saving(source: ss.TextFiles, proven: Proven) -> tuple[float, float]:
 def _tokenise(source: ss.TextFiles, proven: Proven, state: dict[str, Json]) -> float:
     """Return the seconds of reading and tokenising the window of a state, several blocks at a time as in a loader."""
     stage = proven.open()
-    window = Position.from_json(state).window
-    order = EvenOrder(source.num_shards, state["seed"], state["epoch"], "shards")
+    window = read_state(state).position.window
+    order = EvenOrder(source.num_shards, state["seed"], state["position"]["epoch"], "shards")
     begun = time.perf_counter()
     blocks = itertools.islice(read_blocks(source, order, window.cursor), window.blocks)
     tokenise((block.table for block in blocks), stage)

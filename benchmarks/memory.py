@@ -103,7 +103,7 @@ def _peak(text: Path, tokenizer: Path, window_batches: int | None, epochs: int) 
     before = _forget_peak()
     bucket = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=window_batches)
     loader = prove(tokenizer).loader(ss.TextFiles(str(text)), bucket, epochs=epochs)
-    windows = {batch.window for batch in loader if batch.state["epoch"] >= epochs - 1}
+    windows = {batch.window for batch in loader if batch.state["position"]["epoch"] >= epochs - 1}
     return Peak(_peak_bytes() - before, len(windows))
 
 

@@ -1,1 +1,18 @@
-"""The moving part: a loader, its threads, its workers and its state."""
+"""The loader: it turns a source and stages into batches, and is the only part that moves.
+
+Its modules, in the order of what happens:
+
+Made once: `loader` with its arguments (`arguments`, `read_only`), `epochs` (what each epoch reads, and in which order).
+
+For each window: `epoch_windows` builds it, after ranks agree on their data (`rank_agreement`), with stages that run here or in
+processes (`stage_runner`, `workers`, `process_pool`, `process_start`, `worker_process`). The first window gives the
+`calibration`, and warnings (`first_window_warnings`, `class_mixing`).
+
+For each batch: `pipeline` collates it and sends it to the `device`, in threads (`prefetch`) whose collectives the consumer's
+thread calls (`collective_relay`). `iteration` hands it out and moves `progress`: the position and the `stats`.
+
+Asked for: `state` writes and reads states, and `fingerprints` compares them with a loader; `estimates` counts steps and shapes
+from a sample (`sampling`). `iterable` stands alone: generators for the ``DataLoader`` of PyTorch.
+
+May import from `batches` and all folders below it.
+"""

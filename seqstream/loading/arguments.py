@@ -1,40 +1,177 @@
-"""Telling a loader's stages apart, and refusing those that cannot go together before anything is read."""
+"""Checks the arguments of a loader when it is made, before anything is read: its options, its stages, and how these fit."""
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from multiprocessing.context import BaseContext
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
+from seqstream.batches.batch import Batch
+from seqstream.batches.padding import Padding
+from seqstream.distributed.collectives import AllGather, check_ranks
+from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
+from seqstream.planning.rank_shares import UNEVEN, Uneven
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import IGNORE_INDEX, OpenStage
 from seqstream.sources.source import Source
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.map_filter import Filter, Map
+from seqstream.stages.row_labels import LabelRule
 from seqstream.tokenizing.stage import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
 
+_MOST_ACCUMULATED = 1 << 20
 
-def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataStage, ...], BatchSpec]:
-    """Tell the stages that data meets from the batch spec that ends them.
+
+@dataclasses.dataclass(frozen=True)
+class WorkerOptions:
+    """What runs the stages besides the process of the loader.
+
+    Attributes:
+        num_workers: Number of worker processes; with an ``executor``, how many blocks it has at a time, 0 for one per core.
+        context: Start method or context of ``multiprocessing``; ``None`` for the default of Python.
+        executor: Runs the blocks instead of processes that the loader starts.
+    """
+
+    num_workers: int = 0
+    context: str | BaseContext | None = None
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        methods = multiprocessing.get_all_start_methods()
+        if self.context is not None and not isinstance(self.context, BaseContext) and self.context not in methods:
+            known = ", ".join(map(repr, methods))
+            raise ValueError(f"multiprocessing_context must be one of {known}, a context or None, got {self.context!r}")
+        if self.executor is not None and not isinstance(self.executor, Executor):
+            raise TypeError(
+                "executor must be a concurrent.futures.Executor such as ProcessPoolExecutor(2), got "
+                f"{type(self.executor).__name__}"
+            )
+
+    def __bool__(self) -> bool:
+        return self.num_workers > 0 or self.executor is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderArguments:
+    """The arguments of a loader, its options checked and as plain Python values; `Loader` documents them.
 
     Raises:
-        TypeError: One of them is no stage, or the source is none.
-        ValueError: The batch spec is missing or not the last, or there are two tokenisers.
+        TypeError: An option has the wrong type.
+        ValueError: An option has a value that is not allowed.
     """
-    if not isinstance(source, Source):
+
+    source: Source
+    stages: tuple[DataStage | BatchSpec, ...]
+    seed: int
+    shuffle: bool
+    epochs: int | None
+    accumulate: int
+    num_workers: int
+    multiprocessing_context: str | BaseContext | None
+    executor: Executor | None
+    workers: dataclasses.InitVar[int | None]
+    prefetch: int
+    device: torch.device | None
+    pin_memory: bool | None
+    on_batch: Callable[[Batch], Batch] | None
+    pad_values: dict[str, float]
+    padding_side: str | None
+    layout: str
+    progress: bool
+    rank: int | None
+    world_size: int | None
+    all_gather: AllGather | None
+    uneven: Uneven
+    worker_options: WorkerOptions = dataclasses.field(init=False)
+
+    def __post_init__(self, workers: int | None) -> None:
+        one_of("uneven", self.uneven, UNEVEN)
+        rank, world_size = check_ranks(self.rank, self.world_size, self.all_gather)
+        name, num_workers = ("num_workers", self.num_workers) if workers is None else ("workers", workers)
+        num_workers = whole_number(name, num_workers, least=0, rule="0 or more processes")
+        epochs_rule = "a positive number or None for no end"
+        one_of("padding_side", self.padding_side, (None, "right", "left"))
+        one_of("layout", self.layout, ("padded", "jagged"))
+        function_or_none("on_batch", self.on_batch)
+        self.__dict__.update(
+            seed=whole_number("seed", self.seed),
+            shuffle=yes_or_no("shuffle", self.shuffle),
+            progress=yes_or_no("progress", self.progress),
+            epochs=None if self.epochs is None else whole_number("epochs", self.epochs, least=1, rule=epochs_rule),
+            accumulate=whole_number(
+                "accumulate", self.accumulate, least=1, most=_MOST_ACCUMULATED, rule="a positive whole number"
+            ),
+            num_workers=num_workers,
+            worker_options=WorkerOptions(num_workers, self.multiprocessing_context, self.executor),
+            prefetch=whole_number("prefetch", self.prefetch, least=0, rule="0 or more batches"),
+            pin_memory=None if self.pin_memory is None else yes_or_no("pin_memory", self.pin_memory),
+            pad_values=padding_values(self.pad_values),
+            device=device_of(self.device),
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.executor is not None:
+            raise TypeError("a Loader with executor= cannot be copied or pickled; make it where it is used, or set num_workers")
+        return self.__dict__
+
+    @property
+    def label_rule(self) -> LabelRule | None:
+        """Which labels ``on_batch`` makes; ``None`` where that is not known before it runs."""
+        return LabelRule() if self.on_batch is None else getattr(self.on_batch, "label_rule", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParsedStages:
+    """The stages of a loader, and what follows from all of them together.
+
+    Attributes:
+        data_stages: The stages that records pass through, in order.
+        spec: How rows become batches, completed by what the tokenizer decides.
+        max_length: Longest row that the stages let pass, in tokens; ``None`` for no limit.
+        padding: What padding holds in each column, and on which side it is.
+        empty_fill: The token that a row without tokens gets; ``None`` where such rows are dropped.
+        is_tokenized: Whether there is a `Tokenize`, so that the source gives text.
+    """
+
+    data_stages: tuple[DataStage, ...]
+    spec: BatchSpec
+    max_length: int | None
+    padding: Padding
+    empty_fill: int | None
+    is_tokenized: bool
+
+
+def parse_stages(arguments: LoaderArguments) -> ParsedStages:
+    """Separate the stages of the data from the batch spec, which is the last, and derive what both decide.
+
+    Raises:
+        TypeError: A stage or the source has the wrong type.
+        ValueError: The batch spec is missing or is not the last, or there are two tokenizers.
+
+    Warns:
+        UserWarning: A long row would stop the run, or tokenizers pad on different sides.
+    """
+    if not isinstance(arguments.source, Source):
+        kind = type(arguments.source).__name__
         raise TypeError(
-            f"source must be a seqstream source such as TextFiles, HFDataset or Generator, got {type(source).__name__}; "
+            f"source must be a seqstream source such as TextFiles, HFDataset or Generator, got {kind}; "
             f"wrap it, for example Generator(...)"
         )
-    *data_stages, spec = stages or (None,)
+    *data_stages, spec = arguments.stages or (None,)
     if not isinstance(spec, Bucket | Unbucketed | Pack):
         raise ValueError(f"stages must end with Bucket, Pack or Unbucketed, which says how rows become batches, got {spec!r}")
     known = tuple(stage for stage in data_stages if isinstance(stage, DataStage))
@@ -46,49 +183,57 @@ def parse_stages(source: Source, stages: Sequence[object]) -> tuple[tuple[DataSt
         raise ValueError(
             f"stages must have one Tokenize, got {len(tokenizers)}; tokenise several fields with Tokenize({{field: tokenizer}})"
         )
-    return known, _completed(spec, tokenizers[0] if tokenizers else None, longest_row(known), _sides(known))
+    tokenize = tokenizers[0] if tokenizers else None
+    max_length = longest_row(known)
+    spec = _complete(spec, tokenize, max_length, _sides(known))
+    padding = Padding({**_pad_values(known), **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side))
+    keeps_empty = tokenize is not None and tokenize.empty == "keep"
+    empty_fill = int(padding.value("input_ids")) if keeps_empty else None
+    return ParsedStages(known, spec, max_length, padding, empty_fill, tokenize is not None)
 
 
 def longest_row(stages: Sequence[DataStage]) -> int | None:
-    """Return the longest row that stages let pass, ``None`` if they set no limit."""
+    """Return the length of the longest row that stages let pass, in tokens; ``None`` if they set no limit."""
     return next((stage.max_length for stage in stages if isinstance(stage, Tokenize)), None)
 
 
 def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
-    """Open stages with the engines that were chosen for them."""
+    """Open stages, each tokenizer with the engine that was chosen for its column."""
     return tuple(stage.open(engines) if isinstance(stage, Tokenize) else stage.open() for stage in stages)
 
 
-def pad_tokens(stages: Sequence[DataStage]) -> dict[str, int]:
+def _pad_values(stages: Sequence[DataStage]) -> dict[str, float]:
     """Return the padding token of each column of ids whose tokenizer has one, and -100 for columns of classes."""
-    tokenizers = (stage for stage in stages if isinstance(stage, Tokenize))
-    classes = {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
-    return classes | {column: token for stage in tokenizers for column, token in stage.pad_values().items()}
+    found: dict[str, float] = {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
+    for stage in stages:
+        if isinstance(stage, Tokenize):
+            found.update(stage.pad_values())
+    return found
 
 
-def find_padding_side(stages: Sequence[DataStage], given: str | None) -> str:
-    """Return where padding goes: where the user says, else where the tokenizers pad.
+def _padding_side(tokenize: Tokenize | None, given: str | None) -> str:
+    """Return the side that the user gives, else the side on which the tokenizers pad.
 
     Warns:
         UserWarning: The tokenizers disagree.
     """
-    sides = {column: side for stage in stages if isinstance(stage, Tokenize) for column, side in stage.padding_sides().items()}
+    sides = {} if tokenize is None else tokenize.padding_sides()
     if given is not None:
         return given
     if len(set(sides.values())) > 1:
         message = f"tokenizers pad on different sides, {sides}; the loader pads all columns on the right"
-        warnings.warn(f"{message}, set Loader(padding_side=...) to choose", stacklevel=3)
+        warnings.warn(f"{message}, set Loader(padding_side=...) to choose", stacklevel=4)
         return "right"
     return next(iter(sides.values()), "right")
 
 
-def _completed(
+def _complete(
     spec: Bucket | Unbucketed | Pack, tokenize: Tokenize | None, max_length: int | None, sides: tuple[str, ...]
 ) -> BatchSpec:
-    """Return the batch spec with what follows from the tokeniser.
+    """Return the batch spec with what follows from the tokenizer.
 
     Raises:
-        ValueError: The two cannot go together.
+        ValueError: The spec and the tokenizer contradict each other.
     """
     if isinstance(spec, Bucket):
         if spec.columns is None and sides:
@@ -111,7 +256,7 @@ def _completed(
 
 
 def _warn_of_long_rows(spec: Bucket | Unbucketed | Pack, max_length: int | None) -> None:
-    """Warn at the start of what would stop a run in the middle."""
+    """Warn when the loader is made of rows that would stop a run in the middle."""
     limit = "row_length" if isinstance(spec, Pack) else "max_tokens"
     most = getattr(spec, limit, None)
     is_cut = isinstance(spec, Pack) and spec.overflow != "error"
@@ -126,9 +271,9 @@ def _warn_of_long_rows(spec: Bucket | Unbucketed | Pack, max_length: int | None)
 
 
 def _sides(stages: Sequence[DataStage]) -> tuple[str, ...]:
-    """Return the columns of ids that the budget counts: those made of text, and not a vector that is beside it.
+    """Return the columns of ids that the budget counts: those that `Tokenize` makes, and no vector beside them.
 
-    A function that comes after may rename the only one, or make other sequences of it; none is known then.
+    A later `Map` may rename the only column of ids, or make other sequences of it; then no column is known.
     """
     sides: tuple[str, ...] = ()
     for stage in stages:

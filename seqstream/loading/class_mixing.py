@@ -1,9 +1,9 @@
-"""Whether batches hold one class each, which a model cannot learn from: found in the first windows, and said with numbers."""
+"""A warning for batches of one class each, from which a model learns little; it looks at the first windows."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,26 +11,24 @@ import pyarrow as pa
 from seqstream.arrays import Index
 from seqstream.arrow import to_arrow
 from seqstream.windows.columns import Column, Dense, Objects
-
-if TYPE_CHECKING:
-    from seqstream.windows.window import Window
+from seqstream.windows.window import Window
 
 _BATCHES = 64
-"""How many batches of a window are looked at."""
+"""How many batches of a window are checked."""
 
 _FEWEST_ROWS = 4
 """Smaller batches often hold one class by chance."""
 
 _WINDOWS = 4
-"""How many windows are looked at."""
+"""How many windows are checked."""
 
 _logger = logging.getLogger("seqstream")
 
 
 class ClassWatch:
-    """Looks at the first windows of a run, and says once that most of their batches hold one value of a column of classes.
+    """Checks the first windows of a loader, and logs once that most batches hold one value of a column of classes.
 
-    A window in which a column has one value only says nothing, unless the next has another one.
+    A window in which a column has one value counts only if another window has another value.
     """
 
     def __init__(self) -> None:
@@ -38,7 +36,7 @@ class ClassWatch:
         self._constant: dict[str, Any] = {}
 
     def look(self, window: Window) -> None:
-        """Look at a window, as long as few were looked at and nothing was found."""
+        """Check a window, until a few were checked or something was found."""
         if not self._left or not len(window.plan):
             return
         self._left -= 1
@@ -59,14 +57,21 @@ class ClassWatch:
                 return
 
     def _describe(self, name: str, column: Column, batches: list[Index]) -> str | None:
+        """Return what is wrong with a column, with numbers; ``None`` if nothing is, or if it has no classes.
+
+        Args:
+            name: Name of the column.
+            column: All rows of a window.
+            batches: ``int64 (n,)`` each, the rows of some batches.
+        """
         values = _values(column, np.concatenate(batches))
         if values is None:
             return None
         distinct, codes = np.unique(values, return_inverse=True)
         if len(distinct) == 1:
-            now = distinct[0].item()
-            before = self._constant.setdefault(name, now)
-            return None if before == now else f"a window holds {name}={before!r} alone, a later one {now!r}"
+            value = distinct[0].item()
+            before = self._constant.setdefault(name, value)
+            return None if before == value else f"a window holds {name}={before!r} alone, a later one {value!r}"
         cuts = np.cumsum([0, *map(len, batches[:-1])])
         single = int((np.maximum.reduceat(codes, cuts) == np.minimum.reduceat(codes, cuts)).sum())
         if len(distinct) > len(values) / _FEWEST_ROWS or 2 * single <= len(batches):
@@ -77,7 +82,7 @@ class ClassWatch:
 
 
 def _values(column: Column, rows: Index) -> Any:
-    """Return the values of rows, if they may be classes: whole numbers, booleans or texts, one a row."""
+    """Return the values of rows if they can be classes, which are whole numbers, booleans or texts; else ``None``."""
     if isinstance(column, Dense) and column.values.ndim == 1 and column.values.dtype.kind in "iub":
         return column.values[rows]
     if isinstance(column, Objects) and pa.types.is_string(column.values.type):

@@ -1,4 +1,4 @@
-"""Ranks for a thread: what it has to say is said by the thread that iterates, at steps that are the same on every rank."""
+"""Runs the collectives of a background thread on the consumer's thread, at steps that are the same on every rank."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ Answer: TypeAlias = "tuple[Any] | BaseException"
 
 
 class CollectiveRelay:
-    """Takes calls of a thread to the thread that iterates, which answers them in `serve`.
+    """Passes the collectives of a background thread to the consumer's thread, which calls them in `serve`.
 
-    Collectives of different threads could meet in another order on another rank; so only one thread, which takes the same steps
-    on every rank, makes any.
+    Two threads could call collectives in different orders on different ranks. So only one thread calls any: the consumer's,
+    which takes the same steps on every rank.
 
     Args:
-        ranks: Who is to be talked to.
-        stop_signal: Ends the waiting.
+        ranks: The ranks to communicate with.
+        stop_signal: Ends the wait of the background thread.
     """
 
     def __init__(self, ranks: Ranks, stop_signal: StopSignal) -> None:
         self.rank = ranks.rank
         self.world_size = ranks.world_size
         self._ranks = ranks
-        self._switch = stop_signal
-        self._asked: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._stop_signal = stop_signal
+        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
-        stop_signal.wakes(partial(self._answers.put, StoppedError()))
+        stop_signal.call_on_stop(partial(self._answers.put, StoppedError()))
 
     def all_gather(self, data: bytes) -> Sequence[bytes]:
-        return self._ask(partial(self._ranks.all_gather, data))
+        return self._relay(partial(self._ranks.all_gather, data))
 
     def all_to_all(self, data: Bytes, sizes: Index) -> tuple[Bytes, Index]:
-        return self._ask(partial(self._ranks.all_to_all, data, sizes))
+        return self._relay(partial(self._ranks.all_to_all, data, sizes))
 
-    def each(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass items on in the thread that makes them, telling `serve` when one is there, or that no more come."""
+    def pass_on(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield items in the background thread; `serve` returns after each of them, and at the end."""
         try:
             for item in items:
-                self._asked.put(None)
+                self._calls.put(None)
                 yield item
         finally:
-            self._asked.put(None)
+            self._calls.put(None)
 
     def serve(self) -> None:
-        """Make the calls of the thread until it has its next item."""
-        while (call := self._asked.get()) is not None:
+        """Call the collectives of the background thread until it has its next item, or ends."""
+        while (call := self._calls.get()) is not None:
             try:
                 answer: Answer = (call(),)
-            except Exception as error:  # noqa: BLE001 - it belongs to the thread, and comes back with what it was about
+            except Exception as error:  # noqa: BLE001 - the background thread raises it
                 answer = error
             self._answers.put(answer)
 
-    def _ask(self, call: Callable[[], Item]) -> Item:
-        self._switch.check()
-        self._asked.put(call)
+    def _relay(self, call: Callable[[], Item]) -> Item:
+        self._stop_signal.check()
+        self._calls.put(call)
         answer = self._answers.get()
-        self._switch.check()
+        self._stop_signal.check()
         if isinstance(answer, BaseException):
             raise answer
         found: Item = answer[0]

@@ -1,86 +1,156 @@
-"""How many optimiser steps an epoch has: from a sample of blocks all over the data, planned as a window of the epoch is."""
+"""Answers about epochs that need a look at the data: how many steps, which shapes, the largest batch."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from seqstream.arrays import Lengths
-from seqstream.arrow import join_tables, take_rows
+from seqstream.loading.calibration import Calibration
+from seqstream.loading.epoch_windows import EpochWindows, explain_no_rows
+from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
+from seqstream.loading.sampling import Sample, sample_records
+from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import BatchSpec
+from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.length_counts import LengthCounts
+from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven, cut_steps
-from seqstream.shuffling import shuffled
-from seqstream.sources.random_order import RandomRows
-from seqstream.sources.source import Source
-from seqstream.windows.block_reader import Cursor, blocks_of, look_ahead
-
-_NUM_BLOCKS = 128
-"""How many blocks are looked at."""
-
-_FEWEST_BLOCKS = 16
-_FEW_RECORDS = 4_000
-"""Of records that are read one by one fewer are looked at: so many, or 16 blocks."""
-
-_SAMPLE_BYTES = 2 << 20
-"""About how many bytes of records are tokenised: of those blocks every so many-th record."""
-
-_READ_BYTES = 256 << 20
-"""How much is read, but not tokenised, to count the blocks of files that are read front to back."""
+from seqstream.records import ROW_ID, located
+from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
+from seqstream.windows.columns import lengths_of
+from seqstream.windows.settings import RankSharing, WindowStart
+from seqstream.windows.window import Window
+from seqstream.windows.worst_case import repeat_record
 
 _MOST_ROWS = 200_000
-"""So many rows are planned at most, in a window that has more."""
+"""Of a window with more rows than this, a part of this size is planned."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Records from all over the data.
+class Estimates:
+    """Answers questions by looking at the data, beside whatever iterates over it: nothing that a thread uses is changed.
+
+    Args:
+        epochs: What a loader reads.
+        calibration: What it knows of the data.
+        world_size: Number of ranks.
 
     Attributes:
-        table: The records, as read, with row ids.
-        scale: How much more there is in all, in bytes.
+        calibration: What is known after the questions; only this object has it.
     """
 
-    table: pa.Table
-    scale: float
+    def __init__(self, epochs: Epochs, calibration: Calibration, world_size: int) -> None:
+        self.calibration = calibration
+        self._epochs = epochs
+        self._runner = epochs.stage_runner()
+        self._sharing = RankSharing(uneven=epochs.arguments.uneven, world_size=world_size)
+        self._world_size = world_size
 
+    def estimate_steps(self) -> int | None:
+        """Estimate the optimiser steps of an epoch, from blocks all over it; ``None`` where its size cannot be known."""
+        epochs = self._epochs
+        sample = sample_records(epochs.source_of(0))
+        if sample is None:
+            return None
+        _, first = peek(epochs.blocks_from(0, Cursor()))
+        engines, table = self._engines(first), NO_RECORDS
+        if len(sample.table):
+            with located(sample.table.column(ROW_ID), epochs.source.locate):
+                table, _ = self._runner.run(sample.table, engines)
+        lengths = lengths_of(table, epochs.spec.columns)
+        return estimate_steps(
+            lengths,
+            sample,
+            self.calibration.fit(epochs.spec).fitted(lengths, epochs.parsed.max_length),
+            shuffle=epochs.arguments.shuffle,
+            world_size=self._world_size,
+            accumulate=epochs.arguments.accumulate,
+            uneven=epochs.arguments.uneven,
+        )
 
-def sample_records(source: Source) -> Sample | None:
-    """Return records from all over a source; ``None`` where nobody can know how many there are.
+    def count_steps(self, epoch: int) -> int:
+        """Count the optimiser steps of an epoch, building all its windows here.
 
-    Shards of one block are looked at where they lie. Others are read front to back, as far as there are no more than 256 MiB:
-    beyond, their sizes are what the source guesses, mended by what was found in those that were read.
-    """
-    guess = source.approx_blocks()
-    if guess is None:
-        return None
-    tables, total_bytes = _sample_shards(source) if _has_single_blocks(source) else _read_all(source, guess)
-    if not tables:
-        return Sample(pa.table({}), 0.0)
-    table = join_tables(tables)
-    step = max(1, table.nbytes // _SAMPLE_BYTES)
-    if step > 1:
-        table = take_rows(table, np.arange(min(step // 2, len(table) - 1), len(table), step))
-    return Sample(table, total_bytes / max(table.nbytes, 1))
+        Raises:
+            ValueError: Records can be read once only.
+        """
+        self._epochs.check_repeats("count_steps()")
+        windows = self._windows()
+        steps = sum(sum(each.window.step_ends) for each in windows.read(Position(epoch, epoch + 1, WindowStart(blocks=0))))
+        self.calibration = dataclasses.replace(self.calibration, engines=windows.calibration.engines)
+        return steps
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """Return the shapes of all batches, from the first window of epoch 0 if nothing has decided them yet.
+
+        Raises:
+            ValueError: Batches have no fixed shapes, or records can be read once only.
+        """
+        spec = self._epochs.spec
+        if isinstance(spec, Pack):
+            return ((spec.rows, spec.row_length),)
+        if self.calibration.fit(spec).sample_batches:
+            self._epochs.check_repeats("shapes()")
+            windows = self._windows()
+            windows.calibrate()
+            self.calibration = windows.calibration
+        if self.calibration.shapes is None:
+            raise ValueError(f"batches of {spec!r} have no fixed shapes; set Bucket(shapes=...)")
+        return self.calibration.shapes
+
+    def largest_window(self, max_tokens: int | None) -> Window:
+        """Return a window of one batch of the largest shape that can occur, its rows all the first record.
+
+        Args:
+            max_tokens: A budget to try instead of that of the batch spec.
+
+        Raises:
+            ValueError: The longest row cannot be known, or does not fit; or records can be read once only.
+        """
+        epochs = self._epochs
+        epochs.check_repeats("worst_batch()")
+        if max_tokens is None and self.calibration.fit(epochs.spec).sample_batches:
+            self.shapes()
+        spec = self.calibration.fit(epochs.spec) if max_tokens is None else _with_budget(epochs.spec, max_tokens)
+        rows, length = spec.largest(epochs.parsed.max_length)
+        ahead, first = peek(epochs.blocks_from(0, Cursor()))
+        engines = self._engines(first)
+        total: Counter[str] = Counter()
+        for block in blocks_of(ahead):
+            with located(block.table.column(ROW_ID), epochs.source.locate):
+                table, counts = self._runner.run(block.table, engines)
+                if len(table):
+                    return repeat_record(table, spec, rows, length)
+            total.update(counts)
+        raise ValueError(explain_no_rows(total))
+
+    def _windows(self) -> EpochWindows:
+        return EpochWindows(self._epochs, self._runner, self.calibration, self._sharing)
+
+    def _engines(self, first: Sequence[ReadBlock]) -> Mapping[str, str]:
+        """Return the engines, chosen by the first records of epoch 0 if they are not chosen yet."""
+        if self.calibration.engines is None:
+            self.calibration = dataclasses.replace(self.calibration, engines=self._epochs.choose_engines(first))
+        return self.calibration.engines or {}
 
 
 def estimate_steps(
     lengths: Lengths, sample: Sample, spec: BatchSpec, *, shuffle: bool, world_size: int, accumulate: int, uneven: Uneven
 ) -> int:
-    """Return how many optimiser steps ranks make of all rows, if they are like a sample.
+    """Return how many optimiser steps an epoch has if all its rows are like those of a sample.
 
     Args:
         lengths: ``int64 (N,)`` or ``(N, S)``, of the rows that the stages made of the sample.
-        sample: The records that they were.
-        spec: How rows are batched, decided in all.
+        sample: The records that these rows are made of.
+        spec: How rows are batched, fitted to the data.
         shuffle: Whether windows are those of a loader that shuffles.
         world_size: Number of ranks.
-        accumulate: Batches of an optimiser step of each rank.
-        uneven: What becomes of steps with fewer rows than ranks.
+        accumulate: Batches of each rank in an optimiser step.
+        uneven: What happens to a step with fewer rows than ranks.
     """
     if not len(lengths):
         return 0
@@ -111,51 +181,13 @@ def estimate_steps(
 
 
 def _scaled(runs: LengthCounts, factor: float) -> LengthCounts:
-    """Return so many times the rows, of the same lengths."""
+    """Return the counts of ``factor`` times as many rows with the same lengths."""
     ends = np.rint(np.cumsum(runs.counts) * factor).astype(np.int64)
     counts = np.diff(ends, prepend=0)
     return LengthCounts(runs.lengths[counts > 0], counts[counts > 0])
 
 
-def _has_single_blocks(source: Source) -> bool:
-    """Return whether every shard is one block, as far as some of them say."""
-    shards = _spread(source, source.num_shards)
-    return bool(len(shards)) and bool((source.approx_bytes(shards) >= 0).all())
-
-
-def _sample_shards(source: Source) -> tuple[list[pa.Table], float]:
-    """Return blocks of a source whose shards are one each, and about how many bytes all of them have."""
-    last = source.num_shards - 1
-    shards = _spread(source, last)
-    tables = [table for shard in (*shards.tolist(), last) for table in _tables(source, shard)]
-    *others, rest = (table.nbytes for table in tables)  # the last has what is left
-    return [table for table in tables if len(table)], sum(others) * last / max(len(shards), 1) + rest
-
-
-def _read_all(source: Source, guess: float) -> tuple[list[pa.Table], float]:
-    """Read shards, far apart ones first, as far as that takes no long time; return some blocks, and the bytes of all."""
-    kept: list[pa.Table] = []
-    step, seen, num_bytes, of_whole = 1, 0, 0, 0
-    for number, shard in enumerate(shuffled(source.num_shards, "estimate").tolist()):
-        for table in _tables(source, shard):
-            if seen % step == 0 and len(table):
-                kept.append(table)
-            seen, num_bytes = seen + 1, num_bytes + table.nbytes
-            if len(kept) > 2 * _NUM_BLOCKS:
-                kept, step = kept[::2], 2 * step
-            if num_bytes > _READ_BYTES:
-                return kept, of_whole / number * source.num_shards if number else num_bytes / seen * max(guess, seen)
-        of_whole = num_bytes
-    return kept, float(num_bytes)
-
-
-def _tables(source: Source, shard: int) -> Iterator[pa.Table]:
-    return (block.table for block in blocks_of(look_ahead(source, range(shard, shard + 1), Cursor(), num_open=1)))
-
-
-def _spread(source: Source, size: int) -> np.ndarray:
-    """Return some of the first ``size`` shards, evenly apart, enough of them to hold some thousand records."""
-    num = _NUM_BLOCKS
-    if isinstance(source, RandomRows):  # whose records may take long to make, and come from everywhere
-        num = min(num, max(_FEWEST_BLOCKS, -(-_FEW_RECORDS // source.source.records_per_block)))
-    return np.unique(np.linspace(0, size - 1, min(size, num)).astype(np.int64))
+def _with_budget(spec: BatchSpec, max_tokens: int) -> BatchSpec:
+    if not isinstance(spec, Bucket):
+        raise ValueError(f"max_tokens cannot be tried with {spec!r}, which has no such budget; use Bucket(max_tokens=...)")
+    return dataclasses.replace(spec, max_tokens=max_tokens)

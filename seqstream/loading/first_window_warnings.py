@@ -1,4 +1,4 @@
-"""What the first window of a run shows that its user did not mean, said as warnings."""
+"""Warnings for likely mistakes that the first window of a run shows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from seqstream.windows.columns import Objects
 from seqstream.windows.window import Window
 
 _FEW_ROWS = 2
+"""Batches of fewer rows, on average, suggest that the budget was meant as a number of rows."""
 
 
-def look_at(window: Window) -> None:
-    """Warn of rows without lengths that have text, and of a budget that is the number of rows that a batch was to have.
+def warn_of_mistakes(window: Window) -> None:
+    """Warn of text that was not tokenized, and of a budget of tokens that looks like a number of rows.
 
     Warns:
-        UserWarning: There is text and no column of sequences; or batches have fewer than two rows of an average length.
+        UserWarning: There is text and no column of sequences; or the budget is less than two rows of average length.
     """
     spec = window.spec
     if not isinstance(spec, Bucket) or not window.runs.num_rows:
@@ -29,5 +30,5 @@ def look_at(window: Window) -> None:
     elif spec.max_tokens is not None and spec.max_tokens <= LARGEST_BATCH_SIZE and spec.batch_size is None:
         mean = window.runs.num_tokens / window.runs.num_rows
         if spec.max_tokens < _FEW_ROWS * mean:
-            said = f"max_tokens={spec.max_tokens} are tokens, and rows have {mean:.0f} on average"
-            warnings.warn(f"{said}{meant_as_rows(spec.max_tokens)}", stacklevel=2)
+            finding = f"max_tokens={spec.max_tokens} are tokens, and rows have {mean:.0f} on average"
+            warnings.warn(f"{finding}{meant_as_rows(spec.max_tokens)}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Generators for torch's own ``DataLoader``, which refuses them and repeats them in every worker."""
+"""Generators for the ``DataLoader`` of PyTorch, which refuses them as they are and would repeat them in every worker."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from seqstream.sources.generator import Items, Make
 
 
 def iterable(make: Make) -> IterableDataset[Any]:
-    """Make a data set for ``torch.utils.data.DataLoader`` of a generator function or an iterable.
+    """Return a data set for ``torch.utils.data.DataLoader`` from a generator function or an iterable.
 
-    Every item comes once an epoch, whatever ``num_workers``: worker ``w`` of ``n`` passes on the items ``w``, ``w + n``, ...
-    Each of them runs the whole generator to get at its own, so workers help where the time goes into ``collate_fn``, not into
-    the generator. Items are passed on as they are; for batches that are ready-made, use ``batch_size=None``.
+    Each epoch has every item once, whatever ``num_workers`` is: worker ``w`` of ``n`` yields the items ``w``, ``w + n``, ...
+    Each worker runs the whole generator to reach its items, so workers help where the time goes into ``collate_fn``, and not
+    where it goes into the generator. Items are not changed; where they are whole batches, use ``batch_size=None``.
 
-    There is no ``len()``: a generator has none.
+    The data set has no ``len()``, as a generator has none.
 
     Args:
-        make: A generator function, called anew for every epoch and worker; or an iterable: a list, or an object with
-            ``__iter__`` or with ``__len__`` and ``__getitem__``. A generator that was already called gives one epoch.
+        make: A generator function, called again for every epoch and worker; or an iterable: a list, or an object with
+            ``__iter__``, or with ``__len__`` and ``__getitem__``. The result of a generator function gives one epoch only.
 
     Raises:
-        TypeError: ``make`` is none of these. When it is read: a generator that was already called is read again, or by workers.
+        TypeError: ``make`` is none of these. When it is read: the result of a generator function is read twice, or by workers.
     """
     return _Iterable(make)
 

@@ -1,4 +1,4 @@
-"""From windows to batches: collated, customised, on their way to the device, and the threads in which that happens."""
+"""From windows to batches: collated, passed through ``on_batch`` and sent to the device, and the threads that do it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,23 +13,22 @@ import torch
 from seqstream.batches.batch import OWN_NAMES, Batch
 from seqstream.batches.collate import collate
 from seqstream.batches.collate_packed import collate_packed
-from seqstream.batches.padding import Padding
 from seqstream.distributed.collectives import Ranks
+from seqstream.loading.calibration import Calibration
+from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.collective_relay import CollectiveRelay
 from seqstream.loading.device import Transfer
+from seqstream.loading.epoch_windows import EpochWindow, EpochWindows
 from seqstream.loading.epochs import Epochs
 from seqstream.loading.prefetch import Prefetcher, StopSignal
-from seqstream.loading.state import Position, own_copy
+from seqstream.loading.state import Position, SavedState, write_state
+from seqstream.loading.stats import Stats
 from seqstream.planning.pack import Pack
-from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
-from seqstream.stages.row_labels import LabelRule
 from seqstream.windows.block_reader import Cursor
 from seqstream.windows.settings import RankSharing, WindowStart
 from seqstream.windows.window import Window
-
-ToState: TypeAlias = Callable[[Position], dict[str, Json]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,117 +38,132 @@ class PreparedBatch:
     Attributes:
         batch: What the consumer gets.
         position: Where the run is after it.
-        counts: What became of records since the batch before.
-        state: What a loader saves after it.
+        calibration: What is known of the data once it is served.
+        counts: Records by outcome since the batch before.
         event: Happens when its copy to the device has ended.
-        meets: Whether ranks share the next window before this batch is handed out.
+        is_meeting: Whether ranks share the next window before this batch is handed out.
     """
 
     batch: Batch | None
     position: Position
+    calibration: Calibration
     counts: Counts
-    state: dict[str, Json] = dataclasses.field(default_factory=dict)
     event: torch.cuda.Event | None = None
-    meets: bool = False
+    is_meeting: bool = False
 
 
 class Pipeline:
-    """All that a loader is but its position: the windows, and what is done with each."""
+    """Makes batches from any position on, in threads and worker processes.
 
-    def __init__(
-        self,
-        epochs: Epochs,
-        *,
-        padding: Padding,
-        layout: str,
-        on_batch: Callable[[Batch], Batch] | None,
-        transfer: Transfer,
-        uneven: Uneven = "repeat",
-    ) -> None:
+    Args:
+        epochs: What is read.
+    """
+
+    def __init__(self, epochs: Epochs) -> None:
         self.epochs = epochs
-        self.transfer = transfer
-        self._padding = padding
-        self._layout = layout
-        self._on_batch = on_batch
-        self._label_rule = LabelRule() if on_batch is None else getattr(on_batch, "label_rule", None)
-        self._uneven = uneven
-        self._looked_at: set[str] = set()
+        self._arguments = epochs.arguments
+        self._transfer = Transfer(self._arguments.device, self._arguments.pin_memory)
+        self._runner = epochs.stage_runner(self._arguments.worker_options)
+        self._class_watch = ClassWatch()
+        self._seen_columns: set[str] = set()
 
-    def run(self, start: Position, to_state: ToState, stop_signal: StopSignal, prefetch: int, ranks: Ranks) -> Run:
-        """Iterate over batches from a position on, made ahead by threads of ``stop_signal``.
+    def __copy__(self) -> Pipeline:
+        return Pipeline(self.epochs)
 
-        One thread reads, tokenises and plans the window after the one that is served; another makes batches, if there is more
+    def run(self, start: Position, calibration: Calibration, stop_signal: StopSignal, ranks: Ranks) -> BatchRun:
+        """Iterate over batches from a position on, prepared ahead by threads of ``stop_signal``.
+
+        One thread reads, tokenizes and plans the window after the one that is served. Another makes batches, if there is more
         to do than to collate them, which takes no longer than to hand them over. With ``prefetch=0`` all happens in the
-        caller's thread. What ranks tell each other they always tell in the caller's thread: before the first batch, and when
+        caller's thread. The collectives of ranks are always called in the caller's thread: before the first batch, and when
         ``prefetch`` batches of a window are left.
-        """
-        self.epochs.start_workers()
-        sharing = RankSharing(ranks, self._uneven, self._label_rule, prefetch)
-        if not prefetch:
-            windows = self.epochs.windows(start, stop_signal.check, sharing)
-            return Run(self._batches(windows, start, to_state, lambda: None))
-        relay = None if ranks.world_size == 1 else CollectiveRelay(ranks, stop_signal)
-        windows = self.epochs.windows(start, stop_signal.check, dataclasses.replace(sharing, ranks=relay or ranks))
-        ahead = Prefetcher(
-            windows if relay is None else relay.each(windows), 1, stop_signal, "seqstream-windows", goes_on=False
-        )
-        batches = self._batches(ahead, start, to_state, ahead.go_on, left=prefetch)
-        if self._on_batch is None and not self.transfer.has_work:
-            return Run(batches, relay)
-        return Run(Prefetcher(batches, prefetch, stop_signal, "seqstream-batches"), relay)
-
-    def largest_batch(self, state: dict[str, Json], max_tokens: int | None) -> Batch:
-        """Make a batch of the largest shape that can occur, on the device, of one record over and over.
 
         Args:
-            state: What the batch carries.
-            max_tokens: A budget to try instead of that of the spec.
+            start: Where to begin.
+            calibration: What is known of the data.
+            stop_signal: Ends the threads.
+            ranks: The ranks that share windows.
         """
-        batch = self._collated(self.epochs.repeat_first(max_tokens), 0, state, self.epochs.seed)
-        batch, event = self.transfer.send(self._customised(batch))
-        return self.transfer.receive(batch, event)
+        self._runner.start_workers()
+        prefetch = self._arguments.prefetch
+        relay = CollectiveRelay(ranks, stop_signal) if prefetch and ranks.world_size > 1 else None
+        sharing = RankSharing(relay or ranks, self._arguments.uneven, self._arguments.label_rule, prefetch)
+        windows = EpochWindows(
+            self.epochs, self._runner, calibration, sharing, guard=stop_signal.check, class_watch=self._class_watch
+        ).read(start)
+        if not prefetch:
+            return BatchRun(self._batches(windows, start, calibration, lambda: None))
+        ahead = Prefetcher(
+            windows if relay is None else relay.pass_on(windows), 1, stop_signal, "seqstream-windows", goes_on=False
+        )
+        batches = self._batches(ahead, start, calibration, ahead.go_on, left=prefetch)
+        if self._arguments.on_batch is None and not self._transfer.has_work:
+            return BatchRun(batches, relay)
+        return BatchRun(Prefetcher(batches, prefetch, stop_signal, "seqstream-batches"), relay)
+
+    def receive(self, prepared: PreparedBatch) -> Batch | None:
+        """Return the batch that was prepared, ready for the device; ``None`` at the end of an iteration."""
+        return None if prepared.batch is None else self._transfer.receive(prepared.batch, prepared.event)
+
+    def stop_workers(self) -> None:
+        """End the worker processes at once, whatever they are doing."""
+        self._runner.stop_workers()
+
+    def state_at(self, position: Position, calibration: Calibration, stats: Stats | None = None) -> dict[str, Json]:
+        """Return the state of a loader at a position."""
+        return write_state(SavedState(position, calibration, self._arguments.seed, self.epochs.fingerprint_text, stats))
+
+    def collate_alone(self, window: Window, state: dict[str, Json]) -> Batch:
+        """Return the one batch of a window that is in no epoch, on the device.
+
+        Args:
+            window: It has one batch.
+            state: What the batch carries.
+        """
+        batch, event = self._transfer.send(self._customise(self._collate(window, 0, state, self._arguments.seed)))
+        return self._transfer.receive(batch, event)
 
     def _batches(
         self,
-        windows: Iterator[tuple[Position, Window]],
+        windows: Iterator[EpochWindow],
         start: Position,
-        to_state: ToState,
+        calibration: Calibration,
         go_on: Callable[[], None],
         left: int = 0,
     ) -> Iterator[PreparedBatch]:
-        """Yield the batches of windows; ``go_on`` is called when the next window may be made.
+        """Yield the batches of windows, and call ``go_on`` when the next window may be built.
 
-        That is once the first batch of this one is out: made at the same time, they would take the processor from each other,
-        and somebody waits for the batch. When ``left`` batches are left, ranks share the next window, which must be under way.
+        That is after the first batch of this window: built at the same time, the two would compete for the processor while the
+        consumer waits. When ``left`` batches are left, ranks share the next window, which must be under way by then.
         """
         position = start
         counts: Counter[str] = Counter()
-        for position, window in windows:
+        for each in windows:
+            window, position, calibration = each.window, each.position, each.calibration
             counts.update(window.counts)
             self._warn_of_hidden(window)
-            begun = to_state(position)
-            seeds = hash_index(np.array(window.after), self.epochs.seed, position.epoch, window.number, window.rank).tolist()
+            keys = self._arguments.seed, position.epoch, window.number, window.rank
+            seeds = hash_index(np.array(window.after), *keys).tolist()
             meeting = max(0, len(window.plan) - 1 - left)
             for turn in range(len(window.plan)):
                 position = _after(position, window, turn, self.epochs.num_shards)
-                moved = {"group": window.start.planned_world_size, "served": position.window.served}
-                state = {**begun, **moved} if position.window.served else to_state(position)
-                batch = self._customised(self._collated(window, turn, own_copy(state), seeds[turn]))
-                batch, event = self.transfer.send(batch)
+                state = self.state_at(position, calibration)
+                batch = self._customise(self._collate(window, turn, state, seeds[turn]))
+                batch, event = self._transfer.send(batch)
                 if turn == meeting == 0 and window.totals is not None:
                     go_on()
-                yield PreparedBatch(batch, position, dict(counts), state, event, turn == meeting)
+                yield PreparedBatch(batch, position, calibration, dict(counts), event, turn == meeting)
                 counts.clear()
                 if not turn and (meeting or window.totals is None):
                     go_on()
             if not len(window.plan):
                 go_on()
-        yield PreparedBatch(None, position, dict(counts))
+        yield PreparedBatch(None, position, calibration, dict(counts))
 
     def _warn_of_hidden(self, window: Window) -> None:
-        """Warn once of columns that are called as a part of every batch is."""
-        new = window.columns.keys() - self._looked_at
-        self._looked_at |= new
+        """Warn once of columns that have the name of an attribute of every batch."""
+        new = window.columns.keys() - self._seen_columns
+        self._seen_columns |= new
         for name in sorted(new):
             if name in OWN_NAMES:
                 warnings.warn(
@@ -159,15 +172,17 @@ class Pipeline:
                     stacklevel=2,
                 )
 
-    def _collated(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
+    def _collate(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
+        padding = self.epochs.parsed.padding
         if isinstance(window.spec, Pack):
-            return collate_packed(window, turn, self._padding, state, seed, causal=window.spec.causal)
-        return collate(window, turn, self._padding, state, seed, layout=self._layout)
+            return collate_packed(window, turn, padding, state, seed, causal=window.spec.causal)
+        return collate(window, turn, padding, state, seed, layout=self._arguments.layout)
 
-    def _customised(self, batch: Batch) -> Batch:
-        if self._on_batch is None:
+    def _customise(self, batch: Batch) -> Batch:
+        """Return what ``on_batch`` makes of a batch."""
+        if self._arguments.on_batch is None:
             return batch
-        result = self._on_batch(batch)
+        result = self._arguments.on_batch(batch)
         if not isinstance(result, Batch):
             raise TypeError(
                 f"on_batch must return a Batch, got {type(result).__name__}; end it with return batch.with_columns(...)"
@@ -176,13 +191,13 @@ class Pipeline:
 
 
 @dataclasses.dataclass
-class Run(Iterator[PreparedBatch]):
-    """Batches on their way, and what the consumer does for it: talk to the other ranks.
+class BatchRun(Iterator[PreparedBatch]):
+    """Batches on their way, and the collectives that the consumer's thread calls for them.
 
     Attributes:
-        batches: What makes them.
-        relay: Makes the calls of the thread that makes windows; ``None`` if there are no other ranks, or no threads.
-        is_due: Whether a window is to be shared before anything else.
+        batches: Prepares the batches.
+        relay: Makes the calls of the thread that builds windows; ``None`` if there are no other ranks, or no threads.
+        is_due: Whether ranks share a window before anything else happens.
     """
 
     batches: Iterator[PreparedBatch]
@@ -191,10 +206,10 @@ class Run(Iterator[PreparedBatch]):
 
     def __next__(self) -> PreparedBatch:
         self._share()
-        made = next(self.batches)
-        self.is_due = made.meets
+        prepared = next(self.batches)
+        self.is_due = prepared.is_meeting
         self._share()
-        return made
+        return prepared
 
     def _share(self) -> None:
         if self.is_due and self.relay is not None:

@@ -1,14 +1,15 @@
-"""The state of a loader: where it is, and what it must be to go on from there."""
+"""The state of a loader as JSON: written by `write_state`, checked and read by `read_state`."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from seqstream.loading.calibration import Calibration
+from seqstream.loading.stats import Stats
 from seqstream.records import Json
 from seqstream.windows.block_reader import Cursor
 from seqstream.windows.settings import WindowStart
@@ -17,14 +18,118 @@ VERSION = 2
 """Version 1 visited shards and served batches in another order."""
 
 _MOST = 1 << 31
-"""No window has so many blocks or rows, and no epoch so many steps."""
+"""No window has as many blocks or rows, and no epoch as many steps."""
 
 _MOST_RANKS = 1 << 17
-"""No job has so many, and planning for them takes memory for each."""
+"""No job has as many ranks, and planning takes memory for each of them."""
+
+_AS_SAVED = "load it as it was saved"
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run is: its epoch, the epoch before which it ends, and its window.
+
+    Attributes:
+        epoch: Epoch under way.
+        until: The iteration ends before this epoch; ``None`` if it has no end.
+        window: Where the window under way begins, and how much of it was served.
+    """
+
+    epoch: int
+    until: int | None
+    window: WindowStart
+
+    def restart_window(self) -> Position:
+        """Return the position at which nothing of the window was served, and its size is chosen anew."""
+        return dataclasses.replace(self, window=WindowStart(self.window.cursor, blocks=0))
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the entry ``position`` of a state, which shares nothing with this object."""
+        window, opened = self.window, self.window.cursor.source_json()
+        return {
+            "epoch": self.epoch,
+            "until": self.until,
+            "window": {
+                "cursor": {"position": window.cursor.position, "source": copy.deepcopy(opened) if opened else []},
+                "blocks": window.blocks,
+                "skip": window.skip,
+                "planned_world_size": window.planned_world_size,
+                "served": window.served,
+                "step": window.step,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Json]) -> Position:
+        """Return the position that `to_json` wrote."""
+        window = entry["window"]
+        cursor = Cursor.from_json(window["cursor"]["position"], copy.deepcopy(window["cursor"]["source"]))
+        counts = (window[name] for name in ("blocks", "skip", "planned_world_size", "served", "step"))
+        return cls(entry["epoch"], entry["until"], WindowStart(cursor, *counts))
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedState:
+    """What a state holds.
+
+    Attributes:
+        position: Where the loader was.
+        calibration: What it had learned from the data.
+        seed: Its seed.
+        fingerprint: The text of its fingerprint, as `fingerprints.to_text` makes it.
+        stats: Its stats; ``None`` where they were not saved.
+    """
+
+    position: Position
+    calibration: Calibration
+    seed: int
+    fingerprint: str
+    stats: Stats | None = None
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What a loader must have to go on: its seed and the entries of its fingerprint."""
+        return {"seed": self.seed, **json.loads(self.fingerprint)}
+
+
+def write_state(saved: SavedState) -> dict[str, Json]:
+    """Return a state as JSON, as `Loader.load_state_dict` reads it; the caller may change it."""
+    state: dict[str, Json] = {
+        "version": VERSION,
+        "position": saved.position.to_json(),
+        "calibration": saved.calibration.to_json(),
+        "seed": saved.seed,
+        "fingerprint": saved.fingerprint,
+    }
+    if saved.stats is not None:
+        state["stats"] = saved.stats.to_json()
+    return state
+
+
+def read_state(state: Mapping[str, Json]) -> SavedState:
+    """Return what a state holds.
+
+    Raises:
+        TypeError: It is not a mapping.
+        ValueError: It has another version, lacks an entry, or has an entry that no loader writes; the message names it.
+    """
+    _check(state)
+    return SavedState(
+        Position.from_json(state["position"]),
+        Calibration.from_json(state["calibration"]),
+        state["seed"],
+        state["fingerprint"],
+        Stats.from_json(state["stats"]) if "stats" in state else None,
+    )
 
 
 def _is_count(value: Any, limit: int = _MOST) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit
+
+
+def _is_number(value: Any) -> bool:
+    return _is_count(value, 1 << 63)
 
 
 def _is_fingerprint(value: Any) -> bool:
@@ -35,182 +140,103 @@ def _is_fingerprint(value: Any) -> bool:
 
 
 def _are_shapes(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(shape, list | tuple) and len(shape) == 2 and all(_is_count(size) and size > 0 for size in shape)
-        for shape in value
+    """Return whether a value is a list of shapes, or ``None``."""
+    return value is None or (
+        isinstance(value, list | tuple)
+        and all(
+            isinstance(shape, list | tuple) and len(shape) == 2 and all(_is_count(size) and size > 0 for size in shape)
+            for shape in value
+        )
     )
 
 
 def _are_open(value: Any) -> bool:
-    """Return whether these are shards that were begun; the last part of each is the source's own."""
+    """Return whether a value lists open shards: number, records read, and a state in whatever form the source has."""
     return isinstance(value, list | tuple) and all(
-        isinstance(shard, list | tuple)
-        and len(shard) == 3
-        and all(_is_count(number, 1 << 63) for number in shard[:2])
-        and shard[2] is not None
+        isinstance(shard, list | tuple) and len(shard) == 3 and all(map(_is_number, shard[:2])) and shard[2] is not None
         for shard in value
     )
 
 
+def _are_engines(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair)
+
+
 _COUNT = (f"a whole number from 0 up, below {_MOST:,}", _is_count)
-_NUMBER = ("a whole number from 0 up", lambda value: _is_count(value, 1 << 63))
+_NUMBER = ("a whole number from 0 up", _is_number)
+_RANKS = (f"a number of ranks, below {_MOST_RANKS:,}", lambda value: _is_count(value, _MOST_RANKS))
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "version": (str(VERSION), lambda value: value == VERSION),
-    "fingerprint": ("the text that state_dict() wrote", _is_fingerprint),
-    "seed": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "epoch": _NUMBER,
-    "until": ("a whole number from 1 up, or None", lambda value: value is None or (_is_count(value, 1 << 63) and value > 0)),
-    "position": _NUMBER,
-    "blocks": _COUNT,
-    "skip": _COUNT,
-    "group": (f"a number of ranks, below {_MOST_RANKS:,}", lambda value: _is_count(value, _MOST_RANKS)),
-    "served": _COUNT,
-    "step": _COUNT,
-    "shapes": ("pairs of rows and length, or None", lambda value: value is None or _are_shapes(value)),
-    "engine": (
-        "a dict of engines by column",
-        lambda value: isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair),
+    "position.epoch": _NUMBER,
+    "position.until": ("a whole number from 1 up, or None", lambda value: value is None or (_is_number(value) and value > 0)),
+    "position.window.cursor.position": _NUMBER,
+    "position.window.cursor.source": ("shards that were begun: number, records and state of each", _are_open),
+    "position.window.blocks": _COUNT,
+    "position.window.skip": _COUNT,
+    "position.window.planned_world_size": _RANKS,
+    "position.window.served": _COUNT,
+    "position.window.step": _COUNT,
+    "calibration.engines": ("a dict of engines by column", _are_engines),
+    "calibration.shapes": ("pairs of rows and length, or None", _are_shapes),
+    "calibration.full_bytes": (
+        "a whole number of bytes, or None",
+        lambda value: value is None or (_is_number(value) and value > 0),
     ),
-    "source": ("shards that were begun: number, records and state of each", _are_open),
+    "calibration.world_size": _RANKS,
+    "seed": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "fingerprint": ("the text that state_dict() wrote", _is_fingerprint),
 }
 """What each entry of a state must be, in words and as a test; all of them must be there."""
 
-_LONGEST = 160
-"""Longer entries of a fingerprint are replaced by a hash, so that a state stays small whatever the source says of itself."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where a run is: the epoch, the one before which it ends, and the window.
-
-    Attributes:
-        epoch: Epoch under way.
-        until: The iteration ends before this epoch; ``None`` if it has no end.
-        window: Where the window under way begins; its ``blocks`` is 0 as long as nobody knows how large it should be.
-    """
-
-    epoch: int
-    until: int | None
-    window: WindowStart
-
-    def to_json(self, **others: Json) -> dict[str, Json]:
-        """Return the state, completed by what does not move."""
-        window = self.window
-        return {
-            "version": VERSION,
-            **others,
-            "epoch": self.epoch,
-            "until": self.until,
-            "position": window.cursor.position,
-            "blocks": window.blocks,
-            "skip": window.skip,
-            "group": window.planned_world_size,
-            "served": window.served,
-            "step": window.step,
-            "source": window.cursor.source_json(),
-        }
-
-    @classmethod
-    def from_json(cls, state: Mapping[str, Json]) -> Position:
-        cursor = Cursor.from_json(state["position"], state["source"])
-        window = WindowStart(cursor, state["blocks"], state["skip"], state["group"], state["served"], state["step"])
-        return cls(state["epoch"], state["until"], window)
-
-
-def check_form(state: Mapping[str, Json]) -> None:
-    """Refuse what is no state of a loader of this version.
-
-    Raises:
-        TypeError: It is not a mapping.
-        ValueError: It lacks keys, is of another version, or an entry is nothing that a state can have; the message names it.
-    """
+def _check(state: Mapping[str, Json]) -> None:
+    """Raise unless a state has the version and the form that this version writes."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be the dict that state_dict() returned, got {type(state).__name__}")
-    if state.get("version") != VERSION and "version" in state:
-        raise ValueError(
-            f"state must be of version {VERSION}, got {state['version']}, which serves rows in another order; go on with the "
-            "seqstream that saved it, or start the epoch anew"
-        )
-    if missing := sorted(_RULES.keys() - set(state)):
+    _check_version(state)
+    values = {name: _find(state, name) for name in _RULES}
+    if missing := sorted(name for name, found in values.items() if not found):
         raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")
-    for name, (rule, is_kept) in _RULES.items():
-        if not is_kept(state[name]):
-            raise ValueError(f"{name} of the state must be {rule}, got {state[name]!r:.80}; load it as it was saved")
-    if state["until"] is not None and state["until"] <= state["epoch"]:
+    for name, (rule, holds) in _RULES.items():
+        (value,) = values[name]
+        if not holds(value):
+            raise ValueError(f"{name} of the state must be {rule}, got {value!r:.80}; {_AS_SAVED}")
+    epoch, until, window = (state["position"][name] for name in ("epoch", "until", "window"))
+    if until is not None and until <= epoch:
+        raise ValueError(f"position.until of the state must be after epoch {epoch}, got {until}; {_AS_SAVED}")
+    if window["served"] and not (window["planned_world_size"] and window["blocks"]):
         raise ValueError(
-            f"until of the state must be after epoch {state['epoch']}, got {state['until']}; load it as it was saved"
+            f"position.window.served of the state must be 0 in a window of planned_world_size {window['planned_world_size']} "
+            f"and {window['blocks']} blocks, got {window['served']}; {_AS_SAVED}"
         )
-    if state["served"] and not (state["group"] and state["blocks"]):
+
+
+def _check_version(state: Mapping[str, Json]) -> None:
+    """Raise if another version of seqstream has saved a state."""
+    version = state.get("version", VERSION)
+    if version == 1:
         raise ValueError(
-            f"served of the state must be 0 in a window of group {state['group']} and {state['blocks']} blocks, got "
-            f"{state['served']}; load it as it was saved"
+            "state is of version 1, saved by an earlier version of seqstream, and cannot be read: rows come in another order "
+            "since; start the epoch anew with set_epoch(), or finish the run with the earlier version"
         )
+    if version != VERSION:
+        raise ValueError(f"state must be of version {VERSION}, got {version!r:.80}; load it with the seqstream that saved it")
 
 
-def own_copy(state: Mapping[str, Json]) -> dict[str, Json]:
-    """Return a copy that may be changed; a batch is made in some 100 µs, so what is no list and no dict is not looked into."""
-    return {name: _copied(value) if type(value) in (dict, list) else value for name, value in state.items()}
-
-
-def _copied(value: Any) -> Any:
-    return copy.deepcopy(value) if value else type(value)()
-
-
-def compact(fingerprint: Json) -> Json:
-    """Return a fingerprint with long entries hashed, as it comes back from JSON."""
-    if isinstance(fingerprint, Mapping):
-        return {str(name): compact(value) for name, value in fingerprint.items()}
-    text = json.dumps(fingerprint, sort_keys=True, default=str)
-    if len(text) > _LONGEST:
-        return f"{text[:24]}… ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
-    return json.loads(text)
-
-
-def write(fingerprint: Json) -> str:
-    """Return a fingerprint as it stands in a state: one text, which is saved many times as quickly as its parts."""
-    return json.dumps(compact(fingerprint))
-
-
-def differences(saved: Json, own: Json, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield what two fingerprints disagree on: the name of the entry, the saved one, and the loader's own."""
-    if isinstance(saved, Mapping) and isinstance(own, Mapping):
-        for entry in dict.fromkeys((*saved, *own)):
-            yield from differences(saved.get(entry), own.get(entry), f"{name}.{entry}" if name else str(entry))
-    elif saved != own:
-        yield name, saved, own
-
-
-def check_same(state: Mapping[str, Json], fingerprint: str, seed: int, *, strict: bool) -> bool:
-    """Refuse a state that was saved by a loader of other data, tokenizer, order or batches.
-
-    Args:
-        state: What was saved.
-        fingerprint: The loader's own, as `write` returned it.
-        seed: The loader's own.
-        strict: Whether all must agree, or the source and the seed only.
-
-    Returns:
-        Whether all agrees.
+def _find(state: Mapping[str, Json], name: str) -> tuple[Json, ...]:
+    """Return the value of an entry such as ``position.epoch``, alone in a tuple; an empty one where the entry is missing.
 
     Raises:
-        ValueError: It names each entry that differs, with both values.
+        ValueError: What should hold the entry is no dict.
     """
-    saved, own = {"seed": state["seed"], **json.loads(state["fingerprint"])}, {"seed": seed, **json.loads(fingerprint)}
-    found = list(differences(saved, own))
-    refused = [entry for entry in found if strict or entry[0].split(".")[0] in ("seed", "source", "shuffle")]
-    if refused:
-        listed = "; ".join(
-            f"state was saved for {name} {_shown(saved)}, this loader has {_shown(own)}" for name, saved, own in refused
-        )
-        advice = "build the loader as it was, or start anew"
-        if strict and len(refused) == len(
-            [entry for entry in found if entry[0].split(".")[0] not in ("seed", "source", "shuffle")]
-        ):
-            advice += ", or load with strict=False to begin the window under way again with these stages"
-        raise ValueError(f"{listed}; {advice}")
-    return not found
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else str(value)
+    found: Json = state
+    parts = name.split(".")
+    for number, part in enumerate(parts):
+        if not isinstance(found, Mapping):
+            parent = ".".join(parts[:number])
+            raise ValueError(f"{parent} of the state must be a dict, got {found!r:.80}; {_AS_SAVED}")
+        if part not in found:
+            return ()
+        found = found[part]
+    return (found,)

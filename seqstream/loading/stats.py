@@ -1,4 +1,4 @@
-"""What a loader has handed out so far, and what it cost."""
+"""Counts of what a loader has handed out so far, and of the time that it took."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _DERIVED = ("padding", "rows_per_batch", "rows_per_step", "tokens_per_batch", "t
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """Counts since the loader was made; ``loader.state_dict(stats=True)`` keeps them, and they go on where that is loaded.
+    """Counts since the loader was made; ``loader.state_dict(stats=True)`` saves them, and they go on where that is loaded.
 
     Attributes:
         batches: Batches handed out.
-        steps: Optimiser steps of which all batches were handed out; as many as batches unless ``Loader(accumulate=...)``.
+        steps: Optimiser steps of which all batches were handed out; without ``Loader(accumulate=...)`` as many as batches.
         rows: Rows in them.
         tokens: Real tokens in them, or steps of other sequences.
-        slots: Tokens and padding.
-        truncated: Records shortened to ``max_length``, or by a piece that ``uneven="drop"`` left out.
+        slots: Tokens and padding together.
+        truncated: Records cut to ``max_length``, or of which ``uneven="drop"`` left out a piece.
         split: Records cut into pieces.
         dropped: Records left out by `Filter`, ``overflow="drop"`` or ``drop_last``, and rows without labels.
-        rows_without_labels: Rows, or pieces that `Pack` makes of them, left out as they have no label, as where ``max_length``
-            cuts a completion off: a batch of such rows has no loss.
-        empty: Records left out because they gave no token of their own.
-        made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch up, and count as padding.
-        repeated_rows: Rows that come a second time: those served before a state was loaded with ``strict=False``, and those
-            that another rank has as well.
-        seconds: Time from the first request for a batch to the last answer.
-        seconds_waited: Time in which the consumer waited for batches; the rest was its own.
+        rows_without_labels: Rows, or pieces that `Pack` makes of them, left out because they have no label, such as where
+            ``max_length`` cuts a completion off: a batch of such rows has no loss.
+        empty: Records left out because they have no token of their own.
+        made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch, and count as padding.
+        repeated_rows: Rows that are served twice: those served before a state was loaded with ``strict=False``, and those that
+            another rank has as well.
+        seconds: Seconds from the first request for a batch to the last answer.
+        seconds_waited: Seconds for which the consumer waited for batches; the rest is its own time.
     """
 
     batches: int = 0
@@ -55,12 +55,12 @@ class Stats:
 
     @property
     def rows_per_batch(self) -> float:
-        """Mean rows of a batch: what `Unbucketed` needs to make batches as large."""
+        """Mean rows of a batch: with this number, `Unbucketed` makes batches of the same size."""
         return self.rows / self.batches if self.batches else 0.0
 
     @property
     def rows_per_step(self) -> float:
-        """Mean rows of an optimiser step, of this rank: a constant to divide losses of rows by."""
+        """Mean rows of an optimiser step of this rank: a constant by which losses of rows can be divided."""
         return self.rows / self.steps if self.steps else 0.0
 
     @property
@@ -70,11 +70,11 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens a second, the consumer's own time included."""
+        """Real tokens per second, over the time of the consumer as well."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def plus(self, **more: float) -> Stats:
-        """Return the stats with some counts raised."""
+        """Return the stats with numbers added to some counts."""
         return dataclasses.replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
 
     def since(self, earlier: Stats) -> Stats:
@@ -82,19 +82,19 @@ class Stats:
         return self.plus(**{name: -value for name, value in dataclasses.asdict(earlier).items()})
 
     def as_dict(self) -> dict[str, float]:
-        """Return all counts, and the shares and means that follow from them, as numbers for JSON or a logger."""
+        """Return all counts, and the shares and means derived from them, as numbers for JSON or a logger."""
         return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in _DERIVED}}
 
     def to_json(self) -> dict[str, float]:
-        """Return the counts that are not 0, as they stand in a state."""
+        """Return the counts that are not 0, as the entry ``stats`` of a state."""
         return {name: round(value, 3) for name, value in vars(self).items() if value}
 
     @classmethod
     def from_json(cls, counts: Json) -> Stats:
-        """Return the stats of a state; counts that this version does not know are left out.
+        """Return the stats of a state; counts that this version does not have are ignored.
 
         Raises:
-            ValueError: They are no counts.
+            ValueError: The entry is not a dict of counts.
         """
         is_number = isinstance(counts, Mapping) and all(isinstance(each, int | float) and each >= 0 for each in counts.values())
         if not is_number:

@@ -1,7 +1,7 @@
-"""What runs inside of a worker: stages opened once, blocks in and out as bytes, and an end when the loader's process has died.
+"""What runs inside a worker process: it opens the stages once, runs them over blocks, and ends when its parent has died.
 
-A large answer does not go back through the pipe of the executor, which all of its processes share: one that is killed while it
-writes there leaves half an answer, and nobody can read on. It is written to a file, and the pipe carries that it is there.
+All processes of an executor answer through one pipe. A process that is killed while it writes a large answer there leaves half
+of it, and no answer after it can be read. So a large answer is written to a file, and the pipe carries a note of that.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from seqstream.stages.row_labels import RowLabels
 from seqstream.stages.running import run_stages
 
 ATOMIC_BYTES = 2048
-"""Answers up to this size go through the pipe: up to 4,096 bytes written at once are there as a whole or not at all."""
+"""Answers up to this size go through the pipe: up to 4,096 bytes that are written at once arrive as a whole or not at all."""
 
 NEEDS_STAGES = b""
-"""The answer of a process that does not know the stages: the block is to be sent again, with them."""
+"""The answer of a process that does not have the stages: the block must be sent again, with them."""
 
 IN_FILE = None
-"""The answer of a process that has written it to a file."""
+"""The answer of a process that has written its answer to a file."""
 
 Answer: TypeAlias = "bytes | None"
 """`NEEDS_STAGES`, `IN_FILE`, or what `unpack` takes."""
 
 _KEPT = 8
-"""The stages of so many loaders are kept in a process that works for several of them."""
+"""A process that works for several loaders keeps the stages of this many."""
 
 _WATCH_SECONDS = 1.0
-"""How long a worker outlives its parent at most, where the system does not tell it."""
+"""How long a worker outlives its parent at most, where the system does not notify it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +56,13 @@ class LoaderStages:
 
     Attributes:
         stages: Its stages.
-        fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
-        labels: Which rows have no label, and are dropped; ``None`` drops none.
-        key: Names the loader.
+        empty_fill: The token that a row without tokens gets; ``None`` to drop such rows.
+        labels: Which rows have no label, and are dropped; ``None`` to drop none.
+        key: Identifies the loader.
     """
 
     stages: tuple[DataStage, ...]
-    fill: int | None = None
+    empty_fill: int | None = None
     labels: RowLabels | None = None
     key: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
 
@@ -72,12 +72,12 @@ class BlockTask:
     """A block on its way to a process.
 
     Attributes:
-        key: Names the loader.
-        number: Names the block.
+        key: Identifies the loader.
+        number: Identifies the block.
         engines: The engine for each column of ids.
-        block: The records, as `seqstream.buffers.to_buffer` makes them.
-        folder: Where a large answer goes, if the machine has it.
-        stages: The pickled `LoaderStages`, where the process may not know them yet.
+        block: The records, as `seqstream.arrow.to_buffer` returns them.
+        folder: Where a large answer goes, if this folder is on the machine of the process.
+        stages: The pickled `LoaderStages`, where the process may not have them yet.
     """
 
     key: str
@@ -97,7 +97,7 @@ _known: OrderedDict[str, LoaderStages] = OrderedDict()
 _lock = threading.Lock()
 _opened = threading.local()
 _folders: set[str] = set()
-"""Where this process has written answers."""
+"""Folders in which this process has written answers."""
 
 
 def remember_stages(stages: LoaderStages) -> None:
@@ -133,18 +133,18 @@ def process_block(task: BlockTask) -> Answer:
 
 
 def unpack(answer: bytes) -> tuple[pa.Table, Counts] | Exception:
-    """Return the rows of a block with what was counted, or the error that the stages raised."""
+    """Return the rows of a block with their counts, or the error that a stage raised."""
     rows, counts_or_error = pickle.loads(answer)
     return pickle.loads(counts_or_error) if rows is None else (from_buffer(rows), counts_or_error)
 
 
 def start_worker(stages: LoaderStages, parent: int, is_child: bool) -> None:
-    """Prepare a process that works for one loader.
+    """Prepare a process that works for one loader: signals, threads, and an end with its parent.
 
     Args:
         stages: Its stages.
         parent: The process id of the loader.
-        is_child: Whether that process has started this one itself, and not through a server.
+        is_child: Whether that process has started this one, rather than a fork server.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the loader's process ends the others
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has the handlers of its parent
@@ -172,9 +172,9 @@ def _run(known: LoaderStages, task: BlockTask) -> tuple[bytes | None, Counts | b
     """Return the rows and counts of a block, or ``None`` and a pickled error."""
     try:
         opened = _open(known, task.engines)
-        (table,), counts = run_stages([from_buffer(task.block)], opened, known.fill, known.labels)
+        (table,), counts = run_stages([from_buffer(task.block)], opened, known.empty_fill, known.labels)
         return to_buffer(table), counts
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again where the place in the data is known
+    except Exception as error:  # noqa: BLE001 - the loader raises it again, with its location in the data
         return None, _pickled(error)
 
 
@@ -190,7 +190,7 @@ def _open(known: LoaderStages, engines: Mapping[str, str]) -> tuple[OpenStage, .
 
 
 def _pickled(error: Exception) -> bytes:
-    """Return an error as what another process can raise: the same, or one that says the same."""
+    """Return an error pickled; as a ``RuntimeError`` with the same message where it cannot be pickled."""
     trace = "".join(traceback.format_exception(error))
     error.add_note(f"in a worker process:\n{trace}")
     try:

@@ -118,7 +118,8 @@ def check_steps(taken: Sequence[Taken], loader: Loader) -> None:
         _expect_one_state([batch.state for batch in batches], where)
         _expect_totals(batches, where)
         union = _expect_repeats(batches, where)
-        if loader.uneven == "repeat" or batches[0].state["group"] in (0, len(batches)):  # else from several groups
+        planned_world_size = batches[0].state["position"]["window"]["planned_world_size"]
+        if loader.uneven == "repeat" or planned_world_size in (0, len(batches)):  # else from several groups
             _expect_alike(batches, union, loader, where)
         for rank, batch in enumerate(batches):
             expect_in_budget(batch, loader.stages[-1], _shapes(batch, loader), f"{where} of rank {rank}")
@@ -216,7 +217,7 @@ def _shapes(batch: Batch, loader: Loader) -> Sequence[Sequence[int]] | None:
     spec = loader.stages[-1]
     if isinstance(spec, Pack):
         return ((spec.rows, spec.row_length),)
-    shapes: Sequence[Sequence[int]] | None = batch.state["shapes"]
+    shapes: Sequence[Sequence[int]] | None = batch.state["calibration"]["shapes"]
     return shapes
 
 
@@ -249,8 +250,8 @@ def check_elastic(make: MakeLoader, world_sizes: Sequence[int] = (1, 2, 4, 3), n
 
 def _in_turns(make: MakeLoader, state: State, world_sizes: Iterator[int], num_steps: int) -> Iterator[Sequence[Taken]]:
     """Yield the batches of all ranks, in an epoch that is resumed with another number of ranks every few steps."""
-    epoch = state["epoch"]
-    while state["epoch"] == epoch:
+    epoch = state["position"]["epoch"]
+    while state["position"]["epoch"] == epoch:
         taken = run_ranks(next(world_sizes), _resume(make, state, num_steps))
         yield taken
         state = through_json(taken[0].state)

@@ -26,14 +26,14 @@ def test_shapes_are_chosen_once_and_kept_in_the_state(texts: Texts, bpe_file: Pa
     """The first 64 batches decide; the state has the shapes, and a loader that resumes from it chooses none."""
     source, tokenize, spec = labelled(texts), ss.Tokenize(bpe_file, max_length=64), ss.Bucket(256, shapes=4)
     loader = ss.Loader(source, tokenize, spec)
-    assert loader.state_dict()["shapes"] is None
+    assert loader.state_dict()["calibration"]["shapes"] is None
     batches = list(loader)
     shapes = loader.shapes()
     assert {tuple(batch.input_ids.shape) for batch in batches} == set(shapes)
     assert len(shapes) == 4
     assert shapes[-1][1] == 64
     state = json.loads(json.dumps(batches[5].state))
-    assert [tuple(shape) for shape in state["shapes"]] == shapes
+    assert [tuple(shape) for shape in state["calibration"]["shapes"]] == shapes
     resumed = ss.Loader(source, tokenize, spec)
     resumed.load_state_dict(state)
     assert resumed.shapes() == shapes
@@ -88,7 +88,7 @@ def test_the_worst_batch_is_as_large_as_any(texts: Texts, bpe_file: Path) -> Non
     assert worst.name == [f"r{number}"] * 10
     assert worst.weights.tolist() == [1] * 10
     fresh = ss.Loader(*stages, on_batch=ss.CausalLabels())
-    assert loader.state_dict() == fresh.state_dict() | {"engine": loader.state_dict()["engine"]}
+    assert loader.state_dict() == fresh.state_dict() | {"calibration": loader.state_dict()["calibration"]}
     sizes = [(batch.num_slots, max(batch.input_ids.shape)) for batch in loader]
     assert max(size for size, _ in sizes) <= 500
     assert loader.worst_batch(max_tokens=100).input_ids.shape == (2, 50)

@@ -18,6 +18,7 @@ import seqstream as ss
 from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
 from tests.helpers.rank_corpora import letters
 from tests.helpers.rank_processes import Pool
+from tests.helpers.states import with_entry
 
 TEXTS = [f"{number:04} " + "x" * (number % 9) for number in range(1_000)]
 BUCKET = ss.Bucket(500, window_batches=4)
@@ -272,16 +273,17 @@ def test_items_of_a_rank() -> None:
 
 def test_other_states() -> None:
     """States at the same position that differ in an entry raise an error that names it."""
-    state = next(batch.state for batch in texts_of(TEXTS) if not batch.state["served"])
+    state = next(batch.state for batch in texts_of(TEXTS) if not batch.state["position"]["window"]["served"])
+    step = state["position"]["window"]["step"]
 
     def job(options: Options) -> None:
         loader = texts_of(TEXTS, **options)
-        loader.load_state_dict({**state, "step": state["step"] + options["rank"]})
+        loader.load_state_dict(with_entry(state, "position.window.step", step + options["rank"]))
         list(loader)
 
     for outcome in try_ranks(2, job):
         assert isinstance(outcome, RuntimeError)
-        assert f"{RULE}state.step {state['step']} on rank 0, {state['step'] + 1} on rank 1" in str(outcome)
+        assert f"{RULE}state.step {step} on rank 0, {step + 1} on rank 1" in str(outcome)
 
 
 def test_an_error_before_the_first_exchange() -> None:

@@ -62,18 +62,20 @@ def test_two_stops_in_one_window(tmp_path: Path) -> None:
     source = rank_corpora.text_files(tmp_path, some_texts(300))
     make = functools.partial(make_loader, source, ss.Bucket(240, window_batches=12))
     state = go_on(make, None, 4, 8)[0].state
-    assert state["served"] > 0, "the stop must be in the middle of a window"
+    window = state["position"]["window"]
+    assert window["served"] > 0, "the stop must be in the middle of a window"
     whole = [row for each in go_on(make, None, 4) for row in rows_of(each.batches)]
     seen: list[Any] = [row for each in go_on(make, None, 4, 8) for row in rows_of(each.batches)]
-    position = (state["position"], state["blocks"], state["skip"])
-    served = [state["served"]]
+    place = (window["cursor"], window["blocks"], window["skip"])
+    served = [window["served"]]
     for world_size in (2, 3):
         taken = go_on(make, through_json(state), world_size, 1)
         seen += [row for each in taken for row in rows_of(each.batches)]
         state = taken[0].state
-        assert (state["position"], state["blocks"], state["skip"]) == position
-        assert state["group"] == 4
-        served.append(state["served"])
+        window = state["position"]["window"]
+        assert (window["cursor"], window["blocks"], window["skip"]) == place
+        assert window["planned_world_size"] == 4
+        served.append(window["served"])
     assert served == sorted(set(served))
     seen += [row for each in go_on(make, through_json(state), 4) for row in rows_of(each.batches)]
     assert len(seen) == len(set(seen))
@@ -123,7 +125,7 @@ def test_other_ranks_resume_at_the_end_of_an_epoch(tmp_path: Path) -> None:
         assert [none for none, _ in found] == [[]] * world_size
         check_steps([taken for _, taken in found], make())
         assert sorted(row for _, taken in found for row in rows_of(taken.batches)) == whole
-        assert found[0][1].state["epoch"] == 2
+        assert found[0][1].state["position"]["epoch"] == 2
 
 
 def test_in_the_second_epoch(tmp_path: Path) -> None:
@@ -131,13 +133,13 @@ def test_in_the_second_epoch(tmp_path: Path) -> None:
     source = rank_corpora.text_files(tmp_path, some_texts(60))
     make = functools.partial(make_loader, source, SPECS["pack"])
     state: State = go_on(make, None, 3)[0].state
-    assert state["epoch"] == 1
+    assert state["position"]["epoch"] == 1
     rows: list[Any] = []
     for world_size, num_steps in itertools.cycle(TURNS):
         taken = go_on(make, through_json(state), world_size, num_steps)
         rows += [row for each in taken for row in rows_of(each.batches)]
         state = taken[0].state
-        if state["epoch"] == 2:
+        if state["position"]["epoch"] == 2:
             break
     assert sorted(rows) == sorted(rows_of(make()))
 
@@ -152,7 +154,7 @@ def test_over_several_epochs_in_one_iteration(tmp_path: Path) -> None:
         taken = go_on(make, None if state is None else through_json(state), world_size, 2)
         rows += [row for each in taken for batch in each.batches for row in rows_of([batch])]
         state = taken[0].state
-        if state["epoch"] >= 2:
+        if state["position"]["epoch"] >= 2:
             break
     assert sorted(rows) == sorted([*rows_of(make_loader(source, SPECS["rows"]))] * 2)
 
@@ -168,7 +170,7 @@ def in_turns(pool: Pool, makes: Sequence[Make], turns: Sequence[tuple[int, int]]
         rows += [row for each in taken for row in rows_of(each.batches)]
         state = json.loads(json.dumps(taken[0].state))
         assert state is not None
-        if state["epoch"] > 0:
+        if state["position"]["epoch"] > 0:
             return rows
     raise AssertionError("unreachable")
 

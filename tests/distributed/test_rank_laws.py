@@ -16,6 +16,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import ranges
 from seqstream.loading.arguments import open_stages
+from seqstream.loading.state import read_state
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.rank_shares import cut_steps
@@ -24,7 +25,7 @@ from seqstream.stages.row_labels import LabelRule, RowLabels
 from seqstream.testing.expectations import rows_of
 from seqstream.testing.rank_laws import Taken, check_steps, expect_all_rows, take
 from seqstream.testing.rank_threads import Options, run_ranks
-from seqstream.windows.block_reader import Cursor, read_blocks
+from seqstream.windows.block_reader import read_blocks
 from seqstream.windows.building import read_windows
 from seqstream.windows.processing import run_here
 from seqstream.windows.settings import WindowSettings
@@ -180,9 +181,9 @@ def rows_in(batch: ss.Batch) -> list[tuple[int, int]]:
 
 def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Taken) -> list[list[list[tuple[int, int]]]]:
     """Return the rows of each turn of each window, read by one process and planned directly."""
-    first = taken.batches[0].state  # of the window that begins there
-    start = WindowStart(Cursor.from_json(first["position"], first["source"]), first["blocks"])
-    assert first["served"], "the first window must have more than one step"
+    first = read_state(taken.batches[0].state).position.window  # of the window that begins there
+    start = WindowStart(first.cursor, first.blocks)
+    assert first.served, "the first window must have more than one step"
     tokenize = ss.Tokenize(rank_corpora.letters, max_length=rank_corpora.MAX_LENGTH)
     packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, ss.Pack) else ()
     process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels(LabelRule(), *packed))

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,6 +25,7 @@ import seqstream as ss
 from tests.fuzz.files import make_compressed, make_text, split_compressed, split_text, text
 from tests.fuzz.kind import Input, Kind
 from tests.fuzz.mutations import damage_bytes, damage_json
+from tests.helpers.states import with_entry
 
 LINES = [text(Random(number)) + f" line {number}" for number in range(40)]
 
@@ -141,6 +143,15 @@ def make_state(random: Random) -> Input:
     return Input(json.loads(json.dumps(loader.state_dict())), "", options)
 
 
+def numbers_in(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the names of the numbers in nested dicts, such as ``position.epoch``."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from numbers_in(each, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, int):
+        yield name
+
+
 def damage_state(random: Random, given: Input) -> Input:
     """Damage a value of a state, or of its fingerprint, which is text of JSON."""
     state = given.data
@@ -150,10 +161,9 @@ def damage_state(random: Random, given: Input) -> Input:
         except ValueError:
             return given
         return given._replace(data={**state, "fingerprint": changed})
-    if random.random() < 0.3 and isinstance(state, dict) and state:
-        name = random.choice([*state])
+    if random.random() < 0.3 and (names := [*numbers_in(state)]):
         number = random.choice([0, 1, 2, 3, 7, 40, 1000, 1 << 30, 1 << 40])
-        return given._replace(data={**state, name: number} if isinstance(state[name], int) else state)
+        return given._replace(data=with_entry(state, random.choice(names), number))
     return given._replace(data=damage_json(random, state))
 
 

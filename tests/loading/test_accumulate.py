@@ -106,7 +106,7 @@ def test_few_rows_make_as_many_batches_as_they_can(
 
 
 def test_a_step_by_hand() -> None:
-    """The worked example: four lengths twice, one row a batch: a step has a batch of either half, the first is told of both."""
+    """Four lengths twice, one row a batch: a step has a batch of either half, and its first batch has the totals of both."""
     rows = [[1] * length for length in (8, 8, 6, 6, 4, 4, 2, 2)]
     batches = [*ss.Loader(ss.Generator(rows), ss.Bucket(batch_size=2), accumulate=2, prefetch=0, on_batch=ss.CausalLabels())]
     for step in (batches[:2], batches[2:]):
@@ -134,7 +134,7 @@ def test_a_step_is_a_fair_sample_of_its_window() -> None:
 
 
 def plain_labels(batch: ss.Batch) -> ss.Batch:
-    """Label every second token, which nobody can know before."""
+    """Label every second token, which is not known before it runs."""
     labels = torch.where(batch.mask, batch.input_ids, -100)
     labels[:, ::2] = -100
     return batch.with_columns("input_ids", labels=labels)
@@ -198,7 +198,7 @@ def test_totals_are_sums_over_the_step(make: Make, accumulate: int) -> None:
 
 
 def test_labels_that_nobody_can_know() -> None:
-    """Labels of a function that says nothing of them are no sum before they are made: it is refused, with what to do."""
+    """The sum of labels is not known before a function without a label rule has run: asking for it raises, with what to do."""
     make = functools.partial(ss.Loader, ss.Generator(without("label", "labels")), ss.Bucket(100), on_batch=plain_labels)
     batch = next(iter(make(accumulate=2)))
     assert batch.step_num_tokens > batch.num_tokens
@@ -217,16 +217,16 @@ def test_labels_that_nobody_can_know() -> None:
 @pytest.mark.parametrize("make", LABELLED.values(), ids=LABELLED)
 def test_resuming_after_any_batch(make: Make) -> None:
     """On the border of a step and within one: the batches that follow are the same, and so is what they tell of their step."""
-    expected = [told(batch) for batch in make(accumulate=4)]
+    expected = [facts_of(batch) for batch in make(accumulate=4)]
     assert len(expected) > 8
     for number, batch in enumerate(make(accumulate=4)):
         if number in (0, 1, 2, 3, 4, len(expected) // 2, len(expected) - 2):
             loader = make(accumulate=4)
             loader.load_state_dict(through_json(batch.state))
-            assert [told(other) for other in loader] == expected[number + 1 :]
+            assert [facts_of(other) for other in loader] == expected[number + 1 :]
 
 
-def told(batch: ss.Batch) -> tuple[Any, ...]:
+def facts_of(batch: ss.Batch) -> tuple[Any, ...]:
     """Return what a batch is, and what it tells of its step."""
     totals = (batch.step_num_tokens, batch.step_num_label_tokens)
     return batch.row_ids.tolist(), batch.step, batch.is_step_end, *totals, json.dumps(batch.state)
@@ -238,11 +238,11 @@ def test_resuming_over_windows(source: JsonArrays, spec: BatchSpec, shuffle: boo
     """Wherever it is resumed, step numbers go on where they were, and over the end of the epoch they begin anew."""
     make = functools.partial(ss.Loader, source, spec, accumulate=3, shuffle=shuffle, epochs=2, prefetch=0)
     batches = [*make()]
-    expected = [told(batch) for batch in batches]
+    expected = [facts_of(batch) for batch in batches]
     for number in range(1, len(batches), len(batches) // 4):
         loader = make()
         loader.load_state_dict(through_json(batches[number].state))
-        assert [told(batch) for batch in loader] == expected[number + 1 :]
+        assert [facts_of(batch) for batch in loader] == expected[number + 1 :]
 
 
 def test_another_number_of_batches_is_refused(source: JsonArrays) -> None:

@@ -74,7 +74,7 @@ def test_batches_are_fair_samples(spec: BatchSpec, accumulate: int) -> None:
 
 @pytest.mark.parametrize("turns", [by_length, at_random, in_halves, without_the_longest])
 def test_an_uneven_order_is_found(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders by length, at random or with a part missing fail, and the message says which batches, and by how much."""
+    """Orders by length, at random or with a part missing fail; the message names the batches, and by how much they are off."""
     with_turns(monkeypatch, turns)
     with pytest.raises(
         AssertionError, match=r"^(batches \d+ to \d+ of a window must hold each octile|an octile must deviate by at most)"
@@ -111,13 +111,13 @@ def test_an_order_is_looked_at_in_all_windows(monkeypatch: pytest.MonkeyPatch) -
     ids=repr,
 )
 def test_what_is_too_coarse_is_left_out(spec: BatchSpec, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be told, no order fails."""
+    """Where no order can be judged, none fails."""
     with_turns(monkeypatch, by_length)
     testing.check_fair_sample(functools.partial(make_loader, spec, **options))
 
 
 def test_loaders_are_checked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check_loader`, which those who write sources call, has it among its laws."""
+    """`check_loader`, which authors of sources call, has it among its laws."""
     with_turns(monkeypatch, by_length)
     monkeypatch.setattr(laws, "FEWEST_BATCHES", 24)
     make = functools.partial(make_loader, ss.Bucket(40), [*range(1, 11)] * 20, prefetch=0)

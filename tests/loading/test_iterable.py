@@ -98,7 +98,7 @@ def test_a_generator_that_was_called_gives_one_epoch() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_generator_that_was_called_cannot_go_to_workers(workers: int) -> None:
-    """Every worker would repeat it all: an error in the worker that says what to pass."""
+    """Every worker would repeat it all: an error in the worker names what to pass instead."""
     loader = DataLoader(ss.iterable(numbers()), batch_size=None, num_workers=workers, multiprocessing_context="fork")
     with pytest.raises(
         TypeError, match=f"(?s)Caught TypeError in DataLoader worker .* numbers cannot be read in workers.*{ONE_SHOT}"

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
-from seqstream.loading.epochs import _say_once_of_one_shard
+from seqstream.loading.epoch_windows import _log_one_shard
 from tests.helpers.own_source import JsonArrays, write_arrays
 
 SPECS = [
@@ -79,7 +79,7 @@ def test_epochs_follow_the_position(source: JsonArrays) -> None:
 
 
 def test_an_older_iterator_raises(source: JsonArrays) -> None:
-    """Two iterators of one loader would both move it, so the older one says that it is over."""
+    """Two iterators of one loader would both move it, so the older one raises."""
     loader = ss.Loader(source, ss.Bucket(200))
     older = iter(loader)
     next(older)
@@ -259,7 +259,7 @@ def test_stages_are_checked(source: JsonArrays, bpe_file: Path) -> None:
 
 
 def test_a_budget_without_max_length_warns_at_once(source: JsonArrays, bpe_file: Path) -> None:
-    """A record that cannot fit would stop the run at some hour; the loader says so when it is made."""
+    """A record that cannot fit would stop the run at some hour; the loader warns when it is made."""
     with pytest.warns(UserWarning, match="Tokenize has no max_length.*max_tokens=4096.*set Tokenize"):
         ss.Loader(source, ss.Tokenize(bpe_file), ss.Bucket(4096))
 
@@ -306,7 +306,7 @@ def test_other_stages_are_refused_by_name(source: JsonArrays) -> None:
     ],
 )
 def test_what_is_no_state_is_refused(source: JsonArrays, state: Any, error: type[Exception], message: str) -> None:
-    """Loading something else than a state says what is expected."""
+    """The error for something else than a state says what is expected."""
     with pytest.raises(error, match=message):
         ss.Loader(source, ss.Bucket(200)).load_state_dict(state)
 
@@ -358,7 +358,7 @@ def test_resuming_reads_at_most_one_window(tmp_path: Path, bpe_file: Path) -> No
 
     loader = make()
     batches = list(loader)
-    blocks = max(batch.state["blocks"] for batch in batches)
+    blocks = max(batch.state["position"]["window"]["blocks"] for batch in batches)
     for number in (0, len(batches) // 2, len(batches) - 2):
         resumed = make()
         resumed.load_state_dict(batches[number].state)
@@ -368,7 +368,7 @@ def test_resuming_reads_at_most_one_window(tmp_path: Path, bpe_file: Path) -> No
 
 
 def test_a_forked_child_begins_its_own_iterator(source: JsonArrays) -> None:
-    """In a forked child the parent's iterator says so, and a new one gives the same batches."""
+    """In a forked child the parent's iterator raises, and a new one gives the same batches."""
     loader = ss.Loader(source, ss.Bucket(200))
     iterator = iter(loader)
     next(iterator)
@@ -446,9 +446,9 @@ def test_restored_order_is_the_source_order(source: JsonArrays) -> None:
     assert [int(length) for _, _, length in restored] == expected
 
 
-def test_one_shard_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One shard cannot be shuffled beyond its windows; a line of log says so, once, but not of records read in random order."""
-    _say_once_of_one_shard.cache_clear()
+def test_one_shard_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One shard cannot be shuffled beyond its windows; that is logged once, and not where records are read in random order."""
+    _log_one_shard.cache_clear()
     rows = [[1] * 9] * 5000
     list(ss.Loader(ss.Generator(rows), ss.Bucket(90, window_batches=4)))
     assert not caplog.records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import seqstream as ss
 from tests.helpers.rank_corpora import letters
+from tests.helpers.states import with_entry
 
 
 def loader_of(**options: Any) -> ss.Loader:
@@ -73,8 +75,9 @@ def test_numbers_of_numpy_are_ints_in_a_state(tmp_path: Path) -> None:
     loader.set_epoch(np.int64(3))
     next(iter(loader))
     state = loader.state_dict()
-    assert (state["seed"], state["epoch"], state["until"]) == (7, 3, 5)
-    assert {type(state[name]) for name in ("seed", "epoch", "until")} == {int}
+    numbers = state["seed"], state["position"]["epoch"], state["position"]["until"]
+    assert numbers == (7, 3, 5)
+    assert {type(number) for number in numbers} == {int}
     assert json.loads(json.dumps(state)) == state
     torch.save(state, tmp_path / "step.pt")
     other = loader_of(seed=7, epochs=2)
@@ -89,7 +92,7 @@ def test_a_state_is_the_loaders_own(prefetch: int) -> None:
     """What a function or the user does to the state of a batch is nothing to the loader, nor to the batches that follow."""
 
     def spoil(batch: ss.Batch) -> ss.Batch:
-        batch.state["source"].append("spoiled")
+        batch.state["position"]["window"]["cursor"]["source"].append("spoiled")
         batch.state.clear()
         return batch
 
@@ -98,42 +101,62 @@ def test_a_state_is_the_loaders_own(prefetch: int) -> None:
     for batch, state in zip(loader, expected, strict=True):
         assert batch.state == {}
         assert loader.state_dict() == state
-        loader.state_dict()["source"].append("spoiled")
+        loader.state_dict()["position"]["window"]["cursor"]["source"].append("spoiled")
         assert loader.state_dict() == state
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("name", "value", "message"),
     [
-        ("position", 10**6, r"position of the state must be at most the \d+ shards, got 1,000,000"),
-        ("source", [[10**6, 5, 1]], r"source of the state must be different shards of \d+, got \[1000000\]"),
-        ("source", [[0, 5, 1]], r"source of the state must be shards of several blocks, which are begun, got \[0\]"),
-        ("engine", {"nope": "x"}, r"engine of the state must name one of each of \['input_ids'\], got \{'nope': 'x'\}"),
-        ("engine", {"input_ids": "x"}, r"engine of the state must name one of each of \['input_ids'\]"),
         (
-            "shapes",
+            "position.window.cursor.position",
+            10**6,
+            r"position\.window\.cursor\.position of the state must be at most the \d+ shards, got 1,000,000",
+        ),
+        (
+            "position.window.cursor.source",
+            [[10**6, 5, 1]],
+            r"position\.window\.cursor\.source of the state must be different shards of \d+, got \[1000000\]",
+        ),
+        (
+            "position.window.cursor.source",
+            [[0, 5, 1]],
+            r"position\.window\.cursor\.source of the state must be shards of several blocks, which are begun, got \[0\]",
+        ),
+        (
+            "calibration.engines",
+            {"nope": "x"},
+            r"calibration\.engines of the state must name one of each of \['input_ids'\], got \{'nope': 'x'\}",
+        ),
+        (
+            "calibration.engines",
+            {"input_ids": "x"},
+            r"calibration\.engines of the state must name one of each of \['input_ids'\]",
+        ),
+        (
+            "calibration.shapes",
             [[3, 40]],
-            r"shapes of the state must be None for Bucket\(max_tokens=500, window_batches=4.*\), got \[\[3, 40\]\]",
+            r"calibration\.shapes of the state must be None for Bucket\(max_tokens=500, window_bat.*\), got \[\[3, 40\]\]",
         ),
     ],
 )
-def test_a_state_that_this_loader_cannot_have(key: str, value: Any, message: str, tmp_path: Path) -> None:
+def test_a_state_that_this_loader_cannot_have(name: str, value: Any, message: str, tmp_path: Path) -> None:
     """Is refused when it is loaded, by the entry."""
     (tmp_path / "a.txt").write_text("\n".join(f"line {number}" for number in range(400)))
     source = ss.TextFiles(tmp_path / "a.txt", block_bytes=400)
     loader = ss.Loader(source, ss.Tokenize(letters, max_length=60), ss.Bucket(500, window_batches=4))
     state = next(iter(loader)).state
     with pytest.raises(ValueError, match=f"^{message}"):
-        loader.load_state_dict({**state, key: value})
+        loader.load_state_dict(with_entry(state, name, value))
 
 
-@pytest.mark.parametrize(("key", "number"), [("served", 10**6), ("skip", 10**6)])
-def test_more_rows_than_there_are(key: str, number: int) -> None:
+@pytest.mark.parametrize("name", ["served", "skip"])
+def test_more_rows_than_there_are(name: str) -> None:
     """A state that counts more rows than a window has is refused as soon as that is known."""
     make = [[1, 2, 3]] * 60
     loader = ss.Loader(ss.Generator(make, block_bytes=64), ss.Bucket(batch_size=4, window_batches=4))
     state = next(iter(loader)).state
-    loader.load_state_dict({**state, key: number})
+    loader.load_state_dict(with_entry(state, f"position.window.{name}", 10**6))
     with pytest.raises(ValueError, match=r"^source must still have the 1,000,000 rows .*; the data has changed$"):
         list(loader)
 
@@ -151,3 +174,57 @@ def test_a_column_called_as_a_part_of_a_batch(name: str) -> None:
         assert batch.mask.dtype == torch.bool
         assert batch["attention_mask"].sum(1).tolist() == batch.lengths.tolist()
         assert batch.weights.tolist() == [1.0, 1.0]
+
+
+OPTIONS: dict[str, Any] = {
+    "source": ss.Generator([[1]]),
+    "stages": (),
+    "seed": 3,
+    "shuffle": False,
+    "epochs": None,
+    "accumulate": 2,
+    "num_workers": 1,
+    "multiprocessing_context": "spawn",
+    "executor": None,
+    "prefetch": 0,
+    "device": "cpu",
+    "pin_memory": True,
+    "on_batch": None,
+    "pad_values": {},
+    "padding_side": "left",
+    "layout": "jagged",
+    "progress": True,
+    "rank": 0,
+    "world_size": 1,
+    "all_gather": None,
+    "uneven": "drop",
+}
+
+
+def test_options_cannot_be_changed() -> None:
+    """A state must name the options that made the batches, so those of a loader stay; the error says what to do."""
+    loader = loader_of()
+    expected = [batch.row_ids.tolist() for batch in loader_of()]
+    state = loader.state_dict()
+    for name, value in OPTIONS.items():
+        before = getattr(loader, name)
+        with pytest.raises(
+            AttributeError, match=rf"^{name} of a Loader cannot be changed; make a new Loader\({name}=\.\.\.\)$"
+        ):
+            setattr(loader, name, value)
+        with pytest.raises(AttributeError, match=rf"^{name} of a Loader cannot be deleted"):
+            delattr(loader, name)
+        assert getattr(loader, name) is before
+    assert {*OPTIONS} == {*inspect.signature(ss.Loader).parameters} - {"workers"}
+    assert loader.state_dict() == state
+    assert [batch.row_ids.tolist() for batch in loader] == expected
+
+
+def test_options_can_be_read() -> None:
+    """As they are used, whatever they were given as."""
+    loader = loader_of(seed=np.int64(3), workers=1, device="cpu", shuffle=np.bool_(False), pad_values={"x": 1})
+    assert (loader.seed, loader.num_workers, loader.shuffle) == (3, 1, False)
+    assert loader.device == torch.device("cpu")
+    assert loader.pad_values == {"x": 1}
+    assert loader.stages == (ss.Unbucketed(1),)
+    assert loader.world_size is None

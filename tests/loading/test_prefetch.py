@@ -39,10 +39,10 @@ def _no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def stop_signal() -> Iterator[StopSignal]:
-    """A switch that is turned off in the end."""
+    """A stop signal that is set in the end."""
     stop_signal = StopSignal()
     yield stop_signal
-    stop_signal.turn_off()
+    stop_signal.stop()
 
 
 def ahead(items: Iterator[object], depth: int, stop_signal: StopSignal) -> Prefetcher[object]:
@@ -137,18 +137,18 @@ def test_whatever_is_raised_reaches_the_consumer(stop_signal: StopSignal, error:
 
 
 def test_closing_ends_a_producer_that_is_ahead() -> None:
-    """It waits for room that nobody will make."""
+    """It waits for room that will never be there."""
     stop_signal = StopSignal()
     made = ahead(iter(range(100)), 2, stop_signal)
     assert next(made) == 0
     begin = time.monotonic()
-    stop_signal.turn_off()
+    stop_signal.stop()
     assert time.monotonic() - begin < 1
     assert num_threads() == 0
 
 
 def test_closing_ends_a_consumer_that_waits() -> None:
-    """A consumer in another thread that waits for an item hears that there will be none."""
+    """A consumer in another thread that waits for an item gets `StoppedError`."""
     stop_signal = StopSignal()
     goes_on = threading.Event()
     heard: list[BaseException] = []
@@ -168,7 +168,7 @@ def test_closing_ends_a_consumer_that_waits() -> None:
     consumer = threading.Thread(target=consume, name=NAME)
     consumer.start()
     time.sleep(0.02)
-    stopper = threading.Thread(target=stop_signal.turn_off, name=NAME)
+    stopper = threading.Thread(target=stop_signal.stop, name=NAME)
     stopper.start()
     consumer.join(2)
     assert [type(error) for error in heard] == [StoppedError]
@@ -183,7 +183,7 @@ def test_a_chain_of_threads_ends_together(stop_signal: StopSignal) -> None:
     second = ahead((("x", item) for item in first), 2, stop_signal)
     assert [next(second), next(second)] == [("x", 0), ("x", 1)]
     assert num_threads() == 2
-    stop_signal.turn_off()
+    stop_signal.stop()
     assert num_threads() == 0
 
 
@@ -197,13 +197,13 @@ def test_an_error_passes_through_a_chain(stop_signal: StopSignal) -> None:
 
 
 def test_what_is_off_stays_off() -> None:
-    """Nothing starts any more, what checks is told, and turning off again is fine; items that were ready may still be taken."""
+    """No thread starts any more, `check` raises, and a second `stop` does nothing; items that were ready may still be taken."""
     stop_signal = StopSignal()
     made = ahead(iter([1, 2, 3]), 2, stop_signal)
     wait_until(lambda: made._ready.qsize() == 2)
     stop_signal.check()
-    stop_signal.turn_off()
-    stop_signal.turn_off()
+    stop_signal.stop()
+    stop_signal.stop()
     assert [next(made), next(made)] == [1, 2]
     calls: list[Callable[[], object]] = [stop_signal.check, lambda: next(made), lambda: ahead(iter([]), 1, stop_signal)]
     for call in calls:
@@ -217,7 +217,7 @@ class Owner:
     def __init__(self, items: Iterator[object]) -> None:
         stop_signal = StopSignal()
         self.made = ahead(items, 2, stop_signal)
-        self.finalizer = weakref.finalize(self, stop_signal.turn_off)
+        self.finalizer = weakref.finalize(self, stop_signal.stop)
 
 
 def test_garbage_collection_ends_threads() -> None:
@@ -244,7 +244,7 @@ def test_garbage_may_be_collected_in_the_thread_itself() -> None:
     def items() -> Iterator[int]:
         yield 1
         begin = time.monotonic()
-        stop_signal.turn_off()
+        stop_signal.stop()
         seconds.append(time.monotonic() - begin)
         yield 2
 

@@ -87,7 +87,7 @@ FULL: list[BatchSpec] = [
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("spec", FULL, ids=repr)
 def test_the_last_short_batches_are_left_out_and_counted(spec: BatchSpec, world_size: int) -> None:
-    """Every step is whole on all ranks, less than a step is left out in each epoch, by windows none, and going on is exact."""
+    """Every step is whole on all ranks, an epoch leaves out less than one step, windows leave out none, resuming is exact."""
 
     def job(options: Options) -> tuple[list[ss.Batch], ss.Stats, list[list[int]]]:
         loader = make(spec, accumulate=2, epochs=2, **options)
@@ -124,7 +124,7 @@ def test_where_no_batch_is_short() -> None:
 
 
 def test_a_loader_has_no_dataset() -> None:
-    """What would skip batches of it to go on, as Trainer does, hears what goes on at once."""
+    """The error for code that would skip batches to resume, as Trainer does, names what resumes at once."""
     assert not hasattr(make(), "dataset")
     with pytest.raises(AttributeError, match=r"load_state_dict\(batch\.state\) goes on at once.* ignore_data_skip=True"):
         make().dataset  # noqa: B018 - it raises

@@ -29,6 +29,7 @@ import torch
 import seqstream as ss
 from seqstream import testing
 from seqstream.arrow import from_buffer, to_buffer
+from tests.helpers.states import with_entry
 
 Texts = list[str]
 
@@ -134,7 +135,7 @@ def test_laws_with_workers(tmp_path: Path, bpe_file: Path) -> None:
 
 
 def test_workers_may_change_between_stop_and_resume(tmp_path: Path) -> None:
-    """A state says nothing of workers."""
+    """A state does not depend on workers."""
     stages = (corpus(tmp_path), ss.Tokenize(letters, max_length=40), ss.Bucket(400, window_batches=3))
     expected = list(ss.Loader(*stages))
     state, got = ss.Loader(*stages).state_dict(), []
@@ -148,7 +149,7 @@ def test_workers_may_change_between_stop_and_resume(tmp_path: Path) -> None:
 
 
 def test_an_iteration_that_is_left_does_not_disturb_the_next(tmp_path: Path) -> None:
-    """Blocks under way for an epoch that nobody goes on with are thrown away, and the same processes go on."""
+    """Blocks in work for an iteration that was left are dropped, and the same processes go on."""
     stages = (corpus(tmp_path), ss.Tokenize(letters, max_length=40), ss.Bucket(400, window_batches=3))
     loader = ss.Loader(*stages, num_workers=2)
     for _ in range(3):
@@ -180,7 +181,7 @@ def test_an_error_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
         raise error
 
     loader = ss.Loader(corpus(tmp_path), ss.Map(raising), ss.Tokenize(letters), ss.Bucket(batch_size=4), num_workers=1)
-    loader.load_state_dict({**loader.state_dict(), "engine": {"input_ids": "function"}})
+    loader.load_state_dict(with_entry(loader.state_dict(), "calibration.engines", {"input_ids": "function"}))
     with pytest.raises(RuntimeError, match="ValueError: of a lambda\nin a worker process:"):
         list(loader)
 
@@ -315,7 +316,7 @@ def test_an_executor_of_the_user(tmp_path: Path, bpe_file: Path, kind: str) -> N
         train, valid = ss.Loader(*stages, executor=executor, num_workers=2), ss.Loader(*others, executor=executor)
         for batch, expected in zip(train, ss.Loader(*stages), strict=True):
             assert batch.input_ids.equal(expected.input_ids)
-            if batch.state["served"] == 0:
+            if batch.state["position"]["window"]["served"] == 0:
                 valid.set_epoch(0)
                 assert ids_of(valid) == ids_of(ss.Loader(*others))
         del train, valid
@@ -334,7 +335,7 @@ def second_epoch(loader: ss.Loader) -> ss.Loader:
 
 
 def test_an_executor_of_the_user_that_cannot_go_on(tmp_path: Path) -> None:
-    """Where it was shut down, or one of its processes was killed, the error says whose executor it is."""
+    """Where it was shut down, or one of its processes was killed, the error names the executor."""
     stages = (corpus(tmp_path), ss.Tokenize(deadly, max_length=40), ss.Bucket(400, window_batches=3))
     with ThreadPoolExecutor(1) as ended:
         pass
@@ -350,7 +351,7 @@ def test_an_executor_of_the_user_that_cannot_go_on(tmp_path: Path) -> None:
 
 
 def test_stages_that_cannot_be_sent(tmp_path: Path) -> None:
-    """A lambda crosses to forked processes only: to others it is an error that says so, and nothing is left."""
+    """A lambda reaches forked processes only: with others the error explains that, and nothing is left behind."""
     before = held()
     stages = (corpus(tmp_path), ss.Tokenize(lambda texts: [[len(text)] for text in texts], max_length=40), ss.Bucket(400))
     loader = ss.Loader(*stages, num_workers=2, multiprocessing_context="spawn")

@@ -1,0 +1,84 @@
+"""Runs the stages of a loader over blocks: in worker processes, or in the calling thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from seqstream.loading.arguments import DataStage, WorkerOptions, open_stages
+from seqstream.loading.worker_process import LoaderStages
+from seqstream.loading.workers import Workers
+from seqstream.records import Counts, OpenStage
+from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.running import run_stages
+from seqstream.windows.processing import Process, run_here
+
+
+class StageRunner:
+    """Runs stages, which it opens once for each choice of engines.
+
+    A thread that looks at the data beside another has a runner of its own.
+
+    Args:
+        stages: The stages, in order.
+        locate: Returns where in the data a row id is, for errors.
+        empty_fill: The token that a row without tokens gets; ``None`` to drop such rows.
+        labels: Which rows have no label, and are dropped.
+        worker_options: Which processes run the stages, if any.
+    """
+
+    def __init__(
+        self,
+        stages: tuple[DataStage, ...],
+        locate: Callable[[int], str],
+        empty_fill: int | None,
+        labels: RowLabels,
+        worker_options: WorkerOptions,
+    ) -> None:
+        self._stages = stages
+        self._locate = locate
+        self._empty_fill = empty_fill
+        self._labels = labels
+        self._worker_options = worker_options
+        self._workers: Workers | None = None
+        self._opened: tuple[Mapping[str, str], tuple[OpenStage, ...]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: no processes, and no stages that are open."""
+        return {**self.__dict__, "_workers": None, "_opened": None}
+
+    def start_workers(self) -> None:
+        """Start the worker processes, if there are to be any and they do not run."""
+        if self._worker_options and self._workers is None:
+            stages = LoaderStages(self._stages, self._empty_fill, self._labels)
+            self._workers = Workers(self._worker_options, stages, self._locate)
+        if self._workers is not None:
+            self._workers.start()
+
+    def stop_workers(self) -> None:
+        """End the worker processes at once, whatever they are doing."""
+        if self._workers is not None:
+            self._workers.stop()
+
+    def process(self, engines: Mapping[str, str]) -> Process:
+        """Return the function that runs the stages over blocks, in workers where there are any.
+
+        Args:
+            engines: Name of the engine for each column of ids.
+        """
+        opened = self._open(engines)
+        if self._workers is None:
+            return run_here(opened, self._locate, self._empty_fill, self._labels)
+        return self._workers.run(engines)
+
+    def run(self, table: pa.Table, engines: Mapping[str, str]) -> tuple[pa.Table, Counts]:
+        """Run the stages over one table in this thread; return its rows, without those that are dropped, and their counts."""
+        (rows,), counts = run_stages([table], self._open(engines), self._empty_fill, self._labels)
+        return rows, counts
+
+    def _open(self, engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
+        if self._opened is None or self._opened[0] != engines:
+            self._opened = engines, open_stages(self._stages, engines)
+        return self._opened[1]
