@@ -46,7 +46,7 @@ def measure(settings: Settings) -> Iterator[Record]:
             settings.show_progress(f"{name}, {max_tokens} tokens")
             window = largest_window(settings.text(name), proven, max_tokens)
             ours, theirs = _seconds(window, settings.repeats)
-            tokens = window.runs.num_tokens
+            tokens = window.length_counts.num_tokens
             where = f"{name}, max_tokens={max_tokens}"
             made, padded = (
                 Record(benchmark="collation", corpus=where, what=what, value=1e9 * seconds / tokens, unit="ns a token")

@@ -33,10 +33,10 @@ from benchmarks.packing import CORPORA, lengths_of
 from seqstream.arrays import Index, Lengths
 from seqstream.planning.batch_spec import WINDOW_BATCHES
 from seqstream.planning.best_fit import pack_rows
-from seqstream.planning.equal_cost import Costs, deal_equally, row_costs
+from seqstream.planning.equal_cost import Costs, equal_cost_order, row_costs
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import PackedGlobalPlan
-from seqstream.planning.rank_shares import Steps, cut_steps, deal
+from seqstream.planning.rank_shares import Schedule, schedule_turns, share_of_rank
 from seqstream.shuffling import shuffled
 
 WORLD_SIZES = (8, 64, 512)
@@ -124,7 +124,7 @@ class Window:
 
     def balanced(self) -> Index:
         """Order rows by cost, as the planner does."""
-        return deal_equally(self.costs(), rows=self.spec.rows, world_size=self.world_size, key=KEY)
+        return equal_cost_order(self.costs(), rows=self.spec.rows, world_size=self.world_size, key=KEY)
 
     def balanced_by_peer(self, num_steps: int) -> Index:
         """Return an order of all rows that balances batches over ``num_steps`` full steps of random rows at a time."""
@@ -142,12 +142,12 @@ class Window:
         return len(self.tokens) // (self.spec.rows * self.world_size)
 
     @functools.cached_property
-    def _steps(self) -> Steps:
-        return cut_steps(self.global_plan, 0, self.world_size)
+    def _steps(self) -> Schedule:
+        return schedule_turns(self.global_plan, 0, self.world_size)
 
     def _batches(self, costs: Costs) -> npt.NDArray[np.float64]:
         """Return the cost of each step for each rank, ``float64 (T, W)``, given the cost of the row at each place."""
-        shares = (deal(self._steps, rank, self.world_size) for rank in range(self.world_size))
+        shares = (share_of_rank(self._steps, rank, self.world_size) for rank in range(self.world_size))
         return np.stack([np.add.reduceat(costs[share.places], share.cuts[:-1]) for share in shares], axis=1).astype(np.float64)
 
 

@@ -50,7 +50,7 @@ from benchmarks.harness.simulated_ranks import (
 from seqstream.arrow import join_tables
 from seqstream.distributed.exchange import exchange_rows
 from seqstream.distributed.transport import kind_of, send_array, send_rows
-from seqstream.planning.rank_shares import deal
+from seqstream.planning.rank_shares import share_of_rank
 from seqstream.windows.block_buffer import BlockBuffer
 from seqstream.windows.block_states import share_out
 
@@ -221,7 +221,7 @@ def _data_for(world: World, ranks: Simulated, table: pa.Table) -> list[Swapped]:
     Both are longest first, so their lengths are about right; which rank sends which row is random.
     """
     global_order, global_plan, steps = world.plan(world.lengths_of(ranks.rank), ranks)
-    wanted = np.sort(global_plan.wanted(deal(steps, ranks.rank, ranks.world_size).places))
+    wanted = np.sort(global_plan.row_numbers(share_of_rank(steps, ranks.rank, ranks.world_size).places))
     rows = global_order.rows[np.arange(len(wanted)) * len(global_order.rows) // len(wanted)]
     senders = np.random.default_rng(world.seed).integers(0, ranks.world_size, len(wanted))
     order = np.argsort(senders, kind="stable")

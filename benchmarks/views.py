@@ -40,7 +40,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     for name in corpora.names():
         settings.show_progress(name)
         window = largest_window(settings.text(name), proven, MAX_TOKENS)
-        tokens = window.runs.num_tokens
+        tokens = window.length_counts.num_tokens
         for pair in _pairs(window):
             seconds = _shortest(pair, len(window.plan), TURNS_PER_REPEAT * settings.repeats)
             made = [

@@ -57,9 +57,9 @@ from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
 from seqstream.sources.text import TextFiles
 from seqstream.stages.class_labels import ClassLabels
+from seqstream.stages.label_filter import LabelRule
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.map_filter_records import FilterRecords, MapRecords
-from seqstream.stages.row_labels import LabelRule
 from seqstream.tokenizing.engines import EngineError, EngineWarning
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning.max_tokens import fit_max_tokens

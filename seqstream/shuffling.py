@@ -60,16 +60,16 @@ class EvenOrder:
     Args:
         size: Number of elements.
         key: The order depends on it: seeds, epochs and names.
-        turned: Whether numbers are rotated by a random shift, modulo ``size``. Then, over many keys, each number is equally
+        rotated: Whether numbers are rotated by a random shift, modulo ``size``. Then, over many keys, each number is equally
             often at each position, even where one half is larger than the other. If ``size`` is a power of two, halves are
             equal and no shift is needed. Without it, the order alternates exactly between halves, quarters and eighths of
             ``range(size)``.
     """
 
-    def __init__(self, size: int, *key: object, turned: bool = True) -> None:
+    def __init__(self, size: int, *key: object, rotated: bool = True) -> None:
         self.size = size
         self._key = key_of(*key)
-        self._shift = key_of(*key, "shift") % size if turned and size & (size - 1) else 0
+        self._shift = key_of(*key, "shift") % size if rotated and size & (size - 1) else 0
 
     def __len__(self) -> int:
         return self.size

@@ -12,7 +12,7 @@ from benchmarks import ranks
 from benchmarks.harness.proven_engine import prove
 from benchmarks.harness.simulated_ranks import Blocks, Served, Simulated, World, alone, straggler, synchronised
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.planning.rank_shares import deal
+from seqstream.planning.rank_shares import share_of_rank
 
 SPEC = ss.Bucket(64, window_batches=32)
 ALIKE = ss.Bucket(64, window_batches=32, step="alike")
@@ -80,8 +80,8 @@ def test_served_is_what_the_ranks_get(blocks: Blocks, spec: ss.Bucket, size: int
     lengths = -np.sort(-np.concatenate([world.lengths_of(rank) for rank in range(size)]))
     rank = size - 1
     _, global_plan, steps = world.plan(world.lengths_of(rank), Simulated(rank, size, world.sent_counts))
-    share = deal(steps, rank, size)
-    own = lengths[global_plan.wanted(share.places)]
+    share = share_of_rank(steps, rank, size)
+    own = lengths[global_plan.row_numbers(share.places)]
     assert np.maximum.reduceat(own, share.cuts[:-1]).tolist() == served.longest[:, rank].tolist()
     assert np.diff(share.cuts).tolist() == served.rows[:, rank].tolist()
     assert served.rows.sum() >= len(lengths)

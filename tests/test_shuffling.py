@@ -38,7 +38,7 @@ def test_an_order_does_not_change_between_versions() -> None:
     """The numbers are fixed, so that a saved state keeps its meaning."""
     assert numbers(EvenOrder(10, 0, 0, "shards")) == SMALL
     assert [EvenOrder(10**12, 0, 0, "shards")[position] for position in (0, 1, 10**12 - 1)] == LARGE
-    assert numbers(EvenOrder(10, 0, 0, "shards", turned=False)) == STRAIGHT
+    assert numbers(EvenOrder(10, 0, 0, "shards", rotated=False)) == STRAIGHT
     assert hash_index(np.arange(-1, 2), 0, "key").tolist() == [16491486633132792757, 7121419125028977838, 10346209742875190638]
     assert shuffled(10, 0, "rows").tolist() == [6, 0, 2, 5, 1, 7, 4, 9, 8, 3]
     assert key_of(0, 0, "shards") == 14788456053565992210
@@ -89,16 +89,16 @@ def test_every_number_is_at_each_position_equally_often(size: int) -> None:
 def test_an_order_by_hand() -> None:
     """Halves alternate: of eight numbers each pair has one of each half, each four one of each quarter."""
     for seed in range(50):
-        order = numbers(EvenOrder(8, seed, turned=False))
+        order = numbers(EvenOrder(8, seed, rotated=False))
         assert all({number // 4 for number in order[start : start + 2]} == {0, 1} for start in range(7))
         assert all({number // 2 for number in order[start : start + 4]} == {0, 1, 2, 3} for start in range(5))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 600), st.integers(), st.booleans(), st.data())
-def test_every_slice_is_spread_evenly(size: int, seed: int, turned: bool, data: st.DataObject) -> None:
+def test_every_slice_is_spread_evenly(size: int, seed: int, rotated: bool, data: st.DataObject) -> None:
     """Of any slice, half of the numbers are in either half of the range, to within two."""
-    order = np.array(numbers(EvenOrder(size, seed, turned=turned)))
+    order = np.array(numbers(EvenOrder(size, seed, rotated=rotated)))
     start = data.draw(st.integers(0, size - 1))
     stretch = order[start : start + data.draw(st.integers(1, size))]
     low = data.draw(st.integers(0, size - 1))

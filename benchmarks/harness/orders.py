@@ -97,7 +97,7 @@ def arranged(
     for number, window in enumerate(windows):
         keys = spec.sort_keys(lengths[window])
         global_plan = spec.plan_global(LengthCounts.of(keys), key=(seed, number), world_size=world_size, accumulate=accumulate)
-        order = window[sorted_order(keys)[global_plan.wanted(np.arange(len(window)))]]
+        order = window[sorted_order(keys)[global_plan.row_numbers(np.arange(len(window)))]]
         groups = np.split(order, global_plan.cuts[1:-1])
         found += steps_of([groups[turn] for turn in global_plan.turns], global_plan.batches_per_step)
     return found

@@ -23,7 +23,7 @@ from seqstream.distributed.collectives import Bytes, SingleProcess
 from seqstream.distributed.global_order import GlobalOrder, encode_counts, gather_lengths
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.planning.rank_shares import Steps, cut_steps, deal
+from seqstream.planning.rank_shares import Schedule, schedule_turns, share_of_rank
 from seqstream.records import Json, OpenStage
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import BLOCK_BYTES, Block
@@ -157,11 +157,11 @@ class World:
         """Return the lengths of a rank's rows, in the order of the data."""
         return np.concatenate([self.blocks.lengths[number] for number in self.numbers[rank]])
 
-    def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[GlobalOrder, GlobalPlan, Steps]:
+    def plan(self, lengths: Lengths, ranks: Simulated) -> tuple[GlobalOrder, GlobalPlan, Schedule]:
         """Plan the window as a rank with rows of these lengths does."""
         global_order = gather_lengths([lengths], range(self.size), ranks)
-        global_plan = self.spec.plan_global(global_order.runs, key=self.key, world_size=self.size)
-        return global_order, global_plan, cut_steps(global_plan, 0, self.size)
+        global_plan = self.spec.plan_global(global_order.length_counts, key=self.key, world_size=self.size)
+        return global_order, global_plan, schedule_turns(global_plan, 0, self.size)
 
 
 Swapped: TypeAlias = tuple[Bytes, Index]
@@ -235,8 +235,8 @@ def synchronised(world: World) -> Served:
     global_order, global_plan, steps = world.plan(world.lengths_of(0), ranks)
     longest, rows = [], []
     for rank in range(world.size):
-        share = deal(steps, rank, world.size)
-        longest.append(_length_of(global_order.runs, global_plan.wanted(share.places[share.cuts[:-1]])))
+        share = share_of_rank(steps, rank, world.size)
+        longest.append(_length_of(global_order.length_counts, global_plan.row_numbers(share.places[share.cuts[:-1]])))
         rows.append(np.diff(share.cuts))
     return Served(np.stack(longest, axis=1), np.stack(rows, axis=1))
 
@@ -255,9 +255,11 @@ def alone(world: World) -> tuple[Served, Served]:
 
 def _alone(world: World, rank: int) -> tuple[Index, Index]:
     """Return the padded length and the rows of each batch, ``int64 (2, K)``, longest first, and the order of serving."""
-    runs = world.runs_of(rank)
-    global_plan = world.spec.plan_global(runs, key=(*world.key, rank), world_size=1)
-    return np.stack([_length_of(runs, global_plan.wanted(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]), global_plan.turns
+    length_counts = world.runs_of(rank)
+    global_plan = world.spec.plan_global(length_counts, key=(*world.key, rank), world_size=1)
+    return np.stack(
+        [_length_of(length_counts, global_plan.row_numbers(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]
+    ), global_plan.turns
 
 
 def _served(batches: Sequence[Index]) -> Served:
@@ -265,8 +267,8 @@ def _served(batches: Sequence[Index]) -> Served:
     return Served(longest, rows)
 
 
-def _length_of(runs: LengthCounts, numbers: Index) -> Lengths:
-    return runs.lengths[np.searchsorted(runs.starts, numbers, side="right") - 1]
+def _length_of(length_counts: LengthCounts, numbers: Index) -> Lengths:
+    return length_counts.lengths[np.searchsorted(length_counts.starts, numbers, side="right") - 1]
 
 
 def straggler(costs: npt.NDArray[np.float64]) -> float:

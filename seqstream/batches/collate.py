@@ -30,15 +30,15 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
         seed: The seed of the batch's own generator.
         layout: The form of columns of sequences: ``"padded"``, or ``"jagged"``, which is flat and padded when it is read.
     """
-    planned = window.planned
-    batch = planned.turns[turn]
-    rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
+    slices = window.slices
+    batch = slices.turns[turn]
+    rows = slice(slices.cuts[batch], slices.cuts[batch + 1])
     is_padded = layout == "padded"
-    region = _region(window, planned.sequence, batch, rows, padding.side)
+    region = _region(window, slices.sequence, batch, rows, padding.side)
     fields: dict[str, Any] = {
-        "lengths": planned.sequence.batch_lengths[batch],
+        "lengths": slices.sequence.batch_lengths[batch],
         "padding_side": padding.side,
-        "num_slots": planned.num_slots[batch] if is_padded else planned.num_steps[batch],
+        "num_slots": slices.num_slots[batch] if is_padded else slices.num_steps[batch],
         "state": state,
         "layout": _collate_columns(window, batch, rows, region, padding, is_padded=is_padded, seed=seed),
     }
@@ -49,13 +49,13 @@ def collate(window: Window, turn: int, padding: Padding, state: dict[str, Json],
 
 def assemble_batch(window: Window, turn: int, fields: dict[str, Any]) -> Batch:
     """Return the batch of some fields and of those that follow from the window and the turn alone."""
-    planned, totals, steps = window.planned, window.totals, window.step_totals
-    batch = planned.turns[turn]
-    num_tokens = planned.num_tokens[batch]
+    slices, totals, steps = window.slices, window.totals, window.step_totals
+    batch = slices.turns[turn]
+    num_tokens = slices.num_tokens[batch]
     fields |= {
-        "row_ids": planned.row_ids[batch],
-        "pieces": planned.pieces[batch],
-        "weights": planned.weights[batch],
+        "row_ids": slices.row_ids[batch],
+        "pieces": slices.pieces[batch],
+        "weights": slices.weights[batch],
         "num_tokens": num_tokens,
         "global_num_tokens": num_tokens if totals is None else int(totals[turn, 0]),
         "_global_labels": None if totals is None else int(totals[turn, 1]),
@@ -88,8 +88,8 @@ def _collate_columns(
         is_padded: Whether columns of sequences are padded; else they are flat.
         seed: The seed of the batch.
     """
-    planned, plan = window.planned, window.plan
-    num_made_up = plan.num_made[batch]
+    slices, plan = window.slices, window.plan
+    num_made_up = plan.num_made_up[batch]
     columns: dict[str, Any] = {}
     jagged: dict[str, Tensor] = {}
     column_lengths: dict[str, Tensor] = {}
@@ -100,8 +100,8 @@ def _collate_columns(
             value = padding.made_up_value(name)
             columns[name] = take_rows(column, plan.order[rows], num_made_up=num_made_up, made_up_value=value)
             continue
-        spans, own = planned.spans[name], region
-        if spans.lengths is not planned.sequence.lengths:
+        spans, own = slices.spans[name], region
+        if spans.lengths is not slices.sequence.lengths:
             own = _region(window, spans, batch, rows, padding.side)
         column_lengths[name] = spans.batch_lengths[batch]
         widths[name] = own.width
@@ -114,13 +114,13 @@ def _collate_columns(
     return BatchLayout(
         columns=columns,
         jagged=jagged,
-        device_lengths=planned.sequence.batch_lengths[batch],
+        device_lengths=slices.sequence.batch_lengths[batch],
         column_lengths=column_lengths,
         widths=widths,
         pad_values=pad_values,
         sequence=window.sequence,
         packing=None,
         num_made_up=num_made_up,
-        num_repeated=planned.num_repeated[batch],
+        num_repeated=slices.num_repeated[batch],
         seed=seed,
     )

@@ -17,7 +17,7 @@ from seqstream.batches.batch_layout import BatchLayout
 from seqstream.batches.collate import assemble_batch
 from seqstream.batches.padding import Padding, gather_steps, take_rows
 from seqstream.batches.varlen import Packing
-from seqstream.planning.pack import RowPlan
+from seqstream.planning.pack import PackedPlan
 from seqstream.records import IGNORE_INDEX, Json
 from seqstream.windows.columns import MADE_BY_PACKING, Ragged
 from seqstream.windows.window import Window
@@ -76,7 +76,7 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
     """Return the batch of packed rows that is served ``turn``-th of its window.
 
     Args:
-        window: The window that holds the sequences; its plan is a `RowPlan`.
+        window: The window that holds the sequences; its plan is a `PackedPlan`.
         turn: Which batch, ``0 <= turn < len(window.plan)``.
         padding: What padding holds.
         state: What to resume from after this batch.
@@ -86,20 +86,20 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
     Raises:
         TypeError: The plan is not of packed rows.
     """
-    planned, plan = window.planned, window.plan
-    if not isinstance(plan, RowPlan):
+    slices, plan = window.slices, window.plan
+    if not isinstance(plan, PackedPlan):
         raise TypeError(f"plan must be a RowPlan, got {type(plan).__name__}")
-    batch = planned.turns[turn]
-    rows = slice(planned.cuts[batch], planned.cuts[batch + 1])
+    batch = slices.turns[turn]
+    rows = slice(slices.cuts[batch], slices.cuts[batch + 1])
     runs = _Runs.of(plan.slots[rows], plan.lengths[rows], plan.row_length, plan.num_rows)
     mask = np.repeat(runs.is_real, runs.lengths).reshape(plan.num_rows, plan.row_length)
-    columns = _packed_columns(window, rows, runs, mask, padding=padding, num_made_up=plan.num_made[batch])
+    columns = _packed_columns(window, rows, runs, mask, padding=padding, num_made_up=plan.num_made_up[batch])
     if causal and "input_ids" in columns:
         columns["labels"] = _causal_labels(columns, mask, plan.slots[rows])
-        if planned.num_repeated[batch]:  # of all rows, which another rank learns from
+        if slices.num_repeated[batch]:  # of all rows, which another rank learns from
             columns["labels"].fill_(IGNORE_INDEX)
     lengths = torch.from_numpy(mask.sum(1))
-    packed = [name for name in columns if name in planned.spans or name in _OF_EACH_SLOT]
+    packed = [name for name in columns if name in slices.spans or name in _OF_EACH_SLOT]
     layout = BatchLayout(
         columns=columns,
         jagged={},
@@ -109,8 +109,8 @@ def collate_packed(window: Window, turn: int, padding: Padding, state: dict[str,
         pad_values={name: padding.value(name) for name in packed},
         sequence=window.sequence,
         packing=runs.packing(),
-        num_made_up=plan.num_made[batch],
-        num_repeated=planned.num_repeated[batch],
+        num_made_up=plan.num_made_up[batch],
+        num_repeated=slices.num_repeated[batch],
         seed=seed,
     )
     fields = {"lengths": lengths, "mask": torch.from_numpy(mask), "padding_side": "right", "num_slots": mask.size}
@@ -139,7 +139,7 @@ def _packed_columns(
             continue
         value = padding.value(name)
         starts = np.zeros(len(runs.lengths), dtype=np.int64)  # padding is read from anywhere, and overwritten
-        starts[runs.is_real] = window.planned.spans[name].starts[rows]
+        starts[runs.is_real] = window.slices.spans[name].starts[rows]
         slots = gather_steps(column, starts, runs.lengths, value)
         slots[~mask.ravel()] = value
         if num_made_up:

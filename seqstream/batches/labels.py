@@ -13,7 +13,7 @@ from seqstream.batches import ragged_tensors
 from seqstream.batches.batch import Batch
 from seqstream.options import column_name
 from seqstream.records import IGNORE_INDEX
-from seqstream.stages.row_labels import LabelRule
+from seqstream.stages.label_filter import LabelRule
 
 
 @dataclasses.dataclass(frozen=True)

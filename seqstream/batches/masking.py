@@ -14,7 +14,7 @@ from seqstream.batches import ragged_tensors
 from seqstream.batches.batch import Batch
 from seqstream.batches.labels import clear_unweighted, is_flat_only, read_ids, with_like
 from seqstream.records import IGNORE_INDEX
-from seqstream.stages.row_labels import LabelRule
+from seqstream.stages.label_filter import LabelRule
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")

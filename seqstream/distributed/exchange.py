@@ -15,7 +15,7 @@ from seqstream.distributed.global_order import GlobalOrder
 from seqstream.distributed.transport import send_array, send_rows
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.plan import Plan
-from seqstream.planning.rank_shares import Steps, deal, owners
+from seqstream.planning.rank_shares import Schedule, owners_of, share_of_rank
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -36,7 +36,7 @@ class RankRows:
 
 
 def exchange_rows(
-    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Steps, ranks: Ranks
+    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Schedule, ranks: Ranks
 ) -> RankRows:
     """Send every row of this rank to the ranks that take it, and return the rows that this rank takes.
 
@@ -50,8 +50,8 @@ def exchange_rows(
     numbers = None
     if ranks.world_size > 1:
         table, numbers = _exchange(table, global_order, global_plan, schedule, ranks)
-    share = deal(schedule, ranks.rank, ranks.world_size)
-    wanted = global_plan.wanted(share.places)
+    share = share_of_rank(schedule, ranks.rank, ranks.world_size)
+    wanted = global_plan.row_numbers(share.places)
     rows = global_order.row_of(wanted) if numbers is None else _find(numbers, wanted)
     is_repeated = None
     if share.is_repeated.any():
@@ -62,12 +62,12 @@ def exchange_rows(
 
 
 def _exchange(
-    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Steps, ranks: Ranks
+    table: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Schedule, ranks: Ranks
 ) -> tuple[pa.Table, Index]:
     """Send rows to the ranks that take them, and return the received rows and their row numbers."""
     which, sizes = _rows_by_receiver(global_order, global_plan, schedule, ranks.world_size)
-    parts = (schedule.global_batches, schedule.first_places, schedule.sizes, schedule.after)
-    counts = (global_order.runs.lengths, global_order.runs.counts)
+    parts = (schedule.global_batches, schedule.first_places, schedule.sizes, schedule.served_after)
+    counts = (global_order.length_counts.lengths, global_order.length_counts.counts)
     plan = digest_arrays(global_plan.cuts, global_plan.turns, *parts, *counts).to_bytes(4, "little")
     received = send_rows(table, global_order.rows[which], sizes, ranks, plan)
     return received, send_array(global_order.numbers[which], sizes, ranks)[0]
@@ -96,7 +96,7 @@ def _argsort(values: Index) -> Index:
 
 
 def _rows_by_receiver(
-    global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Steps, world_size: int
+    global_order: GlobalOrder, global_plan: GlobalPlan, schedule: Schedule, world_size: int
 ) -> tuple[Index, Index]:
     """Return which of this rank's rows each rank takes.
 
@@ -105,7 +105,7 @@ def _rows_by_receiver(
         ``int64 (R,)``.
     """
     which, places = global_plan.places_of(global_order.numbers)
-    receiver, part = owners(schedule, places, world_size)
+    receiver, part = owners_of(schedule, places, world_size)
     if schedule.parts_per_turn == 1:
         repeated, repeat_receiver = _repeats_of_shared_parts(schedule, receiver, part, world_size)
     else:
@@ -124,7 +124,7 @@ def _rows_by_receiver(
     return keys.astype(np.int32), sizes
 
 
-def _repeats_of_shared_parts(schedule: Steps, receiver: Index, part: Index, world_size: int) -> tuple[Index, Index]:
+def _repeats_of_shared_parts(schedule: Schedule, receiver: Index, part: Index, world_size: int) -> tuple[Index, Index]:
     """Return the rows that more ranks take, as their part has fewer places than there are ranks, and these ranks."""
     if schedule.sizes.min(initial=world_size) >= world_size:
         return _NONE, _NONE
@@ -134,7 +134,7 @@ def _repeats_of_shared_parts(schedule: Steps, receiver: Index, part: Index, worl
     return np.repeat(short, counts), np.repeat(first, counts) + (1 + positions(counts)) * np.repeat(sizes, counts)
 
 
-def _repeats_of_own_parts(schedule: Steps, places: Index) -> tuple[Index, Index]:
+def _repeats_of_own_parts(schedule: Schedule, places: Index) -> tuple[Index, Index]:
     """Return the rows, as indices of their places, in parts that another rank repeats, and this rank."""
     rows, receivers = [_NONE], [_NONE]
     for part in () if schedule.is_repeated is None else np.flatnonzero(schedule.is_repeated).tolist():

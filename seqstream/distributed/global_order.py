@@ -31,20 +31,20 @@ class GlobalOrder:
     of the data.
 
     Attributes:
-        runs: The rows of all ranks by length.
+        length_counts: The rows of all ranks by length.
         numbers: ``int64 (n,)``, row numbers of this rank's rows, ascending.
         rows: ``int32 (n,)``, the row of this rank's table, in the order of the data, with each of these row numbers.
         first_row_id: Row id of the first row of all ranks, in the order of the data; -1 if there is none.
     """
 
-    runs: LengthCounts
+    length_counts: LengthCounts
     numbers: Index
     rows: npt.NDArray[np.int32]
     first_row_id: int = -1
 
     def row_of(self, numbers: Index) -> Index:
         """Return the rows of this rank's table with these row numbers, all of which it must have."""
-        if len(self.numbers) == self.runs.num_rows:  # it has all rows
+        if len(self.numbers) == self.length_counts.num_rows:  # it has all rows
             return self.rows[numbers].astype(np.int64)
         return self.rows[np.searchsorted(self.numbers, numbers)].astype(np.int64)
 

@@ -47,11 +47,11 @@ class Handshake:
     engines: dict[str, str] | None = None
     digest: str = ""
 
-    def telling(self, block_rows: npt.NDArray[np.integer[Any]]) -> Handshake:
+    def with_rows(self, block_rows: npt.NDArray[np.integer[Any]]) -> Handshake:
         """Return the message with the numbers of rows of this rank's blocks."""
         return dataclasses.replace(self, block_rows=block_rows.astype(np.int32))
 
-    def failing(self, error: BaseException) -> Handshake:
+    def with_error(self, error: BaseException) -> Handshake:
         """Return the message with an error."""
         return dataclasses.replace(self, error=f"{type(error).__name__}: {error}")
 
@@ -88,13 +88,13 @@ def check_in(own: Handshake, ranks: Ranks, explain: Explain) -> list[BlockRows]:
 
 
 @contextlib.contextmanager
-def reported(own: Handshake, ranks: Ranks) -> Iterator[None]:
+def report_errors(own: Handshake, ranks: Ranks) -> Iterator[None]:
     """Send an error in the block to all ranks, before the first exchange of an epoch, so that none waits for this rank."""
     try:
         yield
     except Exception as error:
         if ranks.world_size > 1:
-            _exchange(dataclasses.replace(own, engines={}).failing(error), ranks)
+            _exchange(dataclasses.replace(own, engines={}).with_error(error), ranks)
         raise
 
 
@@ -116,7 +116,7 @@ def agree_on_engines(
         RuntimeError: Some rank is at another position, has other data or options, or rank 0 could not choose.
     """
     own = dataclasses.replace(own, engines={})
-    with reported(own, ranks):
+    with report_errors(own, ranks):
         own = dataclasses.replace(own, digest=common.digest())
         if ranks.rank == 0:
             own = dataclasses.replace(own, engines=choose())

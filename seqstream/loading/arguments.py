@@ -25,8 +25,8 @@ from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import IGNORE_INDEX, OpenStage
 from seqstream.sources.source import Source
 from seqstream.stages.class_labels import ClassLabels
+from seqstream.stages.label_filter import LabelRule
 from seqstream.stages.map_filter import Filter, Map
-from seqstream.stages.row_labels import LabelRule
 from seqstream.tokenizing.stage import Tokenize
 
 DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from seqstream.distributed.handshake import reported
+from seqstream.distributed.handshake import report_errors
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
@@ -21,7 +21,7 @@ from seqstream.loading.stage_runner import StageRunner
 from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import ID_BYTES, BatchSpec
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.stages.row_labels import WITHOUT_LABELS
+from seqstream.stages.label_filter import WITHOUT_LABELS
 from seqstream.tokenizing.engines import FAST_ENGINES
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import Cursor, ReadBlock
@@ -122,7 +122,7 @@ class EpochWindows:
         """Yield the windows of one epoch from a position on."""
         epochs, begin, ranks = self._epochs, start.window, self._sharing.ranks
         is_whole = begin.cursor == Cursor() and not begin.skip
-        with reported(handshake_at(start), ranks):
+        with report_errors(handshake_at(start), ranks):
             ahead, first = peek(epochs.blocks_from(start.epoch, begin.cursor))
         self.calibration = agree(epochs, start, first, self._sharing, self.calibration)
         sizes = self._first_window(start.epoch, first)

@@ -23,8 +23,8 @@ from seqstream.records import ROW_ID, Json, located
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.random_order import in_random_order
 from seqstream.sources.source import Source
+from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.map_filter import Filter, Map
-from seqstream.stages.row_labels import RowLabels
 from seqstream.tokenizing.engines import ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadBlocks, UpcomingBlocks, blocks_of, look_ahead
@@ -48,7 +48,7 @@ class Epochs:
         self.source = arguments.source
         spec = parsed.spec
         packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, Pack) else ()
-        self.labels = RowLabels(arguments.label_rule, *packed)
+        self.labels = LabelFilter(arguments.label_rule, *packed)
 
     @property
     def spec(self) -> BatchSpec:

@@ -19,7 +19,7 @@ from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket, Shape
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
-from seqstream.planning.rank_shares import Uneven, cut_steps
+from seqstream.planning.rank_shares import Uneven, schedule_turns
 from seqstream.records import ROW_ID, located
 from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
 from seqstream.windows.columns import lengths_of
@@ -154,7 +154,7 @@ def estimate_steps(
     """
     if not len(lengths):
         return 0
-    runs = LengthCounts.of(spec.sort_keys(lengths))
+    length_counts = LengthCounts.of(spec.sort_keys(lengths))
     sizes = LengthCounts.of(lengths)
     share = spec.window_size(shuffle=shuffle).share(
         num_batches=spec.num_batches(sizes.num_rows, sizes.num_tokens),
@@ -162,9 +162,9 @@ def estimate_steps(
         read_bytes=sample.table.nbytes,
         world_size=world_size,
     )
-    window = min(sample.scale, 1 / share if share else math.inf, max(1.0, _MOST_ROWS / runs.num_rows))
+    window = min(sample.scale, 1 / share if share else math.inf, max(1.0, _MOST_ROWS / length_counts.num_rows))
     is_all = window == sample.scale
-    rows = _scaled(runs, window)
+    rows = _scaled(length_counts, window)
     multiple = world_size * accumulate
     search = spec.search_planned(rows, last=is_all, multiple=multiple)
     while search.num_needed is not None:
@@ -173,18 +173,18 @@ def estimate_steps(
     if not num and is_all:
         return 0
     if not num:
-        rows, num = _scaled(runs, sample.scale), round(runs.num_rows * sample.scale)
+        rows, num = _scaled(length_counts, sample.scale), round(length_counts.num_rows * sample.scale)
     planned = rows if num == rows.num_rows else _scaled(rows, num / rows.num_rows)
     global_plan = spec.plan_global(planned, key=None, world_size=world_size, accumulate=accumulate)
-    steps = int(cut_steps(global_plan, 0, world_size, uneven).ends.sum())
-    return steps if is_all else math.ceil(steps * runs.num_rows * sample.scale / planned.num_rows)
+    steps = int(schedule_turns(global_plan, 0, world_size, uneven).ends_step.sum())
+    return steps if is_all else math.ceil(steps * length_counts.num_rows * sample.scale / planned.num_rows)
 
 
-def _scaled(runs: LengthCounts, factor: float) -> LengthCounts:
+def _scaled(length_counts: LengthCounts, factor: float) -> LengthCounts:
     """Return the counts of ``factor`` times as many rows with the same lengths."""
-    ends = np.rint(np.cumsum(runs.counts) * factor).astype(np.int64)
+    ends = np.rint(np.cumsum(length_counts.counts) * factor).astype(np.int64)
     counts = np.diff(ends, prepend=0)
-    return LengthCounts(runs.lengths[counts > 0], counts[counts > 0])
+    return LengthCounts(length_counts.lengths[counts > 0], counts[counts > 0])
 
 
 def _with_budget(spec: BatchSpec, max_tokens: int) -> BatchSpec:

@@ -21,14 +21,14 @@ def warn_of_mistakes(window: Window) -> None:
         UserWarning: There is text and no column of sequences; or the budget is less than two rows of average length.
     """
     spec = window.spec
-    if not isinstance(spec, Bucket) or not window.runs.num_rows:
+    if not isinstance(spec, Bucket) or not window.length_counts.num_rows:
         return
     texts = [name for name, column in window.columns.items() if isinstance(column, Objects) and is_text(column.values.type)]
     if window.sequence is None and texts:
         remedy = f"put Tokenize(tokenizer, field={texts[0]!r}) before it, or use Unbucketed for batches of text"
         warnings.warn(f"Bucket counts each record as one token, as none has been tokenised; {remedy}", stacklevel=2)
     elif spec.max_tokens is not None and spec.max_tokens <= LARGEST_BATCH_SIZE and spec.batch_size is None:
-        mean = window.runs.num_tokens / window.runs.num_rows
+        mean = window.length_counts.num_tokens / window.length_counts.num_rows
         if spec.max_tokens < _FEW_ROWS * mean:
             finding = f"max_tokens={spec.max_tokens} are tokens, and rows have {mean:.0f} on average"
             warnings.warn(f"{finding}{meant_as_rows(spec.max_tokens)}", stacklevel=2)

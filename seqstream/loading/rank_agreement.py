@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqstream.arrow import join_tables
 from seqstream.distributed.agreement import Common
-from seqstream.distributed.handshake import Handshake, agree_on_engines, reported
+from seqstream.distributed.handshake import Handshake, agree_on_engines, report_errors
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.epochs import Epochs
 from seqstream.loading.state import Position
@@ -51,7 +51,7 @@ def agree(
     if sharing.ranks.world_size == 1:
         return dataclasses.replace(calibration, engines=choose())
     handshake = handshake_at(start)
-    with reported(handshake, sharing.ranks):
+    with report_errors(handshake, sharing.ranks):
         common = _common(epochs, start, first, sharing, calibration)
     engines, records_vary = agree_on_engines(handshake, sharing.ranks, common, choose)
     return dataclasses.replace(calibration, engines=engines, records_vary=records_vary)

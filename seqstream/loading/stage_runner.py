@@ -11,7 +11,7 @@ from seqstream.loading.arguments import DataStage, WorkerOptions, open_stages
 from seqstream.loading.worker_process import LoaderStages
 from seqstream.loading.workers import Workers
 from seqstream.records import Counts, OpenStage
-from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 from seqstream.windows.processing import Process, run_here
 
@@ -34,7 +34,7 @@ class StageRunner:
         stages: tuple[DataStage, ...],
         locate: Callable[[int], str],
         empty_fill: int | None,
-        labels: RowLabels,
+        labels: LabelFilter,
         worker_options: WorkerOptions,
     ) -> None:
         self._stages = stages

@@ -28,7 +28,7 @@ import torch
 from seqstream.arrow import from_buffer, to_buffer
 from seqstream.loading.arguments import DataStage, open_stages
 from seqstream.records import Counts, OpenStage
-from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 
 ATOMIC_BYTES = 2048
@@ -63,7 +63,7 @@ class LoaderStages:
 
     stages: tuple[DataStage, ...]
     empty_fill: int | None = None
-    labels: RowLabels | None = None
+    labels: LabelFilter | None = None
     key: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
 
 

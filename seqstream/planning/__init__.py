@@ -52,7 +52,7 @@ Ten rows for two ranks, in batches of at most 18 padded tokens, from lengths to 
 >>> import numpy as np
 >>> from seqstream.planning.bucket import Bucket
 >>> from seqstream.planning.length_counts import LengthCounts, sorted_order
->>> from seqstream.planning.rank_shares import cut_steps, deal
+>>> from seqstream.planning.rank_shares import schedule_turns, share_of_rank
 >>> lengths = np.array([3, 9, 4, 8, 2, 7, 3, 8, 4, 2])
 >>> length_counts = LengthCounts.of(lengths)
 >>> length_counts.lengths.tolist(), length_counts.counts.tolist()
@@ -60,10 +60,10 @@ Ten rows for two ranks, in batches of at most 18 padded tokens, from lengths to 
 >>> global_plan = Bucket(18, step="alike").plan_global(length_counts, key=(0,), world_size=2)
 >>> global_plan.cuts.tolist(), global_plan.turns.tolist()  # the first global batch is served last
 ([0, 4, 10], [1, 0])
->>> schedule = cut_steps(global_plan, served=0, world_size=2)
+>>> schedule = schedule_turns(global_plan, served=0, world_size=2)
 >>> for rank in range(2):
-...     share = deal(schedule, rank, world_size=2)
-...     rows = sorted_order(lengths)[global_plan.wanted(share.places)]
+...     share = share_of_rank(schedule, rank, world_size=2)
+...     rows = sorted_order(lengths)[global_plan.row_numbers(share.places)]
 ...     print(share.places, lengths[rows], share.cuts)
 [4 6 8 0 2] [4 3 2 9 8] [0 3 5]
 [5 7 9 1 3] [4 3 2 8 7] [0 3 5]

@@ -48,7 +48,7 @@ def balanced_turns(features: Index, key: tuple[object, ...], candidates: int = C
     remaining = np.split(np.arange(num), -(-np.arange(1, parts) * num // parts))
     found = np.empty(num, dtype=np.int64)
     total = np.zeros(features.shape[1], dtype=np.int64)
-    for turn, about in enumerate(EvenOrder(num, *key, turned=False).between(0, num).tolist()):
+    for turn, about in enumerate(EvenOrder(num, *key, rotated=False).between(0, num).tolist()):
         part = about * parts // num
         units = remaining[part]
         first = max(0, min(int(units.searchsorted(about)) - candidates // 2, len(units) - candidates))

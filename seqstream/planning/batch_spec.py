@@ -84,13 +84,13 @@ class BatchSpec(Protocol):
     def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
         """Return whether rows fill at least ``multiple`` batches, while more rows follow."""
 
-    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+    def search_planned(self, length_counts: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         """Return how many rows of a window, from its first, are planned now, or the search for that number.
 
         The other rows begin the next window.
 
         Args:
-            runs: The lengths of all rows.
+            length_counts: The lengths of all rows.
             last: Whether the epoch ends with them.
             multiple: Batches of an optimiser step, of all ranks: where batches are to be full, they are a multiple of it.
         """
@@ -149,7 +149,7 @@ class PlannerBase(abc.ABC):
         keys = self.sort_keys(lengths)
         global_plan = self.plan_global(LengthCounts.of(keys), key=key, world_size=1)
         global_batches, places = np.arange(len(global_plan)), np.arange(global_plan.cuts[-1])
-        rows = np.append(sorted_order(keys), MADE_UP)[global_plan.wanted(places)]
+        rows = np.append(sorted_order(keys), MADE_UP)[global_plan.row_numbers(places)]
         return global_plan.lay_out(rows, places, global_plan.cuts, global_batches, global_plan.turns)
 
 
@@ -178,7 +178,7 @@ def turns_of(num_batches: int, key: tuple[object, ...] | None) -> Index:
     """
     if key is None:
         return np.arange(num_batches)
-    return EvenOrder(num_batches, *key, "batches", turned=False).between(0, num_batches)
+    return EvenOrder(num_batches, *key, "batches", rotated=False).between(0, num_batches)
 
 
 def known_max_length(max_length: int | None) -> int:

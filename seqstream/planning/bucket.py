@@ -149,14 +149,14 @@ class Bucket(PlannerBase):
         chosen = choose_lengths(counts, self.shapes, multiple_of=self.multiple_of).tolist()
         return dataclasses.replace(self, shapes=tuple((self._limits.rows_of(length), length) for length in chosen))
 
-    def fills(self, runs: LengthCounts, multiple: int) -> bool:
-        return self.search_planned(runs, last=False, multiple=multiple).num_planned > 0
+    def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
+        return self.search_planned(length_counts, last=False, multiple=multiple).num_planned > 0
 
-    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+    def search_planned(self, length_counts: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         if not self._is_by_rows or (last and not self.drop_last):
-            return PlannedRows(runs.num_rows)
+            return PlannedRows(length_counts.num_rows)
         size = cast("int", self.batch_size) * multiple
-        return PlannedRows(runs.num_rows // size * size)
+        return PlannedRows(length_counts.num_rows // size * size)
 
     def plan_global(
         self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1

@@ -33,7 +33,7 @@ def row_costs(lengths: Lengths, cuts: Cuts) -> Costs:
     return np.add.reduceat(lengths * (TOKEN_COST + lengths), cuts[:-1]) if len(cuts) > 1 else np.empty(0, dtype=np.int64)
 
 
-def deal_equally(costs: Costs, *, rows: int, world_size: int, key: tuple[object, ...]) -> Index:
+def equal_cost_order(costs: Costs, *, rows: int, world_size: int, key: tuple[object, ...]) -> Index:
     """Order rows so that ranks that take them in turn have the same cost at each turn.
 
     Every row appears once. Of each ``rows * world_size`` rows in the order, rank ``r`` takes those at ``r``,

@@ -138,7 +138,7 @@ class GlobalPlan:
         """Number of optimiser steps of the window."""
         return -(-len(self) // self.batches_per_step)
 
-    def wanted(self, places: Index) -> Index:
+    def row_numbers(self, places: Index) -> Index:
         """Return the row numbers at places, ``int64 (P,)``; of a packed plan those of all items at the places."""
         return self.order.rows_at(places)
 
@@ -186,7 +186,7 @@ class GlobalPlan:
         """Return the plan of the batches of one rank.
 
         Args:
-            rows: The rows of `wanted`, as indices of the rank's table.
+            rows: The rows of `row_numbers`, as indices of the rank's table.
             places: ``int64 (P,)``, batch after batch.
             cuts: ``int64 (K + 1,)``, cuts of the places into batches.
             global_batches: ``int64 (K,)``, the global batch of each batch.

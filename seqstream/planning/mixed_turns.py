@@ -74,7 +74,7 @@ def _steps_of(
     for axis in (2, 1):
         strata = np.take_along_axis(strata, np.argsort(costs[strata], axis=axis, kind="stable"), axis=axis)
     several = strata.transpose(2, 1, 0)
-    several = several[EvenOrder(len(several), *key, "steps", turned=False).between(0, len(several))]
+    several = several[EvenOrder(len(several), *key, "steps", rotated=False).between(0, len(several))]
     return np.take_along_axis(several, _random(several.shape[:2], (*key, "at once"))[:, :, None], axis=1).reshape(
         -1, batches_per_step
     )

@@ -11,7 +11,7 @@ from seqstream.arrays import Cuts, Index, Lengths, Mask, flat_starts, positions,
 from seqstream.options import one_of, yes_or_no
 from seqstream.planning.batch_spec import PlannerBase, WindowSize, set_positive, show, turns_of, without_default
 from seqstream.planning.best_fit import pack_rows
-from seqstream.planning.equal_cost import deal_equally, row_costs
+from seqstream.planning.equal_cost import equal_cost_order, row_costs
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.plan import MADE_UP, Plan, fill_up
@@ -26,7 +26,7 @@ _OVERFLOWS = ("error", "truncate", "split", "drop")
 
 
 @dataclasses.dataclass(frozen=True)
-class RowPlan(Plan):
+class PackedPlan(Plan):
     """The batches of one rank, and the slots of each item in its batch: ``N`` items, sequences or pieces of them.
 
     ``order`` has the row of the window of each item, in the order in which items lie in a batch, packed row after packed row.
@@ -70,7 +70,7 @@ class PackedGlobalPlan(GlobalPlan):
     lengths: Lengths
     pieces: Index
 
-    def wanted(self, places: Index) -> Index:
+    def row_numbers(self, places: Index) -> Index:
         return self.sequences[self._items_at(places)]
 
     def places_of(self, numbers: Index) -> tuple[Index, Index]:
@@ -87,7 +87,7 @@ class PackedGlobalPlan(GlobalPlan):
         counts: Index = np.diff(self.row_cuts)[places]
         return counts
 
-    def lay_out(self, rows: Index, places: Index, cuts: Cuts, global_batches: Index, turns: Index) -> RowPlan:
+    def lay_out(self, rows: Index, places: Index, cuts: Cuts, global_batches: Index, turns: Index) -> PackedPlan:
         multiples = self.multiples[global_batches]
         places, cuts = fill_up(places, cuts, -(-np.diff(cuts) // multiples) * multiples)
         is_row_made_up = places == MADE_UP
@@ -98,7 +98,7 @@ class PackedGlobalPlan(GlobalPlan):
         items = self._items_at(places[~is_row_made_up])
         lengths = _with_made_up(self.lengths[items], is_made_up, 1)
         first_slots = np.repeat(positions(np.diff(cuts)), num_items) * self.row_length  # of the packed row in its batch
-        return RowPlan(
+        return PackedPlan(
             order=_with_made_up(rows, is_made_up, MADE_UP),
             cuts=item_cuts[cuts],
             turns=turns,
@@ -180,21 +180,21 @@ class Pack(PlannerBase):
         """Number of slots of a batch."""
         return self.rows * self.row_length
 
-    def fills(self, runs: LengthCounts, multiple: int) -> bool:
-        return int((self._packed_tokens(runs.lengths) * runs.counts).sum()) >= self.num_slots * multiple
+    def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
+        return int((self._packed_tokens(length_counts.lengths) * length_counts.counts).sum()) >= self.num_slots * multiple
 
-    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+    def search_planned(self, length_counts: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         """Return how many sequences fill whole steps, or the search for that number; 0 if they do not fill one."""
         if last and not self.drop_last:
-            return PlannedRows(runs.num_rows)
-        if not self.fills(runs, multiple):
+            return PlannedRows(length_counts.num_rows)
+        if not self.fills(length_counts, multiple):
             return PlannedRows(0)
-        size, filled = self.rows * multiple, self._num_rows(runs)
+        size, filled = self.rows * multiple, self._num_rows(length_counts)
         wanted = filled // size * size
         if filled == wanted:
-            return PlannedRows(runs.num_rows)
+            return PlannedRows(length_counts.num_rows)
         may_lack, attempts = (0, 4 * _ATTEMPTS) if self.drop_last else (self.rows - 1, _ATTEMPTS)
-        return FillingSearch(self._num_rows, wanted, may_lack, attempts, more=(runs.num_rows, filled))
+        return FillingSearch(self._num_rows, wanted, may_lack, attempts, more=(length_counts.num_rows, filled))
 
     def plan_global(
         self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1
@@ -206,7 +206,7 @@ class Pack(PlannerBase):
         items = by_length[packed]
         if key is not None:
             costs = row_costs(lengths[items], row_cuts)
-            rows = deal_equally(costs, rows=self.rows, world_size=world_size, key=key)
+            rows = equal_cost_order(costs, rows=self.rows, world_size=world_size, key=key)
             items, row_cuts = _reordered(rows, items, row_cuts)
         num_rows, size = len(row_cuts) - 1, self.rows * world_size
         batch_rows = np.full(-(-num_rows // size), self.rows)

@@ -41,10 +41,10 @@ class Plan:
     def rows(self, turn: int) -> Index:
         """Return the rows of the batch of a turn, without made-up rows."""
         batch = self.turns[turn]
-        return self.order[self.cuts[batch] : self.cuts[batch + 1] - self.num_made[batch]]
+        return self.order[self.cuts[batch] : self.cuts[batch + 1] - self.num_made_up[batch]]
 
     @functools.cached_property
-    def num_made(self) -> list[int]:
+    def num_made_up(self) -> list[int]:
         """Number of made-up rows of each of the K batches."""
         before = np.append(0, np.cumsum(self.order == MADE_UP))
         counts: list[int] = np.diff(before[self.cuts]).tolist()

@@ -18,7 +18,7 @@ UNEVEN = ("repeat", "drop")
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class Schedule:
     """The unserved rest of a window, cut into turns; at each turn every rank takes one batch. The same on every rank.
 
     A part is a range of places within one global batch. All ranks share the part of a turn, or each rank has its own.
@@ -27,8 +27,8 @@ class Steps:
         global_batches: ``int64 (E,)``, the global batch of each part; ``E = T * parts_per_turn``.
         first_places: ``int64 (E,)``, the first place of each part.
         sizes: ``int64 (E,)``, the number of places of each part.
-        after: ``int64 (T,)``, number of places of the window that are served after each turn.
-        numbers: ``int64 (T,)``, the optimiser step of each turn, counted from the beginning of the window.
+        served_after: ``int64 (T,)``, number of places of the window that are served after each turn.
+        step_numbers: ``int64 (T,)``, the optimiser step of each turn, counted from the beginning of the window.
         parts_per_turn: 1 where all ranks share a part, else ``R``.
         is_repeated: ``bool (E,)``, whether a part repeats that of another rank; ``None`` where none does.
         num_dropped: Number of rows that are left out, as a turn would have fewer places than ranks; of packed rows only
@@ -39,34 +39,34 @@ class Steps:
     global_batches: Index
     first_places: Index
     sizes: Index
-    after: Index
-    numbers: Index
+    served_after: Index
+    step_numbers: Index
     parts_per_turn: int = 1
     is_repeated: Mask | None = None
     num_dropped: int = 0
     num_truncated: int = 0
 
     @classmethod
-    def of(cls, parts: _Parts, served: int, parts_per_turn: int) -> Steps:
+    def of(cls, parts: _Parts, served: int, parts_per_turn: int) -> Schedule:
         """Return the schedule that takes ``parts_per_turn`` parts at each turn."""
         after = served + np.cumsum(parts.sizes.reshape(-1, parts_per_turn).sum(axis=1))
         steps = parts.steps[::parts_per_turn]
         return cls(parts.global_batches, parts.first_places, parts.sizes, after, steps, parts_per_turn)
 
     def __len__(self) -> int:
-        return len(self.after)
+        return len(self.served_after)
 
     @property
-    def totals(self) -> Index:
+    def rows_per_turn(self) -> Index:
         """Number of places of each turn, ``int64 (T,)``."""
-        totals: Index = self.sizes.reshape(-1, self.parts_per_turn).sum(axis=1)
-        return totals
+        rows_per_turn: Index = self.sizes.reshape(-1, self.parts_per_turn).sum(axis=1)
+        return rows_per_turn
 
     @property
-    def ends(self) -> Mask:
+    def ends_step(self) -> Mask:
         """Whether each turn is the last of its optimiser step, ``bool (T,)``."""
-        ends: Mask = np.diff(self.numbers, append=-1) != 0
-        return ends
+        ends_step: Mask = np.diff(self.step_numbers, append=-1) != 0
+        return ends_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Parts:
         return len(self.global_batches)
 
 
-def cut_steps(global_plan: GlobalPlan, served: int, world_size: int, uneven: Uneven = "repeat") -> Steps:
+def schedule_turns(global_plan: GlobalPlan, served: int, world_size: int, uneven: Uneven = "repeat") -> Schedule:
     """Cut the unserved rest of a window into turns, with no batch of more rows than its global batch allows.
 
     Where all ranks share global batches, each is one part, or several even parts where fewer ranks than planned would exceed
@@ -130,30 +130,30 @@ def cut_steps(global_plan: GlobalPlan, served: int, world_size: int, uneven: Une
             number of ranks, each rank takes a batch of the next global batch instead; then only the last few rows are left out.
     """
     schedule = _cut_global_batches(global_plan, served, world_size)
-    is_short = schedule.totals < world_size
+    is_short = schedule.rows_per_turn < world_size
     if world_size == 1 or uneven == "repeat":
         return _repeat(schedule) if is_short.any() and world_size > 1 else schedule
     whole = schedule if not served else _cut_global_batches(global_plan, 0, world_size)  # so a resumed window is cut alike
-    if whole.totals[whole.totals < world_size].sum() >= world_size:
+    if whole.rows_per_turn[whole.rows_per_turn < world_size].sum() >= world_size:
         schedule = _cut_across(global_plan, served, world_size)
-        is_short = schedule.totals < world_size
+        is_short = schedule.rows_per_turn < world_size
     return _drop(schedule, global_plan, is_short) if is_short.any() else schedule
 
 
-def _cut_global_batches(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
+def _cut_global_batches(global_plan: GlobalPlan, served: int, world_size: int) -> Schedule:
     """Cut the rest of a window into turns, some of which may have fewer places than there are ranks."""
     parts = _Parts.unserved(global_plan, served)
     if global_plan.is_mixed:
-        return Steps.of(parts.split(_num_splits(parts, world_size)), served, world_size)
-    return Steps.of(parts.split(-(-parts.sizes // (world_size * global_plan.max_rows[parts.global_batches]))), served, 1)
+        return Schedule.of(parts.split(_num_splits(parts, world_size)), served, world_size)
+    return Schedule.of(parts.split(-(-parts.sizes // (world_size * global_plan.max_rows[parts.global_batches]))), served, 1)
 
 
-def _cut_across(global_plan: GlobalPlan, served: int, world_size: int) -> Steps:
+def _cut_across(global_plan: GlobalPlan, served: int, world_size: int) -> Schedule:
     """Cut the rest of a window into batches of one global batch each, one for each rank a turn; only the last are split."""
     parts = _Parts.unserved(global_plan, served)
     batches = parts.split(-(-parts.sizes // global_plan.max_rows[parts.global_batches]))
     by_turn = dataclasses.replace(batches, steps=np.arange(len(batches)) // world_size)
-    return Steps.of(batches.split(_num_splits(by_turn, world_size)), served, world_size)
+    return Schedule.of(batches.split(_num_splits(by_turn, world_size)), served, world_size)
 
 
 def _num_splits(parts: _Parts, world_size: int) -> Index:
@@ -171,10 +171,10 @@ def _num_splits(parts: _Parts, world_size: int) -> Index:
     return counts
 
 
-def _repeat(schedule: Steps) -> Steps:
+def _repeat(schedule: Schedule) -> Schedule:
     """Give each rank without rows at a turn the part of another rank."""
     if schedule.parts_per_turn == 1:
-        return schedule  # `deal` repeats rows
+        return schedule  # `share_of_rank` repeats rows
     empty = np.flatnonzero(schedule.sizes == 0)
     source = np.arange(len(schedule.sizes))
     for number, part in enumerate(empty.tolist()):
@@ -190,16 +190,16 @@ def _repeat(schedule: Steps) -> Steps:
     )
 
 
-def _drop(schedule: Steps, global_plan: GlobalPlan, is_short: Mask) -> Steps:
+def _drop(schedule: Schedule, global_plan: GlobalPlan, is_short: Mask) -> Schedule:
     """Leave out the turns that have fewer places than there are ranks."""
     out = np.repeat(is_short, schedule.parts_per_turn)
     num_dropped, num_truncated = _count_left_out(global_plan, ranges(schedule.first_places[out], schedule.sizes[out]))
-    return Steps(
+    return Schedule(
         schedule.global_batches[~out],
         schedule.first_places[~out],
         schedule.sizes[~out],
-        schedule.after[~is_short],
-        schedule.numbers[~is_short],
+        schedule.served_after[~is_short],
+        schedule.step_numbers[~is_short],
         schedule.parts_per_turn,
         num_dropped=num_dropped,
         num_truncated=num_truncated,
@@ -210,7 +210,7 @@ def _count_left_out(global_plan: GlobalPlan, places: Index) -> tuple[int, int]:
     """Count the rows at some places that lie at no other place, and those that do, as they are in pieces."""
     is_inside = np.zeros(int(global_plan.cuts[-1]), dtype=np.bool_)
     is_inside[places] = True
-    inside, outside = (global_plan.wanted(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
+    inside, outside = (global_plan.row_numbers(np.flatnonzero(where)) for where in (is_inside, ~is_inside))
     is_left_out = np.zeros(1 + max(inside.max(initial=-1), outside.max(initial=-1)), dtype=np.bool_)
     is_left_out[inside] = True
     num_inside = int(is_left_out.sum())
@@ -236,7 +236,7 @@ class RankShare:
     is_repeated: Mask
 
 
-def deal(schedule: Steps, rank: int, world_size: int) -> RankShare:
+def share_of_rank(schedule: Schedule, rank: int, world_size: int) -> RankShare:
     """Return the places that a rank takes at each turn: its own part, or every ``world_size``-th place of a shared part.
 
     Of a shared part rank ``r`` takes places ``r``, ``r + world_size`` and so on. So at a turn the batches of all ranks have the
@@ -253,7 +253,7 @@ def deal(schedule: Steps, rank: int, world_size: int) -> RankShare:
     return RankShare(places, np.append(0, np.cumsum(counts)), schedule.global_batches, np.repeat(is_lacking, counts))
 
 
-def _own_parts(schedule: Steps, rank: int) -> RankShare:
+def _own_parts(schedule: Schedule, rank: int) -> RankShare:
     own = slice(rank, None, schedule.parts_per_turn)
     sizes = schedule.sizes[own]
     is_repeated = np.zeros(len(sizes), dtype=np.bool_) if schedule.is_repeated is None else schedule.is_repeated[own]
@@ -265,8 +265,8 @@ def _own_parts(schedule: Steps, rank: int) -> RankShare:
     )
 
 
-def owners(schedule: Steps, places: Index, world_size: int) -> tuple[Index, Index]:
-    """Return which rank takes each place, and as a place of which part: the inverse of `deal`.
+def owners_of(schedule: Schedule, places: Index, world_size: int) -> tuple[Index, Index]:
+    """Return which rank takes each place, and as a place of which part: the inverse of `share_of_rank`.
 
     Args:
         schedule: The turns.

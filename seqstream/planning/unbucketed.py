@@ -53,12 +53,12 @@ class Unbucketed(PlannerBase):
     def sort_keys(self, lengths: Lengths) -> Lengths:
         return np.zeros(len(lengths), dtype=np.int64)
 
-    def fills(self, runs: LengthCounts, multiple: int) -> bool:
-        return runs.num_rows >= self.batch_size * multiple
+    def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
+        return length_counts.num_rows >= self.batch_size * multiple
 
-    def search_planned(self, runs: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
+    def search_planned(self, length_counts: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         size = self.batch_size * multiple
-        return PlannedRows(runs.num_rows if last and not self.drop_last else runs.num_rows // size * size)
+        return PlannedRows(length_counts.num_rows if last and not self.drop_last else length_counts.num_rows // size * size)
 
     def plan_global(
         self, length_counts: LengthCounts, *, key: tuple[object, ...] | None, world_size: int, accumulate: int = 1

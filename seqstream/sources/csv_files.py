@@ -22,7 +22,7 @@ from seqstream.sources.source import Source
 from seqstream.sources.tables.csv_dialect import Dialect
 from seqstream.sources.tables.reblocking import blocks
 from seqstream.sources.tables.rounding import has_large_floats
-from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, plain_schema, type_names
+from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, stable_schema, type_names
 
 _WHOLE = re.compile(r"\s*[+-]?\d{16,300}\s*")
 """A whole number that a float may round."""
@@ -139,7 +139,7 @@ class Csv(Source):
         if problem := missing_columns("types", list(given), inferred.names):
             raise ValueError(f"{problem} in {file.name}")
         types = pa.schema([(field.name, given.get(field.name, _stable_type(field.type))) for field in inferred])
-        return plain_schema(types, CHOOSE_COLUMNS, file.name)
+        return stable_schema(types, CHOOSE_COLUMNS, file.name)
 
     def _tables(self, file: File) -> Iterator[pa.Table]:
         types = dict(zip(self._schema.names, self._schema.types, strict=True))

@@ -21,7 +21,7 @@ from seqstream.sources.source import Source
 from seqstream.sources.tables.nested_types import Path
 from seqstream.sources.tables.python_records import batches_of, find_texts, to_table
 from seqstream.sources.tables.reblocking import blocks
-from seqstream.sources.tables.schema import conform, plain_schema
+from seqstream.sources.tables.schema import conform, stable_schema
 
 if TYPE_CHECKING:
     import datasets
@@ -152,7 +152,7 @@ class HFDataset(Source):
     @functools.cached_property
     def _schema(self) -> pa.Schema:
         schema = self._raw_head.schema if self._declared is None else self._declared
-        return plain_schema(schema if self._columns is None else pa.schema(map(schema.field, self._columns)), _RENAME)
+        return stable_schema(schema if self._columns is None else pa.schema(map(schema.field, self._columns)), _RENAME)
 
     @property
     def _transform(self) -> Callable[..., Any] | None:

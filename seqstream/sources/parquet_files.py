@@ -21,7 +21,7 @@ from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tables.parquet_footers import FooterCache, RowGroup, row_groups, unite
 from seqstream.sources.tables.reblocking import blocks
-from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, plain_schema
+from seqstream.sources.tables.schema import CHOOSE_COLUMNS, conform, missing_columns, stable_schema
 
 _BATCH_ROWS = 1_024
 
@@ -114,7 +114,7 @@ class Parquet(Source):
                 groups += row_groups(number, parquet.metadata, found.names if self.columns is None else self.columns)
             if found != previous:  # most corpora have one schema
                 previous, name = found, self._files[number].name
-                own = plain_schema(self._select(found), CHOOSE_COLUMNS, name)
+                own = stable_schema(self._select(found), CHOOSE_COLUMNS, name)
                 schema = unite(schema, own, name, CHOOSE_COLUMNS)
         return schema, groups
 
@@ -132,13 +132,13 @@ class Parquet(Source):
     def _schema(self) -> pa.Schema:
         fields = [*self._scanned[0], *(() if self._partitions is None else self._partitions.schema)]
         if self.columns is None:
-            return plain_schema(pa.schema(fields), CHOOSE_COLUMNS)
+            return stable_schema(pa.schema(fields), CHOOSE_COLUMNS)
         named = {field.name: field for field in fields}
         if missing := [name for name in self.columns if name not in named]:
             with self._open(0) as parquet:
                 known = list(dict.fromkeys([*parquet.schema_arrow.names, *named]))
             raise ValueError(f"{missing_columns('columns', missing, known)} in {self._files[0].name}")
-        return plain_schema(pa.schema([named[name] for name in self.columns]), CHOOSE_COLUMNS)
+        return stable_schema(pa.schema([named[name] for name in self.columns]), CHOOSE_COLUMNS)
 
     @property
     def _groups(self) -> list[RowGroup]:

@@ -11,12 +11,12 @@ from seqstream.arrays import Index, flat_starts
 from seqstream.arrow import is_list, to_arrow, to_numpy
 from seqstream.records import IGNORE_INDEX, Counts, OpenStage, sequence_column
 from seqstream.stages.data_padding import without_padding
-from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.step_filter import set_column
 
 
 def run_stages(
-    tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None, labels: RowLabels | None = None
+    tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None, labels: LabelFilter | None = None
 ) -> tuple[list[pa.Table], Counts]:
     """Return the tables after all stages, without padding that the data has, and the counts of records by outcome.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seqstream.arrays import Index, Mask
-from seqstream.planning.pack import RowPlan
+from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.windows.columns import Column, Ragged
 
@@ -117,7 +117,7 @@ def slice_plan(
     if is_repeated is not None:
         weights[is_repeated[order] & (order != MADE_UP)] = 0
         num_repeated = np.add.reduceat(weights == 0, cuts[:-1]).astype(np.int64)
-    own_pieces = pieces[order] + plan.pieces if isinstance(plan, RowPlan) else pieces[order]
+    own_pieces = pieces[order] + plan.pieces if isinstance(plan, PackedPlan) else pieces[order]
     return BatchSlices(
         cuts.tolist(),
         plan.turns.tolist(),
@@ -129,7 +129,7 @@ def slice_plan(
         spans=spans,
         num_tokens=[
             0 if repeated else steps - made_up * len(counted)
-            for steps, made_up, repeated in zip(num_steps, plan.num_made, num_repeated.tolist(), strict=True)
+            for steps, made_up, repeated in zip(num_steps, plan.num_made_up, num_repeated.tolist(), strict=True)
         ],
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
@@ -167,7 +167,7 @@ def _check_width(name: str, spans: Spans, plan: Plan) -> None:
 def _spans(column: Ragged, plan: Plan, is_made_up: Mask | None) -> Spans:
     """Return where the rows of a column lie; rows made up have one step, before the first row."""
     starts, lengths = column.starts[plan.order], column.lengths[plan.order]
-    if isinstance(plan, RowPlan):
+    if isinstance(plan, PackedPlan):
         starts, lengths = starts + plan.begins, np.minimum(lengths - plan.begins, plan.lengths)
     before = int(column.starts[0]) - 1 if is_made_up is not None else 0
     return Spans.of(_filled(starts, is_made_up, before), _filled(lengths, is_made_up, 1), plan.cuts)

@@ -20,7 +20,7 @@ from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
-from seqstream.planning.rank_shares import Steps, cut_steps, owners
+from seqstream.planning.rank_shares import Schedule, owners_of, schedule_turns
 from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
 from seqstream.stages.data_padding import ATTENTION_MASK
 from seqstream.windows.block_buffer import BlockBuffer
@@ -60,7 +60,7 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, settings:
         if collected is None:
             return
         if settings.spec.sample_batches:
-            spec = settings.spec.fitted(collected.runs.every(1), settings.max_length)
+            spec = settings.spec.fitted(collected.length_counts.every(1), settings.max_length)
             settings = dataclasses.replace(settings, spec=spec)
             collected = dataclasses.replace(collected, settings=settings)
         window, left = _build(collected)
@@ -94,7 +94,7 @@ class _WindowPlan:
     own: pa.Table
     global_order: GlobalOrder
     global_plan: GlobalPlan
-    steps: Steps
+    steps: Schedule
 
 
 def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
@@ -111,7 +111,7 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
         start=dataclasses.replace(start, planned_world_size=planned.world_size),
         following=following,
         number=planned.global_order.first_row_id,
-        runs=planned.global_order.runs,
+        length_counts=planned.global_order.length_counts,
         columns=columns if received.is_repeated is None else without_labels(columns, received.is_repeated),
         sequence=sequence,
         row_ids=to_numpy(received.table.column(ROW_ID)),
@@ -119,10 +119,10 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
         is_repeated=received.is_repeated,
         spec=settings.spec,
         plan=received.plan,
-        after=steps.after.tolist(),
+        after=steps.served_after.tolist(),
         counts=_counts(collected, planned),
-        step_numbers=(start.step + steps.numbers).tolist(),
-        step_ends=steps.ends.tolist(),
+        step_numbers=(start.step + steps.step_numbers).tolist(),
+        step_ends=steps.ends_step.tolist(),
         rank=settings.collectives.rank,
         full_bytes=round(collected.read_bytes / planned.share) if planned.share else 0,
     )
@@ -138,35 +138,35 @@ def _plan(collected: CollectedBlocks) -> _WindowPlan:
     settings, start = collected.settings, collected.start
     world_size = settings.planned_world_size(start)
     multiple = world_size * settings.accumulate
-    search = settings.spec.search_planned(collected.runs, last=collected.is_last, multiple=multiple)
+    search = settings.spec.search_planned(collected.length_counts, last=collected.is_last, multiple=multiple)
     while search.num_needed is not None:
-        search = search.with_lengths(collected.global_order_of(search.num_needed).runs)
+        search = search.with_lengths(collected.global_order_of(search.num_needed).length_counts)
     num_rows = search.num_planned
     global_order = collected.global_order_of(num_rows)
     own = _own_rows(collected, num_rows)
-    share = collected.share(num_rows, global_order.runs.num_tokens)
+    share = collected.share(num_rows, global_order.length_counts.num_tokens)
     key = (*settings.key, global_order.first_row_id if num_rows else None)
-    global_plan = _plan_global(global_order.runs, own, settings, key, world_size)
+    global_plan = _plan_global(global_order.length_counts, own, settings, key, world_size)
     if start.served > (total := int(global_plan.cuts[-1])):
         served = f"{start.served:,} rows of a window that the state counts as served"
         raise ValueError(f"source must still have the {served}, got {total:,}; the data has changed")
     global_plan = balance_turns(global_plan, own, global_order, settings, key)
-    steps = cut_steps(global_plan, start.served, settings.world_size, settings.sharing.uneven)
+    steps = schedule_turns(global_plan, start.served, settings.world_size, settings.sharing.uneven)
     return _WindowPlan(world_size, num_rows, share, own, global_order, global_plan, steps)
 
 
 def _plan_global(
-    runs: LengthCounts, own: pa.Table, settings: WindowSettings, key: tuple[object, ...], world_size: int
+    length_counts: LengthCounts, own: pa.Table, settings: WindowSettings, key: tuple[object, ...], world_size: int
 ) -> GlobalPlan:
     """Plan the batches of all ranks; an error names the longest row, if it is one of this rank's."""
     spec = settings.spec
     try:
         return spec.plan_global(
-            runs, key=key if settings.shuffle else None, world_size=world_size, accumulate=settings.accumulate
+            length_counts, key=key if settings.shuffle else None, world_size=world_size, accumulate=settings.accumulate
         )
     except ValueError as error:
         lengths = total_lengths(lengths_of(own, spec.columns))
-        if not len(lengths) or lengths.max() < total_lengths(runs.lengths).max():
+        if not len(lengths) or lengths.max() < total_lengths(length_counts.lengths).max():
             error.add_note("another rank has processed the record; its error has the location")
             raise
         with located(own.column(ROW_ID), settings.locate):
@@ -216,7 +216,7 @@ def _count_begun(collected: CollectedBlocks, planned: _WindowPlan) -> Totals | N
         return None
     spec, sharing = collected.settings.spec, collected.settings.sharing
     if sharing.uneven == "drop":  # the ranks that began the window have left out these rows too
-        places = places[owners(cut_steps(global_plan, 0, world_size, "drop"), places, world_size)[0] >= 0]
+        places = places[owners_of(schedule_turns(global_plan, 0, world_size, "drop"), places, world_size)[0] >= 0]
     columns, sequence = _read_columns(planned.own, spec) if len(planned.own) else ({}, None)
     return count_begun(OwnRows(columns, sequence, planned.global_order), global_plan, places, spec, sharing.labels)
 

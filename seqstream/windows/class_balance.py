@@ -65,7 +65,7 @@ def balance_turns(
     classes, num_classes = number_classes(own, spec.balance, collectives)
     width = global_plan.batches_per_step if global_plan.is_mixed else 1
     units = global_plan.turns[: len(global_plan) // width * width].reshape(-1, width)
-    edges = length_edges(global_order.runs)
+    edges = length_edges(global_order.length_counts)
     kinds = len(edges) + 1, num_classes
     counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), collectives)
     by_length = _by_length(counts[..., : kinds[0]])
@@ -201,12 +201,12 @@ class _Rows:
     lengths: Index
 
 
-def length_edges(runs: LengthCounts) -> Index:
+def length_edges(length_counts: LengthCounts) -> Index:
     """Return the last length of each range but the longest, ascending; ranges have about the same number of rows."""
-    lengths = total_lengths(runs.lengths)
+    lengths = total_lengths(length_counts.lengths)
     order = np.argsort(lengths, kind="stable")
-    ends = np.cumsum(runs.counts[order])
-    wanted = np.arange(1, _NUM_RANGES) * runs.num_rows // _NUM_RANGES
+    ends = np.cumsum(length_counts.counts[order])
+    wanted = np.arange(1, _NUM_RANGES) * length_counts.num_rows // _NUM_RANGES
     edges: Index = np.unique(lengths[order][np.searchsorted(ends, wanted)]) if len(ends) else lengths
     return edges
 
@@ -226,8 +226,10 @@ def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, 
     rows, places = global_plan.places_of(global_order.numbers)
     unit = unit_of[np.searchsorted(global_plan.cuts, places, side="right") - 1]
     rows, unit = rows[unit >= 0], unit[unit >= 0]
-    runs = global_order.runs
-    lengths = total_lengths(runs.lengths)[np.searchsorted(runs.starts, global_order.numbers[rows], side="right") - 1]
+    length_counts = global_order.length_counts
+    lengths = total_lengths(length_counts.lengths)[
+        np.searchsorted(length_counts.starts, global_order.numbers[rows], side="right") - 1
+    ]
     return _Rows(unit, np.searchsorted(edges, lengths), classes[global_order.rows[rows]], lengths)
 
 

@@ -61,9 +61,9 @@ class CollectedBlocks:
     counts: Counts
 
     @property
-    def runs(self) -> LengthCounts:
+    def length_counts(self) -> LengthCounts:
         """The lengths of all rows."""
-        return self.global_order.runs
+        return self.global_order.length_counts
 
     @property
     def num_rows(self) -> int:
@@ -126,7 +126,7 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSett
             )
         global_order = _gather_lengths(counted, start.skip, num_rows, settings)
         multiple = settings.planned_world_size(start) * settings.accumulate
-        if is_last or not _is_short(global_order.runs, settings.spec, multiple):
+        if is_last or not _is_short(global_order.length_counts, settings.spec, multiple):
             return CollectedBlocks(settings, start, counted, is_last, global_order, counts)
         more, upcoming = buffer.take(1)
         blocks += more
@@ -166,10 +166,10 @@ def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSett
                 rows = BlockRows(each.table, _sort_keys(each.table, settings))
                 blocks[at] = CountedBlocks.of(each, np.array([len(each.table)]), rows)
     except Exception as error:
-        settings.collectives.check_in(handshake.failing(error), explain)
+        settings.collectives.check_in(handshake.with_error(error), explain)
         raise
     own = [each.num_rows for each in blocks if isinstance(each, CountedBlocks) and each.owner == settings.collectives.rank]
-    num_rows = settings.collectives.check_in(handshake.telling(np.concatenate(own) if own else NO_BLOCKS), explain)
+    num_rows = settings.collectives.check_in(handshake.with_rows(np.concatenate(own) if own else NO_BLOCKS), explain)
     for at, each in enumerate(blocks):
         of_owner, size = num_rows[each.owner], len(each.span)
         num_rows[each.owner] = of_owner[size:]
@@ -235,11 +235,11 @@ def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Ite
         before += num
 
 
-def _is_short(runs: LengthCounts, spec: BatchSpec, multiple: int) -> bool:
+def _is_short(length_counts: LengthCounts, spec: BatchSpec, multiple: int) -> bool:
     """Return whether rows are too few to choose how they are batched, or, if there are any, to fill ``multiple`` batches."""
-    if spec.num_batches(runs.num_rows, runs.num_tokens) < spec.sample_batches:
+    if spec.num_batches(length_counts.num_rows, length_counts.num_tokens) < spec.sample_batches:
         return True
-    return runs.num_rows > 0 and not spec.fills(runs, multiple)
+    return length_counts.num_rows > 0 and not spec.fills(length_counts, multiple)
 
 
 def _choose_size(buffer: BlockBuffer, start: WindowStart, settings: WindowSettings) -> tuple[int, bool]:

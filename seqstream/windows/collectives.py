@@ -16,7 +16,7 @@ from seqstream.distributed.exchange import RankRows, exchange_rows
 from seqstream.distributed.global_order import GlobalOrder, gather_lengths
 from seqstream.distributed.handshake import Explain, Handshake, check_in
 from seqstream.planning.global_plan import GlobalPlan
-from seqstream.planning.rank_shares import Steps
+from seqstream.planning.rank_shares import Schedule
 from seqstream.records import Json
 
 
@@ -99,7 +99,7 @@ class WindowCollectives:
             total[:, received[0]] += received[1:]
         return total
 
-    def exchange_rows(self, own: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, steps: Steps) -> RankRows:
+    def exchange_rows(self, own: pa.Table, global_order: GlobalOrder, global_plan: GlobalPlan, steps: Schedule) -> RankRows:
         """Send the rows of this rank to the ranks that use them; return the rows that this rank uses.
 
         Args:

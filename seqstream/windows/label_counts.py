@@ -12,7 +12,7 @@ from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.pack import Pack
 from seqstream.planning.plan import MADE_UP
 from seqstream.records import IGNORE_INDEX, LABEL_COLUMNS
-from seqstream.stages.row_labels import LabelRule
+from seqstream.stages.label_filter import LabelRule
 from seqstream.windows.columns import Column, Dense, Ragged
 from seqstream.windows.window import Window
 
@@ -32,7 +32,7 @@ def count_labels(window: Window, rule: LabelRule | None) -> list[int]:
     if name is not None:
         column = window.columns[name]
         if isinstance(column, Ragged):
-            rows = window.planned.spans[name]
+            rows = window.slices.spans[name]
             counts = _count_in_spans(name, column, rows.starts, rows.lengths, is_shifted=is_shifted)
         elif isinstance(column, Dense):
             counts = np.append(_count_in_rows(column), 0)[order]

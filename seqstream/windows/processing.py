@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from seqstream.records import ROW_ID, Counts, OpenStage, located
-from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
@@ -27,7 +27,7 @@ def run_here(
     stages: tuple[OpenStage, ...],
     locate: Callable[[int], str] = str,
     fill: int | None = None,
-    labels: RowLabels | None = None,
+    labels: LabelFilter | None = None,
 ) -> Process:
     """Return a function that runs stages in the calling thread, over several blocks at a time.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from seqstream.distributed.collectives import Ranks, SingleProcess
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
-from seqstream.stages.row_labels import LabelRule
+from seqstream.stages.label_filter import LabelRule
 from seqstream.windows.block_buffer import BlockBuffer, Guard
 from seqstream.windows.block_reader import Cursor
 from seqstream.windows.collectives import WindowCollectives

@@ -15,7 +15,7 @@ from seqstream.arrays import Index
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
-from seqstream.stages.row_labels import LabelRule
+from seqstream.stages.label_filter import LabelRule
 from seqstream.windows.collectives import WindowCollectives
 from seqstream.windows.columns import Column, Ragged
 from seqstream.windows.label_counts import count_labels, count_labels_of
@@ -54,7 +54,7 @@ def with_step_totals(window: Window, collectives: WindowCollectives, rule: Label
     is_whole = begun is None and all(window.step_ends)
     if is_whole and collectives.world_size == 1:
         return window  # a step is a batch, which knows all of this itself
-    own = np.array([window.planned.num_tokens, count_labels(window, rule)], dtype=np.int64).T
+    own = np.array([window.slices.num_tokens, count_labels(window, rule)], dtype=np.int64).T
     before = _NOTHING if begun is None else begun
     of_all = collectives.add_step_totals(np.vstack([before, own]))
     before, totals = of_all[0], of_all[1:]

@@ -23,7 +23,7 @@ class Window:
         start: Where it begins, with the number of blocks it has.
         following: Where the next begins; ``None`` if the epoch ends with this one.
         number: Row id of its first row on all ranks, by which the window is known within the epoch; -1 if it has none.
-        runs: The lengths of the rows of all ranks, by which they were planned.
+        length_counts: The lengths of the rows of all ranks, by which they were planned.
         columns: Columns of this rank's rows, by name.
         sequence: The column whose lengths are those of the rows; ``None`` if no column has rows of different lengths.
         row_ids: ``int64 (n,)``.
@@ -45,7 +45,7 @@ class Window:
     start: WindowStart
     following: WindowStart | None
     number: int
-    runs: LengthCounts
+    length_counts: LengthCounts
     columns: dict[str, Column]
     sequence: str | None
     row_ids: Index
@@ -63,7 +63,7 @@ class Window:
     full_bytes: int = 0
 
     @functools.cached_property
-    def planned(self) -> BatchSlices:
+    def slices(self) -> BatchSlices:
         """The rows in the order of the plan, from which batches take slices."""
         return slice_plan(
             self.plan,

@@ -34,8 +34,10 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
     lengths = np.full(rows, length)
     plan = one_batch.plan(lengths, key=None)
     ids = np.arange(rows)
-    runs, pieces = LengthCounts.of(lengths), np.zeros_like(ids)
-    return Window(WindowStart(), None, 0, runs, columns, sequence, ids, pieces, None, one_batch, plan, [rows], {}, [0], [True])
+    length_counts, pieces = LengthCounts.of(lengths), np.zeros_like(ids)
+    return Window(
+        WindowStart(), None, 0, length_counts, columns, sequence, ids, pieces, None, one_batch, plan, [rows], {}, [0], [True]
+    )
 
 
 @dataclasses.dataclass(frozen=True)

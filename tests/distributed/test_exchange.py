@@ -17,7 +17,7 @@ from seqstream.distributed.global_order import GlobalOrder, gather_lengths
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP
-from seqstream.planning.rank_shares import cut_steps, deal
+from seqstream.planning.rank_shares import schedule_turns, share_of_rank
 from seqstream.testing.rank_threads import Options, run_ranks
 from tests.helpers.rank_corpora import any_spec
 from tests.helpers.rank_plans import LENGTHS, plan_global, plan_of
@@ -68,8 +68,8 @@ def test_row_numbers_are_those_of_one_process(spread: Spread, pairs: bool) -> No
     number[sorted_order(keys)] = np.arange(len(keys))
     expected = LengthCounts.of(keys)
     for rank, global_order in enumerate(run_ranks(3, lambda options: gather_on(options, keys, spread)[0])):
-        assert global_order.runs.lengths.tolist() == expected.lengths.tolist()
-        assert global_order.runs.counts.tolist() == expected.counts.tolist()
+        assert global_order.length_counts.lengths.tolist() == expected.lengths.tolist()
+        assert global_order.length_counts.counts.tolist() == expected.counts.tolist()
         own = np.concatenate([*spread.rows_of(rank), np.arange(0)])
         assert global_order.numbers.tolist() == sorted(number[own].tolist())
         assert number[own[global_order.rows]].tolist() == global_order.numbers.tolist()
@@ -80,8 +80,8 @@ def test_row_numbers_of_two_ranks() -> None:
     """The worked example: rank 1 has the first and the last part, rank 0 the middle."""
     spread = Spread(np.array([3, 5, 3, 3, 5]), [0, 2, 3, 5], [1, 0, 1])
     zero, one = run_ranks(2, lambda options: gather_on(options, spread.lengths, spread)[0])
-    assert zero.runs.lengths.tolist() == [5, 3]
-    assert zero.runs.counts.tolist() == [2, 3]
+    assert zero.length_counts.lengths.tolist() == [5, 3]
+    assert zero.length_counts.counts.tolist() == [2, 3]
     assert (zero.numbers.tolist(), zero.rows.tolist()) == ([3], [0])
     assert (one.numbers.tolist(), one.rows.tolist()) == ([0, 1, 2, 4], [1, 3, 0, 2])
 
@@ -95,8 +95,8 @@ def test_rows_reach_the_ranks_that_take_them(
     keys = spec.sort_keys(spread.lengths)
     by_number = sorted_order(keys)
     global_plan = plan_global(spec, spread.lengths, planned)
-    served = data.draw(st.sampled_from([0, *cut_steps(global_plan, 0, planned).after.tolist()[:-1]]))
-    schedule = cut_steps(global_plan, served, 3, uneven)
+    served = data.draw(st.sampled_from([0, *schedule_turns(global_plan, 0, planned).served_after.tolist()[:-1]]))
+    schedule = schedule_turns(global_plan, served, 3, uneven)
 
     def job(options: Options) -> Any:
         global_order, ranks = gather_on(options, keys, spread)
@@ -104,9 +104,9 @@ def test_rows_reach_the_ranks_that_take_them(
         return exchange_rows(pa.table({"row": own}), global_order, global_plan, schedule, ranks)
 
     for rank, rank_rows in enumerate(run_ranks(3, job)):
-        share = deal(schedule, rank, 3)
+        share = share_of_rank(schedule, rank, 3)
         held = rank_rows.table.column("row").to_numpy()
-        wanted = by_number[global_plan.wanted(share.places)]
+        wanted = by_number[global_plan.row_numbers(share.places)]
         real = rank_rows.plan.order[rank_rows.plan.order != MADE_UP]
         assert held[real].tolist() == wanted.tolist()
         assert set(held.tolist()) == set(wanted.tolist())
@@ -123,7 +123,7 @@ def test_exchanged_rows_of_two_ranks() -> None:
     def job(options: Options) -> Any:
         global_order, ranks = gather_on(options, spread.lengths, spread)
         table = pa.table({"row": np.concatenate(spread.rows_of(ranks.rank))})
-        rank_rows = exchange_rows(table, global_order, global_plan, cut_steps(global_plan, 0, 2), ranks)
+        rank_rows = exchange_rows(table, global_order, global_plan, schedule_turns(global_plan, 0, 2), ranks)
         rows = rank_rows.table.column("row").to_numpy()[rank_rows.plan.order].tolist()
         return (
             rows,

@@ -19,9 +19,9 @@ from seqstream.loading.arguments import open_stages
 from seqstream.loading.state import read_state
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts, sorted_order
-from seqstream.planning.rank_shares import cut_steps
+from seqstream.planning.rank_shares import schedule_turns
 from seqstream.shuffling import EvenOrder
-from seqstream.stages.row_labels import LabelRule, RowLabels
+from seqstream.stages.label_filter import LabelFilter, LabelRule
 from seqstream.testing.expectations import rows_of
 from seqstream.testing.rank_laws import Taken, check_steps, expect_all_rows, take
 from seqstream.testing.rank_threads import Options, run_ranks
@@ -186,20 +186,20 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
     assert first.served, "the first window must have more than one step"
     tokenize = ss.Tokenize(rank_corpora.letters, max_length=rank_corpora.MAX_LENGTH)
     packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, ss.Pack) else ()
-    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=RowLabels(LabelRule(), *packed))
+    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=LabelFilter(LabelRule(), *packed))
     blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.cursor)
     found = []
     for window in read_windows(blocks, start, WindowSettings(process, spec, (0, 0), world_size=world_size)):
         column = window.columns["input_ids"]
         keys = spec.sort_keys(column.lengths)  # type: ignore[union-attr]  # sequences of ids
         global_plan = spec.plan_global(LengthCounts.of(keys), key=(0, 0, int(window.row_ids[0])), world_size=world_size)
-        steps = cut_steps(global_plan, 0, world_size)
+        steps = schedule_turns(global_plan, 0, world_size)
         by_number = sorted_order(keys)
         window_steps = []
         for step in range(len(steps)):
             parts = slice(step * steps.parts_per_turn, (step + 1) * steps.parts_per_turn)
             places = ranges(steps.first_places[parts], steps.sizes[parts])
-            ids = window.row_ids[by_number[global_plan.wanted(places)]].tolist()
+            ids = window.row_ids[by_number[global_plan.row_numbers(places)]].tolist()
             pieces = getattr(global_plan, "pieces", None)
             own = [0] * len(ids) if pieces is None else pieces[global_plan._items_at(places)].tolist()  # type: ignore[attr-defined]
             window_steps.append(sorted(zip(ids, own, strict=True)))

@@ -80,7 +80,7 @@ def test_more_candidates_follow_the_mean_more_closely() -> None:
     assert found[0] > 5 * found[1]
     assert found[1] > found[2]
     assert found[0] > 8 * found[2]
-    assert balanced_turns(features, KEY, 1).tolist() == EvenOrder(400, *KEY, turned=False).between(0, 400).tolist()
+    assert balanced_turns(features, KEY, 1).tolist() == EvenOrder(400, *KEY, rotated=False).between(0, 400).tolist()
 
 
 def test_lengths_stay_as_even_as_without_features() -> None:
@@ -88,7 +88,7 @@ def test_lengths_stay_as_even_as_without_features() -> None:
     turns = balanced_turns(scaled(heavy_tailed(800, 4, 2)), KEY)
     assert all(sorted((turns[begin : begin + 8] // 100).tolist()) == [*range(8)] for begin in range(0, 800, 8))
     few = balanced_turns(scaled(heavy_tailed(8, 4, 2)), KEY)
-    assert few.tolist() == EvenOrder(8, *KEY, turned=False).between(0, 8).tolist()
+    assert few.tolist() == EvenOrder(8, *KEY, rotated=False).between(0, 8).tolist()
 
 
 def test_the_key_decides() -> None:

@@ -52,7 +52,7 @@ def test_every_batch_has_one_of_the_shapes(
         width = plan.width(batch, int(lengths[rows[rows != MADE_UP]].max()))
         assert (len(rows), width) in shapes
         assert lengths[rows[rows != MADE_UP]].max() <= width
-    assert sum(num > 0 for num in plan.num_made) <= 1
+    assert sum(num > 0 for num in plan.num_made_up) <= 1
     assert spec.fitted(lengths, 60) is spec, "chosen shapes stay"
 
 
@@ -76,7 +76,7 @@ def test_rows_are_multiples(lengths: npt.NDArray[np.int64], multiple: int, key: 
         assert rows % multiple == 0
         assert rows * width <= 60 * multiple
         assert batch_size is None or rows <= batch_size * multiple
-    assert sum(plan.num_made) < multiple
+    assert sum(plan.num_made_up) < multiple
 
 
 def test_rows_in_multiples_by_hand() -> None:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.planning.best_fit import pack_rows
-from seqstream.planning.equal_cost import TOKEN_COST, deal_equally, row_costs
+from seqstream.planning.equal_cost import TOKEN_COST, equal_cost_order, row_costs
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
-from seqstream.planning.rank_shares import cut_steps, deal
+from seqstream.planning.rank_shares import schedule_turns, share_of_rank
 from seqstream.shuffling import shuffled
 
 KEY = (0, 0, 17)
@@ -22,7 +22,7 @@ counts = st.integers(1, 6)
 
 
 def by_rank(order: npt.NDArray[np.int64], rows: int, world_size: int) -> list[list[list[int]]]:
-    """Return the rows of each rank at each turn, as `deal` has them."""
+    """Return the rows of each rank at each turn, as `share_of_rank` has them."""
     size = rows * world_size
     steps = [order[begin : begin + size] for begin in range(0, len(order), size)]
     return [[step[rank::world_size].tolist() for rank in range(world_size)] for step in steps]
@@ -36,7 +36,7 @@ def costs_of(costs: npt.NDArray[np.int64], steps: list[list[list[int]]]) -> list
 def test_eight_rows_by_hand() -> None:
     """Rows of 9 5 4 3 are joined by 1 1 1 2, so batches cost 10, 6, 5 and 5; the two of 5 share a turn."""
     costs = np.array([9, 1, 1, 1, 5, 4, 3, 2])
-    steps = by_rank(deal_equally(costs, rows=2, world_size=2, key=KEY), 2, 2)
+    steps = by_rank(equal_cost_order(costs, rows=2, world_size=2, key=KEY), 2, 2)
     assert sorted(sorted(step) for step in costs_of(costs, steps)) == [[5, 5], [6, 10]]
     assert sorted(sorted(costs[batch].tolist()) for step in steps for batch in step) == [[1, 4], [1, 5], [1, 9], [2, 3]]
 
@@ -44,13 +44,13 @@ def test_eight_rows_by_hand() -> None:
 def test_the_order_does_not_change_between_versions() -> None:
     """A state means the same rows in later versions: the same eight rows, and three more."""
     costs = np.array([9, 1, 1, 1, 5, 4, 3, 2, 6, 8, 7])
-    assert deal_equally(costs, rows=2, world_size=2, key=KEY).tolist() == [4, 6, 5, 8, 0, 7, 2, 9, 3, 10, 1]
+    assert equal_cost_order(costs, rows=2, world_size=2, key=KEY).tolist() == [4, 6, 5, 8, 0, 7, 2, 9, 3, 10, 1]
 
 
 def test_three_rows_for_two_ranks() -> None:
     """Too few for a full turn: the costliest row is a batch alone, of the last rank, which gets one row less."""
     costs = np.array([3, 5, 4])
-    assert costs_of(costs, by_rank(deal_equally(costs, rows=2, world_size=2, key=KEY), 2, 2)) == [[7, 5]]
+    assert costs_of(costs, by_rank(equal_cost_order(costs, rows=2, world_size=2, key=KEY), 2, 2)) == [[7, 5]]
 
 
 def test_row_costs_by_hand() -> None:
@@ -63,7 +63,7 @@ def test_row_costs_by_hand() -> None:
 @given(some_costs, counts, counts)
 def test_every_row_appears_once(costs: npt.NDArray[np.int64], rows: int, world_size: int) -> None:
     """Even with fewer rows than a turn takes, or none; all batches of full turns have equally many rows."""
-    order = deal_equally(costs, rows=rows, world_size=world_size, key=KEY)
+    order = equal_cost_order(costs, rows=rows, world_size=world_size, key=KEY)
     assert sorted(order.tolist()) == list(range(len(costs)))
     *full, last = by_rank(order, rows, world_size) or [[]]
     assert {len(batch) for step in full for batch in step} <= {rows}
@@ -77,7 +77,9 @@ def test_every_row_appears_once(costs: npt.NDArray[np.int64], rows: int, world_s
 def test_all_turns_together_are_uneven_by_one_row(costs: npt.NDArray[np.int64], rows: int, world_size: int) -> None:
     """The differences of the costliest and the cheapest batch of all turns add up to no more than that of two rows."""
     full = len(costs) // (rows * world_size)
-    steps = costs_of(costs, by_rank(deal_equally(costs, rows=rows, world_size=world_size, key=KEY), rows, world_size)[:full])
+    steps = costs_of(
+        costs, by_rank(equal_cost_order(costs, rows=rows, world_size=world_size, key=KEY), rows, world_size)[:full]
+    )
     assert sum(max(step) - min(step) for step in steps) <= (np.ptp(costs) if len(costs) else 0)
 
 
@@ -87,7 +89,7 @@ def test_costs_are_more_equal_than_in_random_order(seed: int, rows: int, world_s
     """With heavy tails the costliest batches of all turns cost less than with rows in random order."""
     size = rows * world_size
     costs = 1 + (1_000 * np.random.default_rng(seed).pareto(1.5, num_steps * size)).astype(np.int64)
-    ours = costs_of(costs, by_rank(deal_equally(costs, rows=rows, world_size=world_size, key=(seed,)), rows, world_size))
+    ours = costs_of(costs, by_rank(equal_cost_order(costs, rows=rows, world_size=world_size, key=(seed,)), rows, world_size))
     random = costs_of(costs, by_rank(shuffled(len(costs), seed, "rows"), rows, world_size))
     assert sum(map(max, ours)) <= 1.1 * sum(map(max, random))  # few random orders are better, by chance
 
@@ -95,7 +97,7 @@ def test_costs_are_more_equal_than_in_random_order(seed: int, rows: int, world_s
 def test_the_key_decides() -> None:
     """The same key gives the same order, another key other batches, turns and ranks."""
     for costs in (np.full(60, 7), np.random.default_rng(0).integers(1, 9, 60), np.arange(1, 61)):
-        one, again, other = (deal_equally(costs, rows=3, world_size=4, key=key).tolist() for key in (KEY, KEY, (0, 1, 17)))
+        one, again, other = (equal_cost_order(costs, rows=3, world_size=4, key=key).tolist() for key in (KEY, KEY, (0, 1, 17)))
         assert one == again
         assert one != other
         assert one != sorted(one)
@@ -104,14 +106,14 @@ def test_the_key_decides() -> None:
 def test_the_last_turn_has_rows_of_every_cost() -> None:
     """The rows of the last turn are random: over many keys they have the mean cost of all rows."""
     costs = np.arange(1, 44)
-    left = [costs[deal_equally(costs, rows=2, world_size=4, key=(seed,))[40:]] for seed in range(400)]
+    left = [costs[equal_cost_order(costs, rows=2, world_size=4, key=(seed,))[40:]] for seed in range(400)]
     assert np.mean(left) == pytest.approx(costs.mean(), rel=0.05)
 
 
 def test_every_rank_has_the_costliest_batch_sometimes() -> None:
     """Which rank takes which batch of a turn is random, and so is the order of turns."""
     costs = np.arange(1, 4 * 300 + 1)
-    steps = np.array(costs_of(costs, by_rank(deal_equally(costs, rows=1, world_size=4, key=KEY), 1, 4)))
+    steps = np.array(costs_of(costs, by_rank(equal_cost_order(costs, rows=1, world_size=4, key=KEY), 1, 4)))
     assert np.bincount(steps.argmax(axis=1), minlength=4).min() > 50
     sums = steps.sum(axis=1)
     assert abs(np.corrcoef(sums[:-1], sums[1:])[0, 1]) < 0.2
@@ -127,9 +129,9 @@ def test_ranks_have_as_much_attention_to_compute(world_size: int) -> None:
     lengths = np.clip(lengths, 1, 1024)
     global_plan = Pack(1024, rows=4).plan_global(LengthCounts.of(lengths), key=KEY, world_size=world_size)
     assert len(global_plan.row_cuts) == len(pack_rows(-np.sort(-lengths), 1024)[1])
-    steps = cut_steps(global_plan, 0, world_size)
+    steps = schedule_turns(global_plan, 0, world_size)
     costs = row_costs(global_plan.lengths, global_plan.row_cuts)
-    shares = [deal(steps, rank, world_size) for rank in range(world_size)]
+    shares = [share_of_rank(steps, rank, world_size) for rank in range(world_size)]
     batches = np.stack([np.add.reduceat(costs[share.places], share.cuts[:-1]) for share in shares], axis=1)
     full = batches[steps.sizes == 4 * world_size]
     assert len(full) >= 3

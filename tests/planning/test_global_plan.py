@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream.planning.global_plan import GlobalPlan, ListedOrder, split_to_multiple
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.planning.rank_shares import Steps, cut_steps, deal, owners
+from seqstream.planning.rank_shares import Schedule, owners_of, schedule_turns, share_of_rank
 from seqstream.planning.tie_order import SpreadTies
 
 quick = settings(max_examples=80, deadline=None)
@@ -30,11 +30,11 @@ def plan_of(
     return GlobalPlan(order, cuts, np.array(turns), max_rows * ones, ones, batches_per_step=batches_per_step, is_mixed=is_mixed)
 
 
-def listed(schedule: Steps) -> list[tuple[list[tuple[int, int, int]], int, int]]:
+def listed(schedule: Schedule) -> list[tuple[list[tuple[int, int, int]], int, int]]:
     """Return for each turn the global batch, first place and size of its parts; the places served after it; and its step."""
     parts = [*zip(schedule.global_batches.tolist(), schedule.first_places.tolist(), schedule.sizes.tolist(), strict=True)]
     at_once = [parts[at : at + schedule.parts_per_turn] for at in range(0, len(parts), schedule.parts_per_turn)]
-    return [*zip(at_once, schedule.after.tolist(), schedule.numbers.tolist(), strict=True)]
+    return [*zip(at_once, schedule.served_after.tolist(), schedule.step_numbers.tolist(), strict=True)]
 
 
 @pytest.fixture
@@ -79,19 +79,19 @@ def test_splitting_adds_the_fewest_cuts(sizes: list[int], multiple: int) -> None
 
 def test_each_rank_takes_its_own_global_batches(six: GlobalPlan) -> None:
     """The worked example: two ranks take two global batches a turn; the first step has four of them, the last two."""
-    schedule = cut_steps(six, 0, 2)
+    schedule = schedule_turns(six, 0, 2)
     assert listed(schedule) == [
         ([(3, 9, 5), (0, 0, 2)], 7, 0),
         ([(5, 20, 7), (1, 2, 3)], 17, 0),
         ([(4, 14, 6), (2, 5, 4)], 27, 1),
     ]
-    assert schedule.ends.tolist() == [False, True, True]
+    assert schedule.ends_step.tolist() == [False, True, True]
     assert six.num_steps == 2
 
 
 def test_the_last_global_batches_of_a_step_are_split(six: GlobalPlan) -> None:
     """The worked example: for three ranks the fourth global batch is split in thirds, and the larger of two in halves."""
-    schedule = cut_steps(six, 0, 3)
+    schedule = schedule_turns(six, 0, 3)
     assert listed(schedule) == [
         ([(3, 9, 5), (0, 0, 2), (5, 20, 7)], 14, 0),
         ([(1, 2, 1), (1, 3, 1), (1, 4, 1)], 17, 0),
@@ -102,13 +102,13 @@ def test_the_last_global_batches_of_a_step_are_split(six: GlobalPlan) -> None:
 
 def test_the_global_batch_with_the_most_rows_a_part_is_split() -> None:
     """The worked example: for five ranks nine rows are split in thirds; then four rows are more than three, and split."""
-    schedule = cut_steps(plan_of([4, 9], [1, 0], 2), 0, 5)
+    schedule = schedule_turns(plan_of([4, 9], [1, 0], 2), 0, 5)
     assert listed(schedule) == [([(1, 4, 3), (1, 7, 3), (1, 10, 3), (0, 0, 2), (0, 2, 2)], 13, 0)]
 
 
 def test_one_rank_takes_one_global_batch_after_the_other(six: GlobalPlan) -> None:
     """One rank takes one global batch a turn, and steps end at the same global batches."""
-    schedule = cut_steps(six, 0, 1)
+    schedule = schedule_turns(six, 0, 1)
     assert [parts for parts, _, _ in listed(schedule)] == [
         [(3, 9, 5)],
         [(0, 0, 2)],
@@ -117,37 +117,37 @@ def test_one_rank_takes_one_global_batch_after_the_other(six: GlobalPlan) -> Non
         [(4, 14, 6)],
         [(2, 5, 4)],
     ]
-    assert schedule.numbers.tolist() == [0, 0, 0, 0, 1, 1]
-    assert schedule.ends.tolist() == [False, False, False, True, False, True]
+    assert schedule.step_numbers.tolist() == [0, 0, 0, 0, 1, 1]
+    assert schedule.ends_step.tolist() == [False, False, False, True, False, True]
 
 
 def test_other_ranks_resume_within_a_step(six: GlobalPlan) -> None:
     """The worked example: after two global batches three ranks take the rest of the step, 7 and 3 rows; after three, two."""
-    assert listed(cut_steps(six, 7, 3))[0] == ([(5, 20, 4), (5, 24, 3), (1, 2, 3)], 17, 0)
-    assert listed(cut_steps(six, 14, 2))[0] == ([(1, 2, 2), (1, 4, 1)], 17, 0)
-    assert listed(cut_steps(six, 16, 1))[0] == ([(1, 4, 1)], 17, 0), "the rest of a global batch"
-    assert listed(cut_steps(six, 17, 2)) == [([(4, 14, 6), (2, 5, 4)], 27, 1)]
-    assert listed(cut_steps(six, 27, 2)) == []
+    assert listed(schedule_turns(six, 7, 3))[0] == ([(5, 20, 4), (5, 24, 3), (1, 2, 3)], 17, 0)
+    assert listed(schedule_turns(six, 14, 2))[0] == ([(1, 2, 2), (1, 4, 1)], 17, 0)
+    assert listed(schedule_turns(six, 16, 1))[0] == ([(1, 4, 1)], 17, 0), "the rest of a global batch"
+    assert listed(schedule_turns(six, 17, 2)) == [([(4, 14, 6), (2, 5, 4)], 27, 1)]
+    assert listed(schedule_turns(six, 27, 2)) == []
 
 
 def test_ranks_without_rows_repeat_those_of_another(six: GlobalPlan) -> None:
     """The worked example: of three rows for five ranks, the last two ranks repeat those of the first and the second."""
-    schedule = cut_steps(six, 14, 5)
+    schedule = schedule_turns(six, 14, 5)
     assert listed(schedule)[0] == ([(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 2, 1), (1, 3, 1)], 17, 0)
     assert schedule.is_repeated is not None
     assert np.flatnonzero(schedule.is_repeated).tolist() == [3, 4]
-    assert [deal(schedule, rank, 5).is_repeated[0] for rank in range(5)] == [False, False, False, True, True]
-    rank, part = owners(schedule, np.arange(2, 5), 5)
+    assert [share_of_rank(schedule, rank, 5).is_repeated[0] for rank in range(5)] == [False, False, False, True, True]
+    rank, part = owners_of(schedule, np.arange(2, 5), 5)
     assert rank.tolist() == part.tolist() == [0, 1, 2]
 
 
 def test_too_few_rows_for_the_ranks_are_dropped(six: GlobalPlan) -> None:
     """With ``uneven="drop"`` the three rows are left out and counted; the next step does not change."""
-    schedule = cut_steps(six, 14, 5, "drop")
+    schedule = schedule_turns(six, 14, 5, "drop")
     assert schedule.num_dropped == 3
     assert [(after, number) for _, after, number in listed(schedule)] == [(27, 1)]
     assert schedule.sizes.sum() == 10
-    assert (owners(schedule, np.arange(2, 5), 5)[0] == -1).all()
+    assert (owners_of(schedule, np.arange(2, 5), 5)[0] == -1).all()
 
 
 @st.composite
@@ -170,27 +170,27 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
     by_turn = np.concatenate([np.arange(*global_plan.cuts[turn : turn + 2]) for turn in global_plan.turns])
     served = 0
     for world_size in world_sizes:
-        schedule = cut_steps(global_plan, served, world_size, uneven)
-        shares = [deal(schedule, rank, world_size) for rank in range(world_size)]
+        schedule = schedule_turns(global_plan, served, world_size, uneven)
+        shares = [share_of_rank(schedule, rank, world_size) for rank in range(world_size)]
         taken = np.concatenate([share.places[~share.is_repeated] for share in shares])
         assert len(set(taken.tolist())) == len(taken)
         assert set(taken.tolist()) <= set(by_turn[served:].tolist())
         assert len(taken) + schedule.num_dropped == len(by_turn) - served
         assert uneven == "drop" or not schedule.num_dropped
-        receivers, parts = owners(schedule, np.arange(len(by_turn)), world_size)
+        receivers, parts = owners_of(schedule, np.arange(len(by_turn)), world_size)
         for rank, share in enumerate(shares):
             assert (np.diff(share.cuts) > 0).all(), "no rank is without rows"
             at = np.repeat(np.arange(len(schedule)), np.diff(share.cuts))
-            late = step_of_place[share.places] - schedule.numbers[at]
+            late = step_of_place[share.places] - schedule.step_numbers[at]
             assert (late >= 0).all()
             assert uneven == "drop" or not late.any(), "in the optimiser step of its global batch"
             assert sorted(share.places[~share.is_repeated]) == np.flatnonzero(receivers == rank).tolist()
             own = share.places[~share.is_repeated]
             assert (parts[own] // schedule.parts_per_turn == at[~share.is_repeated]).all()
-        assert (np.diff(schedule.numbers) >= 0).all()
+        assert (np.diff(schedule.step_numbers) >= 0).all()
         if not len(schedule):
             return
-        served = int(schedule.after[data.draw(st.integers(0, len(schedule) - 1))])
+        served = int(schedule.served_after[data.draw(st.integers(0, len(schedule) - 1))])
 
 
 @quick
@@ -198,7 +198,7 @@ def test_every_place_is_taken_once(global_plan: GlobalPlan, world_sizes: list[in
 def test_planned_for_as_many_ranks_steps_have_whole_global_batches(global_plan: GlobalPlan, world_size: int) -> None:
     """Where a step of a mixed plan has a multiple of the ranks, no global batch of a full step is split."""
     global_plan = dataclasses.replace(global_plan, is_mixed=True, batches_per_step=world_size * global_plan.batches_per_step)
-    schedule = cut_steps(global_plan, 0, world_size)
+    schedule = schedule_turns(global_plan, 0, world_size)
     full = len(global_plan) // global_plan.batches_per_step * global_plan.batches_per_step
     assert schedule.global_batches[:full].tolist() == global_plan.turns[:full].tolist()
     assert schedule.sizes[:full].tolist() == np.diff(global_plan.cuts)[global_plan.turns[:full]].tolist()
@@ -222,15 +222,15 @@ def test_served_places_of_an_unfinished_step(six: GlobalPlan) -> None:
 def test_served_places_and_the_rest_are_the_step(global_plan: GlobalPlan, first: int, other: int) -> None:
     """In any step, the places that some ranks have served and those that others take are its global batches."""
     by_turn = [set(range(*global_plan.cuts[turn : turn + 2].tolist())) for turn in global_plan.turns.tolist()]
-    for served in cut_steps(global_plan, 0, first).after[:-1].tolist():
+    for served in schedule_turns(global_plan, 0, first).served_after[:-1].tolist():
         begun = global_plan.begun_places(served).tolist()
-        schedule = cut_steps(global_plan, served, other)
-        number = int(schedule.numbers[0])
+        schedule = schedule_turns(global_plan, served, other)
+        number = int(schedule.step_numbers[0])
         rest = {
             place
             for rank in range(other)
-            for share in [deal(schedule, rank, other)]
-            for place in share.places[: share.cuts[int((schedule.numbers == number).sum())]].tolist()
+            for share in [share_of_rank(schedule, rank, other)]
+            for place in share.places[: share.cuts[int((schedule.step_numbers == number).sum())]].tolist()
         }
         whole = by_turn[number * global_plan.batches_per_step : (number + 1) * global_plan.batches_per_step]
         assert len(set(begun)) == len(begun)
@@ -280,5 +280,5 @@ def test_own_pieces_of_all_ranks_are_all_items(lengths: list[int], overflow: Any
             found += own[which].tolist()
             assert (begins + taken <= ordered[own[which]]).all()
             total += int(taken.sum())
-        assert sorted(found) == sorted(global_plan.wanted(places).tolist())
+        assert sorted(found) == sorted(global_plan.row_numbers(places).tolist())
     assert total == (sum(lengths) if overflow == "split" else int(np.minimum(ordered, 8).sum()))

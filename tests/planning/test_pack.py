@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.planning.pack import Pack, RowPlan
+from seqstream.planning.pack import Pack, PackedPlan
 from seqstream.planning.plan import MADE_UP
 from tests.helpers.sources import num_planned
 
@@ -20,7 +20,7 @@ KEY = (0, 0, 17)
 some_lengths = st.lists(st.integers(1, 60), max_size=150).map(lambda values: np.array(values, dtype=np.int64))
 
 
-def rows_of(plan: RowPlan) -> list[list[list[tuple[int, int, int]]]]:
+def rows_of(plan: PackedPlan) -> list[list[list[tuple[int, int, int]]]]:
     """Return for each turn and each packed row its items: sequence, first token and number of tokens."""
     batches = []
     for batch in plan.turns:
@@ -65,7 +65,7 @@ def test_rows_by_hand() -> None:
     """Lengths 5 4 3 2 2 in rows of 6: 5 alone, 4 with 2, 3 with 2; three rows are two batches of two, with a made-up row."""
     plan = Pack(6, rows=2).plan(np.array([2, 5, 3, 2, 4]), key=None)
     assert rows_of(plan) == [[[(1, 0, 5)], [(4, 0, 4), (0, 0, 2)]], [[(2, 0, 3), (3, 0, 2)], [(MADE_UP, 0, 1)]]]
-    assert plan.num_made == [0, 1]
+    assert plan.num_made_up == [0, 1]
     assert plan.rows(1).tolist() == [2, 3]
 
 

@@ -456,8 +456,8 @@ def test_lengths_to_plan_by_are_those_of_the_longest_column() -> None:
     """A batch of sources and targets keeps the budget for both."""
     table = {"source_ids": [[1], [2, 3]], "target_ids": [[1, 2, 3], [4]]}
     (window,) = read_windows(blocks_of(table), WindowStart(), settings_of(Bucket(10)))
-    assert window.runs.lengths.tolist() == [3, 2]
-    assert window.runs.counts.tolist() == [1, 1]
+    assert window.length_counts.lengths.tolist() == [3, 2]
+    assert window.length_counts.counts.tolist() == [1, 1]
     assert window.sequence == "source_ids"
 
 

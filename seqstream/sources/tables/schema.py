@@ -48,7 +48,7 @@ def conform(table: pa.Table, schema: pa.Schema, remedy: str) -> pa.Table:
     return pa.table(columns, names=schema.names)
 
 
-def plain_schema(schema: pa.Schema, remedy: str, file: str = "") -> pa.Schema:
+def stable_schema(schema: pa.Schema, remedy: str, file: str = "") -> pa.Schema:
     """Return a schema with the types that batches are built from: no dictionaries, no extensions, 32-bit offsets.
 
     Args:

@@ -56,7 +56,7 @@ class LabelRule:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowLabels:
+class LabelFilter:
     """Drops rows without any label, and with ``Pack(overflow="split")`` such pieces of rows.
 
     Attributes:

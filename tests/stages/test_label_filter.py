@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.stages.row_labels import RowLabels
+from seqstream.stages.label_filter import LabelFilter
 from seqstream.testing.rank_threads import Options, run_ranks
 from tests.helpers.tokenizers import transformers_of
 
@@ -82,7 +82,7 @@ def test_labels_that_the_data_has() -> None:
     loader = ss.Loader(ss.Generator(single), ss.Tokenize(lambda texts: [[1]] * len(texts)), ss.Unbucketed(4), shuffle=False)
     assert next(iter(loader)).label.tolist() == [0, 1]
     table = pa.table({"input_ids": [[1]], "label": [-100.0]})
-    assert RowLabels().apply(table) == (table, {})
+    assert LabelFilter().apply(table) == (table, {})
 
 
 def test_nothing_left_is_an_error() -> None:
