@@ -88,7 +88,7 @@ Files = Annotated[
 TokenizerPath = Annotated[
     str, typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or a directory that has one.")
 ]
-Field = Annotated[str, typer.Option(metavar="NAME", help="Column of the text, if records have several columns.")]
+FieldOption = Annotated[str, typer.Option(metavar="NAME", help="Column of the text, if records have several columns.")]
 FormatOption = Annotated[
     Format | None, typer.Option("--format", help="Format of the files, instead of what their suffix says.")
 ]
@@ -133,7 +133,7 @@ def report(
     files: Files,
     tokenizer: TokenizerPath,
     *,
-    field: Field = "text",
+    field: FieldOption = "text",
     max_length: MaxLength = None,
     budgets: Annotated[str, typer.Option(metavar="N,N,...", help="Padded tokens of a batch, to compare.")] = "4096,16384,65536",
     windows: Annotated[str, typer.Option(metavar="N,N,...", help="Batches planned together, to compare.")] = "64,256,1024",
@@ -166,7 +166,7 @@ def batches(
     files: Files,
     tokenizer: TokenizerPath,
     *,
-    field: Field = "text",
+    field: FieldOption = "text",
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Padded tokens of a batch.")] = 16_384,
     max_length: MaxLength = None,
     window_batches: Annotated[

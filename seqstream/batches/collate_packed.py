@@ -15,7 +15,7 @@ from seqstream.arrays import Index, Mask, flat_starts, positions
 from seqstream.batches.batch import Batch
 from seqstream.batches.batch_layout import BatchLayout
 from seqstream.batches.collate import assemble_batch
-from seqstream.batches.padding import Padding, gather_steps, take_rows
+from seqstream.batches.padding import Padding, gather_rows, gather_steps
 from seqstream.batches.varlen import Packing
 from seqstream.planning.pack import PackedPlan
 from seqstream.records import IGNORE_INDEX, Json
@@ -135,7 +135,7 @@ def _packed_columns(
     for name, column in window.columns.items():
         if not isinstance(column, Ragged):
             value = padding.made_up_value(name)
-            columns[name] = take_rows(column, order, num_made_up=num_made_up, made_up_value=value)
+            columns[name] = gather_rows(column, order, num_made_up=num_made_up, made_up_value=value)
             continue
         value = padding.value(name)
         starts = np.zeros(len(runs.lengths), dtype=np.int64)  # padding is read from anywhere, and overwritten

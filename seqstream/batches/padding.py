@@ -157,7 +157,7 @@ def flat_rows(column: Ragged, starts: Index, lengths: Index, value: float, *, nu
     return torch.from_numpy(steps)
 
 
-def take_rows(column: Column, rows: Index, *, num_made_up: int = 0, made_up_value: float = 0) -> torch.Tensor | list[Any]:
+def gather_rows(column: Column, rows: Index, *, num_made_up: int = 0, made_up_value: float = 0) -> torch.Tensor | list[Any]:
     """Take rows of a column that needs no padding: a tensor ``(B, ...)``, or a list where no tensor fits.
 
     Single integers become int64 and single floats torch's default type, as losses want labels; arrays keep their type.

@@ -50,7 +50,7 @@ class FillingSearch:
     Attributes:
         num_packed: Returns the number of packed rows that sequences fill.
         wanted: The wanted number.
-        may_lack: The search ends where at most so many packed rows are missing.
+        may_lack: Number of missing packed rows at which the search may end.
         attempts: Largest number of attempts.
         more: The fewest sequences known to fill more packed rows than wanted, and the number of rows that they fill.
         fewer: The most sequences known to fill no more than wanted, and the number of rows that they fill.

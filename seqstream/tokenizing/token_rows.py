@@ -89,10 +89,10 @@ def keep_rows(rows: TokenRows, kept: Index) -> TokenRows:
     lengths = rows.lengths[kept]
     if lengths.sum() == len(rows.ids):
         return rows.picked(lambda values: values, lengths)
-    return take_rows(rows, kept)
+    return take_token_rows(rows, kept)
 
 
-def take_rows(rows: TokenRows, taken: Index) -> TokenRows:
+def take_token_rows(rows: TokenRows, taken: Index) -> TokenRows:
     """Return a copy of the rows ``taken``, ``int64 (n,)``, in any order; a row may be taken several times."""
     lengths = rows.lengths[taken]
     return rows.picked(_take_ranges(rows.offsets[taken], lengths), lengths)

@@ -155,7 +155,7 @@ def _all_spans(
 
 
 def _check_width(name: str, spans: Spans, plan: Plan) -> None:
-    """Refuse a column whose lengths were not planned by, and which has a row that is longer than the shape of its batch."""
+    """Raise if a column that the plan does not depend on has a row that is longer than the shape of its batch."""
     for longest, width in zip(spans.longest, () if plan.widths is None else plan.widths.tolist(), strict=False):
         if longest > width:
             raise ValueError(

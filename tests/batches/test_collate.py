@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
-from seqstream.batches.padding import PaddedRegion, Padding, pad_rows, take_rows
+from seqstream.batches.padding import PaddedRegion, Padding, gather_rows, pad_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import PIECE, ROW_ID
@@ -263,7 +263,7 @@ def test_batches_of_a_window_are_collated_as_served() -> None:
 def test_columns_of_one_shape_are_copied() -> None:
     """What is taken can be written to without changing the window."""
     column = Dense(np.arange(6).reshape(3, 2))
-    taken = take_rows(column, np.array([2, 0]))
+    taken = gather_rows(column, np.array([2, 0]))
     assert isinstance(taken, torch.Tensor)
     assert taken.tolist() == [[4, 5], [0, 1]]
     taken.zero_()
@@ -274,7 +274,7 @@ def test_a_ragged_column_is_not_taken() -> None:
     """It has to be padded."""
     column = read_column("x", pa.chunked_array([pa.array([[1]])]))
     with pytest.raises(TypeError, match=r"^a ragged column must be padded, not taken$"):
-        take_rows(column, np.array([0]))
+        gather_rows(column, np.array([0]))
 
 
 def test_padding_of_labels_is_ignored_by_losses() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows, join, keep_rows, split, take_rows, truncate
+from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows, join, keep_rows, split, take_token_rows, truncate
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_parallel_columns_change_as_the_ids_do(rows: TokenRows) -> None:
     for given, limit in ((rows, 4), (long, 1000)):
         for changed in (
             keep_rows(with_double(given), np.array([0, 2])),
-            take_rows(with_double(given), np.array([2, 0, 2])),
+            take_token_rows(with_double(given), np.array([2, 0, 2])),
             truncate(with_double(given), SpecialCounts(1, 1), limit, "right"),
             truncate(with_double(given), SpecialCounts(1, 1), limit, "left"),
             split(with_double(given), SpecialCounts(1, 1), limit)[0],
@@ -82,7 +82,7 @@ def test_each_row_may_have_a_limit_of_its_own(rows: TokenRows) -> None:
 
 def test_rows_are_taken_in_any_order(rows: TokenRows) -> None:
     """A row may be taken twice, and in any order."""
-    assert lists(take_rows(rows, np.array([2, 1, 2]))) == [[1, 15, 16, 9], [1, 9], [1, 15, 16, 9]]
+    assert lists(take_token_rows(rows, np.array([2, 1, 2]))) == [[1, 15, 16, 9], [1, 9], [1, 15, 16, 9]]
 
 
 def test_join_puts_parts_behind_each_other(rows: TokenRows) -> None:

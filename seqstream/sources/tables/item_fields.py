@@ -27,7 +27,7 @@ FIELD_RULE = "a str, a number, a sequence of numbers, a tensor or array, or a li
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
+class ItemField:
     """A column of texts, of numbers, or of sequences of numbers.
 
     Attributes:
@@ -190,10 +190,10 @@ class OpenField:
         return "None or an empty list"
 
 
-AnyField: TypeAlias = Field | TextsField | JsonField | OpenField
+AnyField: TypeAlias = ItemField | TextsField | JsonField | OpenField
 
 
-def decide_field(name: str, given: Any, where: str, number: int) -> Field | TextsField | JsonField:
+def decide_field(name: str, given: Any, where: str, number: int) -> ItemField | TextsField | JsonField:
     """Return the column of all values like this one, of the item with this number.
 
     Raises:
@@ -203,7 +203,7 @@ def decide_field(name: str, given: Any, where: str, number: int) -> Field | Text
     return dataclasses.replace(field, item=number)
 
 
-def sequence_field(name: str, given: Any, where: str, rule: str) -> Field:
+def sequence_field(name: str, given: Any, where: str, rule: str) -> ItemField:
     """Return the column of all texts, numbers or sequences like this one.
 
     Raises:
@@ -211,15 +211,15 @@ def sequence_field(name: str, given: Any, where: str, rule: str) -> Field:
     """
     value = first_value(given, where, rule)
     if isinstance(value, str):
-        return Field(name, None, None)
+        return ItemField(name, None, None)
     if value.ndim == 0:
-        return Field(name, np.dtype(np.float64) if value.dtype == np.longdouble else value.dtype, None)
+        return ItemField(name, np.dtype(np.float64) if value.dtype == np.longdouble else value.dtype, None)
     dtype = value.dtype
     if dtype.kind == "f" and dtype.itemsize > np.dtype(np.float32).itemsize:
         dtype = np.dtype(np.float32)
     elif dtype.kind in "iu" and value.ndim == 1:
         dtype = np.dtype(np.int32)
-    return Field(name, dtype, value.shape[1:])
+    return ItemField(name, dtype, value.shape[1:])
 
 
 def first_value(given: Any, where: str, rule: str) -> str | Array:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.records import RESERVED
-from seqstream.sources.tables.item_fields import AnyField, Field, OpenField, decide_field, first_value, sequence_field
+from seqstream.sources.tables.item_fields import AnyField, ItemField, OpenField, decide_field, first_value, sequence_field
 from seqstream.sources.tables.item_values import UnfitError, Value, describe, describe_value, is_open, is_unicode
 from seqstream.sources.tables.unpacking import Unpack, unpacking
 
@@ -41,7 +41,7 @@ class Layout:
     @functools.cached_property
     def is_text(self) -> bool:
         """Whether items are texts themselves."""
-        return not self.named and isinstance(self.fields[0], Field) and self.fields[0].dtype is None
+        return not self.named and isinstance(self.fields[0], ItemField) and self.fields[0].dtype is None
 
     @functools.cached_property
     def _names(self) -> set[str]:

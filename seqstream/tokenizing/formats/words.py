@@ -19,7 +19,7 @@ from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.failing_texts import shorten
 from seqstream.tokenizing.formats.fields import Field, Lists, naming_records, read_labels, read_words
 from seqstream.tokenizing.formats.row_format import LABELS, EncodedSequences, SpecialTokens
-from seqstream.tokenizing.token_rows import TokenRows, take_rows
+from seqstream.tokenizing.token_rows import TokenRows, take_token_rows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, can_encode
 
 WordLabels: TypeAlias = Literal["first", "all"]
@@ -74,7 +74,7 @@ class WordFormat:
         if self.labels is None:
             self._check_no_texts(distinct, index_of, words, tables)
         with naming_records(tables, lambda index: words.record_of(int(np.argmax(index_of == index)))):
-            tokens = take_rows(engine(distinct.to_pylist()), index_of)
+            tokens = take_token_rows(engine(distinct.to_pylist()), index_of)
         parallel = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
         rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], parallel)
         special = self.special_tokens
