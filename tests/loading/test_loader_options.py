@@ -161,7 +161,7 @@ def test_more_rows_than_there_are(name: str) -> None:
         list(loader)
 
 
-@pytest.mark.parametrize("name", ["weights", "lengths", "mask", "seed", "state", "window", "flat", "columns"])
+@pytest.mark.parametrize("name", ["weights", "lengths", "mask", "layout", "state", "window", "flat", "num_tokens"])
 def test_a_column_called_as_a_part_of_a_batch(name: str) -> None:
     """Is warned of, once, and is had as an item; the attribute is the batch's own."""
     rows = [{"input_ids": [1] * (1 + number % 3), name: 0.25} for number in range(6)]
