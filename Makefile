@@ -32,7 +32,8 @@ demo: $(VENV)/.ready-to-run
 
 test: $(VENV)/.ready-to-test
 	@echo "== tests"
-	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope $(TESTS)
+	@$(VENV)/bin/python -m pytest -n $$($(VENV)/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') \
+		--dist loadscope $(TESTS)
 
 check: $(VENV)/.ready-to-test
 	@echo "== ruff check"

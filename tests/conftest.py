@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes test at a time, and torch is not imported yet
+
 VOCAB_SIZE = 600
 
 

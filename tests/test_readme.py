@@ -34,7 +34,7 @@ def folder(tmp_path: Path, texts: list[str], bpe_file: Path, monkeypatch: pytest
     """A folder with what the README takes for granted: a corpus and a tokenizer."""
     (tmp_path / "corpus").mkdir()
     for number in range(3):
-        (tmp_path / "corpus" / f"{number}.txt").write_text("\n".join(texts[number:800:3]) + "\n")
+        (tmp_path / "corpus" / f"{number}.txt").write_text("\n".join(texts[number:240:3]) + "\n")
     (tmp_path / "tokenizer.json").write_text(bpe_file.read_text())
     monkeypatch.chdir(tmp_path)
     return tmp_path
