@@ -80,7 +80,7 @@ def test_a_count_is_kept() -> None:
 def text_lines(folder: Path) -> ss.Source:
     """Lines that become longer and longer."""
     chance = np.random.default_rng(0)
-    sizes = chance.integers(1, 40, 60_000) + np.arange(60_000) // 700
+    sizes = chance.integers(1, 40, 30_000) + np.arange(30_000) // 350
     lines = [f"{number} " + "x" * size for number, size in enumerate(sizes.tolist())]
     (folder / "a.txt").write_text("\n".join(lines))
     (folder / "b.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
