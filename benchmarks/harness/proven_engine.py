@@ -34,7 +34,9 @@ class Proven:
     def loader(self, source: Source, *stages: ss.Map | ss.Bucket | ss.Pack, **options: Any) -> ss.Loader:
         """Return a loader that has its engine; ``stages`` are those after tokenising."""
         loader = ss.Loader(source, self.tokenize, *stages, **options)
-        loader.load_state_dict({**loader.state_dict(), "engine": dict(self.engines)})
+        state = loader.state_dict()
+        state["calibration"]["engines"] = dict(self.engines)
+        loader.load_state_dict(state)
         return loader
 
     def open(self) -> OpenStage:
