@@ -180,7 +180,9 @@ def _loader_records(where: str, texts: Sequence[Path], repeats: int) -> Iterator
     engines = dict(tokenize.choose_engines())
     loaders = [ss.Loader(_source(texts), tokenize, ss.Pack(row_length, rows=ROWS)) for _ in range(repeats)]
     for loader in loaders:
-        loader.load_state_dict({**loader.state_dict(), "engine": engines})
+        state = loader.state_dict()
+        state["calibration"]["engines"] = engines
+        loader.load_state_dict(state)
     epochs = [_epoch(loader) for loader in loaders]
 
     def record(what: str, value: float, target: Target | None = None) -> Record:
