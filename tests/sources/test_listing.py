@@ -294,7 +294,7 @@ def test_server_that_ignores_ranges() -> None:
     fsspec.filesystem("memory").pipe("/long.txt", b"line\n" * 100_000)
     source = TextFiles("greedy://long.txt", block_bytes=1000)
     with pytest.raises(
-        OSError, match=r"long\.txt cannot be read in byte ranges, its server sends more than was requested; copy"
+        OSError, match=r"long\.txt cannot be read in byte ranges, its server sends more than was requested; copy it here"
     ):
         list(source.read(10))
 

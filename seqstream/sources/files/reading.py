@@ -21,7 +21,7 @@ def read_bytes(file: File, start: int, stop: int) -> bytes:
         data = _read_local(file, start, stop) if file.system is None else file.system.cat_file(file.path, start=start, end=stop)
     if len(data) > stop - start:
         raise OSError(
-            f"{file.name} cannot be read in byte ranges, its server sends more than was requested; copy it to a local disk"
+            f"{file.name} cannot be read in byte ranges, its server sends more than was requested; copy it here first"
         )
     if len(data) < stop - start:
         raise _changed(file, f"is {start + len(data):,} bytes")
