@@ -20,7 +20,33 @@ _ARROW_CLASSES = (pa.Table, pa.ChunkedArray, pa.Array, pa.Scalar)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Map:
+class FunctionStage:
+    """A stage that calls a function of the user.
+
+    Args:
+        fn: The function.
+
+    Raises:
+        TypeError: ``fn`` is not a function.
+    """
+
+    fn: Callable[[Any], Any]
+    _takes: ClassVar[str] = "a pyarrow.Table"
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"{type(self).__name__} must be given a function of {self._takes}, got {type(self.fn).__name__}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({function_name(self.fn)})"
+
+    def fingerprint(self) -> Json:
+        """Return the name of the function: its code can be changed without making saved states useless."""
+        return {"kind": type(self).__name__, "fn": function_name(self.fn)}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Map(FunctionStage):
     """Apply a function to the records of each block.
 
     Every record stays: the function returns as many rows as it receives, in the same order.
@@ -33,19 +59,6 @@ class Map:
     Raises:
         TypeError: ``fn`` is not a function.
     """
-
-    fn: Callable[[Any], Any]
-    _takes: ClassVar[str] = "a pyarrow.Table"
-
-    def __post_init__(self) -> None:
-        _check_callable(type(self).__name__, self.fn, self._takes)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({function_name(self.fn)})"
-
-    def fingerprint(self) -> Json:
-        """Return the name of the function: its code can be changed without making saved states useless."""
-        return {"kind": type(self).__name__, "fn": function_name(self.fn)}
 
     def open(self) -> OpenStage:
         """Return the function that maps tables; it raises what the user's function raises, with a note of its name."""
@@ -73,7 +86,7 @@ class Map:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Filter:
+class Filter(FunctionStage):
     """Keep the records for which a function returns true; the others are counted as dropped.
 
     Args:
@@ -83,19 +96,6 @@ class Filter:
     Raises:
         TypeError: ``fn`` is not a function.
     """
-
-    fn: Callable[[Any], Any]
-    _takes: ClassVar[str] = "a pyarrow.Table"
-
-    def __post_init__(self) -> None:
-        _check_callable(type(self).__name__, self.fn, self._takes)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({function_name(self.fn)})"
-
-    def fingerprint(self) -> Json:
-        """Return the name of the function: its code can be changed without making saved states useless."""
-        return {"kind": type(self).__name__, "fn": function_name(self.fn)}
 
     def open(self) -> OpenStage:
         """Return the function that filters tables; it raises what the user's function raises, with a note of its name."""
@@ -120,11 +120,6 @@ class Filter:
     def _compute(self, own: pa.Table, users: pa.Table) -> pa.BooleanArray:
         """Return the mask, from the columns of the loader and those of the user."""
         return _as_mask(self, _call(self, users))
-
-
-def _check_callable(stage: str, fn: object, takes: str) -> None:
-    if not callable(fn):
-        raise TypeError(f"{stage} must be given a function of {takes}, got {type(fn).__name__}")
 
 
 def _split_columns(table: pa.Table) -> tuple[pa.Table, pa.Table]:
