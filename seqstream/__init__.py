@@ -53,8 +53,10 @@ from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
 from seqstream.sources.json_lines import JsonLines
+from seqstream.sources.mixture import Mixture
 from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
+from seqstream.sources.source_group import Concat
 from seqstream.sources.text import TextFiles
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.label_filter import LabelRule
@@ -69,6 +71,7 @@ __all__ = [
     "Bucket",
     "CausalLabels",
     "ClassLabels",
+    "Concat",
     "Csv",
     "EngineError",
     "EngineWarning",
@@ -82,6 +85,7 @@ __all__ = [
     "Map",
     "MapRecords",
     "MaskTokens",
+    "Mixture",
     "Pack",
     "Parquet",
     "RecordError",

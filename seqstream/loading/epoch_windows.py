@@ -24,9 +24,10 @@ from seqstream.planning.unbucketed import Unbucketed
 from seqstream.stages.label_filter import WITHOUT_LABELS
 from seqstream.tokenizing.engines import FAST_ENGINES
 from seqstream.windows.block_buffer import Guard
-from seqstream.windows.block_reader import Cursor, ReadBlock
-from seqstream.windows.building import read_windows
+from seqstream.windows.block_reader import Cursor, ReadBlock, UpcomingBlocks
+from seqstream.windows.building import build_windows, read_windows
 from seqstream.windows.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
+from seqstream.windows.mixture_window import MixtureCollector
 from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, RankSharing, WindowSettings, WindowStart
 from seqstream.windows.window import Window
 
@@ -106,7 +107,7 @@ class EpochWindows:
         settings = dataclasses.replace(
             self._settings(0, self._guard), spec=self._epochs.spec, first=self._first_window(0, first)
         )
-        for window in read_windows(ahead, WindowStart(blocks=0), settings):
+        for window in self._build(0, WindowStart(blocks=0), ahead, settings):
             self.calibration = self.calibration.learn(window, self._world_size)
             if window.full_bytes:
                 break
@@ -121,7 +122,7 @@ class EpochWindows:
     def _read_epoch(self, start: Position) -> Iterator[EpochWindow]:
         """Yield the windows of one epoch from a position on."""
         epochs, begin, ranks = self._epochs, start.window, self._sharing.ranks
-        is_whole = begin.cursor == Cursor() and not begin.skip
+        is_whole = begin.is_beginning
         with report_errors(handshake_at(start), ranks):
             ahead, first = peek(epochs.blocks_from(start.epoch, begin.cursor))
         self.calibration = agree(epochs, start, first, self._sharing, self.calibration)
@@ -133,10 +134,12 @@ class EpochWindows:
             first=sizes,
             spec=self._spec_from(start, is_first=is_whole and start.epoch == 0 and not begin.served),
         )
-        is_one_shard = epochs.arguments.shuffle and epochs.source.num_shards == 1 and not epochs.is_by_row
+        is_one_shard = (
+            epochs.arguments.shuffle and epochs.mixture is None and epochs.source.num_shards == 1 and not epochs.is_by_row
+        )
         num_batches = 0
         counts: Counter[str] = Counter()
-        for window in read_windows(ahead, begin, settings):
+        for window in self._build(start.epoch, begin, ahead, settings):
             patience.end()
             if self._class_watch is not None and epochs.arguments.shuffle and ranks.rank == 0:
                 self._class_watch.look(window)
@@ -151,6 +154,29 @@ class EpochWindows:
                 _log_one_shard()
         if is_whole and not num_batches:
             raise ValueError(explain_no_rows(counts))
+
+    def _build(
+        self, epoch: int, begin: WindowStart, ahead: Iterator[UpcomingBlocks], settings: WindowSettings
+    ) -> Iterator[Window]:
+        """Yield the windows of an epoch from a start on.
+
+        Args:
+            epoch: Which epoch.
+            begin: Where to begin.
+            ahead: The blocks from there on, unless the source is a mixture, whose sources are read one by one.
+            settings: How blocks become windows.
+        """
+        mixture = self._epochs.mixture
+        if mixture is None:
+            return read_windows(ahead, begin, settings)
+        sizes, full_bytes = settings.first, self.calibration.full_bytes_on(self._world_size)
+        size = sizes.guessed_bytes // ID_BYTES if isinstance(sizes, FirstWindow) else 1
+        if epoch and full_bytes:
+            size = full_bytes // ID_BYTES
+        elif self._epochs.begins_small(size):
+            size = min(size, SMALL_BYTES * self._world_size // ID_BYTES)
+        collector = MixtureCollector(mixture, self._epochs.open_sources(epoch), begin.mixture, max(1, size))
+        return build_windows(collector, begin, settings)
 
     def _spec_from(self, start: Position, *, is_first: bool) -> BatchSpec:
         """Return the batch spec for the windows of an epoch; reads the beginning of epoch 0 if that has to decide it.

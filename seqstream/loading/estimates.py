@@ -53,7 +53,7 @@ class Estimates:
     def estimate_steps(self) -> int | None:
         """Estimate the optimiser steps of an epoch, from blocks all over it; ``None`` where its size cannot be known."""
         epochs = self._epochs
-        sample = sample_records(epochs.source_of(0))
+        sample = None if epochs.mixture is not None else sample_records(epochs.source_of(0))
         if sample is None:
             return None
         _, first = peek(epochs.blocks_from(0, Cursor()))
@@ -122,7 +122,7 @@ class Estimates:
         total: Counter[str] = Counter()
         for block in blocks_of(ahead):
             with located(block.table.column(ROW_ID), epochs.source.locate):
-                table, counts = self._runner.run(block.table, engines)
+                table, counts = self._runner.run(block.table, engines, block.stages)
                 if len(table):
                     return repeat_record(table, spec, rows, length)
             total.update(counts)

@@ -120,16 +120,17 @@ class ProcessPool:
                     process.kill()
             self._remove_folder()
 
-    def send(self, engines: Mapping[str, str], block: bytes) -> BlockInWork:
+    def send(self, engines: Mapping[str, str], block: bytes, stages: int = 0) -> BlockInWork:
         """Submit a block.
 
         Args:
             engines: Name of the engine for each column of ids.
             block: The records, as `seqstream.arrow.to_buffer` returns them.
+            stages: Number of the list of stages that they pass through.
         """
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="seqstream-")
-        return self._submit(BlockTask(self._stages.key, next(self._numbers), dict(engines), block, self._folder))
+        return self._submit(BlockTask(self._stages.key, next(self._numbers), dict(engines), block, self._folder, stages))
 
     def wait(self, sent: BlockInWork, guard: Guard) -> tuple[pa.Table, Counts] | Exception:
         """Return the rows and the counts of a block, or the error that a stage raised.

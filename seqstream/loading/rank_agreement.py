@@ -26,7 +26,7 @@ _COMPARED_BLOCKS = 128
 def handshake_at(start: Position) -> Handshake:
     """Return what a rank sends to the others first where it begins."""
     window = start.window
-    return Handshake(start.epoch, window.cursor.position, window.blocks, window.skip, window.served)
+    return Handshake(start.epoch, window.position, window.blocks, window.skip, window.served)
 
 
 def agree(
@@ -73,6 +73,7 @@ def _common(
             "step": window.step,
             "planned_world_size": window.planned_world_size,
             "source": window.cursor.source_json(),
+            **({} if window.mixture is None else {"mixture": window.mixture.to_json()}),
         },
         **epochs.fingerprint,
         **epochs.functions,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqstream.loading.arguments import DataStage, WorkerOptions, open_stages
+from seqstream.loading.arguments import DataStage, WorkerOptions, engines_of, open_stages
 from seqstream.loading.worker_process import LoaderStages
 from seqstream.loading.workers import Workers
 from seqstream.records import Counts, OpenStage
@@ -22,7 +22,7 @@ class StageRunner:
     A thread that looks at the data beside another has a runner of its own.
 
     Args:
-        stages: The stages, in order.
+        stage_lists: The lists of stages that records pass through.
         locate: Returns where in the data a row id is, for errors.
         empty_fill: The token that a row without tokens gets; ``None`` to drop such rows.
         labels: Which rows have no label, and are dropped.
@@ -31,19 +31,19 @@ class StageRunner:
 
     def __init__(
         self,
-        stages: tuple[DataStage, ...],
+        stage_lists: tuple[tuple[DataStage, ...], ...],
         locate: Callable[[int], str],
         empty_fill: int | None,
         labels: LabelFilter,
         worker_options: WorkerOptions,
     ) -> None:
-        self._stages = stages
+        self._stage_lists = stage_lists
         self._locate = locate
         self._empty_fill = empty_fill
         self._labels = labels
         self._worker_options = worker_options
         self._workers: Workers | None = None
-        self._opened: tuple[Mapping[str, str], tuple[OpenStage, ...]] | None = None
+        self._opened: tuple[Mapping[str, str], tuple[tuple[OpenStage, ...], ...]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: no processes, and no stages that are open."""
@@ -52,7 +52,7 @@ class StageRunner:
     def start_workers(self) -> None:
         """Start the worker processes, if there are to be any and they do not run."""
         if self._worker_options and self._workers is None:
-            stages = LoaderStages(self._stages, self._empty_fill, self._labels)
+            stages = LoaderStages(self._stage_lists, self._empty_fill, self._labels)
             self._workers = Workers(self._worker_options, stages, self._locate)
         if self._workers is not None:
             self._workers.start()
@@ -73,12 +73,13 @@ class StageRunner:
             return run_here(opened, self._locate, self._empty_fill, self._labels)
         return self._workers.run(engines)
 
-    def run(self, table: pa.Table, engines: Mapping[str, str]) -> tuple[pa.Table, Counts]:
-        """Run the stages over one table in this thread; return its rows, without those that are dropped, and their counts."""
-        (rows,), counts = run_stages([table], self._open(engines), self._empty_fill, self._labels)
+    def run(self, table: pa.Table, engines: Mapping[str, str], stages: int = 0) -> tuple[pa.Table, Counts]:
+        """Run a list of stages over one table in this thread; return the rows that are kept, and the counts."""
+        (rows,), counts = run_stages([table], self._open(engines)[stages], self._empty_fill, self._labels)
         return rows, counts
 
-    def _open(self, engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
+    def _open(self, engines: Mapping[str, str]) -> tuple[tuple[OpenStage, ...], ...]:
         if self._opened is None or self._opened[0] != engines:
-            self._opened = engines, open_stages(self._stages, engines)
+            opened = (open_stages(stages, engines_of(engines, number)) for number, stages in enumerate(self._stage_lists))
+            self._opened = engines, tuple(opened)
         return self._opened[1]

@@ -12,7 +12,7 @@ from seqstream.loading.calibration import Calibration
 from seqstream.loading.stats import Stats
 from seqstream.records import Json
 from seqstream.windows.block_reader import Cursor
-from seqstream.windows.settings import WindowStart
+from seqstream.windows.settings import MixtureStart, WindowStart
 
 VERSION = 2
 """Version 1 visited shards and served batches in another order."""
@@ -42,7 +42,8 @@ class Position:
 
     def restart_window(self) -> Position:
         """Return the position at which nothing of the window was served, and its size is chosen anew."""
-        return dataclasses.replace(self, window=WindowStart(self.window.cursor, blocks=0))
+        mixture = None if self.window.mixture is None else self.window.mixture.restarted()
+        return dataclasses.replace(self, window=WindowStart(self.window.cursor, blocks=0, mixture=mixture))
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry ``position`` of a state, which shares nothing with this object."""
@@ -57,6 +58,7 @@ class Position:
                 "planned_world_size": window.planned_world_size,
                 "served": window.served,
                 "step": window.step,
+                **({} if window.mixture is None else {"mixture": copy.deepcopy(window.mixture.to_json())}),
             },
         }
 
@@ -66,7 +68,8 @@ class Position:
         window = entry["window"]
         cursor = Cursor.from_json(window["cursor"]["position"], copy.deepcopy(window["cursor"]["source"]))
         counts = (window[name] for name in ("blocks", "skip", "planned_world_size", "served", "step"))
-        return cls(entry["epoch"], entry["until"], WindowStart(cursor, *counts))
+        mixture = MixtureStart.from_json(copy.deepcopy(window["mixture"])) if "mixture" in window else None
+        return cls(entry["epoch"], entry["until"], WindowStart(cursor, *counts, mixture))
 
 
 @dataclasses.dataclass(frozen=True)

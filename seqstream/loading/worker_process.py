@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 
 from seqstream.arrow import from_buffer, to_buffer
-from seqstream.loading.arguments import DataStage, open_stages
+from seqstream.loading.arguments import DataStage, engines_of, open_stages
 from seqstream.records import Counts, OpenStage
 from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
@@ -44,7 +44,7 @@ Answer: TypeAlias = "bytes | None"
 """`NEEDS_STAGES`, `IN_FILE`, or what `unpack` takes."""
 
 _KEPT = 8
-"""A process that works for several loaders keeps the stages of this many."""
+"""A process that works for several loaders keeps the stages of this many, and has this many lists of stages open."""
 
 _WATCH_SECONDS = 1.0
 """How long a worker outlives its parent at most, where the system does not notify it."""
@@ -55,13 +55,13 @@ class LoaderStages:
     """What the processes of a loader do with a block.
 
     Attributes:
-        stages: Its stages.
+        stage_lists: Its lists of stages.
         empty_fill: The token that a row without tokens gets; ``None`` to drop such rows.
         labels: Which rows have no label, and are dropped; ``None`` to drop none.
         key: Identifies the loader.
     """
 
-    stages: tuple[DataStage, ...]
+    stage_lists: tuple[tuple[DataStage, ...], ...]
     empty_fill: int | None = None
     labels: LabelFilter | None = None
     key: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
@@ -77,6 +77,7 @@ class BlockTask:
         engines: The engine for each column of ids.
         block: The records, as `seqstream.arrow.to_buffer` returns them.
         folder: Where a large answer goes, if this folder is on the machine of the process.
+        list_number: Number of the list of stages.
         stages: The pickled `LoaderStages`, where the process may not have them yet.
     """
 
@@ -85,6 +86,7 @@ class BlockTask:
     engines: Mapping[str, str]
     block: bytes
     folder: str
+    list_number: int = 0
     stages: bytes | None = None
 
     @property
@@ -171,19 +173,19 @@ def _end_with(parent: int, is_child: bool) -> None:
 def _run(known: LoaderStages, task: BlockTask) -> tuple[bytes | None, Counts | bytes]:
     """Return the rows and counts of a block, or ``None`` and a pickled error."""
     try:
-        opened = _open(known, task.engines)
+        opened = _open(known, task.engines, task.list_number)
         (table,), counts = run_stages([from_buffer(task.block)], opened, known.empty_fill, known.labels)
         return to_buffer(table), counts
     except Exception as error:  # noqa: BLE001 - the loader raises it again, with its location in the data
         return None, _pickled(error)
 
 
-def _open(known: LoaderStages, engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
-    """Open the stages, once in each thread."""
+def _open(known: LoaderStages, engines: Mapping[str, str], number: int) -> tuple[OpenStage, ...]:
+    """Open a list of stages, once in each thread."""
     found: OrderedDict[object, tuple[OpenStage, ...]] = _opened.__dict__.setdefault("stages", OrderedDict())
-    name = known.key, tuple(sorted(engines.items()))
+    name = known.key, number, tuple(sorted(engines.items()))
     if name not in found:
-        found[name] = open_stages(known.stages, dict(engines))
+        found[name] = open_stages(known.stage_lists[number], engines_of(engines, number))
         while len(found) > _KEPT:
             found.popitem(last=False)
     return found[name]

@@ -59,7 +59,7 @@ class Workers:
                 while True:
                     for block in itertools.islice(blocks, self._num_ahead - len(in_work)):
                         guard()
-                        in_work.append((block, self._pool.send(engines, to_buffer(block.table))))
+                        in_work.append((block, self._pool.send(engines, to_buffer(block.table), block.stages)))
                     if not in_work:
                         return
                     block, sent = in_work[0]

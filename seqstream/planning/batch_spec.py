@@ -81,6 +81,9 @@ class BatchSpec(Protocol):
     def sort_keys(self, lengths: Lengths) -> Lengths:
         """Return the keys by which rows are sorted, descending, before they are planned: lengths, or 0 for all."""
 
+    def count_tokens(self, lengths: Lengths) -> Lengths:
+        """Return how many tokens of each row are served, ``int64 (N,)``, given lengths ``(N,)``."""
+
     def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
         """Return whether rows fill at least ``multiple`` batches, while more rows follow."""
 
@@ -132,6 +135,9 @@ class PlannerBase(abc.ABC):
         return self
 
     def sort_keys(self, lengths: Lengths) -> Lengths:
+        return lengths
+
+    def count_tokens(self, lengths: Lengths) -> Lengths:
         return lengths
 
     @abc.abstractmethod

@@ -181,7 +181,7 @@ class Pack(PlannerBase):
         return self.rows * self.row_length
 
     def fills(self, length_counts: LengthCounts, multiple: int) -> bool:
-        return int((self._packed_tokens(length_counts.lengths) * length_counts.counts).sum()) >= self.num_slots * multiple
+        return int((self.count_tokens(length_counts.lengths) * length_counts.counts).sum()) >= self.num_slots * multiple
 
     def search_planned(self, length_counts: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
         """Return how many sequences fill whole steps, or the search for that number; 0 if they do not fill one."""
@@ -240,7 +240,7 @@ class Pack(PlannerBase):
         lengths = self._cut_items(length_counts.every(1))[2]
         return len(pack_rows(-np.sort(-lengths), self.row_length)[1]) - 1
 
-    def _packed_tokens(self, lengths: Lengths) -> Lengths:
+    def count_tokens(self, lengths: Lengths) -> Lengths:
         """Return the number of tokens that are packed of each sequence, in all its pieces."""
         if self.overflow == "drop":
             return np.where(lengths > self.row_length, 0, lengths)
@@ -248,7 +248,7 @@ class Pack(PlannerBase):
 
     def _cut_items(self, lengths: Lengths) -> tuple[Index, Index, Lengths, Index]:
         """Return the items of sequences: the sequence, first token, length and piece of each, ``int64 (I,)``."""
-        packed = self._packed_tokens(lengths)
+        packed = self.count_tokens(lengths)
         counts = -(-packed // self.row_length)
         sequences = np.repeat(np.arange(len(lengths)), counts)
         pieces = positions(counts)

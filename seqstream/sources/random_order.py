@@ -14,7 +14,7 @@ from seqstream.sources.blocks import Block
 from seqstream.sources.source import DerivedSource, Source
 
 
-def in_random_order(source: Source, seed: int, epoch: int) -> RandomRows:
+def in_random_order(source: Source, seed: int, epoch: object) -> RandomRows:
     """Return a source that reads the records of another by their numbers, in the random order of an epoch.
 
     Raises:

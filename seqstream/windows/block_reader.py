@@ -53,10 +53,14 @@ class Cursor:
     Attributes:
         position: Position of the next shard to open in the order of the epoch.
         open: The shards that are open, the one whose turn is next first.
+        epoch: Number of the pass over a source of a mixture, which may be read several times in an epoch of the loader.
+        fraction: Part of the next block that was read before, where a mixture needs less than the whole of it.
     """
 
     position: int = 0
     open: tuple[OpenShard, ...] = ()
+    epoch: int = 0
+    fraction: float = 0.0
 
     @classmethod
     def from_json(cls, position: int, source: Sequence[Sequence[Any]]) -> Cursor:
@@ -108,12 +112,14 @@ class ReadBlock:
         before: Where it begins.
         after: Where the next begins.
         approx_bytes: Approximate size where it is known without reading; ``None`` where the records were read.
+        stages: Number of the list of stages that its records pass through; 0 unless sources have stages of their own.
     """
 
     content: pa.Table | Callable[[], pa.Table]
     before: Cursor
     after: Cursor
     approx_bytes: int | None = None
+    stages: int = 0
 
     @functools.cached_property
     def table(self) -> pa.Table:
@@ -194,7 +200,7 @@ def read_blocks(source: Source, order: EvenOrder | range, start: Cursor, num_ope
 
 
 def look_ahead(
-    source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS
+    source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS, stop: int | None = None
 ) -> Iterator[UpcomingBlocks]:
     """Yield the blocks of an epoch from a cursor on.
 
@@ -205,8 +211,9 @@ def look_ahead(
         order: Maps a position in the epoch to a shard.
         start: Where to begin.
         num_open: Number of shards of many blocks that are open at once. More mix better and hold more memory.
+        stop: Number of shards to read of the order; ``None`` for all.
     """
-    position, openings = start.position, _openings(source, order, start.position)
+    position, openings = start.position, _openings(source, order, start.position, len(order) if stop is None else stop)
     readers = deque(_ShardReader(shard, source.read(shard.shard, shard.state)) for shard in start.open)
     before = start
     while True:
@@ -237,14 +244,14 @@ def look_ahead(
         before = after
 
 
-def _openings(source: Source, order: EvenOrder | range, start: int) -> Iterator[tuple[Index, Index]]:
-    """Yield shards of an order from a position on, with their sizes in bytes.
+def _openings(source: Source, order: EvenOrder | range, start: int, end: int) -> Iterator[tuple[Index, Index]]:
+    """Yield shards of an order between two positions, with their sizes in bytes.
 
     Shards of one block each that follow each other are yielded together; any other by itself, with a size of -1.
     """
     chunks = itertools.chain(_CHUNKS, itertools.repeat(_CHUNKS[-1]))
-    while start < len(order):
-        stop = min(start + next(chunks), len(order))
+    while start < end:
+        stop = min(start + next(chunks), end)
         shards = numbers_at(order, start, stop)
         start = stop
         num_bytes = source.approx_bytes(shards)

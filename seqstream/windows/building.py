@@ -23,11 +23,10 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Schedule, owners_of, schedule_turns
 from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
 from seqstream.stages.data_padding import ATTENTION_MASK
-from seqstream.windows.block_buffer import BlockBuffer
 from seqstream.windows.block_reader import UpcomingBlocks
 from seqstream.windows.block_states import CountedBlocks
 from seqstream.windows.class_balance import balance_turns
-from seqstream.windows.collecting import CollectedBlocks, collect_blocks, next_size, row_ranges, start_after
+from seqstream.windows.collecting import BlockCollector, CollectedBlocks, Collector
 from seqstream.windows.columns import (
     Column,
     ColumnError,
@@ -54,9 +53,19 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, settings:
         start: Where to begin: the ``following`` of the window before, or the beginning of an epoch.
         settings: What to do with them.
     """
-    buffer = BlockBuffer(iter(blocks), settings.guard, settings.world_size)
+    yield from build_windows(BlockCollector(iter(blocks), settings), start, settings)
+
+
+def build_windows(collector: Collector, start: WindowStart, settings: WindowSettings) -> Iterator[Window]:
+    """Yield the windows of an epoch from a start on.
+
+    Args:
+        collector: Takes their blocks.
+        start: Where to begin.
+        settings: What to do with them.
+    """
     while True:
-        collected = collect_blocks(buffer, start, settings)
+        collected = collector.collect(start, settings)
         if collected is None:
             return
         if settings.spec.sample_batches:
@@ -64,7 +73,7 @@ def read_windows(blocks: Iterable[UpcomingBlocks], start: WindowStart, settings:
             settings = dataclasses.replace(settings, spec=spec)
             collected = dataclasses.replace(collected, settings=settings)
         window, left = _build(collected)
-        buffer.give_back(left)
+        collector.give_back(left)
         following = window.following
         del collected, left  # the tables of blocks; the window has rows of its own
         yield window
@@ -108,7 +117,7 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
     with located(received.table.column(ROW_ID), settings.locate):
         columns, sequence = _read_columns(received.table, settings.spec)
     window = Window(
-        start=dataclasses.replace(start, planned_world_size=planned.world_size),
+        start=collected.begun(planned.num_rows, planned.world_size),
         following=following,
         number=planned.global_order.first_row_id,
         length_counts=planned.global_order.length_counts,
@@ -138,10 +147,12 @@ def _plan(collected: CollectedBlocks) -> _WindowPlan:
     settings, start = collected.settings, collected.start
     world_size = settings.planned_world_size(start)
     multiple = world_size * settings.accumulate
-    search = settings.spec.search_planned(collected.length_counts, last=collected.is_last, multiple=multiple)
-    while search.num_needed is not None:
-        search = search.with_lengths(collected.global_order_of(search.num_needed).length_counts)
-    num_rows = search.num_planned
+    num_rows = collected.num_planned
+    if num_rows is None:
+        search = settings.spec.search_planned(collected.length_counts, last=collected.is_last, multiple=multiple)
+        while search.num_needed is not None:
+            search = search.with_lengths(collected.global_order_of(search.num_needed).length_counts)
+        num_rows = search.num_planned
     global_order = collected.global_order_of(num_rows)
     own = _own_rows(collected, num_rows)
     share = collected.share(num_rows, global_order.length_counts.num_tokens)
@@ -177,12 +188,7 @@ def _plan_global(
 
 def _own_rows(collected: CollectedBlocks, num_rows: int) -> pa.Table:
     """Return this rank's rows of those that are planned, in the order of the data."""
-    ranges = row_ranges(collected.blocks, collected.start.skip, num_rows)
-    tables = [
-        each.rows.table.slice(rows.start, rows.stop - rows.start)
-        for each, rows in zip(collected.blocks, ranges, strict=True)
-        if each.rows is not None
-    ]
+    tables = collected.own_tables(num_rows)
     if not tables:
         return NO_ROWS
     with located(row_ids_of(tables), collected.settings.locate):
@@ -201,10 +207,9 @@ def _counts(collected: CollectedBlocks, planned: _WindowPlan) -> Counts:
 
 def _follow(collected: CollectedBlocks, planned: _WindowPlan) -> tuple[list[CountedBlocks], WindowStart | None]:
     """Return the blocks with rows left over, and where the next window begins; ``None`` at the end of the epoch."""
-    if collected.is_last:
-        return [], None
-    size = next_size(collected.num_blocks, planned.share, collected.settings.growth)
-    left, following = start_after(collected.blocks, collected.num_rows - planned.num_rows, size)
+    left, following = collected.follow(planned.num_rows, planned.share)
+    if following is None:
+        return left, None
     return left, dataclasses.replace(following, step=collected.start.step + planned.global_plan.num_steps)
 
 

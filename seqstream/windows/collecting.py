@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,10 @@ from seqstream.distributed.agreement import explain_blocks
 from seqstream.distributed.digests import digest_arrays
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.distributed.handshake import NO_BLOCKS, Handshake
-from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.records import ROW_ID, Counts, located
 from seqstream.windows.block_buffer import BlockBuffer
-from seqstream.windows.block_reader import ReadBlock
+from seqstream.windows.block_reader import ReadBlock, UpcomingBlocks
 from seqstream.windows.block_states import (
     AssignedBlock,
     BlockRows,
@@ -71,9 +71,9 @@ class CollectedBlocks:
         return count_rows(self.blocks) - self.start.skip
 
     @property
-    def num_blocks(self) -> int:
-        """Number of blocks, of all ranks."""
-        return count_blocks(self.blocks)
+    def num_planned(self) -> int | None:
+        """Number of rows that are planned where that was decided before; ``None`` where it follows from the lengths."""
+        return None
 
     @property
     def read_bytes(self) -> int:
@@ -94,7 +94,68 @@ class CollectedBlocks:
         """Return the order of the first ``num_rows`` rows; all ranks call it together."""
         if num_rows == self.num_rows:
             return self.global_order
-        return _gather_lengths(self.blocks, self.start.skip, num_rows, self.settings)
+        return gather_lengths(self.blocks, self.ranges(num_rows), self.settings)
+
+    def ranges(self, num_rows: int) -> list[slice]:
+        """Return which rows of each block are among the first ``num_rows`` rows of the window."""
+        return list(row_ranges(self.blocks, self.start.skip, num_rows))
+
+    def own_tables(self, num_rows: int) -> list[pa.Table]:
+        """Return this rank's rows of the first ``num_rows`` rows, block by block."""
+        return [
+            each.rows.table.slice(rows.start, rows.stop - rows.start)
+            for each, rows in zip(self.blocks, self.ranges(num_rows), strict=True)
+            if each.rows is not None
+        ]
+
+    def begun(self, num_rows: int, world_size: int) -> WindowStart:
+        """Return the start of the window, with what a state needs to build it again.
+
+        Args:
+            num_rows: Number of rows that are planned.
+            world_size: Number of ranks for which they are.
+        """
+        return dataclasses.replace(self.start, planned_world_size=world_size)
+
+    def follow(self, num_rows: int, share: float) -> tuple[list[CountedBlocks], WindowStart | None]:
+        """Return the blocks with rows left over, and where the next window begins; ``None`` at the end of the epoch.
+
+        Args:
+            num_rows: Number of rows that are planned.
+            share: How much of a full window they are.
+        """
+        if self.is_last:
+            return [], None
+        size = next_size(count_blocks(self.blocks), share, self.settings.growth)
+        return start_after(self.blocks, self.num_rows - num_rows, size)
+
+
+class Collector(Protocol):
+    """Takes the blocks of windows, and has them processed."""
+
+    def collect(self, start: WindowStart, settings: WindowSettings) -> CollectedBlocks | None:
+        """Return the blocks of a window; ``None`` if there are none."""
+
+    def give_back(self, blocks: Sequence[CountedBlocks]) -> None:
+        """Take back the blocks of a window of which rows are left for the next."""
+
+
+class BlockCollector:
+    """Takes the blocks of one source in their order.
+
+    Args:
+        blocks: The blocks of the epoch from some cursor on.
+        settings: How they become windows.
+    """
+
+    def __init__(self, blocks: Iterator[UpcomingBlocks], settings: WindowSettings) -> None:
+        self._buffer = BlockBuffer(blocks, settings.guard, settings.world_size)
+
+    def collect(self, start: WindowStart, settings: WindowSettings) -> CollectedBlocks | None:
+        return collect_blocks(self._buffer, start, settings)
+
+    def give_back(self, blocks: Sequence[CountedBlocks]) -> None:
+        self._buffer.give_back(blocks)
 
 
 def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSettings) -> CollectedBlocks | None:
@@ -115,7 +176,7 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSett
     counts = Counter[str]()
     while True:
         del upcoming  # so that only `blocks` holds records, each until it is processed
-        counts.update(_process(blocks, start, settings))
+        counts.update(process_blocks(blocks, start, settings))
         counted = [each for each in blocks if isinstance(each, CountedBlocks)]
         start = dataclasses.replace(start, blocks=count_blocks(counted))
         num_rows = count_rows(counted) - start.skip
@@ -124,9 +185,8 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSett
                 f"source must still have the {start.skip:,} rows that the state skips, got {num_rows + start.skip:,}; the data "
                 "has changed"
             )
-        global_order = _gather_lengths(counted, start.skip, num_rows, settings)
-        multiple = settings.planned_world_size(start) * settings.accumulate
-        if is_last or not _is_short(global_order.length_counts, settings.spec, multiple):
+        global_order = gather_lengths(counted, list(row_ranges(counted, start.skip, num_rows)), settings)
+        if is_last or not is_short(global_order.length_counts, start, settings):
             return CollectedBlocks(settings, start, counted, is_last, global_order, counts)
         more, upcoming = buffer.take(1)
         blocks += more
@@ -134,7 +194,7 @@ def collect_blocks(buffer: BlockBuffer, start: WindowStart, settings: WindowSett
         is_last = not buffer.fill(1)
 
 
-def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSettings) -> Counts:
+def process_blocks(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSettings) -> Counts:
     """Process the blocks of this rank, and count the rows of all blocks; all ranks call it together.
 
     Args:
@@ -152,7 +212,7 @@ def _process(blocks: list[TakenBlocks], start: WindowStart, settings: WindowSett
     values = [digest.value for digest in digests]
     handshake = Handshake(
         settings.key[-1],
-        start.cursor.position,
+        start.position,
         count_blocks(blocks),
         start.skip,
         start.served,
@@ -207,12 +267,12 @@ def _sort_keys(table: pa.Table, settings: WindowSettings) -> Lengths:
     return settings.spec.sort_keys(lengths_of(table, settings.spec.columns))
 
 
-def _gather_lengths(blocks: Sequence[CountedBlocks], skip: int, num_rows: int, settings: WindowSettings) -> GlobalOrder:
-    """Gather the lengths of ``num_rows`` rows from ``skip`` on; all ranks call it together."""
+def gather_lengths(blocks: Sequence[CountedBlocks], ranges: Sequence[slice], settings: WindowSettings) -> GlobalOrder:
+    """Gather the lengths of some rows of each block; all ranks call it together."""
     parts: list[list[Lengths]] = []
     owners: list[int] = []
     first_row_id = -1
-    for each, rows in zip(blocks, row_ranges(blocks, skip, num_rows), strict=True):
+    for each, rows in zip(blocks, ranges, strict=True):
         if not owners or owners[-1] != each.owner:
             owners.append(each.owner)
             parts.append([])
@@ -235,8 +295,9 @@ def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Ite
         before += num
 
 
-def _is_short(length_counts: LengthCounts, spec: BatchSpec, multiple: int) -> bool:
-    """Return whether rows are too few to choose how they are batched, or, if there are any, to fill ``multiple`` batches."""
+def is_short(length_counts: LengthCounts, start: WindowStart, settings: WindowSettings) -> bool:
+    """Return whether rows are too few to choose how they are batched, or, if there are any, to fill an optimiser step."""
+    spec, multiple = settings.spec, settings.planned_world_size(start) * settings.accumulate
     if spec.num_batches(length_counts.num_rows, length_counts.num_tokens) < spec.sample_batches:
         return True
     return length_counts.num_rows > 0 and not spec.fills(length_counts, multiple)

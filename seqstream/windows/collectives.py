@@ -33,6 +33,8 @@ class WindowCollectives:
                         more for each further side, and about 20 bytes             all rows are planned; for `Pack` up to 12
                                                                                    times more in between, to search how many
                                                                                    are, or 48 times with ``drop_last``
+    gather_row_lengths  to all: 4 bytes for each row of its new blocks, and the    for mixtures, after each `check_in`: as often
+                        columns of sources that it has seen first                  as blocks are read to fill the quotas
     `gather_classes`    to all: its classes as JSON, at most 4,096                 once, with ``Bucket(balance=...)`` only
     `add_class_counts`  to all: 24 bytes for each class and each range of          once, with ``Bucket(balance=...)`` only
                         lengths that it has in each unit
@@ -81,6 +83,21 @@ class WindowCollectives:
             first_row_id: Row id of the first row of this rank; -1 if it has none.
         """
         return gather_lengths(parts, owners, self.ranks, first_row_id)
+
+    def gather_row_lengths(self, own: Index, more: Json) -> list[tuple[Index, Json]]:
+        """Return the lengths of the rows of each rank, ``int64 (n,)``, and what each has sent beside them.
+
+        Args:
+            own: ``int64 (n,)``, lengths of the rows of this rank's blocks.
+            more: What is sent beside them.
+        """
+        head = json.dumps(more).encode()
+        data = len(head).to_bytes(4, "little") + head + own.astype(np.int32).tobytes()
+        received = []
+        for message in self.ranks.all_gather(data):
+            first = 4 + int.from_bytes(message[:4], "little")
+            received.append((np.frombuffer(message[first:], np.int32).astype(np.int64), json.loads(message[4:first])))
+        return received
 
     def gather_classes(self, own: Json) -> list[Json]:
         """Return what each rank sends of the classes of its rows."""

@@ -24,7 +24,7 @@ A block is held no longer than until its rows are yielded.
 
 
 def run_here(
-    stages: tuple[OpenStage, ...],
+    stage_lists: tuple[tuple[OpenStage, ...], ...],
     locate: Callable[[int], str] = str,
     fill: int | None = None,
     labels: LabelFilter | None = None,
@@ -32,7 +32,7 @@ def run_here(
     """Return a function that runs stages in the calling thread, over several blocks at a time.
 
     Args:
-        stages: Opened stages, in order.
+        stage_lists: Lists of opened stages; each block has the number of its list.
         locate: Returns the location of a row id in the data, for errors.
         fill: The token that a row without any gets, instead of being dropped; ``None`` drops it.
         labels: What a row must have to be kept; ``None`` keeps all.
@@ -43,7 +43,7 @@ def run_here(
             guard()
             read = [block.table for block in group]
             with located(row_ids_of(read), locate):
-                tables, counts = run_stages(read, stages, fill, labels)
+                tables, counts = run_stages(read, stage_lists[group[0].stages], fill, labels)
             del group, read
             for table in tables:
                 yield table, counts
@@ -53,11 +53,11 @@ def run_here(
 
 
 def _grouped(blocks: Iterable[ReadBlock]) -> Iterator[list[ReadBlock]]:
-    """Yield blocks that follow each other together, up to `GROUP_BYTES`; a larger one by itself."""
+    """Yield blocks of the same stages that follow each other together, up to `GROUP_BYTES`; a larger one by itself."""
     group: list[ReadBlock] = []
     num_bytes = 0
     for block in blocks:
-        if group and num_bytes + block.num_bytes > GROUP_BYTES:
+        if group and (num_bytes + block.num_bytes > GROUP_BYTES or block.stages != group[0].stages):
             yield group
             group, num_bytes = [], 0
         group.append(block)

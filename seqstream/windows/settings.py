@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from seqstream.distributed.collectives import Ranks, SingleProcess
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
+from seqstream.records import Json
 from seqstream.stages.label_filter import LabelRule
 from seqstream.windows.block_buffer import BlockBuffer, Guard
 from seqstream.windows.block_reader import Cursor
@@ -23,6 +24,69 @@ FAST_GROWTH = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceStart:
+    """Where a source of a mixture begins its part of a window.
+
+    Attributes:
+        cursor: Where its first block begins, with the number of the pass over the source.
+        skip: Rows of its first block that earlier windows have.
+        surplus: Tokens that it has given beyond its quota: before the window, or, once a part of this was served, after it.
+        rows: Rows that it gives to the window; 0 as long as nothing of the window was served.
+    """
+
+    cursor: Cursor = dataclasses.field(default_factory=Cursor)
+    skip: int = 0
+    surplus: float = 0.0
+    rows: int = 0
+
+    def to_json(self) -> list[Json]:
+        """Return the entry of the source in a state: pass, position, part of a block, skip, surplus, rows and open shards."""
+        cursor = self.cursor
+        numbers = [cursor.epoch, cursor.position, cursor.fraction, self.skip, self.surplus, self.rows]
+        return [*numbers, cursor.source_json()] if cursor.open else numbers
+
+    @classmethod
+    def from_json(cls, entry: Sequence[Json]) -> SourceStart:
+        """Return the start that `to_json` wrote."""
+        epoch, position, fraction, skip, surplus, rows, *opened = entry
+        cursor = dataclasses.replace(Cursor.from_json(position, opened[0] if opened else ()), epoch=epoch, fraction=fraction)
+        return cls(cursor, skip, surplus, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureStart:
+    """Where the sources of a mixture begin their parts of a window.
+
+    Attributes:
+        sources: By name; also of sources that the mixture no longer has, which wait where they are.
+        tokens: Tokens that all sources have given to earlier windows.
+        is_last: Whether the window was planned as the last of its epoch.
+        goes_on: Whether the epoch goes on after it nonetheless, as the mixture was changed since.
+    """
+
+    sources: Mapping[str, SourceStart] = dataclasses.field(default_factory=dict)
+    tokens: int = 0
+    is_last: bool = False
+    goes_on: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the entry ``mixture`` of a state."""
+        sources = {name: start.to_json() for name, start in self.sources.items()}
+        return {"tokens": self.tokens, "is_last": self.is_last, "goes_on": self.goes_on, "sources": sources}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Json]) -> MixtureStart:
+        """Return the start that `to_json` wrote."""
+        sources = {name: SourceStart.from_json(each) for name, each in entry["sources"].items()}
+        return cls(sources, entry["tokens"], entry["is_last"], entry["goes_on"])
+
+    def restarted(self) -> MixtureStart:
+        """Return the start of the same window with nothing of it served; surpluses are those after it."""
+        sources = {name: dataclasses.replace(start, rows=0) for name, start in self.sources.items()}
+        return MixtureStart(sources, self.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
 class WindowStart:
     """Where a window begins, and how much of it was served.
 
@@ -34,6 +98,8 @@ class WindowStart:
         planned_world_size: Number of ranks that it was planned for; 0 as long as nothing of it was served.
         served: Rows of it that were served on all ranks; for `Pack` packed rows.
         step: Optimiser steps of the epoch before it.
+        mixture: Where each source of a mixture begins, in place of ``cursor`` and ``skip``; ``blocks`` is then a number of
+            tokens. ``None`` for one source, and at the beginning of an epoch.
     """
 
     cursor: Cursor = dataclasses.field(default_factory=Cursor)
@@ -42,6 +108,17 @@ class WindowStart:
     planned_world_size: int = 0
     served: int = 0
     step: int = 0
+    mixture: MixtureStart | None = None
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether the window begins an epoch."""
+        return self.cursor == Cursor() and not self.skip and self.mixture is None
+
+    @property
+    def position(self) -> int:
+        """Position in the order of shards at which it begins; for a mixture tokens before it."""
+        return self.cursor.position if self.mixture is None else self.mixture.tokens
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,7 @@ def window_of(table: pa.Table, spec: Bucket | Unbucketed) -> Window:
     """Plan a table as one window, in the order of the source."""
     table = table.append_column(ROW_ID, pa.array(np.arange(len(table)) + 100))
     block = ReadBlock(table, Cursor(), Cursor(1))
-    (window,) = read_windows([block], WindowStart(), WindowSettings(run_here(()), spec, (0,), shuffle=False))
+    (window,) = read_windows([block], WindowStart(), WindowSettings(run_here(((),)), spec, (0,), shuffle=False))
     return window
 
 

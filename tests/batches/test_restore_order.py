@@ -73,7 +73,7 @@ def test_rows_are_in_source_order_again(lengths: Any, spec: Any) -> None:
     blocks = read_blocks(source, range(source.num_shards), Cursor(), 1)
     batches = [
         batch_of(window.row_ids[window.plan.rows(turn)].tolist(), window.number)
-        for window in read_windows(blocks, WindowStart(), WindowSettings(run_here(()), spec, (0,), shuffle=False))
+        for window in read_windows(blocks, WindowStart(), WindowSettings(run_here(((),)), spec, (0,), shuffle=False))
         for turn in range(len(window.plan))
     ]
     assert list(restore_order(predicted(batches))) == [(row, 0, f"{row}.0") for row in source.row_ids]

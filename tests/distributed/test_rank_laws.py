@@ -186,7 +186,7 @@ def windows_alone(source: ss.Source, spec: BatchSpec, world_size: int, taken: Ta
     assert first.served, "the first window must have more than one step"
     tokenize = ss.Tokenize(rank_corpora.letters, max_length=rank_corpora.MAX_LENGTH)
     packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, ss.Pack) else ()
-    process = run_here(open_stages([tokenize], tokenize.choose_engines()), labels=LabelFilter(LabelRule(), *packed))
+    process = run_here((open_stages([tokenize], tokenize.choose_engines()),), labels=LabelFilter(LabelRule(), *packed))
     blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), start.cursor)
     found = []
     for window in read_windows(blocks, start, WindowSettings(process, spec, (0, 0), world_size=world_size)):

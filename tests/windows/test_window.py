@@ -53,7 +53,7 @@ def windows(source: Source, window_settings: WindowSettings, start: WindowStart 
 
 def settings_of(spec: BatchSpec, *stages: OpenStage, **options: Any) -> WindowSettings:
     locate = options.get("locate", str)
-    return WindowSettings(run_here(stages, locate, options.pop("fill", None)), spec, (0, 0), **options)
+    return WindowSettings(run_here((stages,), locate, options.pop("fill", None)), spec, (0, 0), **options)
 
 
 def served(window: Window) -> list[list[int]]:
@@ -250,7 +250,7 @@ def test_the_key_changes_the_order() -> None:
     """Another seed or epoch mixes rows and batches otherwise; ``shuffle=False`` does not mix."""
     blocks = blocks_of(*[sequences([3] * 20)] * 4)
     orders = [
-        seen(read_windows(blocks, WindowStart(blocks=4), WindowSettings(run_here(()), Unbucketed(5), (0, epoch))))
+        seen(read_windows(blocks, WindowStart(blocks=4), WindowSettings(run_here(((),)), Unbucketed(5), (0, epoch))))
         for epoch in range(3)
     ]
     assert len({str(order) for order in orders}) == 3

@@ -1,0 +1,89 @@
+"""The columns of the sources of a mixture: all must have the same, or values to fill in."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.arrow import to_arrow
+from seqstream.records import RESERVED, Json
+
+
+class MixtureColumns:
+    """What is known of the columns of each source after the stages; the same on every rank.
+
+    Args:
+        names: Names of the sources.
+        fill: Values of columns that only some sources have.
+        column: Name of the column that has the number of each row's source.
+    """
+
+    def __init__(self, names: Sequence[str], fill: Mapping[str, Any], column: str) -> None:
+        self._names = names
+        self._fill = fill
+        self._column = column
+        self._types: dict[str, pa.DataType] = {}
+        self._columns: dict[int, list[str]] = {}
+
+    def describe_new(self, tables: Mapping[int, pa.Table]) -> Json:
+        """Return the columns and types of sources whose columns are not known, as JSON, given rows of each."""
+        return {
+            str(number): base64.b64encode(table.schema.remove_metadata().serialize()).decode()
+            for number, table in tables.items()
+            if number not in self._columns
+        }
+
+    def learn(self, of_ranks: Sequence[Json]) -> None:
+        """Add what ranks have sent by `describe_new`.
+
+        Raises:
+            ValueError: A source lacks a column that another one has, or has the one with the number of the source.
+        """
+        for number, text in (pair for columns in of_ranks for pair in columns.items()):
+            if int(number) in self._columns:
+                continue
+            schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))
+            names = [name for name in schema.names if name not in RESERVED]
+            if self._column in names:
+                raise ValueError(
+                    f"source {self._names[int(number)]!r} has a column {self._column!r}, the name of the column with the number of "
+                    "the source; set Mixture(column=...) to another name, or rename it in a Map"
+                )
+            self._columns[int(number)] = names
+            for name in names:
+                self._types.setdefault(name, schema.field(name).type)
+            self._check()
+
+    def complete(self, table: pa.Table, number: int) -> pa.Table:
+        """Return rows of a source with values for the columns that it lacks, and with the number of the source."""
+        for name in self._types:
+            if name not in table.column_names:
+                table = table.append_column(name, self._filled(name, len(table)))
+        return table.append_column(self._column, to_arrow(np.full(len(table), number)))
+
+    def _check(self) -> None:
+        for number, columns in self._columns.items():
+            for name in self._types:
+                if name not in columns and name not in self._fill:
+                    has = next(self._names[other] for other, known in self._columns.items() if name in known)
+                    raise ValueError(
+                        f"sources must have the same columns, got {name!r} in {has!r} and not in {self._names[number]!r}; set "
+                        f"Mixture(fill={{{name!r}: ...}}) to a value for the rows without it, or drop it in a Map of {has!r}: "
+                        f"{{{has!r}: (source, Map(...))}}"
+                    )
+
+    def _filled(self, name: str, num: int) -> pa.Array:
+        """Return a column of the value to fill in.
+
+        Raises:
+            ValueError: The value does not have the type of the column.
+        """
+        value, kind = self._fill.get(name), self._types[name]
+        try:
+            return pa.array([value] * num, type=kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+            raise ValueError(f"Mixture(fill=...) must have a value of type {kind} for {name!r}, got {value!r:.80}") from error
