@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +16,20 @@ import torch
 from seqstream.batches.batch import Batch
 from seqstream.batches.padding import Padding
 from seqstream.distributed.collectives import AllGather, check_ranks
+from seqstream.loading.stage_lists import DataStage, check_stages, lists_of, longest_row, tokenizer_of
 from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import UNEVEN, Uneven
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.records import IGNORE_INDEX, OpenStage
+from seqstream.records import IGNORE_INDEX
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.label_filter import LabelRule
-from seqstream.stages.map_filter import Filter, Map
+from seqstream.stages.map_filter import Map
 from seqstream.tokenizing.stage import Tokenize
-
-DataStage: TypeAlias = Map | Filter | ClassLabels | Tokenize
 
 _MOST_ACCUMULATED = 1 << 20
 
@@ -179,10 +178,10 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     *data_stages, spec = arguments.stages or (None,)
     if not isinstance(spec, Bucket | Unbucketed | Pack):
         raise ValueError(f"stages must end with Bucket, Pack or Unbucketed, which says how rows become batches, got {spec!r}")
-    known = _check_stages(data_stages)
-    stage_lists, stages_of = _lists_of(arguments.source, known)
-    main = next((stages for stages in stage_lists if _tokenizer_of(stages) is not None), known)
-    tokenize = _tokenizer_of(main)
+    known = check_stages(data_stages)
+    stage_lists, stages_of = lists_of(arguments.source, known)
+    main = next((stages for stages in stage_lists if tokenizer_of(stages) is not None), known)
+    tokenize = tokenizer_of(main)
     used = [stage_lists[number] for number in stages_of] or [known]
     max_lengths = [longest_row(stages) for stages in used]
     max_length = None if None in max_lengths else max(length for length in max_lengths if length is not None)
@@ -194,79 +193,6 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     keeps_empty = tokenize is not None and tokenize.empty == "keep"
     empty_fill = int(padding.value("input_ids")) if keeps_empty else None
     return ParsedStages(known, stage_lists, stages_of, spec, max_length, padding, empty_fill, tokenize is not None)
-
-
-def _check_stages(stages: Sequence[Any]) -> tuple[DataStage, ...]:
-    """Return the stages of the data.
-
-    Raises:
-        TypeError: One is none.
-        ValueError: There are two tokenizers.
-    """
-    for stage in stages:
-        if not isinstance(stage, DataStage):
-            raise TypeError(f"stages must be Map, Filter, ClassLabels or Tokenize before the last, got {stage!r}")
-    if (num := sum(isinstance(stage, Tokenize) for stage in stages)) > 1:
-        raise ValueError(f"stages must have one Tokenize, got {num}; tokenise several fields with Tokenize({{field: tokenizer}})")
-    return tuple(stages)
-
-
-def _lists_of(source: Source, common: tuple[DataStage, ...]) -> tuple[tuple[tuple[DataStage, ...], ...], tuple[int, ...]]:
-    """Return the lists of stages, first that of the loader, and the number of its list for each source of a mixture.
-
-    The stages of a source run before those of the loader, whose `Tokenize` is left out where the source has one.
-
-    Raises:
-        TypeError: A stage of a source is none.
-        ValueError: A source has two tokenizers.
-    """
-    if not isinstance(source, Mixture):
-        return (common,), ()
-    lists, numbers = [common], []
-    for member in source.members:
-        try:
-            own = _check_stages(member.stages)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"in the stages of source {member.name!r}")
-            raise
-        has_tokenizer = _tokenizer_of(own) is not None
-        stages = (*own, *(stage for stage in common if not (has_tokenizer and isinstance(stage, Tokenize))))
-        if stages not in lists:
-            lists.append(stages)
-        numbers.append(lists.index(stages))
-    return tuple(lists), tuple(numbers)
-
-
-def _tokenizer_of(stages: Sequence[DataStage]) -> Tokenize | None:
-    return next((stage for stage in stages if isinstance(stage, Tokenize)), None)
-
-
-def longest_row(stages: Sequence[DataStage]) -> int | None:
-    """Return the length of the longest row that stages let pass, in tokens; ``None`` if they set no limit."""
-    tokenize = _tokenizer_of(stages)
-    return None if tokenize is None else tokenize.max_length
-
-
-def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tuple[OpenStage, ...]:
-    """Open stages, each tokenizer with the engine that was chosen for its column."""
-    return tuple(stage.open(engines) if isinstance(stage, Tokenize) else stage.open() for stage in stages)
-
-
-def engines_of(engines: Mapping[str, str], number: int) -> dict[str, str]:
-    """Return the engine of each column of ids in one of the lists of stages, given those of all lists.
-
-    >>> engines_of({"input_ids": "fastokens", "1/input_ids": "tokenizers"}, 1)
-    {'input_ids': 'tokenizers'}
-    """
-    prefix = engine_prefix(number)
-    if not prefix:
-        return {name: engine for name, engine in engines.items() if "/" not in name}
-    return {name.removeprefix(prefix): engine for name, engine in engines.items() if name.startswith(prefix)}
-
-
-def engine_prefix(number: int) -> str:
-    """Return what is before the names of columns of ids in one of the lists of stages."""
-    return f"{number}/" if number else ""
 
 
 def _pad_values(stages: Sequence[DataStage]) -> dict[str, float]:

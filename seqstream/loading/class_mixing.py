@@ -29,9 +29,13 @@ class ClassWatch:
     """Checks the first windows of a loader, and logs once that most batches hold one value of a column of classes.
 
     A window in which a column has one value counts only if another window has another value.
+
+    Args:
+        ignored: A column that is not checked, such as that of the sources of a mixture, whose lengths differ.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: str | None = None) -> None:
+        self._ignored = ignored
         self._left = _WINDOWS
         self._constant: dict[str, Any] = {}
 
@@ -46,7 +50,7 @@ class ClassWatch:
         if len(batches) < 2:
             return
         for name, column in window.columns.items():
-            found = self._describe(name, column, batches)
+            found = None if name == self._ignored else self._describe(name, column, batches)
             if found is not None:
                 _logger.warning(
                     "%s; a model that sees one class at a time learns little, so raise window_bytes, give plain files, more "

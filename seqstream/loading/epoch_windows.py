@@ -166,16 +166,18 @@ class EpochWindows:
             ahead: The blocks from there on, unless the source is a mixture, whose sources are read one by one.
             settings: How blocks become windows.
         """
-        mixture = self._epochs.mixture
-        if mixture is None:
+        passes = self._epochs.passes
+        if passes is None:
             return read_windows(ahead, begin, settings)
         sizes, full_bytes = settings.first, self.calibration.full_bytes_on(self._world_size)
         size = sizes.guessed_bytes // ID_BYTES if isinstance(sizes, FirstWindow) else 1
         if epoch and full_bytes:
             size = full_bytes // ID_BYTES
-        elif self._epochs.begins_small(size):
+        elif passes.begins_small(size):
             size = min(size, SMALL_BYTES * self._world_size // ID_BYTES)
-        collector = MixtureCollector(mixture, self._epochs.open_sources(epoch), begin.mixture, max(1, size))
+        collector = MixtureCollector(
+            passes.mixture, passes.open_sources(epoch), passes.num_shards, start=begin.mixture, first_size=max(1, size)
+        )
         return build_windows(collector, begin, settings)
 
     def _spec_from(self, start: Position, *, is_first: bool) -> BatchSpec:

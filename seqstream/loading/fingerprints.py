@@ -40,22 +40,22 @@ def differences(saved: Json, own: Json, name: str = "") -> Iterator[tuple[str, A
         yield name, saved, own
 
 
-def check_same(saved: Mapping[str, Json], own: Mapping[str, Json], *, strict: bool) -> bool:
+def check_same(saved: Mapping[str, Json], own: Mapping[str, Json], *, strict: bool) -> set[str]:
     """Raise if a state was saved by a loader of other data, another tokenizer, order or batch spec.
 
     Args:
         saved: The seed and the fingerprint of the state.
         own: Those of the loader.
-        strict: Whether all entries must agree, or only seed, source and order.
+        strict: Whether all entries must agree, or only seed, source and order; sources of a mixture may come and go.
 
     Returns:
-        Whether all entries agree.
+        Names of the entries that differ, such as ``batches``.
 
     Raises:
         ValueError: It names each entry that differs, with both values.
     """
     found = list(differences(saved, own))
-    of_data = [entry for entry in found if entry[0].split(".")[0] in _DATA_ENTRIES]
+    of_data = [entry for entry in found if entry[0].split(".")[0] in _DATA_ENTRIES and not _is_of_mixture(*entry)]
     refused = found if strict else of_data
     if refused:
         listed = "; ".join(
@@ -65,7 +65,12 @@ def check_same(saved: Mapping[str, Json], own: Mapping[str, Json], *, strict: bo
         if strict and not of_data:
             advice += ", or load with strict=False to begin the window under way again with these stages"
         raise ValueError(f"{listed}; {advice}")
-    return not found
+    return {name.split(".")[0] for name, _, _ in found}
+
+
+def _is_of_mixture(name: str, saved: Json, own: Json) -> bool:
+    """Return whether an entry is a source of a mixture that only one of the two has."""
+    return name.startswith("source.sources.") and (saved is None or own is None)
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from seqstream.batches.batch import Batch
 from seqstream.distributed.collectives import AllGather, Ranks, count_ranks, find_ranks
-from seqstream.loading.arguments import DataStage, LoaderArguments, parse_stages
+from seqstream.loading.arguments import LoaderArguments, parse_stages
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.epochs import Epochs
 from seqstream.loading.estimates import Estimates
@@ -23,6 +23,7 @@ from seqstream.loading.pipeline import Pipeline
 from seqstream.loading.prefetch import StopSignal
 from seqstream.loading.progress import Progress
 from seqstream.loading.read_only import ReadOnlyArguments
+from seqstream.loading.stage_lists import DataStage
 from seqstream.loading.state import read_state
 from seqstream.loading.stats import Stats
 from seqstream.options import whole_number
@@ -30,6 +31,7 @@ from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Json
 from seqstream.sources.source import Source
+from seqstream.windows.settings import WindowStart
 
 _Answer = TypeVar("_Answer")
 
@@ -169,9 +171,11 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
 
         Args:
             state: What `state_dict` or `Batch.state` returned.
-            strict: Whether to refuse a state of other stages. With ``False`` only source, seed and order must agree: the
-                window under way begins again with the stages of this loader, and ``stats.repeated_rows`` counts those of its
-                rows that were served before.
+            strict: Whether to refuse a state of other stages, or of a `Mixture` with other weights or sources. With ``False``
+                only sources, seed and order must agree: the window under way begins again with the stages of this loader, and
+                ``stats.repeated_rows`` counts those of its rows that were served before. If only weights, limits or the set of
+                sources differ, the window under way is finished as it was planned, and no row is repeated; to take a source
+                out give it the weight 0, as the window under way may still need its rows.
 
         Raises:
             TypeError: The state is not a dict.
@@ -179,15 +183,17 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
                 spec; the message names each entry.
         """
         saved = read_state(state)
-        same = check_same(saved.identity, self._epochs.identity, strict=strict)
+        differing = check_same(saved.identity, self._epochs.identity, strict=strict)
         position, calibration, stats = saved.position, self._progress.calibration, saved.stats or self.stats
-        self._epochs.check_cursor(position.window.cursor)
-        if same:
+        self._epochs.check_start(position.window)
+        if not differing - {"source", "mixture"}:
             self._epochs.check_calibration(saved.calibration)
             calibration = calibration.updated(saved.calibration)
-        else:
-            stats = stats.plus(repeated_rows=position.window.served + position.window.skip)
+        if differing and (differing - {"source", "mixture"} or not self._has_sources_of(position.window)):
+            stats = stats.plus(repeated_rows=position.window.num_repeated)
             position = position.restart_window()
+        elif differing:
+            position = position.with_other_mixture()
         self._stop_iteration("a state was loaded since")
         self._progress.load(position, calibration, stats)
 
@@ -272,6 +278,9 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         if iteration is None or iteration.is_over:
             self._progress.calibration = self._progress.calibration.updated(estimates.calibration)
         return answer
+
+    def _has_sources_of(self, window: WindowStart) -> bool:
+        return self._epochs.passes is None or self._epochs.passes.has_sources_of(window)
 
     def _ranks(self) -> Ranks:
         """Return the ranks as they are now: ``torch.distributed`` may start after the loader is made."""

@@ -21,6 +21,7 @@ from seqstream.loading.device import Transfer
 from seqstream.loading.epoch_windows import EpochWindow, EpochWindows
 from seqstream.loading.epochs import Epochs
 from seqstream.loading.prefetch import Prefetcher, StopSignal
+from seqstream.loading.source_stats import StatsBySource
 from seqstream.loading.state import Position, SavedState, write_state
 from seqstream.loading.stats import Stats
 from seqstream.planning.pack import Pack
@@ -28,6 +29,7 @@ from seqstream.records import Counts, Json
 from seqstream.shuffling import hash_index
 from seqstream.windows.block_reader import Cursor
 from seqstream.windows.settings import RankSharing, WindowStart
+from seqstream.windows.source_totals import totals_of_batches
 from seqstream.windows.window import Window
 
 
@@ -42,6 +44,7 @@ class PreparedBatch:
         counts: Records by outcome since the batch before.
         event: Happens when its copy to the device has ended.
         is_meeting: Whether ranks share the next window before this batch is handed out.
+        by_source: What each source of a mixture has in it; ``None`` for one source.
     """
 
     batch: Batch | None
@@ -50,6 +53,7 @@ class PreparedBatch:
     counts: Counts
     event: torch.cuda.Event | None = None
     is_meeting: bool = False
+    by_source: StatsBySource | None = None
 
 
 class Pipeline:
@@ -64,7 +68,7 @@ class Pipeline:
         self._arguments = epochs.arguments
         self._transfer = Transfer(self._arguments.device, self._arguments.pin_memory)
         self._runner = epochs.stage_runner(self._arguments.worker_options)
-        self._class_watch = ClassWatch()
+        self._class_watch = ClassWatch(None if epochs.mixture is None else epochs.mixture.column)
         self._seen_columns: set[str] = set()
 
     def __copy__(self) -> Pipeline:
@@ -145,6 +149,7 @@ class Pipeline:
             keys = self._arguments.seed, position.epoch, window.number, window.rank
             seeds = hash_index(np.array(window.after), *keys).tolist()
             meeting = max(0, len(window.plan) - 1 - left)
+            by_source = self._by_source(window)
             for turn in range(len(window.plan)):
                 position = _after(position, window, turn, self.epochs.num_shards)
                 state = self.state_at(position, calibration)
@@ -152,13 +157,22 @@ class Pipeline:
                 batch, event = self._transfer.send(batch)
                 if turn == meeting == 0 and window.totals is not None:
                     go_on()
-                yield PreparedBatch(batch, position, calibration, dict(counts), event, turn == meeting)
+                sources = by_source[turn] if by_source else None
+                yield PreparedBatch(batch, position, calibration, dict(counts), event, turn == meeting, sources)
                 counts.clear()
                 if not turn and (meeting or window.totals is None):
                     go_on()
             if not len(window.plan):
                 go_on()
         yield PreparedBatch(None, position, calibration, dict(counts))
+
+    def _by_source(self, window: Window) -> list[StatsBySource]:
+        """Return what each source of a mixture has in each batch of a window; nothing for one source."""
+        mixture = self.epochs.mixture
+        if mixture is None:
+            return []
+        totals = totals_of_batches(window, mixture.column, len(mixture.names))
+        return [StatsBySource.of(mixture.names, each) for each in totals]
 
     def _warn_of_hidden(self, window: Window) -> None:
         """Warn once of columns that have the name of an attribute of every batch."""

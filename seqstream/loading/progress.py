@@ -61,6 +61,7 @@ class Progress:
         self.position, self.calibration, self.origin = prepared.position, prepared.calibration, "taken"
         if (batch := prepared.batch) is not None:
             self.stats = self.stats.plus(
+                prepared.by_source,
                 batches=1,
                 steps=int(batch.is_step_end),
                 rows=len(batch.row_ids) - batch.layout.num_made_up - batch.layout.num_repeated,
@@ -75,7 +76,7 @@ class Progress:
 
     def finish(self, prepared: PreparedBatch) -> None:
         """Move on past the end of an iteration, to the beginning of the next epoch."""
-        self.stats = self.stats.plus(**prepared.counts)
+        self.stats = self.stats.plus(None, **prepared.counts)
         self.calibration = prepared.calibration
         self.go_to(prepared.position.epoch + 1)
 

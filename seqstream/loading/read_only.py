@@ -11,7 +11,8 @@ import torch
 
 from seqstream.batches.batch import Batch
 from seqstream.distributed.collectives import AllGather
-from seqstream.loading.arguments import DataStage, LoaderArguments
+from seqstream.loading.arguments import LoaderArguments
+from seqstream.loading.stage_lists import DataStage
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
 from seqstream.sources.source import Source

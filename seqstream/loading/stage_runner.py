@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqstream.loading.arguments import DataStage, WorkerOptions, engines_of, open_stages
+from seqstream.loading.arguments import WorkerOptions
+from seqstream.loading.stage_lists import DataStage, engines_of, open_stages
 from seqstream.loading.worker_process import LoaderStages
 from seqstream.loading.workers import Workers
 from seqstream.records import Counts, OpenStage

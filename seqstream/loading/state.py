@@ -45,6 +45,14 @@ class Position:
         mixture = None if self.window.mixture is None else self.window.mixture.restarted()
         return dataclasses.replace(self, window=WindowStart(self.window.cursor, blocks=0, mixture=mixture))
 
+    def with_other_mixture(self) -> Position:
+        """Return the position for a mixture of other weights, limits or sources: the window under way ends as planned."""
+        mixture = self.window.mixture
+        if mixture is None or not self.window.served:
+            return self
+        mixture = dataclasses.replace(mixture, goes_on=mixture.is_last)
+        return dataclasses.replace(self, window=dataclasses.replace(self.window, mixture=mixture))
+
     def to_json(self) -> dict[str, Json]:
         """Return the entry ``position`` of a state, which shares nothing with this object."""
         window, opened = self.window, self.window.cursor.source_json()
@@ -67,9 +75,9 @@ class Position:
         """Return the position that `to_json` wrote."""
         window = entry["window"]
         cursor = Cursor.from_json(window["cursor"]["position"], copy.deepcopy(window["cursor"]["source"]))
-        counts = (window[name] for name in ("blocks", "skip", "planned_world_size", "served", "step"))
+        counts = {name: window[name] for name in ("blocks", "skip", "planned_world_size", "served", "step")}
         mixture = MixtureStart.from_json(copy.deepcopy(window["mixture"])) if "mixture" in window else None
-        return cls(entry["epoch"], entry["until"], WindowStart(cursor, *counts, mixture))
+        return cls(entry["epoch"], entry["until"], WindowStart(cursor, **counts, mixture=mixture))
 
 
 @dataclasses.dataclass(frozen=True)

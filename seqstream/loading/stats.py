@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+from seqstream.loading.source_stats import StatsBySource
 from seqstream.records import Json
 
 _DERIVED = ("padding", "rows_per_batch", "rows_per_step", "tokens_per_batch", "tokens_per_second")
@@ -29,6 +31,7 @@ class Stats:
         made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch, and count as padding.
         repeated_rows: Rows that are served twice: those served before a state was loaded with ``strict=False``, and those that
             another rank has as well.
+        by_source: What each source of a mixture has given: rows, tokens, share, epochs and padding by name.
         seconds: Seconds from the first request for a batch to the last answer.
         seconds_waited: Seconds for which the consumer waited for batches; the rest is its own time.
     """
@@ -47,6 +50,7 @@ class Stats:
     repeated_rows: int = 0
     seconds: float = 0.0
     seconds_waited: float = 0.0
+    by_source: StatsBySource = dataclasses.field(default_factory=StatsBySource)
 
     @property
     def padding(self) -> float:
@@ -73,21 +77,37 @@ class Stats:
         """Real tokens per second, over the time of the consumer as well."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def plus(self, **more: float) -> Stats:
+    def plus(self, by_source: StatsBySource | None = None, **more: float) -> Stats:
         """Return the stats with numbers added to some counts."""
-        return dataclasses.replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
+        sums: dict[str, Any] = {name: getattr(self, name) + value for name, value in more.items()}
+        if by_source is not None:
+            sums["by_source"] = self.by_source.plus(by_source)
+        return dataclasses.replace(self, **sums)
 
     def since(self, earlier: Stats) -> Stats:
         """Return what was counted after ``earlier``, such as in an epoch: ``loader.stats.since(before)``."""
-        return self.plus(**{name: -value for name, value in dataclasses.asdict(earlier).items()})
+        later = self.plus(None, **{name: -value for name, value in earlier._counts().items()})
+        return dataclasses.replace(later, by_source=self.by_source.minus(earlier.by_source))
 
     def as_dict(self) -> dict[str, float]:
-        """Return all counts, and the shares and means derived from them, as numbers for JSON or a logger."""
-        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in _DERIVED}}
+        """Return all counts, and the shares and means derived from them, as numbers for JSON or a logger.
 
-    def to_json(self) -> dict[str, float]:
+        Those of each source of a mixture have names such as ``web/share``.
+        """
+        of_sources = {
+            f"{name}/{field}": value
+            for name, each in self.by_source.items()
+            for field, value in dataclasses.asdict(each).items()
+        }
+        return {**self._counts(), **{name: getattr(self, name) for name in _DERIVED}, **of_sources}
+
+    def to_json(self) -> dict[str, Json]:
         """Return the counts that are not 0, as the entry ``stats`` of a state."""
-        return {name: round(value, 3) for name, value in vars(self).items() if value}
+        sources = {"by_source": self.by_source.to_json()} if self.by_source else {}
+        return {**{name: round(value, 3) for name, value in self._counts().items() if value}, **sources}
+
+    def _counts(self) -> dict[str, float]:
+        return {name: value for name, value in vars(self).items() if name != "by_source"}
 
     @classmethod
     def from_json(cls, counts: Json) -> Stats:
@@ -96,11 +116,14 @@ class Stats:
         Raises:
             ValueError: The entry is not a dict of counts.
         """
-        is_number = isinstance(counts, Mapping) and all(isinstance(each, int | float) and each >= 0 for each in counts.values())
-        if not is_number:
+        given = dict(counts) if isinstance(counts, Mapping) else {"": counts}
+        sources = given.pop("by_source", {})
+        is_number = all(isinstance(each, int | float) and each >= 0 for each in given.values())
+        if not is_number or not _are_sources(sources):
             raise ValueError(f"stats of a state must be counts by name, got {counts!r:.80}")
         names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in counts.items() if name in names})
+        own = {name: value for name, value in given.items() if name in names}
+        return cls(**own, by_source=StatsBySource.from_json(sources))
 
     def __str__(self) -> str:
         left_out = ", ".join(
@@ -113,3 +136,14 @@ class Stats:
             f"{self.tokens_per_second:,.0f} tokens/s, waited {self.seconds_waited:.2f} of {self.seconds:.2f} s"
             + (f"; {left_out}" if left_out else "")
         )
+
+
+def _are_sources(value: Json) -> bool:
+    """Return whether a value is what `StatsBySource.to_json` writes."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(counts, list)
+        and len(counts) == 4
+        and all(isinstance(each, int | float) for each in counts)
+        for name, counts in value.items()
+    )

@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 
 from seqstream.arrow import from_buffer, to_buffer
-from seqstream.loading.arguments import DataStage, engines_of, open_stages
+from seqstream.loading.stage_lists import DataStage, engines_of, open_stages
 from seqstream.records import Counts, OpenStage
 from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages

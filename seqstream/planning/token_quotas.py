@@ -35,6 +35,9 @@ Numbers = npt.NDArray[np.float64]
 _TOLERANCE = 1e-9
 """Rounding errors of times, as a share of them."""
 
+_ROUNDING = 1e-6
+"""Tokens that are none."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
@@ -76,6 +79,51 @@ def share_window(weights: Numbers, surpluses: Numbers, left: Index, is_known: Ma
         is_ending = is_ending | ends
     rates = np.where(is_ending, left + np.maximum(surpluses, 0), quotas * free) / max(target, 1)
     return Shares(rates, quotas, is_ending)
+
+
+def epoch_end(weights: Numbers, left: Numbers, required: Numbers, limit: float, *, stops: bool) -> float:
+    """Return after how many tokens of all an epoch ends: when all sources have given what is required, or when one has ended.
+
+    All sources flow at once, in proportion to their weights; what one gives no more when it has ended, the others give.
+
+    >>> three, no = np.array([0.5, 0.3, 0.2]), -np.inf
+    >>> left, required = np.array([np.inf, 30, np.inf]), np.array([90.0, no, no])
+    >>> epoch_end(three, left, required, 1000, stops=False)  # 50 and 30 and 20 of the first 100, then 40 and 16
+    156.0
+    >>> epoch_end(three, left, required, 1000, stops=True)
+    100.0
+
+    Args:
+        weights: ``float64 (S,)``.
+        left: ``float64 (S,)``, tokens that each source can give; ``inf`` if it does not end.
+        required: ``float64 (S,)``, tokens that each must give; ``inf`` where that is not known, ``-inf`` for none.
+        limit: Tokens from which on the answer does not matter; ``inf`` is returned then.
+        stops: Whether the first source that ends, ends the epoch.
+    """
+    left, required = np.where(weights > 0, left, np.inf), required.copy()
+    flows, total = weights > 0, 0.0
+    while total <= limit:
+        if not (required > 0).any():
+            return round(total, 6)
+        if not flows.any():
+            return round(total, 6) if np.isfinite(required[required > 0]).all() or stops else math.inf
+        rates = np.where(flows, weights, 0) / math.fsum(weights[flows].tolist())
+        goals = np.where(flows, np.minimum(left, np.where(required > 0, required, np.inf)), np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times = np.where(flows, np.maximum(goals, 0) / rates, np.inf)
+        step = float(times.min())
+        if not math.isfinite(step):
+            return math.inf
+        given = rates * step
+        total, left, required = total + step, left - given, required - given
+        reached = times <= step
+        required[reached & (required <= _ROUNDING)] = -math.inf
+        has_ended = flows & (left <= _ROUNDING)
+        if stops and has_ended.any():
+            return round(total, 6)
+        flows &= ~has_ended
+        required[has_ended] = -math.inf  # it has given all there is
+    return math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +226,9 @@ class _FairQueue:
         at = rows.cuts[:-1] + counts
         sources = np.flatnonzero(at < rows.cuts[1:])
         begins = rows.begins[at[sources]]
-        queue.waiting = [(begin, source) for begin, source in zip(begins.tolist(), sources.tolist(), strict=True) if begin < np.inf]
+        queue.waiting = [
+            (begin, source) for begin, source in zip(begins.tolist(), sources.tolist(), strict=True) if begin < np.inf
+        ]
         heapq.heapify(queue.waiting)
         return queue
 

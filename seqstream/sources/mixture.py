@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -42,6 +41,11 @@ class Member:
     def share_of(self, number: int) -> float:
         """Return which share of the source a pass reads: 1.0, or less in the last."""
         return min(1.0, self.passes - number)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the number of passes has a limit."""
+        return self.passes < math.inf
 
     @property
     def num_passes(self) -> float:
@@ -113,7 +117,9 @@ class Mixture(SourceGroup):
         if self.weights != "proportional":
             _ = self._own_schedule
         if self.temperature != 1 and self.weights != "proportional":
-            raise ValueError("temperature must be 1 with weights that are given; it is the exponent of sizes, weights='proportional'")
+            raise ValueError(
+                "temperature must be 1 with weights that are given; it is the exponent of sizes, weights='proportional'"
+            )
 
     def _check_epochs(self) -> None:
         """Raise unless the numbers of passes can be kept.
@@ -139,7 +145,9 @@ class Mixture(SourceGroup):
 
     def __repr__(self) -> str:
         fields = {field.name: field.default for field in dataclasses.fields(self)[2:]}
-        more = "".join(f", {name}={getattr(self, name)!r}" for name, default in fields.items() if getattr(self, name) not in ({}, default))
+        more = "".join(
+            f", {name}={getattr(self, name)!r}" for name, default in fields.items() if getattr(self, name) not in ({}, default)
+        )
         return f"Mixture({{{', '.join(f'{name!r}: {part!r}' for name, part in self.sources.items())}}}, {self.weights!r}{more})"
 
     @functools.cached_property
@@ -157,9 +165,7 @@ class Mixture(SourceGroup):
                 ]
                 continue
             passes = float(self.epochs.get(name, math.inf if source.can_repeat else 1.0))
-            member = Member(name, source, stages, passes)
-            _check_part(member)
-            found.append(member)
+            found.append(Member(name, source, stages, passes))
         return tuple(found)
 
     @property
@@ -197,7 +203,9 @@ class Mixture(SourceGroup):
                 f"weights='proportional' must know the size of every source, got none for {', '.join(map(repr, unknown[:8]))}, "
                 "as of a stream or a generator; give weights as numbers"
             )
-        return check_schedule({name: float(size or 0) ** self.temperature for name, size in sizes.items()}, names, is_linear=False)
+        return check_schedule(
+            {name: float(size or 0) ** self.temperature for name, size in sizes.items()}, names, is_linear=False
+        )
 
     @functools.cached_property
     def sizes(self) -> tuple[float | None, ...]:
@@ -256,18 +264,3 @@ def _size(source: Source) -> float | None:
         return approx_size(source)
     known = [size for size in source.sizes if size is not None]
     return sum(known) if len(known) == len(source.sizes) else None
-
-
-def _check_part(member: Member) -> None:
-    """Raise if the last pass of a source is a part of it that its shards cannot give.
-
-    Raises:
-        ValueError: Its shards are too few.
-    """
-    part = member.passes % 1 if member.passes < math.inf else 0.0
-    num_shards = member.source.num_shards
-    if part and num_shards and abs(round(part * num_shards) / num_shards - part) > 0.05:
-        raise ValueError(
-            f"epochs must be a whole number for {member.name!r}, whose {num_shards} shards are read as a whole, got "
-            f"{member.passes}; more files, row groups or smaller blocks allow parts"
-        )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +36,9 @@ class WeightSchedule:
         edges = [start, *inner, max(stop, start + 1)]
         total = sum(
             (after - before) * (self._at(before) + self._at(after, is_end=True)) / 2
-            for before, after in zip(edges[:-1], edges[1:], strict=True)
+            for before, after in itertools.pairwise(edges)
         )
-        mean: Weights = np.asarray(total) / (edges[-1] - start)
+        mean: Weights = np.asarray(total, dtype=np.float64) / (edges[-1] - start)
         return mean
 
     def next_point(self, tokens: int) -> int | None:
@@ -47,11 +49,12 @@ class WeightSchedule:
         """Return the weights at a number of tokens, or just before it."""
         tokens_at = [point for point, _ in self.points]
         number = int(np.searchsorted(tokens_at, tokens, side="left" if is_end and not self.is_linear else "right")) - 1
-        own = np.array(self.points[max(number, 0)][1])
+        own: Weights = np.array(self.points[max(number, 0)][1])
         if not self.is_linear or number + 1 == len(self.points):
             return own
         first, last = tokens_at[number], tokens_at[number + 1]
-        return own + (np.array(self.points[number + 1][1]) - own) * ((tokens - first) / (last - first))
+        moved: Weights = own + (np.array(self.points[number + 1][1]) - own) * ((tokens - first) / (last - first))
+        return moved
 
 
 def check_weights(given: Mapping[str, float], names: Sequence[str], what: str = "weights") -> tuple[float, ...]:
@@ -91,7 +94,7 @@ def _listed(names: Sequence[object]) -> str:
     return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
-def check_schedule(given: object, names: Sequence[str], *, is_linear: bool) -> WeightSchedule:
+def check_schedule(given: Any, names: Sequence[str], *, is_linear: bool) -> WeightSchedule:
     """Return the schedule of constant weights, or of pairs of tokens and weights.
 
     Raises:
@@ -106,9 +109,9 @@ def check_schedule(given: object, names: Sequence[str], *, is_linear: bool) -> W
             "weights must be a dict of shares by name, 'proportional', or pairs of tokens served and such a dict, "
             f"got {given!r:.80}"
         )
-    tokens = [point for point, _ in given]  # type: ignore[union-attr]
+    tokens = [point for point, _ in given]
     ascend = all(isinstance(each, int) and not isinstance(each, bool) for each in tokens) and tokens == sorted(set(tokens))
     if not ascend or tokens[0] != 0:
         raise ValueError(f"weights must begin at 0 tokens served and then ascend in whole numbers, got {tokens!r:.80}")
-    points = ((point, check_weights(weights, names, f"weights at {point:,} tokens")) for point, weights in given)  # type: ignore[union-attr]
+    points = ((point, check_weights(weights, names, f"weights at {point:,} tokens")) for point, weights in given)
     return WeightSchedule(tuple(points), is_linear)

@@ -14,15 +14,21 @@ from seqstream.sources.blocks import Block
 from seqstream.sources.source import DerivedSource, Source
 
 
-def in_random_order(source: Source, seed: int, epoch: object) -> RandomRows:
+def in_random_order(source: Source, seed: int, epoch: object, share: float = 1.0) -> RandomRows:
     """Return a source that reads the records of another by their numbers, in the random order of an epoch.
+
+    Args:
+        source: The other source.
+        seed: Seeds the order.
+        epoch: Each epoch has an order of its own.
+        share: Which share of the records it has, the first ones in that order.
 
     Raises:
         ValueError: The records cannot be read by their numbers.
     """
     if source.num_records is None:
         raise ValueError(f"records of {source!r} cannot be read by their numbers; the source must have num_records and take")
-    return RandomRows(source, EvenOrder(source.num_records, seed, epoch, "rows"))
+    return RandomRows(source, EvenOrder(source.num_records, seed, epoch, "rows"), round(share * source.num_records))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +40,19 @@ class RandomRows(DerivedSource):
     Args:
         source: Reads its records by their numbers: `Source.num_records` is not ``None``.
         order: The number of the record at each position.
+        stop: How many positions of the order it has.
     """
 
     order: EvenOrder
+    stop: int
 
     @property
     def num_shards(self) -> int:
-        return -(-self._num_records // self.source.records_per_block)
+        return -(-self.stop // self.source.records_per_block)
 
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         size = self.source.records_per_block
-        records = self.order.between(shard * size, min((shard + 1) * size, self._num_records))
+        records = self.order.between(shard * size, min((shard + 1) * size, self.stop))
         yield with_record_numbers(self.source.take(records), records), None
 
     def to_row_ids(self, shard: int, records: Index) -> Index:
@@ -55,7 +63,3 @@ class RandomRows(DerivedSource):
 
     def approx_bytes(self, shards: Index) -> Index:
         return np.full(len(shards), int(self.source.records_per_block * self.source.approx_record_bytes))
-
-    @property
-    def _num_records(self) -> int:
-        return self.source.num_records or 0

@@ -36,7 +36,9 @@ class SourceGroup(Source):
         """Number of the first shard of each source, and after them the number of all shards, ``int64 (S + 1,)``."""
         firsts: Index = np.array([0, *itertools.accumulate(part.num_shards for part in self.parts)], dtype=np.int64)
         if firsts[-1] > _MOST_SHARDS:
-            raise ValueError(f"sources must have at most {_MOST_SHARDS:,} shards together, got {firsts[-1]:,}; use larger blocks")
+            raise ValueError(
+                f"sources must have at most {_MOST_SHARDS:,} shards together, got {firsts[-1]:,}; use larger blocks"
+            )
         return firsts
 
     def part_of(self, row_ids: Index) -> Index:
@@ -176,7 +178,7 @@ def check_sources(kind: str, sources: dict[str, Source]) -> None:
     for name, source in sources.items():
         if not isinstance(source, Source):
             raise TypeError(
-                f"{kind} must be of sources such as TextFiles, JsonLines or HFDataset, got {type(source).__name__} for {name!r}; "
+                f"{kind} must be of sources such as TextFiles or HFDataset, got {type(source).__name__} for {name!r}; "
                 "wrap it, for example Generator(...)"
             )
     seen: dict[object, str] = {}
@@ -186,8 +188,8 @@ def check_sources(kind: str, sources: dict[str, Source]) -> None:
         key = json.dumps(identity, sort_keys=True) if is_named else id(getattr(source, "make", source))
         if (other := seen.setdefault(key, name)) != name:
             raise ValueError(
-                f"{kind} must have each source once, got the same for {other!r} and {name!r}; leave one out, and with Mixture add "
-                "its weight to that of the other"
+                f"{kind} must have each source once, got the same for {other!r} and {name!r}; leave one out, and in a Mixture "
+                "add its weight to that of the other"
             )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 
 from seqstream.batches.batch import Batch
-from seqstream.loading.arguments import longest_row
 from seqstream.loading.loader import Loader
+from seqstream.loading.stage_lists import longest_row
 from seqstream.options import check_positive
 from seqstream.planning.bucket import Bucket
 from seqstream.tokenizing.stage import Tokenize

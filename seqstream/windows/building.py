@@ -133,7 +133,8 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
         step_numbers=(start.step + steps.step_numbers).tolist(),
         step_ends=steps.ends_step.tolist(),
         rank=settings.collectives.rank,
-        full_bytes=round(collected.read_bytes / planned.share) if planned.share else 0,
+        full_bytes=collected.full_bytes(planned.num_rows, planned.share),
+        passes=collected.passes(planned.num_rows),
     )
     return with_step_totals(window, settings.collectives, settings.sharing.labels, begun), left
 

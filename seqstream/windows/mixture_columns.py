@@ -50,8 +50,8 @@ class MixtureColumns:
             names = [name for name in schema.names if name not in RESERVED]
             if self._column in names:
                 raise ValueError(
-                    f"source {self._names[int(number)]!r} has a column {self._column!r}, the name of the column with the number of "
-                    "the source; set Mixture(column=...) to another name, or rename it in a Map"
+                    f"source {self._names[int(number)]!r} has a column {self._column!r}, which is the number of the source in "
+                    "a mixture; set Mixture(column=...) to another name, or rename it in a Map"
                 )
             self._columns[int(number)] = names
             for name in names:

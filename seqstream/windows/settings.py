@@ -82,7 +82,7 @@ class MixtureStart:
 
     def restarted(self) -> MixtureStart:
         """Return the start of the same window with nothing of it served; surpluses are those after it."""
-        sources = {name: dataclasses.replace(start, rows=0) for name, start in self.sources.items()}
+        sources = {name: dataclasses.replace(start, skip=0, rows=0) for name, start in self.sources.items()}
         return MixtureStart(sources, self.tokens)
 
 
@@ -114,6 +114,12 @@ class WindowStart:
     def is_beginning(self) -> bool:
         """Whether the window begins an epoch."""
         return self.cursor == Cursor() and not self.skip and self.mixture is None
+
+    @property
+    def num_repeated(self) -> int:
+        """Rows that are served again where the window begins anew, with all rows of its first blocks."""
+        skips = [] if self.mixture is None else [start.skip for start in self.mixture.sources.values()]
+        return self.served + self.skip + sum(skips)
 
     @property
     def position(self) -> int:

@@ -99,6 +99,11 @@ class SourceStream:
         self._num_bytes += int(block.counted.span.num_bytes.sum())
         self.blocks.append(block)
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the blocks that were processed."""
+        return sum(len(block.lengths) for block in self.blocks)
+
     def lengths(self, skip: int) -> Index:
         """Return the tokens of each row that was processed and is left, ``int64 (n,)``, after those to skip."""
         return np.concatenate([*(block.lengths for block in self.blocks), np.empty(0, dtype=np.int64)])[skip:]
@@ -107,11 +112,6 @@ class SourceStream:
         """Return how many of these rows are of passes before one."""
         num = sum(len(block.lengths) for block in self.blocks if block.counted.span.before.epoch < epoch)
         return max(0, num - skip)
-
-    @property
-    def tokens_per_byte(self) -> float:
-        """Tokens of a byte of records as read; 0 where nothing is known."""
-        return self._num_tokens / self._num_bytes if self._num_bytes else 0.0
 
     @property
     def _bytes_per_token(self) -> float:

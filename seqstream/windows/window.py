@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import numpy as np
+import numpy.typing as npt
+
 from seqstream.arrays import Index, Mask
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts
@@ -13,6 +16,8 @@ from seqstream.records import Counts
 from seqstream.windows.batch_slices import BatchSlices, slice_plan
 from seqstream.windows.columns import Column
 from seqstream.windows.settings import WindowStart
+
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Window:
         step_totals: ``int64 (T, 2)``, the same of the optimiser step of each batch; ``None`` where a batch is a step.
         rank: Number of this rank.
         full_bytes: Approximate bytes of records as read that fill a window; 0 where nothing was planned.
+        passes: How often each source of a mixture was read before the window, and after it, ``float64 (S,)`` each.
     """
 
     start: WindowStart
@@ -61,6 +67,7 @@ class Window:
     step_totals: Index | None = None
     rank: int = 0
     full_bytes: int = 0
+    passes: tuple[Numbers, Numbers] | None = None
 
     @functools.cached_property
     def slices(self) -> BatchSlices:

@@ -1,0 +1,112 @@
+"""The sources of a mixture, each read pass after pass in an order that does not depend on the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from seqstream.arrow import to_arrow, to_numpy
+from seqstream.loading.reading_order import ReadingOrder
+from seqstream.planning.batch_spec import ID_BYTES
+from seqstream.records import RECORD_BITS, ROW_ID
+from seqstream.sources.mixture import Mixture
+from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
+from seqstream.windows.collecting import LAST
+from seqstream.windows.first_window import FEW_SHARDS
+from seqstream.windows.settings import WindowStart
+from seqstream.windows.source_stream import OpenSource
+
+
+class MixturePasses:
+    """Opens the sources of a mixture.
+
+    Args:
+        mixture: The mixture.
+        order: The order in which sources are read.
+        stages_of: The number of its list of stages for each source.
+
+    Raises:
+        ValueError: A source cannot be read in part, as ``epochs`` asks.
+    """
+
+    def __init__(self, mixture: Mixture, order: ReadingOrder, stages_of: Sequence[int]) -> None:
+        self.mixture = mixture
+        self._order = order
+        self._stages_of = stages_of
+        for member in mixture.members:
+            share = member.share_of(int(member.num_passes) - 1) if member.is_limited else 1.0
+            if not order.can_read_share(member.source, share):
+                raise ValueError(
+                    f"epochs must be a whole number for {member.name!r}, whose {member.source.num_shards} shards are read as a "
+                    f"whole, got {member.passes}; more files, row groups or smaller blocks allow parts"
+                )
+
+    @functools.cached_property
+    def num_shards(self) -> list[int]:
+        """How many shards a pass over each source reads."""
+        return [self._order.as_read(source).num_shards for source in self.mixture.parts]
+
+    def open_sources(self, epoch: int) -> list[OpenSource]:
+        """Return what opens each source in an epoch of the loader."""
+        return [functools.partial(self._read, number, epoch) for number in range(len(self.mixture.members))]
+
+    def open_one(self, stages: int, epoch: int = 0) -> Iterator[ReadBlock]:
+        """Yield the blocks of the first source that has a list of stages."""
+        return self._read(self._stages_of.index(stages), epoch, Cursor())
+
+    def samples(self, epoch: int) -> Iterator[ReadBlock]:
+        """Yield blocks of the first pass over each source that has a weight, those of one after those of another."""
+        by_source = zip(*(weights for _, weights in self.mixture.schedule.points), strict=True)
+        for open_source, weights in zip(self.open_sources(epoch), by_source, strict=True):
+            if max(weights) > 0:
+                yield from itertools.takewhile(lambda block: not block.before.epoch, open_source(Cursor()))
+
+    def begins_small(self, full_tokens: int) -> bool:
+        """Return whether the first window may be small: sources are shuffled well, and hold more than a window."""
+        sources = self.mixture.parts
+        if not all(each.num_records is not None or each.num_shards >= FEW_SHARDS for each in sources):
+            return not self._order.shuffle
+        known = [size for size in self.mixture.sizes if size is not None]
+        return len(known) < len(sources) or sum(known) > LAST * ID_BYTES * full_tokens
+
+    def has_sources_of(self, window: WindowStart) -> bool:
+        """Return whether the mixture has all sources that give rows to the window of a state that is under way."""
+        if window.mixture is None or not window.served:
+            return True
+        names = self.mixture.names
+        return all(name in names for name, start in window.mixture.sources.items() if start.rows)
+
+    def _read(self, number: int, epoch: int, cursor: Cursor) -> Iterator[ReadBlock]:
+        """Yield the blocks of a source, pass after pass, from a cursor on."""
+        member, stages, first_shard = self.mixture.members[number], self._stages_of[number], self.mixture.first_shards[number]
+        for current in itertools.count(cursor.epoch):
+            if current >= member.num_passes:
+                return
+            key = f"{epoch}.{current}" if epoch else current
+            begin = cursor if current == cursor.epoch else Cursor()
+            has_blocks = begin != Cursor(epoch=current)
+            for block in blocks_of(self._order.blocks(member.source, key, begin, member.share_of(current))):
+                has_blocks = True
+                yield _as_of(block, current, stages, int(first_shard))
+            if not has_blocks:
+                return
+
+
+def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> ReadBlock:
+    """Return a block of a source as one of a mixture: with the number of the pass, and row ids of the mixture."""
+    before, after = (dataclasses.replace(cursor, epoch=number) for cursor in (block.before, block.after))
+    if not first_shard:
+        return dataclasses.replace(block, before=before, after=after, stages=stages)
+    offset = first_shard << RECORD_BITS
+
+    def renumbered(table: pa.Table) -> pa.Table:
+        row_ids = to_numpy(table.column(ROW_ID)) + offset
+        return table.set_column(table.column_names.index(ROW_ID), ROW_ID, to_arrow(row_ids))
+
+    content = block.content
+    read = (lambda: renumbered(content())) if callable(content) else renumbered(content)
+    return ReadBlock(read, before, after, block.approx_bytes, stages)

@@ -1,0 +1,156 @@
+"""The blocks of a window of a mixture, and how many rows of each source are taken of them.
+
+Legend: ``S`` sources of the mixture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from seqstream.arrays import Index
+from seqstream.planning.batch_spec import ID_BYTES
+from seqstream.planning.token_quotas import Shares, SourceRows
+from seqstream.windows.block_states import CountedBlocks, count_rows
+from seqstream.windows.collecting import CollectedBlocks, next_size, start_after
+from seqstream.windows.counting import row_ranges
+from seqstream.windows.mixture_columns import MixtureColumns
+from seqstream.windows.settings import MixtureStart, SourceStart, WindowStart
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectedMixture(CollectedBlocks):
+    """The blocks of a window of a mixture, source after source.
+
+    Attributes:
+        names: Names of the sources.
+        blocks_of: The blocks of each.
+        starts: Where each begins.
+        rows: The rows that each could give; ``None`` where a state says how many they give.
+        num_rows_of: ``int64 (S,)``, how many each gives if all are planned.
+        tokens_of: The tokens of each of the rows that a source could give, ``int64 (n,)`` a source.
+        shares: The quotas; ``None`` where ``starts`` have the surpluses after the window.
+        columns: The columns of each source.
+        num_shards: Number of shards of each source, as it is read.
+    """
+
+    names: Sequence[str]
+    blocks_of: Sequence[Sequence[CountedBlocks]]
+    starts: Sequence[SourceStart]
+    rows: SourceRows | None
+    num_rows_of: Index
+    tokens_of: Sequence[Index]
+    shares: Shares | None
+    columns: MixtureColumns
+    num_shards: Sequence[int]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.num_rows_of.sum())
+
+    @property
+    def num_planned(self) -> int | None:
+        return self.num_rows if self.rows is None else None
+
+    @property
+    def read_bytes(self) -> int:
+        """0: a window is as large as its tokens say, whatever else was read."""
+        return 0
+
+    def full_bytes(self, num_rows: int, share: float) -> int:
+        """Return the bytes of ids that fill a window."""
+        return round(ID_BYTES * int(self._tokens(self.counts_of(num_rows)).sum()) / share) if share else 0
+
+    def passes(self, num_rows: int) -> tuple[Numbers, Numbers]:
+        after = [start.cursor for start in self._after(self.counts_of(num_rows))[1]]
+        before, now = (
+            [
+                cursor.epoch + (cursor.position - len(cursor.open)) / max(num, 1)
+                for cursor, num in zip(cursors, self.num_shards, strict=True)
+            ]
+            for cursors in ([start.cursor for start in self.starts], after)
+        )
+        return np.array(before), np.array(now)
+
+    def counts_of(self, num_rows: int) -> Index:
+        """Return how many of the first rows of the window each source gives, ``int64 (S,)``."""
+        if num_rows == self.num_rows or self.rows is None:
+            return self.num_rows_of
+        return self.rows.first_rows(num_rows)
+
+    def ranges(self, num_rows: int) -> list[slice]:
+        counts = self.counts_of(num_rows).tolist()
+        return ranges_of(self.blocks_of, self.starts, counts)
+
+    def own_tables(self, num_rows: int) -> list[pa.Table]:
+        numbers = [number for number, blocks in enumerate(self.blocks_of) for _ in blocks]
+        return [
+            self.columns.complete(each.rows.table.slice(rows.start, rows.stop - rows.start), number)
+            for each, rows, number in zip(self.blocks, self.ranges(num_rows), numbers, strict=True)
+            if each.rows is not None and rows.stop > rows.start
+        ]
+
+    def begun(self, num_rows: int, world_size: int) -> WindowStart:
+        mixture = self.start.mixture or MixtureStart()
+        if self.rows is not None:
+            counts = self.counts_of(num_rows)
+            own = {
+                name: dataclasses.replace(start, surplus=surplus, rows=count)
+                for name, start, surplus, count in zip(
+                    self.names, self.starts, self._surpluses(counts).tolist(), counts.tolist(), strict=True
+                )
+            }
+            mixture = dataclasses.replace(mixture, sources={**mixture.sources, **own}, is_last=self.is_last)
+        return dataclasses.replace(self.start, planned_world_size=world_size, mixture=mixture)
+
+    def follow(self, num_rows: int, share: float) -> tuple[list[CountedBlocks], WindowStart | None]:
+        mixture = self.start.mixture or MixtureStart()
+        if self.is_last and not mixture.goes_on:
+            return [], None
+        counts = self.counts_of(num_rows)
+        left, starts = self._after(counts)
+        tokens = int(self._tokens(counts).sum())
+        size = next_size(tokens, share, self.settings.growth)
+        following = {**mixture.sources, **dict(zip(self.names, starts, strict=True))}
+        return left, WindowStart(blocks=size, mixture=MixtureStart(following, mixture.tokens + tokens))
+
+    def _after(self, counts: Index) -> tuple[list[CountedBlocks], list[SourceStart]]:
+        """Return the blocks of which rows are left, and where each source begins in the next window."""
+        all_left: list[CountedBlocks] = []
+        starts = []
+        parts = zip(self.blocks_of, self.starts, counts.tolist(), self._surpluses(counts).tolist(), strict=True)
+        for blocks, start, count, surplus in parts:
+            cursor, skip = start.cursor, start.skip
+            if blocks:
+                left, after = start_after(blocks, count_rows(blocks) - start.skip - count, 0)
+                all_left += left
+                cursor, skip = after.cursor, after.skip
+            starts.append(SourceStart(cursor, skip, surplus))
+        return all_left, starts
+
+    def _tokens(self, counts: Index) -> Index:
+        """Return the tokens of the first rows of each source, ``int64 (S,)``."""
+        pairs = zip(self.tokens_of, counts.tolist(), strict=True)
+        return np.array([int(lengths[:count].sum()) for lengths, count in pairs], dtype=np.int64)
+
+    def _surpluses(self, counts: Index) -> Numbers:
+        """Return the tokens that each source has given beyond its quota, after the window, ``float64 (S,)``."""
+        before = np.array([start.surplus for start in self.starts])
+        if self.shares is None:
+            return before
+        tokens, is_ending = self._tokens(counts), self.shares.is_ending
+        after = before + tokens - self.shares.quotas * float(tokens[~is_ending].sum())
+        rounded: Numbers = np.round(np.where(is_ending, 0.0, after), 3).astype(np.float64)
+        return rounded
+
+
+def ranges_of(sources: Sequence[Sequence[CountedBlocks]], starts: Sequence[SourceStart], counts: Sequence[int]) -> list[slice]:
+    """Return which rows of each block are among the first rows of its source, given how many of each source."""
+    parts = zip(sources, starts, counts, strict=True)
+    return [rows for blocks, start, count in parts for rows in row_ranges(blocks, start.skip, count)]
