@@ -169,10 +169,9 @@ class EpochWindows:
         passes = self._epochs.passes
         if passes is None:
             return read_windows(ahead, begin, settings)
-        sizes, full_bytes = settings.first, self.calibration.full_bytes_on(self._world_size)
-        size = sizes.guessed_bytes // ID_BYTES if isinstance(sizes, FirstWindow) else 1
-        if epoch and full_bytes:
-            size = full_bytes // ID_BYTES
+        size = settings.first.guessed_bytes // ID_BYTES if isinstance(settings.first, FirstWindow) else 1
+        if epoch and begin.is_beginning:
+            size = self._full_bytes() // ID_BYTES
         elif passes.begins_small(size):
             size = min(size, SMALL_BYTES * self._world_size // ID_BYTES)
         collector = MixtureCollector(

@@ -26,6 +26,7 @@ from seqstream.testing.laws import (
     check_same_stream,
     check_source,
 )
+from seqstream.testing.mixture_laws import check_mixture, check_order_of_sources, check_shares
 from seqstream.testing.rank_laws import check_elastic, check_ranks, check_resume_on_ranks
 from seqstream.testing.rank_threads import run_ranks
 
@@ -37,11 +38,14 @@ __all__ = [
     "check_every_record_once",
     "check_fair_sample",
     "check_loader",
+    "check_mixture",
+    "check_order_of_sources",
     "check_ranks",
     "check_refusal",
     "check_resume",
     "check_resume_on_ranks",
     "check_same_stream",
+    "check_shares",
     "check_source",
     "rows_of",
     "run_ranks",

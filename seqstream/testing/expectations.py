@@ -114,6 +114,14 @@ def expect(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
+def _comparable(entry: Json) -> Json:
+    """Return an entry of a state without what differs after a resume: in which parts the blocks of a mixture were read."""
+    if not isinstance(entry, dict) or "mixture" not in entry:
+        return entry
+    sources = {name: [numbers[0], *numbers[4:6]] for name, numbers in entry["mixture"]["sources"].items()}
+    return {**entry, "mixture": {**entry["mixture"], "sources": sources}}
+
+
 def expect_same(expected: list[Batch], got: Iterable[Batch], what: str) -> None:
     """Expect the same batches in the same order."""
     batches = list(got)
@@ -144,5 +152,5 @@ def expect_event(expected: Batch | None, got: Batch | None, what: str) -> None:
         one, another = getattr(expected, name), getattr(got, name)
         expect(one == another, f"{what} must have {name}={one}, got {another}")
     for part, entry in (("position", "epoch"), ("position", "window"), ("calibration", "engines"), ("calibration", "shapes")):
-        one, another = expected.state[part][entry], got.state[part][entry]
+        one, another = (_comparable(batch.state[part][entry]) for batch in (expected, got))
         expect(one == another, f"{what} must have {part}.{entry}={one} in its state, got {another}")

@@ -119,7 +119,7 @@ def _build(collected: CollectedBlocks) -> tuple[Window, list[CountedBlocks]]:
     window = Window(
         start=collected.begun(planned.num_rows, planned.world_size),
         following=following,
-        number=planned.global_order.first_row_id,
+        number=collected.number(planned.global_order),
         length_counts=planned.global_order.length_counts,
         columns=columns if received.is_repeated is None else without_labels(columns, received.is_repeated),
         sequence=sequence,
@@ -157,7 +157,7 @@ def _plan(collected: CollectedBlocks) -> _WindowPlan:
     global_order = collected.global_order_of(num_rows)
     own = _own_rows(collected, num_rows)
     share = collected.share(num_rows, global_order.length_counts.num_tokens)
-    key = (*settings.key, global_order.first_row_id if num_rows else None)
+    key = (*settings.key, collected.number(global_order) if num_rows else None)
     global_plan = _plan_global(global_order.length_counts, own, settings, key, world_size)
     if start.served > (total := int(global_plan.cuts[-1])):
         served = f"{start.served:,} rows of a window that the state counts as served"

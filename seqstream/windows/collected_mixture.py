@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrays import Index
+from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import ID_BYTES
 from seqstream.planning.token_quotas import Shares, SourceRows
 from seqstream.windows.block_states import CountedBlocks, count_rows
@@ -38,6 +39,7 @@ class CollectedMixture(CollectedBlocks):
         shares: The quotas; ``None`` where ``starts`` have the surpluses after the window.
         columns: The columns of each source.
         num_shards: Number of shards of each source, as it is read.
+        limits: How often each source may be read.
     """
 
     names: Sequence[str]
@@ -49,6 +51,7 @@ class CollectedMixture(CollectedBlocks):
     shares: Shares | None
     columns: MixtureColumns
     num_shards: Sequence[int]
+    limits: Sequence[float]
 
     @property
     def num_rows(self) -> int:
@@ -68,15 +71,22 @@ class CollectedMixture(CollectedBlocks):
         return round(ID_BYTES * int(self._tokens(self.counts_of(num_rows)).sum()) / share) if share else 0
 
     def passes(self, num_rows: int) -> tuple[Numbers, Numbers]:
-        after = [start.cursor for start in self._after(self.counts_of(num_rows))[1]]
-        before, now = (
-            [
-                cursor.epoch + (cursor.position - len(cursor.open)) / max(num, 1)
-                for cursor, num in zip(cursors, self.num_shards, strict=True)
-            ]
-            for cursors in ([start.cursor for start in self.starts], after)
+        after = self._after(self.counts_of(num_rows))[1]
+        return np.array([*map(self._passes_at, self.starts, range(len(self.names)))]), np.array(
+            [*map(self._passes_at, after, range(len(self.names)))]
         )
-        return np.array(before), np.array(now)
+
+    def _passes_at(self, start: SourceStart, number: int) -> float:
+        """Return how often a source was read before some start in this window."""
+        cursor = start.cursor
+        block = next((block for block in self.blocks_of[number] if block.span.before == cursor), None)
+        part = 0.0 if block is None else start.skip / max(1, int(block.num_rows.sum()))
+        done = cursor.epoch + (cursor.position - len(cursor.open) + part) / max(1, self.num_shards[number])
+        return min(done, self.limits[number])
+
+    def number(self, global_order: GlobalOrder) -> int:
+        """Return the number of tokens before the window: it may begin with the same row as another."""
+        return 0 if self.start.mixture is None else self.start.mixture.tokens
 
     def counts_of(self, num_rows: int) -> Index:
         """Return how many of the first rows of the window each source gives, ``int64 (S,)``."""

@@ -90,6 +90,10 @@ class CollectedBlocks:
             return self.global_order
         return gather_lengths(self.blocks, self.ranges(num_rows), self.settings)
 
+    def number(self, global_order: GlobalOrder) -> int:
+        """Return the number by which the window is known within the epoch, given the order of the rows that are planned."""
+        return global_order.first_row_id
+
     def ranges(self, num_rows: int) -> list[slice]:
         """Return which rows of each block are among the first ``num_rows`` rows of the window."""
         return list(row_ranges(self.blocks, self.start.skip, num_rows))

@@ -128,7 +128,7 @@ class _WindowChoice:
             needs = np.where(shares.is_ending, 0, shares.rates * target - self._surpluses)
             if not self._reader.read_tokens({number: float(needs[number]) for number in np.flatnonzero(weights > 0).tolist()}):
                 break
-        if target <= 0:
+        if target <= 0 and not any(stream.blocks for stream in self._sources.streams):
             return None
         shares = self._share(weights, target)
         lengths = [self._reader.lengths(number) for number in range(len(self._sources))]
@@ -220,4 +220,5 @@ class _WindowChoice:
             shares=shares,
             columns=self._sources.columns,
             num_shards=self._sources.num_shards,
+            limits=self._passes.tolist(),
         )

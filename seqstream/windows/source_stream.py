@@ -49,7 +49,7 @@ class SourceStream:
 
     Attributes:
         blocks: Blocks that were processed, from the first of which rows are left.
-        is_over: Whether no block follows.
+        is_over: Whether no block follows: none of a pass that is allowed, or none that has rows.
     """
 
     def __init__(self, open_source: OpenSource, start: SourceStart) -> None:
@@ -58,7 +58,7 @@ class SourceStream:
         self._ahead = open_source(start.cursor)
         self._block: ReadBlock | None = None
         self._fraction = start.cursor.fraction
-        self._num_tokens = self._num_bytes = 0
+        self._num_tokens = self._num_bytes = self._num_in_work = 0
         self._pass = start.cursor.epoch
         self._pass_rows = 0
         self._pass_is_whole = start.cursor == Cursor(epoch=start.cursor.epoch)
@@ -76,12 +76,15 @@ class SourceStream:
             before_epoch: Where the end is: before the first block of this pass.
         """
         found: list[ReadBlock] = []
+        if not self._num_tokens:  # it may have no rows at all, in any pass
+            before_epoch = min(before_epoch, self.epoch() + 1)
         wanted = _SPARE * num_tokens * self._bytes_per_token
         while wanted > 0 and self.epoch() < before_epoch and (block := self._block) is not None:
             size = max(block.num_bytes, 1)
             parts = math.ceil(_PARTS * wanted / size)
             stop = min(1.0, self._fraction + parts / _PARTS)
             found.append(_part(block, self._fraction, stop))
+            self._num_in_work += 1
             wanted -= size * (stop - self._fraction)
             self._fraction = stop
             if stop == 1:
@@ -89,11 +92,11 @@ class SourceStream:
         return found
 
     def add(self, block: SourceBlock) -> None:
-        """Take a block that was processed; after a whole pass without rows, nothing more is read."""
+        """Take a block that was processed."""
         before = block.counted.span.before
         if before.epoch != self._pass:
-            self.is_over |= self._pass_is_whole and not self._pass_rows
             self._pass, self._pass_rows, self._pass_is_whole = before.epoch, 0, True
+        self._num_in_work -= 1
         self._pass_rows += len(block.lengths)
         self._num_tokens += int(block.lengths.sum())
         self._num_bytes += int(block.counted.span.num_bytes.sum())
@@ -123,6 +126,8 @@ class SourceStream:
         if self._block is None and not self.is_over:
             self._block = next(self._ahead, None)
             self.is_over = self._block is None
+        if self._block is not None and not self._num_in_work and self._block.before.epoch > self._pass:
+            self.is_over |= self._pass_is_whole and not self._pass_rows  # other passes have no rows either
         return None if self.is_over else self._block
 
 

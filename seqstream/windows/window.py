@@ -27,7 +27,8 @@ class Window:
     Attributes:
         start: Where it begins, with the number of blocks it has.
         following: Where the next begins; ``None`` if the epoch ends with this one.
-        number: Row id of its first row on all ranks, by which the window is known within the epoch; -1 if it has none.
+        number: Row id of its first row on all ranks, by which the window is known within the epoch; -1 if it has none. For a
+            mixture it is the number of tokens before it.
         length_counts: The lengths of the rows of all ranks, by which they were planned.
         columns: Columns of this rank's rows, by name.
         sequence: The column whose lengths are those of the rows; ``None`` if no column has rows of different lengths.
