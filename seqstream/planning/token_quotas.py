@@ -10,7 +10,8 @@ Legend: ``S`` sources, ``N`` rows of all of them, one source after the other.
 Three rows of source 0 and five of source 1, at equal rates, and the first 20 tokens of both:
 
 >>> import numpy as np
->>> rows = SourceRows.of([np.array([8, 8, 8]), np.array([3, 3, 3, 3, 3])], np.array([0.5, 0.5]), np.zeros(2))
+>>> flow = Flow.of(np.array([0.5, 0.5]), np.array([np.inf, np.inf]), 40)
+>>> rows = SourceRows.of([np.array([8, 8, 8]), np.array([3, 3, 3, 3, 3])], flow, np.zeros(2))
 >>> rows.first_tokens(20).tolist()  # 8 and 9 tokens; with another row of either they would be 3 or 5 from 20
 [1, 3]
 >>> rows.first_rows(5).tolist()
@@ -22,108 +23,102 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.arrays import Index, Mask, flat_starts
+from seqstream.arrays import Index, flat_starts
 
 Numbers = npt.NDArray[np.float64]
 
 _TOLERANCE = 1e-9
 """Rounding errors of times, as a share of them."""
 
-_ROUNDING = 1e-6
-"""Tokens that are none."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
-    """The rates at which sources give tokens to a window.
+class Flow:
+    """How many tokens each source has given when all have given some number, if they all flow at once.
+
+    Sources flow in proportion to their weights. When one has nothing left, the others flow faster.
 
     Attributes:
-        rates: ``float64 (S,)``, tokens of each source for a token of all.
-        quotas: ``float64 (S,)``, the share of each source that goes on in the tokens of those that go on; 0 for others.
-        is_ending: ``bool (S,)``, sources that have nothing left after the window.
+        times: ``float64 (K + 1,)``, tokens of all at which it begins, at which sources end, and the end of what is known.
+        given: ``float64 (K + 1, S)``, tokens of each source by then.
+        ends: ``float64 (S,)``, tokens of all at which each source ends; ``inf`` if it does not.
     """
 
-    rates: Numbers
-    quotas: Numbers
-    is_ending: Mask
+    times: Numbers
+    given: Numbers
+    ends: Numbers
 
+    @classmethod
+    def of(cls, weights: Numbers, left: Numbers, limit: float) -> Flow:
+        """Return the flow of sources.
 
-def share_window(weights: Numbers, surpluses: Numbers, left: Index, is_known: Mask, target: int) -> Shares:
-    """Return the rates of sources for a window of some size: sources that end within it give all that is left.
+        >>> flow = Flow.of(np.array([0.5, 0.3, 0.2]), np.array([np.inf, 30, np.inf]), 170)
+        >>> flow.times.tolist()  # the second source ends after 100 tokens of all
+        [0.0, 100.0, 170.0]
+        >>> flow.given.tolist()
+        [[0.0, 0.0, 0.0], [50.0, 30.0, 20.0], [100.0, 30.0, 40.0]]
 
-    What a source lacks that ends is given by the others, in proportion to their weights.
+        Args:
+            weights: ``float64 (S,)``, at least 0.
+            left: ``float64 (S,)``, tokens that each source can give; ``inf`` if it does not end.
+            limit: Tokens of all that are looked at; the flow ends before if all sources do.
+        """
+        flows = (weights > 0) & (left > 0)
+        time, given = 0.0, np.zeros(len(weights))
+        times, totals, ends = [time], [given], np.where(weights > 0, np.where(flows, np.inf, 0.0), np.inf)
+        while flows.any() and time < limit:
+            rates = np.where(flows, weights, 0) / math.fsum(weights[flows].tolist())
+            with np.errstate(divide="ignore", invalid="ignore"):
+                lasts = np.where(flows, (left - given) / rates, np.inf)
+            step = min(float(lasts.min()), limit - time)
+            is_ended = lasts <= step
+            given = np.where(is_ended, left, given + rates * step)
+            time += step
+            ends[is_ended] = time
+            flows = flows & ~is_ended
+            times.append(time)
+            totals.append(given)
+        return cls(np.array(times), np.array(totals), ends)
 
-    Args:
-        weights: ``float64 (S,)``, at least 0.
-        surpluses: ``float64 (S,)``, tokens that each source has given beyond its quota.
-        left: ``int64 (S,)``, tokens of each that are known to be left.
-        is_known: ``bool (S,)``, whether these are all that is left.
-        target: Tokens of the window.
-    """
-    is_ending = is_known & (weights > 0) & (left == 0)
-    quotas = weights
-    while True:
-        free = max(0.0, target - float(left[is_ending].sum()))
-        going = np.where(is_ending, 0, weights)
-        total = math.fsum(going.tolist())
-        quotas = going / total if total else going
-        ends = is_known & (going > 0) & (quotas * free - surpluses >= left)
-        if not ends.any():
-            break
-        is_ending = is_ending | ends
-    rates = np.where(is_ending, left + np.maximum(surpluses, 0), quotas * free) / max(target, 1)
-    return Shares(rates, quotas, is_ending)
+    @property
+    def end(self) -> float:
+        """Tokens of all at which the flow ends."""
+        return float(self.times[-1])
 
+    def at(self, time: float) -> Numbers:
+        """Return the tokens of each source when all have given some number, ``float64 (S,)``; as if they flowed on at the end."""
+        found: Numbers = self.given[0]
+        if len(self.times) == 1:
+            return found
+        number = min(max(int(np.searchsorted(self.times, time)) - 1, 0), len(self.times) - 2)
+        rates = (self.given[number + 1] - self.given[number]) / (self.times[number + 1] - self.times[number])
+        found = self.given[number] + rates * (min(time, self.end) - self.times[number])
+        goes_on = self.ends > self.end
+        if time > self.end and rates[goes_on].any():
+            found = found + np.where(goes_on, rates, 0) * ((time - self.end) / math.fsum(rates[goes_on].tolist()))
+        return found
 
-def epoch_end(weights: Numbers, left: Numbers, required: Numbers, limit: float, *, stops: bool) -> float:
-    """Return after how many tokens of all an epoch ends: when all sources have given what is required, or when one has ended.
+    def times_of(self, sources: Index, tokens: Numbers) -> Numbers:
+        """Return how many tokens all have given when a source has given some, ``float64 (n,)``; ``inf`` for never.
 
-    All sources flow at once, in proportion to their weights; what one gives no more when it has ended, the others give.
-
-    >>> three, no = np.array([0.5, 0.3, 0.2]), -np.inf
-    >>> left, required = np.array([np.inf, 30, np.inf]), np.array([90.0, no, no])
-    >>> epoch_end(three, left, required, 1000, stops=False)  # 50 and 30 and 20 of the first 100, then 40 and 16
-    156.0
-    >>> epoch_end(three, left, required, 1000, stops=True)
-    100.0
-
-    Args:
-        weights: ``float64 (S,)``.
-        left: ``float64 (S,)``, tokens that each source can give; ``inf`` if it does not end.
-        required: ``float64 (S,)``, tokens that each must give; ``inf`` where that is not known, ``-inf`` for none.
-        limit: Tokens from which on the answer does not matter; ``inf`` is returned then.
-        stops: Whether the first source that ends, ends the epoch.
-    """
-    left, required = np.where(weights > 0, left, np.inf), required.copy()
-    flows, total = weights > 0, 0.0
-    while total <= limit:
-        if not (required > 0).any():
-            return round(total, 6)
-        if not flows.any():
-            return round(total, 6) if np.isfinite(required[required > 0]).all() or stops else math.inf
-        rates = np.where(flows, weights, 0) / math.fsum(weights[flows].tolist())
-        goals = np.where(flows, np.minimum(left, np.where(required > 0, required, np.inf)), np.inf)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            times = np.where(flows, np.maximum(goals, 0) / rates, np.inf)
-        step = float(times.min())
-        if not math.isfinite(step):
-            return math.inf
-        given = rates * step
-        total, left, required = total + step, left - given, required - given
-        reached = times <= step
-        required[reached & (required <= _ROUNDING)] = -math.inf
-        has_ended = flows & (left <= _ROUNDING)
-        if stops and has_ended.any():
-            return round(total, 6)
-        flows &= ~has_ended
-        required[has_ended] = -math.inf  # it has given all there is
-    return math.inf
+        Args:
+            sources: ``int64 (n,)``, the source of each.
+            tokens: ``float64 (n,)``, its tokens; below 0 as if it had flowed before, and at the end as if it flowed on.
+        """
+        times = np.where(tokens > 0, np.inf, 0.0)
+        for number, (begin, stop) in enumerate(itertools.pairwise(self.times)):
+            rates = ((self.given[number + 1] - self.given[number]) / (stop - begin))[sources]
+            before = self.given[number][sources]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found = begin + (tokens - before) / rates
+            times = np.where((rates > 0) & ((tokens > before) | (number == 0)), found, times)
+        return times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,25 +138,20 @@ class SourceRows:
     ends: Numbers
 
     @classmethod
-    def of(cls, lengths: Sequence[Index], rates: Numbers, surpluses: Numbers) -> SourceRows:
+    def of(cls, lengths: Sequence[Index], flow: Flow, surpluses: Numbers) -> SourceRows:
         """Return the rows of sources.
 
         Args:
             lengths: ``int64 (n,)`` for each source, tokens of its rows.
-            rates: ``float64 (S,)``, tokens of each source for a token of all; rows of a rate of 0 are never taken.
-            surpluses: ``float64 (S,)``, tokens that each source has given beyond its quota.
+            flow: How the sources flow, each from the tokens on that it has given beyond its quota.
+            surpluses: ``float64 (S,)``, these tokens.
         """
         sizes = np.array([len(each) for each in lengths], dtype=np.int64)
-        flat = np.concatenate([*lengths, np.empty(0, dtype=np.int64)]).astype(np.int64)
-        cuts = np.append(0, np.cumsum(sizes))
+        flat = np.concatenate([*lengths, np.empty(0)]).astype(np.int64)
+        sources = np.repeat(np.arange(len(lengths)), sizes)
         total = np.append(0, np.cumsum(flat))
-        given = total[1:] - np.repeat(total[flat_starts(sizes)], sizes)
-        with np.errstate(divide="ignore"):
-            times = 1 / np.repeat(rates, sizes)
-        moved = given + np.repeat(surpluses, sizes)
-        with np.errstate(invalid="ignore"):
-            begins, ends = (np.where(np.isfinite(times), tokens * times, np.inf) for tokens in (moved - flat, moved))
-        return cls(flat, cuts, begins, ends)
+        given = (total[1:] - total[flat_starts(sizes)][sources]) + surpluses[sources]
+        return cls(flat, np.append(0, np.cumsum(sizes)), *(flow.times_of(sources, each) for each in (given - flat, given)))
 
     def first_tokens(self, num: float) -> Index:
         """Return how many rows of each source are in the first ``num`` tokens of all, ``int64 (S,)``.

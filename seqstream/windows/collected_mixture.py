@@ -15,7 +15,7 @@ import pyarrow as pa
 from seqstream.arrays import Index
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import ID_BYTES
-from seqstream.planning.token_quotas import Shares, SourceRows
+from seqstream.planning.token_quotas import Flow, SourceRows
 from seqstream.windows.block_states import CountedBlocks, count_rows
 from seqstream.windows.collecting import CollectedBlocks, next_size, start_after
 from seqstream.windows.counting import row_ranges
@@ -36,7 +36,7 @@ class CollectedMixture(CollectedBlocks):
         rows: The rows that each could give; ``None`` where a state says how many they give.
         num_rows_of: ``int64 (S,)``, how many each gives if all are planned.
         tokens_of: The tokens of each of the rows that a source could give, ``int64 (n,)`` a source.
-        shares: The quotas; ``None`` where ``starts`` have the surpluses after the window.
+        flow: What each should give; ``None`` where ``starts`` have the surpluses after the window.
         columns: The columns of each source.
         num_shards: Number of shards of each source, as it is read.
         limits: How often each source may be read.
@@ -48,7 +48,7 @@ class CollectedMixture(CollectedBlocks):
     rows: SourceRows | None
     num_rows_of: Index
     tokens_of: Sequence[Index]
-    shares: Shares | None
+    flow: Flow | None
     columns: MixtureColumns
     num_shards: Sequence[int]
     limits: Sequence[float]
@@ -152,12 +152,11 @@ class CollectedMixture(CollectedBlocks):
     def _surpluses(self, counts: Index) -> Numbers:
         """Return the tokens that each source has given beyond its quota, after the window, ``float64 (S,)``."""
         before = np.array([start.surplus for start in self.starts])
-        if self.shares is None:
+        if self.flow is None:
             return before
-        tokens, is_ending = self._tokens(counts), self.shares.is_ending
-        after = before + tokens - self.shares.quotas * float(tokens[~is_ending].sum())
-        rounded: Numbers = np.round(np.where(is_ending, 0.0, after), 3).astype(np.float64)
-        return rounded
+        tokens = self._tokens(counts)
+        after: Numbers = np.round(before + tokens - self.flow.at(float(tokens.sum())), 3)
+        return after
 
 
 def ranges_of(sources: Sequence[Sequence[CountedBlocks]], starts: Sequence[SourceStart], counts: Sequence[int]) -> list[slice]:

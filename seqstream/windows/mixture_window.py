@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index
-from seqstream.planning.token_quotas import Shares, SourceRows, epoch_end, share_window
+from seqstream.planning.token_quotas import Flow, SourceRows
 from seqstream.sources.mixture import Mixture
 from seqstream.windows.block_states import CountedBlocks
 from seqstream.windows.collected_mixture import CollectedMixture, ranges_of
@@ -120,26 +120,25 @@ class _WindowChoice:
         weights = self._mixture.schedule.mean(self._begin.tokens, self._begin.tokens + target)
         target, is_last = self._end(weights, target, is_last=is_last)
         while True:
-            shares = self._share(weights, target)
-            rest = int(self._reader.tokens_left[shares.is_ending].sum())
-            if not (shares.quotas > 0).any() and rest <= target:
-                target, is_last = rest, True  # no source goes on
-                break
-            needs = np.where(shares.is_ending, 0, shares.rates * target - self._surpluses)
+            flow = self._flow(weights, target)
+            needs = flow.at(target) - self._surpluses
             if not self._reader.read_tokens({number: float(needs[number]) for number in np.flatnonzero(weights > 0).tolist()}):
                 break
-        if target <= 0 and not any(stream.blocks for stream in self._sources.streams):
+        if not any(stream.blocks for stream in self._sources.streams):
             return None
-        shares = self._share(weights, target)
         lengths = [self._reader.lengths(number) for number in range(len(self._sources))]
-        rows = SourceRows.of(lengths, shares.rates, self._surpluses)
+        rows = SourceRows.of(lengths, flow, self._surpluses)
+        if not np.isinf(flow.ends[weights > 0]).any():  # all that is left
+            return self._collected(np.where(weights > 0, self._reader.rows_left, 0), rows, flow, is_last=True)
         counts = rows.first_tokens(target)
         if is_last and self._mixture.tokens is None and self._mixture.exhausted != "stop":
             counts = np.maximum(counts, self._required_rows(weights))
-        return self._collected(counts, rows, shares, is_last=is_last)
+        return self._collected(counts, rows, flow, is_last=is_last)
 
-    def _share(self, weights: Numbers, target: int) -> Shares:
-        return share_window(weights, self._surpluses, self._reader.tokens_left, self._reader.is_over(), target)
+    def _flow(self, weights: Numbers, limit: int) -> Flow:
+        """Return how the sources flow, as far as what is left of them is known."""
+        left = np.where(self._reader.is_over(), self._reader.tokens_left + self._surpluses, math.inf)
+        return Flow.of(weights, left, limit)
 
     def _cut(self, size: int) -> tuple[int, bool]:
         """Return a size that ends where the weights change or the tokens of the epoch end, and whether these end."""
@@ -161,24 +160,23 @@ class _WindowChoice:
         pending = self._pending() if self._mixture.tokens is None else []
         watched = dict.fromkeys(pending, 1.0) | dict.fromkeys(np.flatnonzero(np.isfinite(self._passes)).tolist(), math.inf)
         while True:
-            shares = self._share(weights, limit)
-            needs = shares.rates * limit - self._surpluses
+            flow = self._flow(weights, limit)
+            needs = flow.at(limit) - self._surpluses
             if not self._reader.read_tokens({each: float(needs[each]) for each in watched if weights[each] > 0}, watched):
                 break
-        end = self._first_end(weights, pending, limit)
-        return (math.ceil(end), True) if end <= limit else (target, is_last)
+        ends = [math.inf]
+        if self._mixture.exhausted == "stop":
+            ends += flow.ends[np.isfinite(self._passes) & (weights > 0)].tolist()
+        if self._mixture.tokens is None:
+            ends.append(max((self._end_of_pass(number, flow) for number in pending), default=0.0))
+        return (math.ceil(min(ends)), True) if min(ends) <= limit else (target, is_last)
 
-    def _first_end(self, weights: Numbers, pending: Sequence[int], limit: int) -> float:
-        """Return after how many tokens of all the epoch ends; ``inf`` where that is not within a limit."""
-        reader = self._reader
-        required = np.full(len(weights), -math.inf)
-        for number in pending:
-            lengths = reader.lengths(number)[: reader.rows_before(number, 1)]
-            required[number] = math.inf if reader.epoch(number) < 1 else lengths.sum() + self._surpluses[number]
-        if self._mixture.tokens is not None:
-            required[:] = math.inf  # the epoch ends by these tokens instead
-        left = np.where(reader.is_over(), reader.tokens_left + self._surpluses, math.inf)
-        return epoch_end(weights, left, required, limit, stops=self._mixture.exhausted == "stop")
+    def _end_of_pass(self, number: int, flow: Flow) -> float:
+        """Return how many tokens all sources have given at the end of the first pass over one; ``inf`` if that is not near."""
+        if self._reader.epoch(number) < 1:
+            return math.inf
+        tokens = int(self._reader.lengths(number)[: self._reader.rows_before(number, 1)].sum())
+        return float(flow.times_of(np.array([number]), np.array([tokens + self._surpluses[number]]))[0])
 
     def _pending(self) -> list[int]:
         """Return the sources that must be read once before the epoch ends, and were not."""
@@ -197,7 +195,7 @@ class _WindowChoice:
                 counts[number] = self._reader.rows_before(number, 1)
         return counts
 
-    def _collected(self, counts: Index, rows: SourceRows | None, shares: Shares | None, *, is_last: bool) -> CollectedMixture:
+    def _collected(self, counts: Index, rows: SourceRows | None, flow: Flow | None, *, is_last: bool) -> CollectedMixture:
         """Return the blocks of the window; all ranks call it together."""
         reader = self._reader
         blocks_of = [[block.counted for block in stream.blocks] for stream in self._sources.streams]
@@ -217,7 +215,7 @@ class _WindowChoice:
             rows=rows,
             num_rows_of=counts,
             tokens_of=[reader.lengths(number) for number in range(len(self._sources))],
-            shares=shares,
+            flow=flow,
             columns=self._sources.columns,
             num_shards=self._sources.num_shards,
             limits=self._passes.tolist(),
