@@ -31,7 +31,7 @@ class ReadingOrder:
         return self.shuffle and source.num_records is not None
 
     def as_read(self, source: Source, epoch: object = 0, share: float = 1.0) -> Source:
-        """Return a source, or a share of it, as an epoch reads it: records that are read one by one have an order of its own."""
+        """Return a source, or a share of it, as an epoch reads it: records that are read one by one in its own order."""
         return in_random_order(source, self.seed, epoch, share) if self.is_by_row(source) else source
 
     def blocks(self, source: Source, epoch: object, cursor: Cursor, share: float = 1.0) -> Iterator[UpcomingBlocks]:

@@ -92,7 +92,7 @@ class Flow:
         return float(self.times[-1])
 
     def at(self, time: float) -> Numbers:
-        """Return the tokens of each source when all have given some number, ``float64 (S,)``; as if they flowed on at the end."""
+        """Return the tokens of each source when all have given some number, ``float64 (S,)``; at the end they flow on."""
         found: Numbers = self.given[0]
         if len(self.times) == 1:
             return found
