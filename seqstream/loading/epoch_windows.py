@@ -15,12 +15,14 @@ from seqstream.distributed.handshake import report_errors
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
+from seqstream.loading.expected_run import ExpectedRun
 from seqstream.loading.first_window_warnings import warn_of_mistakes
 from seqstream.loading.rank_agreement import agree, handshake_at
 from seqstream.loading.stage_runner import StageRunner
 from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import ID_BYTES, BatchSpec
 from seqstream.planning.unbucketed import Unbucketed
+from seqstream.sources.mixture import Mixture
 from seqstream.stages.label_filter import WITHOUT_LABELS
 from seqstream.tokenizing.engines import FAST_ENGINES
 from seqstream.windows.block_buffer import Guard
@@ -30,6 +32,8 @@ from seqstream.windows.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow,
 from seqstream.windows.mixture_window import MixtureCollector
 from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, RankSharing, WindowSettings, WindowStart
 from seqstream.windows.window import Window
+
+_logger = logging.getLogger("seqstream")
 
 _FIRST_STEPS = 2
 """A small first window has rows for this many optimiser steps of several batches."""
@@ -59,7 +63,7 @@ class EpochWindows:
         calibration: What is known of the data.
         sharing: The ranks that share windows, and the policy for uneven steps.
         guard: Called between steps that take time; raises to stop.
-        class_watch: Checks the windows for batches of one class; ``None`` for no such warning.
+        class_watch: Checks the windows for batches of one class; ``None`` where windows are only counted, without messages.
 
     Attributes:
         calibration: What is known by now.
@@ -81,6 +85,7 @@ class EpochWindows:
         self._sharing = sharing
         self._guard = guard
         self._class_watch = class_watch
+        self._is_run = class_watch is not None
         self._world_size = sharing.world_size or sharing.ranks.world_size
 
     def read(self, start: Position) -> Iterator[EpochWindow]:
@@ -177,7 +182,21 @@ class EpochWindows:
         collector = MixtureCollector(
             passes.mixture, passes.open_sources(epoch), passes.num_shards, start=begin.mixture, first_size=max(1, size)
         )
-        return build_windows(collector, begin, settings)
+        windows = build_windows(collector, begin, settings)
+        return self._announced(windows, collector, passes.mixture) if begin.is_beginning and not epoch else windows
+
+    def _announced(self, windows: Iterator[Window], collector: MixtureCollector, mixture: Mixture) -> Iterator[Window]:
+        """Yield the windows of a mixture, and log once, when the first is built, what the epoch will be like.
+
+        Raises:
+            ValueError: It cannot be as the mixture asks.
+        """
+        for number, window in enumerate(windows):
+            if not number:
+                expected = ExpectedRun.of(mixture, collector.tokens_per_byte())
+                if expected is not None and self._is_run and not self._sharing.ranks.rank:
+                    _logger.warning("an epoch of the mixture has %s", expected)
+            yield window
 
     def _spec_from(self, start: Position, *, is_first: bool) -> BatchSpec:
         """Return the batch spec for the windows of an epoch; reads the beginning of epoch 0 if that has to decide it.
@@ -257,9 +276,7 @@ class EpochWindows:
 @functools.cache
 def _log_one_shard() -> None:
     """Log, once, that one shard is mixed within windows only; not as a warning, which ``-W error`` would make an error."""
-    logging.getLogger("seqstream").warning(
-        "the source is one shard, so shuffle=True mixes rows within windows only; raise window_bytes to mix more"
-    )
+    _logger.warning("the source is one shard, so shuffle=True mixes rows within windows only; raise window_bytes to mix more")
 
 
 def explain_no_rows(counts: Mapping[str, int]) -> str:

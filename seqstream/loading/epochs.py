@@ -184,6 +184,10 @@ class Epochs:
                 name = f"position.window.mixture.sources.{member.name}"
                 self._check_cursor(name, self.order.as_read(member.source), start.cursor)
 
+    def has_sources_of(self, window: WindowStart) -> bool:
+        """Return whether the source has all that gives rows to the window of a state that is under way."""
+        return self.passes is None or self.passes.has_sources_of(window)
+
     def _check_cursor(self, name: str, source: Source, cursor: Cursor) -> None:
         num_shards = source.num_shards
         if cursor.position > num_shards:

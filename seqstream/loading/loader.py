@@ -31,7 +31,6 @@ from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Json
 from seqstream.sources.source import Source
-from seqstream.windows.settings import WindowStart
 
 _Answer = TypeVar("_Answer")
 
@@ -189,7 +188,7 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         if not differing - {"source", "mixture"}:
             self._epochs.check_calibration(saved.calibration)
             calibration = calibration.updated(saved.calibration)
-        if differing and (differing - {"source", "mixture"} or not self._has_sources_of(position.window)):
+        if differing and (differing - {"source", "mixture"} or not self._epochs.has_sources_of(position.window)):
             stats = stats.plus(repeated_rows=position.window.num_repeated)
             position = position.restart_window()
         elif differing:
@@ -278,9 +277,6 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         if iteration is None or iteration.is_over:
             self._progress.calibration = self._progress.calibration.updated(estimates.calibration)
         return answer
-
-    def _has_sources_of(self, window: WindowStart) -> bool:
-        return self._epochs.passes is None or self._epochs.passes.has_sources_of(window)
 
     def _ranks(self) -> Ranks:
         """Return the ranks as they are now: ``torch.distributed`` may start after the loader is made."""

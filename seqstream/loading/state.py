@@ -214,6 +214,8 @@ def _check(state: Mapping[str, Json]) -> None:
         if not holds(value):
             raise ValueError(f"{name} of the state must be {rule}, got {value!r:.80}; {_AS_SAVED}")
     epoch, until, window = (state["position"][name] for name in ("epoch", "until", "window"))
+    if "mixture" in window:
+        _check_mixture(window["mixture"])
     if until is not None and until <= epoch:
         raise ValueError(f"position.until of the state must be after epoch {epoch}, got {until}; {_AS_SAVED}")
     if window["served"] and not (window["planned_world_size"] and window["blocks"]):
@@ -221,6 +223,33 @@ def _check(state: Mapping[str, Json]) -> None:
             f"position.window.served of the state must be 0 in a window of planned_world_size {window['planned_world_size']} "
             f"and {window['blocks']} blocks, got {window['served']}; {_AS_SAVED}"
         )
+
+
+def _check_mixture(entry: Json) -> None:
+    """Raise unless an entry ``mixture`` has the form that `MixtureStart.to_json` writes."""
+    name = "position.window.mixture"
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{name} of the state must be a dict, got {entry!r:.80}; {_AS_SAVED}")
+    rules = {"tokens": ("a whole number from 0 up", _is_number), "sources": ("the starts of sources by name", _are_starts)}
+    rules |= dict.fromkeys(("is_last", "goes_on"), ("true or false", lambda value: isinstance(value, bool)))
+    if missing := sorted(rules.keys() - entry.keys()):
+        raise ValueError(f"state must be what state_dict() returned, got one without {name}.{', '.join(missing)}")
+    for part, (rule, holds) in rules.items():
+        if not holds(entry[part]):
+            raise ValueError(f"{name}.{part} of the state must be {rule}, got {entry[part]!r:.80}; {_AS_SAVED}")
+
+
+def _are_starts(value: Any) -> bool:
+    """Return whether a value has, by name, pass, position, part of a block, skip, surplus and rows, and maybe open shards."""
+    return isinstance(value, Mapping) and all(
+        isinstance(start, list | tuple)
+        and len(start) in (6, 7)
+        and all(map(_is_number, (start[0], start[1], start[3], start[5])))
+        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in (start[2], start[4]))
+        and 0 <= start[2] < 1
+        and _are_open(start[6] if len(start) == 7 else [])
+        for start in value.values()
+    )
 
 
 def _check_version(state: Mapping[str, Json]) -> None:

@@ -67,6 +67,10 @@ class MixtureCollector:
         choice = _WindowChoice(self._sources, start, settings)
         return choice.collect_again() if start.served else choice.collect(start.blocks or self._first_size)
 
+    def tokens_per_byte(self) -> Numbers:
+        """Return the tokens of a byte of records as read, of each source as far as it was read, ``float64 (S,)``."""
+        return np.array([stream.tokens_per_byte for stream in self._sources.streams])
+
     def give_back(self, blocks: Sequence[CountedBlocks]) -> None:
         """Keep the blocks of which rows are left for the next window."""
         kept = {id(block) for block in blocks}

@@ -117,6 +117,11 @@ class SourceStream:
         return max(0, num - skip)
 
     @property
+    def tokens_per_byte(self) -> float:
+        """Tokens of a byte of records as read; 0 where nothing was read."""
+        return self._num_tokens / self._num_bytes if self._num_bytes else 0.0
+
+    @property
     def _bytes_per_token(self) -> float:
         if self._num_tokens:
             return self._num_bytes / self._num_tokens

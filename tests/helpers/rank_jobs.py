@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 import seqstream as ss
 from seqstream.testing.expectations import MakeLoader
 from seqstream.testing.rank_laws import State, Taken, take
-from tests.helpers.rank_corpora import SPECS, generator, make_loader, make_pairs, some_texts
+from tests.helpers.rank_corpora import SPECS, generator, letters, make_loader, make_pairs, some_texts
 
 Make = Callable[..., ss.Loader]
 
@@ -37,3 +42,35 @@ def epochs(make: MakeLoader, num: int = 1, state: State | None = None, num_steps
 def maker(kind: str, spec: str, folder: object, **options: Any) -> Make:
     """Return a function that builds loaders in any process."""
     return functools.partial(loader_of, kind, spec, str(folder), **options)
+
+
+def write_mixture(folder: Path) -> None:
+    """Write the files of the corpora of `mixture_of`."""
+    texts = some_texts(60)
+    (folder / "plain.txt").write_text("".join(text + "\n" for text in texts))
+    with gzip.open(folder / "zipped.jsonl.gz", "wt") as file:
+        file.write("".join(json.dumps({"text": text[::-1]}) + "\n" for text in texts))
+
+
+def made_texts() -> Iterator[str]:
+    """Yield texts; a function that is read front to back."""
+    yield from some_texts(40, seed=5)
+
+
+def mixture_of(folder: str, *, tokens: int, weights: dict[str, float] | None = None, **options: Any) -> ss.Loader:
+    """Return a loader of three corpora of different kinds."""
+    sources: dict[str, ss.Source] = {
+        "plain": ss.TextFiles(f"{folder}/plain.txt", block_bytes=384),
+        "zipped": ss.JsonLines(f"{folder}/zipped.jsonl.gz", block_bytes=512),
+        "made": ss.Generator(made_texts, block_bytes=512),
+    }
+    mixture = ss.Mixture(sources, weights or {"plain": 0.5, "zipped": 0.3, "made": 0.2}, tokens=tokens)
+    tokenize = ss.Tokenize(letters, max_length=60)
+    return ss.Loader(mixture, tokenize, ss.Bucket(480, window_batches=4), **{"seed": 3, **options})
+
+
+def different_mixtures(folder: str) -> None:
+    """Iterate over a mixture that has other weights on each rank."""
+    weight = 0.5 + dist.get_rank()
+    for _ in mixture_of(folder, tokens=1_000, weights={"plain": weight, "zipped": 0.3, "made": 0.2}):
+        pass

@@ -162,7 +162,7 @@ def test_all_else_is_read_front_to_back(make: Any) -> None:
 def test_blocks_of_an_order_by_hand() -> None:
     """Each block has the records at its positions, in order, with their numbers."""
     items = [{"text": letter, "number": number} for number, letter in enumerate("abcde")]
-    source = RandomRows(ss.Generator(items, block_bytes=18), Squares())  # type: ignore[arg-type]
+    source = RandomRows(ss.Generator(items, block_bytes=18), Squares(), len(items))  # type: ignore[arg-type]
     blocks = list(read_blocks(source, range(3), Cursor()))
     assert [block.table.to_pylist() for block in blocks] == [
         [{"text": "b", "number": 1, "row_id": 1}, {"text": "e", "number": 4, "row_id": 4}],
