@@ -27,6 +27,9 @@ and ``datasets.Dataset`` are shuffled as a whole; plain text and JSON lines in b
 compressed and Parquet files in shards of which 16 are open at a time; one compressed file, one CSV or a generator function
 within a window.
 
+A `Mixture` gives many sources their shares of the tokens, within one row at the end of every window; the records of each come
+in an order of its own, whatever the others are. A `Concat` is one source after another for one epoch, shuffled together.
+
 Ranks share a window that is ``world_size`` times as large. They exchange how many rows there are of each length, make the same
 plan of these counts, and send each row once, to the rank that takes it. Plain text, JSON lines and data sets with random access
 are read only by the rank that tokenises them; compressed files, tables, streams and generators are read by every rank, which

@@ -40,6 +40,7 @@ Modules, in the order in which a plan is built:
 1. `batch_spec`: the protocol of a batch spec, and what all have in common; `unbucketed`, `bucket`, `pack`: the batch specs.
 2. `length_counts`: how many rows have each length; `planned_search`: how many rows of a window are planned now; `tie_order`:
    rows longest first, with rows of equal length spread out.
+   For a mixture, `token_quotas` says before how many rows each source gives.
 3. Rows become global batches. In `bucket`: `batch_limits`, and `global_batches` with `bucket_cuts` (by length), `pair_cuts`
    (by several sides) or `shape_choice` (into a few shapes). In `pack`: `best_fit` (into packed rows) and `equal_cost` (rows of
    equal cost for all ranks).

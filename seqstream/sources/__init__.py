@@ -11,6 +11,7 @@ The modules, in the order of the data:
 - ``locations``: where a record is.
 - ``record_hashes``, ``split_rule``: which part of a split a record is in.
 - ``random_order``: a source whose records are read by their numbers, in random order.
+- ``source_group``: several sources as one. ``mixture``, ``mixture_weights``: shares of tokens for several sources.
 
 They may import what is below ``sources``: ``records``, ``arrow``, ``arrays``, ``shuffling`` and ``options``.
 """

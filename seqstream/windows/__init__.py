@@ -9,12 +9,16 @@ In the order of the data:
 - `first_window`: the size of the window that begins an epoch
 - `settings`: where a window begins, and how blocks become windows
 - `collectives`: all that ranks send each other for a window
-- `collecting`: takes the blocks of a window, has them processed, and counts their rows on all ranks
+- `counting`: blocks through the stages, and how many rows of which lengths all ranks have of them
+- `collecting`: takes the blocks of a window of one source
+- `source_stream`, `mixture_reader`, `mixture_columns`, `collected_mixture`, `mixture_window`: the same for a mixture: each
+  source is read as far as its share of the tokens asks, wherever its blocks end
 - `building`: plans the rows, exchanges them, and builds windows
 - `class_balance`: the order of a window's batches where classes are balanced
 - `columns`: rows of Arrow -> columns of NumPy
 - `window`: the window
 - `batch_slices`: its rows in the order of the plan, from which batches take slices
+- `source_totals`: what each source of a mixture has in each batch
 - `label_counts`, `step_totals`: the tokens and labels of each batch and each optimiser step, on all ranks
 - `worst_case`: a window of one record, repeated, for the largest batch
 
