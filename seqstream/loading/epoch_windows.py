@@ -193,7 +193,7 @@ class EpochWindows:
         """
         for number, window in enumerate(windows):
             if not number:
-                expected = ExpectedRun.of(mixture, collector.tokens_per_byte())
+                expected = ExpectedRun.of(mixture, *collector.densities())
                 if expected is not None and self._is_run and not self._sharing.ranks.rank:
                     _logger.warning("an epoch of the mixture has %s", expected)
             yield window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -197,6 +198,16 @@ class Epochs:
             raise ValueError(f"{name}.source of the state must be different shards of {num_shards:,}, got {shards}")
         if shards and (source.approx_bytes(np.array(shards)) >= 0).any():
             raise ValueError(f"{name}.source of the state must be shards of several blocks, which are begun, got {shards}")
+
+    def calibration_of(self, saved: Calibration, *, is_same: bool) -> Calibration:
+        """Return what of the calibration of a state holds for this loader: engines only if it reads the same sources.
+
+        Raises:
+            ValueError: They should hold, and cannot be of these stages.
+        """
+        known = saved if is_same else dataclasses.replace(saved, engines=None)
+        self.check_calibration(known)
+        return known
 
     def check_calibration(self, calibration: Calibration) -> None:
         """Raise unless the engines and shapes of a state are such as these stages can choose.

@@ -37,17 +37,20 @@ class ExpectedRun:
     passes: Numbers
 
     @classmethod
-    def of(cls, mixture: Mixture, tokens_per_byte: Numbers) -> ExpectedRun | None:
+    def of(cls, mixture: Mixture, tokens_per_byte: Numbers, tokens_per_row: Numbers) -> ExpectedRun | None:
         """Return what to expect; ``None`` where sizes that decide the end are not known.
 
         Args:
             mixture: The mixture.
             tokens_per_byte: ``float64 (S,)``, tokens of a byte of records as read; 0 where that is not known.
+            tokens_per_row: ``float64 (S,)``, tokens of a row; 0 where that is not known.
 
         Raises:
             ValueError: The sources do not have as many tokens as ``Mixture(tokens=...)`` asks for.
         """
+        num_records = np.array([math.nan if part.num_records is None else part.num_records for part in mixture.parts])
         sizes = np.array([math.nan if size is None else size for size in mixture.sizes]) * tokens_per_byte
+        sizes = np.where(np.isnan(num_records), sizes, num_records * tokens_per_row)
         sizes = np.where(sizes > 0, sizes, math.nan)
         limits = np.array([member.passes for member in mixture.members])
         left = np.where(np.isnan(sizes) | np.isinf(limits), math.inf, sizes * limits)

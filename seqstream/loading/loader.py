@@ -171,10 +171,10 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         Args:
             state: What `state_dict` or `Batch.state` returned.
             strict: Whether to refuse a state of other stages, or of a `Mixture` with other weights or sources. With ``False``
-                only sources, seed and order must agree: the window under way begins again with the stages of this loader, and
+                only data, seed and order must agree: the window under way begins again with the stages of this loader, and
                 ``stats.repeated_rows`` counts those of its rows that were served before. If only weights, limits or the set of
-                sources differ, the window under way is finished as it was planned, and no row is repeated; to take a source
-                out give it the weight 0, as the window under way may still need its rows.
+                sources differ, the window is finished as it was planned, and no row is repeated; a source that is taken out
+                should have the weight 0 until then, as the window may still need its rows.
 
         Raises:
             TypeError: The state is not a dict.
@@ -185,10 +185,10 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         differing = check_same(saved.identity, self._epochs.identity, strict=strict)
         position, calibration, stats = saved.position, self._progress.calibration, saved.stats or self.stats
         self._epochs.check_start(position.window)
-        if not differing - {"source", "mixture"}:
-            self._epochs.check_calibration(saved.calibration)
-            calibration = calibration.updated(saved.calibration)
-        if differing and (differing - {"source", "mixture"} or not self._epochs.has_sources_of(position.window)):
+        others = differing - {"source", "mixture"}
+        if not others:
+            calibration = calibration.updated(self._epochs.calibration_of(saved.calibration, is_same=not differing))
+        if others or not self._epochs.has_sources_of(position.window):
             stats = stats.plus(repeated_rows=position.window.num_repeated)
             position = position.restart_window()
         elif differing:
@@ -238,7 +238,7 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         Raises:
             ValueError: Records can be read once only.
         """
-        key = (self.epoch, self._count_ranks())
+        key = (self.epoch, count_ranks(self.world_size))
         if key not in self._counted_steps:
             self._counted_steps[key] = self._ask(lambda estimates: estimates.count_steps(self.epoch))
         return self._counted_steps[key]
@@ -271,7 +271,7 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
 
     def _ask(self, question: Callable[[Estimates], _Answer]) -> _Answer:
         """Return the answer to a question; keep what it has learned, unless an iteration is under way, which learns itself."""
-        estimates = Estimates(self._epochs, self._progress.calibration, self._count_ranks())
+        estimates = Estimates(self._epochs, self._progress.calibration, count_ranks(self.world_size))
         answer = question(estimates)
         iteration = None if self._iteration is None else self._iteration()
         if iteration is None or iteration.is_over:
@@ -283,9 +283,6 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         if self._known_ranks is None or self._known_ranks.world_size == 1:
             self._known_ranks = find_ranks(self.rank, self.world_size, self.all_gather)
         return self._known_ranks
-
-    def _count_ranks(self) -> int:
-        return count_ranks(self.world_size)
 
     def _stop_iteration(self, reason: str) -> None:
         if self._iteration is not None and (iteration := self._iteration()) is not None:

@@ -116,7 +116,7 @@ class Stats:
         Raises:
             ValueError: The entry is not a dict of counts.
         """
-        given = dict(counts) if isinstance(counts, Mapping) else {"": counts}
+        given: dict[str, Json] = dict(counts) if isinstance(counts, Mapping) else {"": None}
         sources = given.pop("by_source", {})
         is_number = all(isinstance(each, int | float) and each >= 0 for each in given.values())
         if not is_number or not _are_sources(sources):

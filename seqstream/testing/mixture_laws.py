@@ -87,7 +87,7 @@ def check_order_of_sources(make: MakeLoader, *, num_windows: int | None = None) 
     for number, window in enumerate(itertools.islice(_windows(loader), num_windows)):
         for batch in window:
             sources, _ = sources_and_lengths(batch, mixture.column)
-            is_real = batch.row_ids.numpy() >= 0
+            is_real = batch.weights.numpy() > 0
             ids, pieces = batch.row_ids.numpy()[is_real], batch.pieces.numpy()[is_real]
             for source, row_id, piece in zip(sources.tolist(), ids.tolist(), pieces.tolist(), strict=True):
                 if not piece:
@@ -114,10 +114,10 @@ def records_in_order(loader: Loader, member: Member) -> Iterator[int]:
 
 
 def sources_and_lengths(batch: Batch, column: str = "source") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return source and length of each row of a batch, or of each sequence of packed rows, without those made up."""
+    """Return source and length of each row of a batch, or of each sequence of packed rows, but of none that weighs nothing."""
     packing = batch.layout.packing
     lengths = (batch.lengths if packing is None else packing.lengths).numpy()
-    is_real = batch.row_ids.numpy() >= 0
+    is_real = batch.weights.numpy() > 0
     return np.asarray(batch[column])[is_real], lengths[is_real]
 
 

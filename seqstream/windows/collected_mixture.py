@@ -27,7 +27,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class CollectedMixture(CollectedBlocks):
-    """The blocks of a window of a mixture, source after source.
+    """The blocks of a window of a mixture, source after source in the order of their names.
 
     Attributes:
         names: Names of the sources.
@@ -52,6 +52,7 @@ class CollectedMixture(CollectedBlocks):
     columns: MixtureColumns
     num_shards: Sequence[int]
     limits: Sequence[float]
+    _known: dict[int, Index] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def num_rows(self) -> int:
@@ -92,14 +93,15 @@ class CollectedMixture(CollectedBlocks):
         """Return how many of the first rows of the window each source gives, ``int64 (S,)``."""
         if num_rows == self.num_rows or self.rows is None:
             return self.num_rows_of
-        return self.rows.first_rows(num_rows)
+        if num_rows not in self._known:
+            self._known[num_rows] = self.rows.first_rows(num_rows)
+        return self._known[num_rows]
 
     def ranges(self, num_rows: int) -> list[slice]:
-        counts = self.counts_of(num_rows).tolist()
-        return ranges_of(self.blocks_of, self.starts, counts)
+        return ranges_of(self.names, self.blocks_of, self.starts, self.counts_of(num_rows).tolist())
 
     def own_tables(self, num_rows: int) -> list[pa.Table]:
-        numbers = [number for number, blocks in enumerate(self.blocks_of) for _ in blocks]
+        numbers = [number for number in by_name(self.names) for _ in self.blocks_of[number]]
         return [
             self.columns.complete(each.rows.table.slice(rows.start, rows.stop - rows.start), number)
             for each, rows, number in zip(self.blocks, self.ranges(num_rows), numbers, strict=True)
@@ -159,7 +161,13 @@ class CollectedMixture(CollectedBlocks):
         return after
 
 
-def ranges_of(sources: Sequence[Sequence[CountedBlocks]], starts: Sequence[SourceStart], counts: Sequence[int]) -> list[slice]:
-    """Return which rows of each block are among the first rows of its source, given how many of each source."""
-    parts = zip(sources, starts, counts, strict=True)
-    return [rows for blocks, start, count in parts for rows in row_ranges(blocks, start.skip, count)]
+def by_name(names: Sequence[str]) -> list[int]:
+    """Return the numbers of sources in the order of their names, which a window has whatever their order in the mixture."""
+    return sorted(range(len(names)), key=names.__getitem__)
+
+
+def ranges_of(
+    names: Sequence[str], blocks_of: Sequence[Sequence[CountedBlocks]], starts: Sequence[SourceStart], counts: Sequence[int]
+) -> list[slice]:
+    """Return which rows of each block are taken, source after source by name, given how many rows of each source."""
+    return [rows for number in by_name(names) for rows in row_ranges(blocks_of[number], starts[number].skip, counts[number])]

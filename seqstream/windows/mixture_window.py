@@ -19,7 +19,7 @@ from seqstream.arrays import Index
 from seqstream.planning.token_quotas import Flow, SourceRows
 from seqstream.sources.mixture import Mixture
 from seqstream.windows.block_states import CountedBlocks
-from seqstream.windows.collected_mixture import CollectedMixture, ranges_of
+from seqstream.windows.collected_mixture import CollectedMixture, by_name, ranges_of
 from seqstream.windows.collecting import LAST, is_short
 from seqstream.windows.counting import gather_lengths
 from seqstream.windows.mixture_columns import MixtureColumns
@@ -67,9 +67,10 @@ class MixtureCollector:
         choice = _WindowChoice(self._sources, start, settings)
         return choice.collect_again() if start.served else choice.collect(start.blocks or self._first_size)
 
-    def tokens_per_byte(self) -> Numbers:
-        """Return the tokens of a byte of records as read, of each source as far as it was read, ``float64 (S,)``."""
-        return np.array([stream.tokens_per_byte for stream in self._sources.streams])
+    def densities(self) -> tuple[Numbers, Numbers]:
+        """Return the tokens of a byte of records as read, and of a row, of each source as far as read, ``float64 (S,)``."""
+        streams = self._sources.streams
+        return np.array([each.tokens_per_byte for each in streams]), np.array([each.tokens_per_row for each in streams])
 
     def give_back(self, blocks: Sequence[CountedBlocks]) -> None:
         """Keep the blocks of which rows are left for the next window."""
@@ -203,8 +204,10 @@ class _WindowChoice:
         """Return the blocks of the window; all ranks call it together."""
         reader = self._reader
         blocks_of = [[block.counted for block in stream.blocks] for stream in self._sources.streams]
-        blocks = [block for own in blocks_of for block in own]
-        global_order = gather_lengths(blocks, ranges_of(blocks_of, reader.starts, counts.tolist()), reader.settings)
+        names = self._mixture.names
+        blocks = [block for number in by_name(names) for block in blocks_of[number]]
+        ranges = ranges_of(names, blocks_of, reader.starts, counts.tolist())
+        global_order = gather_lengths(blocks, ranges, reader.settings)
         size = (self._start.blocks or 1) if rows is None else max(1, int(rows.tokens(counts).sum()))
         return CollectedMixture(
             settings=reader.settings,
@@ -213,7 +216,7 @@ class _WindowChoice:
             is_last=is_last,
             global_order=global_order,
             counts=reader.take_counts(),
-            names=self._mixture.names,
+            names=names,
             blocks_of=blocks_of,
             starts=reader.starts,
             rows=rows,

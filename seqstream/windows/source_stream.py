@@ -58,7 +58,7 @@ class SourceStream:
         self._ahead = open_source(start.cursor)
         self._block: ReadBlock | None = None
         self._fraction = start.cursor.fraction
-        self._num_tokens = self._num_bytes = self._num_in_work = 0
+        self._num_tokens = self._num_bytes = self._num_rows = self._num_in_work = 0
         self._pass = start.cursor.epoch
         self._pass_rows = 0
         self._pass_is_whole = start.cursor == Cursor(epoch=start.cursor.epoch)
@@ -98,6 +98,7 @@ class SourceStream:
             self._pass, self._pass_rows, self._pass_is_whole = before.epoch, 0, True
         self._num_in_work -= 1
         self._pass_rows += len(block.lengths)
+        self._num_rows += len(block.lengths)
         self._num_tokens += int(block.lengths.sum())
         self._num_bytes += int(block.counted.span.num_bytes.sum())
         self.blocks.append(block)
@@ -120,6 +121,11 @@ class SourceStream:
     def tokens_per_byte(self) -> float:
         """Tokens of a byte of records as read; 0 where nothing was read."""
         return self._num_tokens / self._num_bytes if self._num_bytes else 0.0
+
+    @property
+    def tokens_per_row(self) -> float:
+        """Mean tokens of a row; 0 where nothing was read."""
+        return self._num_tokens / self._num_rows if self._num_rows else 0.0
 
     @property
     def _bytes_per_token(self) -> float:

@@ -6,6 +6,7 @@ import functools
 import gzip
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,11 @@ def sources() -> dict[str, ss.Source]:
     return {"web": ss.Generator(WEB), "code": ss.Generator(code_items, block_bytes=4096), "math": ss.Generator(MATH)}
 
 
+def lists() -> dict[str, ss.Source]:
+    """Lists only, whose sizes are known."""
+    return {"web": ss.Generator(WEB), "code": ss.Generator(CODE), "math": ss.Generator(MATH)}
+
+
 def mixed(spec: Any, weights: Any = None, options: Json = None, **loader: Any) -> Loader:
     """A loader of the three sources."""
     return Loader(ss.Mixture(sources(), weights or WEIGHTS, **(options or {})), spec, **{"seed": 7, **loader})
@@ -62,7 +68,7 @@ def mixed(spec: Any, weights: Any = None, options: Json = None, **loader: Any) -
 def rows_of(batch: ss.Batch) -> list[tuple[int, int, int, int]]:
     """Source, row id, piece and length of each row."""
     found, lengths = sources_and_lengths(batch)
-    is_real = batch.row_ids >= 0
+    is_real = batch.weights > 0
     return list(
         zip(found.tolist(), batch.row_ids[is_real].tolist(), batch.pieces[is_real].tolist(), lengths.tolist(), strict=True)
     )
@@ -191,6 +197,49 @@ def test_a_source_that_comes_later() -> None:
     assert max(code) == 84
     math = [record for name, record in without + again if name == "math"]
     assert max(Counter(math).values()) - min(Counter(math).values()) <= 1
+
+
+def test_sources_in_another_order_in_mid_window() -> None:
+    """A window under way is finished as it was planned where sources are in another order, or another one is added."""
+    batches = list(mixed(SPECS["bucket"], None, {"tokens": 6_000}))
+    number = next(number for number, batch in enumerate(batches) if batch.state["position"]["window"]["served"])
+    more = {"first": ss.Generator(items(10, 5, 6, 9)), **dict(reversed(sources().items()))}
+    weights = {"first": 0.1, **WEIGHTS}
+    loader = Loader(ss.Mixture(more, weights, tokens=6_000), SPECS["bucket"], seed=7)
+    loader.load_state_dict(through_json(batches[number].state), strict=False)
+    rest = itertools.takewhile(lambda batch: batch.window == batches[number].window, loader)
+    expected = [batch for batch in batches[number + 1 :] if batch.window == batches[number].window]
+    names = loader.source.names  # type: ignore[attr-defined]
+    for one, other in zip(expected, rest, strict=True):
+        assert one.input_ids.equal(other.input_ids)
+        assert [list(WEIGHTS)[source] for source in one.source.tolist()] == [names[source] for source in other.source.tolist()]
+
+
+def test_bad_states_of_mixtures() -> None:
+    """A state of another form, of one source, or of other places is refused with the name of the entry."""
+    loader = mixed(SPECS["bucket"], None, {"tokens": 6_000})
+    state = through_json(next(iter(loader)).state)
+
+    def changed(**entries: Json) -> Json:
+        other = through_json(state)
+        other["position"]["window"]["mixture"].update(entries)
+        return other
+
+    sources = state["position"]["window"]["mixture"]["sources"]
+    for other, message in (
+        (changed(tokens=-1), r"mixture\.tokens of the state must be a whole number from 0 up, got -1"),
+        (changed(is_last=1), r"mixture\.is_last of the state must be true or false, got 1"),
+        (changed(sources={"web": [0, 1]}), r"mixture\.sources of the state must be the starts of sources by name"),
+        (changed(sources={**sources, "web": [0, 99, 0, 0, 0, 1]}), r"sources\.web\.position of the state must be at most"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loader.load_state_dict(other)
+    del state["position"]["window"]["mixture"]["tokens"]
+    with pytest.raises(ValueError, match=r"one without position\.window\.mixture\.tokens"):
+        loader.load_state_dict(state)
+    one = Loader(ss.Generator(WEB), SPECS["bucket"], seed=7)
+    with pytest.raises(ValueError, match="state was saved for source"):
+        loader.load_state_dict(next(iter(one)).state)
 
 
 def test_weights_that_change_with_the_tokens() -> None:
@@ -375,6 +424,28 @@ def test_a_proxy() -> None:
     assert [*proxy.parts[0].records()] == [*ss.Mixture({"a": texts}, {"a": 1}).proxy(1 / 16).parts[0].records()]
     with pytest.raises(ValueError, match="share must be between 0 and 1, got 2"):
         mixture.proxy(2)
+
+
+def test_what_an_epoch_will_be_like(caplog: pytest.LogCaptureFixture) -> None:
+    """Tokens and passes of each source are logged once, about as they come; what cannot be is an error at the beginning."""
+    loader = Loader(ss.Mixture({"web": ss.Generator(WEB), "math": ss.Generator(MATH)}, {"web": 3, "math": 1}), SPECS["bucket"])
+    list(loader)
+    list(loader)
+    (message,) = [record.getMessage() for record in caplog.records if "an epoch of the mixture" in record.getMessage()]
+    expected = re.fullmatch(
+        r".*about ([\d,]+) tokens of 2 sources: web 75.0% \((.*) epochs\), math 25.0% \((.*) epochs\)", message
+    )
+    assert expected is not None
+    tokens, web, math = (float(number.replace(",", "")) for number in expected.groups())
+    assert tokens == pytest.approx(loader.stats.tokens / 2, rel=0.1)
+    assert web == pytest.approx(1, abs=0.02)
+    assert math == pytest.approx(loader.stats.by_source["math"].epochs, rel=0.2)
+    limits = {"web": 1, "math": 2, "code": 1}
+    impossible = Loader(ss.Mixture(lists(), WEIGHTS, epochs=limits, tokens=10_000_000), SPECS["bucket"])
+    with pytest.raises(
+        ValueError, match=r"tokens must be what the sources can give, about [\d,]+ as epochs allows, got 10,000,000"
+    ):
+        next(iter(impossible))
 
 
 def test_stats_by_source() -> None:
