@@ -204,4 +204,4 @@ def approx_size(source: Source) -> float | None:
     if (sizes >= 0).all():
         return float(sizes.sum())
     first = next((table.nbytes for table, _ in source.read(0)), 0)
-    return blocks * first
+    return max(blocks, source.num_shards) * first
