@@ -12,7 +12,9 @@ A check that fails raises `AssertionError`, which says what was expected, and wh
     testing.check_ranks(make, world_size=4)
     testing.check_elastic(make, world_sizes=(1, 2, 4, 3))
 
-The ranks of the last two are threads of this process. ``examples/own_source.py`` checks a source from end to end.
+    testing.check_mixture(make)  # of a loader of a `Mixture`
+
+The ranks are threads of this process. ``examples/own_source.py`` checks a source from end to end.
 """
 
 from seqstream.testing.expectations import MakeLoader, Row, rows_of
@@ -26,7 +28,7 @@ from seqstream.testing.laws import (
     check_same_stream,
     check_source,
 )
-from seqstream.testing.mixture_laws import check_mixture, check_order_of_sources, check_shares
+from seqstream.testing.mixture_laws import check_elastic_mixture, check_mixture, check_order_of_sources, check_shares
 from seqstream.testing.rank_laws import check_elastic, check_ranks, check_resume_on_ranks
 from seqstream.testing.rank_threads import run_ranks
 
@@ -35,6 +37,7 @@ __all__ = [
     "Row",
     "check_budget",
     "check_elastic",
+    "check_elastic_mixture",
     "check_every_record_once",
     "check_fair_sample",
     "check_loader",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,9 +16,11 @@ from seqstream.loading.reading_order import ReadingOrder
 from seqstream.records import ROW_ID
 from seqstream.sources.mixture import Member, Mixture
 from seqstream.testing.expectations import MakeLoader, expect
+from seqstream.testing.rank_laws import in_turns
 from seqstream.windows.block_reader import Cursor, blocks_of
 
-Numbers = npt.NDArray[np.float64]
+MOST_BYTES = 64
+"""Bytes of the entry of a source in a state."""
 
 
 def check_mixture(make: MakeLoader, *, num_windows: int | None = None) -> None:
@@ -32,6 +35,9 @@ def check_mixture(make: MakeLoader, *, num_windows: int | None = None) -> None:
     """
     check_shares(make, num_windows=num_windows)
     check_order_of_sources(make, num_windows=num_windows)
+    check_mixture_state(make)
+    if num_windows is None:
+        check_end(make)
 
 
 def check_shares(make: MakeLoader, *, num_windows: int | None = None) -> None:
@@ -99,6 +105,77 @@ def check_order_of_sources(make: MakeLoader, *, num_windows: int | None = None) 
                 f"source {mixture.names[source]!r} must have given its first {seen[source].total():,} records after window "
                 f"{number}, got {sum((seen[source] - expected[source]).values()):,} others",
             )
+
+
+def check_mixture_state(make: MakeLoader, *, num_batches: int = 20) -> None:
+    """Check that a state has at most 64 bytes for each source, besides its name and the states of shards that are open.
+
+    Args:
+        make: Makes a loader of a mixture.
+        num_batches: Number of batches whose states are checked.
+
+    Raises:
+        AssertionError: A source has more.
+    """
+    for batch in itertools.islice(make(), num_batches):
+        mixture = batch.state["position"]["window"].get("mixture", {"sources": {}})
+        for name, entry in mixture["sources"].items():
+            text = json.dumps(entry[:6])
+            expect(len(text) <= MOST_BYTES, f"the state of source {name!r} must have at most {MOST_BYTES} bytes, got {text}")
+
+
+def check_end(make: MakeLoader) -> None:
+    """Check that an epoch has its tokens, within one row; or else every source once, or as often as it may be read.
+
+    Args:
+        make: Makes a loader of a mixture that has enough tokens, of records that no stage drops, each a row.
+
+    Raises:
+        AssertionError: It ends elsewhere.
+    """
+    loader = make()
+    mixture = _mixture_of(loader)
+    seen, total, longest = [set[int]() for _ in mixture.names], 0, 0
+    for batch in loader:
+        sources, lengths = sources_and_lengths(batch, mixture.column)
+        total, longest = total + int(lengths.sum()), max(longest, int(lengths.max(initial=0)))
+        for source, row_id in zip(sources.tolist(), batch.row_ids[batch.weights > 0].tolist(), strict=True):
+            seen[source].add(row_id)
+    if mixture.exhausted == "stop":
+        return
+    if mixture.tokens is not None and all(not each.is_limited for each in mixture.members):
+        expect(abs(total - mixture.tokens) <= longest, f"the epoch must have {mixture.tokens:,} tokens, got {total:,}")
+    elif mixture.tokens is None:
+        for member, weight, ids in zip(mixture.members, mixture.schedule.points[-1][1], seen, strict=True):
+            first = ReadingOrder(loader.seed, loader.shuffle).blocks(member.source, 0, Cursor(), member.share_of(0))
+            num = sum(len(block.table) for block in blocks_of(first)) if weight else 0
+            expect(len(ids) >= num, f"source {member.name!r} must be read once, {num:,} records, got {len(ids):,}")
+
+
+def check_elastic_mixture(make: MakeLoader, world_sizes: Sequence[int] = (1, 4, 2), num_steps: int = 3) -> None:
+    """Check that an epoch that is resumed with another number of ranks again and again has what each source gives first.
+
+    Args:
+        make: Makes the loader of one rank, of records that no stage drops, each a row.
+        world_sizes: Numbers of ranks, in turn until the epoch ends.
+        num_steps: Steps until each stop; few, so that there is more than one stop in some windows.
+
+    Raises:
+        AssertionError: A record is missing or occurs too often.
+    """
+    loader = make()
+    mixture = _mixture_of(loader)
+    served: list[Counter[int]] = [Counter() for _ in mixture.names]
+    state = make().state_dict()
+    for taken in in_turns(make, state, itertools.cycle(world_sizes), num_steps):
+        for batch in (batch for each in taken for batch in each.batches):
+            sources, _ = sources_and_lengths(batch, mixture.column)
+            for source, row_id in zip(sources.tolist(), batch.row_ids[batch.weights > 0].tolist(), strict=True):
+                served[source][row_id] += 1
+    for member, own in zip(mixture.members, served, strict=True):
+        expected = Counter(itertools.islice(records_in_order(loader, member), own.total()))
+        others = sum((own - expected).values())
+        expect(own == expected, f"source {member.name!r} must give its first {own.total():,} records, got {others:,} others")
 
 
 def records_in_order(loader: Loader, member: Member) -> Iterator[int]:

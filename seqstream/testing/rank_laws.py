@@ -236,7 +236,7 @@ def check_elastic(make: MakeLoader, world_sizes: Sequence[int] = (1, 2, 4, 3), n
     alone = rows_of(loader)
     rows: dict[Row, dict[str, Any]] = {}
     state = make().state_dict()
-    for taken in _in_turns(make, state, itertools.cycle(world_sizes), num_steps):
+    for taken in in_turns(make, state, itertools.cycle(world_sizes), num_steps):
         check_steps(taken, loader)
         more = rows_of(batch for each in taken for batch in each.batches)
         again = sorted(more.keys() & rows.keys())
@@ -248,7 +248,7 @@ def check_elastic(make: MakeLoader, world_sizes: Sequence[int] = (1, 2, 4, 3), n
         expect(rows.keys() == alone.keys(), f"all rows must occur, got {_difference(rows, alone)}")
 
 
-def _in_turns(make: MakeLoader, state: State, world_sizes: Iterator[int], num_steps: int) -> Iterator[Sequence[Taken]]:
+def in_turns(make: MakeLoader, state: State, world_sizes: Iterator[int], num_steps: int) -> Iterator[Sequence[Taken]]:
     """Yield the batches of all ranks, in an epoch that is resumed with another number of ranks every few steps."""
     epoch = state["position"]["epoch"]
     while state["position"]["epoch"] == epoch:
