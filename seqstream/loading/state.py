@@ -66,7 +66,7 @@ class Position:
                 "planned_world_size": window.planned_world_size,
                 "served": window.served,
                 "step": window.step,
-                **({} if window.mixture is None else {"mixture": copy.deepcopy(window.mixture.to_json())}),
+                **({} if window.mixture is None else {"mixture": window.mixture.to_json()}),
             },
         }
 
