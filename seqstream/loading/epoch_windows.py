@@ -177,7 +177,7 @@ class EpochWindows:
         size = settings.first.guessed_bytes // ID_BYTES if isinstance(settings.first, FirstWindow) else 1
         if epoch and begin.is_beginning:
             size = self._full_bytes() // ID_BYTES
-        elif passes.begins_small(size):
+        elif passes.begins_small:
             size = min(size, SMALL_BYTES * self._world_size // ID_BYTES)
         collector = MixtureCollector(
             passes.mixture, passes.open_sources(epoch), passes.num_shards, start=begin.mixture, first_size=max(1, size)

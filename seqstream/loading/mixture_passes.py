@@ -7,15 +7,15 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow, to_numpy
 from seqstream.loading.reading_order import ReadingOrder
-from seqstream.planning.batch_spec import ID_BYTES
 from seqstream.records import RECORD_BITS, ROW_ID
 from seqstream.sources.mixture import Mixture
+from seqstream.sources.source import Source
 from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
-from seqstream.windows.collecting import LAST
 from seqstream.windows.first_window import FEW_SHARDS
 from seqstream.windows.settings import WindowStart
 from seqstream.windows.source_stream import OpenSource
@@ -65,13 +65,10 @@ class MixturePasses:
             if max(weights) > 0:
                 yield from itertools.takewhile(lambda block: not block.before.epoch, open_source(Cursor()))
 
-    def begins_small(self, full_tokens: int) -> bool:
-        """Return whether the first window may be small: sources are shuffled well, and hold more than a window."""
-        sources = self.mixture.parts
-        if not all(each.num_records is not None or each.num_shards >= FEW_SHARDS for each in sources):
-            return not self._order.shuffle
-        known = [size for size in self.mixture.sizes if size is not None]
-        return len(known) < len(sources) or sum(known) > LAST * ID_BYTES * full_tokens
+    @functools.cached_property
+    def begins_small(self) -> bool:
+        """Whether the first window may be small: no source is a few files that are read front to back."""
+        return not self._order.shuffle or all(map(_mixes, self.mixture.parts))
 
     def has_sources_of(self, window: WindowStart) -> bool:
         """Return whether the mixture has all sources that give rows to the window of a state that is under way."""
@@ -94,6 +91,13 @@ class MixturePasses:
                 yield _as_of(block, current, stages, int(first_shard))
             if not has_blocks:
                 return
+
+
+def _mixes(source: Source) -> bool:
+    """Return whether even a few blocks of a shuffled source are from all over it, or nearly all of it."""
+    if source.num_records is not None or source.num_shards >= FEW_SHARDS:
+        return True
+    return bool((source.approx_bytes(np.arange(source.num_shards)) >= 0).all())
 
 
 def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> ReadBlock:

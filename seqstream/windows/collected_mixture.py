@@ -52,7 +52,8 @@ class CollectedMixture(CollectedBlocks):
     columns: MixtureColumns
     num_shards: Sequence[int]
     limits: Sequence[float]
-    _known: dict[int, Index] = dataclasses.field(default_factory=dict, repr=False)
+    _known_counts: dict[int, Index] = dataclasses.field(default_factory=dict, repr=False)
+    _known_ends: dict[int, tuple[list[CountedBlocks], list[SourceStart]]] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def num_rows(self) -> int:
@@ -72,7 +73,7 @@ class CollectedMixture(CollectedBlocks):
         return round(ID_BYTES * int(self._tokens(self.counts_of(num_rows)).sum()) / share) if share else 0
 
     def passes(self, num_rows: int) -> tuple[Numbers, Numbers]:
-        after = self._after(self.counts_of(num_rows))[1]
+        after = self._after(num_rows)[1]
         return np.array([*map(self._passes_at, self.starts, range(len(self.names)))]), np.array(
             [*map(self._passes_at, after, range(len(self.names)))]
         )
@@ -93,9 +94,9 @@ class CollectedMixture(CollectedBlocks):
         """Return how many of the first rows of the window each source gives, ``int64 (S,)``."""
         if num_rows == self.num_rows or self.rows is None:
             return self.num_rows_of
-        if num_rows not in self._known:
-            self._known[num_rows] = self.rows.first_rows(num_rows)
-        return self._known[num_rows]
+        if num_rows not in self._known_counts:
+            self._known_counts[num_rows] = self.rows.first_rows(num_rows)
+        return self._known_counts[num_rows]
 
     def ranges(self, num_rows: int) -> list[slice]:
         return ranges_of(self.names, self.blocks_of, self.starts, self.counts_of(num_rows).tolist())
@@ -126,14 +127,17 @@ class CollectedMixture(CollectedBlocks):
         if self.is_last and not mixture.goes_on:
             return [], None
         counts = self.counts_of(num_rows)
-        left, starts = self._after(counts)
+        left, starts = self._after(num_rows)
         tokens = int(self._tokens(counts).sum())
         size = next_size(tokens, share, self.settings.growth)
         following = {**mixture.sources, **dict(zip(self.names, starts, strict=True))}
         return left, WindowStart(blocks=size, mixture=MixtureStart(following, mixture.tokens + tokens))
 
-    def _after(self, counts: Index) -> tuple[list[CountedBlocks], list[SourceStart]]:
+    def _after(self, num_rows: int) -> tuple[list[CountedBlocks], list[SourceStart]]:
         """Return the blocks of which rows are left, and where each source begins in the next window."""
+        if num_rows in self._known_ends:
+            return self._known_ends[num_rows]
+        counts = self.counts_of(num_rows)
         all_left: list[CountedBlocks] = []
         starts = []
         parts = zip(self.blocks_of, self.starts, counts.tolist(), self._surpluses(counts).tolist(), strict=True)
@@ -144,6 +148,7 @@ class CollectedMixture(CollectedBlocks):
                 all_left += left
                 cursor, skip = after.cursor, after.skip
             starts.append(SourceStart(cursor, skip, surplus))
+        self._known_ends[num_rows] = all_left, starts
         return all_left, starts
 
     def _tokens(self, counts: Index) -> Index:
