@@ -186,10 +186,11 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     max_lengths = [longest_row(stages) for stages in used]
     max_length = None if None in max_lengths else max(length for length in max_lengths if length is not None)
     spec = _complete(spec, tokenize, max_length, _sides(main))
-    if isinstance(arguments.source, Mixture) and isinstance(spec, Bucket) and spec.balance is None:
-        spec = dataclasses.replace(spec, balance=arguments.source.column)
+    column = arguments.source.column if isinstance(arguments.source, Mixture) else None
+    if column is not None and isinstance(spec, Bucket) and spec.balance is None:
+        spec = dataclasses.replace(spec, balance=column)
     values = {name: value for stages in used for name, value in _pad_values(stages).items()}
-    padding = Padding({**values, **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side))
+    padding = Padding({**values, **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side), column)
     keeps_empty = tokenize is not None and tokenize.empty == "keep"
     empty_fill = int(padding.value("input_ids")) if keeps_empty else None
     return ParsedStages(known, stage_lists, stages_of, spec, max_length, padding, empty_fill, tokenize is not None)

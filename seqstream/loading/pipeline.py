@@ -70,6 +70,7 @@ class Pipeline:
         self._runner = epochs.stage_runner(self._arguments.worker_options)
         self._class_watch = ClassWatch(None if epochs.mixture is None else epochs.mixture.column)
         self._seen_columns: set[str] = set()
+        self._names = () if epochs.mixture is None else tuple(epochs.mixture.names)
 
     def __copy__(self) -> Pipeline:
         return Pipeline(self.epochs)
@@ -172,7 +173,7 @@ class Pipeline:
         if mixture is None:
             return []
         totals = totals_of_batches(window, mixture.column, len(mixture.names))
-        return [StatsBySource.of(mixture.names, each) for each in totals]
+        return [StatsBySource(self._names, each) for each in totals]
 
     def _warn_of_hidden(self, window: Window) -> None:
         """Warn once of columns that have the name of an attribute of every batch."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from seqstream.records import Json
-from seqstream.windows.source_totals import SourceTotals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +19,7 @@ class SourceStats:
         rows: Rows handed out.
         tokens: Real tokens in them.
         share: Share of the tokens of all sources, 0 to 1.
-        epochs: How often the source was read in this epoch of the loader.
+        epochs: Passes over the source in this epoch of the loader, fractions included.
         padding: Share of the slots of its rows that are padding, 0 to 1.
     """
 
@@ -44,15 +42,16 @@ class StatsBySource(Mapping[str, SourceStats]):
     names: Sequence[str] = ()
     counts: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((4, 0)))
 
-    @classmethod
-    def of(cls, names: Sequence[str], totals: SourceTotals) -> Self:
-        """Return the counts of some batches."""
-        return cls(tuple(names), np.stack([totals.rows, totals.tokens, totals.slots, totals.passes]).astype(np.float64))
-
     def plus(self, other: StatsBySource) -> StatsBySource:
-        """Return the sum of both; passes are those of the other, which are later."""
+        """Return the sum of both; passes are taken from the other, the later of the two."""
         if not other.names:
             return self
+        if not self.names:
+            return other
+        if self.names == other.names:
+            counts = self.counts + other.counts
+            counts[3] = other.counts[3]
+            return StatsBySource(self.names, counts)
         merged = np.zeros((4, len(other.names)))
         for number, name in enumerate(other.names):
             if name in self.names:
@@ -64,7 +63,7 @@ class StatsBySource(Mapping[str, SourceStats]):
         return StatsBySource(names, np.concatenate([merged, self.counts[:, gone]], axis=1))
 
     def minus(self, earlier: StatsBySource) -> StatsBySource:
-        """Return what was counted after ``earlier``; passes are those of now."""
+        """Return what was counted after ``earlier``; passes are not subtracted."""
         counts = self.counts.copy()
         for number, name in enumerate(self.names):
             if name in earlier.names:

@@ -1,8 +1,8 @@
 """How many rows each source of a mixture gives to a window, so that its tokens stay within one row of its share.
 
 The order in which the rows of all sources are taken is that of a fair queue (WF2Q: Bennett and Zhang, "WF2Q: Worst-case Fair
-Weighted Fair Queueing", 1996). Think of all sources as flowing at once, each at its own rate; of the rows that would have begun
-by now, the one that would end first is taken next. At every moment the tokens taken from a source then differ from its rate
+Weighted Fair Queueing", 1996). Think of all sources as flowing at once, each at its own rate. Among rows whose start has been
+reached, the one with the earliest end is taken next. At every moment the tokens taken from a source then differ from its rate
 times the tokens of all by less than the longest row.
 
 Legend: ``S`` sources, ``N`` rows of all of them, one source after the other.
@@ -40,12 +40,12 @@ _TOLERANCE = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """How many tokens each source has given when all have given some number, if they all flow at once.
+    """How many tokens each source has given once all together have given a number of tokens, if they all flow at once.
 
     Sources flow in proportion to their weights. When one has nothing left, the others flow faster.
 
     Attributes:
-        times: ``float64 (K + 1,)``, tokens of all at which it begins, at which sources end, and the end of what is known.
+        times: ``float64 (K + 1,)``, tokens of all at the start, at the end of each source that ends, and at the limit.
         given: ``float64 (K + 1, S)``, tokens of each source by then.
         ends: ``float64 (S,)``, tokens of all at which each source ends; ``inf`` if it does not.
     """
@@ -67,7 +67,7 @@ class Flow:
         Args:
             weights: ``float64 (S,)``, at least 0.
             left: ``float64 (S,)``, tokens that each source can give; ``inf`` if it does not end.
-            limit: Tokens of all that are looked at; the flow ends before if all sources do.
+            limit: Total tokens up to which the flow is computed; it ends before if all sources do.
         """
         flows = (weights > 0) & (left > 0)
         time, given = 0.0, np.zeros(len(weights))
@@ -92,7 +92,7 @@ class Flow:
         return float(self.times[-1])
 
     def at(self, time: float) -> Numbers:
-        """Return the tokens of each source when all have given some number, ``float64 (S,)``; at the end they flow on."""
+        """Return the tokens of each source at some total, ``float64 (S,)``; beyond the end the last rates continue."""
         found: Numbers = self.given[0]
         if len(self.times) == 1:
             return found
@@ -109,7 +109,7 @@ class Flow:
 
         Args:
             sources: ``int64 (n,)``, the source of each.
-            tokens: ``float64 (n,)``, its tokens; below 0 as if it had flowed before, and at the end as if it flowed on.
+            tokens: ``float64 (n,)``, its tokens; extrapolated below 0 and beyond the end.
         """
         times = np.where(tokens > 0, np.inf, 0.0)
         for number, (begin, stop) in enumerate(itertools.pairwise(self.times)):
@@ -128,8 +128,9 @@ class SourceRows:
     Attributes:
         lengths: ``int64 (N,)``, tokens of each row.
         cuts: ``int64 (S + 1,)``, source ``s`` has rows ``cuts[s]`` to ``cuts[s + 1]``.
-        begins: ``float64 (N,)``, tokens of all sources at which a row begins if all flow at their rates.
-        ends: ``float64 (N,)``, tokens of all sources at which it ends.
+        begins: ``float64 (S,)``, tokens of all sources at which the first row of each begins if all flow at their rates; each
+            other row begins where the one before it ends.
+        ends: ``float64 (N,)``, tokens of all sources at which each row ends.
     """
 
     lengths: Index
@@ -143,15 +144,16 @@ class SourceRows:
 
         Args:
             lengths: ``int64 (n,)`` for each source, tokens of its rows.
-            flow: How the sources flow, each from the tokens on that it has given beyond its quota.
-            surpluses: ``float64 (S,)``, these tokens.
+            flow: The flow of the sources.
+            surpluses: ``float64 (S,)``, tokens that each has given beyond its quota.
         """
         sizes = np.array([len(each) for each in lengths], dtype=np.int64)
         flat = np.concatenate([*lengths, np.empty(0)]).astype(np.int64)
         sources = np.repeat(np.arange(len(lengths)), sizes)
         total = np.append(0, np.cumsum(flat))
         given = (total[1:] - total[flat_starts(sizes)][sources]) + surpluses[sources]
-        return cls(flat, np.append(0, np.cumsum(sizes)), *(flow.times_of(sources, each) for each in (given - flat, given)))
+        begins = flow.times_of(np.arange(len(lengths)), surpluses.astype(np.float64))
+        return cls(flat, np.append(0, np.cumsum(sizes)), begins, flow.times_of(sources, given))
 
     def first_tokens(self, num: float) -> Index:
         """Return how many rows of each source are in the first ``num`` tokens of all, ``int64 (S,)``.
@@ -191,14 +193,14 @@ class SourceRows:
 
 @dataclasses.dataclass
 class _FairQueue:
-    """Takes rows one by one; it begins where all rows were taken that end by some time.
+    """Takes rows one by one; it starts after all rows that end by a given time.
 
     Attributes:
         rows: All rows.
         counts: Rows taken of each source.
         total: Tokens taken of all.
-        waiting: Times at which the next rows begin that have not begun, with their sources; a heap.
-        begun: Times at which the next rows end that have begun, with their sources; a heap.
+        waiting: Heap of (begin, source) of the next rows that are not yet eligible.
+        begun: Heap of (end, source) of the next rows that are eligible.
     """
 
     rows: SourceRows
@@ -215,7 +217,7 @@ class _FairQueue:
         queue = cls(rows, counts.tolist(), int(rows.tokens(counts).sum()))
         at = rows.cuts[:-1] + counts
         sources = np.flatnonzero(at < rows.cuts[1:])
-        begins = rows.begins[at[sources]]
+        begins = np.where(counts[sources] > 0, rows.ends[at[sources] - 1], rows.begins[sources])
         queue.waiting = [
             (begin, source) for begin, source in zip(begins.tolist(), sources.tolist(), strict=True) if begin < np.inf
         ]
@@ -235,11 +237,11 @@ class _FairQueue:
 
     def take(self, source: int) -> None:
         """Take the next row of the source that `next_source` has returned."""
-        heapq.heappop(self.begun)
+        end, _ = heapq.heappop(self.begun)
         self.total += self.length_of(source)
         self.counts[source] += 1
-        if (at := self._at(source)) < self.rows.cuts[source + 1]:
-            heapq.heappush(self.waiting, (float(self.rows.begins[at]), source))
+        if self._at(source) < self.rows.cuts[source + 1]:
+            heapq.heappush(self.waiting, (end, source))
 
     def _at(self, source: int) -> int:
         return int(self.rows.cuts[source]) + self.counts[source]

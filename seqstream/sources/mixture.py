@@ -39,7 +39,7 @@ class Member:
     passes: float = math.inf
 
     def share_of(self, number: int) -> float:
-        """Return which share of the source a pass reads: 1.0, or less in the last."""
+        """Return the share of the source that pass ``number`` reads: 1.0, or less in the last pass."""
         return min(1.0, self.passes - number)
 
     @property
@@ -49,32 +49,33 @@ class Member:
 
     @property
     def num_passes(self) -> float:
-        """Number of passes, of which the last may be a part."""
+        """Number of passes; the last may be partial."""
         return math.ceil(self.passes) if self.passes < math.inf else self.passes
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(SourceGroup):
-    """Many sources, each of which gives its share of the tokens, within one row, at the end of every window.
+    """Many sources, each with a share of the tokens: at the end of every window each has given its share, to within one row.
 
-    Rows of each source are taken in an order of its own, which depends on the seed alone: not on the other sources, the
-    weights, the ranks or the workers. So weights can change, and sources can be added, without a row lost or repeated: load the
-    state with ``strict=False``. Of a source that was left out, and is there again later, reading goes on where it was.
+    The order of a source's rows depends on the seed alone: not on the other sources, the weights, the ranks or the workers. So
+    a run can resume with other weights or more sources without losing or repeating a row: load its state with
+    ``strict=False``. A source that is removed and added again later continues where it stopped.
 
-    An epoch of the loader ends when every source was read once, or as often as ``epochs`` allows where that is less; sources
-    that end before are read again meanwhile. With ``tokens`` it ends there instead. A batch has a column ``source``, the number
-    of each row's source in ``names``. With ``shuffle=False`` a window has the rows of one source after the other.
+    An epoch of the loader ends when every source was read once, or as often as ``epochs`` allows where that is less. Sources
+    that end earlier are repeated. With ``tokens``, the epoch ends after that many tokens. A batch has a column ``source``, the
+    number of each row's source in ``names``, -1 for rows that are made up. With ``shuffle=False`` a window has the rows of one
+    source after the other.
 
-    `Bucket` makes batches of similar lengths, and serves them in an order in which any few of them hold each source's share. A
-    batch of `Pack` holds rows of all sources.
+    `Bucket` makes batches of similar lengths, ordered so that any few consecutive ones have about each source's share. With
+    `Pack` every batch mixes the sources.
 
     Args:
-        sources: The sources by name. A tuple is of a source and stages that only its records pass through, before those of the
-            loader; if one of them is a `Tokenize`, that of the loader is left out for this source. A mixture in the place of a
-            source has its weight, divided by its own weights.
-        weights: The share of each source in the tokens, as numbers of any sum; 0 leaves a source out. Or pairs ``(tokens,
-            weights)``: from that number of tokens served on, the weights are these. Or ``"proportional"``: to the sizes of the
-            sources, in bytes of records as read, to the power of ``temperature``.
+        sources: The sources by name. A tuple holds a source and the stages that only its records pass through, before those of
+            the loader; if one of them is a `Tokenize`, that of the loader is left out for this source. A nested mixture divides
+            its weight among its sources by its own weights.
+        weights: The share of each source in the tokens; they need not sum to 1, and 0 leaves a source out. Or pairs ``(tokens,
+            weights)``: from that number of tokens served on, the weights are these. Or ``"proportional"``: in proportion to the
+            sizes of the sources, in bytes of records as read, to the power of ``temperature``.
         epochs: How often a source may be read at most in an epoch of the loader, by name; fractions too. By default a source
             is read again for as long as the others go on.
         tokens: Tokens of an epoch of the loader, of all ranks.
@@ -82,13 +83,13 @@ class Mixture(SourceGroup):
             the others, in proportion to their weights; ``"stop"`` ends the epoch.
         ramp: Whether weights change at each of the pairs at once, ``"step"``, or linearly between them, ``"linear"``.
         temperature: Exponent of the sizes; below 1 small sources get more than their size.
-        fill: Values of columns, after all stages, that only some sources have, for the other sources.
+        fill: Values, by column, for rows of sources that lack the column; filled in after all stages.
         column: Name of the column that has the number of each row's source.
 
     Raises:
         TypeError: A source or an option has the wrong type.
-        ValueError: A name is unknown, a weight is negative, all are 0, a source occurs twice, or one that can be read only once
-            should be read more often.
+        ValueError: A name is unknown, a weight is negative, all are 0, a source occurs twice, or ``epochs`` is above 1
+            for a source that can be read only once.
     """
 
     sources: Mapping[str, Part]
@@ -122,7 +123,7 @@ class Mixture(SourceGroup):
             )
 
     def _check_epochs(self) -> None:
-        """Raise unless the numbers of passes can be kept.
+        """Raise unless the numbers of passes are possible.
 
         Raises:
             TypeError: One is no number.
@@ -222,16 +223,16 @@ class Mixture(SourceGroup):
         return {"kind": "Mixture", "sources": found}
 
     def settings_fingerprint(self) -> Json:
-        """Return what decides how many rows each source gives, and nothing of which rows it has."""
+        """Return what decides how many rows each source gives; which rows these are is not part of it."""
         settings = [self.schedule.points, self.schedule.is_linear, [member.passes for member in self.members]]
         digest = hashlib.sha256(json.dumps([*settings, self.names]).encode()).hexdigest()[:12]
         return {"weights": digest, "tokens": self.tokens, "exhausted": self.exhausted}
 
     def proxy(self, share: float, *, seed: int = 0) -> Mixture:
-        """Return the mixture of a share of each source, to try in little what a full run will do.
+        """Return the mixture of a share of each source, for a small trial of a full run.
 
         A hash of its content decides whether a record is in the proxy, as in `Source.split`. A proxy run of a share of the
-        tokens repeats each source as often as the full run does; on why that matters see arXiv 2606.07597.
+        tokens repeats each source as often as the full run does; see arXiv 2606.07597 for why this matters.
 
         Args:
             share: Share of the records, between 0 and 1; ``tokens`` and the points of ``weights`` are scaled with it.

@@ -20,7 +20,7 @@ from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 
 _MOST_SHARDS = 1 << (63 - RECORD_BITS)
-"""A row id has room for so many shards."""
+"""Largest number of shards that a row id can hold."""
 
 
 class SourceGroup(Source):
@@ -107,17 +107,16 @@ class SourceGroup(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Concat(SourceGroup):
-    """One source after another for one epoch, shuffled together as if they were one.
+    """Several sources as one: every record once an epoch, all shuffled together.
 
-    Every record occurs once an epoch, so a large source gives more rows than a small one; for shares of your own, and sources
-    that are repeated, use `Mixture`. Lists and data sets that are read by their numbers are shuffled as a whole if all of the
-    sources are such.
+    A large source gives more rows than a small one; to set shares or to repeat sources, use `Mixture`. If all sources can be
+    read at any index, as lists and data sets can, they are shuffled as a whole.
 
     Args:
         sources: The sources; they should have the same fields.
 
     Raises:
-        TypeError: One is not a source.
+        TypeError: An item is not a source.
         ValueError: There are none, or one occurs twice.
     """
 
@@ -161,7 +160,7 @@ class Concat(SourceGroup):
 
     @functools.cached_property
     def _first_records(self) -> Index:
-        """Number of the first record of each source among the records of all, ``int64 (S,)``, where these are known."""
+        """Number of the first record of each source among all, ``int64 (S,)``; valid only if every source knows its number."""
         counts = [part.num_records or 0 for part in self.parts]
         return np.array([0, *itertools.accumulate(counts)], dtype=np.int64)[:-1]
 

@@ -1,4 +1,4 @@
-"""Checks of a loader of a mixture: each source has its share at every window, and none disturbs another."""
+"""Checks of a loader of a mixture: each source has its share at every window, in an order of its own."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MOST_BYTES = 64
 
 
 def check_mixture(make: MakeLoader, *, num_windows: int | None = None) -> None:
-    """Check that each source of a mixture has its share of the tokens, and that its records come in an order of its own.
+    """Check that each source of a mixture has its share of the tokens, in an order that does not depend on the others.
 
     Args:
         make: Makes a loader of a mixture, of records that no stage drops.
-        num_windows: Number of windows to check; ``None`` for an epoch, which must end then.
+        num_windows: Number of windows to check; ``None`` for a whole epoch; it must be finite.
 
     Raises:
-        AssertionError: One of these does not hold.
+        AssertionError: A check fails.
     """
     check_shares(make, num_windows=num_windows)
     check_order_of_sources(make, num_windows=num_windows)
@@ -51,7 +51,7 @@ def check_shares(make: MakeLoader, *, num_windows: int | None = None) -> None:
         num_windows: Number of windows to check; ``None`` for an epoch.
 
     Raises:
-        AssertionError: A source is further off.
+        AssertionError: A source is more than a row off its quota.
     """
     loader = make()
     mixture = _mixture_of(loader)
@@ -76,7 +76,7 @@ def check_shares(make: MakeLoader, *, num_windows: int | None = None) -> None:
 
 
 def check_order_of_sources(make: MakeLoader, *, num_windows: int | None = None) -> None:
-    """Check that the windows up to each have the first records of each source, in the order in which it alone is read.
+    """Check that after every window each source has given its first records, in the order in which it alone is read.
 
     Args:
         make: Makes a loader of a mixture, of records that no stage drops.
@@ -191,7 +191,7 @@ def records_in_order(loader: Loader, member: Member) -> Iterator[int]:
 
 
 def sources_and_lengths(batch: Batch, column: str = "source") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return source and length of each row of a batch, or of each sequence of packed rows, but of none that weighs nothing."""
+    """Return source and length of each row of a batch, or of each sequence of packed rows, without those of weight 0."""
     packing = batch.layout.packing
     lengths = (batch.lengths if packing is None else packing.lengths).numpy()
     is_real = batch.weights.numpy() > 0

@@ -33,10 +33,10 @@ class CollectedMixture(CollectedBlocks):
         names: Names of the sources.
         blocks_of: The blocks of each.
         starts: Where each begins.
-        rows: The rows that each could give; ``None`` where a state says how many they give.
-        num_rows_of: ``int64 (S,)``, how many each gives if all are planned.
+        rows: The rows that each could give; ``None`` where a loaded state fixes their numbers.
+        num_rows_of: ``int64 (S,)``, how many each gives if every row is planned.
         tokens_of: The tokens of each of the rows that a source could give, ``int64 (n,)`` a source.
-        flow: What each should give; ``None`` where ``starts`` have the surpluses after the window.
+        flow: What each should give; ``None`` where ``starts`` already include the surpluses after the window.
         columns: The columns of each source.
         num_shards: Number of shards of each source, as it is read.
         limits: How often each source may be read.
@@ -65,7 +65,7 @@ class CollectedMixture(CollectedBlocks):
 
     @property
     def read_bytes(self) -> int:
-        """0: a window is as large as its tokens say, whatever else was read."""
+        """0: the size of the window is measured in tokens, not in bytes read."""
         return 0
 
     def full_bytes(self, num_rows: int, share: float) -> int:
@@ -79,7 +79,7 @@ class CollectedMixture(CollectedBlocks):
         )
 
     def _passes_at(self, start: SourceStart, number: int) -> float:
-        """Return how often a source was read before some start in this window."""
+        """Return how often a source was read up to ``start``."""
         cursor = start.cursor
         block = next((block for block in self.blocks_of[number] if block.span.before == cursor), None)
         part = 0.0 if block is None else start.skip / max(1, int(block.num_rows.sum()))
@@ -87,7 +87,7 @@ class CollectedMixture(CollectedBlocks):
         return min(done, self.limits[number])
 
     def number(self, global_order: GlobalOrder) -> int:
-        """Return the number of tokens before the window: it may begin with the same row as another."""
+        """Return the tokens served before the window, which identify it: two windows may begin with the same row."""
         return 0 if self.start.mixture is None else self.start.mixture.tokens
 
     def counts_of(self, num_rows: int) -> Index:

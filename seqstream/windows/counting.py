@@ -58,7 +58,8 @@ def process_blocks(blocks: list[TakenBlocks], start: WindowStart, settings: Wind
         counts = _run_stages(blocks, settings)
         for at, each in enumerate(blocks):
             if isinstance(each, ProcessedBlock):
-                rows = BlockRows(each.table, _sort_keys(each.table, settings))
+                lengths = _lengths_of(each.table, settings)
+                rows = BlockRows(each.table, settings.spec.sort_keys(lengths), lengths)
                 blocks[at] = CountedBlocks.of(each, np.array([len(each.table)]), rows)
     except Exception as error:
         settings.collectives.check_in(handshake.with_error(error), explain)
@@ -90,8 +91,8 @@ def _to_read(blocks: Iterable[TakenBlocks]) -> Iterator[ReadBlock]:
             yield each.block
 
 
-def _sort_keys(table: pa.Table, settings: WindowSettings) -> Lengths:
-    """Return what rows are sorted by, ``int64 (n,)`` or ``(n, S)``.
+def _lengths_of(table: pa.Table, settings: WindowSettings) -> Lengths:
+    """Return the lengths of rows, ``int64 (n,)`` or ``(n, S)``.
 
     Raises:
         RecordError: A value is missing, which is checked here so that other ranks receive the error when they check in.
@@ -99,7 +100,7 @@ def _sort_keys(table: pa.Table, settings: WindowSettings) -> Lengths:
     for name in (name for name in table.column_names if table.column(name).null_count):
         with located(table.column(ROW_ID), settings.locate):
             read_rows(name, table)
-    return settings.spec.sort_keys(lengths_of(table, settings.spec.columns))
+    return lengths_of(table, settings.spec.columns)
 
 
 def gather_lengths(blocks: Sequence[CountedBlocks], ranges: Sequence[slice], settings: WindowSettings) -> GlobalOrder:

@@ -1,4 +1,4 @@
-"""The columns of the sources of a mixture: all must have the same, or values to fill in."""
+"""The columns of the sources of a mixture: every source has the same columns, or ``fill`` supplies the missing ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MixtureColumns:
         self._columns: dict[int, list[str]] = {}
 
     def describe_new(self, tables: Mapping[int, pa.Table]) -> Json:
-        """Return the columns and types of sources whose columns are not known, as JSON, given rows of each."""
+        """Return the columns and types of sources whose columns are not yet known, as JSON, given rows of each."""
         return {
             str(number): base64.b64encode(table.schema.remove_metadata().serialize()).decode()
             for number, table in tables.items()
@@ -38,10 +38,10 @@ class MixtureColumns:
         }
 
     def learn(self, of_ranks: Sequence[Json]) -> None:
-        """Add what ranks have sent by `describe_new`.
+        """Add what `describe_new` returned on each rank.
 
         Raises:
-            ValueError: A source lacks a column that another one has, or has the one with the number of the source.
+            ValueError: A source lacks a column that another one has, or has a column of the name of the mixture's.
         """
         for number, text in (pair for columns in of_ranks for pair in columns.items()):
             if int(number) in self._columns:

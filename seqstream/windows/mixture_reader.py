@@ -16,7 +16,7 @@ from seqstream.arrays import Index, Mask
 from seqstream.records import Counts
 from seqstream.sources.mixture import Mixture
 from seqstream.windows.block_states import CountedBlocks, TakenBlocks, share_out
-from seqstream.windows.columns import lengths_of, total_lengths
+from seqstream.windows.columns import total_lengths
 from seqstream.windows.counting import process_blocks
 from seqstream.windows.mixture_columns import MixtureColumns
 from seqstream.windows.settings import SourceStart, WindowSettings, WindowStart
@@ -29,7 +29,7 @@ class MixtureSources:
 
     Attributes:
         mixture: The mixture.
-        streams: What follows in each source.
+        streams: The unread part of each source, and what was processed and is left.
         columns: The columns of each.
         num_shards: Number of shards of each, as it is read.
     """
@@ -53,8 +53,8 @@ class MixtureReader:
 
     Attributes:
         starts: Where each source begins.
-        tokens_left: ``int64 (S,)``, tokens of each source that were processed and that no window has.
-        rows_left: ``int64 (S,)``, rows of each source that were processed and that no window has.
+        tokens_left: ``int64 (S,)``, tokens of each source that were processed and are not yet in a window.
+        rows_left: ``int64 (S,)``, rows of each source that were processed and are not yet in a window.
     """
 
     def __init__(self, sources: MixtureSources, start: WindowStart, settings: WindowSettings) -> None:
@@ -70,11 +70,11 @@ class MixtureReader:
         self._counts = Counter[str]()
 
     def lengths(self, number: int) -> Index:
-        """Return the tokens of the rows of a source that were processed and that no window has, ``int64 (n,)``."""
+        """Return the tokens of the rows of a source that were processed and are not yet in a window, ``int64 (n,)``."""
         return self.sources.streams[number].lengths(self.starts[number].skip)
 
     def is_over(self) -> Mask:
-        """Return of which sources all that is left was processed, ``bool (S,)``."""
+        """Return for each source whether everything left was processed, ``bool (S,)``."""
         return np.array([stream.is_over for stream in self.sources.streams])
 
     def epoch(self, number: int) -> float:
@@ -82,7 +82,7 @@ class MixtureReader:
         return self.sources.streams[number].epoch()
 
     def rows_before(self, number: int, epoch: int) -> int:
-        """Return how many of the rows of a source that are left are of passes before one."""
+        """Return how many of the rows of a source that are left belong to passes before ``epoch``."""
         return self.sources.streams[number].num_rows_before(epoch, self.starts[number].skip)
 
     def take_counts(self) -> Counts:
@@ -91,13 +91,13 @@ class MixtureReader:
         return counts
 
     def read_tokens(self, needs: Mapping[int, float], before_epochs: Mapping[int, float] | None = None) -> bool:
-        """Read until sources have more tokens than they need, or end; return whether anything was read.
+        """Read until sources have more tokens than they need, or have ended; return whether anything was read.
 
         All ranks call it together.
 
         Args:
             needs: Tokens that each source needs.
-            before_epochs: Passes before which sources are taken to end.
+            before_epochs: Passes at which sources count as ended.
         """
         ends = before_epochs or {}
         has_read = False
@@ -129,7 +129,7 @@ class MixtureReader:
         return max(1.0, (wanted - len(lengths)) * mean)
 
     def _read(self, num_tokens: Mapping[int, float], before_epochs: Mapping[int, float]) -> bool:
-        """Read about some tokens more of sources, and process them; return whether anything was read."""
+        """Read about this many more tokens of sources, and process them; return whether anything was read."""
         new = [
             (number, block)
             for number, tokens in sorted(num_tokens.items())
@@ -156,12 +156,11 @@ class MixtureReader:
         Raises:
             ValueError: A source lacks a column that another has; the same on all ranks.
         """
-        spec, columns = self.settings.spec, self.sources.columns
-        tables = [(number, each.rows.table) for number, each in zip(numbers, blocks, strict=True) if each.rows is not None]
-        own = [spec.count_tokens(total_lengths(lengths_of(table, spec.columns))) for _, table in tables]
-        own.append(np.empty(0, dtype=np.int64))
-        described = columns.describe_new({number: table for number, table in tables if len(table)})
-        received = self.settings.collectives.gather_row_lengths(np.concatenate(own), described)
+        columns = self.sources.columns
+        own = [(number, each.rows) for number, each in zip(numbers, blocks, strict=True) if each.rows is not None]
+        lengths = np.concatenate([*(total_lengths(rows.lengths) for _, rows in own), np.empty(0, dtype=np.int64)])
+        described = columns.describe_new({number: rows.table for number, rows in own if len(rows.table)})
+        received = self.settings.collectives.gather_row_lengths(self.settings.spec.count_tokens(lengths), described)
         columns.learn([new for _, new in received])
         by_rank = [lengths for lengths, _ in received]
         found = []

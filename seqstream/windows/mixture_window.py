@@ -1,7 +1,7 @@
 """How large a window of a mixture is, and how many rows each source gives to it.
 
-Where a window ends follows from the lengths of all rows, which ranks gather: not from blocks, of which more may have been
-processed than the window needs. So neither the number of ranks nor a resume changes what a source gives.
+Where a window ends follows from the lengths of all rows, which ranks gather. It does not depend on blocks, because more of them
+may have been processed than the window needs. So neither the number of ranks nor a resume changes what a source gives.
 
 Legend: ``S`` sources of the mixture.
 """
@@ -26,9 +26,6 @@ from seqstream.windows.mixture_columns import MixtureColumns
 from seqstream.windows.mixture_reader import MixtureReader, MixtureSources
 from seqstream.windows.settings import MixtureStart, SourceStart, WindowSettings, WindowStart
 from seqstream.windows.source_stream import OpenSource, SourceStream
-
-_CUT_SHARE = 0.25
-"""A window ends where weights change, unless less than this share of it lies before."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -92,10 +89,10 @@ class _WindowChoice:
         self._passes = np.array([member.passes for member in sources.mixture.members])
 
     def collect_again(self) -> CollectedMixture:
-        """Return the blocks of a window of which a part was served, with as many rows of each source as it had.
+        """Return the blocks of a window of which a part was served, with the same number of rows of each source.
 
         Raises:
-            ValueError: A source has fewer rows.
+            ValueError: A source no longer has these rows.
         """
         reader = self._reader
         wanted = np.array([each.rows for each in reader.starts])
@@ -109,17 +106,18 @@ class _WindowChoice:
 
     def collect(self, size: int) -> CollectedMixture | None:
         """Return the blocks of a window of about a number of tokens; ``None`` if the epoch has ended."""
+        can_cut = True
         while True:
-            found = self._choose(size)
+            found = self._choose(size, can_cut=can_cut)
             if found is None:
                 return None
             if found.is_last or (found.num_rows and not is_short(found.length_counts, self._start, self._reader.settings)):
                 return found
-            size *= 2
+            size, can_cut = size if can_cut else 2 * size, False
 
-    def _choose(self, size: int) -> CollectedMixture | None:
+    def _choose(self, size: int, *, can_cut: bool) -> CollectedMixture | None:
         """Return the blocks of a window of a size, or a larger one if the epoch ends then; ``None`` if nothing is left."""
-        target, is_last = self._cut(size)
+        target, is_last = self._cut(size, can_cut=can_cut)
         if target <= 0:
             return None
         weights = self._mixture.schedule.mean(self._begin.tokens, self._begin.tokens + target)
@@ -141,25 +139,27 @@ class _WindowChoice:
         return self._collected(counts, rows, flow, is_last=is_last)
 
     def _flow(self, weights: Numbers, limit: int) -> Flow:
-        """Return how the sources flow, as far as what is left of them is known."""
+        """Return the flow of the sources; one whose end is not yet read counts as endless."""
         left = np.where(self._reader.is_over(), self._reader.tokens_left + self._surpluses, math.inf)
         return Flow.of(weights, left, limit)
 
-    def _cut(self, size: int) -> tuple[int, bool]:
-        """Return a size that ends where the weights change or the tokens of the epoch end, and whether these end."""
-        limit, tokens = int(LAST * size), self._begin.tokens
-        if self._mixture.tokens is not None and self._mixture.tokens - tokens <= limit:
-            return self._mixture.tokens - tokens, True
-        point = self._mixture.schedule.next_point(tokens)
-        if point is not None and _CUT_SHARE * size <= point - tokens <= limit:
-            return point - tokens, False
-        return size, False
+    def _cut(self, size: int, *, can_cut: bool) -> tuple[int, bool]:
+        """Return a size that ends where the weights change or the tokens of the epoch end, and whether these end.
+
+        Too few tokens before the weights change to fill a step have the mean weights of a window across that point.
+        """
+        limit, left = int(LAST * size), math.inf
+        if self._mixture.tokens is not None:
+            left = self._mixture.tokens - self._begin.tokens
+        point = self._mixture.schedule.next_point(self._begin.tokens)
+        if can_cut and point is not None and point - self._begin.tokens < min(limit, left):
+            return point - self._begin.tokens, False
+        return (int(left), True) if left <= limit else (size, False)
 
     def _end(self, weights: Numbers, target: int, *, is_last: bool) -> tuple[int, bool]:
         """Return the size of the window, and whether the epoch ends with it.
 
-        The sources that decide this are read as far as a window needs that is a quarter larger, which is taken instead if the
-        epoch ends there.
+        The sources that decide this are read for a window a quarter larger; if the epoch ends within it, that window is used.
         """
         limit = target if is_last else int(LAST * target)
         pending = self._pending() if self._mixture.tokens is None else []
@@ -177,7 +177,7 @@ class _WindowChoice:
         return (math.ceil(min(ends)), True) if min(ends) <= limit else (target, is_last)
 
     def _end_of_pass(self, number: int, flow: Flow) -> float:
-        """Return how many tokens all sources have given at the end of the first pass over one; ``inf`` if that is not near."""
+        """Return how many tokens all sources have given at the end of the first pass over one; ``inf`` if it is not near."""
         if self._reader.epoch(number) < 1:
             return math.inf
         tokens = int(self._reader.lengths(number)[: self._reader.rows_before(number, 1)].sum())
@@ -193,7 +193,7 @@ class _WindowChoice:
         ]
 
     def _required_rows(self, weights: Numbers) -> Index:
-        """Return the rows of the first pass of each source that are left where all of them end the epoch, ``int64 (S,)``."""
+        """Return how many rows complete the first pass of each pending source, ``int64 (S,)``."""
         counts = np.zeros(len(self._sources), dtype=np.int64)
         for number in self._pending():
             if weights[number] > 0 and self._reader.epoch(number) >= 1:

@@ -18,13 +18,13 @@ OpenSource = Callable[[Cursor], Iterator[ReadBlock]]
 """Yields the blocks of a source from a cursor on, over all its passes."""
 
 _PARTS = 64
-"""A block is read in parts of a multiple of this fraction, where a window needs less of it."""
+"""A block is read in parts of this many to the whole when a window needs less of it."""
 
 _BYTES_PER_TOKEN = 4
-"""Bytes of records as read for a token, before a block was processed: a guess."""
+"""Bytes of records as read for a token: an estimate used until a block was processed."""
 
 _SPARE = 1.02
-"""More bytes are read than seem to be needed, so that one attempt is mostly enough."""
+"""2 % more bytes are read than estimated, so that one attempt is usually enough."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SourceStream:
 
     Attributes:
         blocks: Blocks that were processed, from the first of which rows are left.
-        is_over: Whether no block follows: none of a pass that is allowed, or none that has rows.
+        is_over: Whether no block follows: the allowed passes are used up, or the source has no rows.
     """
 
     def __init__(self, open_source: OpenSource, start: SourceStart) -> None:
@@ -73,7 +73,7 @@ class SourceStream:
 
         Args:
             num_tokens: Number of tokens.
-            before_epoch: Where the end is: before the first block of this pass.
+            before_epoch: Stop before the first block of this pass.
         """
         found: list[ReadBlock] = []
         if not self._num_tokens:  # it may have no rows at all, in any pass
@@ -131,7 +131,7 @@ class SourceStream:
     def _bytes_per_token(self) -> float:
         if self._num_tokens:
             return self._num_bytes / self._num_tokens
-        return max(_BYTES_PER_TOKEN, self._num_bytes)  # no row so far: twice as much
+        return max(_BYTES_PER_TOKEN, self._num_bytes)  # no row so far: double the bytes each time
 
     def _next_block(self) -> ReadBlock | None:
         if self._block is None and not self.is_over:

@@ -255,6 +255,28 @@ def test_weights_that_change_with_the_tokens() -> None:
         testing.check_shares(functools.partial(mixed, SPECS["bucket"], points, {"tokens": 30_000, "ramp": ramp}))
 
 
+def test_weights_that_change_within_a_window() -> None:
+    """A window ends where weights change, also where a whole run would fit one window."""
+    points = [(0, {"web": 0.9, "code": 0.1, "math": 0}), (3_000, {"web": 0.1, "code": 0.9, "math": 0})]
+    given = np.zeros(3)
+    for batch in mixed(ss.Bucket(1024), points, {"tokens": 12_000}):
+        given += tokens_of([batch])
+        if not batch.state["position"]["window"]["served"]:
+            break
+    assert given.sum() == pytest.approx(3_000, abs=200)
+    assert given[0] / given.sum() == pytest.approx(0.9, abs=0.05)
+
+
+def test_made_up_rows_have_no_source() -> None:
+    """Rows that fill a batch up are of source -1, and no source counts their padding."""
+    loader = mixed(ss.Pack(256, rows=4), None, {"tokens": 9_000})
+    for batch in loader:
+        assert ((batch.source == -1) == (batch.row_ids == -1)).all()
+    slots = loader.stats.by_source.counts[2].sum()
+    assert slots <= loader.stats.slots
+    assert 1 - loader.stats.by_source.counts[1].sum() / slots == pytest.approx(loader.stats.padding, abs=0.02)
+
+
 @pytest.mark.parametrize("spec", [SPECS["bucket"], SPECS["pack"]], ids=["bucket", "pack"])
 def test_ranks_share_a_mixture(spec: Any) -> None:
     """Ranks take the same rows together as one process does: shares are those of the window of all ranks."""
