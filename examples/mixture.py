@@ -33,10 +33,9 @@ def make_loader(schedule: Schedule, tokens: int, seed: int) -> ss.Loader:
     return ss.Loader(mixture, tokenize, ss.Pack(MAX_LENGTH, rows=4, window_batches=4), on_batch=ss.CausalLabels(), seed=seed)
 
 
-def sources_of_tokens(batch: ss.Batch) -> Tensor:
-    """Return the number of the source of each real token of a batch of packed rows, ``int64 (T,)``."""
-    sequences = (batch.position_ids[batch.mask] == 0).cumsum(0) - 1  # positions restart at 0 in every sequence
-    return batch.source[sequences]
+def sequences_of_tokens(batch: ss.Batch) -> Tensor:
+    """Return the number of the sequence of each token of a batch of packed rows, ``int64 (T,)``."""
+    return (batch.position_ids[batch.mask] == 0).cumsum(0) - 1  # positions restart at 0 in every sequence
 
 
 def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
@@ -50,7 +49,8 @@ def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
     loader, log = make_loader(schedule, options.tokens, options.seed), Log(schedule)
     weights = torch.tensor([LOSS_WEIGHTS[name] for name in loader.source.names])
     for step, batch in enumerate(loader):
-        sources = sources_of_tokens(batch)
+        sequences = sequences_of_tokens(batch)
+        sources, is_real = batch.source[sequences], batch.weights[sequences]  # 0 where a sequence fills up a batch
         of_labels = sources[batch.labels[batch.mask] != -100]
         losses = model(packed(batch), reduction="none")
         loss = (losses * weights[of_labels]).sum() / batch.step_num_label_tokens  # each source's loss with its weight
@@ -59,7 +59,9 @@ def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
         optimizer.zero_grad()
 
         by_source = functools.partial(torch.bincount, minlength=len(weights))
-        counts = torch.stack([by_source(sources), by_source(of_labels), by_source(of_labels, losses.detach().double())])
+        counts = torch.stack(
+            [by_source(sources, is_real), by_source(of_labels), by_source(of_labels, losses.detach().double())]
+        )
         distributed.all_reduce(counts)  # of this step, of all ranks
         log.add(batch.window, counts.numpy())
         if rank == 0 and step % EVERY == EVERY - 1:
