@@ -59,9 +59,8 @@ def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
         optimizer.zero_grad()
 
         by_source = functools.partial(torch.bincount, minlength=len(weights))
-        counts = torch.stack(
-            [by_source(sources, is_real), by_source(of_labels), by_source(of_labels, losses.detach().double())]
-        )
+        counts = [by_source(sources, is_real), by_source(of_labels), by_source(of_labels, losses.detach())]
+        counts = torch.stack([each.double() for each in counts])
         distributed.all_reduce(counts)  # of this step, of all ranks
         log.add(batch.window, counts.numpy())
         if rank == 0 and step % EVERY == EVERY - 1:
