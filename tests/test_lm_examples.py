@@ -116,3 +116,27 @@ def test_train_transformer_compares_four_ways(cache: Path, tmp_path: Path) -> No
         assert gain == pytest.approx(speed[name] / speed["random padded"], rel=0.02)
         assert gain > 1.3  # on a busy machine; about 2.2 on a quiet one
     assert list(gains) == ["packed", "varlen"]
+
+
+def test_mixture_gives_each_source_its_share(cache: Path, tmp_path: Path) -> None:
+    """Shares follow the weights before and after they change; tokens found in packed rows are those that the loader counts."""
+    printed = run("mixture.py", "--tokens", "30000", "--change", "16000", cache=cache, cwd=tmp_path)
+    (titles,) = re.findall(r"^tokens +(\w+) +(\w+) +(\w+)$", printed, re.MULTILINE)
+    table = {
+        name: int(tokens.replace(",", "")) for name, tokens in re.findall(r"^(\w+) +[\d,]+ +([\d,]+) ", printed, re.MULTILINE)
+    }
+    assert [*table] == [*titles] == ["stdlib", "numpy", "torch"]
+    given = np.zeros(3)
+    parts = re.findall(r"^([\d,]+) to ([\d,]+) +(asked .*)$", printed, re.MULTILINE)
+    for (begin, end, shares), weights in zip(parts, ((70, 10, 20), (10, 40, 50)), strict=True):
+        first, last = (int(number.replace(",", "")) for number in (begin, end))
+        pairs = np.array(re.findall(r"asked ([\d.]+)%, given ([\d.]+)%", shares), dtype=float)
+        assert pairs[:, 0] == pytest.approx(weights, abs=6)  # a window may begin a little before the change
+        assert np.abs(pairs[:, 0] - pairs[:, 1]).max() <= 100 * 2 * transformer.MAX_LENGTH / (last - first)
+        given += pairs[:, 1] / 100 * (last - first)
+    assert last == sum(table.values()) == pytest.approx(30_000, abs=transformer.MAX_LENGTH)
+    assert given == pytest.approx([*table.values()], abs=3)  # percentages have two decimals
+    losses = np.array([re.findall(r"loss (\d+\.\d+)", line) for line in printed.splitlines() if " loss " in line], dtype=float)
+    assert (losses[-1] < losses[0]).all()
+    assert re.search(r"^at the end of each of \d+ windows, every source has given what was asked for", printed, re.MULTILINE)
+    assert (tmp_path / "mixture.png").read_bytes().startswith(b"\x89PNG")

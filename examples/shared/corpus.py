@@ -38,6 +38,11 @@ def docstring_texts() -> Path:
     return made_once(f"{_NAME}.txt", _texts)
 
 
+def package_texts(label: str) -> Path:
+    """Return a file of those texts that are of one package, one a line."""
+    return made_once(f"{_NAME}-{label}.txt", lambda: _texts(label))
+
+
 def tokenizer() -> Path:
     """Return a ``tokenizer.json``: byte-level BPE trained on the corpus, 8,192 tokens, with a pad token of id 0."""
     return made_once(f"{_NAME}-tokenizer.json", lambda: [_train().to_str()])
@@ -82,8 +87,9 @@ def _docstrings_of(file: Path) -> Iterator[str]:
             yield text
 
 
-def _texts() -> list[str]:
-    return [json.loads(line)["text"] for line in docstrings().read_text(encoding="utf-8").splitlines()]
+def _texts(label: str | None = None) -> list[str]:
+    records = map(json.loads, docstrings().read_text(encoding="utf-8").splitlines())
+    return [record["text"] for record in records if label in (None, record["label"])]
 
 
 def _train() -> Tokenizer:

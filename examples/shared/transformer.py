@@ -76,7 +76,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A language model that returns the sum of the losses of all label tokens."""
+    """A language model that returns the sum of the losses of all label tokens, or with ``reduction="none"`` each of them."""
 
     def __init__(self, vocabulary: int = 8_192, num_blocks: int = 4) -> None:
         super().__init__()
@@ -84,10 +84,10 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(num_blocks))
         self.logits = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, vocabulary))
 
-    def forward(self, form: Form) -> Tensor:
+    def forward(self, form: Form, reduction: str = "sum") -> Tensor:
         tokens = self.tokens(form.ids) + self.positions(form.positions)
         for block in self.blocks:
             tokens = block(tokens, form.attend)
         targets = form.labels.flatten()[1:]  # -100 for the first token of a sequence, which no token predicts
         known = (targets != -100).nonzero()[:, 0]  # logits are computed only for these
-        return cross_entropy(self.logits(tokens.flatten(0, -2).index_select(0, known)), targets[known], reduction="sum")
+        return cross_entropy(self.logits(tokens.flatten(0, -2).index_select(0, known)), targets[known], reduction=reduction)
