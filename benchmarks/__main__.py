@@ -29,6 +29,7 @@ NAMES = (
     "views",
     "waste",
     "mixing",
+    "mixture",
     "source_order",
     "packing",
     "equal_cost",

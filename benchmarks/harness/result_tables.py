@@ -258,6 +258,27 @@ TABLES = {
             "windows tokenised again, at most": "{}: windows tokenised before the first batch, at most",
         },
     ),
+    "mixture": Table(
+        "2026-11-28-mixture.jsonl",
+        "mixture",
+        {"3": "3 sources", "30": "30 sources", "1,000 sources": "1,000 sources, interleave_datasets by its rule"},
+        {
+            heading: f"{{}}: {way}, furthest source, in longest rows"
+            for heading, way in (
+                ("**seqstream**", "seqstream"),
+                ("`interleave_datasets`", "interleave_datasets"),
+                (
+                    "`interleave_datasets`, weights divided by mean lengths",
+                    "interleave_datasets, weights divided by mean lengths",
+                ),
+                ("largest deficit in rows", "largest deficit in rows"),
+                (
+                    "largest deficit in rows, weights divided by mean lengths",
+                    "largest deficit in rows, weights divided by mean lengths",
+                ),
+            )
+        },
+    ),
     "source_order": Table(
         "2026-11-27-source-order.jsonl",
         "source_order",
