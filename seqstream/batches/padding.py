@@ -35,13 +35,10 @@ class Padding:
     Attributes:
         values: The padding value by column; a column that is missing has -100 for labels, which losses ignore, else 0.
         side: ``"right"`` or ``"left"``.
-        source_column: The column with the number of each row's source, which is -1 where a row is made up; ``None`` without
-            a mixture.
     """
 
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     side: str = "right"
-    source_column: str | None = None
 
     def value(self, column: str) -> float:
         """Return what padding holds in a column."""
@@ -49,8 +46,6 @@ class Padding:
 
     def made_up_value(self, column: str) -> float:
         """Return what a column of one whole number a row holds where a row is made up."""
-        if column == self.source_column:
-            return -1
         return IGNORE_INDEX if is_label(column) or self.values.get(column) == IGNORE_INDEX else 0
 
 

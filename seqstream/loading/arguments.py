@@ -190,7 +190,7 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     if column is not None and isinstance(spec, Bucket) and spec.balance is None:
         spec = dataclasses.replace(spec, balance=column)
     values = {name: value for stages in used for name, value in _pad_values(stages).items()}
-    padding = Padding({**values, **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side), column)
+    padding = Padding({**values, **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side))
     keeps_empty = tokenize is not None and tokenize.empty == "keep"
     empty_fill = int(padding.value("input_ids")) if keeps_empty else None
     return ParsedStages(known, stage_lists, stages_of, spec, max_length, padding, empty_fill, tokenize is not None)

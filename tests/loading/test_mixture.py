@@ -267,11 +267,12 @@ def test_weights_that_change_within_a_window() -> None:
     assert given[0] / given.sum() == pytest.approx(0.9, abs=0.05)
 
 
-def test_made_up_rows_have_no_source() -> None:
-    """Rows that fill a batch up are of source -1, and no source counts their padding."""
+def test_made_up_rows_count_for_no_source() -> None:
+    """Rows that fill a batch up have weight 0, so that no sum with weights counts them, and no source has their padding."""
     loader = mixed(ss.Pack(256, rows=4), None, {"tokens": 9_000})
     for batch in loader:
-        assert ((batch.source == -1) == (batch.row_ids == -1)).all()
+        assert (batch.source[batch.row_ids == -1] == 0).all()
+        assert (batch.weights[batch.row_ids == -1] == 0).all()
     slots = loader.stats.by_source.counts[2].sum()
     assert slots <= loader.stats.slots
     assert 1 - loader.stats.by_source.counts[1].sum() / slots == pytest.approx(loader.stats.padding, abs=0.02)
