@@ -63,8 +63,8 @@ class Mixture(SourceGroup):
 
     An epoch of the loader ends when every source was read once, or as often as ``epochs`` allows where that is less. Sources
     that end earlier are repeated. With ``tokens``, the epoch ends after that many tokens. A batch has a column ``source``, the
-    number of each row's source in ``names``; rows that are made up, of weight 0, have a 0. With ``shuffle=False`` a window has the rows of one
-    source after the other.
+    number of each row's source in ``names``; rows that are made up, of weight 0, have a 0. With ``shuffle=False`` a window has
+    the rows of one source after the other.
 
     `Bucket` makes batches of similar lengths, ordered so that any few consecutive ones have about each source's share. With
     `Pack` every batch mixes the sources.
