@@ -87,5 +87,4 @@ def _end(mixture: Mixture, flow: Flow, weights: Numbers, required: Numbers) -> f
     sources = np.flatnonzero(weights > 0)
     if len(mixture.schedule.points) > 1 or np.isnan(required[sources]).any():
         return math.inf
-    times = flow.times_of(sources, required[sources] * (1 - 1e-9))
-    return float(times.max())
+    return max(flow.time_of(source, float(required[source]) * (1 - 1e-9)) for source in sources.tolist())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -102,14 +101,15 @@ def _mixes(source: Source) -> bool:
 
 def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> ReadBlock:
     """Return a block of a source as one of a mixture: with the number of the pass, and row ids of the mixture."""
-    before, after = (dataclasses.replace(cursor, epoch=number) for cursor in (block.before, block.after))
+    before = Cursor(block.before.position, block.before.open, number, block.before.fraction)
+    after = Cursor(block.after.position, block.after.open, number, block.after.fraction)
     if not first_shard:
-        return dataclasses.replace(block, before=before, after=after, stages=stages)
+        return ReadBlock(block.content, before, after, block.approx_bytes, stages)
     offset = first_shard << RECORD_BITS
 
     def renumbered(table: pa.Table) -> pa.Table:
-        row_ids = to_numpy(table.column(ROW_ID)) + offset
-        return table.set_column(table.column_names.index(ROW_ID), ROW_ID, to_arrow(row_ids))
+        at = table.schema.get_field_index(ROW_ID)
+        return table.set_column(at, ROW_ID, to_arrow(to_numpy(table.column(at)) + offset))
 
     content = block.content
     read = (lambda: renumbered(content())) if callable(content) else renumbered(content)

@@ -30,12 +30,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seqstream.arrays import Index, flat_starts
+from seqstream.arrays import Index, Mask
 
 Numbers = npt.NDArray[np.float64]
 
 _TOLERANCE = 1e-9
-"""Rounding errors of times, as a share of them."""
+"""Rounding errors, as a share of times and in tokens."""
+
+_HALVINGS = 48
+"""Halvings of a time until no row ends between its bounds; rows that end at the same time are left to the queue."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,21 +107,31 @@ class Flow:
             found = found + np.where(goes_on, rates, 0) * ((time - self.end) / math.fsum(rates[goes_on].tolist()))
         return found
 
-    def times_of(self, sources: Index, tokens: Numbers) -> Numbers:
-        """Return how many tokens all have given when a source has given some, ``float64 (n,)``; ``inf`` for never.
+    def time_of(self, source: int, tokens: float) -> float:
+        """Return how many tokens all have given when a source has given some; ``inf`` for never.
 
         Args:
-            sources: ``int64 (n,)``, the source of each.
-            tokens: ``float64 (n,)``, its tokens; extrapolated below 0 and beyond the end.
+            source: The source.
+            tokens: Its tokens; extrapolated below 0 and beyond the end.
         """
-        times = np.where(tokens > 0, np.inf, 0.0)
-        for number, (begin, stop) in enumerate(itertools.pairwise(self.times)):
-            rates = ((self.given[number + 1] - self.given[number]) / (stop - begin))[sources]
-            before = self.given[number][sources]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                found = begin + (tokens - before) / rates
-            times = np.where((rates > 0) & ((tokens > before) | (number == 0)), found, times)
-        return times
+        time = math.inf if tokens > 0 or not self.gives[source] else 0.0
+        for (begin, before), (stop, after) in itertools.pairwise(self._points[source]):
+            if after <= before or (tokens <= before and begin):
+                break
+            time = begin + (tokens - before) * (stop - begin) / (after - before)
+        return time
+
+    @functools.cached_property
+    def gives(self) -> Mask:
+        """Whether each source gives anything, or would if it had something left, ``bool (S,)``; not without a weight."""
+        gives: Mask = (self.given[-1] > 0) | (self.ends == 0)
+        return gives
+
+    @functools.cached_property
+    def _points(self) -> list[list[tuple[float, float]]]:
+        """The times, and what each source has given then."""
+        times = self.times.tolist()
+        return [list(zip(times, given, strict=True)) for given in self.given.T.tolist()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,17 +139,16 @@ class SourceRows:
     """The rows of all sources that a window may take, in the order of each source.
 
     Attributes:
-        lengths: ``int64 (N,)``, tokens of each row.
+        totals: ``int64 (N + 1,)``, tokens of all rows before each, and of all of them.
         cuts: ``int64 (S + 1,)``, source ``s`` has rows ``cuts[s]`` to ``cuts[s + 1]``.
-        begins: ``float64 (S,)``, tokens of all sources at which the first row of each begins if all flow at their rates; each
-            other row begins where the one before it ends.
-        ends: ``float64 (N,)``, tokens of all sources at which each row ends.
+        flow: The flow of the sources.
+        surpluses: ``float64 (S,)``, tokens that each has given beyond its quota.
     """
 
-    lengths: Index
+    totals: Index
     cuts: Index
-    begins: Numbers
-    ends: Numbers
+    flow: Flow
+    surpluses: Numbers
 
     @classmethod
     def of(cls, lengths: Sequence[Index], flow: Flow, surpluses: Numbers) -> SourceRows:
@@ -147,20 +159,16 @@ class SourceRows:
             flow: The flow of the sources.
             surpluses: ``float64 (S,)``, tokens that each has given beyond its quota.
         """
-        sizes = np.array([len(each) for each in lengths], dtype=np.int64)
-        flat = np.concatenate([*lengths, np.empty(0)]).astype(np.int64)
-        sources = np.repeat(np.arange(len(lengths)), sizes)
-        total = np.append(0, np.cumsum(flat))
-        given = (total[1:] - total[flat_starts(sizes)][sources]) + surpluses[sources]
-        begins = flow.times_of(np.arange(len(lengths)), surpluses.astype(np.float64))
-        return cls(flat, np.append(0, np.cumsum(sizes)), begins, flow.times_of(sources, given))
+        totals = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
+        cuts = np.append(0, np.cumsum([len(each) for each in lengths])).astype(np.int64)
+        return cls(totals, cuts, flow, surpluses)
 
     def first_tokens(self, num: float) -> Index:
         """Return how many rows of each source are in the first ``num`` tokens of all, ``int64 (S,)``.
 
         Of the totals before and after the row in which that number is reached, the nearer is chosen.
         """
-        queue = _FairQueue.at(self, num * (1 + _TOLERANCE))
+        queue = _FairQueue.at(self, num)
         while queue.total < num:
             source = queue.next_source()
             if source is None or queue.length_of(source) + queue.total - num > num - queue.total:
@@ -172,7 +180,7 @@ class SourceRows:
         """Return how many rows of each source are among the first ``num`` rows of all, ``int64 (S,)``."""
         before = len(self.cuts)
         while True:
-            time = float(self._sorted_ends[num - before - 1]) if num > before else -np.inf
+            time = self._time_of(num - before)
             queue = _FairQueue.at(self, time)
             while sum(queue.counts) < num and (source := queue.next_source()) is not None:
                 queue.take(source)
@@ -180,15 +188,38 @@ class SourceRows:
                 return np.array(queue.counts, dtype=np.int64)
             before *= 4
 
+    def ended(self, time: float) -> Index:
+        """Return how many rows of each source end by some tokens of all, ``int64 (S,)``."""
+        given = (self.flow.at(time) - self.surpluses) * (1 + _TOLERANCE) + _TOLERANCE
+        last = np.searchsorted(self.totals, self.totals[self.cuts[:-1]] + np.maximum(given, -1), side="right") - 1
+        counts: Index = np.where(self.flow.gives, np.clip(last, self.cuts[:-1], self.cuts[1:]) - self.cuts[:-1], 0)
+        return counts
+
     def tokens(self, counts: Index) -> Index:
         """Return the tokens of the first rows of each source, ``int64 (S,)``, given how many, ``int64 (S,)``."""
-        total = np.append(0, np.cumsum(self.lengths))
-        given: Index = total[self.cuts[:-1] + counts] - total[self.cuts[:-1]]
+        given: Index = self.totals[self.cuts[:-1] + counts] - self.totals[self.cuts[:-1]]
         return given
 
-    @functools.cached_property
-    def _sorted_ends(self) -> Numbers:
-        return np.sort(self.ends)
+    def end_of(self, source: int, count: int) -> float:
+        """Return the tokens of all at which the first ``count`` rows of a source end."""
+        first = self.cuts[source]
+        given = float(self.totals[first + count] - self.totals[first]) + float(self.surpluses[source])
+        return self.flow.time_of(source, given)
+
+    def _time_of(self, num: int) -> float:
+        """Return some tokens of all by which at most ``num`` rows end, about as many; ``-inf`` for none."""
+        low, high = -math.inf, self.flow.end
+        if num <= 0:
+            return low
+        if self.ended(high).sum() <= num:
+            return high
+        low = 0.0
+        if self.ended(low).sum() > num:
+            return -math.inf
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.ended(middle).sum() <= num else (low, middle)
+        return low
 
 
 @dataclasses.dataclass
@@ -212,15 +243,12 @@ class _FairQueue:
     @classmethod
     def at(cls, rows: SourceRows, time: float) -> _FairQueue:
         """Return the queue after all rows that end by a time."""
-        ended = np.append(0, np.cumsum(rows.ends <= time))
-        counts = ended[rows.cuts[1:]] - ended[rows.cuts[:-1]]
+        counts = rows.ended(time) if time > -math.inf else np.zeros(len(rows.cuts) - 1, dtype=np.int64)
         queue = cls(rows, counts.tolist(), int(rows.tokens(counts).sum()))
-        at = rows.cuts[:-1] + counts
-        sources = np.flatnonzero(at < rows.cuts[1:])
-        begins = np.where(counts[sources] > 0, rows.ends[at[sources] - 1], rows.begins[sources])
-        queue.waiting = [
-            (begin, source) for begin, source in zip(begins.tolist(), sources.tolist(), strict=True) if begin < np.inf
-        ]
+        for source in np.flatnonzero(counts < np.diff(rows.cuts)).tolist():
+            begin = rows.end_of(source, queue.counts[source])  # where the row before ends
+            if begin < math.inf:
+                queue.waiting.append((begin, source))
         heapq.heapify(queue.waiting)
         return queue
 
@@ -228,20 +256,18 @@ class _FairQueue:
         """Return the source of the next row; ``None`` if no row is left."""
         while self.waiting and (self.waiting[0][0] <= self.total or not self.begun):
             _, source = heapq.heappop(self.waiting)
-            heapq.heappush(self.begun, (float(self.rows.ends[self._at(source)]), source))
+            heapq.heappush(self.begun, (self.rows.end_of(source, self.counts[source] + 1), source))
         return self.begun[0][1] if self.begun else None
 
     def length_of(self, source: int) -> int:
         """Return the tokens of the next row of a source."""
-        return int(self.rows.lengths[self._at(source)])
+        at = int(self.rows.cuts[source]) + self.counts[source]
+        return int(self.rows.totals[at + 1] - self.rows.totals[at])
 
     def take(self, source: int) -> None:
         """Take the next row of the source that `next_source` has returned."""
         end, _ = heapq.heappop(self.begun)
         self.total += self.length_of(source)
         self.counts[source] += 1
-        if self._at(source) < self.rows.cuts[source + 1]:
+        if self.counts[source] < self.rows.cuts[source + 1] - self.rows.cuts[source]:
             heapq.heappush(self.waiting, (end, source))
-
-    def _at(self, source: int) -> int:
-        return int(self.rows.cuts[source]) + self.counts[source]

@@ -141,11 +141,14 @@ def share_out(upcoming: Iterable[UpcomingBlocks], rank: int, world_size: int) ->
     num, before = count_blocks(upcoming), 0
     shares: list[NewBlocks] = []
     for blocks in upcoming:
+        if isinstance(blocks, ReadBlock):
+            shares += assign(blocks, before * world_size // num, rank, world_size)
+            before += 1
+            continue
         size = len(blocks.span)
         owners = np.arange(before, before + size) * world_size // num
         for first, stop in itertools.pairwise([0, *(1 + np.flatnonzero(np.diff(owners))).tolist(), size]):
-            part = blocks if isinstance(blocks, ReadBlock) else blocks.part(first, stop)
-            shares += assign(part, int(owners[first]), rank, world_size)
+            shares += assign(blocks.part(first, stop), int(owners[first]), rank, world_size)
         before += size
     return shares
 

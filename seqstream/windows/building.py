@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.arrow import join_tables, to_arrow, to_numpy
+from seqstream.arrow import to_arrow, to_numpy
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
@@ -37,7 +37,6 @@ from seqstream.windows.columns import (
     which_is_longest,
 )
 from seqstream.windows.label_counts import without_labels
-from seqstream.windows.processing import row_ids_of
 from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.step_totals import OwnRows, Totals, count_begun, with_step_totals
 from seqstream.windows.window import Window
@@ -155,7 +154,8 @@ def _plan(collected: CollectedBlocks) -> _WindowPlan:
             search = search.with_lengths(collected.global_order_of(search.num_needed).length_counts)
         num_rows = search.num_planned
     global_order = collected.global_order_of(num_rows)
-    own = _own_rows(collected, num_rows)
+    own = collected.own_rows(num_rows)
+    own = NO_ROWS if own is None else own
     share = collected.share(num_rows, global_order.length_counts.num_tokens)
     key = (*settings.key, collected.number(global_order) if num_rows else None)
     global_plan = _plan_global(global_order.length_counts, own, settings, key, world_size)
@@ -185,15 +185,6 @@ def _plan_global(
             row = int(lengths.argmax())
             cause = "" if spec.columns else which_is_longest(own, row)
             raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None
-
-
-def _own_rows(collected: CollectedBlocks, num_rows: int) -> pa.Table:
-    """Return this rank's rows of those that are planned, in the order of the data."""
-    tables = collected.own_tables(num_rows)
-    if not tables:
-        return NO_ROWS
-    with located(row_ids_of(tables), collected.settings.locate):
-        return join_tables(tables)
 
 
 def _counts(collected: CollectedBlocks, planned: _WindowPlan) -> Counts:

@@ -243,7 +243,9 @@ def _count(rows: _Rows, shape: tuple[int, int, int], collectives: WindowCollecti
     """
     num_units, num_ranges, num_classes = shape
     width = num_ranges + num_classes
-    at = np.concatenate([rows.units * width + rows.ranges, rows.units * width + num_ranges + rows.classes])
-    lengths = np.tile(rows.lengths, 2)
-    own = np.stack([np.bincount(at, weights, num_units * width) for weights in (None, lengths)]).astype(np.int64)
-    return collectives.add_class_counts(own).reshape(2, num_units, width)
+    own = np.zeros((2, num_units, width), dtype=np.int64)
+    for kinds, first, num in ((rows.ranges, 0, num_ranges), (rows.classes, num_ranges, num_classes)):
+        at = rows.units * num + kinds
+        for number, weights in enumerate((None, rows.lengths)):
+            own[number, :, first : first + num] = np.bincount(at, weights, num_units * num).reshape(num_units, num)
+    return collectives.add_class_counts(own.reshape(2, -1)).reshape(2, num_units, width)

@@ -13,13 +13,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrays import Index
+from seqstream.arrow import join_tables
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import ID_BYTES
 from seqstream.planning.token_quotas import Flow, SourceRows
+from seqstream.records import located
 from seqstream.windows.block_states import CountedBlocks, count_rows
 from seqstream.windows.collecting import CollectedBlocks, next_size, start_after
 from seqstream.windows.counting import row_ranges
 from seqstream.windows.mixture_columns import MixtureColumns
+from seqstream.windows.processing import row_ids_of
 from seqstream.windows.settings import MixtureStart, SourceStart, WindowStart
 
 Numbers = npt.NDArray[np.float64]
@@ -101,13 +104,17 @@ class CollectedMixture(CollectedBlocks):
     def ranges(self, num_rows: int) -> list[slice]:
         return ranges_of(self.names, self.blocks_of, self.starts, self.counts_of(num_rows).tolist())
 
-    def own_tables(self, num_rows: int) -> list[pa.Table]:
+    def own_rows(self, num_rows: int) -> pa.Table | None:
+        tables, sources = [], []
         numbers = [number for number in by_name(self.names) for _ in self.blocks_of[number]]
-        return [
-            self.columns.complete(each.rows.table.slice(rows.start, rows.stop - rows.start), number)
-            for each, rows, number in zip(self.blocks, self.ranges(num_rows), numbers, strict=True)
-            if each.rows is not None and rows.stop > rows.start
-        ]
+        for each, rows, number in zip(self.blocks, self.ranges(num_rows), numbers, strict=True):
+            if each.rows is not None and rows.stop > rows.start:
+                tables.append(self.columns.complete(each.rows.table.slice(rows.start, rows.stop - rows.start)))
+                sources.append((number, rows.stop - rows.start))
+        if not tables:
+            return None
+        with located(row_ids_of(tables), self.settings.locate):
+            return self.columns.with_sources(join_tables(tables), np.repeat(*np.array(sources).T))
 
     def begun(self, num_rows: int, world_size: int) -> WindowStart:
         mixture = self.start.mixture or MixtureStart()

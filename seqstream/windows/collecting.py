@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqstream.arrow import join_tables
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.records import Counts
+from seqstream.records import Counts, located
 from seqstream.windows.block_buffer import BlockBuffer
 from seqstream.windows.block_reader import UpcomingBlocks
 from seqstream.windows.block_states import (
@@ -26,6 +27,7 @@ from seqstream.windows.block_states import (
     share_out,
 )
 from seqstream.windows.counting import gather_lengths, process_blocks, row_ranges
+from seqstream.windows.processing import row_ids_of
 from seqstream.windows.settings import SLOW_GROWTH, WindowSettings, WindowStart
 
 LAST = 1.25
@@ -98,13 +100,17 @@ class CollectedBlocks:
         """Return which rows of each block are among the first ``num_rows`` rows of the window."""
         return list(row_ranges(self.blocks, self.start.skip, num_rows))
 
-    def own_tables(self, num_rows: int) -> list[pa.Table]:
-        """Return this rank's rows of the first ``num_rows`` rows, block by block."""
-        return [
+    def own_rows(self, num_rows: int) -> pa.Table | None:
+        """Return this rank's rows of the first ``num_rows`` rows, in the order of the data; ``None`` if it has none."""
+        tables = [
             each.rows.table.slice(rows.start, rows.stop - rows.start)
             for each, rows in zip(self.blocks, self.ranges(num_rows), strict=True)
             if each.rows is not None
         ]
+        if not tables:
+            return None
+        with located(row_ids_of(tables), self.settings.locate):
+            return join_tables(tables)
 
     def begun(self, num_rows: int, world_size: int) -> WindowStart:
         """Return the start of the window, with what a state needs to build it again.

@@ -6,9 +6,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from seqstream.arrays import Index
 from seqstream.arrow import to_arrow
 from seqstream.records import RESERVED, Json
 
@@ -58,12 +58,15 @@ class MixtureColumns:
                 self._types.setdefault(name, schema.field(name).type)
             self._check()
 
-    def complete(self, table: pa.Table, number: int) -> pa.Table:
-        """Return rows of a source with values for the columns that it lacks, and with the number of the source."""
-        for name in self._types:
-            if name not in table.column_names:
-                table = table.append_column(name, self._filled(name, len(table)))
-        return table.append_column(self._column, to_arrow(np.full(len(table), number)))
+    def complete(self, table: pa.Table) -> pa.Table:
+        """Return rows of a source with values for the columns that it lacks."""
+        for name in self._types.keys() - set(table.column_names):
+            table = table.append_column(name, self._filled(name, len(table)))
+        return table
+
+    def with_sources(self, table: pa.Table, sources: Index) -> pa.Table:
+        """Return rows of several sources with the number of each row's source, ``int64 (n,)``."""
+        return table.append_column(self._column, to_arrow(sources))
 
     def _check(self) -> None:
         for number, columns in self._columns.items():

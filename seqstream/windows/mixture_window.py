@@ -181,7 +181,7 @@ class _WindowChoice:
         if self._reader.epoch(number) < 1:
             return math.inf
         tokens = int(self._reader.lengths(number)[: self._reader.rows_before(number, 1)].sum())
-        return float(flow.times_of(np.array([number]), np.array([tokens + self._surpluses[number]]))[0])
+        return flow.time_of(number, tokens + float(self._surpluses[number]))
 
     def _pending(self) -> list[int]:
         """Return the sources that must be read once before the epoch ends, and were not."""

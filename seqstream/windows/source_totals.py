@@ -34,12 +34,14 @@ def totals_of_batches(window: Window, column: str, num_sources: int) -> npt.NDAr
     batch_of = np.repeat(np.arange(num_batches), np.diff(plan.cuts))
     sides = [slices.sequence, *(slices.spans[name] for name in (window.spec.columns or ())[1:])]
     tokens = np.sum([side.lengths for side in sides], axis=0) if len(sides) > 1 else slices.sequence.lengths
-    at = (batch_of * num_sources + numbers.values[order])[is_real]
-    slots = (tokens if isinstance(plan, PackedPlan) else np.ones_like(tokens)) * _scale(window)[batch_of]
+    at, own = batch_of * num_sources + numbers.values[order], tokens
+    if not is_real.all():
+        at, own = at[is_real], tokens[is_real]
     totals = np.empty((num_batches, 4, num_sources))
-    for number, weights in enumerate((None, tokens, slots)):
-        own = None if weights is None else weights[is_real]
-        totals[:, number] = np.bincount(at, own, num_batches * num_sources).reshape(num_batches, num_sources)
+    for number, weights in enumerate((None, own)):
+        totals[:, number] = np.bincount(at, weights, num_batches * num_sources).reshape(num_batches, num_sources)
+    counted = totals[:, 1 if isinstance(plan, PackedPlan) else 0]
+    totals[:, 2] = counted * _scale(window)[:, None]
     before, after = window.passes
     totals = totals[slices.turns]
     totals[:, 3] = before + (after - before) * (np.arange(1, num_batches + 1) / num_batches)[:, None]

@@ -67,8 +67,8 @@ def test_what_a_source_lacks_the_others_give() -> None:
     assert flow.at(200) == pytest.approx([40, 10, 150])
     assert flow.at(260) == pytest.approx([40, 10, 210])
     assert flow.ends.tolist() == [pytest.approx(70), 40, np.inf]
-    times = flow.times_of(np.array([0, 0, 1, 2, 2, 0]), np.array([20.0, 40.0, 10.0, 20.0, 150.0, -5.0]))
-    assert times == pytest.approx([40, 70, 40, 70, 200, -10])
+    places = ((0, 20.0), (0, 40.0), (1, 10.0), (2, 20.0), (2, 150.0), (0, -5.0))
+    assert [flow.time_of(*place) for place in places] == pytest.approx([40, 70, 40, 70, 200, -10])
     alone = Flow.of(np.array([1.0, 1.0]), np.array([5.0, 7.0]), 100)
     assert alone.end == 12
     assert alone.at(50).tolist() == [5, 7]
@@ -85,8 +85,8 @@ def test_flows_add_up(seed: int) -> None:
     for time in rng.uniform(0, flow.end, 5):
         assert flow.at(time).sum() == pytest.approx(time)
         assert (flow.at(time) <= left + 1e-6).all()
-        flowing = np.flatnonzero(flow.ends > time)
-        assert flow.times_of(flowing, flow.at(time)[flowing]) == pytest.approx(np.full(len(flowing), time), abs=1e-6)
+        for source in np.flatnonzero(flow.ends > time).tolist():
+            assert flow.time_of(source, float(flow.at(time)[source])) == pytest.approx(time, abs=1e-6)
 
 
 def test_weight_0_and_no_rows() -> None:
@@ -95,4 +95,6 @@ def test_weight_0_and_no_rows() -> None:
     rows = SourceRows.of([np.array([5, 5]), np.array([10, 10, 10])], flow, np.zeros(2))
     assert rows.first_tokens(30).tolist() == [0, 3]
     assert rows.first_rows(3).tolist() == [0, 3]
+    lagging = SourceRows.of([np.array([5, 5]), np.array([10, 10, 10])], flow, np.array([-8.0, 8.0]))
+    assert lagging.first_tokens(22).tolist() == [0, 2]
     assert SourceRows.of([np.empty(0, dtype=np.int64)] * 2, flow, np.zeros(2)).first_tokens(10).tolist() == [0, 0]
