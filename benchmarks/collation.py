@@ -98,5 +98,5 @@ def largest_window(text: Path, proven: Proven, max_tokens: int) -> Window:
     """Return the window of the first epoch that has the most batches."""
     source = ss.TextFiles(str(text))
     blocks = read_blocks(source, EvenOrder(source.num_shards, 0, 0, "shards"), Cursor())
-    recipe = WindowSettings(run_here((proven.open(),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
+    recipe = WindowSettings(run_here(((proven.open(),),)), ss.Bucket(max_tokens=max_tokens), key=(0, 0))
     return max(read_windows(blocks, WindowStart(), recipe), key=lambda window: len(window.plan))

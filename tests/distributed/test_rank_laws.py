@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import seqstream as ss
 from seqstream import testing
 from seqstream.arrays import ranges
-from seqstream.loading.arguments import open_stages
+from seqstream.loading.stage_lists import open_stages
 from seqstream.loading.state import read_state
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts, sorted_order
