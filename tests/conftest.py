@@ -19,6 +19,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes test at a tim
 
 VOCAB_SIZE = 600
 
+LONG = ("frameworks", "distributed", "test_workers.py")
+"""Folders and files of tests that take long, and those that lie in no folder: they run first, so that no process runs alone."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long modules first, in the order in which they were shuffled."""
+    own = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != own and not any(part in LONG for part in item.path.relative_to(own).parts))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_are_heeded() -> None:
