@@ -182,7 +182,10 @@ class SourceRows:
         while True:
             time = self._time_of(num - before)
             queue = _FairQueue.at(self, time)
-            while sum(queue.counts) < num and (source := queue.next_source()) is not None:
+            for _ in range(num - sum(queue.counts)):
+                source = queue.next_source()
+                if source is None:
+                    break
                 queue.take(source)
             if num <= before or (sum(queue.counts) == num and queue.total >= time):
                 return np.array(queue.counts, dtype=np.int64)
