@@ -93,11 +93,16 @@ class Epochs:
     def functions(self) -> dict[str, Json]:
         """What the functions of the stages do when the loader begins, by stage; a fingerprint has their names only."""
         found: dict[str, Json] = {}
-        for number, stage in enumerate(self.parsed.data_stages, 1):
+        stages = [
+            (f"{engine_prefix(of_list)}stage {number}", stage)
+            for of_list, own in enumerate(self.parsed.stage_lists)
+            for number, stage in enumerate(own, 1)
+        ]
+        for name, stage in stages:
             functions = [stage.fn] if isinstance(stage, Map | Filter) else []
             functions += stage.functions if isinstance(stage, Tokenize) else []
             if functions:
-                found[f"stage {number}.function"] = [describe_function(function) for function in functions]
+                found[f"{name}.function"] = [describe_function(function) for function in functions]
         return found
 
     @property

@@ -223,10 +223,16 @@ class Mixture(SourceGroup):
         return {"kind": "Mixture", "sources": found}
 
     def settings_fingerprint(self) -> Json:
-        """Return what decides how many rows each source gives; which rows these are is not part of it."""
+        """Return what decides how many rows each source gives, and the columns they get; not which rows these are."""
         settings = [self.schedule.points, self.schedule.is_linear, [member.passes for member in self.members]]
         digest = hashlib.sha256(json.dumps([*settings, self.names]).encode()).hexdigest()[:12]
-        return {"weights": digest, "tokens": self.tokens, "exhausted": self.exhausted}
+        return {
+            "weights": digest,
+            "tokens": self.tokens,
+            "exhausted": self.exhausted,
+            "column": self.column,
+            "fill": repr(self.fill),
+        }
 
     def proxy(self, share: float, *, seed: int = 0) -> Mixture:
         """Return the mixture of a share of each source, for a small trial of a full run.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -371,6 +372,29 @@ def test_columns_that_a_source_lacks() -> None:
         list(Loader(ss.Mixture(named, equal, fill={"source": 0}), ss.Bucket(64)))
     (batch, *_) = Loader(ss.Mixture(named, equal, fill={"source": 0}, column="corpus"), ss.Bucket(64))
     assert set(batch["corpus"].tolist()) == {0, 1}
+
+
+def test_ranks_with_other_functions_of_one_source() -> None:
+    """Ranks compare what the functions of each source's own stages do, and what is filled in."""
+
+    def make(factor: int, **options: Any) -> Loader:
+        def scale(table: pa.Table) -> pa.Table:
+            return table.append_column("factor", pa.array([factor] * len(table)))
+
+        parts = {"web": (ss.Generator(WEB), ss.Map(scale)), "math": ss.Generator(MATH)}
+        return Loader(ss.Mixture(parts, {"web": 1, "math": 1}, fill={"factor": 0}), SPECS["bucket"], **options)
+
+    def job(options: Any) -> str:
+        try:
+            next(iter(make(options["rank"], **options)))
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    assert all("1/stage 1.function" in message for message in testing.run_ranks(2, job))
+    other = mixed(SPECS["bucket"], None, {"tokens": 6_000, "fill": {"label": 1}})
+    with pytest.raises(ValueError, match=r"mixture\.fill"):
+        other.load_state_dict(mixed(SPECS["bucket"], None, {"tokens": 6_000}).state_dict())
 
 
 def test_empty_sources() -> None:
