@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -63,7 +64,11 @@ def check_shares(make: MakeLoader, *, num_windows: int | None = None) -> None:
             sources, lengths = sources_and_lengths(batch, mixture.column)
             given += np.bincount(sources, weights=lengths, minlength=num)
             longest = max(longest, int(lengths.max(initial=0)))
-        if any(loader.stats.by_source[each.name].epochs >= each.passes for each in mixture.members):
+        # The last part of a pass is a whole number of records, and may have none.
+        reached = (
+            loader.stats.by_source[each.name].epochs + 1 / (each.source.num_records or math.inf) for each in mixture.members
+        )
+        if any(passes >= each.passes for passes, each in zip(reached, mixture.members, strict=True)):
             return
         quotas += mixture.schedule.mean(before, int(given.sum())) * (given.sum() - before)
         off = np.abs(given - quotas)
