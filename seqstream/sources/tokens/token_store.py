@@ -1,0 +1,93 @@
+"""What `TokenFiles` needs of a format: rows of tokens in blocks, each read by its number."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from seqstream.arrays import Index
+from seqstream.records import Json
+from seqstream.sources.locations import Location
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenInfo:
+    """What a loader must know of tokens that it did not make itself.
+
+    Attributes:
+        columns: Columns of ids.
+        max_length: Length of the longest row in tokens; ``None`` if it is not known.
+        pad_values: What padding holds, by column.
+        padding_side: ``"right"`` or ``"left"``.
+        stages: Fingerprints of the stages that made the rows; empty if they are not known.
+        functions: What the functions of these stages do, by stage.
+    """
+
+    columns: tuple[str, ...] = ("input_ids",)
+    max_length: int | None = None
+    pad_values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    padding_side: str = "right"
+    stages: tuple[Json, ...] = ()
+    functions: Mapping[str, Json] = dataclasses.field(default_factory=dict)
+
+
+class TokenStore(abc.ABC):
+    """Rows of tokens in files of one format.
+
+    Opening reads no tokens: thousands of files open in under a second.
+
+    Attributes:
+        info: What a loader must know of the tokens.
+        num_tokens: Number of tokens of all rows; ``None`` if it is not known without reading them.
+    """
+
+    info: TokenInfo
+    num_tokens: int | None
+
+    @property
+    @abc.abstractmethod
+    def num_blocks(self) -> int:
+        """Number of blocks, of about 256 KiB each."""
+
+    @property
+    @abc.abstractmethod
+    def num_rows(self) -> int | None:
+        """Number of rows of all blocks; ``None`` if it is not known without reading them."""
+
+    @abc.abstractmethod
+    def num_bytes(self, blocks: Index) -> Index:
+        """Return the approximate bytes of blocks, ``int64 (n,)``, without reading them."""
+
+    @abc.abstractmethod
+    def read(self, block: int) -> pa.Table:
+        """Return the rows of a block, in the order of the files; they may share the memory of a mapped file.
+
+        Raises:
+            ValueError: The file is damaged; the message names it and the place.
+        """
+
+    @abc.abstractmethod
+    def take(self, rows: Index) -> pa.Table:
+        """Return rows by their numbers in all blocks, from 0, in the order given.
+
+        Args:
+            rows: ``int64 (n,)``, each ``0 <= row < num_rows``.
+        """
+
+    @abc.abstractmethod
+    def location(self, block: int, row: int) -> Location:
+        """Return the file of a row of a block, and the number of the row in that file."""
+
+    @abc.abstractmethod
+    def location_of_row(self, row: int) -> Location:
+        """Return the file of a row by its number in all blocks, and the number of the row in that file."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> Json:
+        """Return what identifies the tokens; the same for a copy of the files in another folder."""
+
+    def close(self, files: Sequence[str] = ()) -> None:
+        """Close the files that are open."""
