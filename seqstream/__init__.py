@@ -61,6 +61,7 @@ from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
 from seqstream.sources.source_group import Concat
 from seqstream.sources.text import TextFiles
+from seqstream.sources.token_files import TokenFiles
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.label_filter import LabelRule
 from seqstream.stages.map_filter import Filter, Map
@@ -68,6 +69,7 @@ from seqstream.stages.map_filter_records import FilterRecords, MapRecords
 from seqstream.tokenizing.engines import EngineError, EngineWarning
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning.max_tokens import fit_max_tokens
+from seqstream.writing.write_tokens import WrittenTokens, write_tokens
 
 __all__ = [
     "Batch",
@@ -96,12 +98,15 @@ __all__ = [
     "Stats",
     "TeacherForcing",
     "TextFiles",
+    "TokenFiles",
     "Tokenize",
     "Unbucketed",
     "Varlen",
+    "WrittenTokens",
     "fit_max_tokens",
     "iterable",
     "restore_order",
+    "write_tokens",
 ]
 
 __version__ = _version("seqstream")

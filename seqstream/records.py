@@ -25,8 +25,8 @@ Counts: TypeAlias = dict[str, int]
 ``dropped`` does not count; ``truncated`` and ``split`` count records that are too long.
 """
 
-OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], Counts]]
-"""A stage at work: it takes the tables of consecutive blocks, and returns a table for each, in their order, and the counts.
+OpenStage: TypeAlias = Callable[[list[pa.Table]], tuple[list[pa.Table], list[Counts]]]
+"""A stage at work: it takes the tables of consecutive blocks, and returns a table and the counts for each, in their order.
 
 A table that it returns may have no rows.
 """

@@ -39,7 +39,7 @@ LEVELS = (
     ("windows",),
     ("batches",),
     ("loading",),
-    ("tuning", "testing"),
+    ("tuning", "testing", "writing"),
     ("cli", "__init__"),
     ("__main__",),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -16,19 +16,17 @@ import torch
 from seqstream.batches.batch import Batch
 from seqstream.batches.padding import Padding
 from seqstream.distributed.collectives import AllGather, check_ranks
-from seqstream.loading.stage_lists import DataStage, check_stages, lists_of, longest_row, tokenizer_of
+from seqstream.loading.stage_lists import DataStage, check_stages, lists_of, rows_of, tokenizer_of
 from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
 from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import UNEVEN, Uneven
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.records import IGNORE_INDEX
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
-from seqstream.stages.class_labels import ClassLabels
+from seqstream.sources.tokens.token_store import TokenInfo
 from seqstream.stages.label_filter import LabelRule
-from seqstream.stages.map_filter import Map
 from seqstream.tokenizing.stage import Tokenize
 
 _MOST_ACCUMULATED = 1 << 20
@@ -180,38 +178,39 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
         raise ValueError(f"stages must end with Bucket, Pack or Unbucketed, which says how rows become batches, got {spec!r}")
     known = check_stages(data_stages)
     stage_lists, stages_of = lists_of(arguments.source, known)
-    main = next((stages for stages in stage_lists if tokenizer_of(stages) is not None), known)
+    main = next((stages for stages in stage_lists if tokenizer_of(stages) is not None), stage_lists[0])
     tokenize = tokenizer_of(main)
-    used = [stage_lists[number] for number in stages_of] or [known]
-    max_lengths = [longest_row(stages) for stages in used]
+    rows = _rows(arguments.source, stage_lists, stages_of)
+    of_tokens = next((each for each in rows if each.columns), rows[0])
+    max_lengths = [each.max_length for each in rows]
     max_length = None if None in max_lengths else max(length for length in max_lengths if length is not None)
-    spec = _complete(spec, tokenize, max_length, _sides(main))
+    spec = _complete(spec, tokenize, max_length, of_tokens)
     column = arguments.source.column if isinstance(arguments.source, Mixture) else None
     if column is not None and isinstance(spec, Bucket) and spec.balance is None:
         spec = dataclasses.replace(spec, balance=column)
-    values = {name: value for stages in used for name, value in _pad_values(stages).items()}
-    padding = Padding({**values, **arguments.pad_values}, _padding_side(tokenize, arguments.padding_side))
+    values = {name: value for each in rows for name, value in each.pad_values.items()}
+    padding = Padding({**values, **arguments.pad_values}, _padding_side(of_tokens.padding_sides, arguments.padding_side))
     keeps_empty = tokenize is not None and tokenize.empty == "keep"
     empty_fill = int(padding.value("input_ids")) if keeps_empty else None
-    return ParsedStages(known, stage_lists, stages_of, spec, max_length, padding, empty_fill, tokenize is not None)
+    run = known if stages_of else stage_lists[0]
+    return ParsedStages(run, stage_lists, stages_of, spec, max_length, padding, empty_fill, tokenize is not None)
 
 
-def _pad_values(stages: Sequence[DataStage]) -> dict[str, float]:
-    """Return the padding token of each column of ids whose tokenizer has one, and -100 for columns of classes."""
-    found: dict[str, float] = {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
-    for stage in stages:
-        if isinstance(stage, Tokenize):
-            found.update(stage.pad_values())
-    return found
+def _rows(source: Source, stage_lists: Sequence[tuple[DataStage, ...]], stages_of: Sequence[int]) -> list[TokenInfo]:
+    """Return what is known of the rows of each source after its stages."""
+    if not isinstance(source, Mixture):
+        return [rows_of(stage_lists[0], source.token_info)]
+    return [
+        rows_of(stage_lists[number], member.source.token_info) for member, number in zip(source.members, stages_of, strict=True)
+    ]
 
 
-def _padding_side(tokenize: Tokenize | None, given: str | None) -> str:
+def _padding_side(sides: Mapping[str, str], given: str | None) -> str:
     """Return the side that the user gives, else the side on which the tokenizers pad.
 
     Warns:
         UserWarning: The tokenizers disagree.
     """
-    sides = {} if tokenize is None else tokenize.padding_sides()
     if given is not None:
         return given
     if len(set(sides.values())) > 1:
@@ -222,7 +221,7 @@ def _padding_side(tokenize: Tokenize | None, given: str | None) -> str:
 
 
 def _complete(
-    spec: Bucket | Unbucketed | Pack, tokenize: Tokenize | None, max_length: int | None, sides: tuple[str, ...]
+    spec: Bucket | Unbucketed | Pack, tokenize: Tokenize | None, max_length: int | None, rows: TokenInfo
 ) -> BatchSpec:
     """Return the batch spec with what follows from the tokenizer.
 
@@ -230,8 +229,8 @@ def _complete(
         ValueError: The spec and the tokenizer contradict each other.
     """
     if isinstance(spec, Bucket):
-        if spec.columns is None and sides:
-            spec = dataclasses.replace(spec, columns=sides)
+        if spec.columns is None and rows.columns:
+            spec = dataclasses.replace(spec, columns=rows.columns)
         if isinstance(spec.shapes, int):
             if max_length is None:
                 raise ValueError(
@@ -239,7 +238,7 @@ def _complete(
                     "shapes as [(rows, length), ...]"
                 )
             spec.fitted(np.empty(0, dtype=np.int64), max_length)  # raises now if the last shape is over the budget
-    if tokenize is not None:
+    if tokenize is not None or rows.columns:
         _warn_of_long_rows(spec, max_length)
     splits = tokenize is not None and tokenize.overflow == "split"
     if splits and isinstance(spec, Pack) and spec.overflow == "split" and (max_length or 0) > spec.row_length:
@@ -262,17 +261,3 @@ def _warn_of_long_rows(spec: Bucket | Unbucketed | Pack, max_length: int | None)
         f"{what}, and a record of more than {limit}={most} tokens will stop the run; set Tokenize(max_length=...){hint}",
         stacklevel=5,
     )
-
-
-def _sides(stages: Sequence[DataStage]) -> tuple[str, ...]:
-    """Return the columns of ids that the budget counts: those that `Tokenize` makes, and no vector beside them.
-
-    A later `Map` may rename the only column of ids, or make other sequences of it; then no column is known.
-    """
-    sides: tuple[str, ...] = ()
-    for stage in stages:
-        if isinstance(stage, Tokenize):
-            sides = stage.columns
-        elif isinstance(stage, Map) and len(sides) == 1:
-            sides = ()
-    return sides

@@ -94,12 +94,13 @@ class Iteration(Iterator[Batch]):
                 self._bar.close()
 
 
-def progress_bar(num_batches: int | None) -> Any:
+def progress_bar(num_batches: int | None, unit: str = " batches") -> Any:
     """Return a progress bar.
 
     Args:
-        num_batches: How many batches there will be; ``None`` where that is not known.
+        num_batches: How many batches, or other units, there will be; ``None`` where that is not known.
+        unit: What is counted.
     """
     from tqdm.auto import tqdm
 
-    return tqdm(total=num_batches, unit=" batches", dynamic_ncols=True)
+    return tqdm(total=num_batches, unit=unit, dynamic_ncols=True)

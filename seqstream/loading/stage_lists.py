@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from seqstream.records import OpenStage
+from seqstream.distributed.digests import describe_function
+from seqstream.loading.fingerprints import compact, differences
+from seqstream.records import IGNORE_INDEX, Json, OpenStage
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
+from seqstream.sources.tokens.token_store import TokenInfo
 from seqstream.stages.class_labels import ClassLabels
 from seqstream.stages.map_filter import Filter, Map
 from seqstream.tokenizing.stage import Tokenize
@@ -42,7 +46,7 @@ def lists_of(source: Source, common: tuple[DataStage, ...]) -> tuple[tuple[tuple
         ValueError: A source has two tokenizers.
     """
     if not isinstance(source, Mixture):
-        return (common,), ()
+        return (left_to_run(source.token_info, common),), ()
     lists, numbers = [common], []
     for member in source.members:
         try:
@@ -52,6 +56,7 @@ def lists_of(source: Source, common: tuple[DataStage, ...]) -> tuple[tuple[tuple
             raise
         has_tokenizer = tokenizer_of(own) is not None
         stages = (*own, *(stage for stage in common if not (has_tokenizer and isinstance(stage, Tokenize))))
+        stages = left_to_run(member.source.token_info, stages)
         if stages not in lists:
             lists.append(stages)
         numbers.append(lists.index(stages))
@@ -63,10 +68,66 @@ def tokenizer_of(stages: Sequence[DataStage]) -> Tokenize | None:
     return next((stage for stage in stages if isinstance(stage, Tokenize)), None)
 
 
-def longest_row(stages: Sequence[DataStage]) -> int | None:
-    """Return the length of the longest row that stages let pass, in tokens; ``None`` if they set no limit."""
+def rows_of(stages: Sequence[DataStage], before: TokenInfo | None = None) -> TokenInfo:
+    """Return what is known of the rows that stages make.
+
+    Args:
+        stages: The stages.
+        before: What is known of the rows that they take, where earlier stages have tokenised them.
+    """
+    known = before or TokenInfo(())
     tokenize = tokenizer_of(stages)
-    return None if tokenize is None else tokenize.max_length
+    pads: dict[str, float] = {**known.pad_values}
+    pads |= {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
+    columns, sides = known.columns, known.padding_sides
+    for stage in stages:
+        if isinstance(stage, Tokenize):
+            columns, sides = stage.columns, stage.padding_sides()
+            pads |= stage.pad_values()
+        elif isinstance(stage, Map) and len(columns) == 1:
+            columns = ()  # it may rename the only column of ids, or make other sequences of it
+    functions = {**known.functions, **_functions(stages, len(known.stages) + 1)}
+    fingerprints = (*known.stages, *(compact(stage.fingerprint()) for stage in stages))
+    return TokenInfo(
+        columns, known.max_length if tokenize is None else tokenize.max_length, pads, sides, fingerprints, functions
+    )
+
+
+def _functions(stages: Sequence[DataStage], first: int) -> dict[str, Json]:
+    """Return what the functions of stages do, by stage."""
+    found: dict[str, Json] = {}
+    for number, stage in enumerate(stages, first):
+        functions = [stage.fn] if isinstance(stage, Map | Filter) else []
+        functions += stage.functions if isinstance(stage, Tokenize) else []
+        if functions:
+            found[f"stage {number}"] = [describe_function(function) for function in functions]
+    return found
+
+
+def left_to_run(before: TokenInfo | None, stages: tuple[DataStage, ...]) -> tuple[DataStage, ...]:
+    """Return the stages that rows of tokens have not passed through: those after the ones that made them, if they are the same.
+
+    Raises:
+        ValueError: There is a `Tokenize`, and other stages made the rows; the message names what differs.
+    """
+    num = 0 if before is None else len(before.stages)
+    if before is None or tokenizer_of(stages) is None:
+        return stages
+    own = rows_of(stages[:num])
+    made = {"stages": _numbered(before.stages), "functions": before.functions}
+    given = {"stages": _numbered(own.stages), "functions": own.functions}
+    found = list(differences(made, json.loads(json.dumps(given))))
+    if found or not num:
+        listed = "; ".join(f"{name} {there!r} there, {here!r} here" for name, there, here in found) or "these are not known"
+        raise ValueError(
+            f"stages must be those that the tokens were made with, or have no Tokenize, but they differ: {listed}; write the "
+            "tokens again, or leave out the stages that made them"
+        )
+    return stages[num:]
+
+
+def _numbered(stages: Sequence[Json]) -> dict[str, Json]:
+    return {f"stage {number}": stage for number, stage in enumerate(stages, 1)}
 
 
 def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tuple[OpenStage, ...]:

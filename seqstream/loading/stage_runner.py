@@ -76,7 +76,7 @@ class StageRunner:
 
     def run(self, table: pa.Table, engines: Mapping[str, str], stages: int = 0) -> tuple[pa.Table, Counts]:
         """Run a list of stages over one table in this thread; return the rows that are kept, and the counts."""
-        (rows,), counts = run_stages([table], self._open(engines)[stages], self._empty_fill, self._labels)
+        (rows,), (counts,) = run_stages([table], self._open(engines)[stages], self._empty_fill, self._labels)
         return rows, counts
 
     def _open(self, engines: Mapping[str, str]) -> tuple[tuple[OpenStage, ...], ...]:

@@ -174,7 +174,7 @@ def _run(known: LoaderStages, task: BlockTask) -> tuple[bytes | None, Counts | b
     """Return the rows and counts of a block, or ``None`` and a pickled error."""
     try:
         opened = _open(known, task.engines, task.list_number)
-        (table,), counts = run_stages([from_buffer(task.block)], opened, known.empty_fill, known.labels)
+        (table,), (counts,) = run_stages([from_buffer(task.block)], opened, known.empty_fill, known.labels)
         return to_buffer(table), counts
     except Exception as error:  # noqa: BLE001 - the loader raises it again, with its location in the data
         return None, _pickled(error)

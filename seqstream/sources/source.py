@@ -33,6 +33,7 @@ from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, slice
 from seqstream.sources.locations import Location
 from seqstream.sources.numbered_records import NumberedRecords
 from seqstream.sources.split_rule import SIDES, UNKNOWN, KnownSides, SplitRule, make_rule
+from seqstream.sources.tokens.token_store import TokenInfo
 
 
 class Source(NumberedRecords, abc.ABC):
@@ -95,6 +96,11 @@ class Source(NumberedRecords, abc.ABC):
             ``int64 (n,)``, bytes of each shard.
         """
         return np.full(len(shards), -1)
+
+    @property
+    def token_info(self) -> TokenInfo | None:
+        """What a loader must know of rows of tokens that earlier stages have made; ``None`` for records as they are."""
+        return None
 
     @property
     def can_repeat(self) -> bool:
@@ -222,6 +228,10 @@ class DerivedSource(Source):
 
     def record(self, row_id: int) -> Record:
         return self.source.record(row_id)
+
+    @property
+    def token_info(self) -> TokenInfo | None:
+        return self.source.token_info
 
     @property
     def can_repeat(self) -> bool:

@@ -145,8 +145,8 @@ class ClassLabels:
         """
         return self._run
 
-    def _run(self, tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
-        return [self._apply(table) if len(table) else table for table in tables], {}
+    def _run(self, tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
+        return [self._apply(table) if len(table) else table for table in tables], [{} for _ in tables]
 
     def _apply(self, table: pa.Table) -> pa.Table:
         if self.field not in table.column_names:

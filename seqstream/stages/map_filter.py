@@ -62,7 +62,7 @@ class Map(FunctionStage):
 
     def open(self) -> OpenStage:
         """Return the function that maps tables; it raises what the user's function raises, with a note of its name."""
-        return lambda tables: ([self._apply(table) for table in tables], {})
+        return lambda tables: ([self._apply(table) for table in tables], [{} for _ in tables])
 
     def _apply(self, table: pa.Table) -> pa.Table:
         own, users = _split_columns(table)
@@ -100,10 +100,10 @@ class Filter(FunctionStage):
     def open(self) -> OpenStage:
         """Return the function that filters tables; it raises what the user's function raises, with a note of its name."""
 
-        def run(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+        def run(tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
             kept = [self._apply(table) for table in tables]
-            dropped = sum(map(len, tables)) - sum(map(len, kept))
-            return kept, {"dropped": dropped} if dropped else {}
+            dropped = [len(table) - len(rows) for table, rows in zip(tables, kept, strict=True)]
+            return kept, [{"dropped": number} if number else {} for number in dropped]
 
         return run
 

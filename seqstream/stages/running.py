@@ -17,8 +17,8 @@ from seqstream.stages.step_filter import set_column
 
 def run_stages(
     tables: list[pa.Table], stages: tuple[OpenStage, ...], fill: int | None = None, labels: LabelFilter | None = None
-) -> tuple[list[pa.Table], Counts]:
-    """Return the tables after all stages, without padding that the data has, and the counts of records by outcome.
+) -> tuple[list[pa.Table], list[Counts]]:
+    """Return the tables after all stages, without padding that the data has, and for each the counts of records by outcome.
 
     A row of length 0 would make `torch.nn.utils.rnn.pack_padded_sequence` raise and attention return NaN: it is dropped, or
     gets one token.
@@ -29,19 +29,23 @@ def run_stages(
         fill: The token that a row of length 0 gets; ``None`` to drop such rows.
         labels: Drops rows without labels; ``None`` to keep them.
     """
-    total: Counter[str] = Counter()
+    totals: list[Counter[str]] = [Counter() for _ in tables]
     for stage in stages:
         tables, counts = stage(tables)
-        total.update(counts)
-    tables = [without_padding(table) for table in tables]
-    kept = [_without_empty_rows(table, fill) for table in tables]
-    total["empty"] += sum(map(len, tables)) - sum(map(len, kept))
+        for total, own in zip(totals, counts, strict=True):
+            total.update(own)
+    finished = [_finish(without_padding(table), total, fill, labels) for table, total in zip(tables, totals, strict=True)]
+    return finished, [{name: count for name, count in total.items() if count} for total in totals]
+
+
+def _finish(table: pa.Table, total: Counter[str], fill: int | None, labels: LabelFilter | None) -> pa.Table:
+    """Return the rows that have a length and a label, and count the others."""
+    kept = _without_empty_rows(table, fill)
+    total["empty"] += len(table) - len(kept)
     if labels is not None:
-        labelled = [labels.apply(table) for table in kept]
-        kept = [table for table, _ in labelled]
-        for _, counts in labelled:
-            total.update(counts)
-    return kept, {name: count for name, count in total.items() if count}
+        kept, counts = labels.apply(kept)
+        total.update(counts)
+    return kept
 
 
 def _without_empty_rows(table: pa.Table, fill: int | None) -> pa.Table:

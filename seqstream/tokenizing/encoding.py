@@ -38,7 +38,7 @@ class OpenTokenize:
     overflow: str
     drop_empty: bool
 
-    def __call__(self, tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+    def __call__(self, tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
         """Tokenise tables; the ids of all of them are slices of one buffer.
 
         Raises:
@@ -46,37 +46,37 @@ class OpenTokenize:
             ValueError: A column is missing, has the wrong type, or has the name of a column of ids.
         """
         encoded = {column: row_format.encode(tables, self.engines[column]) for column, row_format in self.row_formats.items()}
-        kept, counts = self._choose_records(encoded, tables)
+        kept, outcomes = self._choose_records(encoded, tables)
         if len(kept) < sum(map(len, tables)):
             encoded = {column: rows.keep(kept) for column, rows in encoded.items()}
         if self.max_length is not None and self.overflow == "truncate":
-            counts["truncated"] = int(np.count_nonzero(self._are_too_long(encoded)))
+            outcomes["truncated"] = kept[self._are_too_long(encoded)]
             encoded = {column: rows.truncate(self.max_length) for column, rows in encoded.items()}
         tokens = {column: rows.rows for column, rows in encoded.items()}
         if self.max_length is not None and self.overflow == "split":
             ((column, rows),) = tokens.items()
             pieces, source, number = token_rows.split(rows, encoded[column].special_counts, self.max_length)
-            counts["split"] = int(np.count_nonzero(number == 1))
+            outcomes["split"] = kept[source[number == 1]]
             kept = kept[source]
             new_columns = {**_token_columns({column: pieces}), PIECE: to_arrow(number)}
         else:
             new_columns = _token_columns(tokens)
-        return self._assemble(tables, kept, new_columns), {name: count for name, count in counts.items() if count}
+        return self._assemble(tables, kept, new_columns), _counts_by_table(tables, outcomes)
 
-    def _choose_records(self, encoded: Mapping[str, EncodedRows], tables: Sequence[pa.Table]) -> tuple[Index, Counts]:
-        """Return the records to keep, ``int64``, ascending, and the counts of those dropped as empty or too long."""
+    def _choose_records(self, encoded: Mapping[str, EncodedRows], tables: Sequence[pa.Table]) -> tuple[Index, dict[str, Index]]:
+        """Return the records to keep, ``int64``, ascending, and by outcome those that are empty or too long."""
         is_dropped = np.zeros(sum(map(len, tables)), bool)
         if self.drop_empty:
             for rows in encoded.values():
                 is_dropped |= rows.own_lengths == 0
-        counts = {"empty": int(np.count_nonzero(is_dropped))}
+        outcomes = {"empty": np.flatnonzero(is_dropped)}
         if self.max_length is not None and self.overflow in ("drop", "error"):
             too_long = self._are_too_long(encoded) & ~is_dropped
             if self.overflow == "error" and too_long.any():
                 self._raise_too_long(encoded, tables, int(np.argmax(too_long)))
-            counts["dropped"] = int(np.count_nonzero(too_long))
+            outcomes["dropped"] = np.flatnonzero(too_long)
             is_dropped |= too_long
-        return np.flatnonzero(~is_dropped), counts
+        return np.flatnonzero(~is_dropped), outcomes
 
     def _are_too_long(self, encoded: Mapping[str, EncodedRows]) -> Mask:
         """Return which records are longer than ``max_length`` in any column of ids, ``bool (N,)``."""
@@ -111,6 +111,13 @@ class OpenTokenize:
             new = {name: array.slice(begin, end - begin) for name, array in new_columns.items()}
             assembled.append(pa.table({**dict(zip(others.column_names, others.columns, strict=True)), **new}))
         return assembled
+
+
+def _counts_by_table(tables: Sequence[pa.Table], outcomes: Mapping[str, Index]) -> list[Counts]:
+    """Return the number of records of each outcome in each table, given their numbers in all tables, ascending."""
+    bounds = np.cumsum([0, *map(len, tables)])
+    counts = {name: np.diff(np.searchsorted(records, bounds)).tolist() for name, records in outcomes.items() if len(records)}
+    return [{name: own[number] for name, own in counts.items() if own[number]} for number in range(len(tables))]
 
 
 def _token_columns(tokens: Mapping[str, TokenRows]) -> dict[str, pa.Array]:

@@ -187,6 +187,10 @@ class Tokenize:
                 found[TOKEN_TYPES] = tokenizer_spec.pad_type
         return found
 
+    def vocabulary_sizes(self) -> dict[str, int | None]:
+        """Return the number of ids of each column of ids; ``None`` where it is not known."""
+        return {column: tokenizer_spec.vocab_size for column, tokenizer_spec in self._tokenizer_specs.items()}
+
     def padding_sides(self) -> dict[str, str]:
         """Return the side on which the tokenizer of each column of ids pads, ``"right"`` or ``"left"``."""
         return {column: tokenizer_spec.padding_side for column, tokenizer_spec in self._tokenizer_specs.items()}

@@ -11,7 +11,7 @@ import torch
 
 from seqstream.batches.batch import Batch
 from seqstream.loading.loader import Loader
-from seqstream.loading.stage_lists import longest_row
+from seqstream.loading.stage_lists import rows_of
 from seqstream.options import check_positive
 from seqstream.planning.bucket import Bucket
 from seqstream.tokenizing.stage import Tokenize
@@ -141,7 +141,8 @@ def _default_low(loader: Loader) -> int:
     spec = loader.stages[-1]
     if not isinstance(spec, Bucket):
         raise ValueError(f"max_tokens cannot be found for {spec!r}, which has no such budget; use Bucket(max_tokens=...)")
-    longest = longest_row([stage for stage in loader.stages[:-1] if isinstance(stage, Tokenize)])
+    stages = [stage for stage in loader.stages if isinstance(stage, Tokenize)]
+    longest = rows_of(stages, loader.source.token_info).max_length
     plain = spec.cost == "tokens" and spec.rows_multiple_of == 1 and spec.columns is None
     if longest is not None and plain:
         return -(-longest // spec.multiple_of) * spec.multiple_of

@@ -87,7 +87,8 @@ def take_survey(
             rows, counts = run_stages(group, (stage,))
         lengths += [pc.list_value_length(table.column(column)).to_numpy() for table in rows]
         tokens = sum(int(part.sum(dtype=np.int64)) for part in lengths[-len(rows) :])
-        total.update(counts)
+        for each in counts:
+            total.update(each)
         num_bytes = sum(table.nbytes for table in group)
         total.update(records=sum(map(len, group)), bytes=num_bytes, tokens=tokens, blocks=len(group))
         on_blocks(total["blocks"])

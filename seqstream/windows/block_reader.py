@@ -235,7 +235,7 @@ def look_ahead(
         if block is None:
             continue
         table, state = block
-        table, records = _with_row_ids(source, table, reader.shard)
+        table, records = with_row_ids(source, table, reader.shard)
         reader.shard = OpenShard(reader.shard.shard, records, state)
         if state is not None:
             readers.append(reader)
@@ -269,10 +269,10 @@ def _read_shard(source: Source, number: int) -> pa.Table:
     (table, _), *more = source.read(number)
     if more:
         raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return -1 there")
-    return _with_row_ids(source, table, OpenShard(number, 0, None))[0]
+    return with_row_ids(source, table, OpenShard(number, 0, None))[0]
 
 
-def _with_row_ids(source: Source, table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
+def with_row_ids(source: Source, table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
     """Return the table with row ids, and the number of the record after its last.
 
     Raises:

@@ -45,9 +45,7 @@ def run_here(
             with located(row_ids_of(read), locate):
                 tables, counts = run_stages(read, stage_lists[group[0].stages], fill, labels)
             del group, read
-            for table in tables:
-                yield table, counts
-                counts = {}  # those of the group were yielded with its first block
+            yield from zip(tables, counts, strict=True)
 
     return process
 

@@ -93,7 +93,7 @@ def test_tables_of_no_rows_are_not_shown_to_functions() -> None:
         raise AssertionError
 
     for stage in (Map(fail), Filter(fail)):
-        (made,), counts = stage.open()([table()])
+        (made,), (counts,) = stage.open()([table()])
         assert len(made) == 0
         assert counts == {}
 

@@ -347,7 +347,7 @@ def test_stages_are_given_several_blocks_at_a_time() -> None:
 
     def watched(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
         sizes.append(len(tables))
-        return tables, {}
+        return tables, [{} for _ in tables]
 
     small, large = sequences([1000] * 100), sequences([1000] * 600)  # 0.4 and 2.4 MB
     blocks = blocks_of(small, small, large, large, small)
@@ -465,14 +465,14 @@ def test_rows_without_a_sequence_are_kept() -> None:
     """Only sequences can be empty."""
     tables, counts = run_stages([table_of({"x": [0, 0]}), table_of({"x": [[]], "input_ids": [[1]]})], ())
     assert [len(table) for table in tables] == [2, 1]
-    assert counts == {}
+    assert counts == [{}, {}]
 
 
 def test_rows_without_a_token_are_filled_where_they_are_kept() -> None:
     """With a token to fill with, an empty row gets it and stays."""
     tables, counts = run_stages([table_of({"input_ids": [[], [1, 2], [], [3], []]})], (), fill=9)
     assert tables[0].column("input_ids").to_pylist() == [[9], [1, 2], [9], [3], [9]]
-    assert counts == {}
+    assert counts == [{}]
     blocks = blocks_of(sequences([0, 3]), sequences([0, 0]), sequences([]))
     (window,) = read_windows(blocks, WindowStart(blocks=3), settings_of(Bucket(10), fill=9))
     assert lengths_in(window) == [1, 3, 1, 1]

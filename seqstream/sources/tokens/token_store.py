@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ class TokenInfo:
         columns: Columns of ids.
         max_length: Length of the longest row in tokens; ``None`` if it is not known.
         pad_values: What padding holds, by column.
-        padding_side: ``"right"`` or ``"left"``.
+        padding_sides: ``"right"`` or ``"left"``, by column of ids.
         stages: Fingerprints of the stages that made the rows; empty if they are not known.
         functions: What the functions of these stages do, by stage.
     """
@@ -29,7 +29,7 @@ class TokenInfo:
     columns: tuple[str, ...] = ("input_ids",)
     max_length: int | None = None
     pad_values: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    padding_side: str = "right"
+    padding_sides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stages: tuple[Json, ...] = ()
     functions: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
@@ -88,6 +88,3 @@ class TokenStore(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> Json:
         """Return what identifies the tokens; the same for a copy of the files in another folder."""
-
-    def close(self, files: Sequence[str] = ()) -> None:
-        """Close the files that are open."""

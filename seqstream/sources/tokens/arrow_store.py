@@ -1,0 +1,173 @@
+"""Folders of tokens in seqstream's own format."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.arrays import Index
+from seqstream.arrow import take_rows
+from seqstream.records import Json
+from seqstream.sources.locations import Location
+from seqstream.sources.tokens.arrow_files import TokenFile
+from seqstream.sources.tokens.manifest import Manifest
+from seqstream.sources.tokens.row_gather import FileLayout, gather_rows, layout_of
+from seqstream.sources.tokens.token_store import TokenStore
+
+_MOST_OPEN = 256
+"""Files that are open at a time: some file systems cannot map many more."""
+
+_Value = TypeVar("_Value")
+
+
+class ArrowStore(TokenStore):
+    """The files of a folder of tokens.
+
+    Args:
+        folder: The folder.
+        mmap: Whether files are mapped into memory.
+
+    Raises:
+        ValueError: The manifest and the files do not fit each other.
+    """
+
+    def __init__(self, folder: Path, *, mmap: bool = True) -> None:
+        self.folder = folder
+        self.manifest = manifest = Manifest.read(folder)
+        self.info = manifest.info
+        self.num_tokens = manifest.num_tokens
+        self._mmap = mmap
+        counts = np.array([len(file.rows) for file in manifest.files], dtype=np.int64)
+        self._first_blocks = np.append(0, np.cumsum(counts))
+        rows = np.array([count for file in manifest.files for count in file.rows], dtype=np.int64)
+        self._first_rows = np.append(0, np.cumsum(rows))
+        totals = np.add.reduceat(np.append(rows, 0), self._first_blocks[:-1]) if len(counts) else counts
+        row_bytes = np.array([file.num_bytes for file in manifest.files]) / np.maximum(totals, 1)
+        self._block_bytes = np.rint(rows * np.repeat(row_bytes, counts)).astype(np.int64)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._files: OrderedDict[int, TokenFile] = OrderedDict()
+        self._layouts: OrderedDict[int, FileLayout | None] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_files", "_layouts")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._first_rows) - 1
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._first_rows[-1])
+
+    def num_bytes(self, blocks: Index) -> Index:
+        sizes: Index = self._block_bytes[blocks]
+        return sizes
+
+    def read(self, block: int) -> pa.Table:
+        file = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
+        own = block - int(self._first_blocks[file])
+        batch = self._open(file).read(own)
+        expected = self.manifest.files[file].rows[own]
+        if len(batch) != expected:
+            place = f"{self._path(file)}, block {own}"
+            raise ValueError(f"{place} must have {expected:,} rows, as the manifest says, got {len(batch):,}")
+        return pa.Table.from_batches([batch])
+
+    def take(self, rows: Index) -> pa.Table:
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        blocks = np.searchsorted(self._first_rows, ascending, side="right") - 1
+        files = np.searchsorted(self._first_blocks, blocks, side="right") - 1
+        cuts = np.flatnonzero(np.diff(files, prepend=-1, append=-1))
+        parts = [
+            self._take_from(int(files[begin]), blocks[begin:end], ascending[begin:end] - self._first_rows[blocks[begin:end]])
+            for begin, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
+        ]
+        found = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="permissive")
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return take_rows(found, places)
+
+    def location(self, block: int, row: int) -> Location:
+        file = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
+        first = self._first_rows[self._first_blocks[file]]
+        return Location(str(self._path(file)), int(self._first_rows[block] - first) + row)
+
+    def location_of_row(self, row: int) -> Location:
+        block = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return self.location(block, row - int(self._first_rows[block]))
+
+    def fingerprint(self) -> Json:
+        files = [[file.num_tokens, file.checksum, len(file.rows)] for file in self.manifest.files]
+        return {"rows": self.num_rows, "tokens": self.num_tokens, "origin": self.manifest.origin, "files": files}
+
+    def verify(self) -> None:
+        """Compare the checksums of all blocks.
+
+        Raises:
+            ValueError: A block is damaged.
+        """
+        for block in range(self.num_blocks):
+            self.read(block)
+
+    def close(self) -> None:
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._reset()
+
+    def _path(self, file: int) -> Path:
+        return self.folder / self.manifest.files[file].name
+
+    def _open(self, file: int) -> TokenFile:
+        return self._cached(self._files, file, lambda: TokenFile(self._path(file), mmap=self._mmap))
+
+    def _layout(self, file: int) -> FileLayout | None:
+        """Return where the rows of a file lie in it; ``None`` if that is not known."""
+
+        def find() -> FileLayout | None:
+            opened = self._open(file)
+            batches = [opened.read(block, verify=False) for block in range(len(self.manifest.files[file].rows))]
+            opened.source.seek(0)
+            return layout_of(opened.source.read_buffer(), batches)
+
+        return self._cached(self._layouts, file, find) if self._mmap else None
+
+    def _cached(self, kept: OrderedDict[int, _Value], file: int, make: Callable[[], _Value]) -> _Value:
+        with self._lock:
+            if file not in kept:
+                kept[file] = make()
+                while len(kept) > _MOST_OPEN:
+                    kept.popitem(last=False)
+            kept.move_to_end(file)
+            return kept[file]
+
+    def _take_from(self, file: int, blocks: Index, rows: Index) -> pa.Table:
+        """Return rows of a file, given the block of each in all files and its number in that block, both ascending."""
+        own = blocks - self._first_blocks[file]
+        layout = self._layout(file)
+        if layout is not None:
+            try:
+                return gather_rows(layout, own, rows)
+            except ValueError as error:
+                raise ValueError(f"{self._path(file)}: {error}; write the tokens again") from error
+        return pa.Table.from_batches(list(self._take_by_block(file, own, rows)))
+
+    def _take_by_block(self, file: int, blocks: Index, rows: Index) -> Iterator[pa.RecordBatch]:
+        cuts = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
+        for begin, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+            batch = self._open(file).read(int(blocks[begin]))
+            yield from take_rows(pa.Table.from_batches([batch]), rows[begin:end]).combine_chunks().to_batches()

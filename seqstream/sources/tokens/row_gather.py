@@ -1,0 +1,128 @@
+"""Rows of a mapped file by their numbers: copied straight from the file, without reading the blocks that they lie in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqstream.arrays import Index
+from seqstream.arrow import to_arrow
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnLayout:
+    """Where the values of a column lie in a file.
+
+    Attributes:
+        kind: Type of the column.
+        values: ``int64 (blocks,)``, byte of the file at which the values of each block begin.
+        offsets: ``int64 (blocks,)``, byte at which the 32-bit offsets of each block begin; ``None`` for rows of one width.
+    """
+
+    kind: pa.DataType
+    values: Index
+    offsets: Index | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FileLayout:
+    """Where the rows of a file lie in it.
+
+    Attributes:
+        data: The whole file.
+        columns: The layout of each column.
+        schema: The columns.
+    """
+
+    data: pa.Buffer
+    columns: tuple[ColumnLayout, ...]
+    schema: pa.Schema
+
+
+def layout_of(data: pa.Buffer, batches: Sequence[pa.RecordBatch]) -> FileLayout | None:
+    """Return where the rows of a file lie, given all its blocks; ``None`` if a column must be read by Arrow.
+
+    Columns of numbers, of lists of numbers, of strings and of bytes are known, without missing values.
+
+    Args:
+        data: The whole file, mapped into memory.
+        batches: The blocks, which share this memory.
+    """
+    schema = batches[0].schema
+    columns = [_column_layout(data, [batch.column(number) for batch in batches]) for number in range(len(schema))]
+    known = tuple(column for column in columns if column is not None)
+    return FileLayout(data, known, schema) if len(known) == len(schema) else None
+
+
+def _column_layout(data: pa.Buffer, arrays: Sequence[pa.Array]) -> ColumnLayout | None:
+    kind = arrays[0].type
+    is_list = pa.types.is_list(kind) and _width(kind.value_type)
+    is_ragged = bool(is_list) or pa.types.is_string(kind) or pa.types.is_binary(kind)
+    if not (is_ragged or _width(kind)) or any(array.null_count for array in arrays):
+        return None
+    if is_list and any(array.values.null_count for array in arrays):
+        return None
+    buffers = [array.buffers() for array in arrays]
+    values = np.array([_position(data, each[-1]) for each in buffers], dtype=np.int64)
+    return ColumnLayout(kind, values, np.array([_position(data, each[1]) for each in buffers]) if is_ragged else None)
+
+
+def _width(kind: pa.DataType) -> int:
+    """Return the bytes of a number; 0 for a type of other values."""
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return int(kind.bit_width // 8) if is_number else 0
+
+
+def _position(data: pa.Buffer, part: pa.Buffer | None) -> int:
+    return 0 if part is None else int(part.address - data.address)
+
+
+def gather_rows(layout: FileLayout, blocks: Index, rows: Index) -> pa.Table:
+    """Return rows of a file.
+
+    Args:
+        layout: Where the rows lie.
+        blocks: ``int64 (n,)``, the block of each row, ascending.
+        rows: ``int64 (n,)``, the number of each row in its block, ascending in a block.
+
+    Returns:
+        The rows, in this order.
+
+    Raises:
+        ValueError: Offsets in the file are none of rows in it.
+    """
+    return pa.table([_gather(layout.data, column, blocks, rows) for column in layout.columns], schema=layout.schema)
+
+
+def _gather(data: pa.Buffer, column: ColumnLayout, blocks: Index, rows: Index) -> pa.Array:
+    kind = column.kind
+    if column.offsets is None:
+        numbers = np.frombuffer(data, kind.to_pandas_dtype(), len(data) // _width(kind))
+        return to_arrow(numbers[column.values[blocks] // _width(kind) + rows])
+    width = _width(kind.value_type) if pa.types.is_list(kind) else 1
+    all_offsets = np.frombuffer(data, np.int32, len(data) // 4)
+    at = column.offsets[blocks] // 4 + rows
+    begin = column.values[blocks] + width * all_offsets[at].astype(np.int64)
+    end = column.values[blocks] + width * all_offsets[at + 1].astype(np.int64)
+    # The rows, and what lies between them, as values of bytes that share the memory of the file: Arrow copies each at once.
+    bounds = np.stack([begin, end], axis=1).ravel()
+    if len(bounds) and (bounds[0] < 0 or bounds[-1] > len(data) or (np.diff(bounds) < 0).any()):
+        raise ValueError("offsets of rows must ascend and lie in the file")
+    spans = pa.Array.from_buffers(pa.large_binary(), max(0, len(bounds) - 1), [None, pa.py_buffer(bounds), data])
+    taken = spans.take(to_arrow(np.arange(0, len(bounds), 2)))
+    return _from_spans(kind, width, taken)
+
+
+def _from_spans(kind: pa.DataType, width: int, taken: pa.Array) -> pa.Array:
+    """Return values of bytes as values of a type."""
+    _, offsets, data = taken.buffers()
+    ends: Any = np.frombuffer(offsets, np.int64, len(taken) + 1) // width
+    small = pa.py_buffer(ends.astype(np.int32))
+    if not pa.types.is_list(kind):
+        return pa.Array.from_buffers(kind, len(taken), [None, small, data])
+    values = pa.Array.from_buffers(kind.value_type, int(ends[-1]), [None, data])
+    return pa.Array.from_buffers(kind, len(taken), [None, small], children=[values])
