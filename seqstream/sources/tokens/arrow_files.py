@@ -151,11 +151,16 @@ class TokenFile:
 
     def __init__(self, path: Path, *, mmap: bool = True) -> None:
         self.path = path
+        self.source = pa.memory_map(str(path)) if mmap and path.stat().st_size else pa.OSFile(str(path))
         try:
-            self.source = pa.memory_map(str(path)) if mmap else pa.OSFile(str(path))
             self._reader = pa.ipc.open_file(self.source)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} must be a complete Arrow file of tokens: {error}; {_REWRITE}") from error
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of all blocks."""
+        return self._reader.schema
 
     def read(self, block: int, *, verify: bool = True) -> pa.RecordBatch:
         """Return the rows of a block.

@@ -87,6 +87,8 @@ class ArrowStore(TokenStore):
         return pa.Table.from_batches([batch])
 
     def take(self, rows: Index) -> pa.Table:
+        if not len(rows):
+            return self._empty()
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         blocks = np.searchsorted(self._first_rows, ascending, side="right") - 1
@@ -100,6 +102,11 @@ class ArrowStore(TokenStore):
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         return take_rows(found, places)
+
+    def _empty(self) -> pa.Table:
+        """Return a table with the columns of the first file that has blocks, and no rows."""
+        files = np.flatnonzero(np.diff(self._first_blocks))
+        return self._open(int(files[0])).schema.empty_table() if len(files) else pa.table({})
 
     def location(self, block: int, row: int) -> Location:
         file = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
