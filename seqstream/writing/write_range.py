@@ -16,7 +16,7 @@ from seqstream.arrow import is_list
 from seqstream.loading.stage_lists import DataStage, open_stages
 from seqstream.records import Counts, Json, OpenStage
 from seqstream.sources.source import Source
-from seqstream.sources.tokens.arrow_files import SUFFIX, FileSummary, FileWriter, TokenFile
+from seqstream.sources.tokens.arrow_files import SUFFIX, FileSummary, FileWriter, TokenFile, decoded
 from seqstream.windows.block_reader import Cursor, OpenShard, ReadBlock, with_row_ids
 from seqstream.windows.processing import run_here
 
@@ -138,7 +138,7 @@ def _processed(job: WriteJob, number: int, place: RangePlace) -> Iterator[tuple[
         _opened[job.key] = open_stages(job.stages, job.engines)
     process = run_here((_opened[job.key],), job.source.locate, job.fill)
     for table, counts in process(blocks(), lambda: None):
-        yield _with_small_ids(table, job.ids), counts, befores.popleft()
+        yield _with_small_ids(decoded(table), job.ids), counts, befores.popleft()
 
 
 def _with_small_ids(table: pa.Table, ids: Mapping[str, int | None]) -> pa.Table:
