@@ -75,7 +75,8 @@ class Mixture(SourceGroup):
             its weight among its sources by its own weights.
         weights: The share of each source in the tokens; they need not sum to 1, and 0 leaves a source out. Or pairs ``(tokens,
             weights)``: from that number of tokens served on, the weights are these. Or ``"proportional"``: in proportion to the
-            sizes of the sources, in bytes of records as read, to the power of ``temperature``.
+            sizes of the sources to the power of ``temperature``: in tokens where all are known, as of `TokenFiles`, else in
+            bytes of records as read.
         epochs: How often a source may be read at most in an epoch of the loader, by name; fractions too. By default a source
             is read again for as long as the others go on.
         tokens: Tokens of an epoch of the loader, of all ranks.
@@ -198,7 +199,9 @@ class Mixture(SourceGroup):
         names = list(self.sources)
         if self.weights != "proportional":
             return check_schedule(self.weights, names, is_linear=self.ramp == "linear")
-        sizes = {name: _size(_split(part)[0]) for name, part in self.sources.items()}
+        sizes: dict[str, float | None] = {name: _split(part)[0].num_tokens for name, part in self.sources.items()}
+        if None in sizes.values():
+            sizes = {name: _size(_split(part)[0]) for name, part in self.sources.items()}
         if unknown := [name for name, size in sizes.items() if size is None]:
             raise ValueError(
                 f"weights='proportional' must know the size of every source, got none for {', '.join(map(repr, unknown[:8]))}, "

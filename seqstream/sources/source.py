@@ -103,6 +103,11 @@ class Source(NumberedRecords, abc.ABC):
         return None
 
     @property
+    def num_tokens(self) -> int | None:
+        """Number of tokens of all rows, where earlier stages have made them; ``None`` if it is unknown."""
+        return None
+
+    @property
     def can_repeat(self) -> bool:
         """Whether records can be read more than once; a generator that was already called yields them only once."""
         return True

@@ -18,6 +18,7 @@ from seqstream.records import RECORD_BITS, Json, Record, drop_record_numbers, re
 from seqstream.sources.blocks import Block
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
+from seqstream.sources.tokens.token_store import TokenInfo, common_info
 
 _MOST_SHARDS = 1 << (63 - RECORD_BITS)
 """Largest number of shards that a row id can hold."""
@@ -86,6 +87,12 @@ class SourceGroup(Source):
         return found
 
     @property
+    def num_tokens(self) -> int | None:
+        counts = [part.num_tokens for part in self.parts]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    @property
     def can_repeat(self) -> bool:
         return all(part.can_repeat for part in self.parts)
 
@@ -129,6 +136,11 @@ class Concat(SourceGroup):
     @property
     def parts(self) -> tuple[Source, ...]:
         return tuple(self.sources)
+
+    @property
+    def token_info(self) -> TokenInfo | None:
+        infos = {str(number): part.token_info for number, part in enumerate(self.parts)}
+        return None if all(info is None for info in infos.values()) else common_info(infos)
 
     @property
     def num_records(self) -> int | None:

@@ -52,10 +52,9 @@ class TokenFiles(Source):
     def __post_init__(self) -> None:
         one_of("shuffle", self.shuffle, ("blocks", "rows"))
         yes_or_no("mmap", self.mmap)
-        if self.shuffle == "rows" and (self._store.num_rows or 0) >> RECORD_BITS:
-            raise ValueError(
-                f"shuffle='rows' can visit up to 2**{RECORD_BITS} rows, got {self._store.num_rows:,}; use 'blocks'"
-            )
+        num_rows = self._store.num_rows or 0  # opens the files, so that what is wrong is found here
+        if self.shuffle == "rows" and num_rows >> RECORD_BITS:
+            raise ValueError(f"shuffle='rows' can visit up to 2**{RECORD_BITS} rows, got {num_rows:,}; use 'blocks'")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_store"}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import multiprocessing
+import os
 import secrets
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -72,8 +75,8 @@ class RangePlace:
     records: int = 0
 
 
-_opened: dict[str, tuple[OpenStage, ...]] = {}
-"""The stages of the job that this process has worked on last."""
+_opened = threading.local()
+"""The stages of the job that this thread has worked on last."""
 
 
 def written_files(job: WriteJob, number: int) -> tuple[list[tuple[str, int, FileSummary]], RangePlace | None]:
@@ -100,7 +103,7 @@ def write_range(job: WriteJob, number: int) -> int:
     if place is None:
         return num_rows
     writer: FileWriter | None = None
-    part = place.part
+    part, counted = place.part, Counter[str]()
     try:
         for table, counts, before in _processed(job, number, place):
             if writer is not None and len(table):
@@ -108,10 +111,15 @@ def write_range(job: WriteJob, number: int) -> int:
                 if writer.num_bytes >= job.file_bytes or table.schema != writer.schema:
                     writer.finish(before)
                     writer, part = None, part + 1
-            writer = FileWriter(job.path(number, part), table.schema) if writer is None else writer
-            writer.write(table, counts)
-            num_rows += len(table)
-        writer = FileWriter(job.path(number, part), pa.schema([])) if writer is None else writer
+            counted.update(counts)
+            if writer is None and len(table):
+                writer = FileWriter(job.path(number, part), table.schema)
+            if writer is not None:
+                writer.write(table, counted)
+                counted.clear()
+                num_rows += len(table)
+        writer = writer or FileWriter(job.path(number, part), pa.schema([]))
+        writer.write(pa.table({}), counted)
         writer.finish()
         writer = None
     finally:
@@ -133,12 +141,19 @@ def _processed(job: WriteJob, number: int, place: RangePlace) -> Iterator[tuple[
                 state = after
                 yield ReadBlock(table, Cursor(), Cursor())
 
-    if job.key not in _opened:
-        _opened.clear()
-        _opened[job.key] = open_stages(job.stages, job.engines)
-    process = run_here((_opened[job.key],), job.source.locate, job.fill)
+    process = run_here((_open(job),), job.source.locate, job.fill)
     for table, counts in process(blocks(), lambda: None):
         yield _with_small_ids(decoded(table), job.ids), counts, befores.popleft()
+
+
+def _open(job: WriteJob) -> tuple[OpenStage, ...]:
+    """Open the stages of a job, once in each thread."""
+    if multiprocessing.parent_process() is not None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of Rust do not survive a fork, and each core has its process
+    if getattr(_opened, "key", None) != job.key:
+        _opened.key, _opened.stages = job.key, open_stages(job.stages, job.engines)
+    stages: tuple[OpenStage, ...] = _opened.stages
+    return stages
 
 
 def _with_small_ids(table: pa.Table, ids: Mapping[str, int | None]) -> pa.Table:

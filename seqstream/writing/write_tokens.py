@@ -20,15 +20,12 @@ from seqstream.records import ROW_ID, Counts, Json
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.arrow_files import UNFINISHED
-from seqstream.sources.tokens.manifest import MANIFEST, Manifest, read_json, write_json
+from seqstream.sources.tokens.manifest import MANIFEST, PLAN, Manifest, read_json, write_json
 from seqstream.sources.tokens.token_store import TokenInfo
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_reader import OpenShard, with_row_ids
 from seqstream.writing.ranges import shard_ranges
 from seqstream.writing.write_range import WriteJob, write_range, written_files
-
-PLAN = "plan.json"
-"""What is being written, until the manifest takes its place."""
 
 _KIND = "seqstream tokens being written"
 _VERSION = 1
@@ -152,7 +149,7 @@ def _begin(folder: Path, plan: dict[str, Json]) -> None:
     path = folder / PLAN
     if not path.exists():
         others = sorted(each.name for each in folder.iterdir() if not each.name.endswith(UNFINISHED))
-        if others:
+        if others and not {PLAN, MANIFEST} & {*others}:  # another process may have begun or ended just now
             raise ValueError(f"{folder} must be empty or have tokens, got {', '.join(others[:3])}; choose another folder")
         write_json(path, {"kind": _KIND, "version": _VERSION, **plan})
     found = read_json(path, _KIND, _VERSION)

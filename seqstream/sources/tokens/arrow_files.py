@@ -119,7 +119,7 @@ class FileWriter:
         self._writer.write_batch(empty, custom_metadata={_SUMMARY: summary.to_json().encode(), **(metadata or {})})
         self._writer.close()
         self._file.close()
-        os.replace(self._unfinished, self._path)
+        give_name(self._unfinished, self._path)
         return summary
 
     def discard(self) -> None:
@@ -127,6 +127,15 @@ class FileWriter:
         with contextlib.suppress(OSError, pa.ArrowException):
             self._file.close()
         self._unfinished.unlink(missing_ok=True)
+
+
+def give_name(unfinished: Path, path: Path) -> None:
+    """Give a file that is complete its name, at once; another writer may have finished the same, and cleared this one away."""
+    try:
+        os.replace(unfinished, path)
+    except FileNotFoundError:
+        if not path.exists():
+            raise
 
 
 class TokenFile:
@@ -159,7 +168,7 @@ class TokenFile:
             ValueError: The block is damaged.
         """
         batch, metadata = self._get(block)
-        if verify and metadata.get(_CHECKSUM) != str(checksum_of(batch)).encode():
+        if verify and (not _is_valid(batch) or metadata.get(_CHECKSUM) != str(checksum_of(batch)).encode()):
             raise ValueError(f"{self.path}, block {block} must have the checksum it was written with; {_REWRITE}")
         return batch
 
@@ -176,7 +185,10 @@ class TokenFile:
         text = self._get(-1)[1].get(_SUMMARY)
         if text is None:
             raise ValueError(f"{self.path} must end with a summary of its tokens, got another Arrow file; {_REWRITE}")
-        return FileSummary.from_json(text)
+        try:
+            return FileSummary.from_json(text)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{self.path} must end with the summary it was written with, got {error!r}; {_REWRITE}") from error
 
     def close(self) -> None:
         """Close the file; blocks that were read from it stay as they are."""
@@ -211,12 +223,21 @@ def compact(table: pa.Table) -> pa.RecordBatch:
 
 
 def checksum_of(batch: pa.RecordBatch) -> int:
-    """Return the CRC-32 of the buffers of a batch."""
-    checksum = zlib.crc32(len(batch).to_bytes(8, "little"))
+    """Return the CRC-32 of the columns, the number of rows and the buffers of a batch."""
+    checksum = zlib.crc32(f"{len(batch)}\n{batch.schema}".encode())
     for column in batch.columns:
         for buffer in column.buffers():
             checksum = zlib.crc32(b"" if buffer is None else buffer, checksum)
     return checksum
+
+
+def _is_valid(batch: pa.RecordBatch) -> bool:
+    """Return whether all columns lie within their buffers, so that they can be read at all."""
+    try:
+        batch.validate()
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def row_lengths(batch: pa.RecordBatch) -> Lengths:

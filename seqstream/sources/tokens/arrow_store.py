@@ -16,7 +16,7 @@ from seqstream.arrow import take_rows
 from seqstream.records import Json
 from seqstream.sources.locations import Location
 from seqstream.sources.tokens.arrow_files import TokenFile
-from seqstream.sources.tokens.manifest import Manifest
+from seqstream.sources.tokens.manifest import ADVICE, MANIFEST, Manifest
 from seqstream.sources.tokens.row_gather import FileLayout, gather_rows, layout_of
 from seqstream.sources.tokens.token_store import TokenStore
 
@@ -55,7 +55,7 @@ class ArrowStore(TokenStore):
     def _reset(self) -> None:
         self._lock = threading.RLock()
         self._files: OrderedDict[int, TokenFile] = OrderedDict()
-        self._layouts: OrderedDict[int, FileLayout | None] = OrderedDict()
+        self._layouts: OrderedDict[int, FileLayout] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_files", "_layouts")}
@@ -133,18 +133,30 @@ class ArrowStore(TokenStore):
         return self.folder / self.manifest.files[file].name
 
     def _open(self, file: int) -> TokenFile:
-        return self._cached(self._files, file, lambda: TokenFile(self._path(file), mmap=self._mmap))
+        return self._cached(self._files, file, lambda: self._checked(file))
 
-    def _layout(self, file: int) -> FileLayout | None:
-        """Return where the rows of a file lie in it; ``None`` if that is not known."""
+    def _checked(self, file: int) -> TokenFile:
+        """Open a file, and check that it is the one of the manifest."""
+        opened, entry = TokenFile(self._path(file), mmap=self._mmap), self.manifest.files[file]
+        summary = opened.summary()
+        expected, found = ((each.rows, each.num_tokens, each.checksum) for each in (entry, summary))
+        if found != expected:
+            raise ValueError(
+                f"{opened.path} must hold the {sum(entry.rows):,} rows of {entry.num_tokens:,} tokens that {MANIFEST} says, "
+                f"got other {sum(summary.rows):,} of {summary.num_tokens:,}; {ADVICE}"
+            )
+        return opened
 
-        def find() -> FileLayout | None:
+    def _layout(self, file: int) -> FileLayout:
+        """Return where the rows of a file lie in it."""
+
+        def find() -> FileLayout:
             opened = self._open(file)
             batches = [opened.read(block, verify=False) for block in range(len(self.manifest.files[file].rows))]
             opened.source.seek(0)
             return layout_of(opened.source.read_buffer(), batches)
 
-        return self._cached(self._layouts, file, find) if self._mmap else None
+        return self._cached(self._layouts, file, find)
 
     def _cached(self, kept: OrderedDict[int, _Value], file: int, make: Callable[[], _Value]) -> _Value:
         with self._lock:
@@ -158,13 +170,12 @@ class ArrowStore(TokenStore):
     def _take_from(self, file: int, blocks: Index, rows: Index) -> pa.Table:
         """Return rows of a file, given the block of each in all files and its number in that block, both ascending."""
         own = blocks - self._first_blocks[file]
-        layout = self._layout(file)
-        if layout is not None:
-            try:
-                return gather_rows(layout, own, rows)
-            except ValueError as error:
-                raise ValueError(f"{self._path(file)}: {error}; write the tokens again") from error
-        return pa.Table.from_batches(list(self._take_by_block(file, own, rows)))
+        if not self._mmap:
+            return pa.Table.from_batches(list(self._take_by_block(file, own, rows)))
+        try:
+            return gather_rows(self._layout(file), own, rows)
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{self._path(file)}: {error}; {ADVICE}") from error
 
     def _take_by_block(self, file: int, blocks: Index, rows: Index) -> Iterator[pa.RecordBatch]:
         cuts = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))

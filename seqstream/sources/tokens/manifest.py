@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from seqstream.records import Counts, Json
-from seqstream.sources.tokens.arrow_files import UNFINISHED, FileSummary
+from seqstream.sources.tokens.arrow_files import UNFINISHED, FileSummary, give_name
 from seqstream.sources.tokens.length_histogram import add_counts
 from seqstream.sources.tokens.token_store import TokenInfo
 
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
+"""What is being written, until the manifest takes its place."""
+
 _KIND = "seqstream tokens"
 _VERSION = 1
-_ADVICE = "copy the folder again, or write the tokens again"
+ADVICE = "copy the folder again, or write the tokens again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +93,10 @@ class Manifest:
         """Return the manifest of a folder, and check that the folder has its files.
 
         Raises:
+            FileNotFoundError: There is no such folder, or its tokens are not complete.
             ValueError: The manifest is damaged, or a file is missing or has another size.
         """
+        _check_complete(folder)
         fields = read_json(folder / MANIFEST, _KIND, _VERSION)
         try:
             found = cls(
@@ -105,25 +110,37 @@ class Manifest:
             )
             found._check(folder)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder / MANIFEST} must be as it was written, got {error!r}; {_ADVICE}") from error
+            raise ValueError(f"{folder / MANIFEST} must be as it was written, got {error!r}; {ADVICE}") from error
         return found
 
     def _check(self, folder: Path) -> None:
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
         for file in self.files:
             if file.name not in sizes:
-                raise ValueError(f"{folder / file.name} must be there, as {MANIFEST} says; {_ADVICE}")
+                raise ValueError(f"{folder / file.name} must be there, as {MANIFEST} says; {ADVICE}")
             if sizes[file.name] != file.num_bytes:
                 raise ValueError(
                     f"{folder / file.name} must have {file.num_bytes:,} bytes, as {MANIFEST} says, got {sizes[file.name]:,}; "
-                    f"{_ADVICE}"
+                    f"{ADVICE}"
                 )
         rows, tokens = sum(sum(file.rows) for file in self.files), sum(file.num_tokens for file in self.files)
         if (rows, tokens) != (self.num_rows, self.num_tokens):
             raise ValueError(
                 f"{folder / MANIFEST} must add up to {self.num_rows:,} rows and {self.num_tokens:,} tokens, got {rows:,} and "
-                f"{tokens:,}; {_ADVICE}"
+                f"{tokens:,}; {ADVICE}"
             )
+
+
+def _check_complete(folder: Path) -> None:
+    if (folder / MANIFEST).exists():
+        return
+    if (folder / PLAN).exists():
+        raise FileNotFoundError(
+            f"{folder} must have all its tokens, but write_tokens has not ended there; call it again with the same arguments, "
+            "and it goes on where it was"
+        )
+    what = "a folder without a manifest" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+    raise FileNotFoundError(f"paths must be a folder that write_tokens has made, got {what}: {folder}")
 
 
 def read_info(fields: Mapping[str, Any]) -> TokenInfo:
@@ -135,7 +152,7 @@ def write_json(path: Path, fields: dict[str, Json]) -> None:
     """Write a file of JSON, with a digest of its content; it appears at once."""
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     unfinished.write_text(json.dumps({**fields, "digest": _digest(fields)}))
-    os.replace(unfinished, path)
+    give_name(unfinished, path)
 
 
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
@@ -147,13 +164,13 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON as it was written, got {error}; {_ADVICE}") from error
+        raise ValueError(f"{path} must be JSON as it was written, got {error}; {ADVICE}") from error
     if not isinstance(fields, dict) or fields.get("kind") != kind:
         raise ValueError(f"{path} must be of kind {kind!r}, got {str(fields)[:80]}; pass a folder that write_tokens has made")
     if fields.get("version") != version:
         raise ValueError(f"{path} must be of version {version}, got {fields.get('version')!r}; write the tokens again")
     if fields.pop("digest", None) != _digest(fields):
-        raise ValueError(f"{path} must be as it was written, but its digest differs; {_ADVICE}")
+        raise ValueError(f"{path} must be as it was written, but its digest differs; {ADVICE}")
     return fields
 
 

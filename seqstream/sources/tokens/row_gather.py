@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,28 +35,27 @@ class FileLayout:
 
     Attributes:
         data: The whole file.
-        columns: The layout of each column.
+        columns: The layout of each column; its values in each block where Arrow must read it.
         schema: The columns.
     """
 
     data: pa.Buffer
-    columns: tuple[ColumnLayout, ...]
+    columns: tuple[ColumnLayout | tuple[pa.Array, ...], ...]
     schema: pa.Schema
 
 
-def layout_of(data: pa.Buffer, batches: Sequence[pa.RecordBatch]) -> FileLayout | None:
-    """Return where the rows of a file lie, given all its blocks; ``None`` if a column must be read by Arrow.
+def layout_of(data: pa.Buffer, batches: Sequence[pa.RecordBatch]) -> FileLayout:
+    """Return where the rows of a file lie, given all its blocks.
 
-    Columns of numbers, of lists of numbers, of strings and of bytes are known, without missing values.
+    Columns of numbers, of lists of numbers, of strings and of bytes are copied, where none is missing; Arrow reads others.
 
     Args:
         data: The whole file, mapped into memory.
         batches: The blocks, which share this memory.
     """
     schema = batches[0].schema
-    columns = [_column_layout(data, [batch.column(number) for batch in batches]) for number in range(len(schema))]
-    known = tuple(column for column in columns if column is not None)
-    return FileLayout(data, known, schema) if len(known) == len(schema) else None
+    arrays = [tuple(batch.column(number) for batch in batches) for number in range(len(schema))]
+    return FileLayout(data, tuple(_column_layout(data, each) or each for each in arrays), schema)
 
 
 def _column_layout(data: pa.Buffer, arrays: Sequence[pa.Array]) -> ColumnLayout | None:
@@ -95,7 +95,17 @@ def gather_rows(layout: FileLayout, blocks: Index, rows: Index) -> pa.Table:
     Raises:
         ValueError: Offsets in the file are none of rows in it.
     """
-    return pa.table([_gather(layout.data, column, blocks, rows) for column in layout.columns], schema=layout.schema)
+    columns = [
+        _gather(layout.data, column, blocks, rows) if isinstance(column, ColumnLayout) else _take(column, blocks, rows)
+        for column in layout.columns
+    ]
+    return pa.table(columns, schema=layout.schema)
+
+
+def _take(arrays: Sequence[pa.Array], blocks: Index, rows: Index) -> pa.ChunkedArray:
+    cuts = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
+    chunks = [arrays[int(blocks[begin])].take(to_arrow(rows[begin:end])) for begin, end in itertools.pairwise(cuts.tolist())]
+    return pa.chunked_array(chunks, arrays[0].type)
 
 
 def _gather(data: pa.Buffer, column: ColumnLayout, blocks: Index, rows: Index) -> pa.Array:

@@ -34,6 +34,31 @@ class TokenInfo:
     functions: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
 
+def common_info(infos: Mapping[str, TokenInfo | None]) -> TokenInfo:
+    """Return what is known of the tokens of several sources together, given what is known of each by its name.
+
+    Raises:
+        ValueError: Some are not tokens, or they are padded differently; the message names two that differ.
+    """
+    first, known = next((name, info) for name, info in infos.items() if info is not None)
+    for name, info in infos.items():
+        if info is None:
+            raise ValueError(
+                f"sources must all be of tokens or all of text, got tokens in {first!r} and none in {name!r}; write the "
+                "other's with write_tokens, or use a Mixture, whose sources have stages of their own"
+            )
+        for field in ("columns", "pad_values", "padding_sides"):
+            own, other = getattr(known, field), getattr(info, field)
+            if own != other:
+                raise ValueError(f"sources must be padded alike, got {field} {own!r} of {first!r} and {other!r} of {name!r}")
+    found = [info for info in infos.values() if info is not None]
+    lengths = [info.max_length for info in found if info.max_length is not None]
+    max_length = max(lengths) if len(lengths) == len(found) else None
+    is_same = all((info.stages, info.functions) == (known.stages, known.functions) for info in found)
+    stages, functions = (known.stages, known.functions) if is_same else ((), {})
+    return dataclasses.replace(known, max_length=max_length, stages=stages, functions=functions)
+
+
 class TokenStore(abc.ABC):
     """Rows of tokens in files of one format.
 
