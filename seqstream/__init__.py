@@ -27,6 +27,9 @@ and ``datasets.Dataset`` are shuffled as a whole; plain text and JSON lines in b
 compressed and Parquet files in shards of which 16 are open at a time; one compressed file, one CSV or a generator function
 within a window.
 
+`write_tokens` tokenises a source once, into files from which `TokenFiles` reads every later run without copying them, and
+``Loader(cache=...)`` keeps what was tokenised beside serving it. Neither changes what a batch holds.
+
 A `Mixture` gives many sources their shares of the tokens, within one row at the end of every window; the records of each come
 in an order of its own, whatever the others are. A `Concat` is one source after another for one epoch, shuffled together.
 

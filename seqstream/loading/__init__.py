@@ -2,13 +2,13 @@
 
 Its modules, in the order of what happens:
 
-Made once: `loader` with its arguments (`arguments`, `stage_lists`, `read_only`), `epochs` (what each epoch reads, and in which
-order: `reading_order`, and `mixture_passes` for the sources of a mixture).
+Made once: `loader` with its arguments (`arguments`, `stage_lists`, `read_only`, `not_a_dataset`), `epochs` (what each epoch
+reads, and in which order: `reading_order`, and `mixture_passes` for the sources of a mixture).
 
 For each window: `epoch_windows` builds it, after ranks agree on their data (`rank_agreement`), with stages that run here or in
-processes (`stage_runner`, `workers`, `process_pool`, `process_start`, `worker_process`). The first window gives the
-`calibration`, and warnings (`first_window_warnings`, `class_mixing`); of a mixture also what the epoch will be like
-(`expected_run`).
+processes (`stage_runner`, `workers`, `process_pool`, `process_start`, `worker_process`), or takes their rows from a folder
+(`cached_process`, `token_cache`). The first window gives the `calibration`, and warnings (`first_window_warnings`,
+`class_mixing`); of a mixture also what the epoch will be like (`expected_run`).
 
 For each batch: `pipeline` collates it and sends it to the `device`, in threads (`prefetch`) whose collectives the consumer's
 thread calls (`collective_relay`). `iteration` hands it out and moves `progress`: the position and the `stats`, for a mixture

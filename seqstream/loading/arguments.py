@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.padding import Padding
 from seqstream.distributed.collectives import AllGather, check_ranks
 from seqstream.loading.stage_lists import DataStage, check_stages, lists_of, rows_of, tokenizer_of
-from seqstream.options import device_of, function_or_none, one_of, padding_values, whole_number, yes_or_no
+from seqstream.options import device_of, function_or_none, num_bytes, one_of, padding_values, whole_number, yes_or_no
 from seqstream.planning.batch_spec import BatchSpec, meant_as_rows
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
@@ -80,6 +82,8 @@ class LoaderArguments:
     multiprocessing_context: str | BaseContext | None
     executor: Executor | None
     workers: dataclasses.InitVar[int | None]
+    cache: Path | None
+    cache_bytes: int | None
     prefetch: int
     device: torch.device | None
     pin_memory: bool | None
@@ -113,6 +117,8 @@ class LoaderArguments:
             ),
             num_workers=num_workers,
             worker_options=WorkerOptions(num_workers, self.multiprocessing_context, self.executor),
+            cache=_cache_folder(self.cache),
+            cache_bytes=None if self.cache_bytes is None else num_bytes("cache_bytes", self.cache_bytes),
             prefetch=whole_number("prefetch", self.prefetch, least=0, rule="0 or more batches"),
             pin_memory=None if self.pin_memory is None else yes_or_no("pin_memory", self.pin_memory),
             pad_values=padding_values(self.pad_values),
@@ -155,6 +161,23 @@ class ParsedStages:
     padding: Padding
     empty_fill: int | None
     is_tokenized: bool
+
+
+def _cache_folder(given: object) -> Path | None:
+    """Return the folder of a cache.
+
+    Raises:
+        TypeError: It is no path.
+        NotADirectoryError: It is a file.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(f"cache must be a path of a folder or None, got {given!r}")
+    folder = Path(given)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cache must be a folder, got the file {folder}")
+    return folder
 
 
 def parse_stages(arguments: LoaderArguments) -> ParsedStages:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,9 @@ from seqstream.loading.calibration import Calibration
 from seqstream.loading.fingerprints import to_text
 from seqstream.loading.mixture_passes import MixturePasses
 from seqstream.loading.reading_order import ReadingOrder
-from seqstream.loading.stage_lists import engine_prefix
+from seqstream.loading.stage_lists import engine_prefix, rows_of
 from seqstream.loading.stage_runner import StageRunner
+from seqstream.loading.token_cache import TokenCache
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
@@ -153,10 +155,24 @@ class Epochs:
                 sample = stage.open()([sample])[0][0]
         return {}
 
-    def stage_runner(self, worker_options: WorkerOptions = WorkerOptions()) -> StageRunner:  # noqa: B008 - it is frozen
+    def stage_runner(
+        self,
+        worker_options: WorkerOptions = WorkerOptions(),  # noqa: B008 - it is frozen
+        cache: TokenCache | None = None,
+    ) -> StageRunner:
         """Return a new runner of the stages, for one thread."""
         parsed = self.parsed
-        return StageRunner(parsed.stage_lists, self.source.locate, parsed.empty_fill, self.labels, worker_options)
+        return StageRunner(parsed.stage_lists, self.source.locate, parsed.empty_fill, self.labels, worker_options, cache=cache)
+
+    def open_cache(self) -> TokenCache | None:
+        """Return the cache of the rows of blocks; ``None`` where there is none, or records are read one by one."""
+        arguments, spec = self.arguments, self.spec
+        if arguments.cache is None or self.is_by_row:
+            return None
+        packed = (spec.causal, spec.row_length, spec.overflow) if isinstance(spec, Pack) else ()
+        common = [version("seqstream"), self.labels.fingerprint(), packed, self.parsed.empty_fill]
+        stages = [[*common, dataclasses.asdict(rows_of(stages))] for stages in self.parsed.stage_lists]
+        return TokenCache(arguments.cache, arguments.cache_bytes, stages)
 
     def check_repeats(self, what: str) -> None:
         """Raise unless records can be read again.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from seqstream.loading.epochs import Epochs
 from seqstream.loading.estimates import Estimates
 from seqstream.loading.fingerprints import check_same
 from seqstream.loading.iteration import Iteration, progress_bar
+from seqstream.loading.not_a_dataset import NotADataset
 from seqstream.loading.pipeline import Pipeline
 from seqstream.loading.prefetch import StopSignal
 from seqstream.loading.progress import Progress
@@ -35,7 +37,7 @@ from seqstream.sources.source import Source
 _Answer = TypeVar("_Answer")
 
 
-class Loader(ReadOnlyArguments, Iterable[Batch]):
+class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
     """Batches from a source, through stages, in an order that can be resumed.
 
     Iterating gives one epoch; iterate again for the next epoch, in a new order. The same seed gives the same batches, whatever
@@ -64,6 +66,10 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
             loaders share. ``num_workers`` is then the number of blocks that it works on at a time, 0 for one per core. The
             loader neither starts it nor shuts it down.
         workers: Another name of ``num_workers``.
+        cache: A folder that keeps the rows of blocks, for later epochs, later runs and other ranks: what the same stages have
+            made of the same records is read there. Batches are the same without it. Records that are read one by one, as of
+            lists, are not kept.
+        cache_bytes: Size of this folder above which its least used files are deleted; ``None`` for no limit.
         prefetch: Number of batches that are prepared ahead of the consumer, where ``device`` or ``on_batch`` makes that take
             time; elsewhere a batch is collated when it is asked for. More batches smooth uneven steps and hold more memory. The
             next window is always built ahead, unless it is 0: then all is done in the thread of the consumer.
@@ -111,6 +117,8 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         multiprocessing_context: str | BaseContext | None = None,
         executor: Executor | None = None,
         workers: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
         prefetch: int = 2,
         device: torch.device | str | None = None,
         pin_memory: bool | None = None,
@@ -297,21 +305,6 @@ class Loader(ReadOnlyArguments, Iterable[Batch]):
         other = object.__new__(type(self))
         other.__dict__.update(self.__getstate__())
         return other
-
-    @property
-    def dataset(self) -> NoReturn:
-        """Raise: a loader has no data set, from which frameworks would skip batches one by one to resume."""
-        raise AttributeError(
-            "a Loader has no dataset of which batches could be skipped; load_state_dict(batch.state) goes on at once. "
-            "With transformers' Trainer set ignore_data_skip=True and keep the loader's state in its checkpoints, as "
-            "examples/hf_trainer.py does: with ignore_data_skip alone a new loader begins at its first batch"
-        )
-
-    def __len__(self) -> NoReturn:
-        raise TypeError(
-            "a seqstream.Loader has no len() and cannot be wrapped in torch.utils.data.DataLoader, it makes batches itself; "
-            "iterate over it directly, and ask estimate_steps() for the number of batches"
-        )
 
     def __repr__(self) -> str:
         parts = [repr(part) for part in (self.source, *self.stages)]

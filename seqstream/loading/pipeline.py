@@ -67,7 +67,7 @@ class Pipeline:
         self.epochs = epochs
         self._arguments = epochs.arguments
         self._transfer = Transfer(self._arguments.device, self._arguments.pin_memory)
-        self._runner = epochs.stage_runner(self._arguments.worker_options)
+        self._runner = epochs.stage_runner(self._arguments.worker_options, epochs.open_cache())
         self._class_watch = ClassWatch(None if epochs.mixture is None else epochs.mixture.column)
         self._seen_columns: set[str] = set()
         self._names = () if epochs.mixture is None else tuple(epochs.mixture.names)
@@ -90,6 +90,7 @@ class Pipeline:
             ranks: The ranks that share windows.
         """
         self._runner.start_workers()
+        stop_signal.call_on_stop(self._runner.end_iteration)
         prefetch = self._arguments.prefetch
         relay = CollectiveRelay(ranks, stop_signal) if prefetch and ranks.world_size > 1 else None
         sharing = RankSharing(relay or ranks, self._arguments.uneven, self._arguments.label_rule, prefetch)

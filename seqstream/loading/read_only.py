@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any, Generic, Never, TypeVar
 
 import torch
@@ -57,6 +58,8 @@ class ReadOnlyArguments:
     num_workers = _Argument[int]()
     multiprocessing_context = _Argument[str | BaseContext | None]()
     executor = _Argument[Executor | None]()
+    cache = _Argument[Path | None]()
+    cache_bytes = _Argument[int | None]()
     prefetch = _Argument[int]()
     device = _Argument[torch.device | None]()
     pin_memory = _Argument[bool | None]()

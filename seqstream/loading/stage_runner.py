@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from seqstream.loading.arguments import WorkerOptions
+from seqstream.loading.cached_process import with_cache
 from seqstream.loading.stage_lists import DataStage, engines_of, open_stages
+from seqstream.loading.token_cache import TokenCache
 from seqstream.loading.worker_process import LoaderStages
 from seqstream.loading.workers import Workers
 from seqstream.records import Counts, OpenStage
@@ -28,6 +30,7 @@ class StageRunner:
         empty_fill: The token that a row without tokens gets; ``None`` to drop such rows.
         labels: Which rows have no label, and are dropped.
         worker_options: Which processes run the stages, if any.
+        cache: Keeps the rows of blocks; ``None`` to keep none.
     """
 
     def __init__(
@@ -37,12 +40,15 @@ class StageRunner:
         empty_fill: int | None,
         labels: LabelFilter,
         worker_options: WorkerOptions,
+        *,
+        cache: TokenCache | None = None,
     ) -> None:
         self._stage_lists = stage_lists
         self._locate = locate
         self._empty_fill = empty_fill
         self._labels = labels
         self._worker_options = worker_options
+        self._cache = cache
         self._workers: Workers | None = None
         self._opened: tuple[Mapping[str, str], tuple[tuple[OpenStage, ...], ...]] | None = None
 
@@ -69,10 +75,16 @@ class StageRunner:
         Args:
             engines: Name of the engine for each column of ids.
         """
-        opened = self._open(engines)
         if self._workers is None:
-            return run_here(opened, self._locate, self._empty_fill, self._labels)
-        return self._workers.run(engines)
+            process = run_here(self._open(engines), self._locate, self._empty_fill, self._labels)
+        else:
+            process = self._workers.run(engines)
+        return process if self._cache is None else with_cache(process, self._cache)
+
+    def end_iteration(self) -> None:
+        """Finish what is being written."""
+        if self._cache is not None:
+            self._cache.flush()
 
     def run(self, table: pa.Table, engines: Mapping[str, str], stages: int = 0) -> tuple[pa.Table, Counts]:
         """Run a list of stages over one table in this thread; return the rows that are kept, and the counts."""

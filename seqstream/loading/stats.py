@@ -31,6 +31,7 @@ class Stats:
         made_up_rows: Rows, or sequences of packed rows, that no record gives: they fill a batch, and count as padding.
         repeated_rows: Rows that are served twice: those served before a state was loaded with ``strict=False``, and those that
             another rank has as well.
+        cached_rows: Rows that ``Loader(cache=...)`` had, and that were not tokenised again.
         by_source: What each source of a mixture has given: rows, tokens, share, epochs and padding by name.
         seconds: Seconds from the first request for a batch to the last answer.
         seconds_waited: Seconds for which the consumer waited for batches; the rest is its own time.
@@ -48,6 +49,7 @@ class Stats:
     empty: int = 0
     made_up_rows: int = 0
     repeated_rows: int = 0
+    cached_rows: int = 0
     seconds: float = 0.0
     seconds_waited: float = 0.0
     by_source: StatsBySource = dataclasses.field(default_factory=StatsBySource)

@@ -4,12 +4,14 @@ The modules, in the order of the data:
 
 - ``files/``: files are found, and their bytes are read as whole records.
 - ``tables/``: records become tables with stable types.
+- ``tokens/``: files of tokens.
 - ``blocks``: sizes of blocks, and states that count records.
 - ``numbered_records``, ``source``: what every source has; subclass `Source` to read other data.
 - ``corpus_source``, ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface``, ``huggingface_streams``,
   ``generator``: a source for each kind of data.
 - ``locations``: where a record is.
 - ``record_hashes``, ``split_rule``: which part of a split a record is in.
+- ``token_files``: rows of token ids in files, whose formats are in ``tokens/``.
 - ``random_order``: a source whose records are read by their numbers, in random order.
 - ``source_group``: several sources as one. ``mixture``, ``mixture_weights``: shares of tokens for several sources.
 

@@ -19,7 +19,7 @@ from seqstream.arrow import is_list
 from seqstream.loading.stage_lists import DataStage, open_stages
 from seqstream.records import Counts, Json, OpenStage
 from seqstream.sources.source import Source
-from seqstream.sources.tokens.arrow_files import SUFFIX, FileSummary, FileWriter, TokenFile
+from seqstream.sources.tokens.arrow_files import SUFFIX, FileSummary, FileWriter, TokenFile, decoded
 from seqstream.windows.block_reader import Cursor, OpenShard, ReadBlock, with_row_ids
 from seqstream.windows.processing import run_here
 
@@ -143,7 +143,7 @@ def _processed(job: WriteJob, number: int, place: RangePlace) -> Iterator[tuple[
 
     process = run_here((_open(job),), job.source.locate, job.fill)
     for table, counts in process(blocks(), lambda: None):
-        yield _with_small_ids(table, job.ids), counts, befores.popleft()
+        yield _with_small_ids(decoded(table), job.ids), counts, befores.popleft()
 
 
 def _open(job: WriteJob) -> tuple[OpenStage, ...]:

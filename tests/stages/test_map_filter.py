@@ -35,7 +35,7 @@ def test_map_applies_the_function_to_each_table() -> None:
         {"text": ["A", "B"], "row_id": [0, 1]},
         {"text": ["C"], "row_id": [2]},
     ]
-    assert counts == {}
+    assert counts == [{}, {}]
 
 
 def test_the_loaders_columns_are_hidden_and_put_back() -> None:
@@ -123,13 +123,13 @@ def test_filter_keeps_rows_and_counts_the_others(mask: Any) -> None:
     """Rows with a true mask stay, whatever kind of mask it is; the others are counted."""
     tables, counts = Filter(mask).open()([table("a", "bcd"), table("ef", first=2), table("ghi", first=3)])
     assert [made["row_id"].to_pylist() for made in tables] == [[1], [], [3]]
-    assert counts == {"dropped": 2}
+    assert counts == [{"dropped": 1}, {"dropped": 1}, {}]
 
 
 def test_filter_counts_nothing_when_it_drops_nothing() -> None:
     """The counts have no key for an outcome that did not occur."""
     given = table("abc")
-    assert Filter(is_long).open()([given]) == ([given], {})
+    assert Filter(is_long).open()([given]) == ([given], [{}])
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,10 @@ def blocks_of(*tables: Any) -> list[ReadBlock]:
     return [ReadBlock(table, Cursor(number), Cursor(number + 1)) for number, table in enumerate(made)]
 
 
-def drop_short(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+def drop_short(tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
     """A stage that drops rows shorter than three."""
     kept = [table.filter(pc.greater(pc.list_value_length(table.column("input_ids")), 2)) for table in tables]
-    return kept, {"dropped": sum(map(len, tables)) - sum(map(len, kept))}
+    return kept, [{"dropped": len(table) - len(rows)} for table, rows in zip(tables, kept, strict=True)]
 
 
 @settings(max_examples=80, deadline=None)
@@ -331,9 +331,9 @@ def test_stages_run_once_over_each_block_in_order() -> None:
     """Blocks carried over are not processed again, and what was counted is counted once."""
     calls: list[int] = []
 
-    def watched(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+    def watched(tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
         calls.extend(table.column(ROW_ID)[0].as_py() for table in tables)
-        return tables, {"truncated": len(tables)}
+        return tables, [{"truncated": 1} for _ in tables]
 
     blocks = blocks_of(*[sequences([1, 2, 3])] * 12)
     found = list(read_windows(blocks, WindowStart(blocks=2), settings_of(Unbucketed(4), watched)))
@@ -345,7 +345,7 @@ def test_stages_are_given_several_blocks_at_a_time() -> None:
     """Small blocks go through together, large ones alone."""
     sizes: list[int] = []
 
-    def watched(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+    def watched(tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
         sizes.append(len(tables))
         return tables, [{} for _ in tables]
 
@@ -383,7 +383,7 @@ def located(spec: BatchSpec, *stages: OpenStage) -> WindowSettings:
 
 
 def failing(error: Callable[[pa.Table], Exception]) -> OpenStage:
-    def fail(tables: list[pa.Table]) -> tuple[list[pa.Table], Counts]:
+    def fail(tables: list[pa.Table]) -> tuple[list[pa.Table], list[Counts]]:
         raise error(tables[0])
 
     return fail

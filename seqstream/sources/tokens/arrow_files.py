@@ -213,16 +213,18 @@ class TokenFile:
 _REWRITE = "remove the folder and write the tokens again"
 
 
+def decoded(table: pa.Table) -> pa.Table:
+    """Return a table with dictionaries decoded and extension types as they are stored."""
+    if not any(pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType) for kind in table.schema.types):
+        return table
+    return pa.table({name: plain(table.column(name)) for name in table.column_names})
+
+
 def compact(table: pa.Table) -> pa.RecordBatch:
-    """Return the rows of a table in one batch that holds nothing else, with dictionaries decoded, as it lies in a file."""
-    table = pa.table({name: plain(table.column(name)) for name in table.column_names}) if _has_special(table.schema) else table
+    """Return the rows of a table without dictionaries in one batch that holds nothing else, as it lies in a file."""
     batches = table.combine_chunks().to_batches()
     batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
     return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
-
-
-def _has_special(schema: pa.Schema) -> bool:
-    return any(pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType) for kind in schema.types)
 
 
 def checksum_of(batch: pa.RecordBatch) -> int:
