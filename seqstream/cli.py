@@ -1,66 +1,49 @@
-"""The command line: ``seqstream report`` and ``seqstream batches``."""
+"""The command line: ``seqstream report``, ``seqstream batches`` and ``seqstream tokenize``."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import importlib.metadata
 import io
 import json
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from seqstream.command_line.arguments import (
+    EngineName,
+    EngineOption,
+    FieldOption,
+    Files,
+    FormatOption,
+    MaxLength,
+    TooLong,
+    Seed,
+    TokenizerPath,
+    Unit,
+    UnitOption,
+    check_tokenizer,
+    open_source,
+)
+from seqstream.command_line.written import print_written
 from seqstream.planning.bucket import Bucket
-from seqstream.sources.csv_files import Csv
-from seqstream.sources.json_lines import JsonLines
-from seqstream.sources.parquet_files import Parquet
-from seqstream.sources.source import Source
-from seqstream.sources.text import TextFiles
+from seqstream.sources.tokens.manifest import MANIFEST, PLAN
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning import printing
 from seqstream.tuning.preview import take_previews
 from seqstream.tuning.report import OnProgress, make_report
+from seqstream.writing.write_tokens import write_tokens
 
 _EXPECTED_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 """Errors that bad input causes; any other error is a bug and keeps its traceback."""
 
-
-class Format(enum.StrEnum):
-    """Formats of files."""
-
-    text = "text"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    parquet = "parquet"
-
-
-class Unit(enum.StrEnum):
-    """What a record of a text file is."""
-
-    line = "line"
-    paragraph = "paragraph"
-    file = "file"
-
-
-class EngineName(enum.StrEnum):
-    """Engines that compute ids."""
-
-    auto = "auto"
-    tokenizers = "tokenizers"
-    fastokens = "fastokens"
-    nanotoken = "nanotoken"
-
-
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
 
 _EPILOG = """
 Examples:
@@ -70,6 +53,8 @@ Examples:
 - `seqstream report train.jsonl -t tokenizer.json --field review --json`
 
 - `seqstream batches corpus/*.txt -t tokenizer.json --max-tokens 4096 --num 2`
+
+- `seqstream tokenize corpus/*.txt -t tokenizer.json -o tokens --max-length 1024`
 """
 
 app = typer.Typer(
@@ -81,23 +66,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Files = Annotated[
-    list[str], typer.Argument(metavar="FILES", help="Files, globs or URLs, all of one format; plain or compressed.")
-]
-TokenizerPath = Annotated[
-    str, typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or a directory that has one.")
-]
-FieldOption = Annotated[str, typer.Option(metavar="NAME", help="Column of the text, if records have several columns.")]
-FormatOption = Annotated[
-    Format | None, typer.Option("--format", help="Format of the files, instead of what their suffix says.")
-]
-UnitOption = Annotated[Unit, typer.Option(help="What a record of a text file is.")]
-EngineOption = Annotated[EngineName, typer.Option(help="Engine that computes the ids; auto is the fastest exact one.")]
-MaxLength = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Truncate longer rows; by default to the (smallest) budget.")
-]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the order.")]
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -124,7 +92,7 @@ def main(
     """Batches of similar lengths from text, tokenised on the fly.
 
     **report** shows how much padding a corpus costs, and which budget and window to train with. **batches** shows the first
-    batches that a model receives.
+    batches that a model receives. **tokenize** writes tokens once, to be read many times.
     """
 
 
@@ -152,7 +120,7 @@ def report(
     compared = {"budgets": _numbers("--budgets", budgets), "windows": _numbers("--windows", windows)}
     with one_line_errors():
         source = open_source(files, format, unit, field)
-        stage = Tokenize(_check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)
+        stage = Tokenize(check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)
         with _progress() as on_progress:
             found = make_report(source, stage, **compared, seed=seed, limit=limit, on_progress=on_progress)
         if as_json:
@@ -185,56 +153,48 @@ def batches(
     """
     with one_line_errors():
         source = open_source(files, format, unit, field)
-        stage = Tokenize(_check_tokenizer(tokenizer), field=field, max_length=max_length or max_tokens, engine=engine.value)
+        stage = Tokenize(check_tokenizer(tokenizer), field=field, max_length=max_length or max_tokens, engine=engine.value)
         spec = Bucket(max_tokens=max_tokens, window_batches=window_batches)
         previews = take_previews(source, stage, spec, num_batches=num, num_rows=rows, seed=seed)
         for number, preview in enumerate(previews, 1):
             printing.print_preview(preview, number, _console())
 
 
-def open_source(files: list[str], kind: Format | None, unit: Unit, field: str) -> Source:
-    """Return the source of some files, which reads one field of their records.
+@app.command()
+def tokenize(
+    files: Files,
+    tokenizer: TokenizerPath,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the tokens go; made if missing.")],
+    *,
+    field: FieldOption = "text",
+    keep: Annotated[str | None, typer.Option(metavar="NAME,...", help="Other columns to keep beside the tokens.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Longest row in tokens; by default no limit.")
+    ] = None,
+    overflow: Annotated[TooLong, typer.Option(help="What happens to longer rows.")] = TooLong.truncate,
+    unit: UnitOption = Unit.line,
+    format: FormatOption = None,
+    engine: EngineOption = EngineName.auto,
+    rank: Annotated[int, typer.Option(min=0, metavar="N", help="Which of --world-size commands this is.")] = 0,
+    world_size: Annotated[int, typer.Option(min=1, metavar="N", help="Number of commands that write a part each.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Write the tokens of a corpus once, into a folder that ss.TokenFiles reads many times.
 
-    Args:
-        files: Paths, globs or URLs.
-        kind: Their format; by default the one that their suffix stands for.
-        unit: What a record of a text file is.
-        field: The field that is read.
-
-    Raises:
-        ValueError: The files have several formats.
+    A command that was stopped goes on where it was when it is run again. Several commands, on several machines that share the
+    folder, write a part each with --rank and --world-size; the last to end completes the folder.
     """
-    kinds = {Format(_SUFFIXES.get(_suffix(file), "text")) for file in files} if kind is None else {kind}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or run the command for each format"
+    with one_line_errors():
+        source = open_source(files, format, unit, field, [] if keep is None else keep.split(","))
+        stage = Tokenize(
+            check_tokenizer(tokenizer), field=field, max_length=max_length, overflow=overflow.value, engine=engine.value
         )
-    (kind,) = kinds
-    match kind:
-        case Format.jsonl:
-            return JsonLines(files, columns=[field])
-        case Format.csv:
-            return Csv(files, columns=[field])
-        case Format.tsv:
-            return Csv(files, columns=[field], delimiter="\t")
-        case Format.parquet:
-            return Parquet(files, columns=[field])
-        case Format.text:
-            return TextFiles(files, unit=unit.value, field=field)
-
-
-def _check_tokenizer(path: str) -> str:
-    if not Path(path).exists():
-        remedy = "names on the Hub are not looked up, so download its tokenizer.json"
-        raise FileNotFoundError(f"tokenizer must be a tokenizer.json or a directory that holds one, got {path}; {remedy}")
-    return path
-
-
-def _suffix(file: str) -> str:
-    suffixes = [suffix.lower() for suffix in PurePath(file).suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+        is_new = not any((output / name).exists() for name in (MANIFEST, PLAN))
+        begun = time.perf_counter()
+        shown = sys.stderr.isatty() and not quiet
+        written = write_tokens(source, stage, to=output, rank=rank, world_size=world_size, progress=shown)
+        if not quiet:
+            print_written(written, time.perf_counter() - begun if is_new else None, _console())
 
 
 def _console() -> Console:

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+import seqstream as ss
 from seqstream import cli
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +165,44 @@ def test_batches_fit_the_terminal_and_cannot_steer_it(bpe_file: Path, tmp_path: 
     assert "\\x1b[31mred\\rhidden [bold]" in result.stdout or "\\x1b[31mred\\" in result.stdout
     for line in result.stdout.splitlines():
         assert sum(1 + (letter in "漢字") for letter in line) <= 60
+
+
+def test_tokenize_writes_what_a_loader_reads(corpus: Path, bpe_file: Path, tmp_path: Path) -> None:
+    """It prints rows, tokens, bytes, counts, the speed, and code that runs; a second run finds the folder complete."""
+    folder = tmp_path / "tokens"
+    args = ("tokenize", corpus, "-t", bpe_file, "-o", folder, "--max-length", 16)
+    result = run(*args)
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, code = result.stdout.split("\n", 1)
+    tokens = ss.TokenFiles(folder)
+    assert first.startswith(f"600 rows, {tokens.num_tokens:,} tokens, ")
+    assert " truncated, " in first
+    assert re.search(r"[\d,]+ bytes in .*, [\d,]+ tokens/s$", first)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert sum(len(batch.lengths) for batch in found["loader"]) == 600
+    again = run(*args)
+    assert again.exit_code == 0
+    assert "tokens/s" not in again.stdout
+    other = run(*args[:-1], 15)
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert "max_length is 16 there and 15 here; choose another folder" in other.stderr
+
+
+def test_tokenize_in_parts(bpe_file: Path, texts: list[str], tmp_path: Path) -> None:
+    """Commands of several ranks write a part each, columns can be kept, and ``--quiet`` prints nothing."""
+    rows = [{"review": text, "stars": number, "other": 1} for number, text in enumerate(texts[:300])]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ("tokenize", tmp_path / "a.jsonl", "-t", bpe_file, "-o", tmp_path / "tokens", "--field", "review", "--keep", "stars")
+    first = run(*args, "--world-size", 2, "--rank", 1)
+    assert "which others still write" in first.stdout
+    second = run(*args, "--world-size", 2, "--quiet")
+    assert (second.exit_code, second.stdout, second.stderr) == (0, "", "")
+    records = [*ss.TokenFiles(tmp_path / "tokens").records()]
+    assert [record["stars"] for record in records] == [*range(300)]
+    assert set(records[0]) == {"stars", "input_ids"}
+    wrong = run("tokenize", bpe_file, "--format", "text", "-t", bpe_file, "-o", tmp_path / "x", "--keep", "stars")
+    assert wrong.stderr == "error: text files have no columns to keep, got stars; leave out --keep\n"
 
 
 @pytest.mark.parametrize("command", ["report", "batches"])

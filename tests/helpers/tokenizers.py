@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -15,8 +16,9 @@ FASTEST = {"BPE": "fastokens", "WordPiece": "nanotoken", "Unigram": "tokenizers"
 
 
 def run(stage: Tokenize, *tables: pa.Table) -> tuple[list[pa.Table], Counts]:
-    """Choose engines by the first table and tokenise all of them."""
-    return stage.open(stage.choose_engines(tables[0]))(list(tables))
+    """Choose engines by the first table and tokenise all of them; return the counts of all together."""
+    made, counts = stage.open(stage.choose_engines(tables[0]))(list(tables))
+    return made, dict(sum(map(Counter, counts), Counter[str]()))
 
 
 def columns_of(stage: Tokenize, /, **columns: Any) -> dict[str, list[Any]]:

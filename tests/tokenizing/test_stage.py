@@ -26,8 +26,9 @@ from tokenizers import (
     processors,
 )
 
-from seqstream.records import Counts, RecordError
+from seqstream.records import RecordError
 from seqstream.tokenizing.stage import Tokenize
+from tests.helpers.tokenizers import run
 
 TEXTS = ["import os", "", "a much longer line of text, which has more tokens than the others", " ", "héllo wörld 👋 [SEP]"]
 
@@ -35,10 +36,6 @@ TEXTS = ["import os", "", "a much longer line of text, which has more tokens tha
 def table(texts: list[str], first: int = 0, **columns: Any) -> pa.Table:
     rows = range(first, first + len(texts))
     return pa.table({"text": pa.array(texts, pa.string()), **columns, "row_id": pa.array(rows, pa.int64())})
-
-
-def run(stage: Tokenize, *tables: pa.Table) -> tuple[list[pa.Table], Counts]:
-    return stage.open(stage.choose_engines(tables[0]))(list(tables))
 
 
 def ids_of(stage: Tokenize, texts: list[str]) -> list[list[int]]:

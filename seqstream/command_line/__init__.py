@@ -1,0 +1,1 @@
+"""Parts of the command line, which `seqstream.cli` puts together."""
