@@ -30,6 +30,7 @@ NAMES = (
     "waste",
     "mixing",
     "mixture",
+    "tokens",
     "source_order",
     "packing",
     "equal_cost",

@@ -82,3 +82,15 @@ def test_generators_shows_three_uses(cache: Path, tmp_path: Path) -> None:
     assert "100 images, none of them twice" in printed
     padded, bucketed = map(int, re.findall(r"batches, (\d+)% of the slots are padding", printed))
     assert bucketed < padded
+
+
+def test_tokenize_once_trains_both_ways(cache: Path, tmp_path: Path) -> None:
+    """Tokens that were written have the rows of the text, the loss falls either way, and a second run finds them."""
+    options = ("--folder", str(tmp_path / "tokens"))
+    printed = run("tokenize_once.py", *options, cache=cache, cwd=tmp_path)
+    assert re.search(rf"^wrote {NUM_DOCSTRINGS:,} rows of [\d,]+ tokens in ", printed, re.MULTILINE)
+    ways = re.findall(
+        r"^(?:tokenised|from).*loss (\S+), .* loss (\S+); without a model .* s; (\S+) tokens$", printed, re.MULTILINE
+    )
+    assert [float(second) < float(first) for first, second, _ in ways] == [True, True]
+    assert ways[0][2] == ways[1][2]

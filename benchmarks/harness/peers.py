@@ -58,6 +58,19 @@ def hf_stream(
     return batches()
 
 
+def hf_tokenised(text: Path, tokenizer: Path, cache: Path, *, max_length: int = MAX_LENGTH) -> Callable[[], Any]:
+    """Return a function that tokenises a text file into a map-style data set, kept in a folder."""
+    from datasets import load_dataset
+
+    fast = _pretrained(tokenizer)
+
+    def rows() -> Any:
+        dataset = load_dataset("text", data_files=str(text), split="train", cache_dir=str(cache))
+        return dataset.map(_tokenise(fast, max_length), batched=True, remove_columns=["text"])
+
+    return rows
+
+
 def hf_length_grouped(
     text: Path, tokenizer: Path, *, batch_size: int = BATCH_SIZE, max_length: int = MAX_LENGTH, seed: int = 0
 ) -> Iterator[TorchBatch]:
@@ -69,8 +82,7 @@ def hf_length_grouped(
 
     def batches() -> Iterator[TorchBatch]:
         with tempfile.TemporaryDirectory() as cache:
-            dataset = load_dataset("text", data_files=str(text), split="train", cache_dir=cache)
-            tokenised = dataset.map(_tokenise(fast, max_length), batched=True, remove_columns=["text"])
+            tokenised = hf_tokenised(text, tokenizer, Path(cache), max_length=max_length)()
             sampler = _length_grouped_sampler([len(ids) for ids in tokenised["input_ids"]], batch_size, seed)
             yield from DataLoader(tokenised, batch_size=batch_size, sampler=sampler, collate_fn=DataCollatorWithPadding(fast))
 

@@ -38,7 +38,7 @@ class TooLong(enum.StrEnum):
     """What happens to rows that are too long."""
 
     truncate = "truncate"
-    split = "split"  # type: ignore[assignment] - a method of str
+    split = "split"  # type: ignore[assignment]  # the name of a method of str
     drop = "drop"
     error = "error"
 

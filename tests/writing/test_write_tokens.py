@@ -5,11 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import gzip
-import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +23,9 @@ import pytest
 from tokenizers import Tokenizer
 
 import seqstream as ss
+from benchmarks.harness.damaged_tokens import DAMAGES, write_rows
 from seqstream.sources.tokens.arrow_files import UNFINISHED, FileWriter
-from seqstream.sources.tokens.manifest import MANIFEST, PLAN
+from seqstream.sources.tokens.manifest import PLAN
 from tests.helpers.rank_corpora import letters, some_texts, text_files
 from tests.helpers.tokens import files_of, values_of, write
 
@@ -393,105 +392,32 @@ def test_other_stages_of_a_loader_are_refused(stages: list[Any], message: str, s
     assert values_of(more) == values_of(ss.Loader(source, LETTERS, SPEC))
 
 
-def _edit(folder: Path, **fields: Any) -> None:
-    path = folder / MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-def _truncate(folder: Path) -> None:
-    path = sorted(folder.glob("*.arrow"))[1]
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def _extend(folder: Path) -> None:
-    with sorted(folder.glob("*.arrow"))[1].open("ab") as file:
-        file.write(b"\0")
-
-
-def _swap(folder: Path) -> None:
-    """Exchange two files of the same size."""
-    by_size: dict[int, Path] = {}
-    for path in sorted(folder.glob("*.arrow")):
-        other = by_size.setdefault(path.stat().st_size, path)
-        if other != path:
-            first, second = other.read_bytes(), path.read_bytes()
-            path.write_bytes(first)
-            other.write_bytes(second)
-            return
-    raise AssertionError("no two files have the same size")
-
-
-def _flip(folder: Path, find: Callable[[bytes], int]) -> None:
-    path = sorted(folder.glob("*.arrow"))[1]
-    data = bytearray(path.read_bytes())
-    data[find(bytes(data))] ^= 4
-    path.write_bytes(data)
-
-
-def _ids_at(data: bytes) -> int:
-    """Return a byte of the ids of the first block."""
-    batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
-    ids = batch.column("input_ids").values.buffers()[1]
-    return data.index(ids.to_pybytes()[:16]) + 5
-
-
-def _rewrite_other(folder: Path) -> None:
-    """Take the manifest of a folder of other texts of the same sizes."""
-    source = ss.Generator([{"input_ids": [number + 1] * 20} for number in range(200)], block_bytes=500)
-    shutil.copy(write(folder.parent / "other", source, file_bytes=1_000) / MANIFEST, folder / MANIFEST)
-
-
-MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated": (_truncate, r"\.arrow must have [\d,]+ bytes, as manifest.json says, got [\d,]+"),
-    "extra bytes": (_extend, r"\.arrow must have [\d,]+ bytes, as manifest.json says"),
-    "missing": (lambda folder: sorted(folder.glob("*.arrow"))[1].unlink(), r"\.arrow must be there, as manifest.json says"),
-    "swapped": (_swap, r"\.arrow must hold the \d+ rows of [\d,]+ tokens that manifest.json says"),
-    "flip in the data": (lambda folder: _flip(folder, _ids_at), r"\.arrow, block 0 must have the checksum"),
-    "flip in a checksum": (
-        lambda folder: _flip(folder, lambda data: data.index(b"seqstream.crc32") + 3),
-        r"\.arrow, block 0 must have the checksum",
-    ),
-    "flip in the name of the summary": (
-        lambda folder: _flip(folder, lambda data: data.index(b"seqstream.summary") + 3),
-        r"\.arrow must end with a summary of its tokens",
-    ),
-    "flip in the summary": (
-        lambda folder: _flip(folder, lambda data: data.index(b'"checksum"') + 1),
-        r"\.arrow must end with the summary it was written with",
-    ),
-    "flip in the numbers of the summary": (
-        lambda folder: _flip(folder, lambda data: data.index(b'"num_tokens": ') + 14),
-        r"\.arrow must (hold|end with the summary)",
-    ),
-    "flip in the footer": (lambda folder: _flip(folder, lambda data: len(data) - 10), r"\.arrow"),
-    "flip in the end": (lambda folder: _flip(folder, lambda data: len(data) - 1), r"\.arrow must be a complete Arrow file"),
-    "manifest of another folder": (_rewrite_other, r"\.arrow must"),
-    "manifest cut": (lambda folder: (folder / MANIFEST).write_text("{"), r"manifest.json must be JSON as it was written"),
-    "manifest of another kind": (lambda folder: _edit(folder, kind="x"), r"manifest.json must be of kind 'seqstream tokens'"),
-    "manifest of another version": (lambda folder: _edit(folder, version=2), r"manifest.json must be of version 1, got 2"),
-} | {
-    f"manifest, {field}": (functools.partial(_edit, **{field: value}), r"manifest.json must be as it was written")
-    for field, value in {
-        "origin": {},
-        "info": {},
-        "files": [],
-        "num_rows": 1,
-        "num_tokens": 1,
-        "lengths": {},
-        "counts": {"empty": 1},
-        "digest": "0",
-    }.items()
+MESSAGES = {
+    **{name: r"manifest.json must be as it was written" for name in DAMAGES if name.startswith("manifest, ")},
+    "truncated": r"\.arrow must have [\d,]+ bytes, as manifest.json says, got [\d,]+",
+    "extra bytes": r"\.arrow must have [\d,]+ bytes, as manifest.json says",
+    "missing": r"\.arrow must be there, as manifest.json says",
+    "swapped": r"\.arrow must hold the \d+ rows of [\d,]+ tokens that manifest.json says",
+    "flip in the data": r"\.arrow, block 0 must have the checksum",
+    "flip in a checksum": r"\.arrow, block 0 must have the checksum",
+    "flip in the name of the summary": r"\.arrow must end with a summary of its tokens",
+    "flip in the summary": r"\.arrow must end with the summary it was written with",
+    "flip in the numbers of the summary": r"\.arrow must (hold|end with the summary)",
+    "flip in the footer": r"\.arrow",
+    "flip in the end": r"\.arrow must be a complete Arrow file",
+    "manifest of another folder": r"\.arrow must hold",
+    "manifest cut": r"manifest.json must be JSON as it was written",
+    "manifest of another kind": r"manifest.json must be of kind 'seqstream tokens'",
+    "manifest of another version": r"manifest.json must be of version 1, got 2",
 }
 
 
 @pytest.mark.parametrize("shuffle", ["blocks", "rows"])
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_refused(name: str, shuffle: Any, tmp_path: Path) -> None:
     """A damaged or exchanged file is found at the latest when it is read, by an error that names it; and `verify` finds it."""
-    rows = [{"input_ids": [number % 50 + 1] * 20} for number in range(200)]
-    folder = write(tmp_path / "tokens", ss.Generator(rows, block_bytes=500), file_bytes=1_000)
-    change, message = MUTATIONS[name]
-    change(folder)
+    folder, message = write_rows(tmp_path / "tokens"), MESSAGES[name]
+    DAMAGES[name](folder)
     with pytest.raises(ValueError, match=message):
         ss.TokenFiles(folder).verify()
     if shuffle == "rows" and name in ("flip in the data", "flip in a checksum"):
