@@ -201,15 +201,16 @@ def copies_of(one: Path, folder: Path, num: int) -> Path:
 
 
 def _kills(settings: Settings, folder: Path, num: int) -> Iterator[Record]:
-    texts = [f"{number} " + "x" * (number * 7 % 60) for number in range(40 * num)]
-    source = ss.Generator(texts, block_bytes=800)
+    texts = [f"{number} " + "x" * (number * 7 % 60) for number in range(80 * (num + 5))]
+    (folder / "lines.txt").write_text("\n".join(texts))
+    source = ss.TextFiles(folder / "lines.txt", block_bytes=400)
     draw = random.Random(0)
     for number in range(num):
         settings.show_progress(f"kill {number + 1} of {num}")
-        kill_writer(source, folder / "killed", draw.uniform(0.0, 0.15))
+        kill_writer(source, folder / "killed", draw.uniform(0.01, 0.1))
     left = len([*(folder / "killed").glob("manifest.json")])
     for name in ("killed", "alone"):
-        ss.write_tokens(source, ss.Tokenize(_slowly), to=folder / name, progress=False, file_bytes=1_000)
+        ss.write_tokens(source, ss.Tokenize(slowly), to=folder / name, progress=False, file_bytes=1_000)
     rows, expected = (_rows(folder / name) for name in ("killed", "alone"))
     differing = sum((folder / "killed" / file.name).read_bytes() != file.read_bytes() for file in (folder / "alone").iterdir())
     for what, value in (
@@ -226,7 +227,7 @@ def kill_writer(source: ss.Source, folder: Path, seconds: float) -> None:
     pid = os.fork()  # everything is imported here, which takes longer than writing
     if not pid:
         try:
-            ss.write_tokens(source, ss.Tokenize(_slowly), to=folder, progress=False, file_bytes=1_000)
+            ss.write_tokens(source, ss.Tokenize(slowly), to=folder, progress=False, file_bytes=1_000)
         finally:
             os._exit(0)
     time.sleep(seconds)
@@ -234,9 +235,9 @@ def kill_writer(source: ss.Source, folder: Path, seconds: float) -> None:
     os.waitpid(pid, 0)
 
 
-def _slowly(texts: list[str]) -> list[list[int]]:
+def slowly(texts: list[str]) -> list[list[int]]:
     """Tokenise by letters, in a while."""
-    time.sleep(0.02)
+    time.sleep(0.03)
     return [[ord(letter) for letter in text] for text in texts]
 
 

@@ -75,7 +75,6 @@ def hf_length_grouped(
     text: Path, tokenizer: Path, *, batch_size: int = BATCH_SIZE, max_length: int = MAX_LENGTH, seed: int = 0
 ) -> Iterator[TorchBatch]:
     """Tokenise the whole file into a map-style data set, then batch with transformers' `LengthGroupedSampler`."""
-    from datasets import load_dataset
     from transformers import DataCollatorWithPadding
 
     fast = _pretrained(tokenizer)
