@@ -5,7 +5,7 @@
 which the engine is loaded and proven before the clock starts, and against one with `tokenizers`, which runs once. Every run is
 in a fresh process, and files are in the page cache. *Short rows*: lines of 31 bytes into padded batches. *By row*: an epoch of
 ``shuffle="rows"`` against one of blocks. *Opening*: 10,000 files. *Kills*: a writer with a slow tokenizer is killed 50 times at
-random moments before it ends, and its folder is compared with one of a writer that was left alone. *Damage*: truncated files,
+random moments, and its folder is compared with one of a writer that was left alone. *Damage*: truncated files,
 flipped bits, exchanged files and edited manifests that are refused.
 """
 
@@ -207,7 +207,7 @@ def _kills(settings: Settings, folder: Path, num: int) -> Iterator[Record]:
     draw = random.Random(0)
     for number in range(num):
         settings.show_progress(f"kill {number + 1} of {num}")
-        kill_writer(source, folder / "killed", draw.uniform(0.01, 0.1))
+        kill_writer(source, folder / "killed", draw.randrange(3), draw.uniform(0, 0.04))
     left = len([*(folder / "killed").glob("manifest.json")])
     for name in ("killed", "alone"):
         ss.write_tokens(source, ss.Tokenize(slowly), to=folder / name, progress=False, file_bytes=1_000)
@@ -222,17 +222,26 @@ def _kills(settings: Settings, folder: Path, num: int) -> Iterator[Record]:
         yield Record(benchmark="tokens", corpus=f"{len(texts):,} texts", what=what, value=value, unit="", target=NONE)
 
 
-def kill_writer(source: ss.Source, folder: Path, seconds: float) -> None:
-    """Write tokens in a process of its own, and kill it after some time."""
+def kill_writer(source: ss.Source, folder: Path, num_files: int, seconds: float) -> None:
+    """Write tokens in a process of its own, and kill it some time after it has finished some files."""
+    wanted = _num_files(folder) + num_files
     pid = os.fork()  # everything is imported here, which takes longer than writing
     if not pid:
         try:
             ss.write_tokens(source, ss.Tokenize(slowly), to=folder, progress=False, file_bytes=1_000)
         finally:
             os._exit(0)
+    while _num_files(folder) < wanted:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return
+        time.sleep(0.001)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def _num_files(folder: Path) -> int:
+    return len([*folder.glob("*.arrow")])
 
 
 def slowly(texts: list[str]) -> list[list[int]]:
