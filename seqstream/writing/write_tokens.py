@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from seqstream.loading.fingerprints import compact, differences
 from seqstream.loading.iteration import progress_bar
-from seqstream.loading.stage_lists import DataStage, check_stages, rows_of, tokenizer_of
+from seqstream.loading.stage_lists import DataStage, check_stages, left_to_run, rows_of, tokenizer_of
 from seqstream.options import num_bytes, whole_number, yes_or_no
 from seqstream.records import ROW_ID, Counts, Json
 from seqstream.sources.mixture import Mixture
@@ -113,8 +113,9 @@ def _prepare(
             f"source must be one seqstream source, got {type(source).__name__}; write each source of a mixture to a folder of "
             "its own"
         )
+    stages = left_to_run(source.token_info, stages)
     tokenize = tokenizer_of(stages)
-    info = rows_of(stages)
+    info = rows_of(stages, source.token_info)
     ranges = tuple(shard_ranges(source, file_bytes))
     origin = {"source": compact(source.fingerprint()), "file_bytes": file_bytes, "ranges": len(ranges)}
     engines = {} if tokenize is None else _choose_engines(source, stages)

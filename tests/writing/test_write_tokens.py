@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import gzip
 import multiprocessing
@@ -141,6 +142,25 @@ def test_blocks_of_other_types_get_files_of_their_own(tmp_path: Path) -> None:
     tables = [pa.ipc.open_file(path).read_all() for path in sorted(folder.glob("*.arrow"))]
     assert len(tables) > 1
     assert sum(map(len, tables)) == 160
+
+
+def test_tokens_are_written_again(tmp_path: Path, source: ss.Source, written: Path) -> None:
+    """Tokens that pass through more stages keep what is known of their padding, and of the stages that made them."""
+    tokens = ss.TokenFiles(written)
+    stage = ss.Filter(_keep_short)
+    folder = write(tmp_path / "tokens", tokens, LETTERS, stage)
+    again = ss.TokenFiles(folder)
+    assert again.token_info == dataclasses.replace(tokens.token_info, **_stages_of(again))
+    assert len(again.token_info.stages) == 2
+    assert values_of(ss.Loader(again, LETTERS, stage, SPEC)) == values_of(ss.Loader(source, LETTERS, stage, SPEC))
+
+
+def _stages_of(tokens: ss.TokenFiles) -> dict[str, Any]:
+    return {"stages": tokens.token_info.stages, "functions": tokens.token_info.functions}
+
+
+def _keep_short(table: pa.Table) -> list[bool]:
+    return [len(row) < 30 for row in table.column("input_ids").to_pylist()]
 
 
 # Interrupted, and side by side
