@@ -1,12 +1,12 @@
 """What does it cost to write tokens once, how fast are they read, and what does an interruption or damage do?
 
 *Writing*: `write_tokens` against an epoch of a loader that makes batches of the text with the same fast engine, and against
-``datasets.map`` with the same tokenizer, which runs once. *Reading*: an epoch of `TokenFiles` against an epoch of the text, in
-which the engine is loaded and proven before the clock starts, and against one with `tokenizers`, which runs once. Every run is
-in a fresh process, and files are in the page cache. *Short rows*: lines of 31 bytes into padded batches. *By row*: an epoch of
-``shuffle="rows"`` against one of blocks. *Opening*: 10,000 files. *Kills*: a writer with a slow tokenizer is killed 50 times at
-random moments, and its folder is compared with one of a writer that was left alone. *Damage*: truncated files,
-flipped bits, exchanged files and edited manifests that are refused.
+``datasets.map`` with the same tokenizer, which runs once. *Reading*: an epoch of `TokenFiles`, the mean of three, against one
+of the text, in which the engine is loaded and proven before the clock starts, and against one with `tokenizers`, which runs
+once. Every run is in a fresh process, and files are in the page cache. *Short rows*: lines of 31 bytes into padded batches. *By
+row*: an epoch of ``shuffle="rows"`` against one of blocks. *Opening*: 10,000 files. *Kills*: a writer with a slow tokenizer is
+killed 50 times at random moments, and its folder is compared with one of a writer that was left alone. *Damage*: truncated
+files, flipped bits, exchanged files and edited manifests that are refused.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from benchmarks.throughput import Run
 from seqstream.sources.tokens.manifest import Manifest
 
 READ_BYTES = 30_000_000
+READ_EPOCHS = 3
 ROW_BYTES = 31
 KILLS = 50
 FILES = 10_000
@@ -112,12 +113,14 @@ def _write(text: Path, folder: Path) -> Run:
     return Run(time.perf_counter() - begun, written.num_tokens or 0, written.num_rows)
 
 
-def _epoch(make: Callable[[], ss.Loader]) -> Run:
+def _epoch(make: Callable[[], ss.Loader], num: int = 1) -> Run:
+    """Return what an epoch takes, with what is done once shared out among ``num`` epochs."""
     begun = time.perf_counter()
     loader = make()
-    for _ in loader:
-        pass
-    return Run(time.perf_counter() - begun, loader.stats.tokens, loader.stats.rows)
+    for _ in range(num):
+        for _ in loader:
+            pass
+    return Run((time.perf_counter() - begun) / num, loader.stats.tokens // num, loader.stats.rows // num)
 
 
 def _fly(text: Path) -> Run:
@@ -135,7 +138,7 @@ def _fly_reference(text: Path) -> Run:
 
 
 def _read(folder: Path, shuffle: Any) -> Run:
-    return _epoch(lambda: ss.Loader(ss.TokenFiles(folder, shuffle=shuffle), ss.Bucket(peers.MAX_TOKENS)))
+    return _epoch(lambda: ss.Loader(ss.TokenFiles(folder, shuffle=shuffle), ss.Bucket(peers.MAX_TOKENS)), READ_EPOCHS)
 
 
 def _map(text: Path) -> Run:

@@ -89,7 +89,7 @@ class ArrowStore(TokenStore):
     def take(self, rows: Index) -> pa.Table:
         if not len(rows):
             return self._empty()
-        order = np.argsort(rows, kind="stable")
+        order = np.argsort(rows)
         ascending = rows[order]
         blocks = np.searchsorted(self._first_rows, ascending, side="right") - 1
         files = np.searchsorted(self._first_blocks, blocks, side="right") - 1
