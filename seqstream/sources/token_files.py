@@ -35,7 +35,8 @@ class TokenFiles(Source):
         paths: A folder that `write_tokens` has made.
         shuffle: What a loader that shuffles visits in random order: ``"blocks"`` of neighbouring rows, whose rows then mix
             within a window; or ``"rows"``, each by itself, so that a corpus sorted by class mixes perfectly. The order of rows
-            is a function of seed and epoch, of which nothing is kept in memory.
+            is a function of seed and epoch, of which nothing is kept in memory. Blocks are compared with their checksums when
+            they are read, and single rows are not: `verify` compares all.
         mmap: Whether files are mapped into memory; with ``False`` each block is read when it is needed, and rows of
             ``shuffle="rows"`` slowly.
 

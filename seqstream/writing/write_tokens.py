@@ -136,7 +136,7 @@ def _choose_engines(source: Source, stages: tuple[DataStage, ...]) -> Mapping[st
         for shard in range(source.num_shards)
         for table, _ in (source.read(shard) if source.can_repeat else ())
     )
-    sample = next((table for table in blocks if len(table)), pa.table({ROW_ID: pa.array([], pa.int64())}))
+    sample = next((table for table in blocks if len(table)), pa.table({ROW_ID: pa.nulls(0, pa.int64())}))
     for stage in stages:
         if isinstance(stage, Tokenize):
             return stage.choose_engines(sample)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Lengths
-from seqstream.arrow import is_list, plain, to_numpy
+from seqstream.arrow import is_list, no_rows, plain, to_numpy
 from seqstream.records import Counts, Json, sequence_column
 from seqstream.sources.tokens.length_histogram import add_counts, count_lengths
 
@@ -115,7 +115,7 @@ class FileWriter:
             metadata: What else is kept with the file.
         """
         summary = FileSummary(tuple(self._rows), self._num_tokens, self._lengths, self._checksum, dict(self._counts), end)
-        empty = pa.RecordBatch.from_pylist([], schema=self.schema)
+        empty = no_rows(self.schema)
         self._writer.write_batch(empty, custom_metadata={_SUMMARY: summary.to_json().encode(), **(metadata or {})})
         self._writer.close()
         self._file.close()
@@ -223,7 +223,7 @@ def decoded(table: pa.Table) -> pa.Table:
 def compact(table: pa.Table) -> pa.RecordBatch:
     """Return the rows of a table without dictionaries in one batch that holds nothing else, as it lies in a file."""
     batches = table.combine_chunks().to_batches()
-    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    batch = batches[0] if batches else no_rows(table.schema)
     return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
 
 

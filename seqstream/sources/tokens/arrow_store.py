@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.arrow import take_rows
+from seqstream.arrow import no_rows, take_rows
 from seqstream.records import Json
 from seqstream.sources.locations import Location
 from seqstream.sources.tokens.arrow_files import TokenFile
@@ -106,7 +106,7 @@ class ArrowStore(TokenStore):
     def _empty(self) -> pa.Table:
         """Return a table with the columns of the first file that has blocks, and no rows."""
         files = np.flatnonzero(np.diff(self._first_blocks))
-        return self._open(int(files[0])).schema.empty_table() if len(files) else pa.table({})
+        return pa.Table.from_batches([no_rows(self._open(int(files[0])).schema)]) if len(files) else pa.table({})
 
     def location(self, block: int, row: int) -> Location:
         file = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
@@ -120,21 +120,6 @@ class ArrowStore(TokenStore):
     def fingerprint(self) -> Json:
         files = [[file.num_tokens, file.checksum, len(file.rows)] for file in self.manifest.files]
         return {"rows": self.num_rows, "tokens": self.num_tokens, "origin": self.manifest.origin, "files": files}
-
-    def verify(self) -> None:
-        """Compare the checksums of all blocks.
-
-        Raises:
-            ValueError: A block is damaged.
-        """
-        for block in range(self.num_blocks):
-            self.read(block)
-
-    def close(self) -> None:
-        with self._lock:
-            for file in self._files.values():
-                file.close()
-            self._reset()
 
     def _path(self, file: int) -> Path:
         return self.folder / self.manifest.files[file].name
