@@ -33,10 +33,10 @@ from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, slice
 from seqstream.sources.locations import Location
 from seqstream.sources.numbered_records import NumberedRecords
 from seqstream.sources.split_rule import SIDES, UNKNOWN, KnownSides, SplitRule, make_rule
-from seqstream.sources.tokens.token_store import TokenInfo
+from seqstream.sources.tokens.token_store import KnownTokens, TokenInfo
 
 
-class Source(NumberedRecords, abc.ABC):
+class Source(NumberedRecords, KnownTokens, abc.ABC):
     """Records in shards; subclass it to read any kind of data.
 
     A subclass must define `num_shards` and `read`. A shard is a part of the data that can be opened by itself: a range of
@@ -96,16 +96,6 @@ class Source(NumberedRecords, abc.ABC):
             ``int64 (n,)``, bytes of each shard.
         """
         return np.full(len(shards), -1)
-
-    @property
-    def token_info(self) -> TokenInfo | None:
-        """What a loader must know of rows of tokens that earlier stages have made; ``None`` for records as they are."""
-        return None
-
-    @property
-    def num_tokens(self) -> int | None:
-        """Number of tokens of all rows, where earlier stages have made them; ``None`` if it is unknown."""
-        return None
 
     @property
     def can_repeat(self) -> bool:

@@ -34,6 +34,20 @@ class TokenInfo:
     functions: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
 
+class KnownTokens:
+    """The members of `Source` for rows of tokens that earlier stages have made; by default records are as they are."""
+
+    @property
+    def token_info(self) -> TokenInfo | None:
+        """What a loader must know of the tokens; ``None`` if there are none yet."""
+        return None
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Number of tokens of all rows; ``None`` if it is not known."""
+        return None
+
+
 def common_info(infos: Mapping[str, TokenInfo | None]) -> TokenInfo:
     """Return what is known of the tokens of several sources together, given what is known of each by its name.
 
