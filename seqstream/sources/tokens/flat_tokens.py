@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from seqstream.arrow import take_rows, to_arrow
 from seqstream.records import Json
 from seqstream.sources.blocks import choose_block_bytes
 from seqstream.sources.files.fingerprints import fingerprint_files
-from seqstream.sources.files.listing import UNKNOWN, FileTable
+from seqstream.sources.files.listing import FileTable
 from seqstream.sources.locations import Location
 from seqstream.sources.tokens.file_arrays import ArraySpec, Numbers, OpenFiles
 from seqstream.sources.tokens.token_store import TokenInfo, TokenStore
@@ -79,11 +80,13 @@ class FlatStore(TokenStore):
 
     def fingerprint(self) -> Json:
         paths = [spec.path for spec in self._ids] + self._index_paths()
-        sizes = np.array([spec.last_byte for spec in self._ids] + self._index_sizes(), dtype=np.int64)
-        unknown = np.full(len(paths), UNKNOWN)
-        files = FileTable(paths, paths, [None] * len(paths), sizes, unknown, [None] * len(paths))
-        found = {"format": self._kind, "tokens": self.num_tokens, "block_size": self._block_size}
-        return {**found, "dtypes": sorted({spec.dtype for spec in self._ids}), **fingerprint_files(files)}
+        stats = [os.stat(path) for path in paths]
+        sizes = np.array([found.st_size for found in stats], dtype=np.int64)
+        times = np.array([found.st_mtime_ns for found in stats], dtype=np.int64)
+        files = FileTable(paths, paths, [None] * len(paths), sizes, times, [None] * len(paths))
+        dtypes = sorted({spec.dtype for spec in self._ids})
+        own = {"format": self._kind, "tokens": self.num_tokens, "block_size": self._block_size, "dtypes": dtypes}
+        return {**own, **fingerprint_files(files)}
 
     @abc.abstractmethod
     def _first_row(self, file: int, block: int) -> int:
@@ -99,10 +102,6 @@ class FlatStore(TokenStore):
 
     def _index_paths(self) -> list[str]:
         """Return the paths of files that say where rows end."""
-        return []
-
-    def _index_sizes(self) -> list[int]:
-        """Return the bytes of these files."""
         return []
 
     def _file_of(self, block: int) -> int:

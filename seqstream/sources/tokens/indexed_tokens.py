@@ -55,8 +55,8 @@ class DocumentIndex(Protocol):
         """The file of the index."""
 
     @property
-    def num_bytes(self) -> int:
-        """Its size."""
+    def has_all_ids(self) -> bool:
+        """Whether each id of the file is in one document, as far as the size of the file says."""
 
     @property
     def num_rows(self) -> int:
@@ -88,8 +88,8 @@ class EndsIndex:
         return self.ends.path
 
     @property
-    def num_bytes(self) -> int:
-        return self.ends.last_byte
+    def has_all_ids(self) -> bool:
+        return True
 
     @property
     def num_rows(self) -> int:
@@ -128,6 +128,8 @@ class IndexedStore(FlatStore):
     ) -> None:
         super().__init__(kind, ids, mmap=mmap, block_bytes=block_bytes)
         self._indexes = tuple(indexes)
+        if not all(index.has_all_ids for index in indexes):
+            self.num_tokens = None
         self._first_rows = np.append(0, np.cumsum(np.array([index.num_rows for index in indexes], dtype=np.int64)))
 
     @property
@@ -160,9 +162,6 @@ class IndexedStore(FlatStore):
 
     def _index_paths(self) -> list[str]:
         return [index.path for index in self._indexes]
-
-    def _index_sizes(self) -> list[int]:
-        return [index.num_bytes for index in self._indexes]
 
     def _rows(self, file: int, rows: Index) -> pa.Table:
         spec, index = self._ids[file], self._indexes[file]

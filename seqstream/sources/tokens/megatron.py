@@ -39,15 +39,15 @@ class MegatronIndex:
         lengths: Tokens of each sequence.
         pointers: Byte at which each sequence begins in the file of ids.
         bounds: Number of the first sequence of each document, and of all sequences.
-        num_bytes: Size of the file of the index.
         width: Bytes of an id.
+        has_all_ids: Whether the last sequence ends where the file of ids ends.
     """
 
     lengths: ArraySpec
     pointers: ArraySpec
     bounds: ArraySpec
-    num_bytes: int
     width: int
+    has_all_ids: bool
 
     @property
     def path(self) -> str:
@@ -121,7 +121,8 @@ def open_megatron(prefix: str) -> tuple[ArraySpec, MegatronIndex]:
     data_size = os.stat(data).st_size
     if data_size < last_byte:
         raise ValueError(f"{data} must have {last_byte:,} bytes, as {path} says, got {data_size:,}; {_REWRITE}")
-    return ArraySpec(data, dtype, 0, max(0, last_byte) // width), MegatronIndex(lengths, pointers, bounds, size, width)
+    ids = ArraySpec(data, dtype, 0, data_size // width)
+    return ids, MegatronIndex(lengths, pointers, bounds, width, has_all_ids=data_size == last_byte)
 
 
 def _read_header(path: str, size: int) -> tuple[str, int, int]:

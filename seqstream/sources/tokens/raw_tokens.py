@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def open_numpy(path: str) -> ArraySpec:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
-        except ValueError as error:
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise ValueError(f"{path} must be a file that numpy.save has written, got {error}; {_COPY}") from error
         begin = file.tell()
     if len(shape) != 1 or dtype.kind not in "iu" or not dtype.isnative:
