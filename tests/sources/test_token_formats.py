@@ -223,6 +223,15 @@ def test_files_of_two_types_give_the_wider(tmp_path: Path) -> None:
     assert ids_of(store.take(np.array([1, 0]))) == [[100_000], [1, 2]]
 
 
+def test_signed_and_unsigned_numbers_stay_whole(tmp_path: Path) -> None:
+    """Unsigned ids of eight bytes beside signed ones become signed ones, and not floats, as NumPy would make them."""
+    np.save(tmp_path / "a.npy", np.array([1, END], dtype=np.uint64))
+    np.save(tmp_path / "b.npy", np.array([2, END], dtype=np.int32))
+    store = open_store(tmp_path, end=END)
+    assert store.read(0).schema.field("input_ids").type.value_type == pa.int64()
+    assert read_all(store) == [[1, END], [2, END]]
+
+
 def test_documents_longer_than_blocks_belong_to_the_first(tmp_path: Path) -> None:
     """A document is a row of the block in which it begins; blocks inside of it are empty."""
     long = list(range(100, 1_000))
@@ -343,6 +352,7 @@ class Damage(NamedTuple):
 
 DAMAGES = [
     Damage("m", {}, _patch("m.idx", 0, "<c", b"X"), "m.idx must begin with b'MMIDIDX"),
+    Damage("m.bin", RAW, _patch("m.idx", 0, "<c", b"X"), "m.idx must begin with b'MMIDIDX"),
     Damage("m", {}, _patch("m.idx", 9, "<Q", 2), "m.idx must be of version 1, got 2"),
     Damage("m", {}, _patch("m.idx", 17, "<B", 6), "m.idx must hold whole numbers, got the type float64"),
     Damage("m", {}, _patch("m.idx", 17, "<B", 99), "m.idx must hold whole numbers, got the type of code 99"),

@@ -40,7 +40,8 @@ class FlatStore(TokenStore):
         self.info = TokenInfo()
         self._kind = kind
         self._ids = tuple(ids)
-        self._dtype = np.result_type(*{spec.dtype for spec in ids}) if ids else np.dtype(np.uint16)
+        common = np.result_type(*{spec.dtype for spec in ids}) if ids else np.dtype(np.uint16)
+        self._dtype = np.dtype(np.int64) if common.kind == "f" else common  # for uint64 beside signed numbers
         self._sizes = np.array([spec.size for spec in ids], dtype=np.int64)
         self.num_tokens: int | None = int(self._sizes.sum())
         width = self._dtype.itemsize
@@ -62,7 +63,8 @@ class FlatStore(TokenStore):
     def take(self, rows: Index) -> pa.Table:
         if not len(rows):
             return self._table(np.empty(0, dtype=self._dtype), np.zeros(1, dtype=np.int64), "")
-        order = np.argsort(rows, kind="stable")
+        is_ascending = bool((np.diff(rows) >= 0).all())
+        order = np.arange(len(rows)) if is_ascending else np.argsort(rows, kind="stable")
         ascending = rows[order]
         groups = self._groups(ascending)
         cuts = np.flatnonzero(np.diff(groups, prepend=-1, append=-1))
@@ -70,6 +72,8 @@ class FlatStore(TokenStore):
             self._take_from(int(groups[begin]), ascending[begin:end])
             for begin, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
         )
+        if is_ascending:
+            return found.combine_chunks()
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         return take_rows(found, places)

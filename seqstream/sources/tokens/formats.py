@@ -172,10 +172,9 @@ def _recognize(path: str, *, is_raw: bool) -> tuple[str, str]:
     """Return the path of a file, or the prefix of a pair of files, and its format."""
     begin = _begin(path)
     stem, suffix = os.path.splitext(path)
-    if begin.startswith(MAGIC) or (suffix == ".bin" and _begin(f"{stem}.idx").startswith(MAGIC)):
-        return stem, MEGATRON
-    if suffix == ".idx" and os.path.isfile(f"{stem}.bin"):
-        return stem, MEGATRON  # whose magic bytes are damaged: opening says so
+    is_pair = suffix in (".bin", ".idx") and os.path.isfile(f"{stem}.bin") and os.path.isfile(f"{stem}.idx")
+    if begin.startswith(MAGIC) or is_pair:
+        return stem, MEGATRON  # if the magic bytes of a pair are damaged, opening it says so
     if os.path.isfile(path + INDEX):
         return path, DATATROVE
     if suffix == INDEX:
