@@ -186,6 +186,33 @@ def test_empty_documents_are_rows(name: str, tmp_path: Path) -> None:
     assert ids_of(store.take(np.array([8, 4, 0]))) == [[], [2, 3], []]
 
 
+@pytest.mark.parametrize("name", INDEXED)
+def test_empty_documents_begin_where_the_next_does(name: str, tmp_path: Path) -> None:
+    """An empty document at the boundary of two blocks is a row of the second."""
+    write_format(name, tmp_path, [[[1], [], [2], []]])
+    store = open_written(name, tmp_path, block_bytes=2)
+    assert [ids_of(store.read(block)) for block in range(store.num_blocks)] == [[[1]], [[], [2], []]]
+
+
+def test_ids_that_no_document_has_are_not_counted(tmp_path: Path) -> None:
+    """Where the file of ids is longer than its index says, the documents are read, but the number of tokens is not known."""
+    one_sequence_each(tmp_path / "a", [[1, 2], [3]])
+    _grow("a.bin", 6)(tmp_path)
+    store = open_store(tmp_path / "a", block_bytes=4)
+    assert read_all(store) == [[1, 2], [3]]
+    assert (store.num_tokens, store.num_rows) == (None, 2)
+
+
+def test_rows_that_no_table_can_hold_are_named(tmp_path: Path) -> None:
+    """A document of 2**31 tokens raises an error that names its file, and is not read."""
+    (tmp_path / "a.ds").touch()
+    os.truncate(tmp_path / "a.ds", 2 << 31)
+    (tmp_path / "a.ds.index").write_bytes(struct.pack("<Q", 1 << 31))
+    message = r"rows 0 to 0 of .*a.ds must have at most 2,147,483,647 tokens, got 2,147,483,648; cut the documents"
+    with pytest.raises(ValueError, match=message):
+        open_store(tmp_path).read(0)
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 def test_documents_of_several_sequences_are_one_row(mmap: bool, tmp_path: Path) -> None:
     """A row of Megatron's files is a document, with all its sequences; one may have none, and modes are left out."""
@@ -329,8 +356,8 @@ def _cut(name: str, count: int = 1) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-count]) and None
 
 
-def _grow(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() + b"\0\0\0") and None
+def _grow(name: str, count: int = 1) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() + bytes(count)) and None
 
 
 def _remove(name: str) -> Callable[[Path], None]:
@@ -360,6 +387,7 @@ DAMAGES = [
     Damage("m", {}, _patch("m.idx", 26, "<Q", 0), "m.idx must have a bound of documents, got none"),
     Damage("m", {}, _cut("m.idx"), "m.idx must have 102 bytes for 3 sequences of 3 documents, got 101"),
     Damage("m", {}, _cut("m.idx", 80), "m.idx must begin with a header of 34 bytes, got a file of 22"),
+    Damage("m", {}, _grow("m.idx"), "m.idx must have 102 bytes for 3 sequences of 3 documents, got 103"),
     Damage("m", {}, _cut("m.bin"), "m.bin must have 8 bytes, as .*m.idx says, got 7"),
     Damage("m", {}, _remove("m.bin"), "m.bin must be beside .*m.idx, but is not there"),
     Damage("m", {}, _remove("m.idx"), "m.idx must be beside .*m.bin, but is not there"),
@@ -377,7 +405,7 @@ DAMAGES = [
     Damage("d.ds", {}, _cut("d.ds"), "d.ds must have 2 bytes for each of the 4 tokens of .*d.ds.index, got 7 bytes"),
     Damage("d.ds", {}, _patch("d.ds.metadata", 5, "<c", b"4"), "d.ds must have 4 bytes for each of the 4 tokens"),
     Damage("d.ds", {}, _patch("d.ds.index", 0, "<Q", 4), "d.ds.index, document 1 must lie in the 4 tokens .* tokens 4 to 3"),
-    Damage("d.ds", {}, _patch("d.ds.index", 8, "<Q", 9), "d.ds.index, document 1 must lie in the 4 tokens .* tokens 2 to 9"),
+    Damage("d.ds", {}, _patch("d.ds.index", 8, "<Q", 5), "d.ds.index, document 1 must lie in the 4 tokens .* tokens 2 to 5"),
     Damage("d.ds", {"dtype": "uint16"}, lambda _: None, "dtype must be None for files of datatrove"),
     Damage("c.bin", {}, _patch("c.bin", 4, "<i", 3), "c.bin must be of version 1, got 3"),
     Damage("c.bin", {}, _cut("c.bin"), "c.bin must have 1,028 bytes for 2 tokens, got 1,027"),
@@ -389,7 +417,7 @@ DAMAGES = [
     Damage("n.npy", {"end": END}, _patch("n.npy", 22, "<c", b"f"), "must hold one row of whole numbers, got shape .* float16"),
     Damage("n.npy", {}, lambda _: None, "end must be the token that ends each document of .*n.npy, got None"),
     Damage("n.npy", RAW, lambda _: None, "dtype must be None for files of numpy"),
-    Damage("r.bin", RAW, _grow("r.bin"), "r.bin must have 2 bytes an id, as dtype='uint16' says, got 9 bytes"),
+    Damage("r.bin", RAW, _grow("r.bin"), "r.bin must have 2 bytes an id, as dtype='uint16' says, got 7 bytes"),
     Damage("r.bin", {"end": END}, lambda _: None, "dtype must be given for .*r.bin, which holds bare ids"),
     Damage("r.bin", {}, lambda _: None, "files of one known format, got 1 unknown .such as .*r.bin.; known are"),
     Damage("r.bin", {**RAW, "end": 1 << 16}, lambda _: None, "end must be an id that uint16 can hold, got 65,536 for .*r.bin"),
