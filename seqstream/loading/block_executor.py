@@ -26,7 +26,7 @@ from seqstream.loading.remote_blocks import (
     Answer,
     BlockProgram,
     BlockTask,
-    NeedsProgram,
+    NeedsObjects,
     NeedsRecords,
     ShardTask,
     StageFailure,
@@ -101,10 +101,10 @@ class BlockExecutor(abc.ABC):
         content = block.content
         number = self._sources.get(id(content.source)) if isinstance(content, UnreadShard) else None
         if isinstance(content, UnreadShard) and number is not None:
-            records: bytes | ShardTask = ShardTask(number, content.shard, content.first_shard)
+            records: bytes | ShardTask = ShardTask(self._keys[1], number, content.shard, content.first_shard)
         else:
             records = to_buffer(block.table)
-        task = BlockTask(next(self._names), self._key, dict(engines), block.stages, records, pickler=self._pickler)
+        task = self._task(records, block.stages, engines)
         if self._uses_files and self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="seqstream-"))
         file = None if self._folder is None else self._folder / task.name
@@ -118,8 +118,8 @@ class BlockExecutor(abc.ABC):
         """
         while True:
             answer = self._answer(sent, guard)
-            if isinstance(answer, NeedsProgram):
-                self._send_again(sent, program=self._packed_program)
+            if isinstance(answer, NeedsObjects):
+                self._send_again(sent, packed=self._packed)
             elif isinstance(answer, NeedsRecords):
                 self._send_again(sent, records=to_buffer(sent.block.table))  # raises what it raises without workers
                 self._stop_remote_reading(sent.block.content, answer.reason)
@@ -135,15 +135,20 @@ class BlockExecutor(abc.ABC):
         if not sent.future.cancel() and file is not None:
             sent.future.add_done_callback(lambda _: file.unlink(missing_ok=True))
 
+    @functools.cached_property
+    def _keys(self) -> tuple[str, str]:
+        """What identifies the lists of stages, and the sources."""
+        return secrets.token_hex(8), secrets.token_hex(8)
+
     @property
-    @abc.abstractmethod
-    def _key(self) -> str:
-        """Identifies the program."""
+    def _objects(self) -> dict[str, Any]:
+        """The lists of stages and the sources, by what identifies them."""
+        return dict(zip(self._keys, (self._program.stage_lists, self._program.sources), strict=True))
 
     @property
     @abc.abstractmethod
-    def _packed_program(self) -> bytes:
-        """The program for workers that do not have it."""
+    def _packed(self) -> Mapping[str, bytes]:
+        """The same for workers that do not have them."""
 
     @property
     def _pickler(self) -> str:
@@ -162,6 +167,10 @@ class BlockExecutor(abc.ABC):
     @abc.abstractmethod
     def _stop_at_exit(self) -> None:
         """End what would keep Python from exiting."""
+
+    def _task(self, records: bytes | ShardTask, list_number: int, engines: Mapping[str, str]) -> BlockTask:
+        fill, labels = self._program.empty_fill, self._program.labels
+        return BlockTask(next(self._names), records, self._keys[0], list_number, dict(engines), fill, labels, self._pickler)
 
     def _send_again(self, sent: SentBlock, **changes: Any) -> None:
         sent.task = dataclasses.replace(sent.task, name=next(self._names), **changes)

@@ -8,10 +8,9 @@ import functools
 import gc
 import multiprocessing
 import os
-import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -57,7 +56,7 @@ class ProcessPool(BlockExecutor):
         own = copy.copy(found)  # whose processes are recorded
         is_child = own.get_start_method() != "forkserver"
         own.Process = functools.partial(_record_process, own.Process, self._processes)  # type: ignore[attr-defined]
-        start_args = self._key, self._program, self._pid, is_child
+        start_args = self._objects, self._pid, is_child
         self._executor = ProcessPoolExecutor(self._options.num_workers, own, start_worker, start_args)
         wait_for_imports()
         gc.collect()  # here: a forked child that collects a process group would join threads that it does not have
@@ -84,13 +83,9 @@ class ProcessPool(BlockExecutor):
                     process.kill()
             self._remove_folder()
 
-    @functools.cached_property
-    def _key(self) -> str:
-        return secrets.token_hex(8)
-
     @property
-    def _packed_program(self) -> bytes:
-        raise AssertionError("processes get the program when they start")
+    def _packed(self) -> Mapping[str, bytes]:
+        raise AssertionError("processes get the stages and the sources when they start")
 
     def _stop_at_exit(self) -> None:
         """End the processes if Python exits, which shows in that nothing can be submitted: it would wait for all blocks."""

@@ -123,7 +123,9 @@ class _ActorPool:
     def run(self) -> None:
         """Handle events until no call is left after ``None``, the last of them."""
         is_open = True
-        while is_open or self._waiting or any(actor.calls for actor in self._actors):
+        while (
+            is_open or any(actor.calls for actor in self._actors) or not all(call.future.cancelled() for call in self._waiting)
+        ):
             try:
                 event = self.events.get(timeout=_CHECK_SECONDS)
             except Empty:

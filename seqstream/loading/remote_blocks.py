@@ -1,6 +1,6 @@
 """What a worker does with a block, in any process and on any machine: it opens the stages once, and runs them over the block.
 
-It knows no loader, only a `BlockProgram`, which each worker gets once and keeps.
+It knows no loader: a worker gets stages and sources once, and keeps them for all loaders that have the same.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pickle
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -27,13 +27,13 @@ from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 from seqstream.windows.block_reader import UnreadShard
 
-_KEPT = 8
-"""A worker of several loaders keeps this many programs, and each of its threads has this many lists of stages open."""
+_KEPT = 16
+"""A worker of several loaders keeps this many objects, and each of its threads has this many lists of stages open."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockProgram:
-    """What workers do with blocks.
+    """What is done with blocks.
 
     Attributes:
         stage_lists: Lists of stages; a block passes through one of them.
@@ -53,12 +53,14 @@ class ShardTask:
     """A shard of one block that the worker is to read.
 
     Attributes:
-        source: Number of the source in the program.
+        sources: Identifies the sources.
+        number: Number of the source among them.
         shard: Number of the shard.
         first_shard: As that of `UnreadShard`.
     """
 
-    source: int
+    sources: str
+    number: int
     shard: int
     first_shard: int
 
@@ -69,21 +71,25 @@ class BlockTask:
 
     Attributes:
         name: No other task has it: some executors run tasks that are equal only once.
-        key: Identifies the program.
-        engines: The engine for each column of ids.
-        list_number: Number of the list of stages.
         records: The records, as `seqstream.arrow.to_buffer` returns them, or where to read them.
-        program: The program as `pack_program` returns it, if the worker may not have it yet.
+        stage_lists: Identifies the lists of stages.
+        list_number: Number of the list among them.
+        engines: The engine for each column of ids.
+        empty_fill: As that of `BlockProgram`.
+        labels: As those of `BlockProgram`.
         pickler: Module whose ``dumps`` pickles errors.
+        packed: The objects that the worker may not have yet, as `pack` returns them, by what identifies them.
     """
 
     name: str
-    key: str
-    engines: Mapping[str, str]
-    list_number: int
     records: bytes | ShardTask
-    program: bytes | None = None
+    stage_lists: str
+    list_number: int
+    engines: Mapping[str, str]
+    empty_fill: int | None = None
+    labels: LabelFilter | None = None
     pickler: str = "pickle"
+    packed: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +108,8 @@ class StageFailure:
 
 
 @dataclasses.dataclass(frozen=True)
-class NeedsProgram:
-    """The worker does not have the program: the block must be sent again, with it."""
+class NeedsObjects:
+    """The worker does not have the stages or the sources: the block must be sent again, with them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,103 +119,111 @@ class NeedsRecords:
     reason: str
 
 
-Answer: TypeAlias = ProcessedRows | StageFailure | NeedsProgram | NeedsRecords
+Answer: TypeAlias = ProcessedRows | StageFailure | NeedsObjects | NeedsRecords
 """What a worker returns for a block."""
 
-_programs: OrderedDict[str, BlockProgram] = OrderedDict()
+_objects: OrderedDict[str, Any] = OrderedDict()
+"""The stages and sources that this process has, by what identifies them."""
+
 _lock = threading.Lock()
 _opened = threading.local()
 
 
-def pack_program(program: BlockProgram, pickler: str) -> bytes:
-    """Return a program pickled and compressed.
+def pack(objects: Sequence[Any], pickler: str) -> bytes:
+    """Return stages or sources pickled and compressed.
 
     Args:
-        program: The program.
-        pickler: Module whose ``dumps`` pickles it.
+        objects: The objects, or sequences of them.
+        pickler: Module whose ``dumps`` pickles them.
 
     Raises:
-        Exception: A stage or a source cannot be pickled; a note names it.
+        Exception: One cannot be pickled; a note names it.
     """
     dumps = importlib.import_module(pickler).dumps
     try:
-        packed: bytes = pa.compress(dumps(program), codec="zstd", asbytes=True)
+        packed: bytes = pa.compress(dumps(objects), codec="zstd", asbytes=True)
     except Exception:
-        for part in (*program.sources, *itertools.chain(*program.stage_lists)):
+        for each in itertools.chain(*(each if isinstance(each, tuple) else (each,) for each in objects)):
             try:
-                dumps(part)
+                dumps(each)
             except Exception as error:
-                error.add_note(f"while pickling {part!r:.200} for the workers of an executor")
+                error.add_note(f"while pickling {each!r:.200} for the workers of an executor")
                 raise
         raise
     return packed
 
 
-def remember_program(key: str, program: BlockProgram) -> None:
-    """Keep a program in this process."""
+def remember(objects: Mapping[str, Any]) -> None:
+    """Keep objects in this process, by what identifies them."""
     with _lock:
-        _programs[key] = program
-        _programs.move_to_end(key)
-        while len(_programs) > _KEPT:
-            _programs.popitem(last=False)
+        for key, value in objects.items():
+            _objects[key] = value
+            _objects.move_to_end(key)
+        while len(_objects) > _KEPT:
+            _objects.popitem(last=False)
 
 
-def forget_program(key: str) -> None:
-    """Drop a program from this process."""
+def forget(keys: Iterable[str]) -> None:
+    """Drop objects from this process."""
     with _lock:
-        _programs.pop(key, None)
+        for key in keys:
+            _objects.pop(key, None)
 
 
 def process_block(task: BlockTask) -> Answer:
-    """Run the stages of a program over a block, in a worker."""
+    """Read a block, if its records were not sent, and run stages over it, in a worker."""
     if multiprocessing.parent_process() is not None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of Rust do not survive a fork, and each core has its process
-    program = _find_program(task)
-    if program is None:
-        return NeedsProgram()
+    stage_lists = _find(task, task.stage_lists)
+    sources = _find(task, task.records.sources) if isinstance(task.records, ShardTask) else ()
+    if stage_lists is None or sources is None:
+        return NeedsObjects()
     try:
-        table = _records(program, task.records)
+        table = _read(task.records, sources)
     except Exception as error:  # noqa: BLE001 - the loader reads the shard, and raises this error if it gets it too
         return NeedsRecords(f"{type(error).__name__}: {error}")
     try:
-        opened = open_program(task.key, program, task.engines, task.list_number)
-        (rows,), counts = run_stages([table], opened, program.empty_fill, program.labels)
+        stages = open_once(task.stage_lists, stage_lists, task.list_number, task.engines)
+        (rows,), counts = run_stages([table], stages, task.empty_fill, task.labels)
         return ProcessedRows(to_buffer(rows), counts)
     except Exception as error:  # noqa: BLE001 - the loader raises it again, with its location in the data
         return StageFailure(_pickle_error(error, task.pickler))
 
 
-def open_program(key: str, program: BlockProgram, engines: Mapping[str, str], list_number: int) -> tuple[OpenStage, ...]:
-    """Return a list of stages of a program, opened once in each thread.
+def open_once(
+    key: str, stage_lists: tuple[tuple[DataStage, ...], ...], number: int, engines: Mapping[str, str]
+) -> tuple[OpenStage, ...]:
+    """Return a list of stages, opened once in each thread.
 
     Args:
-        key: Identifies the program.
-        program: The program.
+        key: Identifies the lists.
+        stage_lists: The lists.
+        number: Number of the list.
         engines: Name of the engine for each column of ids.
-        list_number: Number of the list of stages.
     """
     found: OrderedDict[object, tuple[OpenStage, ...]] = _opened.__dict__.setdefault("stages", OrderedDict())
-    name = key, list_number, tuple(sorted(engines.items()))
+    name = key, number, tuple(sorted(engines.items()))
     if name not in found:
-        found[name] = open_stages(program.stage_lists[list_number], engines_of(engines, list_number))
+        found[name] = open_stages(stage_lists[number], engines_of(engines, number))
         while len(found) > _KEPT:
             found.popitem(last=False)
     return found[name]
 
 
-def _find_program(task: BlockTask) -> BlockProgram | None:
+def _find(task: BlockTask, key: str) -> Any:
+    """Return an object that this process has, or that was sent with the task; ``None`` if it has to be sent."""
     with _lock:
-        program = _programs.get(task.key)
-    if program is None and task.program is not None:
-        program = pickle.loads(pa.input_stream(pa.py_buffer(task.program), compression="zstd").read())
-        remember_program(task.key, program)
-    return program
+        found = _objects.get(key)
+    if found is None and key in task.packed:
+        found = pickle.loads(pa.input_stream(pa.py_buffer(task.packed[key]), compression="zstd").read())
+        remember({key: found})
+    return found
 
 
-def _records(program: BlockProgram, records: bytes | ShardTask) -> pa.Table:
+def _read(records: bytes | ShardTask, sources: Sequence[Source]) -> pa.Table:
     if isinstance(records, bytes):
         return from_buffer(records)
-    return UnreadShard(program.sources[records.source], records.shard, records.first_shard)()
+    return UnreadShard(sources[records.number], records.shard, records.first_shard)()
 
 
 def _pickle_error(error: Exception, pickler: str) -> bytes:

@@ -1,4 +1,4 @@
-"""An executor of the user, of any kind: its workers get the program with a block, and are not ended here."""
+"""An executor of the user, of any kind: its workers get stages and sources with a block, and are not ended here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 from seqstream.loading.block_executor import BlockExecutor
 from seqstream.loading.process_pool import HELP
 from seqstream.loading.ray_executor import RayExecutor
-from seqstream.loading.remote_blocks import BlockProgram, forget_program, pack_program, remember_program
+from seqstream.loading.remote_blocks import BlockProgram, forget, pack, remember
 
 
 class UserExecutor(BlockExecutor):
@@ -38,31 +37,36 @@ class UserExecutor(BlockExecutor):
     def start(self) -> None:
         self._reset_after_fork()
         if self._executor is None:
+            remember(self._objects)  # for threads, and processes that are forked from now on
             self._executor = self._given
-            remember_program(self._key, self._program)  # for threads, and processes that are forked from now on
 
     def stop(self) -> None:
         if os.getpid() == self._pid and self._executor is not None:
             self._executor = None
-            forget_program(self._key)
+            forget(self._keys)
             self._remove_folder()
 
     @functools.cached_property
-    def _key(self) -> str:
-        """The hash of the program, so that workers open equal ones once; a random one where it need not be sent."""
+    def _keys(self) -> tuple[str, str]:
+        """Hashes, so that workers open equal stages of several loaders once; random ones where nothing need be sent."""
         if isinstance(self._given, ThreadPoolExecutor):
-            return secrets.token_hex(8)
+            return super()._keys
         try:
-            return hashlib.blake2b(self._packed_program, digest_size=16).hexdigest()
+            stages, sources = (hashlib.blake2b(each, digest_size=16).hexdigest() for each in self._contents)
         except Exception:
-            if isinstance(self._given, ProcessPoolExecutor):  # processes that are forked from now on have the program
-                return secrets.token_hex(8)
+            if isinstance(self._given, ProcessPoolExecutor):  # processes that are forked from now on have the objects
+                return super()._keys
             raise
+        return stages, sources
+
+    @property
+    def _packed(self) -> dict[str, bytes]:
+        return dict(zip(self._keys, self._contents, strict=True))
 
     @functools.cached_property
-    def _packed_program(self) -> bytes:
+    def _contents(self) -> tuple[bytes, bytes]:
         try:
-            return pack_program(self._program, self._pickler)
+            return pack(self._program.stage_lists, self._pickler), pack(self._program.sources, self._pickler)
         except Exception as error:
             error.add_note(HELP)
             raise

@@ -13,11 +13,13 @@ import pickle
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from seqstream.loading.remote_blocks import Answer, BlockProgram, BlockTask, process_block, remember_program
+from seqstream.loading.remote_blocks import Answer, BlockTask, process_block, remember
 
 ATOMIC_BYTES = 2048
 """Answers up to this size go through the pipe: up to 4,096 bytes that are written at once arrive as a whole or not at all."""
@@ -48,12 +50,11 @@ def receive_answer(answer: bytes | None, file: Path) -> Answer:
     return received
 
 
-def start_worker(key: str, program: BlockProgram, parent: int, is_child: bool) -> None:
+def start_worker(objects: Mapping[str, Any], parent: int, is_child: bool) -> None:
     """Prepare a process that works for one loader: signals, threads, and an end with its parent.
 
     Args:
-        key: Identifies its program.
-        program: Its program.
+        objects: Its stages and sources, by what identifies them.
         parent: The process id of the loader.
         is_child: Whether that process has started this one, rather than a fork server.
     """
@@ -62,7 +63,7 @@ def start_worker(key: str, program: BlockProgram, parent: int, is_child: bool) -
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
-    remember_program(key, program)
+    remember(objects)
     threading.Thread(target=_end_with, args=(parent, is_child), name="seqstream-parent", daemon=True).start()
 
 
