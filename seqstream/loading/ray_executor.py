@@ -12,6 +12,8 @@ from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from seqstream.options import whole_number
+
 _CALLS_PER_ACTOR = 2
 """An actor has one call that it runs, and one whose arguments are on their way."""
 
@@ -35,7 +37,8 @@ class RayExecutor(Executor):
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
-        ValueError: ``max_workers`` is less than 1.
+        TypeError: ``max_workers`` is not a whole number.
+        ValueError: It is less than 1.
     """
 
     def __init__(self, max_workers: int | None = None, **options: Any) -> None:
@@ -46,9 +49,8 @@ class RayExecutor(Executor):
             raise
         if not ray.is_initialized():
             ray.init()
-        self._max_workers = int(ray.cluster_resources().get("CPU", 1)) if max_workers is None else max_workers
-        if self._max_workers < 1:
-            raise ValueError(f"max_workers must be 1 or more actors, got {max_workers}")
+        number = int(ray.cluster_resources().get("CPU", 1)) if max_workers is None else max_workers
+        self._max_workers = whole_number("max_workers", number, least=1, rule="1 or more actors")
         self._pool = _ActorPool(self._max_workers, {"num_cpus": 1, **options})
         self._thread = threading.Thread(target=self._pool.run, name="seqstream-ray", daemon=True)
         self._thread.start()

@@ -163,6 +163,21 @@ def remember(objects: Mapping[str, Any]) -> None:
             _objects.popitem(last=False)
 
 
+def find(key: str, packed: Mapping[str, bytes]) -> Any:
+    """Return an object that this process has, or that was sent to it; ``None`` if it has to be sent.
+
+    Args:
+        key: Identifies the object.
+        packed: Objects as `pack` returns them, by what identifies them.
+    """
+    with _lock:
+        found = _objects.get(key)
+    if found is None and key in packed:
+        found = pickle.loads(pa.input_stream(pa.py_buffer(packed[key]), compression="zstd").read())
+        remember({key: found})
+    return found
+
+
 def forget(keys: Iterable[str]) -> None:
     """Drop objects from this process."""
     with _lock:
@@ -174,8 +189,8 @@ def process_block(task: BlockTask) -> Answer:
     """Read a block, if its records were not sent, and run stages over it, in a worker."""
     if multiprocessing.parent_process() is not None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of Rust do not survive a fork, and each core has its process
-    stage_lists = _find(task, task.stage_lists)
-    sources = _find(task, task.records.sources) if isinstance(task.records, ShardTask) else ()
+    stage_lists = find(task.stage_lists, task.packed)
+    sources = find(task.records.sources, task.packed) if isinstance(task.records, ShardTask) else ()
     if stage_lists is None or sources is None:
         return NeedsObjects()
     try:
@@ -208,16 +223,6 @@ def open_once(
         while len(found) > _KEPT:
             found.popitem(last=False)
     return found[name]
-
-
-def _find(task: BlockTask, key: str) -> Any:
-    """Return an object that this process has, or that was sent with the task; ``None`` if it has to be sent."""
-    with _lock:
-        found = _objects.get(key)
-    if found is None and key in task.packed:
-        found = pickle.loads(pa.input_stream(pa.py_buffer(task.packed[key]), compression="zstd").read())
-        remember({key: found})
-    return found
 
 
 def _read(records: bytes | ShardTask, sources: Sequence[Source]) -> pa.Table:

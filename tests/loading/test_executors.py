@@ -349,6 +349,9 @@ def test_a_loop_that_is_left(tmp_path: Path, executor: Executor) -> None:
             assert len(batch.lengths)
             break
         loader.set_epoch(0)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(loader)
     begun = time.monotonic()
     assert executor.submit(os.getpid).result(timeout=30) > 0
     assert time.monotonic() - begun < 4  # of 12 blocks that were ahead, those in work
@@ -402,6 +405,8 @@ def test_a_block_that_ends_its_workers(
 
 def test_an_executor_of_actors_that_was_shut_down(ray_cluster: Any) -> None:
     """Calls end before it does; then it takes none, and errors of functions are those of Python."""
+    with pytest.raises(ValueError, match="max_workers must be 1 or more actors, got 0"):
+        ss.RayExecutor(0)
     executor = ss.RayExecutor(1, num_cpus=0.5)
     numbers = executor.map(pow, range(20), itertools.repeat(2))
     with pytest.raises(ZeroDivisionError):
