@@ -172,16 +172,6 @@ def test_the_stream_is_the_same(make: Callable[..., ss.Loader], executor: Execut
     assert [getattr(alone.stats, name) for name in counts] == [getattr(helped.stats, name) for name in counts]
 
 
-def test_one_actor_is_enough(make: Callable[..., ss.Loader], ray_cluster: Any) -> None:
-    """With one actor the stream is the same as with three; more actors than processors wait, and nothing waits for them."""
-    expected = stream_of(make())
-    with ss.RayExecutor(1, num_cpus=0.5) as executor:
-        assert stream_of(make(executor=executor)) == expected
-    with ss.RayExecutor(2, resources={"not there": 1}) as executor:
-        waiting = executor.submit(os.getpid)
-        assert waiting.cancel()
-
-
 def test_a_state_goes_from_one_kind_of_workers_to_another(
     make: Callable[..., ss.Loader], request: pytest.FixtureRequest
 ) -> None:
@@ -403,11 +393,12 @@ def test_a_block_that_ends_its_workers(
     assert dask_client.get_executor().submit(os.getpid).result(timeout=60) != actors.submit(os.getpid).result(timeout=60)
 
 
-def test_an_executor_of_actors_that_was_shut_down(ray_cluster: Any) -> None:
-    """Calls end before it does; then it takes none, and errors of functions are those of Python."""
+def test_one_actor_and_its_shutdown(make: Callable[..., ss.Loader], ray_cluster: Any) -> None:
+    """One actor gives the same stream; errors are those of Python; calls end before the actor does, and then it takes none."""
     with pytest.raises(ValueError, match="max_workers must be 1 or more actors, got 0"):
         ss.RayExecutor(0)
     executor = ss.RayExecutor(1, num_cpus=0.5)
+    assert stream_of(make(executor=executor)) == stream_of(make())
     numbers = executor.map(pow, range(20), itertools.repeat(2))
     with pytest.raises(ZeroDivisionError):
         executor.submit(divmod, 1, 0).result(timeout=60)
@@ -417,6 +408,12 @@ def test_an_executor_of_actors_that_was_shut_down(ray_cluster: Any) -> None:
     assert list(numbers) == [number**2 for number in range(20)]
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         executor.submit(os.getpid)
+
+
+def test_actors_that_no_machine_can_run(ray_cluster: Any) -> None:
+    """Their calls wait, and can be cancelled."""
+    with ss.RayExecutor(1, resources={"not there": 1}) as executor:
+        assert executor.submit(os.getpid).cancel()
 
 
 def test_executors_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
