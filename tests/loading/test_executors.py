@@ -183,7 +183,7 @@ def test_a_state_goes_from_one_kind_of_workers_to_another(
         kind = next(kinds)
         loader = make(executor=None if kind is None else request.getfixturevalue(kind))
         loader.load_state_dict(state)
-        got += stream_of(itertools.islice(loader, 3))
+        got += stream_of(itertools.islice(loader, 5))
         if len(got) == len(expected):
             break
         state = loader.state_dict()
@@ -193,7 +193,7 @@ def test_a_state_goes_from_one_kind_of_workers_to_another(
 
 def test_laws_with_actors(tmp_path: Path, actors: ss.RayExecutor) -> None:
     """The laws hold, resuming after every batch among them."""
-    stages = (corpus(tmp_path, 40), ss.Tokenize(letters, max_length=30), ss.Bucket(300, window_batches=3))
+    stages = (corpus(tmp_path, 25), ss.Tokenize(letters, max_length=30), ss.Bucket(300, window_batches=3))
 
     def make(**options: Any) -> ss.Loader:
         return ss.Loader(*stages, executor=actors, **options)
@@ -205,7 +205,7 @@ def test_laws_with_actors(tmp_path: Path, actors: ss.RayExecutor) -> None:
 
 def test_ranks_with_executors(tmp_path: Path, threads: Executor, dask: Executor) -> None:
     """Each rank has an executor of its own, or none, and the batches are the same."""
-    stages = (corpus(tmp_path, 150), ss.Tokenize(letters, max_length=30), ss.Bucket(300, window_batches=3))
+    stages = (corpus(tmp_path, 90), ss.Tokenize(letters, max_length=30), ss.Bucket(300, window_batches=3))
     executors: tuple[Executor | None, ...] = (threads, dask, None)
 
     def rows(options: dict[str, Any], *, is_helped: bool) -> list[Any]:
