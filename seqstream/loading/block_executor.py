@@ -92,7 +92,7 @@ class BlockExecutor(abc.ABC):
         """End the use of the executor, whatever it is doing."""
 
     def send(self, engines: Mapping[str, str], block: ReadBlock) -> SentBlock:
-        """Send a block to a worker: where to read its records, if the worker can, and otherwise the records.
+        """Send a block to a worker: where to read its records, if it can and they are not here, or else the records.
 
         Args:
             engines: Name of the engine for each column of ids.
@@ -100,7 +100,7 @@ class BlockExecutor(abc.ABC):
         """
         content = block.content
         number = self._sources.get(id(content.source)) if isinstance(content, UnreadShard) else None
-        if isinstance(content, UnreadShard) and number is not None:
+        if isinstance(content, UnreadShard) and number is not None and not block.was_read:
             records: bytes | ShardTask = ShardTask(self._keys[1], number, content.shard, content.first_shard)
         else:
             records = to_buffer(block.table)

@@ -199,7 +199,7 @@ def process_block(task: BlockTask) -> Answer:
         return NeedsRecords(f"{type(error).__name__}: {error}")
     try:
         stages = open_once(task.stage_lists, stage_lists, task.list_number, task.engines)
-        (rows,), counts = run_stages([table], stages, task.empty_fill, task.labels)
+        (rows,), (counts,) = run_stages([table], stages, task.empty_fill, task.labels)
         return ProcessedRows(to_buffer(rows), counts)
     except Exception as error:  # noqa: BLE001 - the loader raises it again, with its location in the data
         return StageFailure(_pickle_error(error, task.pickler))

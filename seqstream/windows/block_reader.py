@@ -155,6 +155,11 @@ class ReadBlock:
         return self.content() if callable(self.content) else self.content
 
     @property
+    def was_read(self) -> bool:
+        """Whether the records are here."""
+        return not callable(self.content) or "table" in self.__dict__
+
+    @property
     def num_bytes(self) -> int:
         """Size of the records in bytes, approximate where they were not read."""
         size: int = self.table.nbytes if self.approx_bytes is None else self.approx_bytes
