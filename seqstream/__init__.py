@@ -50,6 +50,7 @@ from seqstream.batches.restore_order import restore_order
 from seqstream.batches.varlen import Varlen
 from seqstream.loading.iterable import iterable
 from seqstream.loading.loader import Loader
+from seqstream.loading.ray_executor import RayExecutor
 from seqstream.loading.stats import Stats
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
@@ -96,6 +97,7 @@ __all__ = [
     "Mixture",
     "Pack",
     "Parquet",
+    "RayExecutor",
     "RecordError",
     "Source",
     "Stats",

@@ -105,7 +105,7 @@ class RecordError(ValueError):
         self.row_id = row_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.row_id)
+        return type(self), (str(self), self.row_id), self.__dict__  # notes are there
 
 
 @contextlib.contextmanager

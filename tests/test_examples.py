@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,21 @@ def test_tokenize_once_trains_both_ways(cache: Path, tmp_path: Path) -> None:
     ways = re.findall(pattern, printed, re.MULTILINE)
     assert [float(second) < float(first) for first, second, _ in ways] == [True, True]
     assert ways[0][2] == ways[1][2]
+
+
+def test_tokenize_on_ray_has_the_same_batches(cache: Path, tmp_path: Path) -> None:
+    """Training with actors of Ray, one of which is killed, has the batches of a loader without them."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'seqstream[ray]'")
+    printed = run("tokenize_on_ray.py", "--steps", "12", cache=cache, cwd=tmp_path, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    assert "step 6: killed the actor of process" in printed
+    assert "12 of 12 batches are, to the last bit, those of a loader without Ray" in printed
+
+
+def test_tokenize_on_ray_without_ray(cache: Path, tmp_path: Path) -> None:
+    """Where Ray is not installed, the example says how to install it, and that is no failure."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.abc, importlib.util, sys\nreal = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *package: None if name == 'ray' else real(name, *package)\n"
+    )
+    printed = run("tokenize_on_ray.py", cache=cache, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert printed == "this example needs Ray; install it with: pip install 'seqstream[ray]'\n"

@@ -6,7 +6,8 @@ Made once: `loader` with its arguments (`arguments`, `stage_lists`, `read_only`,
 reads, and in which order: `reading_order`, and `mixture_passes` for the sources of a mixture).
 
 For each window: `epoch_windows` builds it, after ranks agree on their data (`rank_agreement`), with stages that run here or in
-processes (`stage_runner`, `workers`, `process_pool`, `process_start`, `worker_process`), or takes their rows from a folder
+workers (`stage_runner`, `workers`, `block_executor`): its own processes (`process_pool`, `process_start`, `worker_process`), or
+those of an executor (`user_executor`, `ray_executor`); all of them run `remote_blocks`. It may take their rows from a folder
 (`cached_process`, `token_cache`). The first window gives the `calibration`, and warnings (`first_window_warnings`,
 `class_mixing`); of a mixture also what the epoch will be like (`expected_run`).
 

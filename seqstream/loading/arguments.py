@@ -39,7 +39,7 @@ class WorkerOptions:
     """What runs the stages besides the process of the loader.
 
     Attributes:
-        num_workers: Number of worker processes; with an ``executor``, how many blocks it has at a time, 0 for one per core.
+        num_workers: Number of worker processes; 0 with an ``executor``, which has workers of its own.
         context: Start method or context of ``multiprocessing``; ``None`` for the default of Python.
         executor: Runs the blocks instead of processes that the loader starts.
     """
@@ -54,9 +54,14 @@ class WorkerOptions:
             known = ", ".join(map(repr, methods))
             raise ValueError(f"multiprocessing_context must be one of {known}, a context or None, got {self.context!r}")
         if self.executor is not None and not isinstance(self.executor, Executor):
+            remedy = "; pass client.get_executor()" if hasattr(self.executor, "get_executor") else ""
             raise TypeError(
                 "executor must be a concurrent.futures.Executor such as ProcessPoolExecutor(2), got "
-                f"{type(self.executor).__name__}"
+                f"{type(self.executor).__name__}{remedy}"
+            )
+        if self.executor is not None and self.num_workers:
+            raise ValueError(
+                f"executor has workers of its own, got num_workers={self.num_workers} as well; leave one of the two out"
             )
 
     def __bool__(self) -> bool:

@@ -19,6 +19,7 @@ from seqstream.loading.calibration import Calibration
 from seqstream.loading.fingerprints import to_text
 from seqstream.loading.mixture_passes import MixturePasses
 from seqstream.loading.reading_order import ReadingOrder
+from seqstream.loading.remote_blocks import BlockProgram
 from seqstream.loading.stage_lists import engine_prefix, rows_of
 from seqstream.loading.stage_runner import StageRunner
 from seqstream.loading.token_cache import TokenCache
@@ -161,8 +162,10 @@ class Epochs:
         cache: TokenCache | None = None,
     ) -> StageRunner:
         """Return a new runner of the stages, for one thread."""
-        parsed = self.parsed
-        return StageRunner(parsed.stage_lists, self.source.locate, parsed.empty_fill, self.labels, worker_options, cache=cache)
+        parsed, sources = self.parsed, (self.source,) if self.mixture is None else self.mixture.parts
+        sources = tuple(source for source in sources if worker_options and source.is_read_by_workers)
+        program = BlockProgram(parsed.stage_lists, parsed.empty_fill, self.labels, sources)
+        return StageRunner(program, self.source.locate, worker_options, cache)
 
     def open_cache(self) -> TokenCache | None:
         """Return the cache of the rows of blocks; ``None`` where there is none, or records are read one by one."""

@@ -41,7 +41,7 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
     """Batches from a source, through stages, in an order that can be resumed.
 
     Iterating gives one epoch; iterate again for the next epoch, in a new order. The same seed gives the same batches, whatever
-    ``prefetch`` and ``num_workers`` are. All arguments are attributes that can be read and not set.
+    ``prefetch``, ``num_workers`` and ``executor`` are. All arguments are attributes that can be read and not set.
 
     Args:
         source: Where records come from.
@@ -62,9 +62,10 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
             the next iteration starts new processes.
         multiprocessing_context: How these processes start: ``"fork"``, ``"spawn"``, ``"forkserver"`` or a context of
             ``multiprocessing``; ``None`` for the default of Python.
-        executor: A ``concurrent.futures.Executor`` that runs the blocks in place of these processes, such as one that several
-            loaders share. ``num_workers`` is then the number of blocks that it works on at a time, 0 for one per core. The
-            loader neither starts it nor shuts it down.
+        executor: A ``concurrent.futures.Executor`` that runs the stages over blocks instead of these processes, also on other
+            machines: a `RayExecutor`, ``client.get_executor()`` of Dask, a pool of Python. Its workers read plain text and
+            JSON lines with ``columns`` themselves where they find the same files, and are sent all other records. The loader
+            never shuts it down. On several ranks each passes its own.
         workers: Another name of ``num_workers``.
         cache: A folder that keeps the rows of blocks, for later epochs, later runs and other ranks: what the same stages have
             made of the same records is read there. Batches are the same without it. Records that are read one by one, as of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from seqstream.arrow import to_arrow, to_numpy
 from seqstream.loading.reading_order import ReadingOrder
-from seqstream.records import RECORD_BITS, ROW_ID
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
-from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
+from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadShard, blocks_of, renumbered
 from seqstream.windows.first_window import FEW_SHARDS
 from seqstream.windows.settings import WindowStart
 from seqstream.windows.source_stream import OpenSource
@@ -103,14 +102,8 @@ def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> Read
     """Return a block of a source as one of a mixture: with the number of the pass, and row ids of the mixture."""
     before = Cursor(block.before.position, block.before.open, number, block.before.fraction)
     after = Cursor(block.after.position, block.after.open, number, block.after.fraction)
-    if not first_shard:
-        return ReadBlock(block.content, before, after, block.approx_bytes, stages)
-    offset = first_shard << RECORD_BITS
-
-    def renumbered(table: pa.Table) -> pa.Table:
-        at = table.schema.get_field_index(ROW_ID)
-        return table.set_column(at, ROW_ID, to_arrow(to_numpy(table.column(at)) + offset))
-
-    content = block.content
-    read = (lambda: renumbered(content())) if callable(content) else renumbered(content)
-    return ReadBlock(read, before, after, block.approx_bytes, stages)
+    if isinstance(block.content, UnreadShard):
+        content: UnreadShard | pa.Table = dataclasses.replace(block.content, first_shard=first_shard)
+    else:
+        content = renumbered(block.table, first_shard)
+    return ReadBlock(content, before, after, block.approx_bytes, stages)

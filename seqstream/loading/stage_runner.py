@@ -9,12 +9,11 @@ import pyarrow as pa
 
 from seqstream.loading.arguments import WorkerOptions
 from seqstream.loading.cached_process import with_cache
-from seqstream.loading.stage_lists import DataStage, engines_of, open_stages
+from seqstream.loading.remote_blocks import BlockProgram
+from seqstream.loading.stage_lists import engines_of, open_stages
 from seqstream.loading.token_cache import TokenCache
-from seqstream.loading.worker_process import LoaderStages
 from seqstream.loading.workers import Workers
 from seqstream.records import Counts, OpenStage
-from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 from seqstream.windows.processing import Process, run_here
 
@@ -25,28 +24,17 @@ class StageRunner:
     A thread that looks at the data beside another has a runner of its own.
 
     Args:
-        stage_lists: The lists of stages that records pass through.
+        program: The stages, and how they are run.
         locate: Returns where in the data a row id is, for errors.
-        empty_fill: The token that a row without tokens gets; ``None`` to drop such rows.
-        labels: Which rows have no label, and are dropped.
-        worker_options: Which processes run the stages, if any.
+        worker_options: Which workers run the stages, if any.
         cache: Keeps the rows of blocks; ``None`` to keep none.
     """
 
     def __init__(
-        self,
-        stage_lists: tuple[tuple[DataStage, ...], ...],
-        locate: Callable[[int], str],
-        empty_fill: int | None,
-        labels: LabelFilter,
-        worker_options: WorkerOptions,
-        *,
-        cache: TokenCache | None = None,
+        self, program: BlockProgram, locate: Callable[[int], str], worker_options: WorkerOptions, cache: TokenCache | None
     ) -> None:
-        self._stage_lists = stage_lists
+        self._program = program
         self._locate = locate
-        self._empty_fill = empty_fill
-        self._labels = labels
         self._worker_options = worker_options
         self._cache = cache
         self._workers: Workers | None = None
@@ -59,8 +47,7 @@ class StageRunner:
     def start_workers(self) -> None:
         """Start the worker processes, if there are to be any and they do not run."""
         if self._worker_options and self._workers is None:
-            stages = LoaderStages(self._stage_lists, self._empty_fill, self._labels)
-            self._workers = Workers(self._worker_options, stages, self._locate)
+            self._workers = Workers(self._worker_options, self._program, self._locate)
         if self._workers is not None:
             self._workers.start()
 
@@ -76,7 +63,7 @@ class StageRunner:
             engines: Name of the engine for each column of ids.
         """
         if self._workers is None:
-            process = run_here(self._open(engines), self._locate, self._empty_fill, self._labels)
+            process = run_here(self._open(engines), self._locate, self._program.empty_fill, self._program.labels)
         else:
             process = self._workers.run(engines)
         return process if self._cache is None else with_cache(process, self._cache)
@@ -88,11 +75,12 @@ class StageRunner:
 
     def run(self, table: pa.Table, engines: Mapping[str, str], stages: int = 0) -> tuple[pa.Table, Counts]:
         """Run a list of stages over one table in this thread; return the rows that are kept, and the counts."""
-        (rows,), (counts,) = run_stages([table], self._open(engines)[stages], self._empty_fill, self._labels)
+        opened = self._open(engines)[stages]
+        (rows,), (counts,) = run_stages([table], opened, self._program.empty_fill, self._program.labels)
         return rows, counts
 
     def _open(self, engines: Mapping[str, str]) -> tuple[tuple[OpenStage, ...], ...]:
         if self._opened is None or self._opened[0] != engines:
-            opened = (open_stages(stages, engines_of(engines, number)) for number, stages in enumerate(self._stage_lists))
-            self._opened = engines, tuple(opened)
+            lists = enumerate(self._program.stage_lists)
+            self._opened = engines, tuple(open_stages(stages, engines_of(engines, number)) for number, stages in lists)
         return self._opened[1]

@@ -1,19 +1,19 @@
-"""Runs the stages over blocks in other processes, in the order of the blocks."""
+"""Runs the stages over blocks in the workers of an executor, in the order of the blocks."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow as pa
 
-from seqstream.arrow import to_buffer
 from seqstream.loading.arguments import WorkerOptions
-from seqstream.loading.process_pool import BlockInWork, ProcessPool, UserExecutor
-from seqstream.loading.worker_process import LoaderStages
+from seqstream.loading.block_executor import BlockExecutor, SentBlock
+from seqstream.loading.process_pool import ProcessPool
+from seqstream.loading.remote_blocks import BlockProgram
+from seqstream.loading.user_executor import UserExecutor
 from seqstream.records import ROW_ID, Counts, located
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
@@ -24,27 +24,32 @@ _BLOCKS_PER_WORKER = 4
 
 
 class Workers:
-    """Processes that work on one window after the other, started by the first call of `start`; they end with this object.
+    """Workers that process one window after the other, started by the first call of `start`.
+
+    Processes of the loader end with this object; an executor of the user goes on.
 
     Args:
         options: How many processes there are, and how they are started; or the executor to use instead.
-        stages: The stages that they run.
+        program: What they do with blocks.
         locate: Returns where in the data a row id is, for errors.
     """
 
-    def __init__(self, options: WorkerOptions, stages: LoaderStages, locate: Callable[[int], str]) -> None:
+    def __init__(self, options: WorkerOptions, program: BlockProgram, locate: Callable[[int], str]) -> None:
         self._locate = locate
-        self._num_ahead = _BLOCKS_PER_WORKER * (options.num_workers or os.cpu_count() or 1)
-        self._pool = ProcessPool(options, stages) if options.executor is None else UserExecutor(options, stages)
-        weakref.finalize(self, self._pool.stop)
+        self._executor: BlockExecutor
+        if options.executor is None:
+            self._executor = ProcessPool(options, program)
+        else:
+            self._executor = UserExecutor(options.executor, program)
+        weakref.finalize(self, self._executor.stop)
 
     def start(self) -> None:
         """Start the processes, if they do not run; call it in the main thread, the one that may fork."""
-        self._pool.start()
+        self._executor.start()
 
     def stop(self) -> None:
         """End the processes at once; `start` starts new ones."""
-        self._pool.stop()
+        self._executor.stop()
 
     def run(self, engines: Mapping[str, str]) -> Process:
         """Return the function that processes blocks.
@@ -52,25 +57,25 @@ class Workers:
         Args:
             engines: Name of the engine for each column of ids.
         """
+        num_ahead = _BLOCKS_PER_WORKER * self._executor.num_workers
 
         def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
-            in_work: deque[tuple[ReadBlock, BlockInWork]] = deque()
+            in_work: deque[SentBlock] = deque()
             try:
                 while True:
-                    for block in itertools.islice(blocks, self._num_ahead - len(in_work)):
+                    for block in itertools.islice(blocks, num_ahead - len(in_work)):
                         guard()
-                        in_work.append((block, self._pool.send(engines, to_buffer(block.table), block.stages)))
+                        in_work.append(self._executor.send(engines, block))
                     if not in_work:
                         return
-                    block, sent = in_work[0]
-                    outcome = self._pool.wait(sent, guard)
-                    in_work.popleft()
+                    outcome = self._executor.wait(in_work[0], guard)
+                    block = in_work.popleft().block
                     if isinstance(outcome, Exception):
                         with located(block.table.column(ROW_ID), self._locate):
                             raise outcome
                     yield outcome
             finally:
-                for _, sent in in_work:
-                    self._pool.drop(sent)
+                for sent in in_work:
+                    self._executor.drop(sent)
 
         return process

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index, evenly_spaced
-from seqstream.records import Json, Record, drop_record_numbers
+from seqstream.records import Json, Record, drop_record_numbers, record_numbers
 from seqstream.sources.tables.arrow_to_python import is_exact, to_objects
 
 Block: TypeAlias = tuple[pa.Table, Json]
@@ -98,6 +98,17 @@ def to_records(table: pa.Table) -> list[Record]:
     table = drop_record_numbers(table)
     columns = [to_objects(column) if is_exact(column.type) else column.to_pylist() for column in table.columns]
     return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def find_record(tables: Iterable[pa.Table], number: int) -> Record | None:
+    """Return the record of a number in the blocks of a shard; ``None`` if there is none."""
+    first = 0
+    for table in tables:
+        rows = np.flatnonzero(record_numbers(table, first) == number)
+        if len(rows):
+            return to_records(table.slice(int(rows[0]), 1))[0]
+        first += len(table)
+    return None
 
 
 def slices(table: pa.Table, num_rows: int) -> Iterator[pa.Table]:

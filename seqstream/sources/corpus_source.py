@@ -34,6 +34,10 @@ class CorpusSource(Source):
     def approx_bytes(self, shards: Index) -> Index:
         return self._corpus.approx_bytes(shards)
 
+    @property
+    def is_read_by_workers(self) -> bool:
+        return True
+
     def approx_blocks(self) -> float:
         return self._corpus.approx_blocks()
 

@@ -143,6 +143,11 @@ class JsonLines(CorpusSource):
         return {"kind": "JsonLines", "columns": columns, "block_bytes": block_bytes, "files": self._files}
 
     @property
+    def is_read_by_workers(self) -> bool:
+        # Otherwise the first value of a field decides which types it may have later.
+        return self.columns is not None and len(known_types(self._base)) == len(self._base)
+
+    @property
     def _typed(self) -> frozenset[str]:
         return frozenset(self.schema or {})
 

@@ -29,7 +29,7 @@ from seqstream.records import (
     split_row_id,
     with_record_numbers,
 )
-from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, slices, to_records
+from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, find_record, slices, to_records
 from seqstream.sources.locations import Location
 from seqstream.sources.numbered_records import NumberedRecords
 from seqstream.sources.split_rule import SIDES, UNKNOWN, KnownSides, SplitRule, make_rule
@@ -103,6 +103,11 @@ class Source(NumberedRecords, KnownTokens, abc.ABC):
         return True
 
     @property
+    def is_read_by_workers(self) -> bool:
+        """Whether workers may read a shard of one block themselves: from files, with records that depend on no other shard."""
+        return False
+
+    @property
     def compared_bytes(self) -> int:
         """About how many bytes of records all ranks read at the beginning of an epoch, to check that their data are the same.
 
@@ -131,13 +136,9 @@ class Source(NumberedRecords, KnownTokens, abc.ABC):
             tables = iter([with_record_numbers(self.take(numbers), numbers)] if number < self.num_records else [])
         else:
             tables = (table for table, _ in self.read(shard))
-        first = 0
-        for table in tables:
-            rows = np.flatnonzero(record_numbers(table, first) == number)
-            if len(rows):
-                return to_records(table.slice(int(rows[0]), 1))[0]
-            first += len(table)
-        raise IndexError(f"row_id must be of a record of this source, got {row_id}: record {number} of shard {shard}")
+        if (record := find_record(tables, number)) is None:
+            raise IndexError(f"row_id must be of a record of this source, got {row_id}: record {number} of shard {shard}")
+        return record
 
     def records(self) -> Iterator[Record]:
         """Yield the records as dicts, in the order of the source: to look at them, or to use them without a loader."""
@@ -231,6 +232,10 @@ class DerivedSource(Source):
     @property
     def can_repeat(self) -> bool:
         return self.source.can_repeat
+
+    @property
+    def is_read_by_workers(self) -> bool:
+        return self.source.is_read_by_workers
 
     @property
     def compared_bytes(self) -> int:

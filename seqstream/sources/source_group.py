@@ -97,6 +97,10 @@ class SourceGroup(Source):
         return all(part.can_repeat for part in self.parts)
 
     @property
+    def is_read_by_workers(self) -> bool:
+        return all(part.is_read_by_workers for part in self.parts)
+
+    @property
     def compared_bytes(self) -> int:
         return min(part.compared_bytes for part in self.parts)
 

@@ -155,7 +155,7 @@ class Tokenize:
         for tokenizer_spec in self._tokenizer_specs.values():
             if isinstance(tokenizer_spec.source, LiveTokenizer):
                 tokenizer_spec.source.__reduce__()  # raises a clearer error than the user's own object
-        return self.__dict__
+        return {**self.__dict__, "_engines": {}}  # built again where they are used
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -65,6 +65,9 @@ class TokenizerSpec:
     split_special_tokens: bool = False
     added_tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "bare"}  # made again where it is used
+
     @property
     def is_function(self) -> bool:
         """Whether the tokenizer is a user's function."""

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.arrow import to_arrow
-from seqstream.records import PIECE, ROW_ID, Json, drop_record_numbers, record_numbers
+from seqstream.arrow import to_arrow, to_numpy
+from seqstream.records import PIECE, RECORD_BITS, ROW_ID, Json, drop_record_numbers, record_numbers
 from seqstream.shuffling import EvenOrder, numbers_at
 from seqstream.sources.blocks import Block
 from seqstream.sources.source import Source
@@ -104,6 +104,34 @@ class BlockSpan:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnreadShard:
+    """A shard of one block that was not read; a call reads it.
+
+    Attributes:
+        source: Where it comes from.
+        shard: Its number.
+        first_shard: Number of the first shard of the source in a mixture, for row ids.
+    """
+
+    source: Source
+    shard: int
+    first_shard: int = 0
+
+    def __call__(self) -> pa.Table:
+        """Return the records.
+
+        Raises:
+            ValueError: The shard has more than one block, or a reserved column.
+        """
+        (table, _), *more = self.source.read(self.shard)
+        if more:
+            problem = f"shard {self.shard} must be one block, as approx_bytes() says, got {1 + len(more)}"
+            raise ValueError(f"{problem}; return -1 there")
+        table, _ = with_row_ids(self.source, table, OpenShard(self.shard, 0, None))
+        return renumbered(table, self.first_shard)
+
+
+@dataclasses.dataclass(frozen=True)
 class ReadBlock:
     """The records of one block with a column ``row_id``, and the cursors before and after it.
 
@@ -125,6 +153,11 @@ class ReadBlock:
     def table(self) -> pa.Table:
         """The records; read once."""
         return self.content() if callable(self.content) else self.content
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the records are here."""
+        return not callable(self.content) or "table" in self.__dict__
 
     @property
     def num_bytes(self) -> int:
@@ -172,7 +205,7 @@ class UnreadBlocks:
         before = self.before
         for number, (shard, num_bytes) in enumerate(zip(self.shards.tolist(), self.num_bytes.tolist(), strict=True), 1):
             after = Cursor(self.before.position + number, self.before.open)
-            yield ReadBlock(functools.partial(_read_shard, self.source, shard), before, after, num_bytes)
+            yield ReadBlock(UnreadShard(self.source, shard), before, after, num_bytes)
             before = after
 
 
@@ -260,16 +293,12 @@ def _openings(source: Source, order: EvenOrder | range, start: int, end: int) ->
             yield shards[begin:stop], num_bytes[begin:stop]
 
 
-def _read_shard(source: Source, number: int) -> pa.Table:
-    """Read a shard of one block.
-
-    Raises:
-        ValueError: It has more blocks, or a reserved column.
-    """
-    (table, _), *more = source.read(number)
-    if more:
-        raise ValueError(f"shard {number} must be one block, as approx_bytes() says, got {1 + len(more)}; return -1 there")
-    return with_row_ids(source, table, OpenShard(number, 0, None))[0]
+def renumbered(table: pa.Table, first_shard: int) -> pa.Table:
+    """Return records of a source with their row ids in a mixture, where the first shard of the source has a number."""
+    if not first_shard:
+        return table
+    at = table.schema.get_field_index(ROW_ID)
+    return table.set_column(at, ROW_ID, to_arrow(to_numpy(table.column(at)) + (first_shard << RECORD_BITS)))
 
 
 def with_row_ids(source: Source, table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:

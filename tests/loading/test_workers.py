@@ -313,7 +313,7 @@ def test_an_executor_of_the_user(tmp_path: Path, bpe_file: Path, kind: str) -> N
     others = (source, ss.Filter(is_even), tokenize, ss.Bucket(200, window_batches=3))
     with make_executor(kind) as executor:
         executor.submit(os.getpid).result()  # processes run before they are given to a loader
-        train, valid = ss.Loader(*stages, executor=executor, num_workers=2), ss.Loader(*others, executor=executor)
+        train, valid = (ss.Loader(*each, executor=executor) for each in (stages, others))
         for batch, expected in zip(train, ss.Loader(*stages), strict=True):
             assert batch.input_ids.equal(expected.input_ids)
             if batch.state["position"]["window"]["served"] == 0:
