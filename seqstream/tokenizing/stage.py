@@ -18,7 +18,8 @@ from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat
 from seqstream.tokenizing.formats.select import RowOptions, check_options, make_row_format
 from seqstream.tokenizing.formats.words import WordLabels
 from seqstream.tokenizing.python_components import LiveTokenizer
-from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
+from seqstream.tokenizing.tokenizer_reading import read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
