@@ -168,7 +168,8 @@ def _read_copy(own: Tokenizer, name: str, special_tokens: bool) -> TokenizerSpec
     if dropout:
         raise ValueError(f"tokenizer cannot have dropout, got {dropout:.2g}: no two runs would agree; set model.dropout = None")
     padding, truncation = own.padding or {}, own.truncation or {}
-    pad_id = padding.get("pad_id", next(filter(None.__ne__, map(own.token_to_id, PAD_TOKENS)), None))
+    found = (number for number in map(own.token_to_id, PAD_TOKENS) if number is not None)
+    pad_id = padding["pad_id"] if padding else next(found, None)
     own.no_padding()
     own.no_truncation()
     kind = type(own.model).__name__
