@@ -88,8 +88,10 @@ def test_the_second_process_loads_no_reference(bpe_file: Path, texts: list[str],
     cache = str(tmp_path / "cache")
     first, same_time, without = (start_process(bpe_file, text, each) for each in (cache, cache, "off"))
     expected = output_of(without)
-    assert output_of(first) == output_of(same_time) == expected
     assert expected[0] == ["fastokens", "tokenizers"]
+    at_once = [output_of(first), output_of(same_time)]  # the slower one may find what the other has stored
+    assert expected in at_once
+    assert at_once[0][1:] == at_once[1][1:] == expected[1:]
     later = output_of(start_process(bpe_file, text, cache))
     assert later == [["fastokens"], *expected[1:]]
     assert len(files_of(Path(cache), "tokenizers")) == 1
