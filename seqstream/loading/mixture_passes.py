@@ -104,7 +104,7 @@ def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> Read
     before = Cursor(block.before.position, block.before.open, number, block.before.fraction)
     after = Cursor(block.after.position, block.after.open, number, block.after.fraction)
     if not first_shard:
-        return ReadBlock(block.content, before, after, block.approx_bytes, stages)
+        return ReadBlock(block.content, before, after, block.approx_bytes, stages, block.prefetch)
     offset = first_shard << RECORD_BITS
 
     def renumbered(table: pa.Table) -> pa.Table:
@@ -113,4 +113,4 @@ def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> Read
 
     content = block.content
     read = (lambda: renumbered(content())) if callable(content) else renumbered(content)
-    return ReadBlock(read, before, after, block.approx_bytes, stages)
+    return ReadBlock(read, before, after, block.approx_bytes, stages, block.prefetch)
