@@ -34,6 +34,7 @@ NAMES = (
     "packing",
     "equal_cost",
     "shapes",
+    "remote",
     "memory",
     "ranks",
     "elastic",

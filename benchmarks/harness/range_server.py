@@ -28,6 +28,7 @@ class RangeServer:
         answer: Changes the answer to a request for bytes.
 
     Attributes:
+        answer: The same; it may be set anew.
         url: The URL of the folder.
         num_requests: Number of requests for bytes.
         most_in_flight: The largest number of them that were waiting or answered at the same time.
@@ -36,7 +37,7 @@ class RangeServer:
     def __init__(self, folder: Path, delay: float, answer: Answer = _as_asked) -> None:
         self._folder = folder
         self._delay = delay
-        self._answer = answer
+        self.answer = answer
         self.url = ""
         self.num_requests = 0
         self.most_in_flight = 0
@@ -97,10 +98,11 @@ class RangeServer:
         asked = next((line.partition("=")[2] for line in lines if line.lower().startswith("range:")), f"0-{size - 1}")
         first, _, last = asked.partition("-")
         begin, stop = int(first), min(int(last or size) + 1, size)
-        status, announced, sent = self._answer(path, begin, stop - begin)
+        status, announced, sent = self.answer(path, begin, stop - begin)
         writer.write(_head(status, announced, f"Content-Range: bytes {begin}-{stop - 1}/{size}"))
-        with file.open("rb") as opened:
-            await self._loop.sendfile(writer.transport, opened, begin, sent)
+        if sent:
+            with file.open("rb") as opened:
+                await self._loop.sendfile(writer.transport, opened, begin, sent)
         return sent == announced
 
 

@@ -16,8 +16,8 @@ MOST_BLOCKS = 256
 def with_reading_ahead(blocks: Iterable[ReadBlock]) -> Generator[ReadBlock, None, None]:
     """Yield blocks in their order, while the bytes of those that follow are fetched, if their source can do that."""
     upcoming = iter(blocks)
-    waiting: deque[tuple[ReadBlock, Callable[[], None] | None]] = deque()
-    drop: Callable[[], None] | None = None
+    waiting: deque[ReadBlock] = deque()
+    drops: list[Callable[[], None]] = []
     held = 0
     try:
         while True:
@@ -25,16 +25,14 @@ def with_reading_ahead(blocks: Iterable[ReadBlock]) -> Generator[ReadBlock, None
                 block = next(upcoming, None)
                 if block is None:
                     break
-                waiting.append((block, block.prefetch()))
+                waiting.append(block)
                 held += block.num_bytes
+                if (drop := block.prefetch()) is not None:
+                    drops.append(drop)
             if not waiting:
                 return
-            block, drop = waiting.popleft()
-            held -= block.num_bytes
-            yield block
-            if drop is not None:
-                drop()  # nothing is left of it, unless it was not read
+            held -= waiting[0].num_bytes
+            yield waiting.popleft()
     finally:
-        for each in (drop, *(own for _, own in waiting)):
-            if each is not None:
-                each()
+        for drop in drops:
+            drop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -43,7 +44,14 @@ class ByteRange(NamedTuple):
     stop: int
 
 
-_ahead: dict[tuple[object, ...], list[Future[bytes]]] = {}
+@dataclasses.dataclass(eq=False)
+class _Reading:
+    """One reading of a range in the background; without a future once its bytes are used."""
+
+    future: Future[bytes] | None
+
+
+_ahead: dict[tuple[object, ...], list[_Reading]] = {}
 """What is read ahead, for each range."""
 
 _lock = threading.Lock()
@@ -57,6 +65,8 @@ def read_remote(wanted: ByteRange) -> bytes:
     Raises:
         OSError: The range cannot be read; the message has the file and the offset.
     """
+    if wanted.stop <= wanted.start:
+        return b""
     future = _take(wanted)
     if future is None and not is_asynchronous(wanted.file):
         return _read_here(wanted)
@@ -76,15 +86,15 @@ def read_ahead(ranges: Iterable[ByteRange]) -> Drop:
     """
     begun = []
     for each in ranges:
-        if is_asynchronous(each.file):
-            future = _submit(each)
+        if each.start < each.stop and is_asynchronous(each.file):
+            reading = _Reading(_submit(each))
             with _lock:
-                _ahead.setdefault(_key(each), []).append(future)
-            begun.append((each, future))
+                _ahead.setdefault(_key(each), []).append(reading)
+            begun.append((each, reading))
 
     def drop() -> None:
-        for each, future in begun:
-            if _take(each, future) is not None:
+        for each, reading in begun:
+            if reading.future is not None and (future := _take(each, reading)) is not None:
                 future.cancel()
 
     return drop
@@ -105,17 +115,18 @@ def _key(wanted: ByteRange) -> tuple[object, ...]:
     return os.getpid(), wanted.file.system, wanted.file.path, wanted.start, wanted.stop
 
 
-def _take(wanted: ByteRange, future: Future[bytes] | None = None) -> Future[bytes] | None:
-    """Remove and return what is read ahead of a range: one reading of it, or the first."""
+def _take(wanted: ByteRange, reading: _Reading | None = None) -> Future[bytes] | None:
+    """Remove what is read ahead of a range, one reading of it or the first, and return its future."""
     key = _key(wanted)
     with _lock:
-        futures = _ahead.get(key, [])
-        if not futures or (future is not None and future not in futures):
+        readings = _ahead.get(key, [])
+        if not readings or (reading is not None and reading not in readings):
             return None
-        found = futures.pop(0 if future is None else futures.index(future))
-        if not futures:
+        taken = readings.pop(0 if reading is None else readings.index(reading))
+        if not readings:
             del _ahead[key]
-        return found
+        future, taken.future = taken.future, None
+        return future
 
 
 def _submit(wanted: ByteRange) -> Future[bytes]:
