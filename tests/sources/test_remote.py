@@ -7,6 +7,7 @@ import gzip
 import json
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from benchmarks.harness.range_server import RangeServer
-from seqstream.sources.files import remote
+from seqstream.sources.files import remote, remote_file
 from seqstream.sources.files.remote import ByteRange, read_ahead, read_remote
 from seqstream.sources.source import Source
 from seqstream.windows import reading_ahead
@@ -37,6 +38,8 @@ def corpus(tmp_path: Path, texts: list[str]) -> Path:
     (tmp_path / "b.txt").write_text("", encoding="utf-8")
     (tmp_path / "c.txt").write_text("\n\n".join(texts[half:]), encoding="utf-8")
     (tmp_path / "d.txt.gz").write_bytes(gzip.compress("\n".join(texts[:half]).encode()))
+    with zipfile.ZipFile(tmp_path / "e.txt.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "a.txt", "a.txt")
     lines = "\n".join(json.dumps({"text": text, "number": number}) for number, text in enumerate(texts))
     (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
     return tmp_path
@@ -62,6 +65,8 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "paragraphs": lambda root: ss.TextFiles(f"{root}/c.txt", unit="paragraph", block_bytes=BLOCK),
     "files": lambda root: ss.TextFiles([f"{root}/{name}.txt" for name in "abc"], unit="file", block_bytes=BLOCK),
     "compressed": lambda root: ss.TextFiles([f"{root}/a.txt", f"{root}/d.txt.gz"], block_bytes=BLOCK),
+    "zipped": lambda root: ss.TextFiles([f"{root}/e.txt.zip", f"{root}/d.txt.gz"], block_bytes=BLOCK),
+    "aligned": lambda root: ss.TextFiles({"text": f"{root}/a.txt", "other": f"{root}/a.txt"}, block_bytes=BLOCK),
     "json": lambda root: ss.JsonLines(f"{root}/a.jsonl", block_bytes=BLOCK),
     "split": lambda root: ss.TextFiles(f"{root}/a.txt", block_bytes=BLOCK).split(valid=0.3)[0],
     "concatenated": lambda root: ss.Concat(
@@ -177,6 +182,23 @@ def test_errors_that_pass(kind: str, corpus: Path, serve: Serve) -> None:
     assert tables == [block.table for block in read_blocks(local, range(12), Cursor())]
     assert server.num_requests == 12 * remote.ATTEMPTS
     assert served.fingerprint() == local.fingerprint()
+
+
+def test_streams(corpus: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed file is read in parts, several at once, each again after an error that passes, or the error is raised."""
+    monkeypatch.setattr(remote_file, "PART_BYTES", 1_000)
+    server = serve(0.02, answer=Faults("cut body", 1))
+    local, served = (ss.TextFiles(f"{root}/d.txt.gz", block_bytes=BLOCK) for root in (corpus, server.url))
+    assert list(served.read(0)) == list(local.read(0))
+    num_parts = -(-(corpus / "d.txt.gz").stat().st_size // 1_000)
+    assert server.num_requests == 2 * num_parts
+    assert server.most_in_flight == remote_file.NUM_AHEAD
+    blocks = served.read(0)
+    next(blocks)
+    blocks.close()  # type: ignore[attr-defined]
+    server.answer = Faults("status 500", 1_000)
+    with pytest.raises(OSError, match=r"http://.*/d\.txt\.gz cannot be read from byte 0 on, it was tried"):
+        next(served.read(0))
 
 
 @pytest.mark.parametrize("kind", ["status 500", "cut body", "closed socket"])
