@@ -34,9 +34,9 @@ _logger = logging.getLogger("seqstream")
 def cache_folder() -> Path | None:
     """Return the folder of the files, which may not exist; ``None`` where nothing is to be stored."""
     named = os.environ.get(VARIABLE)
-    if named is not None:
-        return None if named.lower() in ("", "0", "off") else Path(named)
     try:
+        if named is not None:
+            return None if named.lower() in ("", "0", "off") else Path(named).expanduser()
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "seqstream"
         variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"

@@ -184,7 +184,8 @@ def _pause_after(error: Exception, wanted: ByteRange, attempt: int) -> float:
     if attempt == ATTEMPTS or is_final:
         times = f"{attempt} time{'s' if attempt > 1 else ''}"
         shown = f"{type(error).__name__}: {error}"
-        raise OSError(
+        kind = next((each for each in (ConnectionError, TimeoutError) if isinstance(error, each)), OSError)
+        raise kind(
             f"{wanted.file.name} cannot be read from byte {wanted.start:,} on, it was tried {times}: {shown}; check the server "
             "and the connection, then resume from the last state"
         ) from error
