@@ -18,6 +18,7 @@ from seqstream.records import ROW_ID, Counts, located
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.processing import Process
+from seqstream.windows.reading_ahead import with_reading_ahead
 
 _BLOCKS_PER_WORKER = 4
 """How many blocks each worker has, in work and waiting: while one block takes long, the others need not wait for their turn."""
@@ -55,9 +56,10 @@ class Workers:
 
         def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
             in_work: deque[tuple[ReadBlock, BlockInWork]] = deque()
+            ahead = with_reading_ahead(blocks)
             try:
                 while True:
-                    for block in itertools.islice(blocks, self._num_ahead - len(in_work)):
+                    for block in itertools.islice(ahead, self._num_ahead - len(in_work)):
                         guard()
                         in_work.append((block, self._pool.send(engines, to_buffer(block.table), block.stages)))
                     if not in_work:
@@ -70,6 +72,7 @@ class Workers:
                             raise outcome
                     yield outcome
             finally:
+                ahead.close()
                 for _, sent in in_work:
                     self._pool.drop(sent)
 

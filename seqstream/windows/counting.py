@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,6 @@ from seqstream.windows.block_states import (
     count_blocks,
 )
 from seqstream.windows.columns import lengths_of, read_rows
-from seqstream.windows.reading_ahead import with_reading_ahead
 from seqstream.windows.settings import WindowSettings, WindowStart
 
 
@@ -80,10 +78,9 @@ def _run_stages(blocks: list[TakenBlocks], settings: WindowSettings) -> Counts:
     """Replace the blocks that this rank is to process by their rows; return what the stages counted."""
     to_process = [at for at, each in enumerate(blocks) if isinstance(each, AssignedBlock)]
     counts = Counter[str]()
-    with contextlib.closing(with_reading_ahead(_to_read(blocks))) as to_read:
-        for at, (table, new_counts) in zip(to_process, settings.process(to_read, settings.guard), strict=True):
-            blocks[at] = ProcessedBlock.of(blocks[at], table)
-            counts.update(new_counts)
+    for at, (table, new_counts) in zip(to_process, settings.process(_to_read(blocks), settings.guard), strict=True):
+        blocks[at] = ProcessedBlock.of(blocks[at], table)
+        counts.update(new_counts)
     return counts
 
 

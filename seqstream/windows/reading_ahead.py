@@ -14,21 +14,26 @@ MOST_BLOCKS = 256
 
 
 def with_reading_ahead(blocks: Iterable[ReadBlock]) -> Generator[ReadBlock, None, None]:
-    """Yield blocks in their order, while the bytes of those that follow are fetched, if their source can do that."""
+    """Yield blocks in their order, while the bytes of those that follow are fetched, if their source can do that.
+
+    A block that is not fetched ends the look-ahead until the next one is taken, so that local blocks come one by one.
+    """
     upcoming = iter(blocks)
     waiting: deque[ReadBlock] = deque()
     drops: list[Callable[[], None]] = []
     held = 0
     try:
         while True:
-            while len(waiting) < MOST_BLOCKS and (not waiting or held < MOST_BYTES):
+            while not waiting or (len(waiting) < MOST_BLOCKS and held < MOST_BYTES):
                 block = next(upcoming, None)
                 if block is None:
                     break
                 waiting.append(block)
                 held += block.num_bytes
-                if (drop := block.prefetch()) is not None:
-                    drops.append(drop)
+                drop = block.prefetch()
+                if drop is None:
+                    break
+                drops.append(drop)
             if not waiting:
                 return
             held -= waiting[0].num_bytes

@@ -79,9 +79,9 @@ SOURCES: dict[str, Callable[[str], Source]] = {
 }
 
 
-def stream_of(source: Source, tokenizer: Tokenizer, **options: object) -> list[object]:
+def stream_of(source: Source, tokenizer: Tokenizer, window_bytes: int | None = 60_000, **options: object) -> list[object]:
     """Return the batches of an epoch and the state after each, without what names the files."""
-    spec = ss.Bucket(2_000, window_bytes=60_000)
+    spec = ss.Bucket(2_000, window_bytes=window_bytes)
     loader = ss.Loader(source, ss.Tokenize(tokenizer, max_length=64), spec, seed=1, **options)  # type: ignore[arg-type]
     return [(batch.input_ids.tolist(), batch.row_ids.tolist(), batch.state) for batch in loader]
 
@@ -283,3 +283,14 @@ def test_two_readers_of_one_range(serve: Serve) -> None:
         thread.join()
     drop_second()
     assert server.num_requests <= 6
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 1, "multiprocessing_context": "fork"}], ids=["here", "workers"])
+def test_loaders_read_ahead(options: dict[str, object], serve: Serve, bpe_tokenizer: Tokenizer) -> None:
+    """A loader has many requests in flight, whichever process tokenises, and requests each block about once."""
+    server = serve(0.03)
+    source = ss.TextFiles(f"{server.url}/a.jsonl", block_bytes=BLOCK)
+    batches = stream_of(source, bpe_tokenizer, None, **options)
+    assert batches
+    assert server.most_in_flight >= 64
+    assert server.num_requests <= source.num_shards + 12

