@@ -26,7 +26,7 @@ from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import Block
 from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
-from seqstream.windows.reading_ahead import with_reading_ahead
+from seqstream.windows.reading_ahead import reading_ahead
 
 DELAY = 0.02
 TARGET = 20
@@ -59,10 +59,11 @@ def measure(settings: Settings) -> Iterator[Record]:
         for repeat in range(settings.repeats):
             settings.show_progress(f"blocks, turn {repeat + 1}")
             found.setdefault("blocks, one request at a time", []).append(_speed(_blocks(raw, few)))
-            found.setdefault("blocks, read ahead", []).append(_speed(with_reading_ahead(_blocks(raw, many))))
-        one, ahead = (_record(name, what, speeds, "MB/s") for what, speeds in found.items())
+            with reading_ahead(_blocks(raw, many)) as ahead:
+                found.setdefault("blocks, read ahead", []).append(_speed(ahead))
+        one, many_at_once = (_record(name, what, speeds, "MB/s") for what, speeds in found.items())
         yield one
-        yield ahead.against(one, ">=", TARGET)
+        yield many_at_once.against(one, ">=", TARGET)
         ways = {"a loader, from the file": ss.TextFiles(str(text)), "a loader, from the server": ss.TextFiles(remote)}
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for repeat in range(settings.repeats):

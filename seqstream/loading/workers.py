@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import weakref
@@ -18,7 +19,7 @@ from seqstream.records import ROW_ID, Counts, located
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.processing import Process
-from seqstream.windows.reading_ahead import with_reading_ahead
+from seqstream.windows.reading_ahead import reading_ahead
 
 _BLOCKS_PER_WORKER = 4
 """How many blocks each worker has, in work and waiting: while one block takes long, the others need not wait for their turn."""
@@ -47,6 +48,15 @@ class Workers:
         """End the processes at once; `start` starts new ones."""
         self._pool.stop()
 
+    @contextlib.contextmanager
+    def _dropping(self, in_work: deque[tuple[ReadBlock, BlockInWork]]) -> Iterator[None]:
+        """Drop the blocks that are in work at the end."""
+        try:
+            yield
+        finally:
+            for _, sent in in_work:
+                self._pool.drop(sent)
+
     def run(self, engines: Mapping[str, str]) -> Process:
         """Return the function that processes blocks.
 
@@ -56,8 +66,7 @@ class Workers:
 
         def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
             in_work: deque[tuple[ReadBlock, BlockInWork]] = deque()
-            ahead = with_reading_ahead(blocks)
-            try:
+            with reading_ahead(blocks) as ahead, self._dropping(in_work):
                 while True:
                     for block in itertools.islice(ahead, self._num_ahead - len(in_work)):
                         guard()
@@ -71,9 +80,5 @@ class Workers:
                         with located(block.table.column(ROW_ID), self._locate):
                             raise outcome
                     yield outcome
-            finally:
-                ahead.close()
-                for _, sent in in_work:
-                    self._pool.drop(sent)
 
         return process

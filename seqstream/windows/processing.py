@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
@@ -13,7 +12,7 @@ from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
-from seqstream.windows.reading_ahead import with_reading_ahead
+from seqstream.windows.reading_ahead import reading_ahead
 
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
@@ -41,7 +40,7 @@ def run_here(
     """
 
     def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
-        with contextlib.closing(with_reading_ahead(blocks)) as ahead:
+        with reading_ahead(blocks) as ahead:
             for group in _grouped(ahead):
                 guard()
                 read = [block.table for block in group]

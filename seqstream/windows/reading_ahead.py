@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from seqstream.windows.block_reader import ReadBlock
 
@@ -13,31 +14,38 @@ MOST_BYTES = 32 << 20
 MOST_BLOCKS = 256
 
 
-def with_reading_ahead(blocks: Iterable[ReadBlock]) -> Generator[ReadBlock, None, None]:
-    """Yield blocks in their order, while the bytes of those that follow are fetched, if their source can do that.
+@contextlib.contextmanager
+def reading_ahead(blocks: Iterable[ReadBlock]) -> Iterator[Iterator[ReadBlock]]:
+    """Give an iterator over blocks in their order, which fetches the bytes of those that follow, if their source can do that.
 
-    A block that is not fetched ends the look-ahead until the next one is taken, so that local blocks come one by one.
+    What was fetched and not read is dropped at the end of the ``with`` block, and not before: blocks may be read after the last
+    of them was taken.
     """
-    upcoming = iter(blocks)
-    waiting: deque[ReadBlock] = deque()
     drops: list[Callable[[], None]] = []
-    held = 0
     try:
-        while True:
-            while not waiting or (len(waiting) < MOST_BLOCKS and held < MOST_BYTES):
-                block = next(upcoming, None)
-                if block is None:
-                    break
-                waiting.append(block)
-                held += block.num_bytes
-                drop = block.prefetch()
-                if drop is None:
-                    break
-                drops.append(drop)
-            if not waiting:
-                return
-            held -= waiting[0].num_bytes
-            yield waiting.popleft()
+        yield _fetching(blocks, drops)
     finally:
         for drop in drops:
             drop()
+
+
+def _fetching(blocks: Iterable[ReadBlock], drops: list[Callable[[], None]]) -> Iterator[ReadBlock]:
+    """Yield blocks; one that is not fetched ends the look-ahead until it is taken, so that local blocks come one by one."""
+    upcoming = iter(blocks)
+    waiting: deque[ReadBlock] = deque()
+    held = 0
+    while True:
+        while not waiting or (len(waiting) < MOST_BLOCKS and held < MOST_BYTES):
+            block = next(upcoming, None)
+            if block is None:
+                break
+            waiting.append(block)
+            held += block.num_bytes
+            drop = block.prefetch()
+            if drop is None:
+                break
+            drops.append(drop)
+        if not waiting:
+            return
+        held -= waiting[0].num_bytes
+        yield waiting.popleft()

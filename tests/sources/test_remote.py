@@ -9,10 +9,11 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
@@ -21,9 +22,9 @@ from benchmarks.harness.range_server import RangeServer
 from seqstream.sources.files import remote, remote_file
 from seqstream.sources.files.remote import ByteRange, read_ahead, read_remote
 from seqstream.sources.source import Source
-from seqstream.windows import reading_ahead
-from seqstream.windows.block_reader import Cursor, read_blocks
-from seqstream.windows.reading_ahead import with_reading_ahead
+from seqstream.windows import reading_ahead as windows_ahead
+from seqstream.windows.block_reader import Cursor, ReadBlock, read_blocks
+from seqstream.windows.reading_ahead import reading_ahead
 
 BLOCK = 4_096
 Serve = Callable[..., RangeServer]
@@ -79,6 +80,12 @@ SOURCES: dict[str, Callable[[str], Source]] = {
 }
 
 
+def tables_of(blocks: Iterable[ReadBlock]) -> list[pa.Table]:
+    """Return the records of blocks, which are read ahead."""
+    with reading_ahead(blocks) as ahead:
+        return [block.table for block in ahead]
+
+
 def stream_of(source: Source, tokenizer: Tokenizer, window_bytes: int | None = 60_000, **options: object) -> list[object]:
     """Return the batches of an epoch and the state after each, without what names the files."""
     spec = ss.Bucket(2_000, window_bytes=window_bytes)
@@ -103,7 +110,7 @@ def test_many_requests_are_in_flight(corpus: Path, serve: Serve) -> None:
     assert source.num_shards > 100
     blocks = list(read_blocks(source, range(100), Cursor()))
     begun = time.perf_counter()
-    ahead = [block.table for block in with_reading_ahead(blocks)]
+    ahead = tables_of(blocks)
     seconds = time.perf_counter() - begun
     assert 64 <= server.most_in_flight <= remote.MOST_REQUESTS
     assert server.num_requests == 100
@@ -117,12 +124,11 @@ def test_memory_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Non
     server = serve()
     source = ss.TextFiles(f"{server.url}/a.jsonl", block_bytes=BLOCK)
     for most, expected in ((10 * BLOCK, 10), (1, 1)):
-        monkeypatch.setattr(reading_ahead, "MOST_BYTES", most)
-        ahead = with_reading_ahead(read_blocks(source, range(50), Cursor()))
-        for _ in range(5):
-            assert next(ahead).table.num_rows
-            assert sum(map(len, remote._ahead.values())) == expected - 1
-        ahead.close()
+        monkeypatch.setattr(windows_ahead, "MOST_BYTES", most)
+        with reading_ahead(read_blocks(source, range(50), Cursor())) as ahead:
+            for _ in range(5):
+                assert next(ahead).table.num_rows
+                assert sum(map(len, remote._ahead.values())) == expected - 1
         assert remote._ahead == {}
 
 
@@ -130,10 +136,10 @@ def test_blocks_may_be_read_after_the_next_ones(serve: Serve) -> None:
     """Blocks are requested once, also if several are taken before the first of them is read."""
     server = serve()
     source = ss.TextFiles(f"{server.url}/a.txt", block_bytes=BLOCK)
-    ahead = with_reading_ahead(read_blocks(source, range(20), Cursor()))
-    taken = [next(ahead) for _ in range(8)]
-    assert all(block.table.num_rows for block in reversed(taken))
-    assert all(block.table.num_rows for block in ahead)
+    with reading_ahead(read_blocks(source, range(20), Cursor())) as ahead:
+        first = [next(ahead) for _ in range(8)]
+        assert all(block.table.num_rows for block in reversed(first))
+        assert all(block.table.num_rows for block in list(ahead))
     assert server.num_requests == 20
 
 
@@ -178,7 +184,7 @@ def test_errors_that_pass(kind: str, corpus: Path, serve: Serve) -> None:
     server = serve(answer=Faults(kind, remote.ATTEMPTS - 1))
     served = ss.TextFiles(f"{server.url}/a.txt", block_bytes=BLOCK)
     local = ss.TextFiles(corpus / "a.txt", block_bytes=BLOCK)
-    tables = [block.table for block in with_reading_ahead(read_blocks(served, range(12), Cursor()))]
+    tables = tables_of(read_blocks(served, range(12), Cursor()))
     assert tables == [block.table for block in read_blocks(local, range(12), Cursor())]
     assert server.num_requests == 12 * remote.ATTEMPTS
     assert served.fingerprint() == local.fingerprint()
@@ -210,9 +216,8 @@ def test_errors_that_stay(kind: str, serve: Serve) -> None:
     with pytest.raises(OSError, match=message):
         next(source.read(1))
     assert server.num_requests == remote.ATTEMPTS
-    blocks = read_blocks(source, range(1, 9), Cursor())
-    with contextlib.closing(with_reading_ahead(blocks)) as ahead, pytest.raises(OSError, match=message):
-        [block.table for block in ahead]
+    with pytest.raises(OSError, match=message):
+        tables_of(read_blocks(source, range(1, 9), Cursor()))
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(403, 1), (416, 1), (408, remote.ATTEMPTS)])
@@ -249,8 +254,8 @@ def test_systems_that_are_not_asynchronous() -> None:
     assert failing.num_calls == 0
     assert read_remote(wanted) == b"two\n"
     assert failing.num_calls == 2
-    blocks = with_reading_ahead(read_blocks(source, range(4), Cursor()))
-    assert [text for block in blocks for text in block.table["text"].to_pylist()] == ["one", "two", "three"]
+    tables = tables_of(read_blocks(source, range(4), Cursor()))
+    assert [text for table in tables for text in table["text"].to_pylist()] == ["one", "two", "three"]
 
 
 class FailingOnce:
