@@ -35,6 +35,7 @@ NAMES = (
     "packing",
     "equal_cost",
     "shapes",
+    "remote",
     "memory",
     "ranks",
     "elastic",

@@ -16,6 +16,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes test at a time, and torch is not imported yet
+os.environ["SEQSTREAM_CACHE"] = "off"  # no test depends on what another one has stored, nor on the files of the user
 
 VOCAB_SIZE = 600
 

@@ -15,7 +15,8 @@ from seqstream.batches.batch import Batch
 from seqstream.batches.labels import clear_unweighted, is_flat_only, read_ids, with_like
 from seqstream.records import IGNORE_INDEX
 from seqstream.stages.label_filter import LabelRule
-from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
+from seqstream.tokenizing.tokenizer_reading import read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 """Mask tokens to look for where the tokenizer names none."""

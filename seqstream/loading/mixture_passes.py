@@ -106,4 +106,4 @@ def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> Read
         content: UnreadShard | pa.Table = dataclasses.replace(block.content, first_shard=first_shard)
     else:
         content = renumbered(block.table, first_shard)
-    return ReadBlock(content, before, after, block.approx_bytes, stages)
+    return ReadBlock(content, before, after, block.approx_bytes, stages, block.prefetch)

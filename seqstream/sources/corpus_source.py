@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+from collections.abc import Callable
 
 from seqstream.arrays import Index
 from seqstream.records import Json, split_row_id
@@ -24,6 +25,9 @@ class CorpusSource(Source):
     @property
     def num_shards(self) -> int:
         return self._corpus.num_shards
+
+    def prefetch_shard(self, shard: int) -> Callable[[], None] | None:
+        return self._corpus.prefetch_shard(shard) if isinstance(self._corpus, Corpus) else None
 
     def locate(self, row_id: int) -> str:
         return self._corpus.locate(*split_row_id(row_id))

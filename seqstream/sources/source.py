@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,14 @@ class Source(NumberedRecords, KnownTokens, abc.ABC):
             ``(table, state_after)``. A column for each field; ``state_after`` is JSON, ``None`` after the last block of the
             shard, which then need not be opened again. Blocks of about 256 KiB are a good size.
         """
+
+    def prefetch_shard(self, shard: int) -> Callable[[], None] | None:
+        """Begin to read the bytes of a shard of one block in the background, for a call of `read` that follows.
+
+        Returns:
+            A function that drops what has not been used; ``None`` where nothing was begun.
+        """
+        return None
 
     def fingerprint(self) -> Json:
         """Return what identifies the data, as JSON; a loader rejects a state that was saved with another fingerprint.
@@ -270,6 +278,9 @@ class Split(DerivedSource):
     @property
     def num_shards(self) -> int:
         return self.source.num_shards
+
+    def prefetch_shard(self, shard: int) -> Callable[[], None] | None:
+        return self.source.prefetch_shard(shard)
 
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         first, inner = state or (0, None)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +54,10 @@ class SourceGroup(Source):
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         part, own = self._part_at(shard)
         return self.parts[part].read(own, state)
+
+    def prefetch_shard(self, shard: int) -> Callable[[], None] | None:
+        part, own = self._part_at(shard)
+        return self.parts[part].prefetch_shard(own)
 
     def fingerprint(self) -> Json:
         return {"kind": type(self).__name__, **{str(number): part.fingerprint() for number, part in enumerate(self.parts)}}

@@ -1,20 +1,30 @@
-"""Choosing the fastest engine that returns the ids of `tokenizers`: both encode difficult texts and the first of the data."""
+"""Choosing the fastest engine that returns the ids of `tokenizers`: both encode difficult texts and the first of the data.
+
+The proof that ids were equal is stored for later processes, with all that it depends on: tokenizer, engines, code and texts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Iterable
 
 import numpy as np
 
+from seqstream.records import Json
+from seqstream.tokenizing import disk_cache
 from seqstream.tokenizing.engines import FASTEST, FUNCTION, REFERENCE, Engine, EngineError, EngineWarning, is_installed
 from seqstream.tokenizing.failing_texts import SHOWN_CHARS
 from seqstream.tokenizing.probes import first_texts, hostile_texts
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
+
+_HOSTILE = "hostile"
+"""Stands for the hostile texts in the key of a proof."""
 
 _logger = logging.getLogger("seqstream")
 
@@ -66,28 +76,56 @@ class EngineComparison:
     def __init__(self, tokenizer_spec: TokenizerSpec, name: str) -> None:
         self.engine = Engine(tokenizer_spec, name)
         self.reference = Engine(tokenizer_spec, REFERENCE)
-        self._compared: set[bytes] = set()
+        self._compared: set[str] = set()
         self._result: str | EngineError | None = None
 
     def find_difference(self, texts: list[str]) -> str | None:
         """Describe the first text with different ids; ``None`` if there is none. The first call compares hostile texts as well.
 
-        A difference or an error that was found once is the result of every later call.
+        A difference or an error that was found once is the result of every later call. Texts are not encoded that an earlier
+        call, or another process, has compared.
 
         Raises:
             EngineError: The engine cannot use the tokenizer, or raises for one of the texts.
         """
-        digest = hashlib.blake2b(repr(texts).encode(), digest_size=16).digest()
-        if self._result is None and digest not in self._compared:
-            hostile = [] if self._compared else hostile_texts(self.engine.tokenizer_spec.added_tokens)
+        digest = hashlib.blake2b(repr(texts).encode(), digest_size=16).hexdigest()
+        if self._result is None and digest not in self._compared and not self._is_proven(digest):
+            is_hostile = not self._compared and not self._is_proven(_HOSTILE)
+            hostile = hostile_texts(self.engine.tokenizer_spec.added_tokens) if is_hostile else []
             try:
                 self._result = find_difference(self.engine, self.reference, [*hostile, *texts])
             except EngineError as error:
                 self._result = error
-            self._compared.add(digest)
+            if self._result is None:
+                for proven in [_HOSTILE] * is_hostile + [digest]:
+                    disk_cache.save("proofs", self._proof_key(proven))
+        self._compared.add(digest)
         if isinstance(self._result, EngineError):
             raise self._result
         return self._result
+
+    def _is_proven(self, texts: str) -> bool:
+        """Return whether a process has stored that the ids were equal for some texts, and for the hostile ones."""
+        return disk_cache.load("proofs", self._proof_key(texts)) is not None
+
+    def _proof_key(self, texts: str) -> Json:
+        """Return everything on which the ids of both engines depend.
+
+        Args:
+            texts: Digest of texts of the data, or `_HOSTILE`.
+        """
+        return {**self._common_key, "texts": texts}
+
+    @functools.cached_property
+    def _common_key(self) -> dict[str, Json]:
+        name, tokenizer_spec = self.engine.name, self.engine.tokenizer_spec
+        fields = {each.name: getattr(tokenizer_spec, each.name) for each in dataclasses.fields(tokenizer_spec)}
+        return {
+            "tokenizer": {**fields, "name": None, "source": hashlib.sha256(tokenizer_spec.json.encode()).hexdigest()},
+            "engine": [name, disk_cache.environment_of(name), _settings_of(name)],
+            "reference": disk_cache.environment_of(REFERENCE),
+            "code": disk_cache.own_code(),
+        }
 
 
 @functools.lru_cache(maxsize=4)
@@ -97,6 +135,11 @@ def comparison_of(tokenizer_spec: TokenizerSpec, name: str) -> EngineComparison:
     It keeps both engines: each new `tokenizers.Tokenizer` that encodes leaves a third of a megabyte behind in its threads.
     """
     return EngineComparison(tokenizer_spec, name)
+
+
+def _settings_of(name: str) -> dict[str, Json]:
+    """Return the environment variables that an engine may heed."""
+    return {variable: value for variable, value in os.environ.items() if variable.startswith(f"{name.upper()}_")}
 
 
 @functools.cache

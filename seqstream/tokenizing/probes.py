@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
 
 MAX_TEXTS = 2048
 MAX_CHARS = 192 << 10

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NoReturn
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from seqstream.tokenizing.python_tokenizers import digest_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class LiveTokenizer:
@@ -51,6 +52,8 @@ def copy_components(tokenizer: Tokenizer) -> Tokenizer:
     Raises:
         ValueError: The added tokens would get other ids.
     """
+    from tokenizers import Tokenizer
+
     copy = Tokenizer(tokenizer.model)
     for name in ("normalizer", "pre_tokenizer", "post_processor"):
         if (component := getattr(tokenizer, name)) is not None:

@@ -18,7 +18,8 @@ from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat
 from seqstream.tokenizing.formats.select import RowOptions, check_options, make_row_format
 from seqstream.tokenizing.formats.words import WordLabels
 from seqstream.tokenizing.python_components import LiveTokenizer
-from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
+from seqstream.tokenizing.tokenizer_reading import read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
@@ -71,7 +72,9 @@ class Tokenize:
             ``chat_template_kwargs`` to every template. Chats and tools may be JSON text. Keys that are null, as structs of
             Arrow have them, are left out; `JsonLines`, `Generator` and ``Json()`` features keep messages as they were. Rows and
             pieces without labels are dropped.
-        engine: What computes the ids. ``"auto"`` is the fastest installed engine whose ids proved to be the same.
+        engine: What computes the ids. ``"auto"`` is the fastest installed engine whose ids proved to be the same. The proof is
+            kept in the user's cache folder, or in the folder that the environment variable ``SEQSTREAM_CACHE`` names; ``off``
+            keeps nothing.
 
     Raises:
         ValueError: An option is out of range, options cannot be combined, or the ids cannot be reproduced exactly.

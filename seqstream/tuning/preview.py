@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from seqstream.arrays import evenly_spaced
 from seqstream.batches.batch import Batch
@@ -14,7 +13,10 @@ from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.sources.source import Source
 from seqstream.tokenizing.stage import Tokenize
-from seqstream.tokenizing.tokenizer_spec import read_tokenizer
+from seqstream.tokenizing.tokenizer_reading import read_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,6 +141,7 @@ class ReadBlock:
         after: Where the next begins.
         approx_bytes: Approximate size where it is known without reading; ``None`` where the records were read.
         stages: Number of the list of stages that its records pass through; 0 unless sources have stages of their own.
+        prefetch: Begins to read its bytes in the background; returns what drops them, or ``None`` where nothing was begun.
     """
 
     content: pa.Table | Callable[[], pa.Table]
@@ -148,6 +149,7 @@ class ReadBlock:
     after: Cursor
     approx_bytes: int | None = None
     stages: int = 0
+    prefetch: Callable[[], Callable[[], None] | None] = lambda: None
 
     @functools.cached_property
     def table(self) -> pa.Table:
@@ -205,7 +207,8 @@ class UnreadBlocks:
         before = self.before
         for number, (shard, num_bytes) in enumerate(zip(self.shards.tolist(), self.num_bytes.tolist(), strict=True), 1):
             after = Cursor(self.before.position + number, self.before.open)
-            yield ReadBlock(UnreadShard(self.source, shard), before, after, num_bytes)
+            prefetch = functools.partial(self.source.prefetch_shard, shard)
+            yield ReadBlock(UnreadShard(self.source, shard), before, after, num_bytes, prefetch=prefetch)
             before = after
 
 

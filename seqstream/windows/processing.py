@@ -12,6 +12,7 @@ from seqstream.stages.label_filter import LabelFilter
 from seqstream.stages.running import run_stages
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
+from seqstream.windows.reading_ahead import reading_ahead
 
 GROUP_BYTES = 2 << 20
 """Blocks are tokenised together up to this size: engines are quicker on larger calls while their caches are cold."""
@@ -39,13 +40,14 @@ def run_here(
     """
 
     def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
-        for group in _grouped(blocks):
-            guard()
-            read = [block.table for block in group]
-            with located(row_ids_of(read), locate):
-                tables, counts = run_stages(read, stage_lists[group[0].stages], fill, labels)
-            del group, read
-            yield from zip(tables, counts, strict=True)
+        with reading_ahead(blocks) as ahead:
+            for group in _grouped(ahead):
+                guard()
+                read = [block.table for block in group]
+                with located(row_ids_of(read), locate):
+                    tables, counts = run_stages(read, stage_lists[group[0].stages], fill, labels)
+                del group, read
+                yield from zip(tables, counts, strict=True)
 
     return process
 

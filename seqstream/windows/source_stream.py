@@ -154,4 +154,4 @@ def _part(block: ReadBlock, first: float, stop: float) -> ReadBlock:
     before = dataclasses.replace(block.before, fraction=first)
     after = block.after if stop == 1 else dataclasses.replace(block.before, fraction=stop)
     num_bytes = None if block.approx_bytes is None else round(block.approx_bytes * (stop - first))
-    return ReadBlock(read() if num_bytes is None else read, before, after, num_bytes, block.stages)
+    return ReadBlock(read() if num_bytes is None else read, before, after, num_bytes, block.stages, block.prefetch)

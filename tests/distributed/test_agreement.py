@@ -16,6 +16,7 @@ import torch
 
 import seqstream as ss
 from seqstream.testing.rank_threads import Options, run_ranks, try_ranks
+from tests.helpers import rank_jobs
 from tests.helpers.rank_corpora import letters
 from tests.helpers.rank_processes import Pool
 from tests.helpers.states import with_entry
@@ -297,6 +298,18 @@ def test_an_error_before_the_first_exchange() -> None:
     mine, other = try_ranks(2, lambda options: list(texts_of(functools.partial(broken, options["rank"]), **options)))
     assert str(mine) == "rank 1 has failed, so rank 0 cannot go on; the error there was OSError: no such disk"
     assert str(other) == "no such disk"
+
+
+def test_ranks_with_and_without_a_stored_proof(pool: Pool, bpe_file: Path, texts: list[str], tmp_path: Path) -> None:
+    """Ranks take the engine of rank 0, and have the same batches, whether that rank, another or none finds a proof."""
+    (tmp_path / "a.txt").write_text("\n".join(texts[:200]), encoding="utf-8")
+    found = []
+    for rank in (0, 0, 1, -1):  # the first time rank 0 makes the proof
+        ranks = pool.run(2, rank_jobs.take_with_cache, str(tmp_path), str(bpe_file), str(tmp_path / "cache"), rank)
+        assert {each.state["calibration"]["engines"]["input_ids"] for each in ranks} == {"fastokens"}
+        found.append([[batch.input_ids.tolist() for batch in each.batches] for each in ranks])
+    assert found[0] == found[1] == found[2] == found[3]
+    assert len([*(tmp_path / "cache" / "proofs").iterdir()]) == 2
 
 
 def test_what_may_differ_between_ranks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch.distributed as dist
 import seqstream as ss
 from seqstream.testing.expectations import MakeLoader
 from seqstream.testing.rank_laws import State, Taken, take
+from seqstream.tokenizing.engine_choice import comparison_of
 from tests.helpers.rank_corpora import SPECS, generator, letters, make_loader, make_pairs, some_texts
 
 Make = Callable[..., ss.Loader]
@@ -37,6 +39,18 @@ def epochs(make: MakeLoader, num: int = 1, state: State | None = None, num_steps
     if state is not None:
         loader.load_state_dict(state)
     return [take(loader, num_steps) for _ in range(num)]
+
+
+def take_with_cache(folder: str, tokenizer: str, cache: str, rank: int) -> Taken:
+    """Take an epoch of the text files of a folder; only one rank uses the cache folder, the others none."""
+    comparison_of.cache_clear()
+    before = os.environ["SEQSTREAM_CACHE"]
+    os.environ["SEQSTREAM_CACHE"] = cache if dist.get_rank() == rank else "off"
+    try:
+        tokenize = ss.Tokenize(tokenizer, max_length=32)
+        return take(ss.Loader(ss.TextFiles(f"{folder}/*.txt"), tokenize, ss.Bucket(128), seed=5))
+    finally:
+        os.environ["SEQSTREAM_CACHE"] = before
 
 
 def maker(kind: str, spec: str, folder: object, **options: Any) -> Make:

@@ -27,7 +27,8 @@ from seqstream.tokenizing.engines import Engine, EngineError, EngineWarning, is_
 from seqstream.tokenizing.probes import MAX_CHARS, MAX_TEXTS, first_texts, hostile_texts
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
-from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, read_tokenizer
+from seqstream.tokenizing.tokenizer_reading import read_tokenizer
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 
 def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:

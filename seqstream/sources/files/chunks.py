@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Generator, Iterator
 from typing import Any
 
 from seqstream.sources.files.listing import UNKNOWN, File
 from seqstream.sources.files.reading import check_unchanged, naming, open_local
+from seqstream.sources.files.remote import is_asynchronous
+from seqstream.sources.files.remote_file import RemoteFile
 
 _CHUNK_BYTES = 1 << 18
 _ZSTD_CHUNK_BYTES = 1 << 12
@@ -38,6 +41,8 @@ def open_chunks(file: File, offset: int = 0) -> Generator[bytes, None, None]:
 def _open(file: File) -> Any:
     if file.system is None:
         return open(file.path, "rb", opener=open_local)
+    if is_asynchronous(file) and file.size != UNKNOWN:
+        return io.BufferedReader(RemoteFile(file))
     return file.system.open(file.path, "rb")
 
 

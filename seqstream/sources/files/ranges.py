@@ -16,7 +16,8 @@ from seqstream.sources.files.boundaries import FILES, LINES, NONBLANK_LINES, PAR
 from seqstream.sources.files.chunks import open_chunks
 from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable
-from seqstream.sources.files.spans import ByteSpan, Limits, read_range, read_stream
+from seqstream.sources.files.remote import ByteRange, Drop, read_ahead
+from seqstream.sources.files.spans import ByteSpan, Limits, first_read, read_range, read_stream
 from seqstream.sources.locations import Location
 
 RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES}
@@ -87,6 +88,18 @@ class Corpus:
         for span, offset in read_stream(file, start, RULES[self.unit], self.limits):
             yield [span], None if offset is None else [offset]
 
+    def prefetch_shard(self, shard: int) -> Drop | None:
+        """Begin to read the bytes of a range of remote files; see `Source.prefetch_shard`."""
+        if not self._has_remote or self.files.streams[self.shards.first_files[self._segment_of(shard)]]:
+            return None
+        return read_ahead(
+            first_read(*each) for each in self._file_ranges(shard) if not (RULES[self.unit].is_file and each.start > 0)
+        )
+
+    @functools.cached_property
+    def _has_remote(self) -> bool:
+        return any(system is not None for system in self.files.systems)
+
     def approx_bytes(self, shards: Index) -> Index:
         """Return the bytes of shards that are ranges, ``int64 (n,)``; -1 for files that are read from their beginning."""
         segments = np.searchsorted(self.shards.first_shards, shards, side="right") - 1
@@ -126,6 +139,13 @@ class Corpus:
 
     def _range_spans(self, shard: int) -> Iterator[ByteSpan]:
         """Yield the records of a range, file by file."""
+        for file, start, stop in self._file_ranges(shard):
+            span = read_range(file, start, stop, RULES[self.unit], self.limits)
+            if span is not None:
+                yield span
+
+    def _file_ranges(self, shard: int) -> Iterator[ByteRange]:
+        """Yield the bytes of each file in which the records of a range start."""
         segment, block_bytes = self._segment_of(shard), self.limits.block_bytes
         start = (shard - int(self.shards.first_shards[segment])) * block_bytes
         first, end = self.shards.first_files[segment : segment + 2].tolist()
@@ -139,9 +159,7 @@ class Corpus:
             inside = start - int(starts[index])
             if file.size == 0 and not is_file:
                 continue
-            span = read_range(file, max(0, inside), min(file.size, inside + block_bytes), RULES[self.unit], self.limits)
-            if span is not None:
-                yield span
+            yield ByteRange(file, max(0, inside), min(file.size, inside + block_bytes))
 
 
 def make_limits(block_bytes: int, max_record_bytes: int) -> Limits:

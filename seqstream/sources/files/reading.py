@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 
 from seqstream.sources.files.listing import File
+from seqstream.sources.files.remote import ByteRange, read_remote
 
 
 def read_bytes(file: File, start: int, stop: int) -> bytes:
@@ -15,17 +16,17 @@ def read_bytes(file: File, start: int, stop: int) -> bytes:
 
     Raises:
         RuntimeError: The file has changed since it was found, or is gone.
-        OSError: The server of a remote file ignores byte ranges.
+        OSError: A remote file cannot be read, or its server ignores byte ranges.
     """
     with naming(file):
-        data = _read_local(file, start, stop) if file.system is None else file.system.cat_file(file.path, start=start, end=stop)
+        data = _read_local(file, start, stop) if file.system is None else read_remote(ByteRange(file, start, stop))
     if len(data) > stop - start:
         raise OSError(
             f"{file.name} cannot be read in byte ranges, its server sends more than was requested; copy it here first"
         )
     if len(data) < stop - start:
         raise _changed(file, f"is {start + len(data):,} bytes")
-    return bytes(data)
+    return data
 
 
 @contextlib.contextmanager

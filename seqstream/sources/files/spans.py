@@ -11,6 +11,7 @@ from seqstream.sources.files.boundaries import BOM, LOOK_AHEAD, LOOK_BEHIND, Rul
 from seqstream.sources.files.chunks import open_chunks
 from seqstream.sources.files.listing import File
 from seqstream.sources.files.reading import read_bytes
+from seqstream.sources.files.remote import ByteRange
 
 _FIRST_BYTES, _MOST_BYTES = 1 << 16, 1 << 22
 """Sizes of the reads behind a range in search of the end of its last record."""
@@ -42,6 +43,11 @@ class Limits(NamedTuple):
     max_record_bytes: int
 
 
+def first_read(file: File, start: int, stop: int) -> ByteRange:
+    """Return the bytes that `read_range` reads first, which mostly are all."""
+    return ByteRange(file, max(0, start - LOOK_BEHIND), min(file.size, stop + LOOK_AHEAD))
+
+
 def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) -> ByteSpan | None:
     """Read the records of a file that start in ``[start, stop)``; ``None`` if there are none.
 
@@ -49,7 +55,7 @@ def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) ->
     """
     if rule.is_file and start > 0:
         return None
-    base, ahead = max(0, start - LOOK_BEHIND), min(file.size, stop + LOOK_AHEAD)
+    _, base, ahead = first_read(file, start, stop)
     data = read_bytes(file, base, ahead)
     while ahead < file.size and rule.settled(data) < stop - base and len(data) <= 2 * limits.max_record_bytes + LOOK_BEHIND:
         # The white space at the end of the range goes on, so that it is unknown whether a record starts in it.

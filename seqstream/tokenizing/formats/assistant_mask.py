@@ -10,16 +10,18 @@ import itertools
 import os
 from array import array
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from seqstream.arrays import Index, Mask, positions
 from seqstream.tokenizing.engines import REFERENCE, Engine, encoding_error, quiet_forks
 from seqstream.tokenizing.failing_texts import TextError
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Span: TypeAlias = tuple[int, int]
 """A range of characters of a text: the first one, and the end."""
@@ -117,6 +119,8 @@ def _mask_of(offsets: Index, spans: Sequence[Span]) -> Mask:
 @functools.lru_cache(maxsize=4)
 def _build(json: str, split_special_tokens: bool, pid: int) -> Tokenizer:
     """Return the bare tokenizer of a process: a post-processor might trim spaces off the offsets."""
+    from tokenizers import Tokenizer
+
     quiet_forks()
     tokenizer = Tokenizer.from_str(json)
     tokenizer.encode_special_tokens = split_special_tokens

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Encoding
 
 from seqstream.arrays import Index
 from seqstream.records import Json
@@ -18,7 +18,11 @@ from seqstream.tokenizing.formats.fields import Field
 from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, SpecialTokens
 from seqstream.tokenizing.formats.two_texts import encode_two, sample_two
 from seqstream.tokenizing.token_rows import SpecialCounts, TokenRows
-from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, probe_texts
+from seqstream.tokenizing.tokenizer_reading import probe_texts
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 
 @dataclasses.dataclass(frozen=True)

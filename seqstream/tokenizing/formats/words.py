@@ -20,7 +20,8 @@ from seqstream.tokenizing.failing_texts import shorten
 from seqstream.tokenizing.formats.fields import Field, Lists, naming_records, read_labels, read_words
 from seqstream.tokenizing.formats.row_format import LABELS, EncodedSequences, SpecialTokens
 from seqstream.tokenizing.token_rows import TokenRows, take_token_rows
-from seqstream.tokenizing.tokenizer_spec import TokenizerSpec, can_encode
+from seqstream.tokenizing.tokenizer_reading import can_encode
+from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 WordLabels: TypeAlias = Literal["first", "all"]
 

@@ -21,7 +21,7 @@ from seqstream.stages.class_labels import ClassLabels
 from seqstream.tokenizing.formats.words import check_words, spread_labels
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
-from seqstream.tokenizing.tokenizer_spec import read_tokenizer
+from seqstream.tokenizing.tokenizer_reading import read_tokenizer
 from tests.helpers.tokenizers import columns_of, run, transformers_of
 
 WORDS = st.lists(st.text("abcd\né-", max_size=9), max_size=8)

@@ -1,0 +1,193 @@
+"""Byte ranges of remote files: read again after errors that may pass, and many at a time, ahead of their use.
+
+fsspec runs the requests of its asynchronous file systems, such as those for HTTP, S3 and GCS, in a thread of its own. Files of
+other systems are read one range at a time, as these may not be used by several threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeAlias
+
+from seqstream.sources.files.listing import File
+
+ATTEMPTS = 4
+"""How often a range is requested before its error is raised."""
+
+FIRST_PAUSE = 0.1
+"""Seconds before the second attempt; before each further one, twice as many."""
+
+MOST_REQUESTS = 96
+"""How many requests of this process are in flight at most; aiohttp opens 100 connections."""
+
+_TEMPORARY_STATUS = (408, 429)
+"""Responses of HTTP below 500 that another attempt may change."""
+
+_FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, TypeError)
+
+Drop: TypeAlias = Callable[[], None]
+"""Ends the reading of bytes that are not needed any more, and forgets them."""
+
+
+class ByteRange(NamedTuple):
+    """The bytes ``start`` to ``stop - 1`` of a file."""
+
+    file: File
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(eq=False)
+class _Reading:
+    """One reading of a range in the background; without a future once its bytes are used."""
+
+    future: Future[bytes] | None
+
+
+_ahead: dict[tuple[object, ...], list[_Reading]] = {}
+"""What is read ahead, for each range."""
+
+_lock = threading.Lock()
+_limits: dict[int, asyncio.Semaphore] = {}
+"""Limits the requests of each event loop."""
+
+
+def read_remote(wanted: ByteRange) -> bytes:
+    """Return the bytes of a range of a remote file, which may have been read ahead; fewer or more if the server sends these.
+
+    Raises:
+        OSError: The range cannot be read; the message has the file and the offset.
+    """
+    if wanted.stop <= wanted.start:
+        return b""
+    future = _take(wanted)
+    if future is None and not is_asynchronous(wanted.file):
+        return _read_here(wanted)
+    return (future or _submit(wanted)).result()
+
+
+def is_asynchronous(file: File) -> bool:
+    """Return whether many ranges of a file can be read at a time."""
+    return bool(getattr(file.system, "async_impl", False)) and not file.system.asynchronous
+
+
+def read_ahead(ranges: Iterable[ByteRange]) -> Drop:
+    """Begin to read ranges in the background, for later calls of `read_remote` with the same ranges.
+
+    Returns:
+        Drops those that were not used.
+    """
+    begun = []
+    for each in ranges:
+        if each.start < each.stop and is_asynchronous(each.file):
+            reading = _Reading(_submit(each))
+            with _lock:
+                _ahead.setdefault(_key(each), []).append(reading)
+            begun.append((each, reading))
+
+    def drop() -> None:
+        for each, reading in begun:
+            if reading.future is not None and (future := _take(each, reading)) is not None:
+                future.cancel()
+
+    return drop
+
+
+@contextlib.contextmanager
+def reading_ahead(ranges: Iterable[ByteRange]) -> Iterator[None]:
+    """Read ranges in the background during the block, which reads them."""
+    drop = read_ahead(ranges)
+    try:
+        yield
+    finally:
+        drop()
+
+
+def _key(wanted: ByteRange) -> tuple[object, ...]:
+    # A forked process has no thread that would read what its parent waits for.
+    return os.getpid(), wanted.file.system, wanted.file.path, wanted.start, wanted.stop
+
+
+def _take(wanted: ByteRange, reading: _Reading | None = None) -> Future[bytes] | None:
+    """Remove what is read ahead of a range, one reading of it or the first, and return its future."""
+    key = _key(wanted)
+    with _lock:
+        readings = _ahead.get(key, [])
+        if not readings or (reading is not None and reading not in readings):
+            return None
+        taken = readings.pop(0 if reading is None else readings.index(reading))
+        if not readings:
+            del _ahead[key]
+        future, taken.future = taken.future, None
+        return future
+
+
+def _submit(wanted: ByteRange) -> Future[bytes]:
+    """Begin to read a range in the thread of fsspec."""
+    return asyncio.run_coroutine_threadsafe(_read_there(wanted), wanted.file.system.loop)
+
+
+async def _read_there(wanted: ByteRange) -> bytes:
+    file, start, stop = wanted
+    limit = _limits.setdefault(id(asyncio.get_running_loop()), asyncio.Semaphore(MOST_REQUESTS))
+    attempt = 1
+    while True:
+        try:
+            async with limit:
+                return _checked(await file.system._cat_file(file.path, start=start, end=stop), wanted, attempt)
+        except Exception as error:  # noqa: BLE001 - each system has its own
+            pause = _pause_after(error, wanted, attempt)
+        await asyncio.sleep(pause)
+        attempt += 1
+
+
+def _read_here(wanted: ByteRange) -> bytes:
+    file, start, stop = wanted
+    attempt = 1
+    while True:
+        try:
+            return _checked(file.system.cat_file(file.path, start=start, end=stop), wanted, attempt)
+        except Exception as error:  # noqa: BLE001 - each system has its own
+            pause = _pause_after(error, wanted, attempt)
+        time.sleep(pause)
+        attempt += 1
+
+
+class _ShortError(Exception):
+    """A server has sent fewer bytes than were requested."""
+
+
+def _checked(data: Any, wanted: ByteRange, attempt: int) -> bytes:
+    """Return bytes that were read; raise if there are too few and it is not the last attempt."""
+    if len(data) < wanted.stop - wanted.start and attempt < ATTEMPTS:
+        raise _ShortError
+    return bytes(data)
+
+
+def _pause_after(error: Exception, wanted: ByteRange, attempt: int) -> float:
+    """Return the seconds until the next attempt.
+
+    Raises:
+        OSError: There is none: this was the last one, or another one would fail as well.
+    """
+    if isinstance(error, _FINAL_ERRORS):
+        raise error
+    status = getattr(error, "status", None)
+    is_final = isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY_STATUS
+    if attempt == ATTEMPTS or is_final:
+        times = f"{attempt} time{'s' if attempt > 1 else ''}"
+        shown = f"{type(error).__name__}: {error}"
+        kind = next((each for each in (ConnectionError, TimeoutError) if isinstance(error, each)), OSError)
+        raise kind(
+            f"{wanted.file.name} cannot be read from byte {wanted.start:,} on, it was tried {times}: {shown}; check the server "
+            "and the connection, then resume from the last state"
+        ) from error
+    pause: float = FIRST_PAUSE * 2 ** (attempt - 1)
+    return pause
