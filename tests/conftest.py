@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import multiprocessing
 import os
 import pathlib
 import pydoc
@@ -16,6 +17,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes test at a time, and torch is not imported yet
+multiprocessing.set_forkserver_preload(["torch._dynamo", "seqstream"])  # once for all processes that a forkserver starts
 
 VOCAB_SIZE = 600
 
