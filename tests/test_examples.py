@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.examples import ROOT, keep_part, run, run_afresh
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-NUM_DOCSTRINGS = 6_000
+NUM_DOCSTRINGS = 8_000
 
 
 @pytest.fixture(scope="module")
