@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import multiprocessing
 import os
 import pathlib
 import pydoc
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes test at a time, and torch is not imported yet
 os.environ["SEQSTREAM_CACHE"] = "off"  # no test depends on what another one has stored, nor on the files of the user
+multiprocessing.set_forkserver_preload(["torch._dynamo", "seqstream"])  # once for all processes that a forkserver starts
 
 VOCAB_SIZE = 600
 

@@ -274,8 +274,8 @@ def test_notes_and_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_version() -> None:
     """``--version`` prints one line."""
-    result = run_process("--version")
-    assert (result.returncode, result.stderr) == (0, "")
+    result = run("--version")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith("seqstream")
     assert result.stdout.count("\n") == 1
 

@@ -266,7 +266,7 @@ def _complete(
                     "shapes as [(rows, length), ...]"
                 )
             spec.fitted(np.empty(0, dtype=np.int64), max_length)  # raises now if the last shape is over the budget
-    if tokenize is not None or rows.columns:
+    if tokenize is not None or rows.max_length is not None:
         _warn_of_long_rows(spec, max_length)
     splits = tokenize is not None and tokenize.overflow == "split"
     if splits and isinstance(spec, Pack) and spec.overflow == "split" and (max_length or 0) > spec.row_length:

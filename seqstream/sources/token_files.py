@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +14,10 @@ from seqstream.arrays import Index
 from seqstream.options import one_of, yes_or_no
 from seqstream.records import PIECE, RECORD_BITS, ROW_ID, Json, split_row_id
 from seqstream.sources.blocks import Block, check_count
+from seqstream.sources.files.listing import Paths
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
-from seqstream.sources.tokens.arrow_store import ArrowStore
+from seqstream.sources.tokens.formats import open_store
 from seqstream.sources.tokens.token_store import TokenInfo, TokenStore
 
 RUN_BYTES = 4 << 20
@@ -32,11 +32,16 @@ class TokenFiles(Source):
     stages that made the rows are known, and may be given to the loader again, which then checks that they are the same.
 
     Args:
-        paths: A folder that `write_tokens` has made.
+        paths: A folder that `write_tokens` has made; or files of Megatron-LM (``.bin`` and ``.idx``), datatrove (``.ds``),
+            llm.c and modded-nanogpt, or bare ids as OLMo, dolma and nanoGPT write them: a path, a glob, a folder or a list of
+            these. What they are is found by their content.
         shuffle: What a loader that shuffles visits in random order: ``"blocks"`` of neighbouring rows, whose rows then mix
             within a window; or ``"rows"``, each by itself, so that a corpus sorted by class mixes perfectly. The order of rows
             is a function of seed and epoch, of which nothing is kept in memory. Blocks are compared with their checksums when
             they are read, and single rows are not: `verify` compares all.
+        end: The token that ends each document, for files that do not say where documents end; rows keep it. In files of llm.c
+            the token that begins each document.
+        dtype: Type of bare ids, ``"uint16"`` or ``"uint32"``.
         mmap: Whether files are mapped into memory; with ``False`` each block is read when it is needed, and rows of
             ``shuffle="rows"`` slowly.
 
@@ -45,16 +50,19 @@ class TokenFiles(Source):
         ValueError: The files are damaged, or do not fit their manifest.
     """
 
-    paths: str | Path
+    paths: Paths
     _: dataclasses.KW_ONLY
     shuffle: Literal["blocks", "rows"] = "blocks"
+    end: int | None = None
+    dtype: str | None = None
     mmap: bool = True
 
     def __post_init__(self) -> None:
         one_of("shuffle", self.shuffle, ("blocks", "rows"))
         yes_or_no("mmap", self.mmap)
-        num_rows = self._store.num_rows or 0  # opens the files, so that what is wrong is found here
-        if self.shuffle == "rows" and num_rows >> RECORD_BITS:
+        store = self._store  # opens the files, so that what is wrong is found here
+        num_rows = store.count_rows() if self.shuffle == "rows" else 0
+        if num_rows >> RECORD_BITS:
             raise ValueError(f"shuffle='rows' can visit up to 2**{RECORD_BITS} rows, got {num_rows:,}; use 'blocks'")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,7 +138,7 @@ class TokenFiles(Source):
 
     @functools.cached_property
     def _store(self) -> TokenStore:
-        return ArrowStore(Path(self.paths), mmap=self.mmap)
+        return open_store(self.paths, end=self.end, dtype=self.dtype, mmap=self.mmap)
 
     @property
     def _is_by_row(self) -> bool:

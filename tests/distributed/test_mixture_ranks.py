@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import islice
@@ -22,6 +19,7 @@ from seqstream import testing
 from seqstream.testing.expectations import through_json
 from seqstream.testing.mixture_laws import records_in_order
 from tests.helpers import rank_jobs
+from tests.helpers.forked import Program
 from tests.helpers.rank_processes import Pool
 
 WEIGHTS = {"plain": 0.5, "zipped": 0.3, "made": 0.2}
@@ -92,17 +90,18 @@ import json, os, sys
 from pathlib import Path
 from tests.helpers import rank_jobs
 folder, log, state = sys.argv[1:]
-loader = rank_jobs.mixture_of(folder, tokens=6_000, num_workers=int("workers" in log))
-if os.path.exists(state):
-    loader.load_state_dict(json.loads(Path(state).read_text()))
-with open(log, "a") as file:
-    for batch in loader:
-        rows = [batch["source"].tolist(), batch.row_ids.tolist()]
-        # Both files change at once, or neither does.
-        Path(state + ".new").write_text(json.dumps(batch.state))
-        file.write(json.dumps(rows) + "\\n"); file.flush()
-        os.replace(state + ".new", state)
-print("ended")
+if __name__ == "__main__":
+    loader = rank_jobs.mixture_of(folder, tokens=6_000, num_workers=int("workers" in log))
+    if os.path.exists(state):
+        loader.load_state_dict(json.loads(Path(state).read_text()))
+    with open(log, "a") as file:
+        for batch in loader:
+            rows = [batch["source"].tolist(), batch.row_ids.tolist()]
+            # Both files change at once, or neither does.
+            Path(state + ".new").write_text(json.dumps(batch.state))
+            file.write(json.dumps(rows) + "\\n"); file.flush()
+            os.replace(state + ".new", state)
+    print("ended")
 """
 
 
@@ -113,29 +112,24 @@ def test_a_killed_process_goes_on(folder: Path, log: str) -> None:
         [*map(list, zip(*records_of([batch]), strict=True))] for batch in rank_jobs.mixture_of(str(folder), tokens=6_000)
     ]
     path, state = folder.parent / f"{log}.log", folder.parent / f"{log}.json"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    (program := folder.parent / "program.py").write_text(KILLED)
     for attempt in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(folder), str(path), str(state)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
         before = path.stat().st_size if path.exists() else 0
-        while attempt < 2 and process.poll() is None and (not path.exists() or path.stat().st_size < before + 900):
-            time.sleep(0.005)
-        if attempt < 2 and process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        output, _ = process.communicate()
-        if process.returncode == 0:
+        with Program(program, map(str, (folder, path, state)), cwd=folder) as running:
+            while attempt < 2 and running.process.is_alive() and (not path.exists() or path.stat().st_size < before + 900):
+                time.sleep(0.005)
+            if attempt < 2:
+                running.process.kill()
+            done = running.wait()
+        if done.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
+        assert done.returncode == -signal.SIGKILL, done.stderr
         # A batch whose state was not kept is served again.
         lines = path.read_text().splitlines() if path.exists() else []
         kept = json.loads(state.read_text())["position"] if state.exists() else None
         if lines and kept is not None:
             path.write_text("".join(line + "\n" for line in lines[: _number_of(kept, expected, folder)]))
-    assert output.strip() == "ended"
+    assert done.stdout.strip() == "ended"
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
 
 

@@ -38,7 +38,7 @@ SPECS: dict[str, BatchSpec] = {
 }
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_laws(spec: BatchSpec, world_size: int, tmp_path: Path) -> None:
     """Ranks share the data in step and know the totals of steps; as many ranks resume exactly, even within steps."""
@@ -61,7 +61,7 @@ def test_steps_with_dropped_rows(name: str, world_size: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_other_ranks_resume(spec: BatchSpec, tmp_path: Path) -> None:
     """Each row appears once where the number of ranks changes after every batch, or every second, within steps."""
-    source = rank_corpora.text_files(tmp_path, some_texts(120))
+    source = rank_corpora.text_files(tmp_path, some_texts(80))
     make = functools.partial(make_loader, source, spec, accumulate=4)
     testing.check_elastic(make, (2, 1, 4, 3), num_steps=1)
     testing.check_elastic(make, (3, 1, 2), num_steps=2)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from tests.frameworks.accelerate_on_ranks import ACCUMULATED, STOPS, train, train_again
 from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, train_by_hand, weights
-from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
+from tests.frameworks.streams import ROOT, make_loader, run_ranks, write_corpus
 from tests.helpers.examples import keep_part
 
 
@@ -109,7 +109,7 @@ def test_two_ranks(folder: Path) -> None:
     """Ranks gather each record once, in batches of one size, and the example goes on exactly on both."""
     cache = keep_part(folder, 4_000)
     script = ROOT / "tests" / "frameworks" / "accelerate_on_ranks.py"
-    printed = torchrun(script, str(folder), ranks=2, XDG_CACHE_HOME=str(cache))
+    printed = run_ranks(script, str(folder), ranks=2, XDG_CACHE_HOME=str(cache))
     seen = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     steps = [one + other for one, other in zip(*(each["trained"]["steps"] for each in seen), strict=True)]
     for each in seen:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tests.frameworks.lightning_on_ranks import fit
 from tests.frameworks.steps_by_hand import make_words, train_by_hand, weights
-from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
+from tests.frameworks.streams import ROOT, make_loader, run_ranks, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_resumed_run_is_the_same(folder: Path, tmp_path: Path, options: dict[s
 
 def test_two_ranks(folder: Path) -> None:
     """Ranks take each record once an epoch, in as many steps, and go on exactly, inside of a step from its first batch."""
-    torchrun(ROOT / "tests" / "frameworks" / "lightning_on_ranks.py", str(folder), ranks=2)
+    run_ranks(ROOT / "tests" / "frameworks" / "lightning_on_ranks.py", str(folder), ranks=2)
     first, second = (json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert len(first["whole"]) == len(second["whole"]) > 3
     assert [(epoch, loss) for epoch, _, loss in first["whole"]] == [(epoch, loss) for epoch, _, loss in second["whole"]]

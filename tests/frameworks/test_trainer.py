@@ -17,7 +17,7 @@ from transformers import Trainer
 
 import seqstream as ss
 from tests.frameworks.steps_by_hand import train_by_hand, weights
-from tests.frameworks.streams import ROOT, make_loader, torchrun, write_corpus
+from tests.frameworks.streams import ROOT, make_loader, run_ranks, write_corpus
 from tests.frameworks.trainer_on_ranks import (
     ACCUMULATED,
     SAVE_EVERY,
@@ -124,7 +124,7 @@ def test_trainer_moves_a_batch_as_a_dict(folder: Path, trained: WatchedTrainer) 
 
 def test_two_ranks(folder: Path) -> None:
     """Ranks take other rows, each as often as one process would, have the gradient of all, and go on exactly."""
-    torchrun(ROOT / "tests" / "frameworks" / "trainer_on_ranks.py", str(folder), ranks=2)
+    run_ranks(ROOT / "tests" / "frameworks" / "trainer_on_ranks.py", str(folder), ranks=2)
     first, second = (json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2))
     steps = [one + other for one, other in zip(first["rows"], second["rows"], strict=True)]
     expected = train_by_hand(folder, make_model(dropout=0), steps, loss_of_gpt2)

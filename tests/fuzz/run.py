@@ -1,6 +1,6 @@
-"""Run cases of one kind until the time is over, and print the failing ones with what is needed to run them again.
+"""Run cases of some kinds, each until its time is over, and print the failing ones with what is needed to run them again.
 
-    python -m tests.fuzz.run KIND --seed 0 --seconds 60 [--case 17]
+    python -m tests.fuzz.run KIND ... --seed 0 --seconds 60 [--case 17]
 
 It runs in a process of its own, which ends after a crash, or a case that takes `SECONDS_A_CASE`. The last line of the file
 ``--log`` is the current case.
@@ -81,10 +81,10 @@ def resources() -> tuple[int, int]:
 def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: Any) -> tuple[int, list[str]]:
     """Run cases; return their number, and what is wrong."""
     problems: dict[str, str] = {}
-    end, count, before = time.monotonic() + seconds, 0, (0, 0)
+    end, count, before = time.process_time() + seconds, 0, (0, 0)
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
-            if time.monotonic() > end or len(problems) >= _MOST:
+            if time.process_time() > end or len(problems) >= _MOST:
                 break
             random = Random(f"{name} {seed} {number}")
             given = kind.make(random)
@@ -95,7 +95,7 @@ def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: 
             path.parent.mkdir()
             if isinstance(given.data, bytes):
                 path.write_bytes(given.data)
-            shown = f"case {number} of seed {seed}: {given!r:.3000}"
+            shown = f"{name}, case {number} of seed {seed}: {given!r:.3000}"
             print(shown, file=log, flush=True)
             faulthandler.dump_traceback_later(SECONDS_A_CASE, exit=True)
             with warnings.catch_warnings():
@@ -114,11 +114,11 @@ def run(kind: Kind, name: str, seed: int, numbers: Any, *, seconds: float, log: 
 
 
 def main() -> None:
-    """Print, as JSON, the number of cases and what is wrong."""
+    """Print, as JSON, the number of cases of each kind and what is wrong."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind")
+    parser.add_argument("kinds", nargs="+", metavar="KIND")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="processor time of each kind")
     parser.add_argument("--case", type=int)
     parser.add_argument("--log", default=os.devnull)
     asked = parser.parse_args()
@@ -130,11 +130,13 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     from tests.fuzz import files, objects
 
-    kind = {**files.KINDS, **objects.KINDS}[asked.kind]
-    numbers = itertools.count() if asked.case is None else [asked.case]
+    kinds, found = {**files.KINDS, **objects.KINDS}, {}
     with Path(asked.log).open("w", encoding="utf-8", errors="backslashreplace") as log:
-        count, problems = run(kind, asked.kind, asked.seed, numbers, seconds=asked.seconds, log=log)
-    json.dump({"cases": count, "problems": problems}, sys.stdout)
+        for name in asked.kinds:
+            numbers = itertools.count() if asked.case is None else [asked.case]
+            count, problems = run(kinds[name], name, asked.seed, numbers, seconds=asked.seconds, log=log)
+            found[name] = {"cases": count, "problems": problems}
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from examples.shared import corpus
+from tests.helpers.forked import Program
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,12 +26,25 @@ def keep_part(folder: Path, num_docstrings: int) -> Path:
     return folder
 
 
-def run(name: str, *options: str, cache: Path, cwd: Path, **environment: str) -> str:
-    """Run an example in a process of its own and return what it printed."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": path, **environment}
+def run(name: str, *options: str, cache: Path, cwd: Path) -> str:
+    """Run an example in a forked process, in which torch and seqstream are imported, and return what it printed."""
+    environment = {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": _path()}
+    with Program(ROOT / "examples" / name, options, cwd=cwd, environment=environment) as program:
+        return _printed(program.wait())
+
+
+def run_afresh(name: str, *options: str, cache: Path, cwd: Path, **environment: str) -> str:
+    """Run an example in a new interpreter and return what it printed."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": _path(), **environment}
     command = [sys.executable, str(ROOT / "examples" / name), *options]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return _printed(subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False))
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def _printed(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
     assert "Warning:" not in done.stderr
     return done.stdout

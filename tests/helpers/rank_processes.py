@@ -35,7 +35,7 @@ class Pool:
     """Processes that wait for jobs."""
 
     def __init__(self, size: int = 4) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("forkserver")
         self._folder = tempfile.TemporaryDirectory()
         self._numbers = itertools.count()
         self._members: list[tuple[Any, Connection]] = [self._start() for _ in range(size)]

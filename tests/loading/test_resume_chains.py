@@ -19,14 +19,14 @@ import pytest
 
 import seqstream as ss
 
-NUM_RESUMES = int(os.environ.get("SEQSTREAM_RESUMES", "25"))
-LINES = [f"line {number} " + "word " * (number * 7 % 23) for number in range(600)]
+NUM_RESUMES = int(os.environ.get("SEQSTREAM_RESUMES", "13"))
+LINES = [f"line {number} " + "word " * (number * 7 % 23) for number in range(500)]
 
 
 def mixed_text(folder: Path) -> ss.Source:
     """Plain and compressed files."""
-    (folder / "a.txt").write_text("\n".join(LINES[:300]))
-    (folder / "b.txt.gz").write_bytes(gzip.compress("\n".join(LINES[300:]).encode()))
+    (folder / "a.txt").write_text("\n".join(LINES[:250]))
+    (folder / "b.txt.gz").write_bytes(gzip.compress("\n".join(LINES[250:]).encode()))
     return ss.TextFiles(folder / "*", block_bytes=600)
 
 
@@ -55,7 +55,7 @@ def items(folder: Path) -> ss.Source:
 
 def letters(texts: list[str]) -> list[list[int]]:
     """Return the letters of texts as ids."""
-    return [[ord(letter) for letter in text] for text in texts]
+    return [list(text.encode()) for text in texts]
 
 
 SPECS = {

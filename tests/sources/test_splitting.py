@@ -66,11 +66,16 @@ CHANGES: dict[str, Callable[[Path], ss.Source]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[set[Any]]:
+    """The records of each part of the rows in a file."""
+    parts = write_json(tmp_path_factory.mktemp("rows") / "a.jsonl", ROWS).split(valid=0.2, test=0.1)
+    return [ids(part) for part in parts]
+
+
 @pytest.mark.parametrize("change", CHANGES)
-def test_records_stay_on_their_side(tmp_path: Path, change: str) -> None:
+def test_records_stay_on_their_side(tmp_path: Path, change: str, expected: list[set[Any]]) -> None:
     """However the files change, the same records are held out, and each is in one part."""
-    parts = write_json(tmp_path / "a.jsonl", ROWS).split(valid=0.2, test=0.1)
-    expected = [ids(part) for part in parts]
     assert sum(map(len, expected)) == len(set.union(*expected)) == len(ROWS)
     found = [ids(part) & set(range(len(ROWS))) for part in CHANGES[change](tmp_path).split(valid=0.2, test=0.1)]
     assert found == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -55,7 +56,7 @@ def simulate(
         limit: Bytes that a step may take.
         total: Bytes of the device.
         seen: Whether memory is measured.
-        grain: Memory is taken in blocks of this many bytes.
+        grain: Memory is taken in whole blocks of this many bytes.
         floor: The least memory of a step.
         length: Length of each row; ``None`` for one row that fills the budget.
     """
@@ -65,7 +66,7 @@ def simulate(
         if budget is None:
             break
         rows, wide = (1, budget) if length is None else (budget // length, length)
-        num_bytes = -(-int(max(floor, memory.num_bytes(rows, wide))) // grain) * grain
+        num_bytes = math.ceil(max(floor, memory.num_bytes(rows, wide)) / grain) * grain
         ran = num_bytes <= total
         probes.append(Probe(budget, rows, wide, ran, num_bytes if seen and ran and probes else None))
     return probes
@@ -89,6 +90,7 @@ memories = st.builds(Memory, st.floats(0, 4 * GIB), st.floats(10_000, 1_000_000)
 
 
 @few
+@example(Memory(0.5, 10_000.0, 0.0), None, 1e10, 1)  # a part of a byte takes a whole one
 @given(memories, st.sampled_from([64, 128, 512, None]), st.floats(6 * GIB, 80 * GIB), st.sampled_from([1, 512, 2 << 20]))
 def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, total: float, grain: int) -> None:
     """If memory is measured, a budget within 5 % of the largest is found and run in at most 10 tries, never one beyond."""

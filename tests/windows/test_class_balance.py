@@ -43,7 +43,7 @@ def grouped(num: int = 6000, seed: int = 0) -> list[Record]:
     return [{"input_ids": [1] * length, "source": SOURCES[4 * at // num]} for at, length in enumerate(lengths.tolist())]
 
 
-def records(make_class: MakeClass = CLASSES["strings"], num: int = 150) -> list[Record]:
+def records(make_class: MakeClass = CLASSES["strings"], num: int = 100) -> list[Record]:
     """Make records of different lengths, on which their classes depend a little."""
     lengths = np.random.default_rng(1).integers(1, 30, num).tolist()
     return [{"input_ids": [1] * length, "label": make_class(at + length // 15)} for at, length in enumerate(lengths)]
@@ -92,7 +92,7 @@ def test_a_few_batches_are_like_all_of_them(world_size: int, step: Any) -> None:
 
     def epochs(balance: str | None) -> list[list[ss.Batch]]:
         spec = ss.Bucket(1024 // world_size, window_batches=500, step=step, balance=balance)
-        ranks = run_ranks(world_size, lambda options: [*make_loader(rows, spec, 1 << 20, epochs=4, **options)])
+        ranks = run_ranks(world_size, lambda options: [*make_loader(rows, spec, 1 << 20, epochs=2, **options)])
         return [[*turn] for turn in zip(*ranks, strict=True)]
 
     num = 16 if step == "alike" else 16 // world_size
@@ -119,11 +119,11 @@ def test_laws(kind: str, source_of: Callable[[str], ss.Source]) -> None:
 )
 def test_laws_of_other_buckets(spec: ss.Bucket) -> None:
     """Whatever else a bucket asks for, and with several batches a step."""
-    for accumulate in (1, 3):
-        make = functools.partial(make_loader, records(), spec, accumulate=accumulate)
-        testing.check_loader(make)
-        testing.check_ranks(make, 3)
-        testing.check_elastic(make)
+    make = functools.partial(make_loader, records(), spec)
+    testing.check_loader(make)
+    make = functools.partial(make, accumulate=3)
+    testing.check_ranks(make, 3)
+    testing.check_elastic(make)
 
 
 def test_laws_of_pairs() -> None:
@@ -135,7 +135,7 @@ def test_laws_of_pairs() -> None:
     testing.check_ranks(make, 2)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("kind", CLASSES)
 def test_laws_on_ranks(kind: str, world_size: int, source_of: Callable[[str], ss.Source]) -> None:
     """Ranks share the data, in step; as many go on exactly at any state."""
@@ -147,10 +147,9 @@ def test_laws_on_ranks(kind: str, world_size: int, source_of: Callable[[str], ss
 @pytest.mark.parametrize("kind", ["strings", "ints", "some missing"])
 def test_any_number_of_ranks_goes_on(kind: str, source_of: Callable[[str], ss.Source]) -> None:
     """A window that some ranks began is finished by others, which find the same order."""
-    for options in ({}, {"accumulate": 2}):
-        make = functools.partial(ss.Loader, source_of(kind), ss.Bucket(90, window_batches=8, balance="label"))
-        testing.check_elastic(functools.partial(make, **options))
-        testing.check_elastic(functools.partial(make, **options), world_sizes=(4, 1, 2), num_steps=3)
+    make = functools.partial(ss.Loader, source_of(kind), ss.Bucket(90, window_batches=8, balance="label"))
+    testing.check_elastic(make)
+    testing.check_elastic(functools.partial(make, accumulate=2), world_sizes=(4, 1, 2), num_steps=3)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores

@@ -96,6 +96,10 @@ class TokenStore(abc.ABC):
     def num_rows(self) -> int | None:
         """Number of rows of all blocks; ``None`` if it is not known without reading them."""
 
+    def count_rows(self) -> int:
+        """Return the number of rows; where it is not known, read what is needed to know it."""
+        return self.num_rows or 0
+
     @abc.abstractmethod
     def num_bytes(self, blocks: Index) -> Index:
         """Return the approximate bytes of blocks, ``int64 (n,)``, without reading them."""
