@@ -100,7 +100,7 @@ def test_tokenize_once_trains_both_ways(cache: Path, tmp_path: Path) -> None:
 def test_tokenize_on_ray_has_the_same_batches(cache: Path, tmp_path: Path) -> None:
     """Training with actors of Ray, one of which is killed, has the batches of a loader without them."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'seqstream[ray]'")
-    printed = run("tokenize_on_ray.py", "--steps", "12", cache=cache, cwd=tmp_path, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    printed = run_afresh("tokenize_on_ray.py", "--steps", "12", cache=cache, cwd=tmp_path, RAY_AUTH_TOKEN=secrets.token_hex(32))
     assert "step 6: killed the actor of process" in printed
     assert "12 of 12 batches are, to the last bit, those of a loader without Ray" in printed
 
@@ -111,5 +111,7 @@ def test_tokenize_on_ray_without_ray(cache: Path, tmp_path: Path) -> None:
         "import importlib.abc, importlib.util, sys\nreal = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *package: None if name == 'ray' else real(name, *package)\n"
     )
-    printed = run("tokenize_on_ray.py", cache=cache, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    printed = run_afresh(
+        "tokenize_on_ray.py", cache=cache, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])
+    )
     assert printed == "this example needs Ray; install it with: pip install 'seqstream[ray]'\n"

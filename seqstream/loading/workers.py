@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections import deque
@@ -18,6 +19,7 @@ from seqstream.records import ROW_ID, Counts, located
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.processing import Process
+from seqstream.windows.reading_ahead import reading_ahead
 
 _BLOCKS_PER_WORKER = 4
 """How many blocks each worker has, in work and waiting: while one block takes long, the others need not wait for their turn."""
@@ -51,6 +53,15 @@ class Workers:
         """End the processes at once; `start` starts new ones."""
         self._executor.stop()
 
+    @contextlib.contextmanager
+    def _dropping(self, in_work: deque[SentBlock]) -> Iterator[None]:
+        """Drop the blocks that are in work at the end."""
+        try:
+            yield
+        finally:
+            for sent in in_work:
+                self._executor.drop(sent)
+
     def run(self, engines: Mapping[str, str]) -> Process:
         """Return the function that processes blocks.
 
@@ -61,9 +72,9 @@ class Workers:
 
         def process(blocks: Iterator[ReadBlock], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
             in_work: deque[SentBlock] = deque()
-            try:
+            with reading_ahead(blocks) as ahead, self._dropping(in_work):
                 while True:
-                    for block in itertools.islice(blocks, num_ahead - len(in_work)):
+                    for block in itertools.islice(ahead, num_ahead - len(in_work)):
                         guard()
                         in_work.append(self._executor.send(engines, block))
                     if not in_work:
@@ -74,8 +85,5 @@ class Workers:
                         with located(block.table.column(ROW_ID), self._locate):
                             raise outcome
                     yield outcome
-            finally:
-                for sent in in_work:
-                    self._executor.drop(sent)
 
         return process

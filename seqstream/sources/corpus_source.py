@@ -40,7 +40,8 @@ class CorpusSource(Source):
 
     @property
     def is_read_by_workers(self) -> bool:
-        return True
+        # A file system that was used before a process was forked cannot be used in it.
+        return isinstance(self._corpus, Corpus) and not any(self._corpus.files.systems)
 
     def approx_blocks(self) -> float:
         return self._corpus.approx_blocks()

@@ -186,6 +186,8 @@ OPTIONS: dict[str, Any] = {
     "num_workers": 1,
     "multiprocessing_context": "spawn",
     "executor": None,
+    "cache": "cache",
+    "cache_bytes": 1,
     "prefetch": 0,
     "device": "cpu",
     "pin_memory": True,

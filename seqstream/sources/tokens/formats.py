@@ -15,7 +15,7 @@ from seqstream.sources.tokens.arrow_store import ArrowStore
 from seqstream.sources.tokens.datatrove import COMPANIONS, INDEX, open_datatrove
 from seqstream.sources.tokens.delimited_tokens import DelimitedStore
 from seqstream.sources.tokens.indexed_tokens import IndexedStore
-from seqstream.sources.tokens.manifest import MANIFEST
+from seqstream.sources.tokens.manifest import MANIFEST, PLAN
 from seqstream.sources.tokens.megatron import MAGIC, open_megatron
 from seqstream.sources.tokens.raw_tokens import (
     LLM_C_EXAMPLES,
@@ -141,7 +141,7 @@ def _find(paths: Iterable[str], *, is_raw: bool) -> Iterator[FoundFile]:
             raise ValueError(f"paths must be local files, which can be mapped into memory, got {path!r}; copy the files here")
         path = os.path.expanduser(path)
         if os.path.isdir(path):
-            if os.path.isfile(os.path.join(path, MANIFEST)):
+            if any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, PLAN)):
                 yield FoundFile(path, SEQSTREAM)
                 continue
             names = sorted(entry.path for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("."))
