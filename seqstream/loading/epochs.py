@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrow import to_arrow
-from seqstream.distributed.digests import describe_function
 from seqstream.loading.arguments import LoaderArguments, ParsedStages, WorkerOptions
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.fingerprints import to_text
 from seqstream.loading.mixture_passes import MixturePasses
 from seqstream.loading.reading_order import ReadingOrder
 from seqstream.loading.remote_blocks import BlockProgram
-from seqstream.loading.stage_lists import engine_prefix, rows_of
+from seqstream.loading.stage_lists import choose_engines, engine_prefix, functions_of, rows_of
 from seqstream.loading.stage_runner import StageRunner
 from seqstream.loading.token_cache import TokenCache
 from seqstream.planning.batch_spec import BatchSpec
@@ -30,7 +29,6 @@ from seqstream.records import ROW_ID, Json, located
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.stages.label_filter import LabelFilter
-from seqstream.stages.map_filter import Filter, Map
 from seqstream.tokenizing.engines import ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadBlocks, UpcomingBlocks, blocks_of
@@ -95,18 +93,11 @@ class Epochs:
     @functools.cached_property
     def functions(self) -> dict[str, Json]:
         """What the functions of the stages do when the loader begins, by stage; a fingerprint has their names only."""
-        found: dict[str, Json] = {}
-        stages = [
-            (f"{engine_prefix(of_list)}stage {number}", stage)
-            for of_list, own in enumerate(self.parsed.stage_lists)
-            for number, stage in enumerate(own, 1)
-        ]
-        for name, stage in stages:
-            functions = [stage.fn] if isinstance(stage, Map | Filter) else []
-            functions += stage.functions if isinstance(stage, Tokenize) else []
-            if functions:
-                found[f"{name}.function"] = [describe_function(function) for function in functions]
-        return found
+        return {
+            f"{engine_prefix(number)}{name}.function": described
+            for number, stages in enumerate(self.parsed.stage_lists)
+            for name, described in functions_of(stages).items()
+        }
 
     @property
     def mixture(self) -> Mixture | None:
@@ -150,11 +141,7 @@ class Epochs:
         """Return the engine for each column of ids in one of the lists of stages."""
         sample = next((block.table for block in first if len(block.table)), NO_RECORDS)
         with located(sample.column(ROW_ID), self.source.locate):
-            for stage in self.parsed.stage_lists[number]:
-                if isinstance(stage, Tokenize):
-                    return stage.choose_engines(sample)
-                sample = stage.open()([sample])[0][0]
-        return {}
+            return choose_engines(self.parsed.stage_lists[number], sample)
 
     def stage_runner(
         self,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import pyarrow as pa
+
 from seqstream.distributed.digests import describe_function
 from seqstream.loading.fingerprints import compact, differences
 from seqstream.records import IGNORE_INDEX, Json, OpenStage
@@ -86,15 +88,15 @@ def rows_of(stages: Sequence[DataStage], before: TokenInfo | None = None) -> Tok
             pads |= stage.pad_values()
         elif isinstance(stage, Map) and len(columns) == 1:
             columns = ()  # it may rename the only column of ids, or make other sequences of it
-    functions = {**known.functions, **_functions(stages, len(known.stages) + 1)}
+    functions = {**known.functions, **functions_of(stages, len(known.stages) + 1)}
     fingerprints = (*known.stages, *(compact(stage.fingerprint()) for stage in stages))
     return TokenInfo(
         columns, known.max_length if tokenize is None else tokenize.max_length, pads, sides, fingerprints, functions
     )
 
 
-def _functions(stages: Sequence[DataStage], first: int) -> dict[str, Json]:
-    """Return what the functions of stages do, by stage."""
+def functions_of(stages: Sequence[DataStage], first: int = 1) -> dict[str, Json]:
+    """Return what the functions of stages do, by stage; the first one has the number ``first``."""
     found: dict[str, Json] = {}
     for number, stage in enumerate(stages, first):
         functions = [stage.fn] if isinstance(stage, Map | Filter) else []
@@ -128,6 +130,15 @@ def left_to_run(before: TokenInfo | None, stages: tuple[DataStage, ...]) -> tupl
 
 def _numbered(stages: Sequence[Json]) -> dict[str, Json]:
     return {f"stage {number}": stage for number, stage in enumerate(stages, 1)}
+
+
+def choose_engines(stages: Sequence[DataStage], sample: pa.Table) -> dict[str, str]:
+    """Return the engine for each column of ids, proved on some records as the first stage gets them."""
+    for stage in stages:
+        if isinstance(stage, Tokenize):
+            return stage.choose_engines(sample)
+        sample = stage.open()([sample])[0][0]
+    return {}
 
 
 def open_stages(stages: Sequence[DataStage], engines: Mapping[str, str]) -> tuple[OpenStage, ...]:

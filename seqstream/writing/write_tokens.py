@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from seqstream.loading.fingerprints import compact, differences
 from seqstream.loading.iteration import progress_bar
-from seqstream.loading.stage_lists import DataStage, check_stages, left_to_run, rows_of, tokenizer_of
+from seqstream.loading.stage_lists import DataStage, check_stages, choose_engines, left_to_run, rows_of, tokenizer_of
 from seqstream.options import num_bytes, whole_number, yes_or_no
 from seqstream.records import ROW_ID, Counts, Json
 from seqstream.sources.mixture import Mixture
@@ -22,7 +22,6 @@ from seqstream.sources.source import Source
 from seqstream.sources.tokens.arrow_files import UNFINISHED
 from seqstream.sources.tokens.manifest import MANIFEST, PLAN, Manifest, read_json, write_json
 from seqstream.sources.tokens.token_store import TokenInfo
-from seqstream.tokenizing.stage import Tokenize
 from seqstream.windows.block_reader import OpenShard, with_row_ids
 from seqstream.writing.ranges import shard_ranges
 from seqstream.writing.write_range import WriteJob, write_range, written_files
@@ -137,11 +136,7 @@ def _choose_engines(source: Source, stages: tuple[DataStage, ...]) -> Mapping[st
         for table, _ in (source.read(shard) if source.can_repeat else ())
     )
     sample = next((table for table in blocks if len(table)), pa.table({ROW_ID: pa.nulls(0, pa.int64())}))
-    for stage in stages:
-        if isinstance(stage, Tokenize):
-            return stage.choose_engines(sample)
-        sample = stage.open()([sample])[0][0]
-    return {}
+    return choose_engines(stages, sample)
 
 
 def _begin(folder: Path, plan: dict[str, Json]) -> None:
