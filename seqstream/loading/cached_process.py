@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from typing import cast
 
 import pyarrow as pa
 
@@ -43,7 +44,7 @@ def with_cache(process: Process, cache: TokenCache) -> Process:
 def _known(blocks: Iterator[_Block], guard: Guard) -> Iterator[tuple[pa.Table, Counts]]:
     for block in blocks:
         guard()
-        table, counts = block.found or (block.block.table, {})
+        table, counts = cast(tuple[pa.Table, Counts], block.found)
         yield table, {**counts, "cached_rows": len(table)}
 
 

@@ -78,7 +78,7 @@ class TokenCache:
         table = block.table
         batch = compact(decoded(table.drop_columns([ROW_ID])))
         digest = hashlib.blake2b(self._stages[block.stages], digest_size=_KEY_BYTES)
-        digest.update(f"{batch.schema.to_string()} {len(batch)}".encode())
+        digest.update(f"{table.schema.to_string()} {len(batch)}".encode())  # a function may see that a column is a dictionary
         for column in batch.columns:
             for buffer in column.buffers():
                 digest.update(b"\0" if buffer is None else len(buffer).to_bytes(8, "little"))
