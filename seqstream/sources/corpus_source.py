@@ -41,7 +41,7 @@ class CorpusSource(Source):
     @property
     def is_read_by_workers(self) -> bool:
         # A file system that was used before a process was forked cannot be used in it.
-        return isinstance(self._corpus, Corpus) and not any(self._corpus.files.systems)
+        return isinstance(self._corpus, Corpus) and all(system is None for system in self._corpus.files.systems)
 
     def approx_blocks(self) -> float:
         return self._corpus.approx_blocks()

@@ -145,7 +145,7 @@ class JsonLines(CorpusSource):
     @property
     def is_read_by_workers(self) -> bool:
         # Otherwise the first value of a field decides which types it may have later.
-        return self.columns is not None and len(known_types(self._base)) == len(self._base)
+        return super().is_read_by_workers and self.columns is not None and len(known_types(self._base)) == len(self._base)
 
     @property
     def _typed(self) -> frozenset[str]:
