@@ -368,3 +368,37 @@ def test_wrong_options(options: dict[str, Any], error: type[Exception], message:
     """Options that cannot be meant are refused when the loader is made."""
     with pytest.raises(error, match=message):
         ss.Loader(text_files(corpus), ss.Tokenize(bpe_file), ss.Bucket(300), **options)
+
+
+def test_dictionaries_are_not_strings(tmp_path: Path, bpe_file: Path, lines: list[str]) -> None:
+    """Records of equal values are other ones to a function that sees that a column is a dictionary."""
+    first = sorted(filter(None, lines))
+    plain = pa.table({"text": first})
+    encoded = pa.table({"text": plain["text"].dictionary_encode()})
+    for table in (plain, encoded):
+        stages = (OneTable(table), ss.Map(add_type), ss.Tokenize(bpe_file, max_length=24), ss.Bucket(900))
+        cached = ss.Loader(*stages, cache=tmp_path / "cache")
+        assert stream_of(cached) == stream_of(ss.Loader(*stages))
+        assert cached.stats.cached_rows == 0
+
+
+class OneTable(ss.Source):
+    """A table as one block."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    @property
+    def num_shards(self) -> int:
+        return 1
+
+    def read(self, shard: int, state: Any = None) -> Any:
+        yield self.table, None
+
+    def fingerprint(self) -> Any:
+        return "one table"
+
+
+def add_type(table: pa.Table) -> pa.Table:
+    is_dictionary = pa.types.is_dictionary(table.schema.field("text").type)
+    return pa.table({"text": table["text"].cast(pa.string()), "is_dictionary": [is_dictionary] * len(table)})
