@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 import seqstream as ss
 from seqstream import testing
 from seqstream.loading.loader import Loader
+from seqstream.planning.token_quotas import SourceRows
 from seqstream.records import Json
 from seqstream.testing.expectations import through_json
 from seqstream.testing.mixture_laws import sources_and_lengths
@@ -560,6 +561,17 @@ def test_concat_shuffles_sources_together(tmp_path: Path, texts: list[str]) -> N
     assert len(set(first["input_ids"][:, 0].tolist())) == 1 or len(first.row_ids) > 1
     with pytest.raises(ValueError, match="Concat must have at least one source"):
         ss.Concat([])
+
+
+def test_a_source_waits_for_its_longest_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source may be as far from its share as its next row is long, also where no row served so far is that long."""
+    parts = {"long": ss.Generator([{"input_ids": np.zeros(200)}] * 20), "short": ss.Generator(items(900, 1, 4, 5))}
+    mixture = ss.Mixture(parts, {"long": 0.05, "short": 0.95}, tokens=6_000)
+    make = functools.partial(Loader, mixture, ss.Bucket(256, window_batches=4), seed=1)
+    testing.check_shares(make)
+    monkeypatch.setattr(SourceRows, "first_tokens", lambda rows, num: rows.ended(num) * [0, 1])
+    with pytest.raises(AssertionError, match="source 'long' must be within 200 tokens"):
+        testing.check_shares(make)
 
 
 @settings(max_examples=15, deadline=None)
