@@ -15,7 +15,7 @@ from seqstream.distributed.handshake import report_errors
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
-from seqstream.loading.expected_run import ExpectedRun
+from seqstream.loading.expected_run import ExpectedRun, expected_bytes, sizes_in_tokens
 from seqstream.loading.first_window_warnings import warn_of_mistakes
 from seqstream.loading.rank_agreement import agree, handshake_at
 from seqstream.loading.stage_runner import StageRunner
@@ -28,6 +28,7 @@ from seqstream.tokenizing.engines import FAST_ENGINES
 from seqstream.windows.block_buffer import Guard
 from seqstream.windows.block_reader import Cursor, ReadBlock, UpcomingBlocks
 from seqstream.windows.building import build_windows, read_windows
+from seqstream.windows.collecting import LAST
 from seqstream.windows.first_window import FEW_SHARDS, SMALL_BYTES, FirstWindow, Patience, guess_full_bytes
 from seqstream.windows.mixture_window import MixtureCollector
 from seqstream.windows.settings import FAST_GROWTH, SLOW_GROWTH, RankSharing, WindowSettings, WindowStart
@@ -177,7 +178,7 @@ class EpochWindows:
         size = settings.first.guessed_bytes // ID_BYTES if isinstance(settings.first, FirstWindow) else 1
         if epoch and begin.is_beginning:
             size = self._full_bytes() // ID_BYTES
-        elif passes.begins_small:
+        elif passes.begins_small and expected_bytes(passes.mixture, ID_BYTES) > LAST * ID_BYTES * size:
             size = min(size, SMALL_BYTES * self._world_size // ID_BYTES)
         collector = MixtureCollector(
             passes.mixture, passes.open_sources(epoch), passes.num_shards, start=begin.mixture, first_size=max(1, size)
@@ -193,7 +194,7 @@ class EpochWindows:
         """
         for number, window in enumerate(windows):
             if not number:
-                expected = ExpectedRun.of(mixture, *collector.densities())
+                expected = ExpectedRun.of(mixture, sizes_in_tokens(mixture, *collector.densities()))
                 if expected is not None and self._is_run and not self._sharing.ranks.rank:
                     _logger.warning("an epoch of the mixture has %s", expected)
             yield window

@@ -37,21 +37,16 @@ class ExpectedRun:
     passes: Numbers
 
     @classmethod
-    def of(cls, mixture: Mixture, tokens_per_byte: Numbers, tokens_per_row: Numbers) -> ExpectedRun | None:
+    def of(cls, mixture: Mixture, sizes: Numbers) -> ExpectedRun | None:
         """Return what to expect; ``None`` where sizes that decide the end are not known.
 
         Args:
             mixture: The mixture.
-            tokens_per_byte: ``float64 (S,)``, tokens of a byte of records as read; 0 where that is not known.
-            tokens_per_row: ``float64 (S,)``, tokens of a row; 0 where that is not known.
+            sizes: ``float64 (S,)``, as `sizes_in_tokens` returns them.
 
         Raises:
             ValueError: The sources do not have as many tokens as ``Mixture(tokens=...)`` asks for.
         """
-        num_records = np.array([math.nan if part.num_records is None else part.num_records for part in mixture.parts])
-        sizes = np.array([math.nan if size is None else size for size in mixture.sizes]) * tokens_per_byte
-        sizes = np.where(np.isnan(num_records), sizes, num_records * tokens_per_row)
-        sizes = np.where(sizes > 0, sizes, math.nan)
         limits = np.array([member.passes for member in mixture.members])
         left = np.where(np.isnan(sizes) | np.isinf(limits), math.inf, sizes * limits)
         tokens = mixture.tokens
@@ -80,6 +75,37 @@ class ExpectedRun:
         ]
         more = f" and {len(order) - _MOST_SHOWN:,} more" if len(order) > _MOST_SHOWN else ""
         return f"about {self.tokens:,.0f} tokens of {len(order)} sources: {', '.join(shown)}{more}"
+
+
+def sizes_in_tokens(mixture: Mixture, tokens_per_byte: Numbers, tokens_per_row: Numbers) -> Numbers:
+    """Return about how many tokens a pass over each source has, ``float64 (S,)``; NaN where that is not known.
+
+    Args:
+        mixture: The mixture.
+        tokens_per_byte: ``float64 (S,)``, tokens of a byte of records as read; 0 where that is not known.
+        tokens_per_row: ``float64 (S,)``, tokens of a row; 0 where that is not known.
+    """
+    num_records = np.array([part.num_records for part in mixture.parts], dtype=np.float64)
+    sizes = np.where(np.isnan(num_records), _sizes_in_bytes(mixture) * tokens_per_byte, num_records * tokens_per_row)
+    return np.where(sizes > 0, sizes, math.nan)
+
+
+def expected_bytes(mixture: Mixture, bytes_per_token: int) -> float:
+    """Return about how many bytes of records as read an epoch has; ``inf`` if that is not known.
+
+    Args:
+        mixture: The mixture.
+        bytes_per_token: An estimate, for all sources.
+    """
+    if mixture.tokens is not None:
+        return float(mixture.tokens * bytes_per_token)
+    expected = ExpectedRun.of(mixture, _sizes_in_bytes(mixture))
+    return math.inf if expected is None else expected.tokens
+
+
+def _sizes_in_bytes(mixture: Mixture) -> Numbers:
+    """Return the bytes of each source, ``float64 (S,)``; NaN where they are not known."""
+    return np.array(mixture.sizes, dtype=np.float64)
 
 
 def _end(mixture: Mixture, flow: Flow, weights: Numbers, required: Numbers) -> float:

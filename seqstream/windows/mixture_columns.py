@@ -31,11 +31,12 @@ class MixtureColumns:
 
     def describe_new(self, tables: Mapping[int, pa.Table]) -> Json:
         """Return the columns and types of sources whose columns are not yet known, as JSON, given rows of each."""
-        return {
-            str(number): base64.b64encode(table.schema.remove_metadata().serialize()).decode()
-            for number, table in tables.items()
-            if number not in self._columns
-        }
+        found: dict[str, list[int]] = {}
+        for number, table in tables.items():
+            if number not in self._columns:
+                text = base64.b64encode(table.schema.remove_metadata().serialize()).decode()
+                found.setdefault(text, []).append(number)
+        return found
 
     def learn(self, of_ranks: Sequence[Json]) -> None:
         """Add what `describe_new` returned on each rank.
@@ -43,19 +44,20 @@ class MixtureColumns:
         Raises:
             ValueError: A source lacks a column that another one has, or has a column of the name of the mixture's.
         """
-        for number, text in (pair for columns in of_ranks for pair in columns.items()):
-            if int(number) in self._columns:
-                continue
+        num_known = len(self._columns)
+        for text, numbers in (pair for columns in of_ranks for pair in columns.items()):
             schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))
             names = [name for name in schema.names if name not in RESERVED]
             if self._column in names:
                 raise ValueError(
-                    f"source {self._names[int(number)]!r} has a column {self._column!r}, which is the number of the source in "
-                    "a mixture; set Mixture(column=...) to another name, or rename it in a Map"
+                    f"source {self._names[numbers[0]]!r} has a column {self._column!r}, which is the number of the source in a "
+                    "mixture; set Mixture(column=...) to another name, or rename it in a Map"
                 )
-            self._columns[int(number)] = names
+            for number in numbers:
+                self._columns.setdefault(number, names)
             for name in names:
                 self._types.setdefault(name, schema.field(name).type)
+        if len(self._columns) > num_known:
             self._check()
 
     def complete(self, table: pa.Table) -> pa.Table:

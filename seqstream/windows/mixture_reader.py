@@ -22,6 +22,12 @@ from seqstream.windows.mixture_columns import MixtureColumns
 from seqstream.windows.settings import SourceStart, WindowSettings, WindowStart
 from seqstream.windows.source_stream import SourceBlock, SourceStream
 
+_SPARE = 1.02
+"""2 % more tokens are read than a window needs, as the tokens of blocks are estimates."""
+
+_MORE = 1.5
+"""Where those were too few, half as many more are read than are lacking; what a window does not need the next one has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MixtureSources:
@@ -102,8 +108,9 @@ class MixtureReader:
         ends = before_epochs or {}
         has_read = False
         while True:
+            spare = _MORE if has_read else _SPARE
             lacking = {
-                number: need - float(self.tokens_left[number]) + 1
+                number: spare * (need - float(self.tokens_left[number]) + 1)
                 for number, need in needs.items()
                 if self.tokens_left[number] <= need and self.epoch(number) < ends.get(number, math.inf)
             }

@@ -18,13 +18,10 @@ OpenSource = Callable[[Cursor], Iterator[ReadBlock]]
 """Yields the blocks of a source from a cursor on, over all its passes."""
 
 _PARTS = 64
-"""A block is read in parts of this many to the whole when a window needs less of it."""
+"""A block is read in parts of this many to the whole when a window needs less than half of it."""
 
 _BYTES_PER_TOKEN = 4
 """Bytes of records as read for a token: an estimate used until a block was processed."""
-
-_SPARE = 1.02
-"""2 % more bytes are read than estimated, so that one attempt is usually enough."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +75,11 @@ class SourceStream:
         found: list[ReadBlock] = []
         if not self._num_tokens:  # it may have no rows at all, in any pass
             before_epoch = min(before_epoch, self.epoch() + 1)
-        wanted = _SPARE * num_tokens * self._bytes_per_token
+        wanted = num_tokens * self._bytes_per_token
         while wanted > 0 and self.epoch() < before_epoch and (block := self._block) is not None:
             size = max(block.num_bytes, 1)
             parts = math.ceil(_PARTS * wanted / size)
-            stop = min(1.0, self._fraction + parts / _PARTS)
+            stop = min(1.0, self._fraction + parts / _PARTS) if 2 * parts < _PARTS else 1.0
             found.append(_part(block, self._fraction, stop))
             self._num_in_work += 1
             wanted -= size * (stop - self._fraction)
