@@ -15,6 +15,7 @@ import numpy as np
 from seqstream.arrays import Index, Mask
 from seqstream.records import Counts
 from seqstream.sources.mixture import Mixture
+from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.block_states import CountedBlocks, TakenBlocks, share_out
 from seqstream.windows.columns import total_lengths
 from seqstream.windows.counting import process_blocks
@@ -137,18 +138,18 @@ class MixtureReader:
 
     def _read(self, num_tokens: Mapping[int, float], before_epochs: Mapping[int, float]) -> bool:
         """Read about this many more tokens of sources, and process them; return whether anything was read."""
-        new = [
-            (number, block)
-            for number, tokens in sorted(num_tokens.items())
-            for block in self.sources.streams[number].read(tokens, before_epochs.get(number, math.inf))
-        ]
-        if not new:
+        numbers: list[int] = []
+        upcoming: list[ReadBlock] = []
+        for number, tokens in sorted(num_tokens.items()):
+            upcoming += self.sources.streams[number].read(tokens, before_epochs.get(number, math.inf))
+            numbers += [number] * (len(upcoming) - len(numbers))
+        if not upcoming:
             return False
         ranks = self.settings.collectives
-        blocks: list[TakenBlocks] = [*share_out([block for _, block in new], ranks.rank, ranks.world_size)]
+        blocks: list[TakenBlocks] = [*share_out(upcoming, ranks.rank, ranks.world_size)]
+        del upcoming  # so that only `blocks` holds records, each until it is processed
         self._counts.update(process_blocks(blocks, self._start, self.settings))
         counted = [each for each in blocks if isinstance(each, CountedBlocks)]
-        numbers = [number for number, _ in new]
         for number, each, lengths in zip(numbers, counted, self._gather(numbers, counted), strict=True):
             self.sources.streams[number].add(SourceBlock(each, lengths))
             skipped = min(len(lengths), max(0, self.starts[number].skip - self._num_processed[number]))
