@@ -225,12 +225,13 @@ def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, 
     unit_of[units.ravel()] = np.repeat(np.arange(len(units)), units.shape[1])
     rows, places = global_plan.places_of(global_order.numbers)
     unit = unit_of[np.searchsorted(global_plan.cuts, places, side="right") - 1]
-    rows, unit = rows[unit >= 0], unit[unit >= 0]
+    if (unit < 0).any():
+        rows, unit = rows[unit >= 0], unit[unit >= 0]
     length_counts = global_order.length_counts
-    lengths = total_lengths(length_counts.lengths)[
-        np.searchsorted(length_counts.starts, global_order.numbers[rows], side="right") - 1
-    ]
-    return _Rows(unit, np.searchsorted(edges, lengths), classes[global_order.rows[rows]], lengths)
+    lengths = total_lengths(length_counts.lengths)
+    num_own = np.diff(np.searchsorted(global_order.numbers, length_counts.starts), append=len(global_order.numbers))
+    run = np.repeat(np.arange(len(lengths)), num_own)[rows]
+    return _Rows(unit, np.searchsorted(edges, lengths)[run], classes[global_order.rows[rows]], lengths[run])
 
 
 def _count(rows: _Rows, shape: tuple[int, int, int], collectives: WindowCollectives) -> Index:

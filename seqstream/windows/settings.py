@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 from seqstream.distributed.collectives import Ranks, SingleProcess
@@ -73,14 +73,13 @@ class MixtureStart:
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry ``mixture`` of a state, which shares nothing with this object."""
-        entry: dict[str, Json] = json.loads(self._text)
-        return entry
+        sources = {name: copy.deepcopy(each) if is_deep else each.copy() for name, each, is_deep in self._entries}
+        return {"tokens": self.tokens, "is_last": self.is_last, "goes_on": self.goes_on, "sources": sources}
 
     @functools.cached_property
-    def _text(self) -> str:
-        """The entry as text: it is the same for all batches of a window, and is read more quickly than it is built."""
-        sources = {name: start.to_json() for name, start in self.sources.items()}
-        return json.dumps({"tokens": self.tokens, "is_last": self.is_last, "goes_on": self.goes_on, "sources": sources})
+    def _entries(self) -> list[tuple[str, list[Json], bool]]:
+        """The name of each source, its entry, and whether that holds lists: all batches of a window have copies of them."""
+        return [(name, start.to_json(), bool(start.cursor.open)) for name, start in self.sources.items()]
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Json]) -> MixtureStart:
