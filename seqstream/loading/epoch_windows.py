@@ -15,7 +15,7 @@ from seqstream.distributed.handshake import report_errors
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.class_mixing import ClassWatch
 from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
-from seqstream.loading.expected_run import ExpectedRun, expected_bytes, sizes_in_tokens
+from seqstream.loading.expected_run import ExpectedRun, is_read_at_once, sizes_in_tokens
 from seqstream.loading.first_window_warnings import warn_of_mistakes
 from seqstream.loading.rank_agreement import agree, handshake_at
 from seqstream.loading.stage_runner import StageRunner
@@ -178,7 +178,7 @@ class EpochWindows:
         size = settings.first.guessed_bytes // ID_BYTES if isinstance(settings.first, FirstWindow) else 1
         if epoch and begin.is_beginning:
             size = self._full_bytes() // ID_BYTES
-        elif passes.begins_small and expected_bytes(passes.mixture, ID_BYTES) > LAST * ID_BYTES * size:
+        elif passes.begins_small and not is_read_at_once(passes.mixture, LAST * ID_BYTES * size):
             size = min(size, SMALL_BYTES * self._world_size // ID_BYTES)
         collector = MixtureCollector(
             passes.mixture, passes.open_sources(epoch), passes.num_shards, start=begin.mixture, first_size=max(1, size)

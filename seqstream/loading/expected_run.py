@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from seqstream.planning.batch_spec import ID_BYTES
 from seqstream.planning.token_quotas import Flow
 from seqstream.sources.mixture import Mixture
+from seqstream.windows.collecting import LAST
 
 Numbers = npt.NDArray[np.float64]
 
@@ -90,17 +92,18 @@ def sizes_in_tokens(mixture: Mixture, tokens_per_byte: Numbers, tokens_per_row: 
     return np.where(sizes > 0, sizes, math.nan)
 
 
-def expected_bytes(mixture: Mixture, bytes_per_token: int) -> float:
-    """Return about how many bytes of records as read an epoch has; ``inf`` if that is not known.
+def is_read_at_once(mixture: Mixture, num_bytes: float) -> bool:
+    """Return whether an epoch is within some bytes of records as read, and has hardly more than one pass over all sources.
 
-    Args:
-        mixture: The mixture.
-        bytes_per_token: An estimate, for all sources.
+    Where small sources are read again and again, an epoch is much longer than all of the data.
     """
+    sizes = _sizes_in_bytes(mixture)
     if mixture.tokens is not None:
-        return float(mixture.tokens * bytes_per_token)
-    expected = ExpectedRun.of(mixture, _sizes_in_bytes(mixture))
-    return math.inf if expected is None else expected.tokens
+        expected = float(mixture.tokens * ID_BYTES)
+    else:
+        run = ExpectedRun.of(mixture, sizes)
+        expected = math.inf if run is None else run.tokens
+    return expected <= min(num_bytes, LAST * float(sizes.sum()))
 
 
 def _sizes_in_bytes(mixture: Mixture) -> Numbers:

@@ -18,7 +18,7 @@ OpenSource = Callable[[Cursor], Iterator[ReadBlock]]
 """Yields the blocks of a source from a cursor on, over all its passes."""
 
 _PARTS = 64
-"""A block is read in parts of this many to the whole when a window needs less than half of it."""
+"""A block is read in parts of this many to the whole when a window needs less than the whole of one."""
 
 _BYTES_PER_TOKEN = 4
 """Bytes of records as read for a token: an estimate used until a block was processed."""
@@ -79,7 +79,7 @@ class SourceStream:
         while wanted > 0 and self.epoch() < before_epoch and (block := self._block) is not None:
             size = max(block.num_bytes, 1)
             parts = math.ceil(_PARTS * wanted / size)
-            stop = min(1.0, self._fraction + parts / _PARTS) if 2 * parts < _PARTS else 1.0
+            stop = 1.0 if found else min(1.0, self._fraction + parts / _PARTS)
             found.append(_part(block, self._fraction, stop))
             self._num_in_work += 1
             wanted -= size * (stop - self._fraction)
