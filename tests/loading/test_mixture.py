@@ -272,6 +272,18 @@ def test_weights_that_change_within_a_window() -> None:
     assert given[0] / given.sum() == pytest.approx(0.9, abs=0.05)
 
 
+def test_a_mixture_that_fits_a_window_is_one() -> None:
+    """A mixture that is read about once and fits a window is planned as one window; one that is read often begins small."""
+    large = {
+        name: ss.Generator([{"input_ids": np.full(2_000, number)} for _ in range(150)]) for number, name in enumerate("ab")
+    }
+    windows = [batch.window for batch in Loader(ss.Mixture(large, {"a": 0.5, "b": 0.5}), ss.Bucket(8_000), seed=1)]
+    assert len(windows) == 75
+    assert set(windows) == {0}
+    often = Loader(ss.Mixture(large, {"a": 0.5, "b": 0.5}, tokens=3_000_000), ss.Bucket(8_000), seed=1)
+    assert max(batch.window for batch in often) > 0
+
+
 def test_made_up_rows_count_for_no_source() -> None:
     """Rows that fill a batch up have weight 0, so that no sum with weights counts them, and no source has their padding."""
     loader = mixed(ss.Pack(256, rows=4), None, {"tokens": 9_000})
