@@ -49,9 +49,10 @@ def test_a_column_that_a_source_lacks() -> None:
     one = pa.table({"input_ids": [[1, 2]], "label": [1]})
     with pytest.raises(ValueError, match="got 'label' in 'a' and not in 'c'"):
         columns.learn([columns.describe_new({0: one, 1: one, 2: one.drop_columns(["label"])})])
+    new = MixtureColumns(["a", "b"], {}, "source")
+    described = new.describe_new({1: one.append_column("source", pa.array([1]))})
     with pytest.raises(ValueError, match="source 'b' has a column 'source'"):
-        new = MixtureColumns(["a", "b"], {}, "source")
-        new.learn([new.describe_new({1: one.append_column("source", pa.array([1]))})])
+        new.learn([described])
 
 
 def test_entries_of_a_state_are_copies() -> None:
