@@ -228,8 +228,11 @@ def _rows(source: Source, stage_lists: Sequence[tuple[DataStage, ...]], stages_o
     """Return what is known of the rows of each source after its stages."""
     if not isinstance(source, Mixture):
         return [rows_of(stage_lists[0], source.token_info)]
+    of_lists = [rows_of(stages) for stages in stage_lists]
+    made = [member.source.token_info for member in source.members]
     return [
-        rows_of(stage_lists[number], member.source.token_info) for member, number in zip(source.members, stages_of, strict=True)
+        of_lists[number] if each is None else rows_of(stage_lists[number], each)
+        for each, number in zip(made, stages_of, strict=True)
     ]
 
 

@@ -20,6 +20,9 @@ OpenSource = Callable[[Cursor], Iterator[ReadBlock]]
 _PARTS = 64
 """A block is read in parts of this many to the whole when a window needs less than the whole of one."""
 
+_PART_BYTES = 4_096
+"""Bytes that such a part has at least: less takes as long to read."""
+
 _BYTES_PER_TOKEN = 4
 """Bytes of records as read for a token: an estimate used until a block was processed."""
 
@@ -78,7 +81,7 @@ class SourceStream:
         wanted = num_tokens * self._bytes_per_token
         while wanted > 0 and self.epoch() < before_epoch and (block := self._block) is not None:
             size = max(block.num_bytes, 1)
-            parts = math.ceil(_PARTS * wanted / size)
+            parts = math.ceil(_PARTS * max(wanted, _PART_BYTES) / size)
             stop = 1.0 if found else min(1.0, self._fraction + parts / _PARTS)
             found.append(_part(block, self._fraction, stop))
             self._num_in_work += 1

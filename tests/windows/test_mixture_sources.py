@@ -12,13 +12,13 @@ from seqstream.windows.mixture_columns import MixtureColumns
 from seqstream.windows.settings import MixtureStart, SourceStart
 from seqstream.windows.source_stream import SourceStream
 
-BLOCK_BYTES = 6_400
+BLOCK_BYTES = 64_000
 
 
 def blocks(cursor: Cursor) -> Iterator[ReadBlock]:
-    """Three blocks of 64 records of 100 bytes."""
+    """Three blocks of 64 records of 1,000 bytes."""
     for number in range(cursor.position, 3):
-        table = pa.table({"text": ["x" * 96] * 64})
+        table = pa.table({"text": ["x" * 996] * 64})
         yield ReadBlock(table, Cursor(number), Cursor(number + 1), BLOCK_BYTES)
 
 
@@ -30,6 +30,7 @@ def test_a_part_of_the_first_block_or_whole_blocks() -> None:
     assert [len(block.table) for block in stream.read(quarter)] == [16]
     assert [len(block.table) for block in stream.read(3 * quarter)] == [32, 64]
     assert [len(block.table) for block in stream.read(quarter)] == [16]
+    assert [len(block.table) for block in stream.read(1)] == [5]  # 4,096 bytes at least
 
 
 def test_sources_of_one_schema_are_described_once() -> None:
