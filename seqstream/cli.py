@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -175,6 +175,7 @@ def tokenize(
     unit: UnitOption = Unit.line,
     format: FormatOption = None,
     engine: EngineOption = EngineName.auto,
+    megatron: Annotated[bool, typer.Option("--megatron", help="Write Megatron-LM's pairs of .bin and .idx.")] = False,
     rank: Annotated[int, typer.Option(min=0, metavar="N", help="Which of --world-size commands this is.")] = 0,
     world_size: Annotated[int, typer.Option(min=1, metavar="N", help="Number of commands that write a part each.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
@@ -192,7 +193,8 @@ def tokenize(
         is_new = not any((output / name).exists() for name in (MANIFEST, PLAN))
         begun = time.perf_counter()
         shown = sys.stderr.isatty() and not quiet
-        written = write_tokens(source, stage, to=output, rank=rank, world_size=world_size, progress=shown)
+        kind: Literal["arrow", "megatron"] = "megatron" if megatron else "arrow"
+        written = write_tokens(source, stage, to=output, rank=rank, world_size=world_size, progress=shown, format=kind)
         if not quiet:
             print_written(written, time.perf_counter() - begun if is_new else None, _console())
 

@@ -201,6 +201,10 @@ def test_tokenize_in_parts(bpe_file: Path, texts: list[str], tmp_path: Path) -> 
     records = [*ss.TokenFiles(tmp_path / "tokens").records()]
     assert [record["stars"] for record in records] == [*range(300)]
     assert set(records[0]) == {"stars", "input_ids"}
+    pairs = ("tokenize", tmp_path / "a.jsonl", "-t", bpe_file, "-o", tmp_path / "pairs", "--field", "review", "--megatron")
+    assert run(*pairs).exit_code == 0
+    ids = [record["input_ids"] for record in ss.TokenFiles(sorted((tmp_path / "pairs").glob("*.idx"))).records()]
+    assert ids == [record["input_ids"] for record in records]
     wrong = run("tokenize", bpe_file, "--format", "text", "-t", bpe_file, "-o", tmp_path / "x", "--keep", "stars")
     assert wrong.stderr == "error: text files have no columns to keep, got stars; leave out --keep\n"
 

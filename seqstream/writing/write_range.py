@@ -19,9 +19,10 @@ from seqstream.arrow import is_list
 from seqstream.loading.stage_lists import DataStage, open_stages
 from seqstream.records import Counts, Json, OpenStage
 from seqstream.sources.source import Source
-from seqstream.sources.tokens.arrow_files import SUFFIX, FileSummary, FileWriter, TokenFile, decoded
+from seqstream.sources.tokens.arrow_files import FileSummary, decoded
 from seqstream.windows.block_reader import Cursor, OpenShard, ReadBlock, with_row_ids
 from seqstream.windows.processing import run_here
+from seqstream.writing.file_formats import FileFormat, OpenWriter
 
 _SMALL_IDS = 1 << 16
 """Ids below this take two bytes."""
@@ -38,6 +39,7 @@ class WriteJob:
         ids: Columns of ids, and the number of ids of each; ``None`` where that is not known.
         fill: The token that a row without tokens gets; ``None`` to drop such rows.
         folder: Where the files go.
+        format: The format of the files.
         file_bytes: A file is ended at the first block past this size.
         ranges: First shard of each range, and one past the last.
         key: Identifies the job.
@@ -49,13 +51,14 @@ class WriteJob:
     ids: Mapping[str, int | None]
     fill: int | None
     folder: Path
+    format: FileFormat
     file_bytes: int
     ranges: tuple[tuple[int, int], ...]
     key: str = dataclasses.field(default_factory=functools.partial(secrets.token_hex, 8))
 
     def path(self, number: int, part: int) -> Path:
         """Return the name of a file of a range."""
-        return self.folder / f"{number:06}-{part:04}{SUFFIX}"
+        return self.folder / f"{number:06}-{part:04}{self.format.suffix}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +82,18 @@ _opened = threading.local()
 """The stages of the job that this thread has worked on last."""
 
 
-def written_files(job: WriteJob, number: int) -> tuple[list[tuple[str, int, FileSummary]], RangePlace | None]:
+def written_files(job: WriteJob, number: int) -> tuple[list[tuple[str | None, int, FileSummary]], RangePlace | None]:
     """Return the files of a range that are complete, and where the next begins; ``None`` if there is none.
 
     Raises:
         ValueError: A file is damaged.
     """
-    found: list[tuple[str, int, FileSummary]] = []
+    found: list[tuple[str | None, int, FileSummary]] = []
     place: RangePlace | None = RangePlace(0, job.ranges[number][0])
     while place is not None and (path := job.path(number, place.part)).exists():
-        file = TokenFile(path)
-        summary = file.summary()
-        file.close()
-        found.append((path.name, path.stat().st_size, summary))
-        place = None if summary.end is None else RangePlace(place.part + 1, *summary.end)
+        found.append(job.format.written(path))
+        end = found[-1][2].end
+        place = None if end is None else RangePlace(place.part + 1, *end)
     return found, place
 
 
@@ -102,7 +103,7 @@ def write_range(job: WriteJob, number: int) -> int:
     num_rows = sum(sum(summary.rows) for _, _, summary in found)
     if place is None:
         return num_rows
-    writer: FileWriter | None = None
+    writer: OpenWriter | None = None
     part, counted = place.part, Counter[str]()
     try:
         for table, counts, before in _processed(job, number, place):
@@ -113,12 +114,12 @@ def write_range(job: WriteJob, number: int) -> int:
                     writer, part = None, part + 1
             counted.update(counts)
             if writer is None and len(table):
-                writer = FileWriter(job.path(number, part), table.schema)
+                writer = job.format.open(job.path(number, part), table.schema)
             if writer is not None:
                 writer.write(table, counted)
                 counted.clear()
                 num_rows += len(table)
-        writer = writer or FileWriter(job.path(number, part), pa.schema([]))
+        writer = writer or job.format.open(job.path(number, part), pa.schema([]))
         writer.write(pa.table({}), counted)
         writer.finish()
         writer = None

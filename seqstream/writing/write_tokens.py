@@ -9,20 +9,24 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
 from seqstream.loading.fingerprints import compact, differences
 from seqstream.loading.iteration import progress_bar
 from seqstream.loading.stage_lists import DataStage, check_stages, choose_engines, left_to_run, rows_of, tokenizer_of
-from seqstream.options import num_bytes, whole_number, yes_or_no
+from seqstream.options import num_bytes, one_of, whole_number, yes_or_no
 from seqstream.records import ROW_ID, Counts, Json
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.arrow_files import UNFINISHED
-from seqstream.sources.tokens.manifest import MANIFEST, PLAN, Manifest, read_json, write_json
+from seqstream.sources.tokens.json_files import read_json, write_json
+from seqstream.sources.tokens.manifest import MANIFEST, PLAN, Manifest
+from seqstream.sources.tokens.megatron import megatron_dtype
 from seqstream.sources.tokens.token_store import TokenInfo
 from seqstream.windows.block_reader import OpenShard, with_row_ids
+from seqstream.writing.file_formats import ArrowFormat, FileFormat, MegatronFormat
 from seqstream.writing.ranges import shard_ranges
 from seqstream.writing.write_range import WriteJob, write_range, written_files
 
@@ -58,6 +62,7 @@ def write_tokens(
     rank: int = 0,
     world_size: int = 1,
     file_bytes: int = 64 << 20,
+    format: Literal["arrow", "megatron"] = "arrow",
 ) -> WrittenTokens:
     """Tokenise a source once, into a folder that `TokenFiles` reads many times.
 
@@ -75,12 +80,16 @@ def write_tokens(
         rank: Which of ``world_size`` calls this is, each of which writes a part. The last to end completes the folder.
         world_size: Number of such calls.
         file_bytes: Size of a range of the source, and of a file of tokens, at which the next begins.
+        format: ``"arrow"``, or ``"megatron"`` for pairs of ``.bin`` and ``.idx`` as Megatron-LM's ``IndexedDatasetBuilder``
+            writes them, a row as a document. They hold only ``input_ids``, in two bytes an id where Megatron-LM would do so.
+            Its programs take the path of a pair without the extensions; `TokenFiles` takes the folder.
 
     Raises:
         TypeError: A stage or the source has the wrong type.
         ValueError: The folder has the tokens of another source or of other stages; the message names what differs.
     """
-    job, plan, info = _prepare(source, check_stages(stages), Path(to), num_bytes("file_bytes", file_bytes))
+    one_of("format", format, ("arrow", "megatron"))
+    job, plan, info = _prepare(source, check_stages(stages), Path(to), num_bytes("file_bytes", file_bytes), format)
     world_size = whole_number("world_size", world_size, least=1, rule="1 or more")
     rank = whole_number("rank", rank, least=0, most=world_size - 1, rule="0 or more and below world_size")
     if (job.folder / MANIFEST).exists():
@@ -104,7 +113,7 @@ def write_tokens(
 
 
 def _prepare(
-    source: Source, stages: tuple[DataStage, ...], folder: Path, file_bytes: int
+    source: Source, stages: tuple[DataStage, ...], folder: Path, file_bytes: int, format: str
 ) -> tuple[WriteJob, dict[str, Json], TokenInfo]:
     """Return what is to be done, what the folder must have been made of, and what a loader must know of the tokens."""
     if not isinstance(source, Source) or isinstance(source, Mixture):
@@ -116,11 +125,12 @@ def _prepare(
     tokenize = tokenizer_of(stages)
     info = rows_of(stages, source.token_info)
     ranges = tuple(shard_ranges(source, file_bytes))
-    origin = {"source": compact(source.fingerprint()), "file_bytes": file_bytes, "ranges": len(ranges)}
+    origin = {"source": compact(source.fingerprint()), "file_bytes": file_bytes, "ranges": len(ranges), "format": format}
     engines = {} if tokenize is None else _choose_engines(source, stages)
     fill = int(info.pad_values.get("input_ids", 0)) if tokenize is not None and tokenize.empty == "keep" else None
     ids = {} if tokenize is None else tokenize.vocabulary_sizes()
-    job = WriteJob(source, stages, engines, ids, fill, folder, file_bytes, ranges)
+    files: FileFormat = MegatronFormat(megatron_dtype(ids.get("input_ids"))) if format == "megatron" else ArrowFormat()
+    job = WriteJob(source, stages, engines, ids, fill, folder, files, file_bytes, ranges)
     return job, {"origin": origin, **_made_by(info)}, info
 
 

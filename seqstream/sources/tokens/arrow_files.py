@@ -66,6 +66,31 @@ class FileSummary:
         return cls(tuple(fields.pop("rows")), lengths=lengths, **fields)
 
 
+class RunningSummary:
+    """What a file of tokens holds so far."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._num_tokens = self._checksum = 0
+        self._lengths: dict[int, int] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add_counts(self, counts: Counts) -> None:
+        """Add records by outcome."""
+        self._counts.update(counts)
+
+    def add_rows(self, lengths: Lengths, checksum: int = 0) -> None:
+        """Add a block of rows, ``int64 (n,)`` tokens each, and its CRC-32."""
+        self._rows.append(len(lengths))
+        self._checksum = zlib.crc32(checksum.to_bytes(4, "little"), self._checksum)
+        self._num_tokens += int(lengths.sum())
+        self._lengths = add_counts(self._lengths, count_lengths(lengths))
+
+    def end(self, end: Json = None) -> FileSummary:
+        """Return the summary; ``end`` is where in the data the next file of the range begins."""
+        return FileSummary(tuple(self._rows), self._num_tokens, self._lengths, self._checksum, dict(self._counts), end)
+
+
 class FileWriter:
     """Writes a file of tokens, block by block.
 
@@ -81,10 +106,7 @@ class FileWriter:
         self._unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
         self._file = pa.OSFile(str(self._unfinished), "wb")
         self._writer = pa.ipc.new_file(self._file, schema, options=_OPTIONS)
-        self._rows: list[int] = []
-        self._num_tokens = self._checksum = 0
-        self._lengths: dict[int, int] = {}
-        self._counts: Counter[str] = Counter()
+        self._summary = RunningSummary()
 
     def write(self, table: pa.Table, counts: Counts, metadata: Mapping[bytes, bytes] | None = None) -> None:
         """Write a block; one without rows only adds its counts.
@@ -94,18 +116,14 @@ class FileWriter:
             counts: Records by outcome.
             metadata: What else is kept with the block.
         """
-        self._counts.update(counts)
+        self._summary.add_counts(counts)
         if not len(table) and metadata is None:
             return
         batch = compact(table)
         checksum = checksum_of(batch)
         self._writer.write_batch(batch, custom_metadata={_CHECKSUM: str(checksum).encode(), **(metadata or {})})
-        self._rows.append(len(table))
         self.num_bytes += batch.nbytes
-        self._checksum = zlib.crc32(checksum.to_bytes(4, "little"), self._checksum)
-        lengths = row_lengths(batch)
-        self._num_tokens += int(lengths.sum())
-        self._lengths = add_counts(self._lengths, count_lengths(lengths))
+        self._summary.add_rows(row_lengths(batch), checksum)
 
     def finish(self, end: Json = None, metadata: Mapping[bytes, bytes] | None = None) -> FileSummary:
         """Write the summary, and give the file its name; where another writer has finished the same file, that one stays.
@@ -114,7 +132,7 @@ class FileWriter:
             end: Where in the data the next file of the range begins.
             metadata: What else is kept with the file.
         """
-        summary = FileSummary(tuple(self._rows), self._num_tokens, self._lengths, self._checksum, dict(self._counts), end)
+        summary = self._summary.end(end)
         empty = no_rows(self.schema)
         self._writer.write_batch(empty, custom_metadata={_SUMMARY: summary.to_json().encode(), **(metadata or {})})
         self._writer.close()

@@ -16,7 +16,8 @@ from seqstream.arrow import no_rows, take_rows
 from seqstream.records import Json
 from seqstream.sources.locations import Location
 from seqstream.sources.tokens.arrow_files import TokenFile
-from seqstream.sources.tokens.manifest import ADVICE, MANIFEST, Manifest
+from seqstream.sources.tokens.json_files import ADVICE
+from seqstream.sources.tokens.manifest import MANIFEST, Manifest
 from seqstream.sources.tokens.row_gather import FileLayout, gather_rows, layout_of
 from seqstream.sources.tokens.token_store import TokenStore
 
@@ -31,15 +32,13 @@ class ArrowStore(TokenStore):
 
     Args:
         folder: The folder.
+        manifest: What is in it.
         mmap: Whether files are mapped into memory.
-
-    Raises:
-        ValueError: The manifest and the files do not fit each other.
     """
 
-    def __init__(self, folder: Path, *, mmap: bool = True) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, mmap: bool = True) -> None:
         self.folder = folder
-        self.manifest = manifest = Manifest.read(folder)
+        self.manifest = manifest
         self.info = manifest.info
         self.num_tokens = manifest.num_tokens
         self._mmap = mmap

@@ -15,7 +15,7 @@ from seqstream.sources.tokens.arrow_store import ArrowStore
 from seqstream.sources.tokens.datatrove import COMPANIONS, INDEX, open_datatrove
 from seqstream.sources.tokens.delimited_tokens import DelimitedStore
 from seqstream.sources.tokens.indexed_tokens import IndexedStore
-from seqstream.sources.tokens.manifest import MANIFEST, PLAN
+from seqstream.sources.tokens.manifest import MANIFEST, PLAN, Manifest
 from seqstream.sources.tokens.megatron import MAGIC, open_megatron
 from seqstream.sources.tokens.raw_tokens import (
     LLM_C_EXAMPLES,
@@ -91,12 +91,24 @@ def open_store(
         _refuse(kind, end=end, dtype=dtype, block_bytes=block_bytes)
         if len(names) > 1:
             raise ValueError(f"paths must name one folder of write_tokens, got {len(names)}; open each, and mix the sources")
-        return ArrowStore(Path(names[0]), mmap=mmap)
+        return _open_written(Path(names[0]), mmap=mmap)
     if kind in (MEGATRON, DATATROVE):
         _refuse(kind, end=end, dtype=dtype)
         opened = [open_megatron(name) for name in names] if kind == MEGATRON else [open_datatrove(name) for name in names]
         return IndexedStore(kind, *zip(*opened, strict=True), mmap=mmap, block_bytes=block_bytes)
     return _open_delimited(kind, names, end, dtype, mmap=mmap, block_bytes=block_bytes)
+
+
+def _open_written(folder: Path, *, mmap: bool) -> TokenStore:
+    """Open a folder of `write_tokens`, in whichever format its files are."""
+    manifest = Manifest.read(folder)
+    if manifest.format != MEGATRON:
+        return ArrowStore(folder, manifest, mmap=mmap)
+    opened = [open_megatron(str(folder / file.name.removesuffix(".bin"))) for file in manifest.files]
+    ids, indexes = zip(*opened, strict=True) if opened else ((), ())
+    store = IndexedStore(MEGATRON, ids, indexes, mmap=mmap)
+    store.info = manifest.info
+    return store
 
 
 def _open_delimited(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from seqstream.records import Counts, Json
-from seqstream.sources.tokens.arrow_files import UNFINISHED, FileSummary, give_name
+from seqstream.sources.tokens.arrow_files import FileSummary
+from seqstream.sources.tokens.json_files import ADVICE, read_json, write_json
 from seqstream.sources.tokens.length_histogram import add_counts
 from seqstream.sources.tokens.token_store import TokenInfo
 
@@ -22,7 +20,6 @@ PLAN = "plan.json"
 
 _KIND = "seqstream tokens"
 _VERSION = 1
-ADVICE = "copy the folder again, or write the tokens again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +63,19 @@ class Manifest:
     lengths: Mapping[int, int]
     counts: Counts
 
+    @property
+    def format(self) -> str:
+        """Format of the files, ``"arrow"`` or ``"megatron"``."""
+        return str(self.origin.get("format", "arrow"))
+
     @classmethod
-    def of(cls, origin: Json, info: TokenInfo, files: Iterable[tuple[str, int, FileSummary]]) -> Manifest:
-        """Return the manifest of files, given the name, the bytes and the summary of each."""
+    def of(cls, origin: Json, info: TokenInfo, files: Iterable[tuple[str | None, int, FileSummary]]) -> Manifest:
+        """Return the manifest of files, given the name, the bytes and the summary of each; no name where there were no rows."""
         listed = list(files)
         entries = tuple(
-            FileEntry(name, size, summary.num_tokens, summary.checksum, summary.rows) for name, size, summary in listed
+            FileEntry(name, size, summary.num_tokens, summary.checksum, summary.rows)
+            for name, size, summary in listed
+            if name is not None
         )
         return cls(
             origin,
@@ -146,33 +150,3 @@ def _check_complete(folder: Path) -> None:
 def read_info(fields: Mapping[str, Any]) -> TokenInfo:
     """Return what a loader must know of tokens, given its fields as JSON."""
     return TokenInfo(**{**fields, "columns": tuple(fields["columns"]), "stages": tuple(fields["stages"])})
-
-
-def write_json(path: Path, fields: dict[str, Json]) -> None:
-    """Write a file of JSON, with a digest of its content; it appears at once."""
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
-    unfinished.write_text(json.dumps({**fields, "digest": _digest(fields)}))
-    give_name(unfinished, path)
-
-
-def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """Return the fields of a file of JSON.
-
-    Raises:
-        ValueError: It is damaged, of another kind or of another version.
-    """
-    try:
-        fields = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON as it was written, got {error}; {ADVICE}") from error
-    if not isinstance(fields, dict) or fields.get("kind") != kind:
-        raise ValueError(f"{path} must be of kind {kind!r}, got {str(fields)[:80]}; pass a folder that write_tokens has made")
-    if fields.get("version") != version:
-        raise ValueError(f"{path} must be of version {version}, got {fields.get('version')!r}; write the tokens again")
-    if fields.pop("digest", None) != _digest(fields):
-        raise ValueError(f"{path} must be as it was written, but its digest differs; {ADVICE}")
-    return fields
-
-
-def _digest(fields: dict[str, Json]) -> str:
-    return hashlib.blake2b(json.dumps(fields).encode(), digest_size=16).hexdigest()
