@@ -6,7 +6,7 @@ The modules, in the order of the data:
 - ``tables/``: records become tables with stable types.
 - ``tokens/``: files of tokens.
 - ``blocks``: sizes of blocks, and states that count records.
-- ``numbered_records``, ``source``: what every source has; subclass `Source` to read other data.
+- ``numbered_records``, ``reading_hints``, ``source``: what every source has; subclass `Source` to read other data.
 - ``corpus_source``, ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface``, ``huggingface_streams``,
   ``generator``: a source for each kind of data.
 - ``locations``: where a record is.

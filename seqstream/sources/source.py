@@ -29,14 +29,15 @@ from seqstream.records import (
     split_row_id,
     with_record_numbers,
 )
-from seqstream.sources.blocks import BLOCK_RECORDS, COMPARED_BYTES, Block, find_record, slices, to_records
+from seqstream.sources.blocks import BLOCK_RECORDS, Block, find_record, slices, to_records
 from seqstream.sources.locations import Location
 from seqstream.sources.numbered_records import NumberedRecords
+from seqstream.sources.reading_hints import ReadingHints
 from seqstream.sources.split_rule import SIDES, UNKNOWN, KnownSides, SplitRule, make_rule
 from seqstream.sources.tokens.token_store import KnownTokens, TokenInfo
 
 
-class Source(NumberedRecords, KnownTokens, abc.ABC):
+class Source(NumberedRecords, KnownTokens, ReadingHints, abc.ABC):
     """Records in shards; subclass it to read any kind of data.
 
     A subclass must define `num_shards` and `read`. A shard is a part of the data that can be opened by itself: a range of
@@ -64,14 +65,6 @@ class Source(NumberedRecords, KnownTokens, abc.ABC):
             shard, which then need not be opened again. Blocks of about 256 KiB are a good size.
         """
 
-    def prefetch_shard(self, shard: int) -> Callable[[], None] | None:
-        """Begin to read the bytes of a shard of one block in the background, for a call of `read` that follows.
-
-        Returns:
-            A function that drops what has not been used; ``None`` where nothing was begun.
-        """
-        return None
-
     def fingerprint(self) -> Json:
         """Return what identifies the data, as JSON; a loader rejects a state that was saved with another fingerprint.
 
@@ -92,36 +85,10 @@ class Source(NumberedRecords, KnownTokens, abc.ABC):
         """Estimate the number of blocks of an epoch; ``None`` if it is unknown."""
         return float(self.num_shards)
 
-    def approx_bytes(self, shards: Index) -> Index:
-        """Estimate the bytes of shards of one block each, without reading them; -1 for a shard of any number of blocks.
-
-        Ranks do not read a shard of known size that another rank tokenises.
-
-        Args:
-            shards: ``int64 (n,)``, numbers of shards.
-
-        Returns:
-            ``int64 (n,)``, bytes of each shard.
-        """
-        return np.full(len(shards), -1)
-
     @property
     def can_repeat(self) -> bool:
         """Whether records can be read more than once; a generator that was already called yields them only once."""
         return True
-
-    @property
-    def is_read_by_workers(self) -> bool:
-        """Whether workers may read a shard of one block themselves: from files, with records that depend on no other shard."""
-        return False
-
-    @property
-    def compared_bytes(self) -> int:
-        """About how many bytes of records all ranks read at the beginning of an epoch, to check that their data are the same.
-
-        They always read the first block. It should be 0, for no more than that, if blocks are expensive to read.
-        """
-        return COMPARED_BYTES
 
     def to_row_ids(self, shard: int, records: Index) -> Index:
         """Return the row ids, ``int64 (n,)``, of records by their numbers in a shard; the order of reading changes none."""
