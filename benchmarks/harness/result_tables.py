@@ -154,7 +154,7 @@ TABLES = {
         decimals=3,
     ),
     "device": Table(
-        "2026-11-27-h200.jsonl",
+        "2026-11-28-h200.jsonl",
         "device",
         {"decoder": "decoder", "LSTM": "LSTM"},
         {
