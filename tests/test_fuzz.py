@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SECONDS = float(os.environ.get("SEQSTREAM_FUZZ_SECONDS", "12"))
+SECONDS = float(os.environ.get("SEQSTREAM_FUZZ_SECONDS", "6"))
 SEED = os.environ.get("SEQSTREAM_FUZZ_SEED", "0")
 
 KINDS = ("text", "compressed", "json lines", "csv", "parquet", "tokenizers", "states", "loaders", "options")

@@ -110,7 +110,8 @@ ESTIMATED: dict[str, tuple[BatchSpec, dict[str, int]]] = {
 def test_estimates_are_close(tmp_path: Path, name: str, shuffle: bool) -> None:
     """Of a corpus whose lines grow longer, estimates are within 5 % of the count, or one step, whatever the source."""
     source = SOURCES[name](tmp_path)
-    for spec, options in ESTIMATED.values():
+    first = (list(SOURCES).index(name) + shuffle) % 2  # every other spec, so that each source has each once
+    for spec, options in [*ESTIMATED.values()][first::2]:
         loader = ss.Loader(
             source, ss.Tokenize(letters, max_length=512), spec, shuffle=shuffle, accumulate=options.get("accumulate", 1)
         )

@@ -127,7 +127,7 @@ def test_the_stream_is_the_same_however_they_start(tmp_path: Path, bpe_file: Pat
 
 def test_laws_with_workers(tmp_path: Path, bpe_file: Path) -> None:
     """The laws hold with two workers, resuming after every batch among them."""
-    stages = (corpus(tmp_path, 24), ss.Tokenize(bpe_file, max_length=30), ss.Bucket(300, window_batches=2))
+    stages = (corpus(tmp_path, 12), ss.Tokenize(bpe_file, max_length=30), ss.Bucket(300, window_batches=2))
     make = functools.partial(ss.Loader, *stages, num_workers=2)
     testing.check_every_record_once(make)
     testing.check_same_stream(make)
@@ -397,9 +397,9 @@ def is_rare(table: pa.Table) -> list[bool]:
     return [int(text.split()[1]) % 50 == 0 for text in table.column("text").to_pylist()]
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
-def test_a_parent_that_is_killed_leaves_no_worker(tmp_path: Path, start_method: str) -> None:
-    """Killed as soon as there is a worker, and killed while blocks are under way."""
+@pytest.mark.parametrize(("start_method", "waits"), [("fork", False), ("spawn", False), ("fork", True), ("forkserver", True)])
+def test_a_parent_that_is_killed_leaves_no_worker(tmp_path: Path, start_method: str, waits: bool) -> None:
+    """Killed as soon as there is a worker, or killed while blocks are under way."""
     (tmp_path / "a.txt").write_text("line of text\n" * 5000)
     code = f"""
         import seqstream as ss
@@ -413,19 +413,18 @@ def test_a_parent_that_is_killed_leaves_no_worker(tmp_path: Path, start_method: 
     """
     (tmp_path / "train.py").write_text(textwrap.dedent(code))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-    for waits in (False, True):
-        command = [sys.executable, str(tmp_path / "train.py")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
-            assert process.stdout is not None
-            if waits:
-                process.stdout.readline()
-            until, children = time.monotonic() + 60, list[psutil.Process]()
-            while not children and time.monotonic() < until:
-                children = psutil.Process(process.pid).children(recursive=True)
-            assert children
-            process.kill()
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    command = [sys.executable, str(tmp_path / "train.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        assert process.stdout is not None
+        if waits:
+            process.stdout.readline()
+        until, children = time.monotonic() + 60, list[psutil.Process]()
+        while not children and time.monotonic() < until:
+            children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_parallelism_of_tokenizers_changes_nothing(tmp_path: Path, bpe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
