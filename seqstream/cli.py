@@ -37,8 +37,9 @@ from seqstream.planning.bucket import Bucket
 from seqstream.sources.tokens.manifest import MANIFEST, PLAN
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning import printing
+from seqstream.tuning.comparison import OnProgress
 from seqstream.tuning.preview import take_previews
-from seqstream.tuning.report import OnProgress, make_report
+from seqstream.tuning.report import make_report
 from seqstream.writing.write_tokens import write_tokens
 
 _EXPECTED_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)

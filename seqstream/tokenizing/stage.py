@@ -165,6 +165,11 @@ class Tokenize:
         """Names of the columns of ids in the tables that this stage returns."""
         return tuple(self._row_formats)
 
+    @property
+    def num_special(self) -> int:
+        """Number of special tokens of a row."""
+        return max(row_format.num_special for row_format in self._row_formats.values())
+
     def fingerprint(self) -> Json:
         """Return what decides the ids: tokenizers and options, but not the engine."""
         tokenizers: dict[str, Json] = {}

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seqstream.planning.bucket import Bucket
-from seqstream.planning.unbucketed import Unbucketed
-from seqstream.sources.source import Source
-from seqstream.tokenizing.stage import Tokenize
-
 _POSITIONAL = ("paths", "tokenizer")
 
 
-def write_loader(source: Source, tokenize: Tokenize, spec: Bucket | Unbucketed) -> str:
-    """Return the Python code of a loader; a value that has no literal, such as a tokenizer object, is written as its name."""
-    stages = "".join(f"    ss.{write_call(part)},\n" for part in (source, tokenize, spec))
+def write_loader(*parts: Any) -> str:
+    """Return the Python code of a loader of a source, stages and a batch spec.
+
+    A value that has no literal, such as a tokenizer object, is written as its name.
+    """
+    stages = "".join(f"    ss.{write_call(part)},\n" for part in parts)
     return f"import seqstream as ss\n\nloader = ss.Loader(\n{stages})"
 
 
