@@ -148,6 +148,7 @@ def summarise(
     windows: Sequence[int],
     *,
     seed: int = 0,
+    longest: int | None = None,
     is_measured: bool = True,
     on_progress: OnProgress = lambda *_: None,
 ) -> Report:
@@ -160,11 +161,12 @@ def summarise(
         budgets: Values of ``Bucket(max_tokens=...)``; those that the longest row does not fit are left out.
         windows: Values of ``Bucket(window_batches=...)``.
         seed: Seed of the order.
+        longest: Longest row where a `Tokenize` has no ``max_length``, by default the smallest budget.
         is_measured: Whether the speed of each setting is measured on a part of the corpus.
         on_progress: Receives the progress of each task.
     """
     tokenize, whole = tokenizer_of(stages), survey.lengths.astype(np.int64)
-    limit = RowLimit.of(tokenize, whole, min(budgets))
+    limit = RowLimit.of(tokenize, whole, longest or min(budgets))
     lengths = limit.apply(whole)
     budgets = fitting_budgets(budgets, int(lengths.max()))
     planned = compare(lengths, budgets, windows, num_bytes=survey.num_bytes, scale=survey.scale, on_progress=on_progress)

@@ -1,0 +1,161 @@
+"""`report`: what users call to see a corpus, and the object that it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from seqstream.records import Json
+from seqstream.reporting.corpus import Corpus, Reading, read_corpora
+from seqstream.reporting.progress import progress_bar
+from seqstream.reporting.request import WINDOWS, Data, Request, read_request
+from seqstream.reporting.sections import EpochRows, Sections, epoch_rows, make_sections
+from seqstream.sources.mixture import Mixture
+from seqstream.tuning.comparison import OnProgress, default_window
+from seqstream.tuning.planned_epoch import Spec, budget_of
+from seqstream.tuning.printing import print_report
+from seqstream.tuning.report import Report, check_budgets, summarise
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CorpusReport:
+    """A corpus in numbers and pictures; it prints as text, and shows itself as a page in a notebook.
+
+    Attributes:
+        title: Name of the data.
+        summary: Lengths, the settings that were compared, and the recommended one.
+        spec: The batch spec of the loader that is shown: the one that was given, else the recommended one.
+    """
+
+    title: str
+    summary: Report
+    spec: Spec
+    _request: Request
+    _rows: EpochRows
+    _corpora: Sequence[Corpus]
+    _seed: int
+    _on_progress: OnProgress
+
+    @functools.cached_property
+    def sections(self) -> Sections:
+        """The sections of the page as data; computed when they are first needed."""
+        return make_sections(
+            self._rows,
+            self._corpora,
+            self.summary,
+            self.spec,
+            batches_per_step=self._request.batches_per_step,
+            seed=self._seed,
+            on_progress=self._on_progress,
+        )
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return all numbers as JSON."""
+        sections = _plain(dataclasses.asdict(self.sections))
+        return {"title": self.title, **self.summary.to_json(), "spec": self.spec.fingerprint(), "sections": sections}
+
+    def to_html(self) -> str:
+        """Return the page: one file that needs no other, and no network.
+
+        Raises:
+            ModuleNotFoundError: jinja2 or matplotlib is missing.
+        """
+        from seqstream.reporting.page import render_page
+
+        return render_page(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file.
+
+        Args:
+            path: Where it goes, such as ``report.html``.
+
+        Raises:
+            ModuleNotFoundError: jinja2 or matplotlib is missing.
+        """
+        Path(path).write_text(self.to_html(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        frame = "width:100%;height:80vh;border:0;border-radius:12px"
+        return f'<iframe title="seqstream report" style="{frame}" srcdoc="{html.escape(self.to_html())}"></iframe>'
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        print_report(self.summary, Console(file=text, width=88, highlight=False, markup=False, emoji=False, no_color=True))
+        return text.getvalue()
+
+    def __repr__(self) -> str:
+        return f"<report of {self.title}: {self.summary.survey.rows:,} rows, {self.summary.survey.tokens:,} tokens>"
+
+
+def report(
+    data: Data,
+    *stages: Any,
+    budgets: Sequence[int] | None = None,
+    windows: Sequence[int] = WINDOWS,
+    label: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    is_measured: bool = True,
+    progress: bool = False,
+    on_progress: OnProgress | None = None,
+) -> CorpusReport:
+    """Look at a corpus before training: lengths, padding, steps, ranks and samples, and the loader that suits it.
+
+    It reads and tokenises the corpus once, and keeps a few numbers of each row. A folder of `write_tokens` is not read at all.
+
+    Args:
+        data: A `Loader`; or a source; or paths, globs or URLs of files; or a folder of tokens.
+        *stages: The stages of a source or of files, such as ``Tokenize("tokenizer.json")``. The last may be a batch spec.
+        budgets: Values of ``Bucket(max_tokens=...)`` to compare; by default around that of the loader.
+        windows: Values of ``Bucket(window_batches=...)`` to compare.
+        label: Column of classes; by default the one that looks most like it.
+        limit: Read about this many tokens of each source; ``None`` reads all.
+        seed: Seed of the order.
+        is_measured: Whether the speed of loaders is measured, which takes two or three seconds.
+        progress: Whether to show a progress bar.
+        on_progress: Receives the progress instead.
+
+    Raises:
+        TypeError: ``data`` or a stage has the wrong type.
+        ValueError: The corpus has no rows, or a row does not fit a budget.
+    """
+    request = read_request(data, stages)
+    budgets = sorted(set(request.budgets if budgets is None else budgets))
+    own = None if request.spec is None else budget_of(request.spec)
+    check_budgets(request.stages, budgets if own is None else [own])
+    with progress_bar(is_shown=progress) as bar:
+        tell = on_progress or bar
+        corpora = read_corpora(request.source, request.stages, Reading(label, seed, limit, tell))
+        rows = epoch_rows(request.source, corpora)
+        can_measure = rows.survey.seconds > 0 and request.source.can_repeat and not isinstance(request.source, Mixture)
+        summary = summarise(
+            rows.survey,
+            request.source,
+            request.stages,
+            budgets,
+            windows,
+            seed=seed,
+            longest=own,
+            is_measured=is_measured and can_measure,
+            on_progress=tell,
+        )
+    spec = request.spec or default_window(summary.best)
+    return CorpusReport(request.title, summary, spec, request, rows, corpora, seed, on_progress or (lambda *_: None))
+
+
+def _plain(value: Any) -> Json:
+    """Return a value as JSON has it: tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
