@@ -5,5 +5,5 @@
   `classes` of its labels. `served_batches` plans its first window, and predicts an epoch.
 - Each section of the page has a module of pure functions that return data: `lengths`, `drawn_batches`, `padding_curves`,
   `epoch_steps` with `design_effect`, `fixed_lengths`, `stragglers`, `mixture_shares`; `sections` calls them all.
-- `charts` and `batch_pictures` draw data as SVG, and `page` puts the page together.
+- `charts`, with `svg`, and `batch_pictures` draw data as SVG. `page` puts them together with the sentences of `captions`.
 """

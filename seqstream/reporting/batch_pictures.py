@@ -7,7 +7,7 @@ from seqstream.reporting.drawn_batches import DrawnBatch, DrawnSection, DrawnWay
 LINE = 1000
 """Width of a line of boxes, in units of the picture."""
 
-_GAP = 10
+_GAP = 5
 _LINES = 3
 """Lines that random batches take."""
 

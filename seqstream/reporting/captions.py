@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from seqstream.planning.bucket import Bucket
 from seqstream.reporting.drawn_batches import DrawnSection
 from seqstream.reporting.epoch_steps import StepSection
@@ -10,6 +12,7 @@ from seqstream.reporting.lengths import LengthSection
 from seqstream.reporting.mixture_shares import MixtureSection
 from seqstream.reporting.sections import Sections
 from seqstream.reporting.stragglers import Straggling
+from seqstream.reporting.wording import percent, times, whole
 from seqstream.tuning.planned_epoch import Setting
 from seqstream.tuning.report import Report
 
@@ -18,18 +21,6 @@ FAIR_EFFECT = 1.3
 
 _MOST_EPOCHS = 4
 """Reading a source more often than this teaches a language model little: Muennighoff et al., 2023."""
-
-_ACCUMULATE = "sum several batches a step with Loader(accumulate=8)"
-
-
-def times(more: float) -> str:
-    """Return how many times as much something is: ``times(9.12)`` is ``"9.1 times"``."""
-    return f"{more:.1f} times" if more < 10 else f"{more:.0f} times"
-
-
-def percent(share: float) -> str:
-    """Return a share with two digits that count: 0.9134 is ``"91%"``, 0.0034 is ``"0.34%"``."""
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.00995 or not share else f"{share:.2%}"
 
 
 def lead(summary: Report, sections: Sections) -> str:
@@ -50,7 +41,7 @@ def of_drawn(section: DrawnSection) -> str:
     """Explain the picture of batches."""
     random, ours, _ = section.ways
     return (
-        f"Each box is a batch, each line in it a row, and its area is what a model computes. Blue is text and grey is padding. "
+        f"Each box is a batch, each line in it a row, and its area is what a model computes. Blue is text, grey is padding. "
         f"These are the same {section.rows:,} rows, a fair sample, all to the same scale. Rows of similar length together need "
         f"{times(random.slots / ours.slots)} less area; packed rows suit language models, whose rows may share a line."
     )
@@ -61,55 +52,55 @@ def of_lengths(section: LengthSection) -> str:
     half = next(each for each in section.quantiles if each.share == 0.5)
     return (
         f"Half of the rows have at most {half.by_rows:,} tokens, but half of all tokens are in rows of more than "
-        f"{half.by_tokens:,}. Choose max_length by the tokens that it loses, not by the rows that it cuts."
+        f"{half.by_tokens:,}. Choose `max_length` by the tokens that it loses, not by the rows that it cuts."
     )
 
 
 def of_padding(best: Setting) -> str:
     """Explain padding against the budget."""
     window = best.spec.window_batches if isinstance(best.spec, Bucket) else None
+    planned = f" with {window:,} batches planned together" if window else ""
     return (
-        f"Lower is better; the ring is the recommended budget of {best.max_tokens:,} tokens"
-        f"{f' with {window:,} batches planned together' if window else ''}: {percent(best.padding)} padding. Raise the budget as "
-        "far as memory allows; similar lengths stay cheap, and random rows do not."
+        f"Lower is better. The ring is the recommended budget of {best.max_tokens:,} tokens{planned}: {percent(best.padding)} "
+        "padding. Raise the budget as far as memory allows; similar lengths stay cheap, and random rows do not."
     )
 
 
 def of_windows(best: Setting) -> str:
     """Explain padding against the window."""
     return (
-        f"The more batches are planned together, the less they pad: about half with each doubling. The default window holds 64 MiB "
-        f"of ids and at least 256 batches, so set window_batches only to save memory. Budget here: {best.max_tokens:,} tokens."
+        "The more batches are planned together, the less they pad. The default window holds 64 MiB of ids and at least 256 "
+        f"batches, so set `window_batches` only to save memory. Here the budget is {best.max_tokens:,} tokens."
     )
 
 
 def of_steps(section: StepSection) -> str:
     """Explain the lengths that steps meet."""
-    off = section.by_length
-    fair = (
-        ""
-        if off is None
-        else f" Any 16 batches have the lengths of the whole window to within {off.mean_off / 2:.1%} of their tokens; with random "
-        f"rows it is {off.random_off / 2:.1%}."
-    )
+    fair = ""
+    if section.by_length is not None:
+        ours, random = (f"{off / 2:.1%}" for off in (section.by_length.mean_off, section.by_length.random_off))
+        fair = (
+            f" Any 16 batches have the lengths of the whole window to within {ours} of their tokens; random batches {random}."
+        )
     return (
-        "Long and short batches take turns, so that no stretch of training sees only one kind; random batches are all as long as "
-        f"their longest row.{fair} Nothing to do: sum losses over a step, not means of batches."
+        "Long and short batches take turns, so that no stretch of training sees only one kind; random batches are all as long "
+        f"as their longest row.{fair} Divide losses by the tokens or rows of a step, not of a batch."
     )
 
 
 def of_effects(section: StepSection) -> str:
     """Explain the design effect of classes."""
-    first, last = section.label_effects[0], section.label_effects[-1]
+    first, *_, last = section.label_effects
+    what = f"How noisy a step's gradient is because of the classes in `{section.label}`, against random rows (the dashed line)."
     fair = next((each for each in section.label_effects if each.effect <= FAIR_EFFECT), None)
-    what = f"The classes of {section.label!r} in a step, against random rows (the dashed line): noise of a step's gradient."
     if first.effect <= FAIR_EFFECT:
-        return f"{what} {first.effect:.2f} for single batches is as good as random. Nothing to do."
+        return f"{what} Single batches are as good as random: {first.effect:.2f}. Nothing to do."
     if fair is not None:
-        return f"{what} A single batch has {times(first.effect)} the noise; set Loader(accumulate={fair.batches})."
+        noise = f"A single batch has {times(first.effect)} the noise, {fair.batches} together {fair.effect:.2f}"
+        return f"{what} {noise}: set `Loader(accumulate={fair.batches})`."
     return (
-        f"{what} A single batch has {times(first.effect)} the noise, {last.batches} together {times(last.effect)}: length and class "
-        f"go together here. Set Bucket(balance={section.label!r}) and {_ACCUMULATE}."
+        f"{what} Length and class go together here: {last.batches} batches as they are have {times(last.effect)} the noise, "
+        f'and {last.balanced:.2f} with `Bucket(balance="{section.label}")`. Set it, and `Loader(accumulate=8)`.'
     )
 
 
@@ -117,8 +108,8 @@ def of_shapes(section: ShapeSection) -> str:
     """Explain fixed shapes."""
     best = section.best
     return (
-        f"torch.compile and CUDA graphs want few shapes. Bucket(shapes={best.num_shapes}) chooses the lengths that pad least: "
-        f"{percent(best.padding)} padding, against {percent(section.choices[0].padding)} with one shape."
+        f"`torch.compile` and CUDA graphs want few shapes. `Bucket(shapes={best.num_shapes})` chooses the lengths that pad "
+        f"least: {percent(best.padding)} padding, against {percent(section.choices[0].padding)} with one shape."
     )
 
 
@@ -127,19 +118,19 @@ def of_packing(section: PackSection) -> str:
     best = section.best
     split = f"splits {percent(best.split)} of the sequences" if best.split else "splits none of them"
     return (
-        f"For a language model, Pack puts whole sequences into rows of one length. Rows of {best.row_length:,} slots are "
-        f"{best.fill:.1%} full, and overflow='split' {split}."
+        f"For a language model, `Pack` puts whole sequences into rows of one length. Rows of {best.row_length:,} slots are "
+        f'{percent(best.fill)} full, and `overflow="split"` {split}.'
     )
 
 
-def of_ranks(ranks: tuple[Straggling, ...] | list[Straggling]) -> str:
+def of_ranks(ranks: Sequence[Straggling]) -> str:
     """Explain straggler factors."""
     most = ranks[-1]
     return (
-        f"How much longer a run takes because ranks wait for the slowest (1.00: never), for a corpus of this shape that fills "
-        f"their windows. On {most.world_size} ranks with random rows (grey) an RNN takes {times(most.random_rnn)} as long as it "
-        f"must, with step='alike' {most.rnn:.2f}; a transformer {times(most.random_transformer)}, with step='mixed' "
-        f"{most.transformer:.2f}. If long rows still cost more, add cost='attention'."
+        "How much longer a run takes because ranks wait for the slowest one (1.00: they never wait), for a corpus like this "
+        f"that fills the windows of all. With random rows on {most.world_size} ranks an RNN takes {times(most.random_rnn)} "
+        f"as long as it must, and a transformer {times(most.random_transformer)}; with steps planned together they take "
+        f"{most.rnn:.2f} and {most.transformer:.2f}."
     )
 
 
@@ -147,10 +138,11 @@ def of_mixture(section: MixtureSection) -> str:
     """Explain the shares of a mixture."""
     repeated = [source for source in section.sources if source.epochs[-1] > _MOST_EPOCHS]
     what = (
-        f"Grey is the share that the weights ask for, blue what an epoch of {section.tokens:,} tokens gives. On the right, how often "
-        "each source is read in a longer run; above the dashed line, at four times, more reading teaches little."
+        f"Grey is the share that the weights ask for, blue what an epoch of {section.tokens:,} tokens gives. How often a "
+        "source is read grows with the run: above the dashed line, at four times, reading it again teaches little."
     )
     if not repeated:
         return what
     most = max(repeated, key=lambda source: source.epochs[-1])
-    return f"{what} {most.name} would be read {most.epochs[-1]:.0f} times: lower its weight, or cap it with epochs={{...}}."
+    reads = f"A run of {whole(section.run_tokens[-1])} tokens reads {most.name} {most.epochs[-1]:.0f} times"
+    return f"{what} {reads}: lower its weight, or limit it with `epochs=`."

@@ -1,18 +1,10 @@
-"""Charts as SVG: text stays text, and colours are those of the page, light or dark.
-
-Every chart is drawn by matplotlib from the data of one section, and is read as well on a phone as on paper.
-"""
+"""The charts of the page, each drawn by matplotlib from the data of one section."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from seqstream.reporting.epoch_steps import Composition, LabelEffect, StepSection
@@ -21,81 +13,18 @@ from seqstream.reporting.lengths import LengthSection
 from seqstream.reporting.mixture_shares import MixtureSection
 from seqstream.reporting.padding_curves import GREEDY, GROUPED, OURS, RANDOM, WAYS, PaddingPoint
 from seqstream.reporting.stragglers import Straggling
-from seqstream.tuning.printing import short_number
-
-WIDTH = 440
-"""Width of a chart in its own units; text is 12 of them, so it can be read where a chart is 350 pixels wide."""
-
-COLOURS = {
-    "ink": "#010203",
-    "muted": "#040506",
-    "line": "#070809",
-    "ours": "#0a0b0c",
-    "other": "#0d0e0f",
-    "pad": "#101112",
-    **{f"part{number}": f"#2021{number:02x}" for number in range(8)},
-}
-"""Colours that stand for variables of the page."""
-
-_RC = {
-    "svg.fonttype": "none",
-    "font.size": 12,
-    "axes.edgecolor": COLOURS["line"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.labelsize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["line"],
-    "ytick.color": COLOURS["line"],
-    "xtick.labelcolor": COLOURS["muted"],
-    "ytick.labelcolor": COLOURS["muted"],
-    "grid.color": COLOURS["line"],
-    "grid.linewidth": 0.7,
-    "lines.linewidth": 2.2,
-    "lines.solid_capstyle": "round",
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-}
-
-_HALO: dict[str, Any] = {"fontsize": 12, "fontweight": "bold"}
-
-
-def draw(name: str, title: str, plot: Callable[[Axes], None], height: int = 230) -> str:
-    """Return a chart as SVG that can stand in a page.
-
-    Args:
-        name: Prefix of the ids in it.
-        title: What it shows, for those who cannot see it.
-        plot: Draws into axes.
-        height: Height in units of which `WIDTH` is the width.
-    """
-    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        plot(axes)
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return clean(file.getvalue(), name, title)
-
-
-def clean(svg: str, name: str, title: str) -> str:
-    """Return SVG without its header, with ids of its own, and with variables for colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for variable, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    box = re.search(r'viewBox="[^"]+"', svg)
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" class="chart" role="img" aria-label="{label}" {box[0] if box else ""}>'
-    return head + re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :]).strip()
+from seqstream.reporting.svg import (
+    BOLD,
+    COLOURS,
+    PERCENT,
+    SHORT,
+    draw,
+    label_ends,
+    log_axis,
+    log_lengths,
+    mark,
+    ring,
+)
 
 
 def draw_lengths(section: LengthSection) -> str:
@@ -110,10 +39,10 @@ def draw_lengths(section: LengthSection) -> str:
             axes.stairs(values, edges, fill=True, color=COLOURS[colour], alpha=0.22)
             axes.stairs(values, edges, color=COLOURS[colour], linewidth=2)
             peak = max(range(len(values)), key=values.__getitem__)
-            axes.text((edges[peak] * edges[peak + 1]) ** 0.5, values[peak] * 1.02, label, ha="center", va="bottom", **_HALO)
+            axes.text((edges[peak] * edges[peak + 1]) ** 0.5, values[peak] * 1.02, label, ha="center", va="bottom", **BOLD)
         axes.set_ylim(0, 1.18 * max(max(each.rows, each.tokens) for each in section.bins))
-        _log_lengths(axes, edges[0], edges[-1])
-        axes.yaxis.set_major_formatter(_percent)
+        log_lengths(axes, edges[0], edges[-1])
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("tokens of a row")
 
     return draw("lengths", "Share of rows and of tokens by length", plot)
@@ -136,13 +65,13 @@ def draw_padding(points: Sequence[PaddingPoint], max_tokens: int, window: int | 
             point for point in points if point.way == OURS and (point.max_tokens, point.window_batches) == (max_tokens, window)
         ]
         for point in shown:
-            axes.plot([max_tokens], [point.padding], "o", markersize=13, markerfacecolor="none", color=COLOURS["ink"])
+            ring(axes, max_tokens, point.padding)
         axes.set_ylim(-0.04, 1.08 * max(point.padding for point in points) + 0.02)
-        _log_axis(axes, budgets)
+        log_axis(axes, budgets)
         axes.set_xlim(budgets[0] * 0.8, budgets[-1] * (budgets[-1] / budgets[0]) ** 0.55 * 1.2)
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("budget of a batch, in tokens")
-        _label_ends(axes, budgets[-1], ends)
+        label_ends(axes, budgets[-1], ends)
 
     return draw("padding", "Padding against the budget, for four ways of batching", plot, 260)
 
@@ -164,12 +93,12 @@ def draw_windows(points: Sequence[PaddingPoint], max_tokens: int) -> str | None:
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                **_HALO,
+                **BOLD,
             )
         axes.set_ylim(0, 1.35 * max(point.padding for point in ours) + 0.001)
-        _log_axis(axes, windows)
+        log_axis(axes, windows)
         axes.set_xlim(windows[0] * 0.7, windows[-1] * 1.4)
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("batches planned together")
 
     return draw("windows", "Padding against the window", plot, 260)
@@ -186,14 +115,14 @@ def draw_steps(section: StepSection) -> tuple[str, str]:
             axes.set_xlim(0, len(lengths))
             axes.set_xlabel("batch")
             axes.set_ylabel("padded length")
-            axes.yaxis.set_major_formatter(_short)
+            axes.yaxis.set_major_formatter(SHORT)
             axes.yaxis.set_major_locator(MaxNLocator(4))
 
         return plot
 
     return (
-        draw("steps", "Padded length of each batch of seqstream", bars(section.lengths, "ours"), 190),
-        draw("random-steps", "Padded length of each batch of random rows", bars(section.random_lengths, "pad"), 190),
+        draw("steps", "Padded length of each batch of seqstream", bars(section.lengths, "ours"), 190, 62),
+        draw("random-steps", "Padded length of each batch of random rows", bars(section.random_lengths, "pad"), 190, 62),
     )
 
 
@@ -208,7 +137,7 @@ def draw_composition(name: str, section: Composition) -> str:
         axes.set_ylim(0, 1)
         axes.grid(visible=False)
         axes.xaxis.set_major_locator(NullLocator())
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("from the first 16 batches of the window to the last")
 
     return draw(name, "Composition of any 16 consecutive batches", plot, 190)
@@ -219,8 +148,11 @@ def draw_effects(effects: Sequence[LabelEffect]) -> str:
 
     def plot(axes: Axes) -> None:
         values = [each.effect for each in effects]
-        bars = axes.bar([str(each.batches) for each in effects], values, width=0.55, color=COLOURS["ours"])
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, **_HALO)
+        for shift, name, colour in ((-0.2, "effect", "pad"), (0.2, "balanced", "ours")):
+            own = [getattr(each, name) for each in effects]
+            bars = axes.bar([at + shift for at in range(len(own))], own, width=0.36, color=COLOURS[colour])
+            axes.bar_label(bars, [f"{value:.2f}" for value in own], padding=2, fontsize=11)
+        axes.set_xticks(range(len(effects)), [str(each.batches) for each in effects])
         axes.axhline(1, color=COLOURS["ink"], linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_ylim(0, 1.22 * max(1.0, *values))
         axes.set_xlabel("batches of an optimiser step")
@@ -234,10 +166,10 @@ def draw_shapes(section: ShapeSection) -> str:
     def plot(axes: Axes) -> None:
         numbers = [choice.num_shapes for choice in section.choices]
         axes.plot(numbers, [choice.padding for choice in section.choices], "o-", color=COLOURS["ours"], markersize=5)
-        _mark(axes, section.best.num_shapes, section.best.padding, f"{section.best.num_shapes}: {section.best.padding:.0%}")
+        mark(axes, section.best.num_shapes, section.best.padding, f"{section.best.num_shapes}: {section.best.padding:.0%}")
         axes.set_ylim(0, 1.1 * section.choices[0].padding + 0.01)
         axes.set_xticks(numbers)
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("number of shapes")
 
     return draw("shapes", "Padding against the number of fixed shapes", plot)
@@ -258,12 +190,12 @@ def draw_packing(section: PackSection) -> str:
             [section.best.row_length], [section.best.fill], "o", markersize=13, markerfacecolor="none", color=COLOURS["ink"]
         )
         axes.set_ylim(-0.04, 1.12)
-        _log_axis(axes, lengths)
+        log_axis(axes, lengths)
         spread = max(4.0, lengths[-1] / lengths[0])
         axes.set_xlim(lengths[0] * 0.8, lengths[-1] * spread**0.3)
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("slots of a packed row")
-        _label_ends(axes, lengths[-1], ends)
+        label_ends(axes, lengths[-1], ends)
 
     return draw("packing", "Fill of packed rows against their length", plot)
 
@@ -292,15 +224,15 @@ def draw_shares(section: MixtureSection) -> str:
         at = range(len(section.sources))
         axes.barh([each + 0.19 for each in at], [each.asked for each in section.sources], 0.34, color=COLOURS["pad"])
         bars = axes.barh([each - 0.19 for each in at], [each.given for each in section.sources], 0.34, color=COLOURS["ours"])
-        axes.bar_label(bars, [f"{each.given:.1%}" for each in section.sources], padding=3, **_HALO)
+        axes.bar_label(bars, [f"{each.given:.1%}" for each in section.sources], padding=3, **BOLD)
         axes.set_yticks(list(at), [_cut(each.name) for each in section.sources])
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_formatter(_percent)
+        axes.xaxis.set_major_formatter(PERCENT)
         axes.set_xlim(0, 1.2 * max(max(each.asked, each.given) for each in section.sources))
 
-    return draw("shares", "Share of each source asked and given", plot, 70 + 38 * len(section.sources))
+    return draw("shares", "Share of each source asked and given", plot, 70 + 38 * len(section.sources), 120)
 
 
 def draw_epochs(section: MixtureSection) -> str:
@@ -314,19 +246,15 @@ def draw_epochs(section: MixtureSection) -> str:
             ends.append((source.epochs[-1], _cut(source.name), colour))
         axes.set_yscale("log")
         axes.axhline(4, color=COLOURS["ink"], linewidth=1.2, linestyle=(0, (4, 3)))
-        _log_axis(axes, list(section.run_tokens))
+        log_axis(axes, list(section.run_tokens))
         axes.set_xlim(section.run_tokens[0] * 0.85, section.run_tokens[-1] * 3.6)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("tokens of a run")
         axes.set_ylabel("epochs of the source")
-        _label_ends(axes, section.run_tokens[-1], ends)
+        label_ends(axes, section.run_tokens[-1], ends)
 
-    return draw("epochs", "Epochs of each source against the tokens of a run", plot, 260)
-
-
-_percent = FuncFormatter(lambda value, _: f"{100 * value:.3g}%")
-_short = FuncFormatter(lambda value, _: short_number(value) if value else "0")
+    return draw("epochs", "Epochs of each source against the tokens of a run", plot, 260, 62)
 
 
 def _ranks(size: int) -> str:
@@ -335,49 +263,3 @@ def _ranks(size: int) -> str:
 
 def _cut(name: str, most: int = 16) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _mark(axes: Axes, x: float, y: float, text: str) -> None:
-    """Mark a point by a ring, with a text above it."""
-    axes.plot([x], [y], "o", markersize=13, markerfacecolor="none", color=COLOURS["ink"])
-    axes.annotate(text, (x, y), (8, 10), textcoords="offset points", ha="left", va="bottom", **_HALO)
-
-
-def _label_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write the name of each line at its end, one above the other where they are near."""
-    if axes.figure is not None:
-        axes.figure.draw_without_rendering()  # so that places on the paper are known
-    offsets = _spread([axes.transData.transform((x, value))[1] for value, _, _ in ends], 15)
-    for (value, text, colour), offset in zip(ends, offsets, strict=True):
-        axes.annotate(
-            text,
-            (x, value),
-            (9, offset - axes.transData.transform((x, value))[1]),
-            textcoords="offset points",
-            va="center",
-            color=COLOURS[colour] if colour != "pad" else COLOURS["muted"],
-            **_HALO,
-        )
-
-
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Return places that are at least ``gap`` apart, in the same order, each as near to its own as that allows."""
-    order = sorted(range(len(places)), key=places.__getitem__)
-    found = list(places)
-    for before, after in zip(order, order[1:], strict=False):
-        found[after] = max(found[after], found[before] + gap)
-    return found
-
-
-def _log_axis(axes: Axes, values: Sequence[int]) -> None:
-    axes.set_xscale("log")
-    axes.set_xticks(list(values), [short_number(value) for value in values])
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _log_lengths(axes: Axes, low: int, high: int) -> None:
-    powers = [4**power for power in range(16) if low <= 4**power <= high] or [low]
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.set_xticks(powers, [short_number(power) for power in powers])
-    axes.xaxis.set_minor_locator(NullLocator())

@@ -47,9 +47,9 @@ def label_effect(counts: Index, num: int) -> float:
     """Return the design effect of the classes of batches.
 
     The gradient of the bias of a classifier that knows only how frequent each class is has the frequencies less the one-hot
-    class of a row, so this is how much more noise the order of batches puts into it than random rows would. Batches of one class
-    each, those of the first class first, are the worst case: ``label_effect(np.array([[8, 0], [8, 0], [0, 8], [0, 8]]), 1)`` is
-    31/3.
+    class of a row, so this is how much more noise the order of batches puts into it than random rows would. Batches of one
+    class each, those of the first class first, are the worst case: ``label_effect(np.array([[8, 0], [8, 0], [0, 8], [0, 8]]),
+    1)`` is 31/3.
 
     Args:
         counts: ``int64 (T, C)``, rows of each class in each batch, in the order served.

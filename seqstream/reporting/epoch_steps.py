@@ -49,10 +49,17 @@ class Composition:
 
 @dataclasses.dataclass(frozen=True)
 class LabelEffect:
-    """The design effect of the classes of ``batches`` consecutive batches: 1.0 for random rows."""
+    """The design effect of the classes of ``batches`` consecutive batches: 1.0 for random rows.
+
+    Attributes:
+        batches: Number of batches, those of an optimiser step.
+        effect: Its design effect as batches are.
+        balanced: That with ``Bucket(balance=)``.
+    """
 
     batches: int
     effect: float
+    balanced: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,7 @@ class StepSection:
 def describe_steps(
     lengths: Lengths,
     served: ServedBatches,
+    balanced: ServedBatches | None = None,
     *,
     sources: tuple[Index, Sequence[str]] | None = None,
     classes: Classes | None = None,
@@ -93,6 +101,7 @@ def describe_steps(
     Args:
         lengths: ``int64``, tokens of each row of the epoch.
         served: The batches of its first window.
+        balanced: The same in the order that ``Bucket(balance=)`` gives them, where classes are known.
         sources: Number of the source of each row of the epoch, ``int64``, and the names of the sources.
         classes: The class of each row of the epoch.
         seed: Seed of the random batches.
@@ -106,9 +115,9 @@ def describe_steps(
         by_source = composition(ours, names, others)
     effects: tuple[LabelEffect, ...] = ()
     if classes is not None:
-        counts = served.count(*_merged(classes)).astype(np.int64)
-        found = ((num, label_effect(counts, num)) for num in NUMS)
-        effects = tuple(LabelEffect(num, effect) for num, effect in found if math.isfinite(effect))
+        counts = [each.count(*_merged(classes)).astype(np.int64) for each in (served, balanced or served)]
+        found = (LabelEffect(num, *(label_effect(each, num) for each in counts)) for num in NUMS)
+        effects = tuple(each for each in found if math.isfinite(each.effect))
     return StepSection(
         tuple(served.longest[:_MOST_SHOWN].tolist()),
         tuple(served.tokens[:_MOST_SHOWN].tolist()),

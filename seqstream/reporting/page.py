@@ -7,8 +7,12 @@ import itertools
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from seqstream.planning.bucket import Bucket
 from seqstream.reporting import captions
+from seqstream.reporting.stragglers import HIDDEN_SIZE, mixed_spec
+from seqstream.reporting.wording import percent, place
 from seqstream.tuning.printing import short_number
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ def render_page(report: CorpusReport) -> str:
         ) from error
     template = importlib.resources.files("seqstream.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=captions.percent, short=short_number, number=lambda value: f"{value:,}")
+    environment.filters.update(percent=percent, short=short_number, number=lambda value: f"{value:,}", place=place, prose=prose)
     summary, sections = report.summary, report.sections
     best, steps, mixture = summary.best, sections.steps, sections.mixture
     window = getattr(best.spec, "window_batches", None)
@@ -71,9 +75,18 @@ def render_page(report: CorpusReport) -> str:
         captions=captions,
         pictures={name: _markup(value) for name, value in pictures.items()},
         settings=_settings(report),
+        set_on_ranks=_set_on_ranks(report),
         suspicions=_suspicions(report),
         version=version("seqstream"),
     )
+
+
+def prose(sentences: str) -> Any:
+    """Return sentences with what is between backticks as code, and all else escaped."""
+    from markupsafe import Markup, escape
+
+    parts = str(escape(sentences)).split("`")
+    return Markup("".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts)))
 
 
 def _markup(value: Any) -> Any:
@@ -87,19 +100,19 @@ def _markup(value: Any) -> Any:
 
 def _settings(report: CorpusReport) -> list[tuple[int, list[dict[str, Any]]]]:
     """Return the rows of the table of settings, by budget."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "max_tokens": setting.max_tokens,
             "window": f"{setting.spec.window_batches:,}" if isinstance(setting.spec, Bucket) else "random",
             "batches": f"{setting.batches:,}",
             "rows": f"{setting.rows:,.0f}",
-            "padding": captions.percent(setting.padding),
+            "padding": percent(setting.padding),
             "speed": "" if setting.tokens_per_second is None else short_number(setting.tokens_per_second),
             "is_best": setting is report.summary.best,
         }
         for setting in report.summary.settings
     ]
-    return [(budget, list(group)) for budget, group in itertools.groupby(rows, key=lambda row: int(row["max_tokens"]))]
+    return [(budget, list(group)) for budget, group in itertools.groupby(rows, key=lambda row: row["max_tokens"])]
 
 
 def _suspicions(report: CorpusReport) -> list[tuple[str, int, str, tuple[str, ...]]]:
@@ -113,3 +126,20 @@ def _suspicions(report: CorpusReport) -> list[tuple[str, int, str, tuple[str, ..
     if totals:
         totals[limit] = report.summary.too_long, ()
     return [(_SUSPICIONS[kind][0], count, _SUSPICIONS[kind][1], places[:3]) for kind, (count, places) in totals.items()]
+
+
+def _set_on_ranks(report: CorpusReport) -> list[tuple[str, str, float, float]]:
+    """Return what to set for each model on many ranks, and its straggler factors with random rows and with that."""
+    most = report.sections.ranks[-1]
+    longest = report.summary.limit.apply(np.array([report.sections.lengths.longest])).max()
+    transformer = mixed_spec(int(longest), report.summary.best.max_tokens)
+    attention = f', cost="attention", hidden_size={HIDDEN_SIZE}' if transformer.hidden_size else ""
+    return [
+        ("RNN", 'Bucket(..., step="alike"), Loader(accumulate=8)', most.random_rnn, most.rnn),
+        (
+            "transformer",
+            f'Bucket(..., step="mixed"{attention})',
+            most.random_transformer,
+            most.transformer,
+        ),
+    ]

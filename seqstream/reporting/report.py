@@ -44,6 +44,11 @@ class CorpusReport:
     _seed: int
     _on_progress: OnProgress
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the batch spec was given, and not recommended."""
+        return self._request.spec is not None
+
     @functools.cached_property
     def sections(self) -> Sections:
         """The sections of the page as data; computed when they are first needed."""

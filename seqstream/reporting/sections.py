@@ -139,8 +139,14 @@ def make_sections(
     served = serve_first_window(lengths, bucket, bytes_per_token, sources)
     packing = fill_rows(whole, seed=seed)
     on_progress("drawing", 1, 5)
+    balanced = serve_first_window(lengths, bucket, bytes_per_token, classes.codes) if classes else None
     steps = describe_steps(
-        lengths, served, sources=None if sources is None else (sources, rows.names), classes=classes or None, seed=seed
+        lengths,
+        served,
+        balanced,
+        sources=None if sources is None else (sources, rows.names),
+        classes=classes or None,
+        seed=seed,
     )
     on_progress("drawing", 2, 5)
     ranks = straggle(lengths, max_tokens, seed=seed)

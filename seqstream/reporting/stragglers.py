@@ -50,7 +50,8 @@ class Straggling:
     Attributes:
         world_size: Number of ranks.
         rnn: Factor of an RNN with ``step="alike"``, whose work is its time steps.
-        transformer: Factor of a transformer with ``step="mixed"``, whose work is tokens and attention.
+        transformer: Factor of a transformer with ``step="mixed"``, whose work is tokens and attention; the budget counts both
+            where the longest row fits it.
         random_rnn: Factor of an RNN with batches of random rows.
         random_transformer: Factor of a transformer with batches of random rows.
     """
@@ -76,10 +77,8 @@ def straggle(lengths: Lengths, max_tokens: int, sizes: Sequence[int] = SIZES, *,
 
 def _straggle(counts: LengthCounts, max_tokens: int, world_size: int, seed: int) -> Straggling:
     counts = counts.scaled(min(_TURNS * world_size * max_tokens / counts.num_tokens, _MOST_ROWS / counts.num_rows))
-    alike, mixed = (
-        serve(counts, Bucket(max_tokens, step=step).plan_global(counts, key=(seed,), world_size=world_size), world_size)
-        for step in ("alike", "mixed")
-    )
+    specs = Bucket(max_tokens, step="alike"), mixed_spec(int(counts.lengths[0]), max_tokens)
+    alike, mixed = (serve(counts, each.plan_global(counts, key=(seed,), world_size=world_size), world_size) for each in specs)
     random = serve_random(counts, max(1, round(counts.num_rows / mixed.rows.size)), world_size, seed)
     return Straggling(
         world_size,
@@ -88,6 +87,13 @@ def _straggle(counts: LengthCounts, max_tokens: int, world_size: int, seed: int)
         straggler(rnn(random)),
         straggler(transformer(random)),
     )
+
+
+def mixed_spec(longest: int, max_tokens: int) -> Bucket:
+    """Return the batches of a transformer on many ranks: of equal cost, attention included, if the longest row fits so."""
+    if longest + longest**2 / (6 * HIDDEN_SIZE) > max_tokens:
+        return Bucket(max_tokens, step="mixed")
+    return Bucket(max_tokens, step="mixed", cost="attention", hidden_size=HIDDEN_SIZE)
 
 
 def serve(counts: LengthCounts, global_plan: GlobalPlan, world_size: int, schedule: Schedule | None = None) -> Served:

@@ -91,9 +91,8 @@ class Browser:
                     found.append(json.dumps(params))
                 case "Network.requestWillBeSent" if not params["request"]["url"].startswith(("file:", "data:")):
                     found.append(params["request"]["url"])
-        documents = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
-        files = [event["params"]["request"]["url"] for event in documents if event["params"]["request"]["url"].startswith("file:")]
-        return found + files[1:]
+        requests = [each["params"]["request"]["url"] for each in self.events if each["method"] == "Network.requestWillBeSent"]
+        return found + [url for url in requests if url.startswith("file:")][1:]
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._left:
@@ -123,7 +122,9 @@ def browser(folder: Path) -> Iterator[Browser]:
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
     options += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder}"]
     command = ["bash", "-c", f'exec "$@" 3<&{requests} 4>&{own_answers}', "-", path, "--remote-debugging-pipe", *options]
-    with subprocess.Popen(command, pass_fds=(requests, own_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        command, pass_fds=(requests, own_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as running:
         os.close(requests)
         os.close(own_answers)
         try:
