@@ -62,7 +62,8 @@ def of_padding(best: Setting) -> str:
     planned = f" with {window:,} batches planned together" if window else ""
     return (
         f"Lower is better. The ring is the recommended budget of {best.max_tokens:,} tokens{planned}: {percent(best.padding)} "
-        "padding. Raise the budget as far as memory allows; similar lengths stay cheap, and random rows do not."
+        "padding. Raise the budget as far as memory allows; similar lengths stay cheap, and random rows do not. Length-grouped "
+        "batches are those of `LengthGroupedSampler`; cut greedily are sorted windows."
     )
 
 

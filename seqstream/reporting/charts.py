@@ -68,7 +68,7 @@ def draw_padding(points: Sequence[PaddingPoint], max_tokens: int, window: int | 
             ring(axes, max_tokens, point.padding)
         axes.set_ylim(-0.04, 1.08 * max(point.padding for point in points) + 0.02)
         log_axis(axes, budgets)
-        axes.set_xlim(budgets[0] * 0.8, budgets[-1] * (budgets[-1] / budgets[0]) ** 0.55 * 1.2)
+        axes.set_xlim(budgets[0] * 0.8, budgets[-1] * max(4.0, budgets[-1] / budgets[0]) ** 0.62)
         axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("budget of a batch, in tokens")
         label_ends(axes, budgets[-1], ends)
@@ -114,15 +114,14 @@ def draw_steps(section: StepSection) -> tuple[str, str]:
             axes.set_ylim(0, top)
             axes.set_xlim(0, len(lengths))
             axes.set_xlabel("batch")
-            axes.set_ylabel("padded length")
             axes.yaxis.set_major_formatter(SHORT)
             axes.yaxis.set_major_locator(MaxNLocator(4))
 
         return plot
 
     return (
-        draw("steps", "Padded length of each batch of seqstream", bars(section.lengths, "ours"), 190, 62),
-        draw("random-steps", "Padded length of each batch of random rows", bars(section.random_lengths, "pad"), 190, 62),
+        draw("steps", "Padded length of each batch of seqstream", bars(section.lengths, "ours"), 190, 52),
+        draw("random-steps", "Padded length of each batch of random rows", bars(section.random_lengths, "pad"), 190, 52),
     )
 
 
@@ -192,7 +191,7 @@ def draw_packing(section: PackSection) -> str:
         axes.set_ylim(-0.04, 1.12)
         log_axis(axes, lengths)
         spread = max(4.0, lengths[-1] / lengths[0])
-        axes.set_xlim(lengths[0] * 0.8, lengths[-1] * spread**0.3)
+        axes.set_xlim(lengths[0] * 0.8, lengths[-1] * spread**0.35)
         axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("slots of a packed row")
         label_ends(axes, lengths[-1], ends)
@@ -208,10 +207,10 @@ def draw_ranks(ranks: Sequence[Straggling]) -> str:
         for shift, prefix, colour in ((-0.2, "", "ours"), (0.2, "random_", "pad")):
             values = [getattr(each, prefix + model) for each in ranks for size, model in groups if size == each.world_size]
             bars = axes.bar([at + shift for at in range(len(groups))], values, width=0.36, color=COLOURS[colour])
-            axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=10.5)
+            axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=11)
         axes.axhline(1, color=COLOURS["ink"], linewidth=1.2, linestyle=(0, (4, 3)))
         names = {"rnn": "RNN", "transformer": "transf."}
-        axes.set_xticks(range(len(groups)), [f"{names[model]}\n{_ranks(size)}" for size, model in groups], fontsize=11)
+        axes.set_xticks(range(len(groups)), [f"{names[model]}\n{_ranks(size)}" for size, model in groups], fontsize=12)
         axes.set_ylim(0, 1.16 * max(each.random_transformer for each in ranks) + 0.05)
 
     return draw("ranks", "Straggler factors of an RNN and of a transformer", plot, 250)
@@ -247,7 +246,7 @@ def draw_epochs(section: MixtureSection) -> str:
         axes.set_yscale("log")
         axes.axhline(4, color=COLOURS["ink"], linewidth=1.2, linestyle=(0, (4, 3)))
         log_axis(axes, list(section.run_tokens))
-        axes.set_xlim(section.run_tokens[0] * 0.85, section.run_tokens[-1] * 3.6)
+        axes.set_xlim(section.run_tokens[0] * 0.85, section.run_tokens[-1] * 6)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("tokens of a run")

@@ -16,7 +16,7 @@ from seqstream.planning.bucket_cuts import fill_greedily, fitting_rows
 from seqstream.tuning.planned_epoch import Setting
 
 RANDOM, GROUPED, GREEDY, OURS = "random", "length_grouped", "greedy", "seqstream"
-WAYS = {RANDOM: "random rows", GROUPED: "LengthGroupedSampler", GREEDY: "sorted, cut greedily", OURS: "seqstream"}
+WAYS = {RANDOM: "random rows", GROUPED: "length-grouped", GREEDY: "cut greedily", OURS: "seqstream"}
 
 _MEGABATCHES = 50
 """`LengthGroupedSampler` of transformers sorts this many batches together, or fewer if there would be under four such parts."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from seqstream.planning.bucket import Bucket
 from seqstream.reporting import captions
+from seqstream.reporting.sections import Sections
 from seqstream.reporting.stragglers import HIDDEN_SIZE, mixed_spec
 from seqstream.reporting.wording import percent, place
 from seqstream.tuning.printing import short_number
-
-if TYPE_CHECKING:
-    from seqstream.reporting.report import CorpusReport
+from seqstream.tuning.report import Report
 
 _SUSPICIONS = {
     "empty": ("empty", "Records without a token. They are left out; look whether their field is the right one."),
@@ -31,8 +30,14 @@ _SUSPICIONS = {
 }
 
 
-def render_page(report: CorpusReport) -> str:
+def render_page(title: str, summary: Report, sections: Sections, *, is_given: bool = False) -> str:
     """Return the page of a report.
+
+    Args:
+        title: Name of the data.
+        summary: The settings that were compared.
+        sections: All sections.
+        is_given: Whether the loader was given, and not recommended.
 
     Raises:
         ModuleNotFoundError: jinja2 or matplotlib is missing.
@@ -49,7 +54,6 @@ def render_page(report: CorpusReport) -> str:
     template = importlib.resources.files("seqstream.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(percent=percent, short=short_number, number=lambda value: f"{value:,}", place=place, prose=prose)
-    summary, sections = report.summary, report.sections
     best, steps, mixture = summary.best, sections.steps, sections.mixture
     window = getattr(best.spec, "window_batches", None)
     pictures: dict[str, Any] = {
@@ -68,15 +72,16 @@ def render_page(report: CorpusReport) -> str:
         "epochs": mixture and charts.draw_epochs(mixture),
     }
     return environment.from_string(template).render(
-        report=report,
+        title=title,
+        is_given=is_given,
         summary=summary,
         sections=sections,
         best=best,
         captions=captions,
         pictures={name: _markup(value) for name, value in pictures.items()},
-        settings=_settings(report),
-        set_on_ranks=_set_on_ranks(report),
-        suspicions=_suspicions(report),
+        settings=_settings(summary),
+        set_on_ranks=_set_on_ranks(summary, sections),
+        suspicions=_suspicions(summary, sections),
         version=version("seqstream"),
     )
 
@@ -98,7 +103,7 @@ def _markup(value: Any) -> Any:
     return [_markup(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _settings(report: CorpusReport) -> list[tuple[int, list[dict[str, Any]]]]:
+def _settings(summary: Report) -> list[tuple[int, list[dict[str, Any]]]]:
     """Return the rows of the table of settings, by budget."""
     rows: list[dict[str, Any]] = [
         {
@@ -108,31 +113,31 @@ def _settings(report: CorpusReport) -> list[tuple[int, list[dict[str, Any]]]]:
             "rows": f"{setting.rows:,.0f}",
             "padding": percent(setting.padding),
             "speed": "" if setting.tokens_per_second is None else short_number(setting.tokens_per_second),
-            "is_best": setting is report.summary.best,
+            "is_best": setting is summary.best,
         }
-        for setting in report.summary.settings
+        for setting in summary.settings
     ]
     return [(budget, list(group)) for budget, group in itertools.groupby(rows, key=lambda row: row["max_tokens"])]
 
 
-def _suspicions(report: CorpusReport) -> list[tuple[str, int, str, tuple[str, ...]]]:
+def _suspicions(summary: Report, sections: Sections) -> list[tuple[str, int, str, tuple[str, ...]]]:
     """Return suspicious rows: what they are, how many, what to do, and where some are."""
     totals: dict[str, tuple[int, tuple[str, ...]]] = {}
-    for section in report.sections.samples.values():
+    for section in sections.samples.values():
         for each in section.suspicions:
             count, locations = totals.get(each.kind, (0, ()))
             totals[each.kind] = count + each.count, (*locations, *each.locations)
-    limit = {"truncate": "cut", "split": "split", "drop": "dropped", "error": "cut"}[report.summary.limit.overflow]
+    limit = {"truncate": "cut", "split": "split", "drop": "dropped", "error": "cut"}[summary.limit.overflow]
     if totals:
-        totals[limit] = report.summary.too_long, ()
+        totals[limit] = summary.too_long, ()
     return [(_SUSPICIONS[kind][0], count, _SUSPICIONS[kind][1], places[:3]) for kind, (count, places) in totals.items()]
 
 
-def _set_on_ranks(report: CorpusReport) -> list[tuple[str, str, float, float]]:
+def _set_on_ranks(summary: Report, sections: Sections) -> list[tuple[str, str, float, float]]:
     """Return what to set for each model on many ranks, and its straggler factors with random rows and with that."""
-    most = report.sections.ranks[-1]
-    longest = report.summary.limit.apply(np.array([report.sections.lengths.longest])).max()
-    transformer = mixed_spec(int(longest), report.summary.best.max_tokens)
+    most = sections.ranks[-1]
+    longest = summary.limit.apply(np.array([sections.lengths.longest])).max()
+    transformer = mixed_spec(int(longest), summary.best.max_tokens)
     attention = f', cost="attention", hidden_size={HIDDEN_SIZE}' if transformer.hidden_size else ""
     return [
         ("RNN", 'Bucket(..., step="alike"), Loader(accumulate=8)', most.random_rnn, most.rnn),

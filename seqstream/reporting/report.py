@@ -19,7 +19,7 @@ from seqstream.reporting.progress import progress_bar
 from seqstream.reporting.request import WINDOWS, Data, Request, read_request
 from seqstream.reporting.sections import EpochRows, Sections, epoch_rows, make_sections
 from seqstream.sources.mixture import Mixture
-from seqstream.tuning.comparison import OnProgress, default_window
+from seqstream.tuning.comparison import default_window
 from seqstream.tuning.planned_epoch import Spec, budget_of
 from seqstream.tuning.printing import print_report
 from seqstream.tuning.report import Report, check_budgets, summarise
@@ -41,8 +41,7 @@ class CorpusReport:
     _request: Request
     _rows: EpochRows
     _corpora: Sequence[Corpus]
-    _seed: int
-    _on_progress: OnProgress
+    _reading: Reading
 
     @property
     def is_given(self) -> bool:
@@ -58,8 +57,8 @@ class CorpusReport:
             self.summary,
             self.spec,
             batches_per_step=self._request.batches_per_step,
-            seed=self._seed,
-            on_progress=self._on_progress,
+            seed=self._reading.seed,
+            on_progress=self._reading.on_progress,
         )
 
     def to_dict(self) -> dict[str, Json]:
@@ -75,7 +74,7 @@ class CorpusReport:
         """
         from seqstream.reporting.page import render_page
 
-        return render_page(self)
+        return render_page(self.title, self.summary, self.sections, is_given=self.is_given)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page to a file.
@@ -111,7 +110,6 @@ def report(
     seed: int = 0,
     is_measured: bool = True,
     progress: bool = False,
-    on_progress: OnProgress | None = None,
 ) -> CorpusReport:
     """Look at a corpus before training: lengths, padding, steps, ranks and samples, and the loader that suits it.
 
@@ -127,34 +125,45 @@ def report(
         seed: Seed of the order.
         is_measured: Whether the speed of loaders is measured, which takes two or three seconds.
         progress: Whether to show a progress bar.
-        on_progress: Receives the progress instead.
 
     Raises:
         TypeError: ``data`` or a stage has the wrong type.
         ValueError: The corpus has no rows, or a row does not fit a budget.
     """
-    request = read_request(data, stages)
-    budgets = sorted(set(request.budgets if budgets is None else budgets))
+    with progress_bar(is_shown=progress) as bar:
+        reading = Reading(label, seed, limit, bar)
+        return look_at(read_request(data, stages), budgets=budgets, windows=windows, reading=reading, is_measured=is_measured)
+
+
+def look_at(
+    request: Request,
+    *,
+    budgets: Sequence[int] | None = None,
+    windows: Sequence[int] = WINDOWS,
+    reading: Reading | None = None,
+    is_measured: bool = True,
+) -> CorpusReport:
+    """Return the report of what is asked for; the other arguments are those of `report`."""
+    reading = reading or Reading()
+    budgets = sorted(set(budgets or request.budgets))
     own = None if request.spec is None else budget_of(request.spec)
     check_budgets(request.stages, budgets if own is None else [own])
-    with progress_bar(is_shown=progress) as bar:
-        tell = on_progress or bar
-        corpora = read_corpora(request.source, request.stages, Reading(label, seed, limit, tell))
-        rows = epoch_rows(request.source, corpora)
-        can_measure = rows.survey.seconds > 0 and request.source.can_repeat and not isinstance(request.source, Mixture)
-        summary = summarise(
-            rows.survey,
-            request.source,
-            request.stages,
-            budgets,
-            windows,
-            seed=seed,
-            longest=own,
-            is_measured=is_measured and can_measure,
-            on_progress=tell,
-        )
+    corpora = read_corpora(request.source, request.stages, reading)
+    rows = epoch_rows(request.source, corpora)
+    can_measure = rows.survey.seconds > 0 and request.source.can_repeat and not isinstance(request.source, Mixture)
+    summary = summarise(
+        rows.survey,
+        request.source,
+        request.stages,
+        budgets,
+        windows,
+        seed=reading.seed,
+        longest=own,
+        is_measured=is_measured and can_measure,
+        on_progress=reading.on_progress,
+    )
     spec = request.spec or default_window(summary.best)
-    return CorpusReport(request.title, summary, spec, request, rows, corpora, seed, on_progress or (lambda *_: None))
+    return CorpusReport(request.title, summary, spec, request, rows, corpora, reading)
 
 
 def _plain(value: Any) -> Json:

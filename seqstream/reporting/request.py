@@ -83,17 +83,20 @@ def read_request(data: Data, stages: Sequence[Any]) -> Request:
     return Request(source, own, spec)
 
 
-def open_with_classes(files: Sequence[str], format: str | None = None, *, field: str = "text", **options: Any) -> Source:
+def open_with_classes(
+    files: Sequence[str], format: str | None = None, label: str | None = None, *, field: str = "text", **options: Any
+) -> Source:
     """Return the source of files with its columns of classes, which their first records show.
 
     Args:
         files: Paths, globs or URLs.
         format: Their format; by default that of their suffix.
+        label: The column of classes, if it is known.
         field: The field of the text.
         **options: Options of `open_files`.
     """
-    whole = open_files(files, format, field=field, **options, columns=())
-    if isinstance(whole, TextFiles | TokenFiles):
+    whole = open_files(files, format, field=field, **options, columns=() if label is None else [label])
+    if label is not None or isinstance(whole, TextFiles | TokenFiles):
         return whole
     try:
         first = open_files(files, format, field=field, **options, columns=None).head(_FIRST_RECORDS)

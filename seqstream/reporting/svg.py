@@ -16,10 +16,10 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from seqstream.reporting.wording import whole
 from seqstream.tuning.printing import short_number
 
-WIDTH = 440
-"""Width of a chart in its own units; text is 12 of them, so it can be read where a chart is 350 pixels wide."""
+WIDTH = 400
+"""Width of a chart in its own units; text is 13 of them, so it can be read where a chart is 320 pixels wide."""
 
-_RIGHT, _BELOW, _ABOVE = 10, 42, 10
+_RIGHT, _BELOW, _ABOVE = 18, 44, 10
 """Margins of a chart."""
 
 COLOURS = {
@@ -35,10 +35,10 @@ COLOURS = {
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 12,
+    "font.size": 13,
     "axes.edgecolor": COLOURS["line"],
     "axes.labelcolor": COLOURS["muted"],
-    "axes.labelsize": 12,
+    "axes.labelsize": 13,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -55,10 +55,10 @@ _RC: dict[Any, Any] = {
     "xtick.major.size": 3,
 }
 
-BOLD: dict[str, Any] = {"fontsize": 12, "fontweight": "bold"}
+BOLD: dict[str, Any] = {"fontsize": 13, "fontweight": "bold"}
 
 
-def draw(name: str, title: str, plot: Callable[[Axes], None], height: int = 230, left: int = 44) -> str:
+def draw(name: str, title: str, plot: Callable[[Axes], None], height: int = 230, left: int = 48) -> str:
     """Return a chart as SVG that can stand in a page.
 
     Args:
