@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from seqstream.reporting.drawn_batches import DrawnBatch, DrawnSection, DrawnWay
 
 LINE = 1000
 """Width of a line of boxes, in units of the picture."""
 
 _GAP = 5
-_LINES = 3
-"""Lines that random batches take."""
+_HEIGHT = 84
+"""Height of a box."""
 
-_HEIGHTS = (46, 96)
-"""Least and greatest height of a box."""
+_STEPS = 40
 
 
 def draw_ways(section: DrawnSection) -> list[str]:
     """Return a picture of the batches of each way, all to the same scale."""
-    most = max(way.slots for way in section.ways)
-    widest = max(batch.rows * batch.width for way in section.ways for batch in way.batches)
-    height = min(_HEIGHTS[1], max(_HEIGHTS[0], _HEIGHTS[1] * most / widest / 6))
-    scale = min(_LINES * (LINE - 3 * _GAP) * height / most, LINE * height / widest)
-    return [_draw(way, scale, height) for way in section.ways]
+    random, *others = section.ways
+    few = random.slots < 2 * min(way.slots for way in others)
+    scale = largest_scale([batch.rows * batch.width for batch in random.batches], num_lines=2 if few else 3)
+    return [_draw(way, scale, _HEIGHT) for way in section.ways]
+
+
+def largest_scale(slots: Sequence[int], num_lines: int) -> float:
+    """Return the largest area of a slot with which boxes, one after the other, take a number of lines.
+
+    Args:
+        slots: Slots of each box, in its order.
+        num_lines: Most lines.
+    """
+    low, high = 0.0, LINE * _HEIGHT / max(slots)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2 if low else high / 2
+        low, high = (middle, high) if _num_lines(slots, middle) <= num_lines else (low, middle)
+    return high if _num_lines(slots, high) <= num_lines else low
+
+
+def _num_lines(slots: Sequence[int], scale: float) -> int:
+    lines, left = 1, 0.0
+    for each in slots:
+        width = each * scale / _HEIGHT
+        if left and left + width > LINE + 0.5:
+            lines, left = lines + 1, 0.0
+        left += width + _GAP
+    return lines
 
 
 def _draw(way: DrawnWay, scale: float, height: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from seqstream.reporting.epoch_steps import Composition, LabelEffect, StepSection
+from seqstream.reporting.epoch_steps import OCTILES, Composition, LabelEffect, StepSection
 from seqstream.reporting.fixed_lengths import PackSection, ShapeSection
 from seqstream.reporting.lengths import LengthSection
 from seqstream.reporting.mixture_shares import MixtureSection
@@ -26,21 +26,22 @@ from seqstream.reporting.svg import (
     ring,
 )
 
+CATEGORIES = (1, 6, 0, 4, 2, 5, 7, 3)
+"""Colours of sources, so that neighbours differ."""
+
 
 def draw_lengths(section: LengthSection) -> str:
     """Draw the share of rows and of tokens by length."""
 
     def plot(axes: Axes) -> None:
         edges = [each.low for each in section.bins] + [section.bins[-1].high + 1]
-        for values, colour, label in (
-            ([each.rows for each in section.bins], "ours", "rows"),
-            ([each.tokens for each in section.bins], "other", "tokens"),
+        for values, colour in (
+            ([each.rows for each in section.bins], "ours"),
+            ([each.tokens for each in section.bins], "other"),
         ):
             axes.stairs(values, edges, fill=True, color=COLOURS[colour], alpha=0.22)
             axes.stairs(values, edges, color=COLOURS[colour], linewidth=2)
-            peak = max(range(len(values)), key=values.__getitem__)
-            axes.text((edges[peak] * edges[peak + 1]) ** 0.5, values[peak] * 1.02, label, ha="center", va="bottom", **BOLD)
-        axes.set_ylim(0, 1.18 * max(max(each.rows, each.tokens) for each in section.bins))
+        axes.set_ylim(0, 1.06 * max(max(each.rows, each.tokens) for each in section.bins))
         log_lengths(axes, edges[0], edges[-1])
         axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("tokens of a row")
@@ -130,7 +131,8 @@ def draw_composition(name: str, section: Composition) -> str:
 
     def plot(axes: Axes) -> None:
         columns = list(zip(*section.shares, strict=True))
-        colours = [COLOURS[f"part{number % 8}"] for number in range(len(columns))]
+        order = range(8) if len(section.parts) == len(OCTILES) and section.parts == OCTILES else CATEGORIES
+        colours = [COLOURS[f"part{order[number % 8]}"] for number in range(len(columns))]
         axes.stackplot(range(len(section.shares)), columns, colors=colours, linewidth=0)
         axes.set_xlim(0, len(section.shares) - 1)
         axes.set_ylim(0, 1)
@@ -139,7 +141,7 @@ def draw_composition(name: str, section: Composition) -> str:
         axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("from the first 16 batches of the window to the last")
 
-    return draw(name, "Composition of any 16 consecutive batches", plot, 190)
+    return draw(name, "Composition of any 16 consecutive batches", plot, 180)
 
 
 def draw_effects(effects: Sequence[LabelEffect]) -> str:
@@ -240,7 +242,7 @@ def draw_epochs(section: MixtureSection) -> str:
     def plot(axes: Axes) -> None:
         ends = []
         for number, source in enumerate(section.sources):
-            colour = f"part{number % 8}"
+            colour = f"part{CATEGORIES[number % 8]}"
             axes.plot(section.run_tokens, source.epochs, "o-", color=COLOURS[colour], markersize=4)
             ends.append((source.epochs[-1], _cut(source.name), colour))
         axes.set_yscale("log")

@@ -82,6 +82,7 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
         settings=_settings(summary),
         set_on_ranks=_set_on_ranks(summary, sections),
         suspicions=_suspicions(summary, sections),
+        categories=[f"part{number}" for number in charts.CATEGORIES],
         version=version("seqstream"),
     )
 

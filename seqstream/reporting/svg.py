@@ -22,6 +22,8 @@ WIDTH = 400
 _RIGHT, _BELOW, _ABOVE = 18, 44, 10
 """Margins of a chart."""
 
+_MOST_TICKS = 5
+
 COLOURS = {
     "ink": "#010203",
     "muted": "#040506",
@@ -144,13 +146,15 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
 def log_axis(axes: Axes, values: Sequence[int]) -> None:
     """Make the horizontal axis logarithmic, with some values on it."""
     axes.set_xscale("log")
-    axes.set_xticks(list(values), [whole(value) for value in values])
+    shown = list(values) if len(values) < _MOST_TICKS else list(values)[::2]
+    axes.set_xticks(shown, [whole(value) for value in shown])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
 def log_lengths(axes: Axes, low: int, high: int) -> None:
     """Make the horizontal axis logarithmic, with powers of four on it."""
-    powers = [4**power for power in range(16) if low <= 4**power <= high] or [low]
+    base = 4 if high < 4**5 * low else 8 if high < 8**5 * low else 16
+    powers = [base**power for power in range(16) if low <= base**power <= high] or [low]
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_xticks(powers, [whole(power) for power in powers])

@@ -10,7 +10,9 @@ def times(more: float) -> str:
 
 def percent(share: float) -> str:
     """Return a share with two digits that count: 0.9134 is ``"91%"``, 0.0034 is ``"0.34%"``."""
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.00995 or not share else f"{share:.2%}"
+    if not share or share >= 0.0995:
+        return f"{share:.0%}"
+    return f"{share:.1%}" if share >= 0.00995 else f"{share:.2%}"
 
 
 def whole(number: int) -> str:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import ID_BYTES, WindowSize
 from seqstream.planning.bucket import Bucket
@@ -20,6 +22,9 @@ OnProgress: TypeAlias = Callable[[str, float, float | None], None]
 
 ENOUGH_ROWS = 16
 """The least mean number of rows a batch for a recommended budget: with fewer, steps are uneven."""
+
+_LEAST_TOKENS, _LEAST_WINDOWS = 8_000_000, 4
+"""At least this many tokens, and this many windows, are planned."""
 
 NEAR_LEAST = 0.005
 """A larger window that saves at most this share of the slots is not worth its memory."""
@@ -36,7 +41,8 @@ def compare(
 ) -> list[Setting]:
     """Plan a corpus with every budget and window, and with random rows in batches of the same mean size.
 
-    Of the windows that hold the whole corpus only the smallest is planned: larger ones give the same batches.
+    Of the windows that hold the whole corpus only the smallest is planned: larger ones give the same batches. Of a large corpus
+    the beginning of the epoch is planned, several windows of it.
 
     Args:
         lengths: ``int64 (N,)``, tokens of each row in the order of an epoch, none over the smallest budget.
@@ -46,17 +52,25 @@ def compare(
         scale: Rows of the corpus that each length stands for.
         on_progress: Called before each budget.
     """
-    total = int(lengths.sum())
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
     bytes_per_token = num_bytes / total
+
+    def plan(spec: Spec, budget: int) -> Setting:
+        num = int(np.searchsorted(ends, max(_LEAST_TOKENS, _LEAST_WINDOWS * budget * (spec.window_batches or 0)))) + 1
+        found = plan_epoch(lengths[:num], spec, bytes_per_token)
+        return dataclasses.replace(
+            found, max_tokens=budget, batches=round(found.batches * scale * max(1.0, len(lengths) / num))
+        )
+
     settings = []
     for number, budget in enumerate(sorted(set(budgets))):
         on_progress("planning", number, len(set(budgets)))
         buckets = [Bucket(budget, window_batches=window) for window in sorted(set(windows))]
         num_smaller = sum(1 for bucket in buckets if budget * (bucket.window_batches or 0) < total)
-        planned = [plan_epoch(lengths, bucket, bytes_per_token) for bucket in buckets[: num_smaller + 1]]
-        random = Unbucketed(max(1, round(planned[-1].rows)))
-        settings += [dataclasses.replace(plan_epoch(lengths, random, bytes_per_token), max_tokens=budget), *planned]
-    return [dataclasses.replace(setting, batches=round(setting.batches * scale)) for setting in settings]
+        planned = [plan(bucket, budget) for bucket in buckets[: num_smaller + 1]]
+        settings += [plan(Unbucketed(max(1, round(planned[-1].rows))), budget), *planned]
+    return settings
 
 
 def recommend(settings: Sequence[Setting]) -> tuple[Setting, str]:

@@ -14,8 +14,8 @@ from seqstream.sources.source import Source
 from seqstream.tuning.planned_epoch import Spec
 from seqstream.tuning.survey import EPOCH, Survey, read_epoch
 
-_MEASURED_TOKENS = 12_000_000
-_MEASURED_SECONDS = 2.0
+_MEASURED_TOKENS = 6_000_000
+_MEASURED_SECONDS = 1.0
 """Speed is measured on at most this many tokens of all settings, and on at most what is tokenised in this time."""
 
 

@@ -118,7 +118,9 @@ def take_survey(
         with located(pa.chunked_array([chunk for table in group for chunk in table.column(ROW_ID).chunks]), source.locate):
             rows, counts = run_stages(group, opened, fill, labels)
         found = [row_lengths(table, columns) for table in rows]
+        watched = time.perf_counter()
         on_rows(group, rows)
+        started += time.perf_counter() - watched
         lengths += found
         for each in counts:
             total.update(each)
