@@ -19,6 +19,9 @@ from seqstream.tuning.report import Report
 FAIR_EFFECT = 1.3
 """A design effect up to this is as good as random rows."""
 
+FEW_WAIT = 1.1
+"""A straggler factor up to this is hardly any waiting."""
+
 _MOST_EPOCHS = 4
 """Reading a source more often than this teaches a language model little: Muennighoff et al., 2023."""
 
@@ -127,12 +130,14 @@ def of_packing(section: PackSection) -> str:
 def of_ranks(ranks: Sequence[Straggling]) -> str:
     """Explain straggler factors."""
     most = ranks[-1]
-    return (
+    what = (
         "How much longer a run takes because ranks wait for the slowest one (1.00: they never wait), for a corpus like this "
-        f"that fills the windows of all. With random rows on {most.world_size} ranks an RNN takes {times(most.random_rnn)} "
-        f"as long as it must, and a transformer {times(most.random_transformer)}; with steps planned together they take "
-        f"{most.rnn:.2f} and {most.transformer:.2f}."
+        f"that fills the windows of all. With steps planned together {most.world_size} ranks take {most.rnn:.2f} for an RNN "
+        f"and {most.transformer:.2f} for a transformer;"
     )
+    if most.random_rnn < FEW_WAIT and most.random_transformer < FEW_WAIT:
+        return f"{what} with random rows they hardly wait either, as every batch is padded to about the longest row there is."
+    return f"{what} with random rows {most.random_rnn:.2f} and {most.random_transformer:.2f}."
 
 
 def of_mixture(section: MixtureSection) -> str:

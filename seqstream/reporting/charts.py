@@ -24,7 +24,9 @@ from seqstream.reporting.svg import (
     log_lengths,
     mark,
     ring,
+    write_above,
 )
+from seqstream.reporting.wording import percent
 
 CATEGORIES = (1, 6, 0, 4, 2, 5, 7, 3)
 """Colours of sources, so that neighbours differ."""
@@ -87,15 +89,7 @@ def draw_windows(points: Sequence[PaddingPoint], max_tokens: int) -> str | None:
         windows = [point.window_batches or 0 for point in ours]
         axes.plot(windows, [point.padding for point in ours], "o-", color=COLOURS["ours"], markersize=6)
         for at, point in zip(windows, ours, strict=True):
-            axes.annotate(
-                f"{point.padding:.1%}",
-                (at, point.padding),
-                (0, 9),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                **BOLD,
-            )
+            write_above(axes, at, point.padding, percent(point.padding))
         axes.set_ylim(0, 1.35 * max(point.padding for point in ours) + 0.001)
         log_axis(axes, windows)
         axes.set_xlim(windows[0] * 0.7, windows[-1] * 1.4)
@@ -167,7 +161,7 @@ def draw_shapes(section: ShapeSection) -> str:
     def plot(axes: Axes) -> None:
         numbers = [choice.num_shapes for choice in section.choices]
         axes.plot(numbers, [choice.padding for choice in section.choices], "o-", color=COLOURS["ours"], markersize=5)
-        mark(axes, section.best.num_shapes, section.best.padding, f"{section.best.num_shapes}: {section.best.padding:.0%}")
+        mark(axes, section.best.num_shapes, section.best.padding, f"{section.best.num_shapes}: {percent(section.best.padding)}")
         axes.set_ylim(0, 1.1 * section.choices[0].padding + 0.01)
         axes.set_xticks(numbers)
         axes.yaxis.set_major_formatter(PERCENT)
@@ -205,14 +199,15 @@ def draw_ranks(ranks: Sequence[Straggling]) -> str:
     """Draw how much longer a run takes because ranks wait, for two models and two ways."""
 
     def plot(axes: Axes) -> None:
-        groups = [(each.world_size, model) for each in ranks for model in ("rnn", "transformer")]
+        many = [each for each in ranks if each.world_size > 1]
+        groups = [(each.world_size, model) for model in ("rnn", "transformer") for each in many]
         for shift, prefix, colour in ((-0.2, "", "ours"), (0.2, "random_", "pad")):
-            values = [getattr(each, prefix + model) for each in ranks for size, model in groups if size == each.world_size]
+            values = [getattr(each, prefix + model) for model in ("rnn", "transformer") for each in many]
             bars = axes.bar([at + shift for at in range(len(groups))], values, width=0.36, color=COLOURS[colour])
             axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=11)
         axes.axhline(1, color=COLOURS["ink"], linewidth=1.2, linestyle=(0, (4, 3)))
-        names = {"rnn": "RNN", "transformer": "transf."}
-        axes.set_xticks(range(len(groups)), [f"{names[model]}\n{_ranks(size)}" for size, model in groups], fontsize=12)
+        names = {"rnn": "RNN", "transformer": "transformer"}
+        axes.set_xticks(range(len(groups)), [f"{names[model]}\n{size} ranks" for size, model in groups], fontsize=12)
         axes.set_ylim(0, 1.16 * max(each.random_transformer for each in ranks) + 0.05)
 
     return draw("ranks", "Straggler factors of an RNN and of a transformer", plot, 250)
@@ -256,10 +251,6 @@ def draw_epochs(section: MixtureSection) -> str:
         label_ends(axes, section.run_tokens[-1], ends)
 
     return draw("epochs", "Epochs of each source against the tokens of a run", plot, 260, 62)
-
-
-def _ranks(size: int) -> str:
-    return "1 rank" if size == 1 else f"{size} ranks"
 
 
 def _cut(name: str, most: int = 16) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index, Lengths
-from seqstream.planning.run_shares import RUN, length_octiles, run_shares
+from seqstream.planning.run_shares import RUN, run_shares
 from seqstream.reporting.classes import Classes
 from seqstream.reporting.design_effect import label_effect
 from seqstream.reporting.served_batches import ServedBatches, serve_random
@@ -107,7 +107,9 @@ def describe_steps(
         seed: Seed of the random batches.
     """
     random = serve_random(lengths, served, seed)
-    by_length = composition(_octile_tokens(served), OCTILES, _octile_tokens(random))
+    octiles = token_octiles(lengths[: int(served.rows.max()) + 1])
+    ours, others = (each.count(octiles, len(OCTILES), each.lengths) for each in (served, random))
+    by_length = composition(ours, OCTILES, others)
     by_source = None
     if sources is not None and len(sources[1]) > 1:
         codes, names = sources
@@ -133,10 +135,19 @@ def describe_steps(
 OCTILES = ("shortest eighth", "2nd", "3rd", "4th", "5th", "6th", "7th", "longest eighth")
 
 
-def _octile_tokens(served: ServedBatches) -> npt.NDArray[np.float64]:
-    """Return the tokens of each octile by length in each batch, shortest first, ``float64 (K, 8)``."""
-    octiles = length_octiles(served.longest.astype(np.float64)) * served.tokens[:, None]
-    return octiles[:, ::-1]
+def token_octiles(lengths: Lengths) -> Index:
+    """Return the octile of each row by length, 0 to 7, each with about an eighth of the tokens.
+
+    ``token_octiles(np.array([8, 1, 1, 1, 1, 1, 1, 1, 1]))`` is 4 for the first row, as half of the tokens are in shorter ones,
+    and 0 for all others, of which none is shorter.
+
+    Args:
+        lengths: ``int64 (N,)``.
+    """
+    tokens = np.bincount(lengths) * np.arange(int(lengths.max()) + 1)
+    shorter = np.cumsum(tokens) - tokens
+    octile: Index = shorter * len(OCTILES) // int(tokens.sum())
+    return octile[lengths]
 
 
 def composition(

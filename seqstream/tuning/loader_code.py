@@ -52,7 +52,7 @@ def _literal(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         parts = [f"{json.dumps(key)}: {_literal('value', each)}" for key, each in value.items()]
         if any(_is_spec(each) for each in value.values()):
-            return "{\n" + "".join(f"            {part},\n" for part in parts) + "        }"
+            return "{\n" + "".join(f"        {part},\n" for part in parts) + "    }"
         return f"{{{', '.join(parts)}}}"
     if isinstance(value, tuple) and value and _is_spec(value[0]):
         return f"({', '.join(_literal(name, each) for each in value)})"
