@@ -98,7 +98,7 @@ def of_effects(section: StepSection) -> str:
     what = f"How noisy a step's gradient is because of the classes in `{section.label}`, against random rows (the dashed line)."
     fair = next((each for each in section.label_effects if each.effect <= FAIR_EFFECT), None)
     if first.effect <= FAIR_EFFECT:
-        return f"{what} Single batches are as good as random: {first.effect:.2f}. Nothing to do."
+        return f"{what} Single batches are as good as random ones, or better: {first.effect:.2f}. Nothing to do."
     if fair is not None:
         noise = f"A single batch has {times(first.effect)} the noise, {fair.batches} together {fair.effect:.2f}"
         return f"{what} {noise}: set `Loader(accumulate={fair.batches})`."

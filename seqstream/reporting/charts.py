@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from seqstream.reporting.epoch_steps import OCTILES, Composition, LabelEffect, StepSection
+from seqstream.reporting.epoch_steps import Composition, LabelEffect, StepSection
 from seqstream.reporting.fixed_lengths import PackSection, ShapeSection
 from seqstream.reporting.lengths import LengthSection
 from seqstream.reporting.mixture_shares import MixtureSection
@@ -120,13 +120,14 @@ def draw_steps(section: StepSection) -> tuple[str, str]:
     )
 
 
-def draw_composition(name: str, section: Composition) -> str:
-    """Draw the share of each part in any 16 consecutive batches."""
+def draw_composition(name: str, section: Composition, *, is_ordered: bool = False) -> str:
+    """Draw the share of each part in any 16 consecutive batches; ordered parts have colours in order."""
 
     def plot(axes: Axes) -> None:
         columns = list(zip(*section.shares, strict=True))
-        order = range(8) if len(section.parts) == len(OCTILES) and section.parts == OCTILES else CATEGORIES
-        colours = [COLOURS[f"part{order[number % 8]}"] for number in range(len(columns))]
+        last = max(1, len(columns) - 1)
+        order = [7 * number // last for number in range(len(columns))] if is_ordered else CATEGORIES
+        colours = [COLOURS[f"part{order[number % len(order)]}"] for number in range(len(columns))]
         axes.stackplot(range(len(section.shares)), columns, colors=colours, linewidth=0)
         axes.set_xlim(0, len(section.shares) - 1)
         axes.set_ylim(0, 1)

@@ -132,7 +132,8 @@ def describe_steps(
     )
 
 
-OCTILES = ("shortest eighth", "2nd", "3rd", "4th", "5th", "6th", "7th", "longest eighth")
+OCTILES = ("1st eighth", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
+"""Parts of the tokens by length, the shortest rows first; rows of one length are in one of them, and others may be empty."""
 
 
 def token_octiles(lengths: Lengths) -> Index:
@@ -165,8 +166,10 @@ def composition(
     if len(tokens) < 4 * num or len(random) < 4 * num:
         return None
     runs, others = run_shares(tokens, num), run_shares(random, num)
-    whole = tokens.sum(axis=0) / tokens.sum()
-    random_whole = random.sum(axis=0) / random.sum()
+    used = np.flatnonzero(tokens.sum(axis=0))
+    runs, others, parts = runs[:, used], others[:, used], [parts[number] for number in used.tolist()]
+    whole = tokens[:, used].sum(axis=0) / tokens.sum()
+    random_whole = random[:, used].sum(axis=0) / random.sum()
     at = np.unique(np.linspace(0, len(runs) - 1, min(shown, len(runs))).astype(np.int64))
     return Composition(
         tuple(parts),

@@ -70,8 +70,7 @@ def padding_points(lengths: Lengths, settings: Sequence[Setting], *, seed: int =
 def length_grouped(lengths: Lengths, batch_size: int, seed: int = 0) -> tuple[Lengths, Cuts]:
     """Return lengths in the order of `LengthGroupedSampler`, and the cuts of its batches.
 
-    Rows are shuffled, and sorted within parts of 50 batches: ``length_grouped(np.array([1, 9, 2, 8]), 2)`` is one part, whose
-    batches are ``[9, 8]`` and ``[2, 1]``.
+    Rows are shuffled, and sorted within parts of 50 batches, or of a quarter of all rows where that is less.
 
     Args:
         lengths: ``int64 (N,)``.

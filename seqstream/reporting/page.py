@@ -62,7 +62,7 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
         "padding": charts.draw_padding(sections.padding, best.max_tokens, window),
         "windows": charts.draw_windows(sections.padding, best.max_tokens),
         "steps": charts.draw_steps(steps),
-        "by_length": steps.by_length and charts.draw_composition("by-length", steps.by_length),
+        "by_length": steps.by_length and charts.draw_composition("by-length", steps.by_length, is_ordered=True),
         "by_source": steps.by_source and charts.draw_composition("by-source", steps.by_source),
         "effects": charts.draw_effects(steps.label_effects) if steps.label_effects else None,
         "shapes": charts.draw_shapes(sections.shapes),
