@@ -94,7 +94,7 @@ def of_steps(section: StepSection) -> str:
 
 def of_effects(section: StepSection) -> str:
     """Explain the design effect of classes."""
-    first, *_, last = section.label_effects
+    first, last = section.label_effects[0], section.label_effects[-1]
     what = f"How noisy a step's gradient is because of the classes in `{section.label}`, against random rows (the dashed line)."
     fair = next((each for each in section.label_effects if each.effect <= FAIR_EFFECT), None)
     if first.effect <= FAIR_EFFECT:
