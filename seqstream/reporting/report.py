@@ -57,6 +57,7 @@ class CorpusReport:
             self.summary,
             self.spec,
             batches_per_step=self._request.batches_per_step,
+            is_cut_by_spec=self._request.is_cut_by_spec,
             seed=self._reading.seed,
             on_progress=self._reading.on_progress,
         )

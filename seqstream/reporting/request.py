@@ -53,6 +53,12 @@ class Request:
         return title_of(self.source)
 
     @property
+    def is_cut_by_spec(self) -> bool:
+        """Whether rows reach the batch spec whole, which cuts them itself."""
+        tokenize = tokenizer_of(self.stages)
+        return isinstance(self.spec, Pack) and (tokenize is None or tokenize.max_length is None)
+
+    @property
     def budgets(self) -> tuple[int, ...]:
         """Budgets to compare: a quarter of that of the loader, its own, and four times as much; else the usual ones."""
         budget = None if self.spec is None else budget_of(self.spec)

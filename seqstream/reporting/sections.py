@@ -112,6 +112,7 @@ def make_sections(
     spec: Spec,
     *,
     batches_per_step: int = 1,
+    is_cut_by_spec: bool = False,
     seed: int = 0,
     on_progress: OnProgress = lambda *_: None,
 ) -> Sections:
@@ -123,6 +124,7 @@ def make_sections(
         summary: The settings that were compared.
         spec: The batch spec of the loader that is shown.
         batches_per_step: Batches of an optimiser step, of all ranks.
+        is_cut_by_spec: Whether the spec gets whole rows, and cuts them itself, as a `Pack` may.
         seed: Seed of orders.
         on_progress: Receives the progress.
     """
@@ -154,7 +156,9 @@ def make_sections(
     points = padding_points(lengths, summary.settings, seed=seed)
     on_progress("drawing", 4, 5)
     return Sections(
-        predict_epoch(lengths, spec, bytes_per_token, batches_per_step=batches_per_step, scale=scale),
+        predict_epoch(
+            whole if is_cut_by_spec else lengths, spec, bytes_per_token, batches_per_step=batches_per_step, scale=scale
+        ),
         predict_epoch(lengths, random.spec, bytes_per_token, batches_per_step=batches_per_step, scale=scale),
         describe_lengths(LengthCounts.of(whole)),
         draw_batches(lengths, served, max_tokens, min(max_tokens, max(packing.best.row_length, int(lengths.max())))),

@@ -115,6 +115,15 @@ def test_report_of_a_loader_is_what_it_does(file: Path, bpe_file: Path) -> None:
         ss.report(loader, ss.Bucket(1024))
 
 
+def test_report_of_packed_rows_is_what_a_loader_does(file: Path, bpe_file: Path) -> None:
+    """A loader that packs and splits long documents is predicted from whole documents."""
+    loader = ss.Loader(ss.JsonLines(str(file)), ss.Tokenize(str(bpe_file)), ss.Pack(64, rows=8, overflow="split"))
+    predicted = ss.report(loader, is_measured=False).sections.prediction
+    slots = sum(batch.num_slots for batch in loader)
+    assert predicted.steps == pytest.approx(loader.stats.steps, rel=0.01)
+    assert predicted.padding == pytest.approx(1 - loader.stats.tokens / slots, abs=0.01)
+
+
 def test_report_of_tokens_reads_none(file: Path, bpe_file: Path, tmp_path: Path) -> None:
     """A folder of tokens is described from its manifest, without a tokenizer, even if its files are damaged."""
     source, tokenize = ss.JsonLines(str(file), columns=["text"]), ss.Tokenize(str(bpe_file))
