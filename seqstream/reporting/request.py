@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.reporting.classes import class_columns
+from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.opening import open_files
 from seqstream.sources.source import Source
@@ -105,10 +107,13 @@ def open_with_classes(
     if label is not None or isinstance(whole, TextFiles | TokenFiles):
         return whole
     try:
-        first = open_files(files, format, field=field, **options, columns=None).head(_FIRST_RECORDS)
-    except (ValueError, TypeError):  # fields that cannot be read are none of classes
+        if isinstance(whole, JsonLines):  # without the types that Arrow asks for: other fields may have none
+            first = [json.loads(line["text"]) for line in TextFiles(list(files)).head(_FIRST_RECORDS)]
+        else:
+            first = open_files(files, format, field=field, **options, columns=None).head(_FIRST_RECORDS)
+        found = class_columns(first, field)
+    except (ValueError, TypeError, AttributeError):  # what is wrong there is an error where it is read
         return whole
-    found = class_columns(first, field)
     return open_files(files, format, field=field, **options, columns=found) if found else whole
 
 

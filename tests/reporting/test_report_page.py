@@ -290,7 +290,7 @@ def test_page_in_a_browser(page: Path, tmp_path: Path) -> None:
                 background = chromium.evaluate("getComputedStyle(document.body).backgroundColor")
                 assert background == ("rgb(16, 18, 20)" if dark else "rgb(251, 251, 250)")
         wide = """[...document.querySelectorAll('.card *')].filter(each => !each.closest('pre') && !each.closest('svg')
-            && each.getBoundingClientRect().right > each.closest('.card').getBoundingClientRect().right + 1).length"""
+            && each.getBoundingClientRect().right > each.closest('.card').getBoundingClientRect().right - 14).length"""
         assert chromium.evaluate(wide) == 0
         small = "Math.min(...[...document.querySelectorAll('.chart text')].map(each => each.getBoundingClientRect().height))"
         chromium.open(page, WIDTHS[0])
