@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from seqstream.arrays import Index, Lengths
-from seqstream.loading.expected_run import ExpectedRun, Numbers
+from seqstream.loading.expected_run import ExpectedRun
 from seqstream.sources.mixture import Mixture
 
 RUNS = (1, 2, 4, 8, 16)
@@ -54,18 +54,17 @@ class MixtureSection:
     sources: tuple[SourceShare, ...]
 
 
-def describe_mixture(mixture: Mixture, lengths: Sequence[Lengths], records: Sequence[int]) -> MixtureSection:
+def describe_mixture(mixture: Mixture, lengths: Sequence[Lengths]) -> MixtureSection:
     """Describe a mixture whose sources have been read.
 
     Args:
         mixture: The mixture.
         lengths: For each source the tokens of its rows, ``int64``.
-        records: Number of its records.
     """
     tokens = np.array([float(each.sum()) for each in lengths])
     weights = np.array(mixture.schedule.points[0][1], dtype=np.float64)
     asked = weights / weights.sum()
-    run = expected_run(mixture, tokens, np.array(records, dtype=np.float64))
+    run = ExpectedRun.of(mixture, tokens)
     given = asked * tokens.sum() if run is None else run.shares * run.tokens
     total = float(given.sum())
     sources = tuple(
@@ -80,19 +79,6 @@ def describe_mixture(mixture: Mixture, lengths: Sequence[Lengths], records: Sequ
         for number, (name, own, size) in enumerate(zip(mixture.names, lengths, tokens.tolist(), strict=True))
     )
     return MixtureSection(round(total), tuple(round(total * times) for times in RUNS), sources)
-
-
-def expected_run(mixture: Mixture, tokens: Numbers, records: Numbers) -> ExpectedRun | None:
-    """Return what an epoch of a mixture will be; ``None`` where it has no end.
-
-    Args:
-        mixture: The mixture.
-        tokens: ``float64 (S,)``, tokens of each source.
-        records: ``float64 (S,)``, its records.
-    """
-    sizes = np.array([np.nan if size is None else size for size in mixture.sizes])
-    per_byte = np.where(sizes > 0, tokens / np.where(sizes > 0, sizes, 1), 0.0)
-    return ExpectedRun.of(mixture, per_byte, tokens / np.maximum(records, 1))
 
 
 def mix_rows(lengths: Sequence[Lengths], tokens: Sequence[float]) -> tuple[Lengths, Index, Index]:

@@ -45,7 +45,7 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
     try:
         import jinja2
 
-        from seqstream.reporting import batch_pictures, charts
+        from seqstream.reporting import charts
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"the page of a report must have {error.name}, which is not installed; pip install 'seqstream[report]'",
@@ -54,9 +54,29 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
     template = importlib.resources.files("seqstream.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(percent=percent, short=short_number, number=lambda value: f"{value:,}", place=place, prose=prose)
+    return environment.from_string(template).render(
+        title=title,
+        is_given=is_given,
+        summary=summary,
+        sections=sections,
+        best=summary.best,
+        captions=captions,
+        pictures={name: _markup(value) for name, value in _pictures(summary, sections).items()},
+        settings=_settings(summary),
+        set_on_ranks=_set_on_ranks(summary, sections),
+        suspicions=_suspicions(summary, sections),
+        categories=[f"part{number}" for number in charts.CATEGORIES],
+        version=version("seqstream"),
+    )
+
+
+def _pictures(summary: Report, sections: Sections) -> dict[str, Any]:
+    """Return all pictures as SVG, by name; ``None`` where there is nothing to draw."""
+    from seqstream.reporting import batch_pictures, charts
+
     best, steps, mixture = summary.best, sections.steps, sections.mixture
     window = getattr(best.spec, "window_batches", None)
-    pictures: dict[str, Any] = {
+    return {
         "drawn": list(zip(sections.drawn.ways, batch_pictures.draw_ways(sections.drawn), strict=True)),
         "lengths": charts.draw_lengths(sections.lengths),
         "padding": charts.draw_padding(sections.padding, best.max_tokens, window),
@@ -71,20 +91,6 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
         "shares": mixture and charts.draw_shares(mixture),
         "epochs": mixture and charts.draw_epochs(mixture),
     }
-    return environment.from_string(template).render(
-        title=title,
-        is_given=is_given,
-        summary=summary,
-        sections=sections,
-        best=best,
-        captions=captions,
-        pictures={name: _markup(value) for name, value in pictures.items()},
-        settings=_settings(summary),
-        set_on_ranks=_set_on_ranks(summary, sections),
-        suspicions=_suspicions(summary, sections),
-        categories=[f"part{number}" for number in charts.CATEGORIES],
-        version=version("seqstream"),
-    )
 
 
 def prose(sentences: str) -> Any:

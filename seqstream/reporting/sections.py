@@ -6,11 +6,13 @@ Legend: ``N`` rows of an epoch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from seqstream.arrays import Index
+from seqstream.loading.expected_run import ExpectedRun
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.reporting.classes import Classes
@@ -19,7 +21,7 @@ from seqstream.reporting.drawn_batches import DrawnSection, draw_batches
 from seqstream.reporting.epoch_steps import StepSection, describe_steps
 from seqstream.reporting.fixed_lengths import PackSection, ShapeSection, choose_shapes, fill_rows
 from seqstream.reporting.lengths import LengthSection, describe_lengths
-from seqstream.reporting.mixture_shares import MixtureSection, describe_mixture, expected_run, mix_rows
+from seqstream.reporting.mixture_shares import MixtureSection, describe_mixture, mix_rows
 from seqstream.reporting.padding_curves import PaddingPoint, padding_points
 from seqstream.reporting.samples import SampleSection
 from seqstream.reporting.served_batches import Prediction, predict_epoch, serve_first_window
@@ -58,8 +60,8 @@ def epoch_rows(source: Source, corpora: Sequence[Corpus]) -> EpochRows:
     surveys = [corpus.survey for corpus in corpora]
     lengths = [survey.lengths.astype(np.int64) for survey in surveys]
     tokens = np.array([float(survey.tokens) for survey in surveys])
-    section = describe_mixture(source, lengths, [survey.records for survey in surveys])
-    run = expected_run(source, tokens, np.array([float(survey.records) for survey in surveys]))
+    section = describe_mixture(source, lengths)
+    run = ExpectedRun.of(source, tokens)
     wanted = tokens if run is None else run.shares * run.tokens
     mixed, sources, _ = mix_rows(lengths, wanted.tolist())
     survey = Survey(
@@ -128,41 +130,28 @@ def make_sections(
         seed: Seed of orders.
         on_progress: Receives the progress.
     """
-    whole, scale = rows.survey.lengths.astype(np.int64), rows.survey.scale
-    lengths, origins = summary.limit.apply(whole), summary.limit.origins(whole)
+    whole = rows.survey.lengths.astype(np.int64)
+    lengths = summary.limit.apply(whole)
     bucket = spec if isinstance(spec, Bucket) and spec.max_tokens else summary.best.spec
     max_tokens = budget_of(bucket) or summary.best.max_tokens
     bytes_per_token = rows.survey.num_bytes / max(1, int(whole.sum()))
     others = [each for each in summary.settings if not isinstance(each.spec, Bucket)]
     random = min(others, key=lambda each: abs(each.max_tokens - max_tokens))
-    sources = None if rows.sources is None else rows.sources[origins]
-    classes = rows.classes and dataclasses.replace(rows.classes, codes=rows.classes.codes[origins])
-    on_progress("drawing", 0, 5)
-    served = serve_first_window(lengths, bucket, bytes_per_token, sources)
+    on_progress("looking at steps", 0, 3)
     packing = fill_rows(whole, seed=seed)
-    on_progress("drawing", 1, 5)
-    balanced = serve_first_window(lengths, bucket, bytes_per_token, classes.codes) if classes else None
-    steps = describe_steps(
-        lengths,
-        served,
-        balanced,
-        sources=None if sources is None else (sources, rows.names),
-        classes=classes or None,
-        seed=seed,
-    )
-    on_progress("drawing", 2, 5)
+    drawn, steps = _steps(rows, summary, bucket, max(packing.best.row_length, int(lengths.max())), seed)
+    on_progress("simulating ranks", 1, 3)
     ranks = straggle(lengths, max_tokens, seed=seed)
-    on_progress("drawing", 3, 5)
-    points = padding_points(lengths, summary.settings, seed=seed)
-    on_progress("drawing", 4, 5)
+    on_progress("comparing", 2, 3)
+    predict = functools.partial(
+        predict_epoch, bytes_per_token=bytes_per_token, batches_per_step=batches_per_step, scale=rows.survey.scale
+    )
     return Sections(
-        predict_epoch(
-            whole if is_cut_by_spec else lengths, spec, bytes_per_token, batches_per_step=batches_per_step, scale=scale
-        ),
-        predict_epoch(lengths, random.spec, bytes_per_token, batches_per_step=batches_per_step, scale=scale),
+        predict(whole if is_cut_by_spec else lengths, spec),
+        predict(lengths, random.spec),
         describe_lengths(LengthCounts.of(whole)),
-        draw_batches(lengths, served, max_tokens, min(max_tokens, max(packing.best.row_length, int(lengths.max())))),
-        tuple(points),
+        drawn,
+        tuple(padding_points(lengths, summary.settings, seed=seed)),
         steps,
         choose_shapes(lengths, max_tokens),
         packing,
@@ -170,3 +159,26 @@ def make_sections(
         rows.mixture,
         {corpus.name: corpus.samples for corpus in corpora if corpus.samples is not None},
     )
+
+
+def _steps(rows: EpochRows, summary: Report, bucket: Spec, row_length: int, seed: int) -> tuple[DrawnSection, StepSection]:
+    """Return the sections that look at the batches of the first window.
+
+    Args:
+        rows: The rows of an epoch.
+        summary: The settings that were compared.
+        bucket: How rows are batched.
+        row_length: Slots of a packed row, at most the budget.
+        seed: Seed of random batches.
+    """
+    whole = rows.survey.lengths.astype(np.int64)
+    lengths, origins = summary.limit.apply(whole), summary.limit.origins(whole)
+    bytes_per_token = rows.survey.num_bytes / max(1, int(whole.sum()))
+    max_tokens = budget_of(bucket) or summary.best.max_tokens
+    sources = None if rows.sources is None else rows.sources[origins]
+    classes = rows.classes and dataclasses.replace(rows.classes, codes=rows.classes.codes[origins])
+    served = serve_first_window(lengths, bucket, bytes_per_token, sources)
+    balanced = serve_first_window(lengths, bucket, bytes_per_token, classes.codes) if classes else None
+    named = None if sources is None else (sources, rows.names)
+    steps = describe_steps(lengths, served, balanced, sources=named, classes=classes or None, seed=seed)
+    return draw_batches(lengths, served, max_tokens, min(max_tokens, row_length)), steps

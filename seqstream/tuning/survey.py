@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqstream.loading.stage_lists import DataStage, choose_engines, open_stages, tokenizer_of
-from seqstream.records import ROW_ID, located, sequence_column
+from seqstream.records import ROW_ID, Counts, located, sequence_column
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.source import Source
 from seqstream.stages.label_filter import LabelFilter
@@ -105,7 +105,7 @@ def take_survey(
     Raises:
         ValueError: The corpus has no record, or no record gives a row.
     """
-    stages = (stages,) if isinstance(stages, Tokenize) else tuple(stages)
+    stages = [stages] if isinstance(stages, Tokenize) else stages
     blocks = read_epoch(source, seed)
     first = _skip_empty_blocks(blocks)
     engines = choose_engines(stages, first.table)
@@ -118,14 +118,11 @@ def take_survey(
         with located(pa.chunked_array([chunk for table in group for chunk in table.column(ROW_ID).chunks]), source.locate):
             rows, counts = run_stages(group, opened, fill, labels)
         found = [row_lengths(table, columns) for table in rows]
-        watched = time.perf_counter()
+        looked = time.perf_counter()
         on_rows(group, rows)
-        started += time.perf_counter() - watched
+        started += time.perf_counter() - looked  # which is not tokenising
         lengths += found
-        for each in counts:
-            total.update(each)
-        tokens, num_bytes = (int(sum(values)) for values in ((part.sum() for part in found), (each.nbytes for each in group)))
-        total.update(records=sum(map(len, group)), bytes=num_bytes, tokens=tokens, blocks=len(group))
+        total.update(_count(group, found, counts))
         on_blocks(total["blocks"])
         if limit is not None and total["tokens"] >= limit:
             break
@@ -135,6 +132,15 @@ def take_survey(
     is_whole = next(blocks, None) is None
     engine = " and ".join(sorted(set(engines.values()))) or "nothing, as ids are given"
     return Survey(np.concatenate(lengths), total["records"], total["empty"], total["bytes"], is_whole, engine, seconds)
+
+
+def _count(group: Sequence[pa.Table], lengths: Sequence[npt.NDArray[np.int32]], counts: Sequence[Counts]) -> Counter[str]:
+    """Return the records, bytes, blocks and tokens of some blocks, and the records by outcome."""
+    total = Counter(records=sum(map(len, group)), bytes=sum(table.nbytes for table in group), blocks=len(group))
+    total["tokens"] = sum(int(part.sum()) for part in lengths)
+    for each in counts:
+        total.update(each)
+    return total
 
 
 def survey_histogram(histogram: Mapping[int, int], num_bytes: int) -> Survey:

@@ -224,7 +224,7 @@ def test_mixture_is_what_a_loader_gives() -> None:
     """Shares and epochs of the sources of a mixture are those of the run that follows."""
     rows = {name: [[number] * 5 for number in range(1, size)] for name, size in (("a", 400), ("b", 100))}
     mixture = ss.Mixture({name: ss.Generator(own) for name, own in rows.items()}, {"a": 1, "b": 1}, epochs={"a": 1, "b": 2})
-    found = describe_mixture(mixture, [np.full(len(own), 5) for own in rows.values()], [len(own) for own in rows.values()])
+    found = describe_mixture(mixture, [np.full(len(own), 5) for own in rows.values()])
     loader = ss.Loader(mixture, ss.Bucket(100))
     for _ in loader:
         pass
