@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from seqstream.arrays import Lengths
+from seqstream.planning.bucket import SAMPLE_BATCHES, Bucket
 from seqstream.records import Json
 from seqstream.reporting.corpus import Corpus, Reading, read_corpora
 from seqstream.reporting.progress import progress_bar
@@ -163,8 +166,25 @@ def look_at(
         is_measured=is_measured and can_measure,
         on_progress=reading.on_progress,
     )
-    spec = request.spec or default_window(summary.best)
+    lengths = summary.limit.apply(rows.survey.lengths.astype(np.int64))
+    spec = (
+        default_window(summary.best) if request.spec is None else fitted_spec(request.spec, lengths, summary.limit.max_length)
+    )
     return CorpusReport(request.title, summary, spec, request, rows, corpora, reading)
+
+
+def fitted_spec(spec: Spec, lengths: Lengths, max_length: int | None) -> Spec:
+    """Return a spec with the shapes that a loader chooses, for rows whose lengths are those of all their columns.
+
+    Args:
+        spec: The spec that was given.
+        lengths: ``int64 (N,)``, tokens of each row in the order of an epoch.
+        max_length: Longest row that there can be; ``None`` if that is not known.
+    """
+    if isinstance(spec, Bucket):
+        sample = lengths[: int(np.searchsorted(np.cumsum(lengths), SAMPLE_BATCHES * (spec.max_tokens or 0))) + 1]
+        spec = dataclasses.replace(spec, columns=None).fitted(sample, max_length or int(lengths.max()))
+    return spec
 
 
 def _plain(value: Any) -> Json:

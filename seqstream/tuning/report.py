@@ -168,7 +168,7 @@ def summarise(
     tokenize, whole = tokenizer_of(stages), survey.lengths.astype(np.int64)
     limit = RowLimit.of(tokenize, whole, longest or min(budgets))
     lengths = limit.apply(whole)
-    budgets = fitting_budgets(budgets, int(lengths.max()))
+    smallest, budgets = min(budgets), fitting_budgets(budgets, int(lengths.max()))
     planned = compare(lengths, budgets, windows, num_bytes=survey.num_bytes, scale=survey.scale, on_progress=on_progress)
     cut = tuple(
         dataclasses.replace(stage, max_length=limit.max_length, overflow=limit.overflow) if stage is tokenize else stage
@@ -180,18 +180,27 @@ def summarise(
     best, reason = recommend(measured)
     distribution = describe(survey.lengths, sorted({*LIMITS, limit.max_length or LIMITS[0]}), survey.scale)
     code = write_loader(source, *cut, default_window(best))
+    row_length = min(limit.max_length or smallest, best.max_tokens)
     packed_code = None
-    is_long = limit.overflow == "split" or limit.lost(whole) > MOST_LOST
-    if is_long and tokenize is not None and limit.max_length is not None:
-        row_length = min(limit.max_length, best.max_tokens)
+    if limit.overflow == "split" or RowLimit(row_length).lost(whole) > MOST_LOST:
         pack = Pack(row_length, rows=max(1, best.max_tokens // row_length), overflow="split")
         packed_code = write_loader(source, *whole_rows(stages), pack)
-    advice = advise(limit, whole)
+    advice = advise(limit, whole, row_length)
     return Report(survey, distribution, limit, tuple(measured), measured_tokens, best, reason, code, packed_code, advice)
 
 
-def advise(limit: RowLimit, lengths: Lengths) -> tuple[str, ...]:
-    """Return what to change about rows that are too long, given the lengths of whole records."""
+def advise(limit: RowLimit, lengths: Lengths, row_length: int) -> tuple[str, ...]:
+    """Return what to change about rows that are too long.
+
+    Args:
+        limit: The longest row.
+        lengths: ``int64 (N,)``, tokens of whole records.
+        row_length: Slots of a packed row.
+    """
+    if limit.max_length is None and RowLimit(row_length).lost(lengths) > MOST_LOST:
+        over = float(np.count_nonzero(lengths > row_length) / len(lengths))
+        remedy = "for a language model Pack(overflow='split') fills shorter rows with them"
+        return (f"{over:.1%} of the rows are longer than {row_length:,} tokens, and a batch must hold the longest; {remedy}",)
     share = float(np.count_nonzero(lengths > (limit.max_length or 0)) / len(lengths))
     lost = limit.lost(lengths)
     if limit.overflow == "split" and share:

@@ -156,6 +156,8 @@ def test_report_of_other_sources(bpe_tokenizer: Tokenizer, texts: list[str]) -> 
         (pairs, ss.Tokenize({"text": bpe_tokenizer, "other": bpe_tokenizer}, max_length=128)),
         (once, tokenize),
         (ids, ss.Pack(64, rows=4)),
+        (ids, ss.Bucket(batch_size=32)),
+        (pairs, tokenize, ss.Bucket(512, shapes=3)),
         (mixture, ss.Bucket(1024)),
     ):
         found = ss.report(data, *stages, is_measured=False)
