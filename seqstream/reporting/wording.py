@@ -9,7 +9,9 @@ def times(more: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share with two digits that count: 0.9134 is ``"91%"``, 0.0034 is ``"0.34%"``."""
+    """Return a share with two digits that count: 0.9134 is ``"91%"``, 0.0034 is ``"0.34%"``, and 0.9966 is ``"99.7%"``."""
+    if 0.995 <= share < 1:
+        return f"{share:.1%}" if share < 0.9995 else f"{share:.2%}"
     if not share or share >= 0.0995:
         return f"{share:.0%}"
     return f"{share:.1%}" if share >= 0.00995 else f"{share:.2%}"

@@ -239,7 +239,7 @@ def test_mixture_is_what_a_loader_gives() -> None:
 
 def test_wording() -> None:
     """Numbers are short, and locations have no folder."""
-    assert [percent(share) for share in (0, 0.9134, 0.0995, 0.0134, 0.0034)] == ["0%", "91%", "10%", "1.3%", "0.34%"]
+    assert [percent(share) for share in (0, 1, 0.9966, 0.9134, 0.0995, 0.0134)] == ["0%", "100%", "99.7%", "91%", "10%", "1.3%"]
     assert [times(more) for more in (1.26, 9.12, 12.4)] == ["1.3 times", "9.1 times", "12 times"]
     assert [whole(number) for number in (512, 65_536, 2_100_000)] == ["512", "65,536", "2.1M"]
     assert place("/a/b.txt, line 3") == "b.txt, line 3"
