@@ -53,7 +53,7 @@ $(VENV)/.ready-to-run: pyproject.toml constraints.txt
 	"%d.%d; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) -e '.[fast,plots]' 2>&1 | $(PIP_SUMMARY)
+	@$(PIP_INSTALL) -e '.[fast,plots,report]' 2>&1 | $(PIP_SUMMARY)
 	@touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/.ready-to-run

@@ -28,7 +28,6 @@ from benchmarks.harness import corpora
 from benchmarks.harness.karmarkar_karp import karmarkar_karp
 from benchmarks.harness.records import Record, Target
 from benchmarks.harness.settings import Settings
-from benchmarks.harness.simulated_ranks import straggler
 from benchmarks.packing import CORPORA, lengths_of
 from seqstream.arrays import Index, Lengths
 from seqstream.planning.batch_spec import WINDOW_BATCHES
@@ -37,6 +36,7 @@ from seqstream.planning.equal_cost import Costs, equal_cost_order, row_costs
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import PackedGlobalPlan
 from seqstream.planning.rank_shares import Schedule, schedule_turns, share_of_rank
+from seqstream.reporting.stragglers import straggler
 from seqstream.shuffling import shuffled
 
 WORLD_SIZES = (8, 64, 512)

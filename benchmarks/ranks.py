@@ -38,12 +38,10 @@ from benchmarks.harness.settings import Settings
 from benchmarks.harness.simulated_ranks import (
     Blocks,
     Noting,
-    Served,
     Simulated,
     Swapped,
     World,
     alone,
-    straggler,
     synchronised,
     tokenise,
 )
@@ -51,6 +49,7 @@ from seqstream.arrow import join_tables
 from seqstream.distributed.exchange import exchange_rows
 from seqstream.distributed.transport import kind_of, send_array, send_rows
 from seqstream.planning.rank_shares import share_of_rank
+from seqstream.reporting.stragglers import HIDDEN_SIZE, Served, rnn, straggler, transformer
 from seqstream.windows.block_buffer import BlockBuffer
 from seqstream.windows.block_states import share_out
 
@@ -60,7 +59,6 @@ WINDOW_BATCHES = 256
 FEW_BATCHES = 16
 """Batches of a window if corpora are cut."""
 
-HIDDEN_SIZE = 768
 STRAGGLER_TARGET = Target("<=", 1.03)
 STRAGGLER_SIZES = (8, 64)
 SHORTEST = "tatoeba"
@@ -93,18 +91,6 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 
 # Stragglers
-
-
-def rnn(served: Served) -> npt.NDArray[np.float64]:
-    """Return the work of each batch for an RNN, in time steps."""
-    return served.longest.astype(np.float64)
-
-
-def transformer(served: Served) -> npt.NDArray[np.float64]:
-    """Return the work of each batch for a transformer, in tokens."""
-    lengths = served.longest.astype(np.float64)
-    costs: npt.NDArray[np.float64] = served.rows * (lengths + lengths**2 / (6 * HIDDEN_SIZE))
-    return costs
 
 
 @dataclasses.dataclass(frozen=True)

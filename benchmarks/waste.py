@@ -36,7 +36,8 @@ from benchmarks.harness.settings import Settings
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import ID_BYTES
 from seqstream.planning.bucket_cuts import fill_greedily, fitting_rows
-from seqstream.testing.laws import FEWEST_BATCHES, RUN, run_deviations
+from seqstream.planning.run_shares import RUN, run_deviations
+from seqstream.testing.laws import FEWEST_BATCHES
 
 MAX_TOKENS = 4_096
 EPOCH = 1

@@ -27,6 +27,8 @@ and ``datasets.Dataset`` are shuffled as a whole; plain text and JSON lines in b
 compressed and Parquet files in shards of which 16 are open at a time; one compressed file, one CSV or a generator function
 within a window.
 
+`report` shows a corpus before training, as a page of pictures: lengths, batches, padding, steps, ranks and samples.
+
 `write_tokens` tokenises a source once, into files from which `TokenFiles` reads every later run without copying them, and
 ``Loader(cache=...)`` keeps what was tokenised beside serving it. Neither changes what a batch holds.
 
@@ -41,7 +43,7 @@ tokenises its part.
 
 import warnings
 from importlib.metadata import version as _version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.labels import CausalLabels, TeacherForcing
@@ -110,14 +112,22 @@ __all__ = [
     "WrittenTokens",
     "fit_max_tokens",
     "iterable",
+    "report",
     "restore_order",
     "write_tokens",
 ]
+
+if TYPE_CHECKING:
+    from seqstream.reporting.report import report
 
 __version__ = _version("seqstream")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "report":  # what it needs is imported when it is first used
+        from seqstream.reporting.report import report
+
+        return report
     if name == "InOrder":
         warnings.warn("seqstream.InOrder is now seqstream.Unbucketed; the old name goes with 1.0", FutureWarning, stacklevel=2)
         return Unbucketed

@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from seqstream.command_line.arguments import (
     EngineName,
@@ -24,21 +23,25 @@ from seqstream.command_line.arguments import (
     Files,
     FormatOption,
     MaxLength,
+    MaybeTokenizer,
     Seed,
     TokenizerPath,
     TooLong,
     Unit,
     UnitOption,
     check_tokenizer,
-    open_source,
 )
 from seqstream.command_line.written import print_written
 from seqstream.planning.bucket import Bucket
+from seqstream.reporting.corpus import Reading
+from seqstream.reporting.progress import progress_bar
+from seqstream.reporting.report import look_at
+from seqstream.reporting.request import open_with_classes, read_request
+from seqstream.sources.opening import is_token_folder, open_files
 from seqstream.sources.tokens.manifest import MANIFEST, PLAN
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning import printing
 from seqstream.tuning.preview import take_previews
-from seqstream.tuning.report import OnProgress, make_report
 from seqstream.writing.write_tokens import write_tokens
 
 _EXPECTED_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
@@ -50,7 +53,9 @@ Examples:
 
 - `seqstream report corpus/*.txt --tokenizer tokenizer.json --max-length 1024`
 
-- `seqstream report train.jsonl -t tokenizer.json --field review --json`
+- `seqstream report train.jsonl -t tokenizer.json --field review --html report.html`
+
+- `seqstream report tokens/ --json`
 
 - `seqstream batches corpus/*.txt -t tokenizer.json --max-tokens 4096 --num 2`
 
@@ -99,9 +104,10 @@ def main(
 @app.command()
 def report(
     files: Files,
-    tokenizer: TokenizerPath,
+    tokenizer: MaybeTokenizer = None,
     *,
     field: FieldOption = "text",
+    label: Annotated[str | None, typer.Option(metavar="NAME", help="Column of classes; by default one is found.")] = None,
     max_length: MaxLength = None,
     budgets: Annotated[str, typer.Option(metavar="N,N,...", help="Padded tokens of a batch, to compare.")] = "4096,16384,65536",
     windows: Annotated[str, typer.Option(metavar="N,N,...", help="Batches planned together, to compare.")] = "64,256,1024",
@@ -111,22 +117,36 @@ def report(
     engine: EngineOption = EngineName.auto,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page of pictures that needs no network.")
+    ] = None,
 ) -> None:
-    """Compare budgets and windows: padding, batches, speed; recommend one.
+    """Look at a corpus: lengths, padding, speed; recommend a loader. --html makes a page of it.
 
     Reads and tokenises the corpus once, keeps the length of each row, and plans an epoch for each setting. Speed is measured
-    with a loader on up to 2 million tokens: real tokens a second, including reading, tokenising, planning and padding.
+    with a loader on a few million tokens: real tokens a second, including reading, tokenising, planning and padding. A folder
+    that tokenize has written is not read: its manifest has the lengths.
     """
-    compared = {"budgets": _numbers("--budgets", budgets), "windows": _numbers("--windows", windows)}
+    compared = _numbers("--budgets", budgets), _numbers("--windows", windows)
+    if tokenizer is None and not is_token_folder(files):
+        raise typer.BadParameter("must be given, unless FILES is a folder of tokens", param_hint="--tokenizer")
     with one_line_errors():
-        source = open_source(files, format, unit, field)
-        stage = Tokenize(check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)
-        with _progress() as on_progress:
-            found = make_report(source, stage, **compared, seed=seed, limit=limit, on_progress=on_progress)
-        if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        stages = []
+        if tokenizer is not None:
+            stages = [Tokenize(check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)]
+        source = open_with_classes(files, format, label, field=field, unit=unit.value)
+        with progress_bar() as bar:
+            reading = Reading(label, seed, limit, bar)
+            found = look_at(read_request(source, stages), budgets=compared[0], windows=compared[1], reading=reading)
+            if as_page is not None:
+                found.save(as_page)
+            printed = json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else None
+        if printed is not None:
+            typer.echo(printed)
         else:
-            printing.print_report(found, _console())
+            printing.print_report(found.summary, _console())
+            if as_page is not None:
+                _console().print(f"page: {as_page}", soft_wrap=True)
 
 
 @app.command()
@@ -152,7 +172,7 @@ def batches(
     If a corpus is larger than a window, the first window is small so that training begins at once; later batches pad less.
     """
     with one_line_errors():
-        source = open_source(files, format, unit, field)
+        source = open_files(files, format, unit=unit.value, field=field)
         stage = Tokenize(check_tokenizer(tokenizer), field=field, max_length=max_length or max_tokens, engine=engine.value)
         spec = Bucket(max_tokens=max_tokens, window_batches=window_batches)
         previews = take_previews(source, stage, spec, num_batches=num, num_rows=rows, seed=seed)
@@ -186,7 +206,7 @@ def tokenize(
     folder, write a part each with --rank and --world-size; the last to end completes the folder.
     """
     with one_line_errors():
-        source = open_source(files, format, unit, field, [] if keep is None else keep.split(","))
+        source = open_files(files, format, unit=unit.value, field=field, columns=[] if keep is None else keep.split(","))
         stage = Tokenize(
             check_tokenizer(tokenizer), field=field, max_length=max_length, overflow=overflow.value, engine=engine.value
         )
@@ -201,16 +221,6 @@ def tokenize(
 
 def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """Show a progress bar on a terminal, and remove it at the end."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 @contextlib.contextmanager

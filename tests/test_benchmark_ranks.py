@@ -10,9 +10,10 @@ import pytest
 import seqstream as ss
 from benchmarks import ranks
 from benchmarks.harness.proven_engine import prove
-from benchmarks.harness.simulated_ranks import Blocks, Served, Simulated, World, alone, straggler, synchronised
+from benchmarks.harness.simulated_ranks import Blocks, Simulated, World, alone, synchronised
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.rank_shares import share_of_rank
+from seqstream.reporting.stragglers import Served, straggler
 
 SPEC = ss.Bucket(64, window_batches=32)
 ALIKE = ss.Bucket(64, window_batches=32, step="alike")

@@ -76,6 +76,39 @@ def test_report_as_json(corpus: Path, bpe_file: Path) -> None:
     assert result.stderr == ""
 
 
+def test_report_as_page(corpus: Path, bpe_file: Path, tmp_path: Path) -> None:
+    """``--html`` writes a page beside the text, and ``--json`` has all its sections."""
+    page = tmp_path / "report.html"
+    result = run("report", corpus, "-t", bpe_file, "--budgets", "512", "--windows", "16", "--html", page)
+    assert result.stdout.endswith(f"page: {page}\n")
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    result = run("report", corpus, "-t", bpe_file, "--budgets", "512", "--windows", "16", "--html", page, "--json")
+    sections = json.loads(result.stdout)["sections"]
+    assert sections["prediction"]["steps"] > 0
+    assert f"{sections['lengths']['longest']:,} tokens" in page.read_text()
+
+
+def test_report_of_a_folder_of_tokens(corpus: Path, bpe_file: Path, tmp_path: Path) -> None:
+    """A folder of tokens needs no tokenizer; its rows are those of the text."""
+    folder = tmp_path / "tokens"
+    assert run("tokenize", corpus, "-t", bpe_file, "-o", folder, "--quiet").exit_code == 0
+    found = json.loads(run("report", folder, "--json").stdout)
+    expected = json.loads(run("report", corpus, "-t", bpe_file, "--json").stdout)
+    assert found["records"] == expected["records"]
+    assert found["lengths"]["tokens"] == pytest.approx(expected["lengths"]["tokens"], rel=0.01)
+    assert f'ss.TokenFiles("{folder}")' in found["recommended"]["code"]
+
+
+def test_report_keeps_label_columns(bpe_file: Path, tmp_path: Path) -> None:
+    """The code of a report reads the columns of classes, found by their values or named."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,mood,id\n" + "".join(f"number {number},{'ab'[number % 2]},{number}\n" for number in range(200)))
+    for args in ((), ("--label", "mood")):
+        report = json.loads(run("report", path, "-t", bpe_file, *args, "--json").stdout)
+        assert 'columns=["text", "mood"]' in report["recommended"]["code"]
+        assert report["sections"]["steps"]["label"] in ("mood", None)
+
+
 @pytest.mark.parametrize("columns", [40, 60, 100])
 def test_report_fits_the_terminal(corpus: Path, bpe_file: Path, columns: int) -> None:
     """No line is wider than the terminal, except lines of code to paste."""

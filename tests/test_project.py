@@ -40,6 +40,7 @@ LEVELS = (
     ("batches",),
     ("loading",),
     ("tuning", "testing", "writing"),
+    ("reporting",),
     ("command_line",),
     ("cli", "__init__"),
     ("__main__",),

@@ -1,7 +1,6 @@
 """The design effect: how far the gradient of consecutive batches is from the whole gradient, compared with random rows.
 
-The design effect of ``K`` batches is ``E |g - G|^2`` of ``K`` consecutive batches, divided by that of equally many random rows:
-1 for random batches, 2 if it takes twice as many to know as much. Gradients are divided by a constant.
+`seqstream.reporting.design_effect` defines it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from benchmarks.harness.orders import Rows
-
-Floats = npt.NDArray[np.float64]
+from seqstream.reporting.design_effect import Floats, deviations, expected_squares
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,19 +53,13 @@ class Gradients:
         starts = np.cumsum([0, *map(len, batches)])[:-1]
         rows, offsets = torch.from_numpy(np.concatenate(batches)), torch.from_numpy(starts)
         sums = embedding_bag(rows, torch.from_numpy(self.sketches), offsets, mode="sum").numpy()
-        before = np.cumsum(np.vstack([np.zeros_like(sums[:1]), sums]), axis=0, dtype=np.float64)
         found = np.full((len(nums), self.num_states), np.nan)
+        num_rows, num_losses = len(self.units), float(self.units.sum())
         for at, num in enumerate(nums):
             if 2 * num <= len(batches):
-                losses = num * self.units.sum() / len(batches)
-                apart = (before[num:] - before[:-num]) / losses - self.whole
-                found[at] = self._squared(apart).mean(0) / self.expected(num * len(self.units) / len(batches))
+                expected = expected_squares(num * num_rows / len(batches), num_rows, num_losses, self.variances)
+                found[at] = self._squared(deviations(sums, num, num_losses)).mean(0) / expected
         return found
-
-    def expected(self, num_rows: float) -> Floats:
-        """Return ``E |g - G|^2`` of random rows, ``float64 (states,)``, drawn without replacement."""
-        share = num_rows / len(self.units)
-        return num_rows * (1 - share) * self.variances / (share * self.units.sum()) ** 2
 
     def _squared(self, values: npt.NDArray[np.floating]) -> Floats:
         return (values.reshape(len(values), self.num_states, -1).astype(np.float64) ** 2).sum(2)

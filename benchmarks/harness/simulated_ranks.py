@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 import seqstream as ss
@@ -23,8 +22,9 @@ from seqstream.distributed.collectives import Bytes, SingleProcess
 from seqstream.distributed.global_order import GlobalOrder, encode_counts, gather_lengths
 from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.planning.rank_shares import Schedule, schedule_turns, share_of_rank
+from seqstream.planning.rank_shares import Schedule, schedule_turns
 from seqstream.records import Json, OpenStage
+from seqstream.reporting.stragglers import Served, length_of, serve
 from seqstream.shuffling import EvenOrder
 from seqstream.sources.blocks import BLOCK_BYTES, Block
 from seqstream.stages.running import run_stages
@@ -216,29 +216,11 @@ class Noting(SingleProcess):
         return data, sizes
 
 
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """The batches of all ranks: ``int64 (T, W)`` each.
-
-    Attributes:
-        longest: Their padded lengths.
-        rows: Their numbers of rows.
-    """
-
-    longest: Index
-    rows: Index
-
-
 def synchronised(world: World) -> Served:
     """Return the batches of one window that all ranks share."""
     ranks = Simulated(0, world.size, world.sent_counts)
     global_order, global_plan, steps = world.plan(world.lengths_of(0), ranks)
-    longest, rows = [], []
-    for rank in range(world.size):
-        share = share_of_rank(steps, rank, world.size)
-        longest.append(_length_of(global_order.length_counts, global_plan.row_numbers(share.places[share.cuts[:-1]])))
-        rows.append(np.diff(share.cuts))
-    return Served(np.stack(longest, axis=1), np.stack(rows, axis=1))
+    return serve(global_order.length_counts, global_plan, world.size, steps)
 
 
 def alone(world: World) -> tuple[Served, Served]:
@@ -258,19 +240,10 @@ def _alone(world: World, rank: int) -> tuple[Index, Index]:
     length_counts = world.runs_of(rank)
     global_plan = world.spec.plan_global(length_counts, key=(*world.key, rank), world_size=1)
     return np.stack(
-        [_length_of(length_counts, global_plan.row_numbers(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]
+        [length_of(length_counts, global_plan.row_numbers(global_plan.cuts[:-1])), np.diff(global_plan.cuts)]
     ), global_plan.turns
 
 
 def _served(batches: Sequence[Index]) -> Served:
     longest, rows = np.stack(batches, axis=2)
     return Served(longest, rows)
-
-
-def _length_of(length_counts: LengthCounts, numbers: Index) -> Lengths:
-    return length_counts.lengths[np.searchsorted(length_counts.starts, numbers, side="right") - 1]
-
-
-def straggler(costs: npt.NDArray[np.float64]) -> float:
-    """Return how much longer a run takes than with equal work on all ranks at each step, from costs ``(T, W)``."""
-    return float(costs.max(axis=1).sum() / costs.mean(axis=1).sum())

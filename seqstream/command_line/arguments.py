@@ -1,19 +1,12 @@
-"""What the commands have in common: their arguments, and the source that they read."""
+"""What the commands have in common: their arguments."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from seqstream.sources.csv_files import Csv
-from seqstream.sources.json_lines import JsonLines
-from seqstream.sources.parquet_files import Parquet
-from seqstream.sources.source import Source
-from seqstream.sources.text import TextFiles
 
 
 class Format(enum.StrEnum):
@@ -52,14 +45,15 @@ class EngineName(enum.StrEnum):
     nanotoken = "nanotoken"
 
 
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
-
 Files = Annotated[
     list[str], typer.Argument(metavar="FILES", help="Files, globs or URLs, all of one format; plain or compressed.")
 ]
 TokenizerPath = Annotated[
     str, typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or a directory that has one.")
+]
+MaybeTokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", "-t", metavar="PATH", help="A tokenizer.json, or its directory; none for a folder of tokens."),
 ]
 FieldOption = Annotated[str, typer.Option(metavar="NAME", help="Column of the text, if records have several columns.")]
 FormatOption = Annotated[
@@ -73,50 +67,9 @@ MaxLength = Annotated[
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the order.")]
 
 
-def open_source(files: list[str], kind: Format | None, unit: Unit, field: str, others: Sequence[str] = ()) -> Source:
-    """Return the source of some files, which reads some fields of their records.
-
-    Args:
-        files: Paths, globs or URLs.
-        kind: Their format; by default the one that their suffix stands for.
-        unit: What a record of a text file is.
-        field: The field of the text.
-        others: Other fields that are read, in formats that have several.
-
-    Raises:
-        ValueError: The files have several formats, or a text file has no other fields.
-    """
-    kinds = {Format(_SUFFIXES.get(_suffix(file), "text")) for file in files} if kind is None else {kind}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or run the command for each format"
-        )
-    (kind,) = kinds
-    match kind:
-        case Format.jsonl:
-            return JsonLines(files, columns=[field, *others])
-        case Format.csv:
-            return Csv(files, columns=[field, *others])
-        case Format.tsv:
-            return Csv(files, columns=[field, *others], delimiter="\t")
-        case Format.parquet:
-            return Parquet(files, columns=[field, *others])
-        case Format.text:
-            if others:
-                raise ValueError(f"text files have no columns to keep, got {', '.join(others)}; leave out --keep")
-            return TextFiles(files, unit=unit.value, field=field)
-
-
 def check_tokenizer(path: str) -> str:
     """Return the path of a tokenizer, or raise if it does not exist."""
     if not Path(path).exists():
         remedy = "names on the Hub are not looked up, so download its tokenizer.json"
         raise FileNotFoundError(f"tokenizer must be a tokenizer.json or a directory that holds one, got {path}; {remedy}")
     return path
-
-
-def _suffix(file: str) -> str:
-    suffixes = [suffix.lower() for suffix in PurePath(file).suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""

@@ -7,8 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from seqstream.arrays import Lengths
 from seqstream.loading.calibration import Calibration
 from seqstream.loading.epoch_windows import EpochWindows, explain_no_rows
@@ -164,27 +162,20 @@ def estimate_steps(
     )
     window = min(sample.scale, 1 / share if share else math.inf, max(1.0, _MOST_ROWS / length_counts.num_rows))
     is_all = window == sample.scale
-    rows = _scaled(length_counts, window)
+    rows = length_counts.scaled(window)
     multiple = world_size * accumulate
     search = spec.search_planned(rows, last=is_all, multiple=multiple)
     while search.num_needed is not None:
-        search = search.with_lengths(_scaled(rows, search.num_needed / rows.num_rows))
+        search = search.with_lengths(rows.scaled(search.num_needed / rows.num_rows))
     num = search.num_planned
     if not num and is_all:
         return 0
     if not num:
-        rows, num = _scaled(length_counts, sample.scale), round(length_counts.num_rows * sample.scale)
-    planned = rows if num == rows.num_rows else _scaled(rows, num / rows.num_rows)
+        rows, num = length_counts.scaled(sample.scale), round(length_counts.num_rows * sample.scale)
+    planned = rows if num == rows.num_rows else rows.scaled(num / rows.num_rows)
     global_plan = spec.plan_global(planned, key=None, world_size=world_size, accumulate=accumulate)
     steps = int(schedule_turns(global_plan, 0, world_size, uneven).ends_step.sum())
     return steps if is_all else math.ceil(steps * length_counts.num_rows * sample.scale / planned.num_rows)
-
-
-def _scaled(length_counts: LengthCounts, factor: float) -> LengthCounts:
-    """Return the counts of ``factor`` times as many rows with the same lengths."""
-    ends = np.rint(np.cumsum(length_counts.counts) * factor).astype(np.int64)
-    counts = np.diff(ends, prepend=0)
-    return LengthCounts(length_counts.lengths[counts > 0], counts[counts > 0])
 
 
 def _with_budget(spec: BatchSpec, max_tokens: int) -> BatchSpec:

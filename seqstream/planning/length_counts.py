@@ -56,6 +56,12 @@ class LengthCounts:
         """Row number of the first row of each length, ``int64 (D,)``."""
         return flat_starts(self.counts)
 
+    def scaled(self, factor: float) -> LengthCounts:
+        """Return the counts of ``factor`` times as many rows with the same lengths."""
+        ends = np.rint(np.cumsum(self.counts) * factor).astype(np.int64)
+        counts = np.diff(ends, prepend=0)
+        return LengthCounts(self.lengths[counts > 0], counts[counts > 0])
+
     def every(self, stride: int) -> Lengths:
         """Return the lengths of the rows with the row numbers ``0``, ``stride``, ``2 * stride`` and so on."""
         if stride == 1:

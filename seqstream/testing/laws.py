@@ -12,6 +12,7 @@ import numpy.typing as npt
 from seqstream.batches.batch import Batch
 from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
+from seqstream.planning.run_shares import RUN, run_deviations
 from seqstream.records import ROW_ID
 from seqstream.sources.random_order import in_random_order
 from seqstream.sources.source import Source
@@ -26,9 +27,6 @@ from seqstream.testing.expectations import (
     through_json,
 )
 from seqstream.windows.block_reader import Cursor, read_blocks
-
-RUN = 16
-"""Number of consecutive batches that must be a fair sample of their window."""
 
 FAIR_SHARE = 0.4
 """The largest deviation that is allowed: the worst of even orders is 0.38, and random orders have 0.5 or more."""
@@ -180,37 +178,6 @@ def _expect_fair(lengths: npt.NDArray[np.float64]) -> None:
         f"{FAIR_SHARE:.0%} over all octiles, got {total:.0%}",
     )
     expect(largest <= 2 / RUN, f"an octile must deviate by at most two batches of {RUN}, got {largest:.1%} of them")
-
-
-def run_deviations(lengths: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how far any `RUN` consecutive batches deviate from their window, for each octile by length.
-
-    Args:
-        lengths: ``float64 (n,)``, the longest row of each batch of a window, as served.
-        tokens: ``float64 (n,)``, its tokens.
-
-    Returns:
-        ``float64 (n - 15, 8)``: the absolute difference of the octile's shares of the tokens of the run and of the window.
-    """
-    octiles = _octiles_of(lengths) * tokens[:, None]
-    share = octiles.sum(axis=0) / octiles.sum()
-    sums = np.concatenate([np.zeros((1, 8)), octiles.cumsum(axis=0)])
-    runs = sums[RUN:] - sums[:-RUN]
-    deviations: npt.NDArray[np.float64] = np.abs(runs / runs.sum(axis=1, keepdims=True) - share)
-    return deviations
-
-
-def _octiles_of(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how much of each batch is in each octile by length, ``float64 (n, 8)``; batches of equal length are averaged."""
-    rank = np.empty(len(lengths))
-    rank[np.argsort(-lengths, kind="stable")] = np.arange(len(lengths))
-    edges = np.arange(9) / 8 * len(lengths)
-    own = np.clip(np.minimum(rank[:, None] + 1, edges[1:]) - np.maximum(rank[:, None], edges[:-1]), 0, None)
-    _, number, counts = np.unique(lengths, return_inverse=True, return_counts=True)
-    shared = np.zeros((len(counts), 8))
-    np.add.at(shared, number, own)
-    octiles: npt.NDArray[np.float64] = (shared / counts[:, None])[number]
-    return octiles
 
 
 def check_refusal(make: MakeLoader) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -20,6 +20,9 @@ from seqstream.tokenizing.formats.words import WordLabels
 from seqstream.tokenizing.python_components import LiveTokenizer
 from seqstream.tokenizing.tokenizer_reading import read_tokenizer
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Overflow: TypeAlias = Literal["truncate", "split", "drop", "error"]
 
@@ -164,6 +167,16 @@ class Tokenize:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of ids in the tables that this stage returns."""
         return tuple(self._row_formats)
+
+    @property
+    def num_special(self) -> int:
+        """Number of special tokens of a row."""
+        return max(row_format.num_special for row_format in self._row_formats.values())
+
+    def decoder(self, column: str | None = None) -> Tokenizer | None:
+        """Return a tokenizer that decodes the ids of a column, by default of the first; ``None`` if it is a function."""
+        tokenizer_spec = self._tokenizer_specs[column or self.columns[0]]
+        return None if tokenizer_spec.is_function else tokenizer_spec.build()
 
     def fingerprint(self) -> Json:
         """Return what decides the ids: tokenizers and options, but not the engine."""

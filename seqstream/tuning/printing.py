@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from seqstream.planning.bucket import Bucket
+from seqstream.tuning.distribution import Bin, Distribution
+from seqstream.tuning.planned_epoch import Setting
 from seqstream.tuning.preview import Preview
-from seqstream.tuning.report import Bin, Distribution, Report, Setting
+from seqstream.tuning.report import Report
 
 _MAX_BAR = 20
 _LABELS_WIDTH = 40
@@ -24,16 +26,19 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_counts(report))
     console.print(_heading("Tokens of a row"))
     console.print(_lengths(report.distribution))
-    console.print(_histogram(merge_bins(report.distribution.bins, report.max_length), bar))
+    console.print(_histogram(merge_bins(report.distribution.bins, report.max_length or report.distribution.longest), bar))
     console.print(_heading("An epoch of batches"))
     console.print(_settings(report.settings, report.best, "◀" if is_unicode else "<", gap=2 if console.width >= _WIDE else 1))
-    tokens = _short(report.measured_tokens)
     console.print(Text("random: batches of the same size, of shuffled rows of any length", style="dim"))
-    console.print(Text(f"tokens/s: real tokens a second that a loader gives, measured on {tokens} tokens", style="dim"))
+    if report.measured_tokens:
+        tokens = short_number(report.measured_tokens)
+        console.print(Text(f"tokens/s: real tokens a second that a loader gives, measured on {tokens} tokens", style="dim"))
     best = f"max_tokens={report.best.max_tokens:,}"
     console.print(_heading(f"Recommended: {best}"))
-    console.print(Text(f"{report.reason[0].upper()}{report.reason[1:]}.\n"))
-    console.print(Text(report.code, style="cyan"), soft_wrap=True)  # code to paste keeps its lines
+    for sentence in (report.reason, *report.advice):
+        console.print(Text(f"{sentence[0].upper()}{sentence[1:]}.\n"))
+    for code in filter(None, (report.code, report.packed_code)):
+        console.print(Text(f"{code}\n", style="cyan"), soft_wrap=True)  # code to paste keeps its lines
 
 
 def _heading(text: str) -> Text:
@@ -44,9 +49,12 @@ def _counts(report: Report) -> Text:
     survey = report.survey
     parts = [f"{survey.records:,} records", f"{report.distribution.rows:,} rows", f"{survey.tokens:,} tokens"]
     parts += [f"{survey.empty:,} empty"] if survey.empty else []
-    parts += [f"{report.truncated:,} rows truncated to {report.max_length:,}"] if report.truncated else []
+    if report.too_long:
+        done = {"truncate": "truncated to", "split": "split at", "drop": "dropped above", "error": "above"}
+        parts.append(f"{report.too_long:,} rows {done[report.limit.overflow]} {report.max_length:,}")
     read = "" if survey.is_whole else "the first "
-    return Text(f"{read}{', '.join(parts)}\ntokenised by {survey.engine} at {_short(survey.tokens / survey.seconds)} tokens/s")
+    speed = "" if survey.tokens_per_second is None else f" at {short_number(survey.tokens_per_second)} tokens/s"
+    return Text(f"{read}{', '.join(parts)}\ntokenised by {survey.engine}{speed}")
 
 
 def _lengths(lengths: Distribution) -> Text:
@@ -84,7 +92,7 @@ def _settings(settings: Sequence[Setting], best: Setting, mark: str, gap: int) -
         previous = setting.max_tokens
         is_bucket = isinstance(setting.spec, Bucket)
         window = f"{setting.spec.window_batches:,}" if is_bucket else "random"
-        speed = "" if setting.tokens_per_second is None else f"{_short(setting.tokens_per_second)}"
+        speed = "" if setting.tokens_per_second is None else f"{short_number(setting.tokens_per_second)}"
         cells = [
             budget,
             window,
@@ -116,7 +124,7 @@ def _cut_left(text: str, width: int) -> str:
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
-def _short(number: float) -> str:
+def short_number(number: float) -> str:
     """Return a number with two or three digits and a unit, such as 3.4M or 560k."""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= unit:

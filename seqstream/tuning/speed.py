@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from seqstream.loading.loader import Loader
-from seqstream.planning.bucket import Bucket
-from seqstream.planning.unbucketed import Unbucketed
+from seqstream.loading.stage_lists import DataStage
 from seqstream.records import ROW_ID, Json, split_row_id
 from seqstream.sources.blocks import Block
 from seqstream.sources.source import Source
-from seqstream.tokenizing.stage import Tokenize
+from seqstream.tuning.planned_epoch import Spec
 from seqstream.tuning.survey import EPOCH, Survey, read_epoch
 
-_MEASURED_TOKENS = 2_000_000
+_MEASURED_TOKENS = 6_000_000
 _MEASURED_SECONDS = 1.0
-"""Speed is measured on at most this many tokens, and on at most what is tokenised in this time."""
+"""Speed is measured on at most this many tokens of all settings, and on at most what is tokenised in this time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +50,9 @@ class Sample(Source):
         return self.source.locate((self.parts[shard][0] << 32) + record)
 
 
-def num_measured_bytes(survey: Survey) -> float:
-    """Return the size of the sample on which speed is measured, in bytes: small enough that a run takes about a second."""
-    tokens = min(_MEASURED_TOKENS, survey.tokens / survey.seconds * _MEASURED_SECONDS)
+def num_measured_bytes(survey: Survey, num_settings: int = 1) -> float:
+    """Return the size of the sample on which speed is measured, in bytes: small enough that all settings take few seconds."""
+    tokens = min(_MEASURED_TOKENS, survey.tokens / survey.seconds * _MEASURED_SECONDS) / num_settings
     return tokens * survey.num_bytes / survey.tokens
 
 
@@ -77,14 +76,12 @@ class Speed:
     seconds: float
 
 
-def measure_speed(source: Source, tokenize: Tokenize, spec: Bucket | Unbucketed, engine: str, *, seed: int = 0) -> Speed:
+def measure_speed(source: Source, stages: Sequence[DataStage], spec: Spec, *, seed: int = 0) -> Speed:
     """Run a loader over an epoch with full windows, for a consumer that does nothing.
 
-    A first batch warms the engine up before the clock starts; the state names it, so that no other is chosen.
+    A first batch warms the engine up before the clock starts.
     """
-    loader = Loader(source, tokenize, spec, seed=seed)
-    state = loader.state_dict()
-    loader.load_state_dict({**state, "engine": dict.fromkeys(tokenize.columns, engine)})
+    loader = Loader(source, *stages, spec, seed=seed)
     next(iter(loader))
     loader.set_epoch(EPOCH)
     before = loader.stats

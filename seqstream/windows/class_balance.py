@@ -68,18 +68,18 @@ def balance_turns(
     edges = length_edges(global_order.length_counts)
     kinds = len(edges) + 1, num_classes
     counts = _count(_own_rows(global_plan, units, global_order, edges, classes), (len(units), *kinds), collectives)
-    by_length = _by_length(counts[..., : kinds[0]])
-    turns = by_length[balanced_turns(_features(counts[:, by_length], kinds[0]), (*key, "balance"))]
+    by_length = by_mean_length(counts[..., : kinds[0]])
+    turns = by_length[balanced_turns(balance_features(counts[:, by_length], kinds[0]), (*key, "balance"))]
     return dataclasses.replace(global_plan, turns=np.append(units[turns].ravel(), global_plan.turns[units.size :]))
 
 
-def _by_length(counts: Index) -> Index:
+def by_mean_length(counts: Index) -> Index:
     """Return the units by their mean length, longest first, given rows and tokens of each range, ``int64 (2, U, Q)``."""
     rows, tokens = counts.sum(axis=2)
     return np.argsort(-tokens / np.maximum(rows, 1), kind="stable")
 
 
-def _features(counts: Index, num_ranges: int) -> Index:
+def balance_features(counts: Index, num_ranges: int) -> Index:
     """Return the features that are to be even: rows and tokens up to each length and of each class, scaled to vary alike."""
     up_to_length, classes = np.cumsum(counts[..., :num_ranges], axis=2), counts[..., num_ranges:]
     return np.concatenate([scaled(each) for kind in (up_to_length, classes) for each in kind], axis=1)

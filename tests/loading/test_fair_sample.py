@@ -17,6 +17,7 @@ from seqstream import testing
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.run_shares import length_octiles
 from seqstream.shuffling import shuffled
 from seqstream.testing import laws
 
@@ -129,7 +130,7 @@ def test_loaders_are_checked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def octiles(lengths: list[int]) -> Lengths:
     """Return how much of each batch is in each octile."""
-    return laws._octiles_of(np.array(lengths, dtype=np.float64))
+    return length_octiles(np.array(lengths, dtype=np.float64))
 
 
 def test_octiles_by_hand() -> None:

@@ -15,10 +15,14 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
+from seqstream.tuning.comparison import compare, recommend
+from seqstream.tuning.distribution import Bin, describe
 from seqstream.tuning.loader_code import as_glob, write_call
-from seqstream.tuning.report import Bin, Setting, compare, cut_windows, describe, make_report, plan_epoch, recommend
+from seqstream.tuning.planned_epoch import Setting, cut_windows, plan_epoch
+from seqstream.tuning.report import make_report
+from seqstream.tuning.row_limit import RowLimit
 from seqstream.tuning.speed import measure_speed, take_sample
-from seqstream.tuning.survey import EPOCH, Survey, take_survey
+from seqstream.tuning.survey import EPOCH, take_survey
 
 many_lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=200).map(lambda rows: np.array(rows, np.int64))
 
@@ -98,9 +102,7 @@ def test_plan_by_hand() -> None:
 def test_windows_that_hold_all_are_planned_once() -> None:
     """Of the windows that hold the whole corpus only the smallest is planned, and random rows have batches of the same size."""
     lengths = np.random.default_rng(0).integers(1, 100, 1800)
-    settings = compare(
-        Survey(lengths.astype(np.int32), 1800, 0, 90_000, True, "tokenizers", 1.0), 100, [4000, 400, 400], [1000, 1, 64, 256]
-    )
+    settings = compare(lengths, [4000, 400, 400], [1000, 1, 64, 256], num_bytes=90_000)
     windows = [
         (each.max_tokens, getattr(each.spec, "window_batches", None)) for each in settings if isinstance(each.spec, ss.Bucket)
     ]
@@ -202,7 +204,7 @@ def test_sample_of_long_shards(tmp_path: Path) -> None:
 def test_speed_counts_every_token(source: ss.TextFiles, bpe_tokenizer: Tokenizer) -> None:
     """Speed is measured over every token of an epoch once, cut to ``max_length``."""
     tokenize = ss.Tokenize(bpe_tokenizer, max_length=100, engine="tokenizers")
-    speed = measure_speed(source, tokenize, ss.Bucket(1000), "tokenizers")
+    speed = measure_speed(source, [tokenize], ss.Bucket(1000))
     assert speed.tokens == take_survey(source, tokenize).tokens
     assert speed.seconds > 0
 
@@ -227,10 +229,54 @@ def test_report_holds_together(source: ss.TextFiles, bpe_file: Path) -> None:
 
 def test_rows_are_cut_to_the_smallest_budget(source: ss.TextFiles, bpe_file: Path) -> None:
     """Without ``max_length`` every setting is of rows that the smallest budget can hold, and the code says so."""
-    report = make_report(source, ss.Tokenize(str(bpe_file)), [4096, 128], [64])
-    assert report.max_length == 128
-    assert report.distribution.longest > 128
-    assert "max_length=128)" in report.code
+    report = make_report(source, ss.Tokenize(str(bpe_file)), [4096, 400], [64])
+    assert report.max_length == 400
+    assert report.distribution.longest > 400
+    assert report.truncated
+    assert "max_length=400)" in report.code
+    assert report.packed_code is None
+    assert report.advice == ()
+
+
+def test_long_documents_are_split(source: ss.TextFiles, bpe_file: Path) -> None:
+    """Where a limit would lose much, records are split or packed and lose nothing; a limit that is asked for gives advice."""
+    report = make_report(source, ss.Tokenize(str(bpe_file)), [4096, 32], [64])
+    assert (report.limit.overflow, report.truncated) == ("split", 0)
+    assert report.too_long == np.count_nonzero(report.survey.lengths > 32)
+    assert 'max_length=32, overflow="split")' in report.code
+    assert 'Pack(row_length=32, rows=128, overflow="split")' in str(report.packed_code)
+    for code in (report.code, str(report.packed_code)):
+        made: dict[str, Any] = {}
+        exec(code, made)
+        num_tokens = sum(batch.num_tokens for batch in made["loader"])
+        assert 0.98 * report.survey.tokens <= num_tokens <= report.survey.tokens, (
+            "Pack drops pieces of one token, without labels"
+        )
+    asked = make_report(source, ss.Tokenize(str(bpe_file), max_length=32), [512], [64])
+    assert "overflow" not in asked.code
+    assert asked.advice[0].startswith("max_length=32 loses")
+
+
+def test_rows_of_a_limit_by_hand() -> None:
+    """A limit gives the rows that `Tokenize` gives: pieces have special tokens of their own."""
+    lengths = np.array([5, 20])
+    rows = {how: RowLimit(8, how, 1).apply(lengths).tolist() for how in ("truncate", "drop", "split")}
+    assert rows == {"truncate": [5, 8], "drop": [5], "split": [5, 8, 8, 6]}
+    assert {how: RowLimit(8, how, 1).origins(lengths).tolist() for how in rows} == {
+        "truncate": [0, 1],
+        "drop": [0],
+        "split": [0, 1, 1, 1],
+    }
+    assert RowLimit(8).lost(lengths) == 12 / 25
+    assert RowLimit(None).apply(lengths) is lengths
+
+
+def test_split_rows_are_those_of_a_loader(source: ss.TextFiles, wordpiece_tokenizer: Tokenizer) -> None:
+    """Lengths of pieces, special tokens included, are those of the rows of a loader."""
+    tokenize = ss.Tokenize(wordpiece_tokenizer, max_length=16, overflow="split")
+    whole = take_survey(source, ss.Tokenize(wordpiece_tokenizer)).lengths.astype(np.int64)
+    rows = [length for batch in ss.Loader(source, tokenize, ss.Bucket(512)) for length in batch.lengths.tolist()]
+    assert sorted(RowLimit.of(tokenize, whole, 512).apply(whole).tolist()) == sorted(rows)
 
 
 def test_report_refuses(source: ss.TextFiles, bpe_file: Path, tmp_path: Path) -> None:
