@@ -80,7 +80,7 @@ def rows_of(stages: Sequence[DataStage], before: TokenInfo | None = None) -> Tok
     known = before or TokenInfo(())
     tokenize = tokenizer_of(stages)
     pads: dict[str, float] = {**known.pad_values}
-    pads |= {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
+    pads |= {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels) and not stage.multi_hot}
     columns, sides = known.columns, known.padding_sides
     for stage in stages:
         if isinstance(stage, Tokenize):
