@@ -46,9 +46,11 @@ class Tokenize:
             function does: at the speed of Python, and in worker processes only if they are forked. A dict of field -> tokenizer
             makes several columns, ``<field>_ids``; a record is then dropped if any of them is empty or, with
             ``overflow="drop"``, too long.
-        field: Column of the texts, which the ids replace, or of lists of words, each then encoded alone. Two columns make
-            pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
-            a model without them; ``"truncate"`` shortens the longer text first.
+        field: Column of the texts, which the ids replace, or of lists of words, each then encoded alone. A list of strings is
+            the words of one text; lists most of whose items hold a blank between two words hold several texts, and raise an
+            error. A tuple of two columns makes pairs, as ``tokenizer(first, second)`` of transformers does, with
+            ``token_type_ids`` unless the tokenizer is that of a model without them; ``"truncate"`` shortens the longer text
+            first.
         max_length: Longest row in tokens, special tokens included. A number of 2**31 or more is no limit, such as the
             ``model_max_length`` of a transformers tokenizer without a limit, 10**30.
         overflow: What is done with longer rows: ``"truncate"`` drops the end, or the beginning if the tokenizer's
@@ -68,10 +70,11 @@ class Tokenize:
         word_labels: ``"first"`` labels the first token of each word, and the others -100; ``"all"`` labels all of them.
         chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, rendered by the chat template of a
             transformers tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` all
-            ids. Columns ``tools`` and ``documents`` are passed to a template that names them, and the dicts of a column
-            ``chat_template_kwargs`` to every template. Chats and tools may be JSON text. Keys that are null, as structs of
-            Arrow have them, are left out; `JsonLines`, `Generator` and ``Json()`` features keep messages as they were. Rows and
-            pieces without labels are dropped.
+            ids. Messages ``{"from": ..., "value": ...}`` get the role of the sender: ``human`` is the user, ``gpt`` and
+            ``function_call`` are the assistant, ``observation`` is a tool. Columns ``tools`` and ``documents`` are passed to a
+            template that names them, and the dicts of a column ``chat_template_kwargs`` to every template. Chats and tools may
+            be JSON text. Keys that are null, as structs of Arrow have them, are left out; `JsonLines`, `Generator` and
+            ``Json()`` features keep messages as they were. Rows and pieces without labels are dropped.
         engine: What computes the ids. ``"auto"`` is the fastest installed engine whose ids proved to be the same. The proof is
             kept in the user's cache folder, or in the folder that the environment variable ``SEQSTREAM_CACHE`` names; ``off``
             keeps nothing.
