@@ -16,13 +16,14 @@ from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
 from seqstream.loading.sampling import Sample, sample_records
 from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.given_shapes import Shape
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven, schedule_turns
 from seqstream.records import ROW_ID, located
 from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
-from seqstream.windows.columns import lengths_of
+from seqstream.windows.columns import planning_numbers
 from seqstream.windows.settings import RankSharing, WindowStart
 from seqstream.windows.window import Window
 from seqstream.windows.worst_case import repeat_record
@@ -61,7 +62,7 @@ class Estimates:
         if len(sample.table):
             with located(sample.table.column(ROW_ID), epochs.source.locate):
                 table, _ = self._runner.run(sample.table, engines)
-        lengths = lengths_of(table, epochs.spec.columns)
+        lengths = planning_numbers(table, epochs.spec.columns, epochs.spec.group)
         return estimate_steps(
             lengths,
             sample,
@@ -154,8 +155,8 @@ def estimate_steps(
     """
     if not len(lengths):
         return 0
-    length_counts = LengthCounts.of(spec.sort_keys(lengths))
-    sizes = LengthCounts.of(lengths)
+    length_counts = dataclasses.replace(LengthCounts.of(spec.sort_keys(lengths)), sides=spec.sides)
+    sizes = dataclasses.replace(LengthCounts.of(lengths), sides=spec.sides)
     share = spec.window_size(shuffle=shuffle).share(
         num_batches=spec.num_batches(sizes.num_rows, sizes.num_tokens),
         num_tokens=sizes.num_tokens,
@@ -181,10 +182,12 @@ def estimate_steps(
 
 
 def _scaled(length_counts: LengthCounts, factor: float) -> LengthCounts:
-    """Return the counts of ``factor`` times as many rows with the same lengths."""
-    ends = np.rint(np.cumsum(length_counts.counts) * factor).astype(np.int64)
-    counts = np.diff(ends, prepend=0)
-    return LengthCounts(length_counts.lengths[counts > 0], counts[counts > 0])
+    """Return the counts of ``factor`` times as many rows, or groups of them, with the same lengths."""
+    lengths, sides = length_counts.lengths, length_counts.sides
+    sizes = np.ones_like(length_counts.counts) if sides is None else np.maximum(sides.rows(lengths), 1)
+    ends = np.rint(np.cumsum(length_counts.counts // sizes) * factor).astype(np.int64)
+    counts = np.diff(ends, prepend=0) * sizes
+    return LengthCounts(lengths[counts > 0], counts[counts > 0], sides)
 
 
 def _with_budget(spec: BatchSpec, max_tokens: int) -> BatchSpec:

@@ -16,6 +16,8 @@ from seqstream.planning.global_plan import ListedOrder, RoundRobinOrder, RowOrde
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pair_cuts import plan_pairs
 from seqstream.planning.shape_choice import shape_of
+from seqstream.planning.side_limits import fitting_groups
+from seqstream.planning.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +113,15 @@ def cut_by_sides(
         max_rows=limits.batch_size,
         step_cost=step_cost,
         world_size=world_size,
+        sides=limits.sides,
     )
     if limits.max_tokens is not None:
         cuts = split_to_multiple(cuts, batches_per_step)
-    longest = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
-    max_rows = fitting_rows(longest, limits.max_tokens, limits.batch_size)
-    return GlobalBatches(ListedOrder(order.rows_at(rows)), cuts, max_rows, longest * -(-np.diff(cuts) // world_size))
+    longest = np.maximum.reduceat(lengths[rows], cuts[:-1]) if len(rows) else lengths
+    sides = limits.sides or Sides.plain(lengths.shape[1])
+    max_rows = fitting_groups(sides, longest, limits.max_tokens, limits.batch_size)
+    costs = sides.costs(longest) * -(-np.diff(cuts) // world_size)
+    return GlobalBatches(ListedOrder(order.rows_at(rows)), cuts, max_rows, costs)
 
 
 def cut_into_shapes(

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from seqstream.arrays import Index, Lengths, flat_starts
+from seqstream.planning.sides import Sides
 
 _DENSE = 1 << 20
 """Lengths below this are counted by ``np.bincount``, without sorting."""
@@ -22,10 +23,12 @@ class LengthCounts:
     Attributes:
         lengths: ``int64 (D,)``, descending; ``(D, S)`` for rows of several sides, by the first side, then the second.
         counts: ``int64 (D,)``, the number of rows of each length.
+        sides: What the numbers of each side are; ``None`` for lengths.
     """
 
     lengths: Lengths
     counts: Index
+    sides: Sides | None = None
 
     @classmethod
     def of(cls, lengths: Lengths) -> LengthCounts:
@@ -45,6 +48,8 @@ class LengthCounts:
     @property
     def tokens(self) -> Lengths:
         """Number of tokens of a row of each length, on all sides, ``int64 (D,)``."""
+        if self.sides is not None:
+            return self.sides.tokens(self.lengths)
         return self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
 
     @property

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from seqstream.arrays import Lengths
 from seqstream.arrow import holds_steps, is_list, plain, plain_type, step_of, to_numpy
-from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
+from seqstream.records import LABEL_COLUMNS, RESERVED, ROW_ID, RecordError
 from seqstream.sources.tables.arrow_to_python import without_text
+from seqstream.sources.whole_groups import group_starts
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -103,6 +104,34 @@ def _refuse_nulls(name: str, values: pa.ChunkedArray) -> None:
         raise ColumnError(
             f"column {name!r} must have a value in every record, got none; fill it in a Map or leave the column out", row
         )
+
+
+def planning_numbers(table: pa.Table, columns: Sequence[str] | None, group: str | None) -> npt.NDArray[np.int64]:
+    """Return the numbers that rows of a table are planned by: lengths, or the greatest of their group and its number of rows.
+
+    Args:
+        table: The rows, with whole groups.
+        columns: As of `lengths_of`.
+        group: The column of keys; ``None`` to plan rows one by one.
+
+    Returns:
+        As `lengths_of`; ``int64 (N, S + 1)`` for groups.
+
+    Raises:
+        ValueError: A column is missing, or has the wrong type.
+    """
+    lengths = lengths_of(table, columns)
+    if group is None:
+        return lengths
+    sides = lengths if lengths.ndim == 2 else lengths[:, None]
+    if not len(table):
+        return np.empty((0, sides.shape[1] + 1), dtype=np.int64)
+    if group not in table.column_names:
+        known = ", ".join(name for name in table.column_names if name not in RESERVED)
+        raise ValueError(f"Bucket(group=...) must name a column that the stages keep, which are {known}, got {group!r}")
+    starts = group_starts(table.column(group))
+    sizes = np.diff(starts, append=len(table))
+    return np.repeat(np.column_stack([np.maximum.reduceat(sides, starts), sizes]), sizes, axis=0)
 
 
 def lengths_of(table: pa.Table, columns: Sequence[str] | None = None) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from seqstream.windows.block_states import (
     TakenBlocks,
     count_blocks,
 )
-from seqstream.windows.columns import lengths_of, read_rows
+from seqstream.windows.columns import planning_numbers, read_rows
 from seqstream.windows.settings import WindowSettings, WindowStart
 
 
@@ -100,7 +101,7 @@ def _lengths_of(table: pa.Table, settings: WindowSettings) -> Lengths:
     for name in (name for name in table.column_names if table.column(name).null_count):
         with located(table.column(ROW_ID), settings.locate):
             read_rows(name, table)
-    return lengths_of(table, settings.spec.columns)
+    return planning_numbers(table, settings.spec.columns, settings.spec.group)
 
 
 def gather_lengths(blocks: Sequence[CountedBlocks], ranges: Sequence[slice], settings: WindowSettings) -> GlobalOrder:
@@ -118,7 +119,12 @@ def gather_lengths(blocks: Sequence[CountedBlocks], ranges: Sequence[slice], set
                 first_row_id = each.rows.table.column(ROW_ID)[rows.start].as_py()
     rank = settings.collectives.rank
     own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == rank]
-    return settings.collectives.gather_lengths(own, owners, first_row_id)
+    global_order = settings.collectives.gather_lengths(own, owners, first_row_id)
+    if settings.spec.sides is None:
+        return global_order
+    return dataclasses.replace(
+        global_order, length_counts=dataclasses.replace(global_order.length_counts, sides=settings.spec.sides)
+    )
 
 
 def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Iterator[slice]:
