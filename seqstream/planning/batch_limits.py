@@ -47,8 +47,6 @@ class BatchLimits:
 
     def rounded(self, lengths: Lengths) -> Lengths:
         """Return the padded length of each length."""
-        if self.sides is not None:
-            return self.sides.rounded(lengths, self.multiple_of)
         return -(-lengths // self.multiple_of) * self.multiple_of
 
     def costs(self, padded: Lengths) -> Lengths:

@@ -32,7 +32,7 @@ from seqstream.planning.planned_search import PlannedRows, PlannedSearch
 from seqstream.planning.shape_choice import choose_lengths
 from seqstream.planning.sides import Sides
 from seqstream.planning.tie_order import SpreadTies
-from seqstream.records import Json
+from seqstream.records import Json, ids_columns, lengths_column
 
 SAMPLE_BATCHES = 64
 """Number of batches whose lengths are the sample by which shapes are chosen."""
@@ -79,8 +79,9 @@ class Bucket(PlannerBase):
             transformer without fused attention, ``rows * (L + L**2 / (6 * hidden_size))``, in tokens.
         hidden_size: Width of that model.
         columns: Columns of sequences whose lengths the budget counts, such as a source and its translation: rows times the sum
-            of their padded lengths. In a batch, rows are longest first by the first of them. By default the columns that
-            ``Tokenize`` gives, else the longest column; after a `Map` behind ``Tokenize`` that adds one, the longest too.
+            of their padded lengths; of several texts of a record it is the most texts times the longest. In a batch, rows are
+            longest first by the first of them. By default the columns that ``Tokenize`` gives, else the longest column; after a
+            `Map` behind ``Tokenize`` that adds one, the longest too.
         step: Which lengths the ranks have at the same time. ``"mixed"``: each rank has a batch of its own lengths, and all
             batches cost about the same of the budget, so a step is a fair sample of the window; best for transformers, whose
             time depends on tokens. ``"alike"``: all ranks have neighbours by length, which they take in turn; best for RNNs,
@@ -204,10 +205,13 @@ class Bucket(PlannerBase):
     @property
     def sides(self) -> Sides | None:
         """What the numbers are that rows are planned by; ``None`` where they are all lengths."""
-        if self.group is None:
+        columns = self.columns or ("",)
+        ids = ids_columns(columns)
+        if self.group is None and ids == columns:
             return None
-        num = len(self.columns or ("",))
-        return Sides(tuple(range(num)), (None,) * num, num)
+        counts = (lengths_column(name) for name in ids)
+        of_ids = tuple(columns.index(name) if name in columns else None for name in counts)
+        return Sides(tuple(map(columns.index, ids)), of_ids, None if self.group is None else len(columns))
 
     @property
     def is_mixed(self) -> bool:
@@ -257,7 +261,7 @@ class Bucket(PlannerBase):
     @property
     def _limits(self) -> BatchLimits:
         sizes = (self.max_tokens, self.batch_size, self.multiple_of, self.rows_multiple_of, self.hidden_size)
-        return BatchLimits(*sizes, num_sides=1 if self.columns is None else len(self.columns), sides=self.sides)
+        return BatchLimits(*sizes, num_sides=1 if self.columns is None else len(ids_columns(self.columns)), sides=self.sides)
 
     def _check_limits(self) -> None:
         if self.max_tokens is None and self.batch_size is None and not self._given_shapes:
@@ -292,7 +296,13 @@ class Bucket(PlannerBase):
         if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
             raise ValueError(f"columns must name columns, each once, got {self.columns}")
         limits = self._limits
-        several = "several columns" if limits.num_sides > 1 else "groups" if self.group is not None else ""
+        several = (
+            "several columns"
+            if self.columns is not None and len(self.columns) > 1
+            else "groups"
+            if self.group is not None
+            else ""
+        )
         if several and (self.shapes is not None or self.rows_multiple_of > 1 or self.cost != "tokens"):
             raise ValueError(f"shapes, rows_multiple_of and cost cannot be given for {several}; leave them out")
         if self.group is not None and self.drop_last:

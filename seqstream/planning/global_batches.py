@@ -106,19 +106,20 @@ def cut_by_sides(
     step_cost: float,
 ) -> GlobalBatches:
     """Cut rows of several sides, such as a source and a target; for the arguments see `cut_by_length`."""
-    lengths = limits.rounded(length_counts.every(1))
+    lengths = length_counts.every(1)
+    sides = limits.sides or Sides.plain(lengths.shape[1])
+    lengths = sides.rounded(lengths, limits.multiple_of)
     rows, cuts = plan_pairs(
         lengths,
         max_tokens=limits.max_tokens,
         max_rows=limits.batch_size,
         step_cost=step_cost,
         world_size=world_size,
-        sides=limits.sides,
+        sides=sides,
     )
     if limits.max_tokens is not None:
         cuts = split_to_multiple(cuts, batches_per_step)
     longest = np.maximum.reduceat(lengths[rows], cuts[:-1]) if len(rows) else lengths
-    sides = limits.sides or Sides.plain(lengths.shape[1])
     max_rows = fitting_groups(sides, longest, limits.max_tokens, limits.batch_size)
     costs = sides.costs(longest) * -(-np.diff(cuts) // world_size)
     return GlobalBatches(ListedOrder(order.rows_at(rows)), cuts, max_rows, costs)

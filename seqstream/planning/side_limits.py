@@ -64,7 +64,7 @@ class SideLimits:
             what = f"group of {self.sides.rows(worst):,} rows of up to {self.sides.tokens(worst):,} tokens"
             raise TooLargeError(f"{what} {fits}; {remedy}, or make groups smaller", worst)
         *several, last = (
-            f"{worst[at]:,}" if count is None else f"{worst[count]:,} x {worst[at]:,}"
+            f"{worst[at]:,}" if count is None or worst[count] == 1 else f"{worst[count]:,} x {worst[at]:,}"
             for at, count in zip(self.sides.lengths, self.sides.counts, strict=True)
         )
         what = f"sequences of {', '.join(several)} and {last}" if several else f"sequences of {last}"

@@ -74,6 +74,9 @@ def test_groups_of_one_size_fill_batches() -> None:
     assert all(batch.key.view(4, 4).float().std(1).eq(0).all() for batch in batches)
     assert loader.stats.padding == 0
     assert loader.estimate_steps() == loader.count_steps() == 4
+    tokenize = ss.Tokenize(lambda texts: [[1] * 5 for _ in texts], max_length=5)
+    texts = ss.Generator([{"text": "a", "key": 1}])
+    assert ss.Loader(texts, tokenize, ss.Bucket(80, group="key")).worst_batch().input_ids.shape == (16, 5)
 
 
 @pytest.mark.parametrize(
