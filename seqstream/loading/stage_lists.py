@@ -32,9 +32,7 @@ def check_stages(stages: Sequence[Any]) -> tuple[DataStage, ...]:
         if not isinstance(stage, DataStage):
             raise TypeError(f"stages must be Map, Filter, ClassLabels or Tokenize before the last, got {stage!r}")
     if (num := sum(isinstance(stage, Tokenize) for stage in stages)) > 1:
-        raise ValueError(
-            f"stages must have one Tokenize, got {num}; tokenise several fields with Tokenize({{field: tokenizer}})"
-        )
+        raise ValueError(f"stages must have one Tokenize, got {num}; tokenise several fields with Tokenize(field=[...])")
     return tuple(stages)
 
 
