@@ -53,11 +53,29 @@ PIECE = "piece"
 RESERVED = (ROW_ID, PIECE, RECORD)
 """Columns of the loader: a source may give ``record`` only, and users' functions get none of them."""
 
+INPUT_IDS = "input_ids"
+"""Column of the token ids of a row of one text."""
+
 LABEL_COLUMNS = ("labels", "label")
 """Columns of classes: integers and booleans there become int64, the type that losses of PyTorch require."""
 
 IGNORE_INDEX = -100
 """The label that losses of PyTorch and transformers ignore."""
+
+
+def lengths_column(ids: str) -> str:
+    """Return the column with the lengths of the texts of each record, given the column of their ids, one text after the other.
+
+    >>> lengths_column("choices_ids")
+    'choices_lengths'
+    """
+    return f"{ids.removesuffix('_ids')}_lengths"
+
+
+def ids_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of ids among some columns, without those with the lengths of their texts."""
+    lengths = {lengths_column(name) for name in columns}
+    return tuple(name for name in columns if name not in lengths)
 
 
 def split_row_id(row_id: int) -> tuple[int, int]:

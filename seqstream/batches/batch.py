@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seqstream.batches.batch_layout import RENAMED, BatchLayout
+from seqstream.batches.parts import flat_fields, part_layout
 from seqstream.batches.views import Views
 from seqstream.records import Json
 
@@ -199,8 +200,48 @@ class Batch(Views, Mapping[str, Any]):
         layout = self.layout
         layout.check_sequence("name", name)
         fields = {key: value for key, value in self.__dict__.items() if key != "mask"}
-        fields["layout"] = layout._replace(sequence=name, device_lengths=self._device_lengths(name))
+        fields["layout"] = layout._replace(sequence=name, device_lengths=self.device_lengths_of(name))
         return type(self).of({**fields, "lengths": layout.column_lengths[name]})
+
+    def part(self, name: str) -> Batch:
+        """Return one of several texts of each row as a batch that ``model(**batch)`` takes.
+
+        ``batch.part("chosen")`` has the column ``chosen_ids`` as ``input_ids``, and ``chosen_labels`` as ``labels``. Its rows,
+        and the columns of one value a row, are those of the batch.
+
+        Args:
+            name: A field of ``Tokenize(field=[...])`` or of a dict of tokenizers, or its column of ids.
+
+        Raises:
+            ValueError: There is no such text, rows have several of it, or the batch is one of `Pack`.
+        """
+        layout = part_layout(self, name)
+        lengths = layout.column_lengths["input_ids"]
+        fields = {key: value for key, value in self.__dict__.items() if key not in ("mask", "_num_label_tokens")}
+        num_tokens = 0 if layout.num_repeated else int(lengths.sum()) - layout.num_made_up
+        sizes = {"num_tokens": num_tokens, "num_slots": len(lengths) * layout.widths["input_ids"]}
+        return type(self).of({**fields, **self._labels_unknown(), **sizes, "lengths": lengths, "layout": layout})
+
+    def flatten(self, name: str, *, multiple_of: int = 1) -> Batch:
+        """Return several texts of each row as rows of a batch that ``model(**batch)`` takes: ``(rows * texts, L)``.
+
+        ``batch.flatten("choices").weights.view(batch.num_rows, -1)`` is 1 on the texts of each row; the same view of what a
+        model returns has its results. Rows with fewer texts are filled up with rows of one padding token, whose weight is 0.
+        ``row_ids`` are those of the records, ``pieces`` the numbers of the texts. Columns of one value a row are left out.
+
+        Args:
+            name: As of `part`.
+            multiple_of: Padded lengths are rounded up to a multiple of it.
+
+        Raises:
+            ValueError: There is no such text, or the batch is one of `Pack`.
+        """
+        fields = {key: value for key, value in self.__dict__.items() if key not in ("mask", "_num_label_tokens")}
+        return type(self).of({**fields, **self._labels_unknown(), **flat_fields(self, name, multiple_of)})
+
+    def _labels_unknown(self) -> dict[str, int]:
+        """Return the numbers of labels of other ranks and batches for one text of each row: they are not known."""
+        return {field: -1 for field in ("_global_labels", "_step_labels") if self.__dict__.get(field) is not None}
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on a device; ``lengths``, ``row_ids`` and ``pieces`` stay on the CPU."""

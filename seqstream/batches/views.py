@@ -27,6 +27,8 @@ class Views:
 
     lengths: Tensor
     mask: Tensor
+    row_ids: Tensor
+    weights: Tensor
     padding_side: str
     layout: BatchLayout
 
@@ -144,7 +146,7 @@ class Views:
         flat, starts, lengths = self.find_rows(self.flat(name), name)
         if self.layout.packing is not None:
             flat = flat.index_select(0, ragged_tensors.to_device(ranges(starts, lengths), flat.device))
-        offsets = ragged_tensors.row_bounds(self._device_lengths(name))
+        offsets = ragged_tensors.row_bounds(self.device_lengths_of(name))
         shortest, longest = int(lengths.min()), int(lengths.max())
         return torch.nested.nested_tensor_from_jagged(flat, offsets, min_seqlen=shortest, max_seqlen=longest)
 
@@ -189,7 +191,7 @@ class Views:
         width = layout.widths.get(name)
         if layout.packing is not None or name == layout.sequence or width is None:
             return self.mask
-        return ragged_tensors.step_mask(self._device_lengths(name), width, self.padding_side)
+        return ragged_tensors.step_mask(self.device_lengths_of(name), width, self.padding_side)
 
     def find_rows(self, values: Any, name: str) -> tuple[Tensor, Index, Index]:
         """Find the rows of a column, or of a tensor computed from it, padded or flat.
@@ -226,7 +228,7 @@ class Views:
         """Return a column in its padded form, which is kept."""
         layout = self.layout
         if name not in layout.columns:
-            flat, lengths = layout.jagged[name], self._device_lengths(name)
+            flat, lengths = layout.jagged[name], self.device_lengths_of(name)
             width, value = layout.widths[name], layout.pad_values[name]
             layout.columns[name] = ragged_tensors.pad_flat(flat, lengths, width, value, self.padding_side)
         return layout.columns[name]
@@ -250,7 +252,7 @@ class Views:
             raise AttributeError(f"batch has no column {name!r}; it has {columns}", name=name, obj=self)
         return name
 
-    def _device_lengths(self, name: str) -> Tensor:
+    def device_lengths_of(self, name: str) -> Tensor:
         """Return the lengths of a column on the device, those of sequences for a batch of `Pack`."""
         layout = self.layout
         lengths = layout.column_lengths.get(name, self.lengths) if layout.packing is None else layout.packing.lengths

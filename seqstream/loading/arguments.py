@@ -214,6 +214,11 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     max_length = None if None in max_lengths else max(length for length in max_lengths if length is not None)
     spec = _complete(spec, tokenize, max_length, of_tokens)
     column = arguments.source.column if isinstance(arguments.source, Mixture) else None
+    if spec.group is not None and isinstance(arguments.source, Mixture):
+        raise ValueError(
+            f"group={spec.group!r} cannot be kept together in a Mixture, whose windows take single rows of each source; "
+            "use Concat, or give each record its group as lists of texts: Tokenize(field=[...])"
+        )
     if column is not None and isinstance(spec, Bucket) and spec.balance is None:
         spec = dataclasses.replace(spec, balance=column)
     values = {name: value for each in rows for name, value in each.pad_values.items()}

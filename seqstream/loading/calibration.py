@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.given_shapes import Shape
 from seqstream.records import Json
 from seqstream.windows.window import Window
 

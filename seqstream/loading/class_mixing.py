@@ -31,7 +31,7 @@ class ClassWatch:
     A window in which a column has one value counts only if another window has another value.
 
     Args:
-        ignored: A column that is not checked, such as that of the sources of a mixture, whose lengths differ.
+        ignored: A column that is not checked, besides that of groups: that of the sources of a mixture, whose lengths differ.
     """
 
     def __init__(self, ignored: str | None = None) -> None:
@@ -50,7 +50,7 @@ class ClassWatch:
         if len(batches) < 2:
             return
         for name, column in window.columns.items():
-            found = None if name == self._ignored else self._describe(name, column, batches)
+            found = None if name in (self._ignored, window.spec.group) else self._describe(name, column, batches)
             if found is not None:
                 _logger.warning(
                     "%s; a model that sees one class at a time learns little, so raise window_bytes, give plain files, more "

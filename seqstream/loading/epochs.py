@@ -28,6 +28,7 @@ from seqstream.planning.pack import Pack
 from seqstream.records import ROW_ID, Json, located
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
+from seqstream.sources.whole_groups import WholeGroups
 from seqstream.stages.label_filter import LabelFilter
 from seqstream.tokenizing.engines import ENGINES, FUNCTION
 from seqstream.tokenizing.stage import Tokenize
@@ -53,6 +54,8 @@ class Epochs:
         self.arguments = arguments
         self.parsed = parsed
         self.source = arguments.source
+        if parsed.spec.group is not None:
+            self.source = WholeGroups.of(arguments.source, parsed.spec.group)
         self.order = ReadingOrder(arguments.seed, arguments.shuffle)
         self.passes: MixturePasses | None = None
         if isinstance(arguments.source, Mixture):

@@ -14,13 +14,14 @@ from seqstream.loading.epochs import NO_RECORDS, Epochs, peek
 from seqstream.loading.sampling import Sample, sample_records
 from seqstream.loading.state import Position
 from seqstream.planning.batch_spec import BatchSpec
-from seqstream.planning.bucket import Bucket, Shape
+from seqstream.planning.bucket import Bucket
+from seqstream.planning.given_shapes import Shape
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven, schedule_turns
 from seqstream.records import ROW_ID, located
 from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
-from seqstream.windows.columns import lengths_of
+from seqstream.windows.columns import planning_numbers
 from seqstream.windows.settings import RankSharing, WindowStart
 from seqstream.windows.window import Window
 from seqstream.windows.worst_case import repeat_record
@@ -59,7 +60,7 @@ class Estimates:
         if len(sample.table):
             with located(sample.table.column(ROW_ID), epochs.source.locate):
                 table, _ = self._runner.run(sample.table, engines)
-        lengths = lengths_of(table, epochs.spec.columns)
+        lengths = planning_numbers(table, epochs.spec.columns, epochs.spec.group)
         return estimate_steps(
             lengths,
             sample,
@@ -152,8 +153,8 @@ def estimate_steps(
     """
     if not len(lengths):
         return 0
-    length_counts = LengthCounts.of(spec.sort_keys(lengths))
-    sizes = LengthCounts.of(lengths)
+    length_counts = dataclasses.replace(LengthCounts.of(spec.sort_keys(lengths)), sides=spec.sides)
+    sizes = dataclasses.replace(LengthCounts.of(lengths), sides=spec.sides)
     share = spec.window_size(shuffle=shuffle).share(
         num_batches=spec.num_batches(sizes.num_rows, sizes.num_tokens),
         num_tokens=sizes.num_tokens,

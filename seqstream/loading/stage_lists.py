@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from seqstream.distributed.digests import describe_function
 from seqstream.loading.fingerprints import compact, differences
-from seqstream.records import IGNORE_INDEX, Json, OpenStage
+from seqstream.records import IGNORE_INDEX, Json, OpenStage, ids_columns
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.token_store import TokenInfo
@@ -32,9 +32,7 @@ def check_stages(stages: Sequence[Any]) -> tuple[DataStage, ...]:
         if not isinstance(stage, DataStage):
             raise TypeError(f"stages must be Map, Filter, ClassLabels or Tokenize before the last, got {stage!r}")
     if (num := sum(isinstance(stage, Tokenize) for stage in stages)) > 1:
-        raise ValueError(
-            f"stages must have one Tokenize, got {num}; tokenise several fields with Tokenize({{field: tokenizer}})"
-        )
+        raise ValueError(f"stages must have one Tokenize, got {num}; tokenise several fields with Tokenize(field=[...])")
     return tuple(stages)
 
 
@@ -80,13 +78,13 @@ def rows_of(stages: Sequence[DataStage], before: TokenInfo | None = None) -> Tok
     known = before or TokenInfo(())
     tokenize = tokenizer_of(stages)
     pads: dict[str, float] = {**known.pad_values}
-    pads |= {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels)}
+    pads |= {stage.column: IGNORE_INDEX for stage in stages if isinstance(stage, ClassLabels) and not stage.multi_hot}
     columns, sides = known.columns, known.padding_sides
     for stage in stages:
         if isinstance(stage, Tokenize):
-            columns, sides = stage.columns, stage.padding_sides()
+            columns, sides = stage.planned_columns, stage.padding_sides()
             pads |= stage.pad_values()
-        elif isinstance(stage, Map) and len(columns) == 1:
+        elif isinstance(stage, Map) and len(ids_columns(columns)) == 1:
             columns = ()  # it may rename the only column of ids, or make other sequences of it
     functions = {**known.functions, **functions_of(stages, len(known.stages) + 1)}
     fingerprints = (*known.stages, *(compact(stage.fingerprint()) for stage in stages))

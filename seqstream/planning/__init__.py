@@ -38,15 +38,16 @@ slot          a position of a padded or packed batch, with    rows times padded 
 Modules, in the order in which a plan is built:
 
 1. `batch_spec`: the protocol of a batch spec, and what all have in common; `unbucketed`, `bucket`, `pack`: the batch specs.
-2. `length_counts`: how many rows have each length; `planned_search`: how many rows of a window are planned now; `tie_order`:
-   rows longest first, with rows of equal length spread out.
-   For a mixture, `token_quotas` says before how many rows each source gives.
+2. `length_counts`: how many rows have each length; `sides`: what the numbers mean where rows are planned by several;
+   `planned_search`: how many rows of a window are planned now; `tie_order`: rows longest first, with rows of equal length
+   spread out. For a mixture, `token_quotas` says before how many rows each source gives.
 3. Rows become global batches. In `bucket`: `batch_limits`, and `global_batches` with `bucket_cuts` (by length), `pair_cuts`
-   (by several sides) or `shape_choice` (into a few shapes). In `pack`: `best_fit` (into packed rows) and `equal_cost` (rows of
-   equal cost for all ranks).
+   (by several sides, and groups of rows) or `shape_choice` (into a few shapes). In `pack`: `best_fit` (into packed rows) and
+   `equal_cost` (rows of equal cost for all ranks).
 4. Global batches get turns. `batch_spec.turns_of`: long and short ones alternate; `mixed_turns`: each rank has its own lengths;
    `balanced_turns`: each class is spread evenly.
-5. `global_plan`: the plan of all ranks. `rank_shares`: its turns, and the places of each rank. `plan`: the batches of one rank.
+5. `global_plan`: the plan of all ranks, in `grouped_plan` of groups of rows. `rank_shares`: its turns, and the places of each
+   rank. `plan`: the batches of one rank.
 
 Ten rows for two ranks, in batches of at most 18 padded tokens, from lengths to batches:
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from seqstream.arrays import Lengths
 from seqstream.planning.batch_spec import meant_as_rows
+from seqstream.planning.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class BatchLimits:
         rows_multiple_of: Numbers of rows are a multiple of it.
         hidden_size: Width of the model where the budget counts attention, else ``None``.
         num_sides: Number of sequences of a row that the budget counts.
+        sides: What the numbers are that a row of several sides is planned by; ``None`` for lengths.
     """
 
     max_tokens: int | None
@@ -31,6 +33,7 @@ class BatchLimits:
     rows_multiple_of: int
     hidden_size: int | None
     num_sides: int
+    sides: Sides | None = None
 
     @property
     def unit(self) -> int:

@@ -16,6 +16,7 @@ from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts, sorted_order
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.planning.planned_search import PlannedSearch
+from seqstream.planning.sides import Sides
 from seqstream.records import Json
 from seqstream.shuffling import EvenOrder
 
@@ -72,6 +73,14 @@ class BatchSpec(Protocol):
         """The columns whose lengths the plan depends on, one side of a row each; ``None`` for the longest column."""
 
     @property
+    def group(self) -> str | None:
+        """The column of keys whose equal values, in consecutive rows, are a group that is planned as one; ``None`` for none."""
+
+    @property
+    def sides(self) -> Sides | None:
+        """What the numbers are that rows are planned by; ``None`` where they are all lengths."""
+
+    @property
     def sample_batches(self) -> float:
         """Number of batches that `fitted` must see before any batch is planned; 0 where it has nothing to choose."""
 
@@ -125,6 +134,14 @@ class PlannerBase(abc.ABC):
 
     @property
     def columns(self) -> tuple[str, ...] | None:
+        return None
+
+    @property
+    def group(self) -> str | None:
+        return None
+
+    @property
+    def sides(self) -> Sides | None:
         return None
 
     @property

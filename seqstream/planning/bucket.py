@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, Self, TypeAlias, cast
+from typing import Literal, Self, cast
 
 import numpy as np
 
@@ -24,17 +22,17 @@ from seqstream.planning.batch_spec import (
     without_default,
 )
 from seqstream.planning.bucket_cuts import STEP_COST
+from seqstream.planning.given_shapes import Shape, read_shapes
 from seqstream.planning.global_batches import GlobalBatches, cut_by_length, cut_by_sides, cut_into_shapes
 from seqstream.planning.global_plan import GlobalPlan
+from seqstream.planning.grouped_plan import GroupedGlobalPlan, Groups
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.mixed_turns import mixed_turns
 from seqstream.planning.planned_search import PlannedRows, PlannedSearch
 from seqstream.planning.shape_choice import choose_lengths
+from seqstream.planning.sides import Sides
 from seqstream.planning.tie_order import SpreadTies
-from seqstream.records import Json
-
-Shape: TypeAlias = tuple[int, int]
-"""Rows and padded length of a batch."""
+from seqstream.records import Json, ids_columns, lengths_column
 
 SAMPLE_BATCHES = 64
 """Number of batches whose lengths are the sample by which shapes are chosen."""
@@ -81,8 +79,9 @@ class Bucket(PlannerBase):
             transformer without fused attention, ``rows * (L + L**2 / (6 * hidden_size))``, in tokens.
         hidden_size: Width of that model.
         columns: Columns of sequences whose lengths the budget counts, such as a source and its translation: rows times the sum
-            of their padded lengths. In a batch, rows are longest first by the first of them. By default the columns that
-            ``Tokenize`` gives, else the longest column; after a `Map` behind ``Tokenize`` that adds one, the longest too.
+            of their padded lengths; of several texts of a record it is the most texts times the longest. In a batch, rows are
+            longest first by the first of them. By default the columns that ``Tokenize`` gives, else the longest column; after a
+            `Map` behind ``Tokenize`` that adds one, the longest too.
         step: Which lengths the ranks have at the same time. ``"mixed"``: each rank has a batch of its own lengths, and all
             batches cost about the same of the budget, so a step is a fair sample of the window; best for transformers, whose
             time depends on tokens. ``"alike"``: all ranks have neighbours by length, which they take in turn; best for RNNs,
@@ -91,6 +90,9 @@ class Bucket(PlannerBase):
         balance: A column of classes, such as a label or the name of a source, with at most 4,096 values: batches are served in
             an order in which any few of them have each class, and each length, as often as the window has. By default only
             lengths are spread evenly. A missing value is a class of its own.
+        group: A column of keys, such as the number of a prompt: consecutive records with one key stay in one batch, on one
+            rank, next to each other and in their order. A group that is larger than a batch is an error. Records without a key
+            are groups of one. Records of a list or a data set are then shuffled in blocks of neighbours, not one by one.
         drop_last: Leave out the rows at the end of an epoch that do not fill a whole optimiser step of ``batch_size`` rows a
             batch, of all ranks and with ``accumulate``; they are counted as dropped. Only with ``batch_size`` alone: with a
             budget, rows are divided among batches, and with ``shapes`` batches are filled up, so that no batch is short.
@@ -112,6 +114,7 @@ class Bucket(PlannerBase):
     columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
     step: Literal["alike", "mixed"] | None = dataclasses.field(default=None, kw_only=True)
     balance: str | None = dataclasses.field(default=None, kw_only=True)
+    group: str | None = dataclasses.field(default=None, kw_only=True)
     drop_last: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -119,7 +122,7 @@ class Bucket(PlannerBase):
         others = ("window_batches", "window_bytes", "multiple_of", "rows_multiple_of", "hidden_size")
         set_positive(self, (*limits, *others), limits=limits)
         if self.shapes is not None and not isinstance(self.shapes, int):
-            object.__setattr__(self, "shapes", _read_shapes(self.shapes))
+            object.__setattr__(self, "shapes", read_shapes(self.shapes))
         if self.columns is not None:
             object.__setattr__(self, "columns", tuple(names("columns", self.columns) or ()))
         object.__setattr__(self, "drop_last", yes_or_no("drop_last", self.drop_last))
@@ -153,7 +156,7 @@ class Bucket(PlannerBase):
         return self.search_planned(length_counts, last=False, multiple=multiple).num_planned > 0
 
     def search_planned(self, length_counts: LengthCounts, *, last: bool, multiple: int) -> PlannedSearch:
-        if not self._is_by_rows or (last and not self.drop_last):
+        if not self._is_by_rows or self.group is not None or (last and not self.drop_last):
             return PlannedRows(length_counts.num_rows)
         size = cast("int", self.batch_size) * multiple
         return PlannedRows(length_counts.num_rows // size * size)
@@ -163,6 +166,9 @@ class Bucket(PlannerBase):
     ) -> GlobalPlan:
         is_mixed = self.is_mixed and world_size > 1
         step_cost = EVEN_STEP_COST if is_mixed else STEP_COST
+        groups = None
+        if self.sides is not None and self.sides.group is not None and length_counts.lengths.ndim == 2:
+            groups, length_counts = Groups.of(length_counts, self.sides.group)
         global_batches = self._global_batches(length_counts, key, world_size, accumulate, step_cost)
         batches_per_step = accumulate
         if is_mixed:
@@ -171,7 +177,7 @@ class Bucket(PlannerBase):
         else:
             turns = turns_of(len(global_batches), key)
         max_rows, widths = global_batches.max_rows, global_batches.widths
-        return GlobalPlan(
+        plan = GlobalPlan(
             global_batches.order,
             global_batches.cuts,
             turns,
@@ -182,18 +188,30 @@ class Bucket(PlannerBase):
             batches_per_step=batches_per_step,
             is_mixed=is_mixed,
         )
+        return plan if groups is None else GroupedGlobalPlan(**vars(plan), groups=groups)
 
     def _global_batches(
         self, length_counts: LengthCounts, key: tuple[object, ...] | None, world_size: int, accumulate: int, step_cost: float
     ) -> GlobalBatches:
         order, limits = SpreadTies.of(length_counts.counts, key), self._limits
         if self.shapes is not None and length_counts.lengths.ndim == 1:
-            rows, widths = np.array(self.shapes).T  # by length, as `_read_shapes` returns them
+            rows, widths = np.array(self.shapes).T  # by length, as `read_shapes` returns them
             return cut_into_shapes(
                 length_counts, order, limits, rows, widths, world_size=world_size, batches_per_step=accumulate
             )
         cut = cut_by_length if length_counts.lengths.ndim == 1 else cut_by_sides
         return cut(length_counts, order, limits, world_size=world_size, batches_per_step=accumulate, step_cost=step_cost)
+
+    @property
+    def sides(self) -> Sides | None:
+        """What the numbers are that rows are planned by; ``None`` where they are all lengths."""
+        columns = self.columns or ("",)
+        ids = ids_columns(columns)
+        if self.group is None and ids == columns:
+            return None
+        counts = (lengths_column(name) for name in ids)
+        of_ids = tuple(columns.index(name) if name in columns else None for name in counts)
+        return Sides(tuple(map(columns.index, ids)), of_ids, None if self.group is None else len(columns))
 
     @property
     def is_mixed(self) -> bool:
@@ -233,7 +251,7 @@ class Bucket(PlannerBase):
         return rows * length * (1 + length / _ATTENTION_MEMORY)
 
     def fingerprint(self) -> Json:
-        return {"kind": "Bucket", **without_default(dataclasses.asdict(self), drop_last=False)}
+        return {"kind": "Bucket", **without_default(dataclasses.asdict(self), drop_last=False, group=None)}
 
     @property
     def _given_shapes(self) -> Sequence[Shape]:
@@ -243,7 +261,7 @@ class Bucket(PlannerBase):
     @property
     def _limits(self) -> BatchLimits:
         sizes = (self.max_tokens, self.batch_size, self.multiple_of, self.rows_multiple_of, self.hidden_size)
-        return BatchLimits(*sizes, num_sides=1 if self.columns is None else len(self.columns))
+        return BatchLimits(*sizes, num_sides=1 if self.columns is None else len(ids_columns(self.columns)), sides=self.sides)
 
     def _check_limits(self) -> None:
         if self.max_tokens is None and self.batch_size is None and not self._given_shapes:
@@ -263,8 +281,9 @@ class Bucket(PlannerBase):
             )
         if self.step is not None:
             one_of("step", self.step, ("alike", "mixed"))
-        if self.balance is not None and (not isinstance(self.balance, str) or not self.balance):
-            raise ValueError(f"balance must be the name of a column, got {self.balance!r}")
+        for name, column in (("balance", self.balance), ("group", self.group)):
+            if column is not None and (not isinstance(column, str) or not column):
+                raise ValueError(f"{name} must be the name of a column, got {column!r}")
         one_of("cost", self.cost, ("tokens", "attention"))
         if (self.cost == "attention") != (self.hidden_size is not None):
             raise ValueError(
@@ -277,8 +296,17 @@ class Bucket(PlannerBase):
         if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
             raise ValueError(f"columns must name columns, each once, got {self.columns}")
         limits = self._limits
-        if limits.num_sides > 1 and (self.shapes is not None or self.rows_multiple_of > 1 or self.cost != "tokens"):
-            raise ValueError("shapes, rows_multiple_of and cost cannot be given for several columns; leave them out")
+        several = (
+            "several columns"
+            if self.columns is not None and len(self.columns) > 1
+            else "groups"
+            if self.group is not None
+            else ""
+        )
+        if several and (self.shapes is not None or self.rows_multiple_of > 1 or self.cost != "tokens"):
+            raise ValueError(f"shapes, rows_multiple_of and cost cannot be given for {several}; leave them out")
+        if self.group is not None and self.drop_last:
+            raise ValueError("drop_last cannot be given with group, whose batches have different numbers of rows; leave it out")
         if isinstance(self.shapes, int):
             check_positive("shapes", self.shapes)
         for rows, length in self._given_shapes:
@@ -293,28 +321,3 @@ class Bucket(PlannerBase):
                     f"shape ({rows}, {length}) must have a multiple of rows_multiple_of={self.rows_multiple_of} rows and "
                     f"a length that is a multiple of multiple_of={self.multiple_of}"
                 )
-
-
-def _read_shapes(given: object) -> tuple[Shape, ...]:
-    """Return shapes in order of their lengths, from a list or from a JSON file with a list."""
-    where = "shapes"
-    if isinstance(given, str | os.PathLike):
-        where = f"shapes in {os.fspath(given)}"
-        try:
-            given = json.loads(Path(given).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise type(error if isinstance(error, OSError) else ValueError())(
-                f"shapes must be a number, a list of (rows, length), or a JSON file of one, got {given!r}: {error}"
-            ) from error
-    found = []
-    for shape in given if isinstance(given, Sequence) else [given]:
-        if not isinstance(shape, Sequence) or len(shape) != 2:
-            raise ValueError(f"{where} must be a number, or a list of (rows, length), got {shape!r}")
-        for name, value in zip(("rows", "length"), shape, strict=True):
-            check_positive(f"{name} of {where}", value)
-        found.append((int(shape[0]), int(shape[1])))
-    if not found:
-        raise ValueError(f"{where} must be a number, or a list of (rows, length), got none")
-    if len({length for _, length in found}) < len(found):
-        raise ValueError(f"{where} must have each length once, got {found}")
-    return tuple(sorted(found, key=lambda shape: shape[1]))

@@ -16,6 +16,8 @@ from seqstream.planning.global_plan import ListedOrder, RoundRobinOrder, RowOrde
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pair_cuts import plan_pairs
 from seqstream.planning.shape_choice import shape_of
+from seqstream.planning.side_limits import fitting_groups
+from seqstream.planning.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +106,23 @@ def cut_by_sides(
     step_cost: float,
 ) -> GlobalBatches:
     """Cut rows of several sides, such as a source and a target; for the arguments see `cut_by_length`."""
-    lengths = limits.rounded(length_counts.every(1))
+    lengths = length_counts.every(1)
+    sides = limits.sides or Sides.plain(lengths.shape[1])
+    lengths = sides.rounded(lengths, limits.multiple_of)
     rows, cuts = plan_pairs(
         lengths,
         max_tokens=limits.max_tokens,
         max_rows=limits.batch_size,
         step_cost=step_cost,
         world_size=world_size,
+        sides=sides,
     )
     if limits.max_tokens is not None:
         cuts = split_to_multiple(cuts, batches_per_step)
-    longest = np.maximum.reduceat(lengths[rows], cuts[:-1]).sum(axis=1) if len(rows) else np.empty(0, dtype=np.int64)
-    max_rows = fitting_rows(longest, limits.max_tokens, limits.batch_size)
-    return GlobalBatches(ListedOrder(order.rows_at(rows)), cuts, max_rows, longest * -(-np.diff(cuts) // world_size))
+    longest = np.maximum.reduceat(lengths[rows], cuts[:-1]) if len(rows) else lengths
+    max_rows = fitting_groups(sides, longest, limits.max_tokens, limits.batch_size)
+    costs = sides.costs(longest) * -(-np.diff(cuts) // world_size)
+    return GlobalBatches(ListedOrder(order.rows_at(rows)), cuts, max_rows, costs)
 
 
 def cut_into_shapes(

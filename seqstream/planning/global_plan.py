@@ -165,7 +165,7 @@ class GlobalPlan:
             Which of the rows each item is from, its first token in the row, and its greatest number of tokens, ``int64 (m,)``
             each.
         """
-        which = np.flatnonzero(np.isin(self.order.places_of(numbers), places))
+        which = np.flatnonzero(np.isin(self.places_of(numbers)[1], places))
         return which, np.zeros_like(which), np.full_like(which, np.iinfo(np.int64).max)
 
     def begun_places(self, served: int) -> Index:

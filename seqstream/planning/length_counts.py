@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from seqstream.arrays import Index, Lengths, flat_starts
+from seqstream.planning.sides import Sides
 
 _DENSE = 1 << 20
 """Lengths below this are counted by ``np.bincount``, without sorting."""
@@ -22,10 +23,12 @@ class LengthCounts:
     Attributes:
         lengths: ``int64 (D,)``, descending; ``(D, S)`` for rows of several sides, by the first side, then the second.
         counts: ``int64 (D,)``, the number of rows of each length.
+        sides: What the numbers of each side are; ``None`` for lengths.
     """
 
     lengths: Lengths
     counts: Index
+    sides: Sides | None = None
 
     @classmethod
     def of(cls, lengths: Lengths) -> LengthCounts:
@@ -45,6 +48,8 @@ class LengthCounts:
     @property
     def tokens(self) -> Lengths:
         """Number of tokens of a row of each length, on all sides, ``int64 (D,)``."""
+        if self.sides is not None:
+            return self.sides.tokens(self.lengths)
         return self.lengths if self.lengths.ndim == 1 else self.lengths.sum(axis=1)
 
     @property
@@ -57,10 +62,11 @@ class LengthCounts:
         return flat_starts(self.counts)
 
     def scaled(self, factor: float) -> LengthCounts:
-        """Return the counts of ``factor`` times as many rows with the same lengths."""
-        ends = np.rint(np.cumsum(self.counts) * factor).astype(np.int64)
-        counts = np.diff(ends, prepend=0)
-        return LengthCounts(self.lengths[counts > 0], counts[counts > 0])
+        """Return the counts of ``factor`` times as many rows, or groups of them, with the same lengths."""
+        sizes = np.ones_like(self.counts) if self.sides is None else np.maximum(self.sides.rows(self.lengths), 1)
+        ends = np.rint(np.cumsum(self.counts // sizes) * factor).astype(np.int64)
+        counts = np.diff(ends, prepend=0) * sizes
+        return LengthCounts(self.lengths[counts > 0], counts[counts > 0], self.sides)
 
     def every(self, stride: int) -> Lengths:
         """Return the lengths of the rows with the row numbers ``0``, ``stride``, ``2 * stride`` and so on."""

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Cuts, Index, Lengths
-from seqstream.planning.bucket_cuts import STEP_COST, cuts_per_batch, few_batches, fitting_rows, path_back
+from seqstream.planning.bucket_cuts import STEP_COST, cuts_per_batch, few_batches, path_back
+from seqstream.planning.side_limits import SideLimits
+from seqstream.planning.sides import Sides
 
 Lengths2: TypeAlias = npt.NDArray[np.int64]
 
@@ -23,7 +25,13 @@ _STRIP_CANDIDATES = 128
 
 
 def plan_pairs(
-    lengths: Lengths2, *, max_tokens: int | None, max_rows: int | None, step_cost: float = STEP_COST, world_size: int = 1
+    lengths: Lengths2,
+    *,
+    max_tokens: int | None,
+    max_rows: int | None,
+    step_cost: float = STEP_COST,
+    world_size: int = 1,
+    sides: Sides | None = None,
 ) -> tuple[Index, Cuts]:
     """Group rows of several sides into batches that pad little.
 
@@ -43,6 +51,8 @@ def plan_pairs(
         step_cost: Cost of a batch besides its tokens, as a share of ``max_tokens``. Larger means fuller batches and more
             padding.
         world_size: Number of ranks that share a batch; the limits hold for the part of each.
+        sides: What the numbers of each side are, for records of several texts and for groups, which take the place of rows;
+            ``None`` for lengths.
 
     Returns:
         The order, ``int64 (N,)``: rows, batch after batch; within a batch longest first by the first side, then the second and
@@ -51,27 +61,21 @@ def plan_pairs(
     Raises:
         ValueError: A row is longer than ``max_tokens``, all sides together, or no limit is given.
     """
-    if max_tokens is not None:
-        _check_fit(lengths, max_tokens)
-    sums = np.arange(lengths.max(0, initial=1).sum() + 1)
-    max_rows_by_sum = fitting_rows(np.maximum(sums, 1), max_tokens, max_rows) * world_size
+    limits = SideLimits(sides or Sides.plain(lengths.shape[1]), max_tokens, max_rows, world_size)
+    if len(lengths):
+        limits.check_fit(lengths)
     cost = step_cost * (max_tokens or 0) * world_size
-    plain = _fill(lengths, _descending(lengths.sum(1)), max_rows_by_sum)
-    strips = (_fill(lengths, _in_strips(lengths, side, max_rows_by_sum), max_rows_by_sum) for side in range(lengths.shape[1]))
+    parts = limits.sides.parts(lengths)
+    max_rows_by_cost = limits.most_by_cost(int(parts.max(0, initial=1).sum()))
+    plain = _fill(lengths, _descending(parts.sum(1)), limits)
+    orders = [_in_strips(parts, side, max_rows_by_cost) for side in range(parts.shape[1])]
+    if numbers := limits.sides.numbers:
+        orders.append(np.lexsort([-parts.sum(1), *(-lengths[:, side] for side in numbers)]))
+    strips = (_fill(lengths, order, limits) for order in orders)
     no_worse = [filling for filling in strips if filling.slots <= plain.slots and len(filling.cuts) <= len(plain.cuts)]
     best = min([plain, *no_worse], key=lambda filling: filling.slots + cost * len(filling.cuts))
-    cuts = best.cuts if max_tokens is None else _recut(lengths[best.order], best.cuts, max_rows_by_sum, cost)
+    cuts = best.cuts if max_tokens is None else _recut(lengths[best.order], best.cuts, limits, cost)
     return _longest_first(lengths, best.order, cuts), cuts
-
-
-def _check_fit(lengths: Lengths2, max_tokens: int) -> None:
-    sums = lengths.sum(1)
-    if len(sums) and sums.max() > max_tokens:
-        *sides, last = (f"{length:,}" for length in lengths[sums.argmax()].tolist())
-        raise ValueError(
-            f"sequences of {', '.join(sides)} and {last} tokens cannot fit max_tokens={max_tokens} together; "
-            "raise max_tokens or set Tokenize(max_length=...)"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,22 +87,22 @@ class _Filling:
     slots: int
 
 
-def _fill(lengths: Lengths2, order: Index, max_rows_by_sum: Lengths) -> _Filling:
+def _fill(lengths: Lengths2, order: Index, limits: SideLimits) -> _Filling:
     """Return the fewest batches of rows in an order.
 
     Args:
         lengths: ``int64 (N, S)``.
         order: ``int64 (N,)``, rows.
-        max_rows_by_sum: ``int64``, most rows of a batch, by the sum over sides of its longest sequence.
+        limits: Limits of a batch.
     """
     ordered = lengths[order]
-    most = max_rows_by_sum[ordered.sum(1)].tolist()
+    most = limits.most(ordered).tolist()
     cuts, slots = [0], 0
     while (begin := cuts[-1]) < len(ordered):
-        padded = np.maximum.accumulate(ordered[begin : begin + most[begin]]).sum(1)
-        num_rows = int(np.count_nonzero(np.arange(1, len(padded) + 1) <= max_rows_by_sum[padded]))
+        longest = np.maximum.accumulate(ordered[begin : begin + most[begin]])
+        num_rows = int(np.count_nonzero(np.arange(1, len(longest) + 1) <= limits.most(longest)))
         cuts.append(begin + num_rows)
-        slots += num_rows * int(padded[num_rows - 1])
+        slots += num_rows * int(limits.sides.costs(longest[num_rows - 1]))
     return _Filling(order, np.array(cuts, dtype=np.int64), slots)
 
 
@@ -106,7 +110,7 @@ def _descending(lengths: Lengths) -> Index:
     return np.argsort(-lengths, kind="stable")
 
 
-def _in_strips(lengths: Lengths2, side: int, max_rows_by_sum: Lengths) -> Index:
+def _in_strips(lengths: Lengths2, side: int, max_rows_by_cost: Lengths) -> Index:
     """Return rows sorted by one side into strips, and within strips by the other sides, alternately ascending and descending.
 
     So neighbours are similar at the border of two strips too, and a batch may extend over it.
@@ -115,28 +119,28 @@ def _in_strips(lengths: Lengths2, side: int, max_rows_by_sum: Lengths) -> Index:
     own = lengths[by_side, side]
     rest = lengths[by_side].sum(1) - own
     is_start = np.zeros(len(lengths), dtype=np.int64)
-    is_start[_strip_starts(own, rest, max_rows_by_sum)] = 1
+    is_start[_strip_starts(own, rest, max_rows_by_cost)] = 1
     strip = np.cumsum(is_start)
     return by_side[np.lexsort([np.where(strip % 2, -rest, rest), strip])]
 
 
-def _strip_starts(own: Lengths, rest: Lengths, max_rows_by_sum: Lengths) -> Index:
+def _strip_starts(own: Lengths, rest: Lengths, max_rows_by_cost: Lengths) -> Index:
     """Return the first row of each strip, chosen by dynamic programming to pad least.
 
     A strip of ``n`` rows whose longest is ``top`` has ``n * top`` slots on its own side. On the other sides, whose sum goes
     from ``high`` to ``low``, a batch over which it drops by ``d`` pads ``d / 2`` a row on average and has
-    ``max_rows_by_sum[top + rest]`` rows: all batches together pad half of the sum of ``max_rows_by_sum`` from ``top + low`` to
-    ``top + high``. Both are doubled, so they are whole numbers.
+    ``max_rows_by_cost[top + rest]`` rows: all batches together pad half of the sum of ``max_rows_by_cost`` from
+    ``top + low`` to ``top + high``. Both are doubled, so they are whole numbers.
 
     Args:
         own: ``int64 (N,)``, lengths of the side by which rows are sorted, descending.
         rest: ``int64 (N,)``, the sum of the other sides.
-        max_rows_by_sum: ``int64``, most rows of a batch, by the sum over sides of its longest sequence.
+        max_rows_by_cost: ``int64``, most rows of a batch, by the sum over sides of its longest sequence.
     """
     starts = _strip_candidates(own, rest)
     high, low = np.maximum.reduceat(rest, starts), np.minimum.reduceat(rest, starts)
     ends = np.append(starts[1:], len(own))
-    total_rows = np.cumsum(max_rows_by_sum)
+    total_rows = np.cumsum(max_rows_by_cost)
     total = np.full(len(starts) + 1, np.iinfo(np.int64).max)
     total[0] = 0
     origin = np.zeros(len(starts) + 1, dtype=np.int64)
@@ -166,10 +170,10 @@ def _longest_first(lengths: Lengths2, order: Index, cuts: Cuts) -> Index:
     return order[np.lexsort([*reversed(sides), batch])]
 
 
-def _recut(rows: Lengths2, greedy: Cuts, max_rows_by_sum: Lengths, cost: float) -> Cuts:
+def _recut(rows: Lengths2, greedy: Cuts, limits: SideLimits, cost: float) -> Cuts:
     """Cut rows, in their order, into the batches that pad least, with at most 4 % more batches than greedy filling."""
     candidates = _candidates(greedy)
-    cheapest = functools.partial(_cheapest, _slots(rows, candidates, max_rows_by_sum))
+    cheapest = functools.partial(_cheapest, _slots(rows, candidates, limits))
     return candidates[few_batches(cheapest, len(greedy) - 1, cost)]
 
 
@@ -181,15 +185,15 @@ def _candidates(greedy: Cuts) -> Cuts:
     return candidates[np.flatnonzero(np.diff(candidates, prepend=-1))]
 
 
-def _slots(rows: Lengths2, candidates: Cuts, max_rows_by_sum: Lengths) -> list[list[int]]:
+def _slots(rows: Lengths2, candidates: Cuts, limits: SideLimits) -> list[list[int]]:
     """Return for each candidate the slots of the batches that begin there and end at the next one, the one after, and so on."""
     longest = cells = np.maximum.reduceat(rows, candidates[:-1])
     found: list[list[int]] = [[] for _ in cells]
     for reach in range(1, len(candidates)):
         longest = np.maximum(longest[: len(candidates) - reach], cells[reach - 1 :])
-        padded = longest.sum(1)
+        padded = limits.sides.costs(longest)
         num_rows = candidates[reach:] - candidates[:-reach]
-        fitting = np.flatnonzero(num_rows <= max_rows_by_sum[padded])
+        fitting = np.flatnonzero(num_rows <= limits.most(longest))
         if not len(fitting):
             break
         for begin, slots in zip(fitting.tolist(), (num_rows * padded)[fitting].tolist(), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 
 from seqstream.arrays import Index
 from seqstream.records import Json, with_record_numbers
-from seqstream.shuffling import EvenOrder
+from seqstream.shuffling import EvenOrder, numbers_at
 from seqstream.sources.blocks import Block
 from seqstream.sources.source import DerivedSource, Source
 
@@ -39,11 +39,11 @@ class RandomRows(DerivedSource):
 
     Args:
         source: Reads its records by their numbers: `Source.num_records` is not ``None``.
-        order: The number of the record at each position.
+        order: The number of the record at each position; a range leaves them in their order.
         stop: How many positions of the order it has.
     """
 
-    order: EvenOrder
+    order: EvenOrder | range
     stop: int
 
     @property
@@ -52,7 +52,7 @@ class RandomRows(DerivedSource):
 
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         size = self.source.records_per_block
-        records = self.order.between(shard * size, min((shard + 1) * size, self.stop))
+        records = numbers_at(self.order, shard * size, min((shard + 1) * size, self.stop))
         yield with_record_numbers(self.source.take(records), records), None
 
     def to_row_ids(self, shard: int, records: Index) -> Index:

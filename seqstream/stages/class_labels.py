@@ -13,7 +13,7 @@ import torch
 
 from seqstream.arrays import Index
 from seqstream.arrow import is_list, is_text, to_arrow, to_numpy
-from seqstream.options import column_name
+from seqstream.options import column_name, yes_or_no
 from seqstream.records import RESERVED, Counts, Json, OpenStage, RecordError, row_id_of
 from seqstream.sources.source import Source
 
@@ -28,13 +28,15 @@ class ClassLabels:
     """Turn a column of classes into numbers: the index of each class in ``classes``.
 
     One class per record becomes one ``int64``; a list of classes, such as tags of words, becomes a list, which a batch pads
-    with -100.
+    with -100. With ``multi_hot`` the classes of a record, any number of them, become one ``float32`` for each of ``classes``:
+    1 for those of the record, else 0, as `torch.nn.BCEWithLogitsLoss` wants them, ``(B, C)`` in a batch.
 
     Args:
         classes: All classes, in the order of their numbers: strings, whole numbers or booleans.
         field: The column of classes.
         to: The column of numbers, such as ``"label"`` for models if ``field`` has another name and is to stay; by default the
             numbers replace ``field``.
+        multi_hot: Whether each record gets a number for every class, in place of the indices of its own.
         counts: How often each class occurs in the data, as `of` counts them.
 
     Raises:
@@ -46,6 +48,7 @@ class ClassLabels:
     field: str = "label"
     _: dataclasses.KW_ONLY
     to: str | None = None
+    multi_hot: bool = False
     counts: Sequence[int] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,7 @@ class ClassLabels:
         repeated, times = Counter(self.classes).most_common(1)[0]
         if times > 1:
             raise ValueError(f"classes must have each name once, got {repeated!r} {times} times")
+        object.__setattr__(self, "multi_hot", yes_or_no("multi_hot", self.multi_hot))
         if not isinstance(self.counts, Sequence | None):
             raise TypeError(f"counts must be a list of whole numbers, one a class, got {self.counts!r:.80}")
         if self.counts is not None and len(self.counts) != len(self.classes):
@@ -73,7 +77,7 @@ class ClassLabels:
                 raise ValueError(f"{name} must be a column of the data, got {column!r}, which is the loader's own")
 
     @classmethod
-    def of(cls, source: Source, field: str = "label", *, to: str | None = None) -> Self:
+    def of(cls, source: Source, field: str = "label", *, to: str | None = None, multi_hot: bool = False) -> Self:
         """Return the stage for the sorted classes in a column of a source, with their counts; reads the whole source once.
 
         Missing values are not a class.
@@ -82,6 +86,7 @@ class ClassLabels:
             source: The records.
             field: The column: strings, whole numbers or booleans, or lists of them.
             to: The column of numbers, by default ``field``.
+            multi_hot: As of the stage.
 
         Raises:
             ValueError: The column is missing, has no class or another type, or the source can be read only once.
@@ -99,7 +104,7 @@ class ClassLabels:
         if len({type(name) for name in counts}) > 1:
             raise ValueError(f"field {field!r} must hold classes of one type, got several; mend it in the source")
         classes = sorted(counts)
-        return cls(classes, field, to=to, counts=tuple(counts[name] for name in classes))
+        return cls(classes, field, to=to, multi_hot=multi_hot, counts=tuple(counts[name] for name in classes))
 
     def weights(self) -> torch.Tensor:
         """Return a weight for each of ``C`` classes, ``float32 (C,)``: ``total / (C * count)``, as scikit-learn's "balanced".
@@ -121,7 +126,8 @@ class ClassLabels:
     def __repr__(self) -> str:
         field = f", field={self.field!r}" if self.field != "label" else ""
         to = f", to={self.to!r}" if self.to is not None else ""
-        return f"ClassLabels([{self._shown}]{field}{to})"
+        multi_hot = ", multi_hot=True" if self.multi_hot else ""
+        return f"ClassLabels([{self._shown}]{field}{to}{multi_hot})"
 
     @property
     def column(self) -> str:
@@ -135,7 +141,8 @@ class ClassLabels:
     def fingerprint(self) -> Json:
         """Return what decides the numbers of classes."""
         to = {} if self.to is None else {"to": self.to}
-        return {"kind": "ClassLabels", "classes": list(self.classes), "field": self.field, **to}
+        multi_hot = {"multi_hot": True} if self.multi_hot else {}
+        return {"kind": "ClassLabels", "classes": list(self.classes), "field": self.field, **to, **multi_hot}
 
     def open(self) -> OpenStage:
         """Return the function that numbers the classes in tables.
@@ -153,18 +160,38 @@ class ClassLabels:
             raise ValueError(_not_found(self.field, table))
         column = table.column(self.field).combine_chunks()
         self._check_nulls(column, np.arange(len(column)), table)
-        if is_list(column.type):
-            bounds = to_numpy(column.offsets)
-            values = column.values.slice(bounds[0], bounds[-1] - bounds[0])
-            numbers = self._numbers(values, np.repeat(np.arange(len(column)), np.diff(bounds)), table)
-            numbers = type(column).from_arrays(to_arrow(bounds - bounds[0]), numbers)
-        else:
-            numbers = self._numbers(column, np.arange(len(column)), table)
+        numbers = self._lists_of_numbers(column, table) if is_list(column.type) else self._one_each(column, table)
         if self.column == self.field:
             return table.set_column(table.schema.get_field_index(self.field), self.field, numbers)
         if self.column in table.column_names:
             raise ValueError(f"ClassLabels cannot add the column {self.column!r}, which the table has already; set another to=")
         return table.append_column(self.column, numbers)
+
+    def _one_each(self, column: pa.Array, table: pa.Table) -> pa.Array:
+        records = np.arange(len(column))
+        numbers = self._numbers(column, records, table)
+        return self._multi_hot(numbers, records, len(column)) if self.multi_hot else numbers
+
+    def _lists_of_numbers(self, column: pa.Array, table: pa.Table) -> pa.Array:
+        bounds = to_numpy(column.offsets)
+        values = column.values.slice(bounds[0], bounds[-1] - bounds[0])
+        records = np.repeat(np.arange(len(column)), np.diff(bounds))
+        numbers = self._numbers(values, records, table)
+        if self.multi_hot:
+            return self._multi_hot(numbers, records, len(column))
+        return type(column).from_arrays(to_arrow(bounds - bounds[0]), numbers)
+
+    def _multi_hot(self, numbers: pa.Array, records: Index, num_records: int) -> pa.Array:
+        """Return lists of fixed size, one ``float32`` for each class.
+
+        Args:
+            numbers: The ``V`` numbers of classes of all records.
+            records: ``int64 (V,)``, the record of each.
+            num_records: Number of records.
+        """
+        hot = np.zeros((num_records, len(self.classes)), np.float32)
+        hot[records, to_numpy(numbers)] = 1
+        return pa.FixedSizeListArray.from_arrays(to_arrow(hot.ravel()), len(self.classes))
 
     def _numbers(self, values: pa.Array, records: Index, table: pa.Table) -> pa.Array:
         """Return the numbers of ``V`` classes.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -93,10 +94,15 @@ class LabelFilter:
         return {"column": rule.column, "is_shifted": rule.is_shifted, "never": never}
 
     def apply(self, table: pa.Table) -> tuple[pa.Table, Counts]:
-        """Return the rows that have a label, and the counts of those that have none."""
-        name = self._find_column(table.schema)
-        if name is None or not len(table):
-            return table, {}
+        """Return the rows that have a label, in each of their texts if they have several, and the counts of those without."""
+        counts: Counter[str] = Counter()
+        for name in self._find_columns(table.schema):
+            table, own = self._apply_to(table, name) if len(table) else (table, {})
+            counts.update(own)
+        return table, dict(counts)
+
+    def _apply_to(self, table: pa.Table, name: str) -> tuple[pa.Table, Counts]:
+        """Return the rows that have a label in a column, and the counts of the others."""
         if not is_list(table.schema.field(name).type):
             values = to_numpy(table.column(name).combine_chunks())
             return _keep_rows(table, values != IGNORE_INDEX)
@@ -110,6 +116,14 @@ class LabelFilter:
         if self.rule is None:
             has_label |= steps.lengths == 0
         return _keep_rows(table, has_label if steps.is_null is None else has_label | steps.is_null)
+
+    def _find_columns(self, schema: pa.Schema) -> list[str]:
+        """Return the columns that must have a label: the one of all labels, else those of the texts of a row."""
+        name = self._find_column(schema)
+        if name is not None or self._rule.column:
+            return [] if name is None else [name]
+        texts = [(each, f"{each.removesuffix('labels')}ids") for each in schema.names if each.endswith("_labels")]
+        return [labels for labels, ids in texts if ids in schema.names and _are_steps(schema.field(labels).type)]
 
     def _find_column(self, schema: pa.Schema) -> str | None:
         """Return the column of labels, or of the ids that labels are made from; ``None`` if there is none."""
@@ -138,7 +152,7 @@ class LabelFilter:
         rule = self._rule
         begins = np.minimum(begins + rule.is_shifted, ends)
         found = begins < ends
-        if name not in LABEL_COLUMNS and not rule.never:
+        if not _holds_labels(name) and not rule.never:
             return found
         values = to_numpy(steps.values)
         undecided = np.flatnonzero(found)
@@ -151,7 +165,7 @@ class LabelFilter:
         return found
 
     def _are_labels(self, name: str, values: npt.NDArray[Any]) -> Mask:
-        if name in LABEL_COLUMNS:
+        if _holds_labels(name):
             return np.asarray(values != IGNORE_INDEX)
         return np.isin(values, self._rule.never, invert=True)
 
@@ -176,6 +190,15 @@ class LabelFilter:
         np.logical_or.at(has_piece, row, has_label)
         kept, dropped = _keep_rows(table, has_piece)
         return kept, dropped | {WITHOUT_LABELS: int(np.count_nonzero(~has_label))}
+
+
+def _holds_labels(name: str) -> bool:
+    """Return whether a column holds labels, and not ids from which labels are made."""
+    return name in LABEL_COLUMNS or name.endswith("_labels")
+
+
+def _are_steps(kind: pa.DataType) -> bool:
+    return is_list(kind) and bool(pa.types.is_integer(kind.value_type))
 
 
 def _keep_rows(table: pa.Table, has_label: Mask) -> tuple[pa.Table, Counts]:

@@ -13,11 +13,13 @@ A check that fails raises `AssertionError`, which says what was expected, and wh
     testing.check_elastic(make, world_sizes=(1, 2, 4, 3))
 
     testing.check_mixture(make)  # of a loader of a `Mixture`
+    testing.check_groups(make)  # of a loader with `Bucket(group=...)`
 
 The ranks are threads of this process. ``examples/own_source.py`` checks a source from end to end.
 """
 
 from seqstream.testing.expectations import MakeLoader, Row, rows_of
+from seqstream.testing.group_laws import check_groups
 from seqstream.testing.laws import (
     check_budget,
     check_every_record_once,
@@ -40,6 +42,7 @@ __all__ = [
     "check_elastic_mixture",
     "check_every_record_once",
     "check_fair_sample",
+    "check_groups",
     "check_loader",
     "check_mixture",
     "check_order_of_sources",

@@ -13,7 +13,7 @@ from seqstream.loading.loader import Loader
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.records import Json
+from seqstream.records import Json, lengths_column
 
 Row: TypeAlias = tuple[int, int]
 """The id of a row and the number of its piece."""
@@ -94,7 +94,9 @@ def expect_in_budget(batch: Batch, spec: object, shapes: Sequence[Sequence[int]]
         multiple = spec.rows_multiple_of
         expect(batch.num_rows % multiple == 0, f"{where} must have a multiple of {multiple} rows, got {batch.num_rows}")
         descending = batch.lengths.sort(descending=True).values
-        expect(torch.equal(descending, batch.lengths), f"rows of {where} must be longest first, got {batch.lengths.tolist()}")
+        has_lists = any(lengths_column(name) in batch.layout for name in batch.layout.column_lengths)
+        is_longest_first = spec.group is not None or has_lists or torch.equal(descending, batch.lengths)
+        expect(is_longest_first, f"rows of {where} must be longest first, got {batch.lengths.tolist()}")
     if isinstance(spec, Unbucketed):
         expect(batch.num_rows <= spec.batch_size, f"{where} must have at most {spec.batch_size} rows, got {batch.num_rows}")
     if shapes is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from seqstream.batches.batch import Batch
 from seqstream.loading.loader import Loader
 from seqstream.loading.reading_order import ReadingOrder
-from seqstream.records import ROW_ID
+from seqstream.records import INPUT_IDS, ROW_ID
 from seqstream.sources.mixture import Member, Mixture
 from seqstream.testing.expectations import MakeLoader, expect
 from seqstream.testing.rank_laws import in_turns
@@ -199,9 +199,15 @@ def records_in_order(loader: Loader, member: Member) -> Iterator[int]:
 
 
 def sources_and_lengths(batch: Batch, column: str = "source") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return source and length of each row of a batch, or of each sequence of packed rows, without those of weight 0."""
-    packing = batch.layout.packing
-    lengths = (batch.lengths if packing is None else packing.lengths).numpy()
+    """Return source and tokens of each row of a batch, or of each sequence of packed rows, without those of weight 0.
+
+    Where rows have several texts, in columns such as ``source_ids`` and ``target_ids``, all of them count.
+    """
+    layout = batch.layout
+    lengths = (batch.lengths if layout.packing is None else layout.packing.lengths).numpy()
+    texts = [name for name in layout.column_lengths if name.endswith("_ids") and INPUT_IDS not in layout]
+    if len(texts) > 1:
+        lengths = np.sum([layout.column_lengths[name].numpy() for name in texts], axis=0)
     is_real = batch.weights.numpy() > 0
     return np.asarray(batch[column])[is_real], lengths[is_real]
 

@@ -198,7 +198,7 @@ def _expect_repeats(batches: Sequence[Batch], where: str) -> dict[Row, int]:
 def _expect_alike(batches: Sequence[Batch], union: Mapping[Row, int], loader: Loader, where: str) -> None:
     """Expect similar lengths on all ranks: one shape if shapes are fixed, and longest rows that are neighbours by length."""
     spec = loader.stages[-1]
-    if isinstance(spec, Bucket) and spec.is_mixed:
+    if isinstance(spec, Bucket) and (spec.is_mixed or spec.group is not None):
         return
     shapes = [tuple(batch.mask.shape) for batch in batches]
     if isinstance(spec, Pack) or (isinstance(spec, Bucket) and spec.shapes is not None):

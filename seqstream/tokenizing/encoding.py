@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from seqstream.arrays import Index, Mask
 from seqstream.arrow import to_arrow
-from seqstream.records import PIECE, Counts, RecordError, row_id_of
+from seqstream.records import INPUT_IDS, PIECE, Counts, RecordError, lengths_column, row_id_of
 from seqstream.tokenizing import token_rows
 from seqstream.tokenizing.engines import Engine
+from seqstream.tokenizing.formats.lists import EncodedLists
 from seqstream.tokenizing.formats.row_format import EncodedRows, RowFormat
 from seqstream.tokenizing.token_rows import Flat, TokenRows
 
@@ -60,7 +61,7 @@ class OpenTokenize:
             kept = kept[source]
             new_columns = {**_token_columns({column: pieces}), PIECE: to_arrow(number)}
         else:
-            new_columns = _token_columns(tokens)
+            new_columns = _token_columns(tokens) | _text_lengths(encoded)
         return self._assemble(tables, kept, new_columns), _counts_by_table(tables, outcomes)
 
     def _choose_records(self, encoded: Mapping[str, EncodedRows], tables: Sequence[pa.Table]) -> tuple[Index, dict[str, Index]]:
@@ -125,8 +126,19 @@ def _token_columns(tokens: Mapping[str, TokenRows]) -> dict[str, pa.Array]:
     columns: dict[str, pa.Array] = {}
     for column, rows in tokens.items():
         offsets = to_arrow(rows.offsets.astype(np.int32))
-        flat: dict[str, Flat] = {column: rows.ids, **rows.parallel}
+        prefix = "" if column == INPUT_IDS else column.removesuffix("ids")
+        flat: dict[str, Flat] = {column: rows.ids, **{prefix + name: values for name, values in rows.parallel.items()}}
         columns |= {name: pa.ListArray.from_arrays(offsets, to_arrow(values)) for name, values in flat.items()}
+    return columns
+
+
+def _text_lengths(encoded: Mapping[str, EncodedRows]) -> dict[str, pa.Array]:
+    """Return the lengths of the texts of each record, as lists in Arrow, for each column of ids with several texts a record."""
+    columns = {}
+    for column, rows in encoded.items():
+        if isinstance(rows, EncodedLists):
+            lengths = to_arrow(rows.texts.lengths.astype(np.int32))
+            columns[lengths_column(column)] = pa.ListArray.from_arrays(to_arrow(rows.offsets.astype(np.int32)), lengths)
     return columns
 
 

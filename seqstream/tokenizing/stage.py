@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 
 from seqstream.options import NO_LIMIT, one_of, read_limit, yes_or_no
-from seqstream.records import Json, OpenStage
+from seqstream.records import INPUT_IDS, Json, OpenStage, lengths_column
 from seqstream.tokenizing.encoding import OpenTokenize
 from seqstream.tokenizing.engine_choice import choose_engine
 from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, is_installed
@@ -36,8 +37,9 @@ _SETTINGS = ("max_length", "overflow", "empty", "special_tokens")
 class Tokenize:
     """Turn columns of text into a column of token ids, ``input_ids``, and what belongs to it.
 
-    A row is one text, or the words of one text, from a column of lists of words. Four options choose another row format: two
-    fields make pairs, ``prompt`` completions, ``labels`` words with labels, ``chat`` conversations.
+    A row is one text, or the words of one text, from a column of lists of words. Other options choose another row format: two
+    fields make pairs, ``prompt`` completions, ``labels`` words with labels, ``chat`` conversations. A list of fields makes rows
+    of several texts.
 
     The ids are the tokenizer's own: those of ``tokenizers`` with padding and truncation off, and with ``max_length`` those of
     transformers for ``tokenizer(text, truncation=True, max_length=max_length)``. The tokenizer is read once, here, and never
@@ -49,9 +51,14 @@ class Tokenize:
             function does: at the speed of Python, and in worker processes only if they are forked. A dict of field -> tokenizer
             makes several columns, ``<field>_ids``; a record is then dropped if any of them is empty or, with
             ``overflow="drop"``, too long.
-        field: Column of the texts, which the ids replace, or of lists of words, each then encoded alone. Two columns make
-            pairs, as ``tokenizer(first, second)`` of transformers does, with ``token_type_ids`` unless the tokenizer is that of
-            a model without them; ``"truncate"`` shortens the longer text first.
+        field: Column of the texts, which the ids replace, or of lists of words, each then encoded alone. A list of strings is
+            the words of one text; lists most of whose items hold a blank between two words hold several texts, and raise an
+            error. A tuple of two columns makes pairs, as ``tokenizer(first, second)`` of transformers does, with
+            ``token_type_ids`` unless the tokenizer is that of a model without them; ``"truncate"`` shortens the longer text
+            first. A list of columns, also of one, such as ``["query", "choices"]``, makes a column ``<field>_ids`` of each,
+            and ``<field>_labels`` with ``prompt`` or ``chat``; there a list of strings is several texts, whose ids follow each
+            other, with their lengths in ``<field>_lengths``. See `Batch.part` and `Batch.flatten`. A record is dropped if any
+            text is empty or, with ``overflow="drop"``, too long.
         max_length: Longest row in tokens, special tokens included. A number of 2**31 or more is no limit, such as the
             ``model_max_length`` of a transformers tokenizer without a limit, 10**30.
         overflow: What is done with longer rows: ``"truncate"`` drops the end, or the beginning if the tokenizer's
@@ -71,10 +78,11 @@ class Tokenize:
         word_labels: ``"first"`` labels the first token of each word, and the others -100; ``"all"`` labels all of them.
         chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, rendered by the chat template of a
             transformers tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` all
-            ids. Columns ``tools`` and ``documents`` are passed to a template that names them, and the dicts of a column
-            ``chat_template_kwargs`` to every template. Chats and tools may be JSON text. Keys that are null, as structs of
-            Arrow have them, are left out; `JsonLines`, `Generator` and ``Json()`` features keep messages as they were. Rows and
-            pieces without labels are dropped.
+            ids. Messages ``{"from": ..., "value": ...}`` get the role of the sender: ``human`` is the user, ``gpt`` and
+            ``function_call`` are the assistant, ``observation`` is a tool. Columns ``tools`` and ``documents`` are passed to a
+            template that names them, and the dicts of a column ``chat_template_kwargs`` to every template. Chats and tools may
+            be JSON text. Keys that are null, as structs of Arrow have them, are left out; `JsonLines`, `Generator` and
+            ``Json()`` features keep messages as they were. Rows and pieces without labels are dropped.
         engine: What computes the ids. ``"auto"`` is the fastest installed engine whose ids proved to be the same. The proof is
             kept in the user's cache folder, or in the folder that the environment variable ``SEQSTREAM_CACHE`` names; ``off``
             keeps nothing.
@@ -88,7 +96,7 @@ class Tokenize:
 
     tokenizer: Any
     _: dataclasses.KW_ONLY
-    field: str | tuple[str, str] = "text"
+    field: str | tuple[str, str] | list[str] = "text"
     max_length: int | None = None
     overflow: Overflow = "truncate"
     empty: Literal["drop", "keep"] = "drop"
@@ -106,15 +114,20 @@ class Tokenize:
     def __post_init__(self) -> None:
         self._check_settings()
         _check_fields(self.tokenizer)
+        if isinstance(self.field, list):
+            object.__setattr__(self, "field", list(self.field))
         object.__setattr__(self, "max_length", _read_max_length(self.max_length, self.overflow))
         options = RowOptions(**{each.name: getattr(self, each.name) for each in dataclasses.fields(RowOptions)})
         check_options(options)
-        given = self.tokenizer if isinstance(self.tokenizer, Mapping) else {self.field: self.tokenizer}
+        fields = self.field if isinstance(self.field, list) else [self.field]
+        given = self.tokenizer if isinstance(self.tokenizer, Mapping) else dict.fromkeys(fields, self.tokenizer)
         tokenizer_specs: dict[str, TokenizerSpec] = {}
         row_formats: dict[str, RowFormat] = {}
         for field, tokenizer in given.items():
-            column = f"{field}_ids" if given is self.tokenizer else "input_ids"
-            tokenizer_spec = read_tokenizer(tokenizer, special_tokens=self.special_tokens)
+            column = f"{field}_ids" if given is self.tokenizer or isinstance(self.field, list) else INPUT_IDS
+            is_read = given is not self.tokenizer and len(tokenizer_specs) > 0  # all fields have one tokenizer
+            read = functools.partial(read_tokenizer, tokenizer, special_tokens=self.special_tokens)
+            tokenizer_spec = next(iter(tokenizer_specs.values())) if is_read else read()
             if tokenizer_spec.is_function and self.engine != "auto":
                 raise ValueError(
                     f"engine must be 'auto' for the tokenizer {tokenizer_spec.name} written in Python, got {self.engine!r}"
@@ -177,6 +190,12 @@ class Tokenize:
         """Return a tokenizer that decodes the ids of a column, by default of the first; ``None`` if it is a function."""
         tokenizer_spec = self._tokenizer_specs[column or self.columns[0]]
         return None if tokenizer_spec.is_function else tokenizer_spec.build()
+
+    @property
+    def planned_columns(self) -> tuple[str, ...]:
+        """The columns that `Bucket` plans by: those of ids, and for a list of fields the lengths of the texts of each."""
+        columns = self.columns
+        return (*columns, *map(lengths_column, columns)) if isinstance(self.field, list) else columns
 
     def fingerprint(self) -> Json:
         """Return what decides the ids: tokenizers and options, but not the engine."""
@@ -260,9 +279,12 @@ def _check_fields(tokenizer: object) -> None:
 
 
 def _check_field(field: object) -> None:
-    names = field if isinstance(field, tuple) and len(field) == 2 else (field,)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"field must be the name of a column or a tuple of two, got {field!r}")
+    is_several = isinstance(field, list) or (isinstance(field, tuple) and len(field) == 2)
+    names = list(field) if is_several else [field]  # type: ignore[call-overload]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"field must be the name of a column, a tuple of two or a list, got {field!r}")
+    if isinstance(field, list) and len(set(names)) < len(names):
+        raise ValueError(f"field must have each column once, got {field!r}")
 
 
 def _read_max_length(given: object, overflow: str) -> int | None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from seqstream.arrays import Index, Mask
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP, Plan
-from seqstream.windows.columns import Column, Ragged
+from seqstream.records import ids_columns, lengths_column
+from seqstream.windows.columns import Column, Ragged, longest_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +108,14 @@ def slice_plan(
     order, cuts = plan.order, plan.cuts
     is_made_up = order == MADE_UP if (order == MADE_UP).any() else None
     first, spans = _all_spans(plan, columns, sequence, is_made_up)
-    counted = [first, *(spans[name] for name in (sides or ())[1:])]
+    names = ids_columns(sides) if sides else (sequence,)
+    counted = [first, *(spans[name] for name in names[1:] if name)]
     batches = range(len(plan))
     num_steps = [sum(side.totals[batch] for side in counted) for batch in batches]
-    widths = [sum(plan.width(batch, side.longest[batch]) for side in counted) for batch in batches]
+    padded = [
+        _padded_widths(plan, columns.get(lengths_column(name or "")), side) for name, side in zip(names, counted, strict=True)
+    ]
+    widths = [sum(side[batch] for side in padded) for batch in batches]
     heights = np.diff(cuts).tolist()
     weights = np.ones(len(order), dtype=np.float32)
     num_repeated = np.zeros(len(plan), dtype=np.int64)
@@ -134,6 +139,24 @@ def slice_plan(
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )
+
+
+def _padded_widths(plan: Plan, texts: Column | None, side: Spans) -> list[int]:
+    """Return the slots of a row in one column in each batch: its padded length, or the most texts times that of a text.
+
+    Args:
+        plan: The plan.
+        texts: The lengths of the texts of each row, where a row may have several.
+        side: Spans of the column.
+    """
+    if not isinstance(texts, Ragged) or not len(plan):
+        return [plan.width(batch, longest) for batch, longest in enumerate(side.longest)]
+    counts = texts.lengths[plan.order]
+    longest = longest_texts(texts.values[:, 0], texts.starts[plan.order], counts)
+    most, longest = (np.maximum.reduceat(values, plan.cuts[:-1]) for values in (counts, longest))
+    return [
+        num * plan.width(batch, length) for batch, (num, length) in enumerate(zip(most.tolist(), longest.tolist(), strict=True))
+    ]
 
 
 def _all_spans(

@@ -93,7 +93,7 @@ class BlockRows:
     Attributes:
         table: The rows, ``n`` of them.
         keys: ``int64 (n,)`` or ``(n, S)``, what they are sorted by.
-        lengths: ``int64 (n,)`` or ``(n, S)``, their lengths; the same array where these are the keys.
+        lengths: ``int64 (n,)``, their tokens; the same array where these are the keys.
     """
 
     table: pa.Table

@@ -21,6 +21,7 @@ from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Schedule, owners_of, schedule_turns
+from seqstream.planning.side_limits import TooLargeError
 from seqstream.records import PIECE, ROW_ID, Counts, RecordError, located, sequence_column
 from seqstream.stages.data_padding import ATTENTION_MASK
 from seqstream.windows.block_reader import UpcomingBlocks
@@ -31,9 +32,8 @@ from seqstream.windows.columns import (
     Column,
     ColumnError,
     check_parallel,
-    lengths_of,
+    planning_numbers,
     read_rows,
-    total_lengths,
     which_is_longest,
 )
 from seqstream.windows.label_counts import without_labels
@@ -177,13 +177,17 @@ def _plan_global(
             length_counts, key=key if settings.shuffle else None, world_size=world_size, accumulate=settings.accumulate
         )
     except ValueError as error:
-        lengths = total_lengths(lengths_of(own, spec.columns))
-        if not len(lengths) or lengths.max() < total_lengths(length_counts.lengths).max():
+        numbers = planning_numbers(own, spec.columns, spec.group)
+        sizes = (numbers == error.sides).all(1) if isinstance(error, TooLargeError) else numbers
+        largest = 1 if isinstance(error, TooLargeError) else length_counts.lengths.max()
+        if not len(own) or sizes.max() < largest:
             error.add_note("another rank has processed the record; its error has the location")
             raise
         with located(own.column(ROW_ID), settings.locate):
-            row = int(lengths.argmax())
+            row = int(sizes.argmax())
             cause = "" if spec.columns else which_is_longest(own, row)
+            if spec.group is not None:
+                cause = f"; the group is {own.column(spec.group)[row].as_py()!r} in column {spec.group!r}"
             raise RecordError(f"{error}{cause}", row_id=own.column(ROW_ID)[row].as_py()) from None
 
 

@@ -26,7 +26,6 @@ from seqstream.planning.global_plan import GlobalPlan
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.records import RESERVED
 from seqstream.windows.collectives import WindowCollectives
-from seqstream.windows.columns import total_lengths
 from seqstream.windows.settings import WindowSettings
 
 MOST_CLASSES = 4096
@@ -203,7 +202,7 @@ class _Rows:
 
 def length_edges(length_counts: LengthCounts) -> Index:
     """Return the last length of each range but the longest, ascending; ranges have about the same number of rows."""
-    lengths = total_lengths(length_counts.lengths)
+    lengths = length_counts.tokens
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(length_counts.counts[order])
     wanted = np.arange(1, _NUM_RANGES) * length_counts.num_rows // _NUM_RANGES
@@ -228,7 +227,7 @@ def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, 
     if (unit < 0).any():
         rows, unit = rows[unit >= 0], unit[unit >= 0]
     length_counts = global_order.length_counts
-    lengths = total_lengths(length_counts.lengths)
+    lengths = length_counts.tokens
     num_own = np.diff(np.searchsorted(global_order.numbers, length_counts.starts), append=len(global_order.numbers))
     run = np.repeat(np.arange(len(lengths)), num_own)[rows]
     return _Rows(unit, np.searchsorted(edges, lengths)[run], classes[global_order.rows[rows]], lengths[run])

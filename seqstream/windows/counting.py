@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from seqstream.distributed.agreement import explain_blocks
 from seqstream.distributed.digests import digest_arrays
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.distributed.handshake import NO_BLOCKS, Handshake
-from seqstream.records import ROW_ID, Counts, located
+from seqstream.records import ROW_ID, Counts, ids_columns, located
 from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.block_states import (
     AssignedBlock,
@@ -25,7 +26,7 @@ from seqstream.windows.block_states import (
     TakenBlocks,
     count_blocks,
 )
-from seqstream.windows.columns import lengths_of, read_rows
+from seqstream.windows.columns import lengths_of, planning_numbers, read_rows, total_lengths
 from seqstream.windows.settings import WindowSettings, WindowStart
 
 
@@ -58,8 +59,8 @@ def process_blocks(blocks: list[TakenBlocks], start: WindowStart, settings: Wind
         counts = _run_stages(blocks, settings)
         for at, each in enumerate(blocks):
             if isinstance(each, ProcessedBlock):
-                lengths = _lengths_of(each.table, settings)
-                rows = BlockRows(each.table, settings.spec.sort_keys(lengths), lengths)
+                numbers = _numbers_of(each.table, settings)
+                rows = BlockRows(each.table, settings.spec.sort_keys(numbers), _tokens_of(each.table, numbers, settings))
                 blocks[at] = CountedBlocks.of(each, np.array([len(each.table)]), rows)
     except Exception as error:
         settings.collectives.check_in(handshake.with_error(error), explain)
@@ -91,8 +92,14 @@ def _to_read(blocks: Iterable[TakenBlocks]) -> Iterator[ReadBlock]:
             yield each.block
 
 
-def _lengths_of(table: pa.Table, settings: WindowSettings) -> Lengths:
-    """Return the lengths of rows, ``int64 (n,)`` or ``(n, S)``.
+def _tokens_of(table: pa.Table, numbers: Lengths, settings: WindowSettings) -> Lengths:
+    """Return the tokens of each row, ``int64 (n,)``, given what rows are planned by."""
+    spec = settings.spec
+    return total_lengths(numbers if spec.sides is None else lengths_of(table, spec.columns and ids_columns(spec.columns)))
+
+
+def _numbers_of(table: pa.Table, settings: WindowSettings) -> Lengths:
+    """Return what rows are planned by, ``int64 (n,)`` or ``(n, S)``.
 
     Raises:
         RecordError: A value is missing, which is checked here so that other ranks receive the error when they check in.
@@ -100,7 +107,7 @@ def _lengths_of(table: pa.Table, settings: WindowSettings) -> Lengths:
     for name in (name for name in table.column_names if table.column(name).null_count):
         with located(table.column(ROW_ID), settings.locate):
             read_rows(name, table)
-    return lengths_of(table, settings.spec.columns)
+    return planning_numbers(table, settings.spec.columns, settings.spec.group)
 
 
 def gather_lengths(blocks: Sequence[CountedBlocks], ranges: Sequence[slice], settings: WindowSettings) -> GlobalOrder:
@@ -118,7 +125,12 @@ def gather_lengths(blocks: Sequence[CountedBlocks], ranges: Sequence[slice], set
                 first_row_id = each.rows.table.column(ROW_ID)[rows.start].as_py()
     rank = settings.collectives.rank
     own = [np.concatenate(part) for part, owner in zip(parts, owners, strict=True) if owner == rank]
-    return settings.collectives.gather_lengths(own, owners, first_row_id)
+    global_order = settings.collectives.gather_lengths(own, owners, first_row_id)
+    if settings.spec.sides is None:
+        return global_order
+    return dataclasses.replace(
+        global_order, length_counts=dataclasses.replace(global_order.length_counts, sides=settings.spec.sides)
+    )
 
 
 def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Iterator[slice]:

@@ -17,7 +17,6 @@ from seqstream.records import Counts
 from seqstream.sources.mixture import Mixture
 from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.block_states import CountedBlocks, TakenBlocks, share_out
-from seqstream.windows.columns import total_lengths
 from seqstream.windows.counting import process_blocks
 from seqstream.windows.mixture_columns import MixtureColumns
 from seqstream.windows.settings import SourceStart, WindowSettings, WindowStart
@@ -166,7 +165,7 @@ class MixtureReader:
         """
         columns = self.sources.columns
         own = [(number, each.rows) for number, each in zip(numbers, blocks, strict=True) if each.rows is not None]
-        lengths = np.concatenate([*(total_lengths(rows.lengths) for _, rows in own), np.empty(0, dtype=np.int64)])
+        lengths = np.concatenate([*(rows.lengths for _, rows in own), np.empty(0, dtype=np.int64)])
         described = columns.describe_new({number: rows.table for number, rows in own if len(rows.table)})
         received = self.settings.collectives.gather_row_lengths(self.settings.spec.count_tokens(lengths), described)
         columns.learn([new for _, new in received])

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP
+from seqstream.records import ids_columns
 from seqstream.windows.columns import Dense
 from seqstream.windows.window import Window
 
@@ -32,7 +33,7 @@ def totals_of_batches(window: Window, column: str, num_sources: int) -> npt.NDAr
     if window.is_repeated is not None:
         is_real &= ~window.is_repeated[order]
     batch_of = np.repeat(np.arange(num_batches), np.diff(plan.cuts))
-    sides = [slices.sequence, *(slices.spans[name] for name in (window.spec.columns or ())[1:])]
+    sides = [slices.sequence, *(slices.spans[name] for name in ids_columns(window.spec.columns or ())[1:])]
     tokens = np.sum([side.lengths for side in sides], axis=0) if len(sides) > 1 else slices.sequence.lengths
     at, own = batch_of * num_sources + numbers.values[order], tokens
     if not is_real.all():

@@ -15,6 +15,7 @@ from seqstream.arrays import Index
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.global_plan import GlobalPlan
+from seqstream.records import ids_columns
 from seqstream.stages.label_filter import LabelRule
 from seqstream.windows.collectives import WindowCollectives
 from seqstream.windows.columns import Column, Ragged
@@ -97,7 +98,7 @@ def count_begun(own: OwnRows, global_plan: GlobalPlan, places: Index, spec: Batc
         return np.array([0, -1 if rule is None or rule.is_drawn else 0])
     rows, begins, lengths = global_plan.own_items(own.global_order.numbers, places)
     rows = own.global_order.rows[rows].astype(np.int64)
-    names = [own.sequence, *(spec.columns or ())[1:]]
+    names = [own.sequence, *ids_columns(spec.columns or ())[1:]]
     tokens = 0
     for column in (own.columns.get(name or "") for name in names):
         whole = column.lengths[rows] if isinstance(column, Ragged) else np.ones(len(rows), dtype=np.int64)

@@ -12,7 +12,7 @@ from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
-from seqstream.records import PIECE, ROW_ID, sequence_column
+from seqstream.records import PIECE, ROW_ID, lengths_column, sequence_column
 from seqstream.windows.columns import Column, Dense, Objects, Ragged, read_column
 from seqstream.windows.settings import WindowStart
 from seqstream.windows.window import Window
@@ -29,6 +29,8 @@ def repeat_record(table: pa.Table, spec: BatchSpec, rows: int, length: int) -> W
     """
     names = [name for name in table.column_names if name not in (ROW_ID, PIECE)]
     columns = {name: _repeated(read_column(name, table.column(name).slice(0, 1)), rows, length) for name in names}
+    texts = Ragged(np.full((rows + 2, 1), length), np.arange(1, rows + 1), np.ones(rows, dtype=np.int64), ())
+    columns |= {name: texts for name in map(lengths_column, spec.columns or ()) if name in names}  # one text in each row
     sequence = spec.columns[0] if spec.columns else sequence_column(table.schema)
     one_batch = spec if isinstance(spec, Pack) else dataclasses.replace(_Whole(rows), columns=spec.columns)
     lengths = np.full(rows, length)

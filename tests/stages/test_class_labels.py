@@ -151,6 +151,42 @@ def test_it_imports_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string_view())], ids=str)
+def test_several_classes_become_multi_hot(kind: pa.DataType) -> None:
+    """Each record gets a float for every class: of no class, of one that is there twice, of a slice; and of single classes."""
+    stage = ClassLabels(CLASSES, multi_hot=True)
+    values = pa.array([["neg"], ["é", "neg"], [], ["pos", "pos"]], kind)
+    ((made,), _) = stage.open()([labelled(values).slice(1)])
+    assert made["label"].to_pylist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert made["label"].type == pa.list_(pa.float32(), 3)
+    ((made, nothing), _) = stage.open()([labelled(["pos", "é"]), labelled(pa.array([[]], kind))])
+    assert (made["label"].to_pylist(), nothing["label"].to_pylist()) == ([[0, 1, 0], [0, 0, 1]], [[0, 0, 0]])
+    assert repr(stage) == "ClassLabels(['neg', 'pos', 'é'], multi_hot=True)"
+    assert stage.fingerprint() == {**ClassLabels(CLASSES).fingerprint(), "multi_hot": True}
+    with pytest.raises(RecordError, match=r"^label 'meh' must be one of 'neg', 'pos', 'é'$") as caught:
+        stage.open()([labelled(pa.array([["pos"], ["neg", "meh"]], kind), 7)])
+    assert caught.value.row_id == 8
+
+
+@pytest.mark.parametrize("spec", [ss.Bucket(40), ss.Bucket(shapes=[(4, 6)]), ss.Pack(8, rows=1, causal=False)], ids=repr)
+def test_multi_hot_labels_reach_the_loss(spec: Any) -> None:
+    """A batch has (B, C) floats beside the ids of each row, also in fixed shapes and packed, and none is lost for no class."""
+    rows = [{"text": "a" * (1 + number % 5), "labels": [each for each in (3, 5) if number % each == 0]} for number in range(20)]
+    stage = ClassLabels.of(ss.Generator(rows), "labels", multi_hot=True)
+    assert (stage.classes, stage.counts) == ((3, 5), (7, 4))
+    tokenize = ss.Tokenize(lambda texts: [[1] * len(text) for text in texts], max_length=5)
+    loader = ss.Loader(ss.Generator(rows), stage, tokenize, spec)
+    found = {}
+    for batch in loader:
+        labels = batch["labels"]
+        assert (labels.dtype, labels.shape) == (torch.float32, (len(batch.row_ids), 2))
+        torch.nn.functional.binary_cross_entropy_with_logits(torch.zeros_like(labels), labels, batch.weights[:, None])
+        found |= dict(zip(batch.row_ids.tolist(), labels.tolist(), strict=True))
+    assert {row: values for row, values in found.items() if row >= 0} == {
+        number: [number % 3 == 0, number % 5 == 0] for number in range(20)
+    }
+
+
 @pytest.mark.parametrize(
     ("values", "classes", "counts"),
     [

@@ -634,9 +634,10 @@ def test_a_vocabulary_is_no_dict_of_tokenizers(vocabulary: Any) -> None:
 
 def test_a_list_of_texts_is_no_list_of_words(bpe_tokenizer: Tokenizer) -> None:
     """Texts in a list are refused, with the record and what to do; words may hold a blank now and then, or have labels."""
-    texts = pa.table({"x": [["it", "rains"], ["a text of it", "two texts of it", "more of this text"]], "row_id": [4, 5]})
+    texts = pa.table({"x": [["it", "rains"], ["a text", "two texts of it", "more of this"]], "row_id": [4, 5]})
     with pytest.raises(
-        RecordError, match=r"^field 'x' must hold a text, or the words of one.*'a text of it'; make a record"
+        RecordError,
+        match=r"^field 'x' must hold a text, or the words of one.*'a text'; set Tokenize\(field=\['x'\]\) to encode each item",
     ) as caught:
         run(Tokenize(bpe_tokenizer, field="x"), texts)
     assert caught.value.row_id == 5

@@ -18,6 +18,7 @@ from seqstream.arrow import is_list, is_text, to_numpy
 from seqstream.records import RESERVED, RecordError, row_id_of
 from seqstream.sources.tables.arrow_to_python import decode_text, to_objects
 from seqstream.tokenizing.failing_texts import TextError
+from seqstream.tokenizing.formats.chat_roles import with_roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,11 @@ def _read_chat(chat: Any, field: Field, tables: Sequence[pa.Table], record: int)
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise RecordError(f"{field} must hold lists of messages, got {messages!r:.60}", row_id_of(tables, record))
     # As in apply_chat_template: templates treat a missing key as one without a value.
-    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+    known = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    try:
+        return with_roles(known)
+    except ValueError as error:
+        raise RecordError(f"{field} {error}", row_id_of(tables, record)) from None
 
 
 def read_objects(tables: Sequence[pa.Table], name: str) -> list[Any]:

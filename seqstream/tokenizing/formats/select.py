@@ -8,6 +8,7 @@ from typing import Any
 
 from seqstream.tokenizing.formats.chat import ChatFormat, Speaker, read_chat_template
 from seqstream.tokenizing.formats.fields import Field
+from seqstream.tokenizing.formats.lists import ListFormat
 from seqstream.tokenizing.formats.pair import PairFormat, find_template
 from seqstream.tokenizing.formats.prompt import PromptFormat
 from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat, SpecialTokens
@@ -24,7 +25,7 @@ class RowOptions:
     """The options of `Tokenize` that decide what a row is made of; see there."""
 
     tokenizer: Any
-    field: str | tuple[str, str]
+    field: str | tuple[str, str] | list[str]
     prompt: str | None
     labels: str | None
     word_labels: WordLabels
@@ -47,6 +48,9 @@ def check_options(options: RowOptions) -> None:
         raise ValueError(f"word_labels={options.word_labels!r} needs a column of labels; set Tokenize(labels=...)")
     if isinstance(options.tokenizer, Mapping):
         _check_several(options, chosen)
+    if isinstance(options.field, list) and (options.labels is not None or options.overflow == "split"):
+        other = f"labels={options.labels!r}" if options.labels is not None else "overflow='split'"
+        raise ValueError(f"{other} cannot be given with a list of fields, whose texts stay on one row; leave it out")
     if options.overflow == "split" and (isinstance(options.field, tuple) or options.prompt is not None):
         raise ValueError(f"overflow='split' cannot cut rows of {chosen[0]}; use 'truncate', 'drop' or 'error'")
     if options.chat is not None and options.end is not None:
@@ -103,13 +107,16 @@ def make_row_format(options: RowOptions, field: str | tuple[str, str], tokenizer
         reason = f"pieces of a text end with the {len(after)} special tokens of tokenizer {tokenizer_spec}"
         raise ValueError(f"end={options.end!r} cannot be given with overflow='split': {reason}; leave it out")
     special_tokens = SpecialTokens(before, after, end)
+    several = isinstance(options.field, list)
     if options.prompt is not None:
-        return PromptFormat(tokenizer_spec.bare, Field(options.prompt, "prompt"), Field(field), special_tokens)
+        answers = PromptFormat(tokenizer_spec.bare, Field(options.prompt, "prompt"), Field(field), special_tokens)
+        return ListFormat(answers, Field(field)) if several else answers
     if options.labels is not None:
         check_words(tokenizer_spec.bare)
         labels = Field(options.labels, "labels")
         return WordFormat(tokenizer_spec.bare, Field(field), special_tokens, labels, options.word_labels)
-    return TextFormat(tokenizer_spec, Field(field), end)
+    texts = TextFormat(tokenizer_spec, Field(field), end)
+    return ListFormat(texts, Field(field)) if several else texts
 
 
 def _wants_types(tokenizer: object) -> bool:

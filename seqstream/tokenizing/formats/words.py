@@ -28,7 +28,7 @@ WordLabels: TypeAlias = Literal["first", "all"]
 _BLANK = r"\s\v\x1c-\x1f\x{85}\p{Z}"
 """What `str.split` takes for white space, for a regular expression of Arrow."""
 
-_THREE_WORDS = f"[^{_BLANK}][{_BLANK}]+[^{_BLANK}]+[{_BLANK}]+[^{_BLANK}]"
+_TWO_WORDS = f"[^{_BLANK}][{_BLANK}]+[^{_BLANK}]"
 _PROBES = ["The", "quick", " brown", "fox's", "", "Où", "日本語", "13", "."]
 
 
@@ -82,15 +82,15 @@ class WordFormat:
         return EncodedSequences(special.around([rows], len(rows)), special.counts, self.tokenizer_spec.truncation_side)
 
     def _check_no_texts(self, distinct: pa.Array, index_of: Index, words: Lists, tables: Sequence[pa.Table]) -> None:
-        """Raise if most items have three words or more: then the lists hold texts, not the words of one text."""
+        """Raise if most distinct items hold a blank between two words: then the lists hold texts, not the words of one text."""
         import pyarrow.compute as pc
 
-        has_three = pc.match_substring_regex(distinct, _THREE_WORDS)
-        if 2 * has_three.true_count <= len(distinct):
+        has_blank = pc.match_substring_regex(distinct, _TWO_WORDS)
+        if 2 * has_blank.true_count <= len(distinct):
             return
-        first = int(np.argmax(has_three.to_numpy(zero_copy_only=False)))
+        first = int(np.argmax(has_blank.to_numpy(zero_copy_only=False)))
         record = words.record_of(int(np.argmax(index_of == first)))
-        remedy = "make a record of each text, or a column of each or a text of all of them, in a Map before"
+        remedy = f"set Tokenize(field=[{self.field.name!r}]) to encode each item as a text"
         got = f"got several texts, the first of them {shorten(distinct[first].as_py())!r}"
         raise RecordError(
             f"{self.field} must hold a text, or the words of one in a list, {got}; {remedy}", row_id_of(tables, record)

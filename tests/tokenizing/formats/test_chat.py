@@ -288,6 +288,23 @@ def test_errors_of_a_template_have_a_remedy() -> None:
         ChatTemplate("{{ nothing.at.all }}", ()).render(CHATS[0])
 
 
+def test_messages_from_a_human_and_gpt(chat_tokenizer: Tokenizer) -> None:
+    """Messages of ShareGPT are rendered as those of the roles, from structs and from JSON text; other keys stay."""
+    theirs = transformers_of(chat_tokenizer, chat_template=TAGGED.replace("m['content']", "m['content'] + (m['name'] or '')"))
+    stage = Tokenize(theirs, field="m", chat="assistant")
+    senders = {"system": "system", "human": "user", "GPT": "assistant", "function_call": "assistant", "observation": "tool"}
+    shared = [{"from": sender, "value": f"I am {sender}", "name": "x"} for sender in senders]
+    chat = [{"role": role, "content": f"I am {sender}", "name": "x"} for sender, role in senders.items()]
+    expected = columns_of(stage, m=chats_of(chat))
+    assert labelled_text(expected, chat_tokenizer) == ["I am GPTx<|im_end|>\nI am function_callx<|im_end|>\n"]
+    for messages in (pa.array([shared]), pa.array([[{**each, "role": None} for each in shared]]), [json.dumps(shared)]):
+        assert columns_of(stage, m=messages) == expected
+    message = r"^field 'm' must have messages from human, .*, got one from 'ann'; set 'role' and 'content' in a Map$"
+    with pytest.raises(RecordError, match=message) as caught:
+        columns_of(stage, m=[shared, [{"from": "ann", "value": "hi", "name": None}]])
+    assert caught.value.row_id == 1
+
+
 @pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "mistral_v1_spm", "bert_uncased"])
 def test_chats_of_real_tokenizers(data: Path, name: str) -> None:
     """Real conversations are those of apply_chat_template, and labels by tags are equal to labels by prefixes."""
@@ -298,7 +315,7 @@ def test_chats_of_real_tokenizers(data: Path, name: str) -> None:
     tokenizer = Tokenizer.from_file(str(data / "tokenizers" / name / "tokenizer.json"))
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     theirs = transformers_of(tokenizer, chat_template=TAGGED)
-    by_tags = columns_of(Tokenize(theirs, field="m", chat="assistant"), m=chats_of(*chats))
+    by_tags = columns_of(Tokenize(theirs, field="m", chat="assistant"), m=records[:100])
     expected = theirs.apply_chat_template(chats, return_assistant_tokens_mask=True, return_dict=True)
     assert by_tags["input_ids"] == expected["input_ids"]
     if name in ("gpt2", "cl100k_base"):  # else the last character of a turn is no token or two, and transformers marks one

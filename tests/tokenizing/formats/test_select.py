@@ -60,9 +60,8 @@ def test_options_that_do_not_go_together(bpe_tokenizer: Tokenizer, options: dict
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"field": ["a", "b"]}, r"^field must be the name of a column or a tuple of two, got \['a', 'b'\]$"),
-        ({"field": ("a", "b", "c")}, r"^field must be the name of a column or a tuple of two, got \('a', 'b', 'c'\)$"),
-        ({"field": ("a", 1)}, r"^field must be the name of a column or a tuple of two, got \('a', 1\)$"),
+        ({"field": ("a", "b", "c")}, r"^field must be the name of a column, a tuple of two or a list, got \('a', 'b', 'c'\)$"),
+        ({"field": ("a", 1)}, r"^field must be the name of a column, a tuple of two or a list, got \('a', 1\)$"),
         ({"prompt": 3}, r"^prompt must be the name of a column, got 3$"),
         ({"labels": ["d"]}, r"^labels must be the name of a column, got \['d'\]$"),
         ({"end": True}, r"^end must be a token or its id, got True$"),
