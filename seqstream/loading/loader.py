@@ -151,6 +151,11 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
         """What was handed out so far, and what it cost."""
         return self._progress.stats
 
+    @property
+    def window_stats(self) -> Stats:
+        """What was handed out of the window that the last batch is of, and what it cost."""
+        return self.stats.since(self._progress.before_window)
+
     def __iter__(self) -> Iteration:
         """Begin an epoch, or continue at a loaded state once."""
         self._stop_iteration("a newer one has begun on this loader; use one iterator at a time")
