@@ -39,7 +39,7 @@ LEVELS = (
     ("windows",),
     ("batches",),
     ("loading",),
-    ("tuning", "testing", "writing"),
+    ("tuning", "testing", "writing", "accelerate", "lightning", "transformers"),
     ("command_line",),
     ("cli", "__init__"),
     ("__main__",),

@@ -116,6 +116,18 @@ class Stats:
         }
         return {**self._counts(), **{name: getattr(self, name) for name in _DERIVED}, **of_sources}
 
+    def to_log(self, earlier: Stats, prefix: str = "data/") -> dict[str, float]:
+        """Return what a training run should log of the time since ``earlier``: the callbacks for frameworks log these.
+
+        ``data/padding`` (share of the slots, 0 to 1), ``data/tokens_per_second`` (real tokens of this rank),
+        ``data/seconds_waited`` for batches, and for each source of a mixture ``data/source/web/share`` (of the tokens, 0 to 1)
+        and ``data/source/web/epochs`` (passes so far).
+        """
+        shown = self.since(earlier).to_dict()
+        names = ["padding", "tokens_per_second", "seconds_waited"]
+        names += [f"source/{name}/{field}" for name in self.by_source for field in ("share", "epochs")]
+        return {prefix + name: shown[name] for name in names}
+
     def to_json(self) -> dict[str, Json]:
         """Return the counts that are not 0, as the entry ``stats`` of a state."""
         sources = {"by_source": self.by_source.to_json()} if self.by_source else {}
