@@ -9,8 +9,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, distributed
 
 from seqstream.batches.batch import Batch
-from seqstream.batches.restore_order import BatchRows, real_rows
 from seqstream.lightning.steps import StepCallback
+from seqstream.loading.evaluation import EvaluationBatches, Predicted
 from seqstream.loading.loader import Loader
 
 Loaders: TypeAlias = Loader | Sequence[Loader] | Mapping[str, Loader]
@@ -75,29 +75,6 @@ class _Batches:
         return iter(self._loader)
 
 
-class _EvaluationBatches(_Batches):
-    """The batches of a loader, the same at every evaluation.
-
-    Attributes:
-        rows: The rows of each batch of the last evaluation.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        if loader.epochs != 1:
-            raise ValueError(
-                f"a loader to evaluate on must have epochs=1, got {loader.epochs}; make a Loader of its own for it"
-            )
-        super().__init__(loader)
-        self.rows: list[BatchRows] = []
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.rows = []
-        self._loader.set_epoch(0)
-        for batch in self._loader:
-            self.rows.append(BatchRows(batch.row_ids, batch.pieces, batch.weights.cpu()))
-            yield batch
-
-
 def _returning(value: Any) -> Callable[[], Any]:
     return lambda: value
 
@@ -107,10 +84,10 @@ def _evaluated(loaders: Loaders | None) -> Any:
     if loaders is None:
         return None
     if isinstance(loaders, Loader):
-        return _EvaluationBatches(loaders)
+        return EvaluationBatches(loaders)
     if isinstance(loaders, Mapping):
-        return {name: _EvaluationBatches(loader) for name, loader in loaders.items()}
-    return [_EvaluationBatches(loader) for loader in loaders]
+        return {name: EvaluationBatches(loader) for name, loader in loaders.items()}
+    return [EvaluationBatches(loader) for loader in loaders]
 
 
 def log_loss(module: LightningModule, name: str, loss: Tensor, batch: Batch) -> None:
@@ -129,7 +106,7 @@ def log_loss(module: LightningModule, name: str, loss: Tensor, batch: Batch) -> 
     module.log(name, value, on_step=False, on_epoch=True, batch_size=num_labels, sync_dist=True)
 
 
-def predict(trainer: Trainer, module: LightningModule, loader: Loader) -> list[tuple[int, int, Any]]:
+def predict(trainer: Trainer, module: LightningModule, loader: Loader) -> list[Predicted]:
     """Return what ``predict_step`` returns for each row, in the order of the source, of all ranks on each of them.
 
     Args:
@@ -143,11 +120,14 @@ def predict(trainer: Trainer, module: LightningModule, loader: Loader) -> list[t
     Raises:
         ValueError: The loader does not end after one epoch, or there is not one value a row.
     """
-    batches = _EvaluationBatches(loader)
+    batches = EvaluationBatches(loader)
     outputs = trainer.predict(module, batches)
-    rows = [row for each, values in zip(batches.rows, outputs or [], strict=True) for row in real_rows(each, values)]
-    if trainer.world_size > 1:
+
+    def gather(rows: list[Predicted]) -> list[Predicted]:
+        if trainer.world_size == 1:
+            return rows
         ranks: list[Any] = [None] * trainer.world_size
         distributed.all_gather_object(ranks, rows)
-        rows = [row for rank in ranks for row in rank]
-    return sorted(rows, key=lambda row: row[:2])
+        return [row for rank in ranks for row in rank]
+
+    return batches.in_order(outputs or [], gather)

@@ -1,20 +1,17 @@
-"""Evaluation in Trainer: losses weighted by their labels, and predictions in the order of the source."""
+"""Predictions of Trainer in the order of the source."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from seqstream.arrays import Index
 from seqstream.batches.batch import Batch
-from seqstream.loading.loader import Loader
 
 
 class Predictions(PredictionOutput):
@@ -34,47 +31,6 @@ class Predictions(PredictionOutput):
         own = cls(*output)
         own.row_ids, own.pieces = rows.row_ids[rows.order], rows.pieces[rows.order]
         return own
-
-
-class EvaluationBatches:
-    """The batches of a loader, in the same order at every evaluation.
-
-    Raises:
-        ValueError: The loader does not end after one epoch.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        if loader.epochs != 1:
-            raise ValueError(
-                f"a loader to evaluate on must have epochs=1, got {loader.epochs}; make a Loader of its own for it"
-            )
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.loader.set_epoch(0)
-        return iter(self.loader)
-
-
-class MeanLoss:
-    """The mean of a loss over all labels of an evaluation, from the means of batches."""
-
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._weights: list[int] = []
-
-    def add(self, loss: Tensor, weight: int) -> None:
-        """Add the mean loss of a batch that has a number of labels."""
-        if weight:  # else it is the mean of nothing
-            self._losses.append(loss.detach())
-            self._weights.append(weight)
-
-    def value(self) -> float | None:
-        """Return the mean over the labels of all ranks, which call it together; ``None`` where there was none."""
-        losses = torch.stack(self._losses).double().cpu() if self._losses else torch.zeros(0, dtype=torch.double)
-        weights = torch.tensor(self._weights, dtype=torch.double)
-        sums = gather_object([(float(losses @ weights), float(weights.sum()))])
-        total, count = (sum(parts) for parts in zip(*sums, strict=True))
-        return total / count if count else None
 
 
 class EvaluatedRows:

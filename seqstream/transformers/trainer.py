@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from seqstream.accelerate.mean_loss import MeanLoss
 from seqstream.batches.batch import Batch
+from seqstream.loading.evaluation import EvaluationBatches
 from seqstream.loading.loader import Loader
 from seqstream.loading.stats import Stats
 from seqstream.records import IGNORE_INDEX
 from seqstream.stages.class_labels import ClassLabels
-from seqstream.transformers.evaluation import EvaluatedRows, EvaluationBatches, MeanLoss, Predictions
+from seqstream.transformers.evaluation import EvaluatedRows, Predictions
 
 _STATE = "loader_state_{rank}.json"
 """Name of the file in a checkpoint that holds the state of the loader of a rank."""
