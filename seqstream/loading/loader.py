@@ -23,6 +23,7 @@ from seqstream.loading.iteration import Iteration, progress_bar
 from seqstream.loading.not_a_dataset import NotADataset
 from seqstream.loading.pipeline import Pipeline
 from seqstream.loading.prefetch import StopSignal
+from seqstream.loading.profile import Explains
 from seqstream.loading.progress import Progress
 from seqstream.loading.read_only import ReadOnlyArguments
 from seqstream.loading.stage_lists import DataStage
@@ -37,7 +38,7 @@ from seqstream.sources.source import Source
 _Answer = TypeVar("_Answer")
 
 
-class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
+class Loader(NotADataset, ReadOnlyArguments, Explains, Iterable[Batch]):
     """Batches from a source, through stages, in an order that can be resumed.
 
     Iterating gives one epoch; iterate again for the next epoch, in a new order. The same seed gives the same batches, whatever
