@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seqstream.accelerate.mean_loss import MeanLoss
 from seqstream.batches.batch import Batch
+from seqstream.batches.zero_loss import zero_loss
 from seqstream.loading.evaluation import EvaluationBatches, Predicted
 from seqstream.loading.loader import Loader
 
@@ -91,8 +92,9 @@ class StreamAccelerator(Accelerator):  # type: ignore[misc]  # accelerate has no
         if batch is None:
             super().backward(loss, **options)
             return None
-        share = batch.step_share
-        part = (loss if share else loss.nan_to_num()) * share  # a mean over no label is NaN
+        part = loss * batch.step_share
+        if not batch.step_share and not part.isfinite():
+            part = zero_loss(parameter for model in self._models for parameter in model.parameters())
         super().backward(part * self.num_processes, **options)  # the gradients of ranks are averaged, not summed
         return part.detach()
 

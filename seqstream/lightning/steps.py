@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from seqstream.batches.batch import Batch
+from seqstream.batches.zero_loss import zero_loss
 from seqstream.loading.loader import Loader
 
 
@@ -87,11 +88,10 @@ class StepCallback(Callback):
         """Turn the mean loss of a batch into its part in the mean of the step; the gradients of ranks are averaged."""
         if self._batch is None or not pl_module.automatic_optimization:
             return
-        share = self._batch.step_share
-        if not share:
-            loss.nan_to_num_()  # a mean over no label
-        weight = share * trainer.world_size
-        if weight != 1:
+        weight = self._batch.step_share * trainer.world_size
+        if not weight and not loss.isfinite():
+            loss.detach_().zero_().add_(zero_loss(pl_module.parameters()))
+        elif weight != 1:
             loss.mul_(weight)
 
     def on_train_batch_end(

@@ -47,10 +47,12 @@ class Gradients:
             parameter.grad = state.get(name)
 
 
-def train(folder: Path, *, save_after: int | None = None, resume: bool = False) -> dict[str, Any]:
+def train(
+    folder: Path, *, save_after: int | None = None, resume: bool = False, spec: ss.Unbucketed | None = None
+) -> dict[str, Any]:
     """Train for an epoch, or the rest of one, and return the rows of each step and the weights."""
     accelerator = StreamAccelerator(cpu=True)
-    loader, model = make_loader(folder, accumulate=ACCUMULATED), make_words()
+    loader, model = make_loader(folder, spec, accumulate=1 if spec else ACCUMULATED), make_words()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     accelerator.register_for_checkpointing(Gradients(accelerator, model))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -100,6 +102,10 @@ def train_again(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     accelerator, folder = Accelerator(cpu=True), Path(sys.argv[1])
-    seen = {"epoch": gather_epoch(accelerator, folder), "trained": train_again(folder)}
+    seen = {
+        "epoch": gather_epoch(accelerator, folder),
+        "trained": train_again(folder),
+        "few": train(folder / "few", spec=ss.Unbucketed(4)),
+    }
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(seen))
     accelerate_loop.main()

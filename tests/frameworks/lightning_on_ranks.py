@@ -104,4 +104,6 @@ if __name__ == "__main__":
     for name in ("step-01", "inside-0-02"):
         resumed = fit(folder, folder / "again", folder / "ranks" / f"{name}.ckpt", accumulate=2, **options)
         seen[name] = resumed.seen, weights(resumed)
+    few = fit(folder / "few", folder / "few" / "runs", spec=ss.Unbucketed(4), **options)
+    seen["few"] = few.steps[:-1], weights(few)
     (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(seen))

@@ -149,8 +149,13 @@ def test_accelerate_counts_to_the_same(folder: Path) -> None:
     assert weights(model) == pytest.approx(train(folder)["weights"], abs=1e-12)
 
 
-def test_two_ranks(folder: Path) -> None:
-    """Ranks gather each record once, in batches of one size, and the example goes on exactly on both."""
+def test_two_ranks(folder: Path, texts: list[str], bpe_tokenizer: Tokenizer) -> None:
+    """Ranks gather each record once, in batches of one size, and the example goes on exactly on both.
+
+    Where a rank has no row of its own in a step, the step is of those of the other.
+    """
+    (folder / "few").mkdir()
+    write_corpus(folder / "few", texts[:9], bpe_tokenizer)
     cache = keep_part(folder, 4_000)
     script = ROOT / "tests" / "frameworks" / "accelerate_on_ranks.py"
     printed = run_ranks(script, str(folder), ranks=2, XDG_CACHE_HOME=str(cache))
@@ -158,6 +163,11 @@ def test_two_ranks(folder: Path) -> None:
     steps = [one + other for one, other in zip(*(each["trained"]["steps"] for each in seen), strict=True)]
     for each in seen:
         check_trained(folder, each["trained"], steps)
+    few = [one + other for one, other in zip(*(each["few"]["steps"] for each in seen), strict=True)]
+    assert list(map(len, few)) == [8, 1]
+    for each in seen:
+        expected = train_by_hand(folder / "few", make_words(), few)
+        assert each["few"]["weights"] == pytest.approx(expected, abs=1e-12)
     first, second = (each["epoch"] for each in seen)
     assert first == second
     rows = sorted(row for ids, _, _ in first for row in ids)

@@ -78,8 +78,13 @@ def test_a_resumed_run_is_the_same(folder: Path, tmp_path: Path, options: dict[s
     assert len(set(lengths)) >= len(whole) // accumulated > 5  # one for each step, the last too, after which nothing comes
 
 
-def test_two_ranks(folder: Path) -> None:
-    """Ranks take each record once an epoch, in as many steps, and go on exactly, inside of a step from its first batch."""
+def test_two_ranks(folder: Path, texts: list[str], bpe_tokenizer: Tokenizer) -> None:
+    """Ranks take each record once an epoch, in as many steps, and go on exactly, inside of a step from its first batch.
+
+    Where a rank has no row of its own in a step, the step is of those of the other.
+    """
+    (folder / "few").mkdir()
+    write_corpus(folder / "few", texts[:9], bpe_tokenizer)
     run_ranks(ROOT / "tests" / "frameworks" / "lightning_on_ranks.py", str(folder), ranks=2)
     first, second = (json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert len(first["whole"]) == len(second["whole"]) > 3
@@ -90,6 +95,10 @@ def test_two_ranks(folder: Path) -> None:
         assert seen["weights"] == pytest.approx(expected, abs=1e-12)
         for name in ("step-01", "inside-0-02"):  # a step of two batches, and one batch more
             assert seen[name] == [seen["whole"][2:], seen["weights"]]
+    few = [one + other for one, other in zip(first["few"][0], second["few"][0], strict=True)]
+    assert list(map(len, few)) == [8, 1] * 2
+    assert first["few"][1] == second["few"][1]
+    assert first["few"][1] == pytest.approx(train_by_hand(folder / "few", make_words(), few), abs=1e-12)
     once = sorted(row for batch in make_loader(folder) for row in batch.row_ids.tolist())
     for epoch in range(2):
         taken = [row for seen in (first, second) for number, batch, _ in seen["whole"] if number == epoch for row in batch]
