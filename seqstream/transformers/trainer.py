@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from seqstream.accelerate.mean_loss import MeanLoss
@@ -20,12 +19,8 @@ from seqstream.batches.batch import Batch
 from seqstream.loading.evaluation import EvaluationBatches
 from seqstream.loading.loader import Loader
 from seqstream.loading.stats import Stats
-from seqstream.records import IGNORE_INDEX
-from seqstream.stages.class_labels import ClassLabels
 from seqstream.transformers.evaluation import EvaluatedRows, Predictions
-
-_STATE = "loader_state_{rank}.json"
-"""Name of the file in a checkpoint that holds the state of the loader of a rank."""
+from seqstream.transformers.steps import STATE_FILE, CountEpochs, TrainingSteps, read_state, with_labels
 
 
 class StreamMixin:
@@ -46,7 +41,7 @@ class StreamMixin:
         self._evaluated: _Evaluation | None = None
         if isinstance(self.train_dataset, Loader):
             self.args.ignore_data_skip = True  # the loader goes on by itself
-            self.add_callback(_CountEpochs(self.train_dataset))  # type: ignore[attr-defined]
+            self.add_callback(CountEpochs(self.train_dataset))  # type: ignore[attr-defined]
 
     def _validate_args(self) -> None:
         """Raise unless the arguments fit a loader."""
@@ -59,13 +54,13 @@ class StreamMixin:
     def get_train_dataloader(self) -> Any:
         if not isinstance(self.train_dataset, Loader):
             return super().get_train_dataloader()  # type: ignore[misc]
-        return _Steps(self.train_dataset, lambda: self.state.global_step >= self.state.max_steps)
+        return TrainingSteps(self.train_dataset, lambda: self.state.global_step >= self.state.max_steps)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Return the loss of an optimiser step, a list of its batches, after a backward pass for each."""
         if not isinstance(inputs, list):
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc,no-any-return]
-        step = [_with_labels(batch, self.train_dataset) for batch in inputs]
+        step = [with_labels(batch, self.train_dataset) for batch in inputs]
         items = self._count_items(step)
         losses = []
         for batch in step:
@@ -135,14 +130,14 @@ class StreamMixin:
         """Save where this rank is: its random numbers, and its loader."""
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         if isinstance(self.train_dataset, Loader):
-            file = Path(output_dir, _STATE.format(rank=self.args.process_index))
+            file = Path(output_dir, STATE_FILE.format(rank=self.args.process_index))
             file.write_text(json.dumps(self.train_dataset.state_dict(stats=True)), encoding="utf-8")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Go on where this rank was."""
         super()._load_rng_state(checkpoint)  # type: ignore[misc]
         if checkpoint is not None and isinstance(self.train_dataset, Loader):
-            self.train_dataset.load_state_dict(_read_state(Path(checkpoint), self.args.process_index))
+            self.train_dataset.load_state_dict(read_state(Path(checkpoint), self.args.process_index))
             self._logged_stats = self.train_dataset.stats
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
@@ -189,7 +184,7 @@ class StreamMixin:
         evaluated = self._evaluated
         if not isinstance(inputs, Batch) or evaluated is None:
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **options)  # type: ignore[misc]
-        batch = _with_labels(inputs, evaluated.loader)
+        batch = with_labels(inputs, evaluated.loader)
         evaluated.num_labels = batch.num_label_tokens if "labels" in batch else batch.num_tokens
         own = self._inputs_of(batch)
         loss, logits, labels = super().prediction_step(model, own, prediction_loss_only, *args, **options)  # type: ignore[misc]
@@ -256,73 +251,6 @@ class _Evaluation:
     def __init__(self, accelerator: Any, loader: Loader) -> None:
         self.loader, self.loss, self.rows = loader, MeanLoss(), EvaluatedRows(accelerator)
         self.num_labels: int | None = None
-
-
-class _Steps:
-    """The optimiser steps of a loader, each a list of its batches, of which Trainer takes each for a batch.
-
-    Trainer would call ``set_epoch`` of the loader itself with a number of its own, and take a step more where it goes on from
-    a checkpoint after the last.
-    """
-
-    def __init__(self, loader: Loader, is_over: Callable[[], bool]) -> None:
-        self._loader, self._is_over = loader, is_over
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        if self._is_over():
-            return
-        batches = iter(self._loader)
-        first = next(batches, None)
-        if first is None:  # a state after the last batch of an epoch was loaded; Trainer would end at an epoch without steps
-            batches = iter(self._loader)
-        step: list[Batch] = []
-        for batch in batches if first is None else itertools.chain([first], batches):
-            step.append(batch)
-            if batch.is_step_end:
-                yield step
-                step = []
-
-
-class _CountEpochs(TrainerCallback):
-    """Sets the epoch that is logged to that of the loader, which Trainer cannot know."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        state.epoch = float(self._loader.epoch)
-
-    on_epoch_end = on_step_end
-
-
-def _with_labels(batch: Batch, loader: Loader) -> Batch:
-    """Return a batch whose one column of classes, or of ``label_ids``, is called ``labels``, unless it has labels."""
-    if "labels" in batch:
-        return batch
-    classes = [stage.to or stage.field for stage in loader.stages if isinstance(stage, ClassLabels)]
-    found = [name for name in ("label_ids", *classes) if name in batch.layout]
-    if len(found) != 1:
-        return batch
-    batch = batch.renamed(**{found[0]: "labels"})
-    weighs = batch.weights.view(-1, *[1] * (batch["labels"].ndim - 1)) > 0  # the loader hides labels of repeated rows by name
-    return batch.with_columns(labels=batch["labels"].masked_fill(~weighs, IGNORE_INDEX))
-
-
-def _read_state(checkpoint: Path, rank: int) -> Any:
-    """Return the state that a rank has saved, or the first one, without its stats, where there were fewer ranks.
-
-    Raises:
-        FileNotFoundError: The checkpoint has none.
-    """
-    own, first = (checkpoint / _STATE.format(rank=each) for each in (rank, 0))
-    if own.exists():
-        return json.loads(own.read_text(encoding="utf-8"))
-    if first.exists():
-        return {name: value for name, value in json.loads(first.read_text(encoding="utf-8")).items() if name != "stats"}
-    raise FileNotFoundError(
-        f"{checkpoint} has no {first.name}, as checkpoints of a StreamTrainer have; to go on from it with the data from the "
-        "beginning, load the model of the checkpoint instead of resuming"
-    )
 
 
 def _check_arguments(args: Any) -> None:

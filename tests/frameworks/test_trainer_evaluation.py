@@ -293,3 +293,29 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         match=r'^seqstream.transformers needs accelerate, which is not installed; pip install "seqstream\[transformers\]"$',
     ):
         options.require("transformers", "accelerate")
+
+
+class InterruptedTrainer(StreamTrainer):
+    """A trainer that is interrupted in its eighth step, two after its last checkpoint."""
+
+    def training_step(self, *args: Any, **options: Any) -> Tensor:
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return super().training_step(*args, **options)
+
+
+def test_an_interrupted_run_goes_on_where_its_last_checkpoint_was(folder: Path, tmp_path: Path) -> None:
+    """``resume_from_checkpoint=True`` is all it takes: losses, padding and weights are those of a run without a break."""
+    whole = make_trainer(folder, tmp_path / "whole")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(folder, tmp_path / "broken", InterruptedTrainer).train()
+    resumed = make_trainer(folder, tmp_path / "broken")
+    resumed.train(resume_from_checkpoint=True)
+    named = ("loss", "grad_norm", "data/padding", "epoch", "step")
+    shown = [[[entry.get(name) for name in named] for entry in each.state.log_history[:-1]] for each in (whole, resumed)]
+    assert shown[0] == shown[1]
+    assert weights(resumed.model) == weights(whole.model)
+    names = ("batches", "steps", "rows", "tokens", "slots")
+    counted = [[each.train_dataset.stats.to_dict()[name] for name in names] for each in (whole, resumed)]
+    assert counted[0] == counted[1]
