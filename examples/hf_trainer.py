@@ -23,13 +23,13 @@ STEPS, SAVED = 12, 5
 def make_trainer(folder: str) -> StreamTrainer:
     """Return a trainer with a new model, a stream to train on, and a file to evaluate on."""
     stream = load_dataset("json", data_files=write_files(folder), split="train", streaming=True).select_columns("text")
-    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(512)
+    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(256)
     train = ss.Loader(ss.HFDataset(stream), *stages, accumulate=4, on_batch=ss.CausalLabels())
     held_out = Path(folder, "valid.txt")
     held_out.write_text("".join(f"{line}\n" for line in docstring_texts().read_text().splitlines()[:100]))
     valid = ss.Loader(ss.TextFiles(held_out), *stages, on_batch=ss.CausalLabels())
     torch.manual_seed(0)
-    size = GPT2Config(n_embd=64, n_layer=2, n_head=2, n_positions=128, vocab_size=8_192, bos_token_id=0, eos_token_id=0)
+    size = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, vocab_size=8_192, bos_token_id=0, eos_token_id=0)
     steps = {"max_steps": STEPS, "save_steps": SAVED, "eval_strategy": "steps", "eval_steps": 6, "logging_steps": 1}
     output = {"disable_tqdm": True, "report_to": "none", "use_cpu": True, "log_level": "error"}
     args = TrainingArguments(folder, learning_rate=3e-3, **steps, **output)

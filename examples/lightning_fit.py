@@ -24,7 +24,7 @@ except ImportError:
 
 from seqstream.lightning import StreamData, log_loss
 
-STEPS, SAVED, ACCUMULATE = 24, 10, 4
+STEPS, SAVED, ACCUMULATE = 12, 5, 4
 
 
 class LanguageModel(LightningModule):
