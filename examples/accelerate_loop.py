@@ -1,12 +1,10 @@
 """Train in a loop of Hugging Face's accelerate, and resume in mid-epoch with exactly the next batch.
 
-``prepare`` leaves a loader unchanged: the loader knows its rank and moves batches to the device by itself. Once it is
-registered, `Accelerator` saves its state with the model. The loader also says where an optimiser step of several batches ends,
-so leave ``gradient_accumulation_steps`` at 1: `Accelerator` would divide by it. `torchrun --nproc-per-node 2
-examples/accelerate_loop.py` trains on two ranks with the same code.
+`StreamAccelerator` saves the state of a prepared loader with the model, and steps where the loader says so: the loop below is
+accelerate's own, with ``batch=batch``. `torchrun --nproc-per-node 2 examples/accelerate_loop.py` trains on two ranks with the
+same code.
 """
 
-import contextlib
 import sys
 import tempfile
 
@@ -17,10 +15,11 @@ from shared.transformer import Transformer, padded
 import seqstream as ss
 
 try:
-    from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 except ImportError:
     sys.exit("this example needs accelerate; pip install accelerate")
+
+from seqstream.accelerate import StreamAccelerator
 
 STEPS, SAVED, ACCUMULATE = 12, 5, 4
 
@@ -28,31 +27,25 @@ STEPS, SAVED, ACCUMULATE = 12, 5, 4
 def train(folder: str, *, resume: bool) -> list[float]:
     """Train with new objects, from the beginning or from a checkpoint, and return the mean loss of each step."""
     torch.manual_seed(0)
-    accelerator = Accelerator(cpu=True)
+    accelerator = StreamAccelerator(cpu=True)
+    stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(256)
+    on_batch = ss.CausalLabels()
     loader = ss.Loader(
-        ss.TextFiles(docstring_texts()),
-        ss.Tokenize(tokenizer(), max_length=128),
-        ss.Bucket(256),
-        accumulate=ACCUMULATE,
-        device=accelerator.device,
-        on_batch=ss.CausalLabels(),
+        ss.TextFiles(docstring_texts()), *stages, accumulate=ACCUMULATE, device=accelerator.device, on_batch=on_batch
     )
     model = Transformer(num_blocks=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    accelerator.register_for_checkpointing(loader)
     if resume:
         accelerator.load_state(folder)
     losses, total, steps = [], torch.zeros(1), range(SAVED if resume else 0, STEPS)
     for batch in loader:
-        with contextlib.nullcontext() if batch.is_step_end else accelerator.no_sync(model):
-            share = model(padded(batch)) / batch.step_num_label_tokens  # of the mean loss of the step, of all ranks
-            accelerator.backward(share * accelerator.num_processes)  # the gradients of ranks are averaged, not summed
-        total += share.detach()
-        if batch.is_step_end:
+        with accelerator.accumulate(model, batch=batch):
+            total += accelerator.backward(model(padded(batch)) / batch.num_label_tokens, batch=batch)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(accelerator.gather(total).sum().item())
+        if batch.is_step_end:
+            losses.append(accelerator.reduce(total).item())
             total.zero_()
             if len(losses) == len(steps):
                 break
@@ -64,7 +57,7 @@ def train(folder: str, *, resume: bool) -> list[float]:
 def main() -> None:
     """Train, resume from the middle with new objects, and compare."""
     torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
+    accelerator = StreamAccelerator(cpu=True)
     with accelerator.main_process_first():  # one process makes the corpus
         tokenizer()
     with tempfile.TemporaryDirectory() as folder:

@@ -35,6 +35,10 @@ within a window.
 A `Mixture` gives many sources their shares of the tokens, within one row at the end of every window; the records of each come
 in an order of its own, whatever the others are. A `Concat` is one source after another for one epoch, shuffled together.
 
+`seqstream.transformers` has a Trainer that takes loaders for data sets, `seqstream.lightning` and `seqstream.accelerate` what
+these need; each imports its library only when it is imported itself. `Loader.explain` shows where the time of a loader goes,
+and `Stats.to_dict` what it counts, for a logger.
+
 Ranks share a window that is ``world_size`` times as large. They exchange how many rows there are of each length, make the same
 plan of these counts, and send each row once, to the rank that takes it. Plain text, JSON lines and data sets with random access
 are read only by the rank that tokenises them; compressed files, tables, streams and generators are read by every rank, which

@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -197,3 +198,19 @@ def _named(value: Any) -> Any:
     while isinstance(value, functools.partial):
         value = value.func
     return value if hasattr(value, "__qualname__") else type(value)
+
+
+def require(library: str, *others: str) -> None:
+    """Raise unless optional libraries are installed.
+
+    Args:
+        library: The library after which the extra of seqstream, and its module, are called.
+        others: Other libraries of the extra.
+
+    Raises:
+        ImportError: One is missing; the message names the extra that brings it.
+    """
+    for name in (library, *others):
+        if find_spec(name) is None:
+            message = f'seqstream.{library} needs {name}, which is not installed; pip install "seqstream[{library}]"'
+            raise ModuleNotFoundError(message, name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -35,7 +35,7 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
     """
     last = (-1, -1)
     for _, window in itertools.groupby(predictions, key=lambda prediction: prediction[0].window):
-        rows = [row for batch, values in window for row in _real_rows(batch, values)]
+        rows = [row for batch, values in window for row in real_rows(batch, values)]
         rows.sort(key=lambda row: row[:2])
         for row in rows:
             if row[:2] <= last:
@@ -44,7 +44,21 @@ def restore_order(predictions: Iterable[tuple[Batch, Sequence[Value] | Tensor]])
             yield row
 
 
-def _real_rows(batch: Batch, values: Sequence[Value] | Tensor) -> list[tuple[int, int, Value]]:
+class BatchRows(NamedTuple):
+    """The rows of a batch, without its columns.
+
+    Attributes:
+        row_ids: ``int64 (B,)``.
+        pieces: ``int64 (B,)``.
+        weights: ``float32 (B,)``.
+    """
+
+    row_ids: Tensor
+    pieces: Tensor
+    weights: Tensor
+
+
+def real_rows(batch: Batch | BatchRows, values: Sequence[Value] | Tensor) -> list[tuple[int, int, Value]]:
     """Return row ids, pieces and values of the rows that weigh.
 
     Raises:

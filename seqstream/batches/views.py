@@ -30,6 +30,9 @@ class Views:
     row_ids: Tensor
     weights: Tensor
     padding_side: str
+    num_tokens: int
+    num_slots: int
+    step_num_tokens: int
     layout: BatchLayout
 
     @property
@@ -69,6 +72,39 @@ class Views:
             RuntimeError: ``on_batch`` has no ``label_rule``, or draws labels at random, so later batches cannot be counted.
         """
         return self._known_labels("_step_labels", "step_num_label_tokens")
+
+    @property
+    def step_share(self) -> float:
+        """Share of this batch in the labels of its step, of all ranks, 0 to 1; in its tokens where there are no labels.
+
+        Mean losses of batches, each times its share, add up to the mean over all labels of the step. On several ranks multiply
+        by their number too, as DistributedDataParallel takes the mean of gradients. Labels that ``on_batch`` draws at random
+        are not known for later batches: of such steps it is the share in the tokens.
+        """
+        total, own = self.__dict__.get("_step_labels"), self.num_label_tokens
+        if total is None:  # a step of one batch of one rank
+            return 1.0
+        return own / total if total > 0 else self.num_tokens / max(self.step_num_tokens, 1)
+
+    def stats(self) -> dict[str, float]:
+        """Return numbers of this batch for a logger, by name.
+
+        Whole numbers: ``rows``, of which ``made_up_rows`` and ``repeated_rows`` weigh nothing; ``tokens`` without padding,
+        ``slots`` with it, ``labels`` other than -100; ``shortest`` and ``longest`` row, in tokens. ``padding`` is the share of
+        the slots, 0 to 1. The rows of a batch of `Pack` are counted as sequences, apart from ``shortest`` and ``longest``.
+        """
+        layout, lengths = self.layout, self.lengths
+        return {
+            "rows": len(self.row_ids),
+            "made_up_rows": layout.num_made_up,
+            "repeated_rows": layout.num_repeated,
+            "tokens": self.num_tokens,
+            "slots": self.num_slots,
+            "padding": 1 - self.num_tokens / max(self.num_slots, 1),
+            "labels": self.num_label_tokens,
+            "shortest": int(lengths.min()),
+            "longest": int(lengths.max()),
+        }
 
     def _known_labels(self, field: str, name: str) -> int:
         """Return a number of labels that was counted with the window, or of this batch where it is alone.

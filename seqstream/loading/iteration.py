@@ -75,6 +75,8 @@ class Iteration(Iterator[Batch]):
         batch = self._pipeline.receive(prepared)
         if batch is None:
             self._progress.finish(prepared)
+            if self._bar is not None:
+                self._bar.total = self._bar.n  # it was an estimate; a notebook shows a bar that ends before it as failed
             self.close("")
             raise StopIteration
         answered = time.perf_counter()

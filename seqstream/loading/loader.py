@@ -23,6 +23,7 @@ from seqstream.loading.iteration import Iteration, progress_bar
 from seqstream.loading.not_a_dataset import NotADataset
 from seqstream.loading.pipeline import Pipeline
 from seqstream.loading.prefetch import StopSignal
+from seqstream.loading.profile import Explains
 from seqstream.loading.progress import Progress
 from seqstream.loading.read_only import ReadOnlyArguments
 from seqstream.loading.stage_lists import DataStage
@@ -37,7 +38,7 @@ from seqstream.sources.source import Source
 _Answer = TypeVar("_Answer")
 
 
-class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
+class Loader(NotADataset, ReadOnlyArguments, Explains, Iterable[Batch]):
     """Batches from a source, through stages, in an order that can be resumed.
 
     Iterating gives one epoch; iterate again for the next epoch, in a new order. The same seed gives the same batches, whatever
@@ -150,6 +151,11 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
     def stats(self) -> Stats:
         """What was handed out so far, and what it cost."""
         return self._progress.stats
+
+    @property
+    def window_stats(self) -> Stats:
+        """What was handed out of the window that the last batch is of, and what it cost."""
+        return self.stats.since(self._progress.before_window)
 
     def __iter__(self) -> Iteration:
         """Begin an epoch, or continue at a loaded state once."""

@@ -13,8 +13,8 @@ class NotADataset:
         """Raise: a loader has no data set, from which frameworks would skip batches one by one to resume."""
         raise AttributeError(
             "a Loader has no dataset of which batches could be skipped; load_state_dict(batch.state) goes on at once. "
-            "With transformers' Trainer set ignore_data_skip=True and keep the loader's state in its checkpoints, as "
-            "examples/hf_trainer.py does: with ignore_data_skip alone a new loader begins at its first batch"
+            "In place of Trainer use seqstream.transformers.StreamTrainer, which keeps the state of the loader in "
+            "its checkpoints: with ignore_data_skip=True alone a new loader begins at its first batch"
         )
 
     def __len__(self) -> NoReturn:

@@ -126,7 +126,7 @@ class Pipeline:
             window: It has one batch.
             state: What the batch carries.
         """
-        batch, event = self._transfer.send(self._customise(self._collate(window, 0, state, self._arguments.seed)))
+        batch, event = self._transfer.send(self.customise(self.collate(window, 0, state, self._arguments.seed)))
         return self._transfer.receive(batch, event)
 
     def _batches(
@@ -155,7 +155,7 @@ class Pipeline:
             for turn in range(len(window.plan)):
                 position = _after(position, window, turn, self.epochs.num_shards)
                 state = self.state_at(position, calibration)
-                batch = self._customise(self._collate(window, turn, state, seeds[turn]))
+                batch = self.customise(self.collate(window, turn, state, seeds[turn]))
                 batch, event = self._transfer.send(batch)
                 if turn == meeting == 0 and window.totals is not None:
                     go_on()
@@ -188,13 +188,14 @@ class Pipeline:
                     stacklevel=2,
                 )
 
-    def _collate(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
+    def collate(self, window: Window, turn: int, state: dict[str, Json], seed: int) -> Batch:
+        """Return a batch of a window before ``on_batch``."""
         padding = self.epochs.parsed.padding
         if isinstance(window.spec, Pack):
             return collate_packed(window, turn, padding, state, seed, causal=window.spec.causal)
         return collate(window, turn, padding, state, seed, layout=self._arguments.layout)
 
-    def _customise(self, batch: Batch) -> Batch:
+    def customise(self, batch: Batch) -> Batch:
         """Return what ``on_batch`` makes of a batch."""
         if self._arguments.on_batch is None:
             return batch

@@ -25,6 +25,7 @@ class Progress:
         origin: How the position came about: ``"fresh"`` at a beginning, before a batch was taken; ``"taken"`` after a batch;
             ``"loaded"`` by a state from which no iteration has begun.
         stats: What was handed out so far.
+        before_window: What was handed out before the window under way, or before a state was loaded within it.
     """
 
     epochs: int | None
@@ -32,6 +33,8 @@ class Progress:
     calibration: Calibration
     origin: Origin = "fresh"
     stats: Stats = dataclasses.field(default_factory=Stats)
+    before_window: Stats = dataclasses.field(default_factory=Stats)
+    _window: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, epochs: int | None, calibration: Calibration) -> Progress:
@@ -60,6 +63,8 @@ class Progress:
         """
         self.position, self.calibration, self.origin = prepared.position, prepared.calibration, "taken"
         if (batch := prepared.batch) is not None:
+            if (window := (prepared.position.epoch, batch.window)) != self._window:
+                self._window, self.before_window = window, self.stats
             self.stats = self.stats.plus(
                 prepared.by_source,
                 batches=1,
@@ -90,6 +95,7 @@ class Progress:
             until = None if self.epochs is None else position.epoch + self.epochs
             position = dataclasses.replace(position, until=until)
         self.position, self.calibration, self.stats, self.origin = position, calibration, stats, "loaded"
+        self._window, self.before_window = None, stats
 
 
 def _beginning(epoch: int, epochs: int | None) -> Position:

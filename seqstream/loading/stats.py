@@ -91,17 +91,42 @@ class Stats:
         later = self.plus(None, **{name: -value for name, value in earlier._counts().items()})
         return dataclasses.replace(later, by_source=self.by_source.minus(earlier.by_source))
 
-    def as_dict(self) -> dict[str, float]:
-        """Return all counts, and the shares and means derived from them, as numbers for JSON or a logger.
+    def to_dict(self) -> dict[str, float]:
+        """Return all numbers under one name each, as TensorBoard, W&B, MLflow and JSON take them.
 
-        Those of each source of a mixture have names such as ``web/share``.
+        The names are those of the attributes and properties of this class, apart from ``by_source``:
+
+        - numbers of things, which are whole: ``batches``, ``steps``, ``rows``, ``tokens``, ``slots``, ``made_up_rows``,
+          ``repeated_rows``, ``cached_rows``, ``rows_without_labels``, and of records ``truncated``, ``split``, ``dropped``,
+          ``empty``;
+        - ``padding``: a share, 0 to 1;
+        - ``rows_per_batch``, ``rows_per_step``, ``tokens_per_batch``: means;
+        - ``seconds``, ``seconds_waited``: seconds, and ``tokens_per_second``: real tokens per second.
+
+        A source of a mixture that is called ``web`` has ``source/web/rows``, ``source/web/tokens``, ``source/web/share`` (of
+        the tokens, 0 to 1), ``source/web/epochs`` (passes over the source) and ``source/web/padding`` (0 to 1).
+
+        All are of this rank. ``loader.stats.to_dict()`` has the total, ``loader.window_stats.to_dict()`` the window under way,
+        and ``loader.stats.since(earlier).to_dict()`` what was added since.
         """
         of_sources = {
-            f"{name}/{field}": value
+            f"source/{name}/{field}": value
             for name, each in self.by_source.items()
             for field, value in dataclasses.asdict(each).items()
         }
         return {**self._counts(), **{name: getattr(self, name) for name in _DERIVED}, **of_sources}
+
+    def to_log(self, earlier: Stats, prefix: str = "data/") -> dict[str, float]:
+        """Return what a training run should log of the time since ``earlier``: the callbacks for frameworks log these.
+
+        ``data/padding`` (share of the slots, 0 to 1), ``data/tokens_per_second`` (real tokens of this rank),
+        ``data/seconds_waited`` for batches, and for each source of a mixture ``data/source/web/share`` (of the tokens, 0 to 1)
+        and ``data/source/web/epochs`` (passes so far).
+        """
+        shown = self.since(earlier).to_dict()
+        names = ["padding", "tokens_per_second", "seconds_waited"]
+        names += [f"source/{name}/{field}" for name in self.by_source for field in ("share", "epochs")]
+        return {prefix + name: shown[name] for name in names}
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts that are not 0, as the entry ``stats`` of a state."""

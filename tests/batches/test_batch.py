@@ -22,7 +22,8 @@ def test_columns_are_attributes() -> None:
 UNKNOWN = (
     r"batch has no column or attribute 'nothing'; its columns are input_ids, label; its attributes are attention_mask, "
     r"lengths, mask, row_ids, pieces, weights, padding_side, num_tokens, num_slots, global_num_tokens, step, is_step_end, "
-    r"step_num_tokens, window, state, layout, global_num_label_tokens, num_label_tokens, num_rows, step_num_label_tokens"
+    r"step_num_tokens, window, state, layout, global_num_label_tokens, num_label_tokens, num_rows, step_num_label_tokens, "
+    r"step_share"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+import seqstream as ss
+from seqstream.accelerate import StreamAccelerator
 from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, weights
 from tests.frameworks.streams import make_loader, rows_of
 
@@ -46,28 +47,48 @@ class Gradients:
             parameter.grad = state.get(name)
 
 
-def train(folder: Path, *, save_after: int | None = None, resume: bool = False) -> dict[str, Any]:
+def train(
+    folder: Path, *, save_after: int | None = None, resume: bool = False, spec: ss.Unbucketed | None = None
+) -> dict[str, Any]:
     """Train for an epoch, or the rest of one, and return the rows of each step and the weights."""
-    accelerator = Accelerator(cpu=True)
-    loader, model = make_loader(folder, accumulate=ACCUMULATED), make_words()
+    accelerator = StreamAccelerator(cpu=True)
+    loader, model = make_loader(folder, spec, accumulate=1 if spec else ACCUMULATED), make_words()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    accelerator.register_for_checkpointing(loader, Gradients(accelerator, model))
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    accelerator.register_for_checkpointing(Gradients(accelerator, model))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    model, optimizer, schedule, loader = accelerator.prepare(model, optimizer, schedule, loader)
     if resume:
         accelerator.load_state(str(folder / "state"))
     steps: list[list[int]] = [[]]
+    losses, total = [], 0.0
     for number, batch in enumerate(loader, 1):
-        with contextlib.nullcontext() if batch.is_step_end else accelerator.no_sync(model):
-            loss = loss_of_words(model, batch.input_ids, batch.labels, batch.step_num_label_tokens)
-            accelerator.backward(loss * accelerator.num_processes)
+        with accelerator.accumulate(model, batch=batch):
+            loss = loss_of_words(model, batch.input_ids, batch.labels, batch.num_label_tokens)
+            total += accelerator.backward(loss, batch=batch).item()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
         steps[-1] += rows_of(batch)
         if batch.is_step_end:
-            optimizer.step()
-            optimizer.zero_grad()
             steps.append([])
+            losses.append(accelerator.reduce(torch.tensor(total)).item())
+            total = 0.0
         if number == save_after:
             accelerator.save_state(str(folder / "state"))
-    return {"steps": steps[:-1], "weights": weights(model), "num_steps": loader.stats.steps}
+    assert schedule.scheduler.last_epoch == loader.stats.steps or resume
+    valid = make_loader(folder, ss.Bucket(120))
+    predicted = accelerator.predict(lambda batch: batch.lengths, valid)
+    evaluated = accelerator.evaluate(
+        lambda batch: loss_of_words(model, batch.input_ids, batch.labels, batch.num_label_tokens), valid
+    )
+    return {
+        "steps": steps[:-1],
+        "losses": losses,
+        "weights": weights(model),
+        "num_steps": loader.stats.steps,
+        "evaluated": evaluated,
+        "predicted": [(row, int(length)) for row, _, length in predicted],
+    }
 
 
 def train_again(folder: Path) -> dict[str, Any]:
@@ -81,6 +102,10 @@ def train_again(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     accelerator, folder = Accelerator(cpu=True), Path(sys.argv[1])
-    seen = {"epoch": gather_epoch(accelerator, folder), "trained": train_again(folder)}
+    seen = {
+        "epoch": gather_epoch(accelerator, folder),
+        "trained": train_again(folder),
+        "few": train(folder / "few", spec=ss.Unbucketed(4)),
+    }
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(seen))
     accelerate_loop.main()

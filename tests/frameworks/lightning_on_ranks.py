@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_fit import Stream
 from torch import Tensor
 
 import seqstream as ss
+from seqstream.lightning import StreamData
 from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, weights
 from tests.frameworks.streams import make_loader, rows_of
 
@@ -25,12 +25,12 @@ class Words(LightningModule):
     """Guesses the next token from a token alone, and remembers the epoch, the rows and the loss of each batch.
 
     Args:
-        counts: Whether Lightning counts the batches of a step; else a step ends where the loader says so.
+        is_automatic: Whether Lightning takes the steps, of mean losses of batches; else the module itself.
     """
 
-    def __init__(self, *, counts: bool) -> None:
+    def __init__(self, *, is_automatic: bool) -> None:
         super().__init__()
-        self.automatic_optimization = counts
+        self.automatic_optimization = is_automatic
         self.model = make_words()
         self.seen: list[tuple[int, list[int], float]] = []
         self.steps: list[list[int]] = [[]]
@@ -44,7 +44,7 @@ class Words(LightningModule):
         if batch.is_step_end:
             self.steps.append([])
         if self.automatic_optimization:
-            return share * world_size * self.trainer.accumulate_grad_batches  # by which Lightning divides
+            return loss_of_words(self.model, batch.input_ids, batch.labels, batch.num_label_tokens)
         with contextlib.nullcontext() if batch.is_step_end or world_size == 1 else self.trainer.model.no_sync():
             self.manual_backward(share * world_size)
         if batch.is_step_end:
@@ -67,10 +67,19 @@ class SaveInside(Callback):
             trainer.save_checkpoint(self.runs / f"inside-{trainer.current_epoch}-{batch_idx:02}.ckpt")
 
 
-def fit(folder: Path, runs: Path, checkpoint: Path | None = None, *, accumulate: int = 1, **options: Any) -> Words:
+def fit(
+    folder: Path,
+    runs: Path,
+    checkpoint: Path | None = None,
+    *,
+    accumulate: int = 1,
+    is_automatic: bool = True,
+    spec: ss.Unbucketed | None = None,
+    **options: Any,
+) -> Words:
     """Fit from the beginning, or from a checkpoint, and return what was fitted; each step and each epoch is saved."""
-    module = Words(counts="accumulate_grad_batches" in options)
-    stream = Stream(make_loader(folder, accumulate=accumulate))
+    module = Words(is_automatic=is_automatic)
+    loader = make_loader(folder, spec, accumulate=accumulate)
     each_step = ModelCheckpoint(
         runs, filename="step-{step:02}", auto_insert_metric_name=False, every_n_train_steps=1, save_top_k=-1
     )
@@ -78,14 +87,12 @@ def fit(folder: Path, runs: Path, checkpoint: Path | None = None, *, accumulate:
         runs, filename="epoch-{epoch}", auto_insert_metric_name=False, save_on_train_epoch_end=True, save_top_k=-1
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    inside = [] if module.automatic_optimization else [SaveInside(runs)]
-    trainer = Trainer(callbacks=[stream, *inside, each_step, each_epoch], **{**quiet, **options})
+    trainer = Trainer(callbacks=[SaveInside(runs), each_step, each_epoch], **{**quiet, **options})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # that the folder has checkpoints, and of its own use of torch
-        trainer.fit(module, stream, ckpt_path=checkpoint)
-    assert trainer.train_dataloader is stream
+        trainer.fit(module, datamodule=StreamData(train=loader), ckpt_path=checkpoint)
     if trainer.max_steps < 0 and checkpoint is None:  # else it has read a batch more
-        assert trainer.global_step == stream.loader.stats.steps
+        assert trainer.global_step == loader.stats.steps
     return module
 
 
@@ -97,4 +104,6 @@ if __name__ == "__main__":
     for name in ("step-01", "inside-0-02"):
         resumed = fit(folder, folder / "again", folder / "ranks" / f"{name}.ckpt", accumulate=2, **options)
         seen[name] = resumed.seen, weights(resumed)
+    few = fit(folder / "few", folder / "few" / "runs", spec=ss.Unbucketed(4), **options)
+    seen["few"] = few.steps[:-1], weights(few)
     (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(seen))

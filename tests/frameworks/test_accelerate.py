@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from tokenizers import Tokenizer
 
+from seqstream.accelerate import StreamAccelerator
 from tests.frameworks.accelerate_on_ranks import ACCUMULATED, STOPS, train, train_again
 from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, train_by_hand, weights
 from tests.frameworks.streams import ROOT, make_loader, run_ranks, write_corpus
@@ -75,11 +76,31 @@ def test_a_batch_is_gathered_and_moved(folder: Path) -> None:
     assert moved.state == batch.state
 
 
+def check_evaluated(folder: Path, seen: dict[str, Any]) -> None:
+    """The loss is the mean over all labels, and predictions are those of each row, in the order of the source."""
+    model = make_words()
+    torch.nn.utils.vector_to_parameters(torch.tensor(seen["weights"], dtype=torch.double), model.parameters())
+    with torch.inference_mode():
+        losses = [
+            (loss_of_words(model, batch.input_ids, batch.labels).item(), batch.num_label_tokens)
+            for batch in make_loader(folder)
+        ]
+    assert seen["evaluated"] == pytest.approx(sum(loss for loss, _ in losses) / sum(count for _, count in losses), abs=1e-12)
+    lengths = {
+        row: length
+        for batch in make_loader(folder)
+        for row, length in zip(batch.row_ids.tolist(), batch.lengths.tolist(), strict=True)
+    }
+    assert list(map(tuple, seen["predicted"])) == sorted(lengths.items())
+
+
 def check_trained(folder: Path, seen: dict[str, Any], steps: list[list[int]]) -> None:
     """The weights are those of one backward for each step over all its rows, and a run that went on has the same."""
     assert len(steps) == seen["num_steps"] > 4
     assert seen["weights"] == pytest.approx(train_by_hand(folder, make_words(), steps), abs=1e-12)
+    check_evaluated(folder, seen)
     for stop, batches in STOPS.items():
+        assert seen[stop]["losses"][1:] == pytest.approx(seen["losses"][batches // ACCUMULATED + 1 :], abs=1e-12)
         assert seen[stop]["weights"] == pytest.approx(seen["weights"], abs=1e-12)
         assert seen[stop]["steps"][1:] == seen["steps"][batches // ACCUMULATED + 1 :]
 
@@ -88,6 +109,29 @@ def test_steps_are_those_of_their_unions(folder: Path) -> None:
     """Each optimiser step is of all batches that were planned for it, also where a run goes on inside of one."""
     seen = train_again(folder)
     check_trained(folder, seen, seen["steps"])
+
+
+def test_what_does_not_fit_is_refused(folder: Path) -> None:
+    """Batches that accelerate counts, and a loader without end to evaluate on."""
+    accelerator, batch = StreamAccelerator(cpu=True, gradient_accumulation_steps=2), next(iter(make_loader(folder)))
+    message = r"^gradient_accumulation_steps must be 1, got 2: .* write Loader\(accumulate=2\)$"
+    with pytest.raises(ValueError, match=message), accelerator.accumulate(batch=batch):
+        pass
+    with pytest.raises(ValueError, match=r"^a loader to evaluate on must have epochs=1, got None"):
+        accelerator.predict(len, make_loader(folder, epochs=None))
+
+
+def test_without_a_batch_it_is_an_accelerator(folder: Path) -> None:
+    """It counts batches and divides losses as accelerate does."""
+    accelerator = StreamAccelerator(cpu=True, gradient_accumulation_steps=2)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for expected in (False, True):
+        with accelerator.accumulate(model):
+            assert accelerator.backward(model(torch.ones(1, 1)).sum()) is None
+            assert accelerator.sync_gradients == expected
+    assert model.weight.grad.item() == 1
 
 
 def test_accelerate_counts_to_the_same(folder: Path) -> None:
@@ -105,8 +149,13 @@ def test_accelerate_counts_to_the_same(folder: Path) -> None:
     assert weights(model) == pytest.approx(train(folder)["weights"], abs=1e-12)
 
 
-def test_two_ranks(folder: Path) -> None:
-    """Ranks gather each record once, in batches of one size, and the example goes on exactly on both."""
+def test_two_ranks(folder: Path, texts: list[str], bpe_tokenizer: Tokenizer) -> None:
+    """Ranks gather each record once, in batches of one size, and the example goes on exactly on both.
+
+    Where a rank has no row of its own in a step, the step is of those of the other.
+    """
+    (folder / "few").mkdir()
+    write_corpus(folder / "few", texts[:9], bpe_tokenizer)
     cache = keep_part(folder, 4_000)
     script = ROOT / "tests" / "frameworks" / "accelerate_on_ranks.py"
     printed = run_ranks(script, str(folder), ranks=2, XDG_CACHE_HOME=str(cache))
@@ -114,6 +163,11 @@ def test_two_ranks(folder: Path) -> None:
     steps = [one + other for one, other in zip(*(each["trained"]["steps"] for each in seen), strict=True)]
     for each in seen:
         check_trained(folder, each["trained"], steps)
+    few = [one + other for one, other in zip(*(each["few"]["steps"] for each in seen), strict=True)]
+    assert list(map(len, few)) == [8, 1]
+    for each in seen:
+        expected = train_by_hand(folder / "few", make_words(), few)
+        assert each["few"]["weights"] == pytest.approx(expected, abs=1e-12)
     first, second = (each["epoch"] for each in seen)
     assert first == second
     rows = sorted(row for ids, _, _ in first for row in ids)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hf_trainer import StreamTrainer
 from torch import Tensor, distributed, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 import seqstream as ss
+from seqstream.transformers import StreamTrainer
+from tests.frameworks.classes import Classifier, class_loader
 from tests.frameworks.steps_by_hand import LEARNING_RATE, weights
 from tests.frameworks.streams import MAX_LENGTH, make_loader, rows_of
 
@@ -23,8 +24,8 @@ STEPS, SAVE_EVERY, ACCUMULATED = 11, 3, 3
 class WatchedTrainer(StreamTrainer):
     """A Trainer that keeps the steps it trained on."""
 
-    def __init__(self, loader: ss.Loader, **options: Any) -> None:
-        super().__init__(loader, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.trained: list[list[ss.Batch]] = []
 
     def training_step(self, model: nn.Module, step: list[ss.Batch], num_items_in_batch: None = None) -> Tensor:
@@ -59,7 +60,6 @@ def arguments(runs: Path, **options: Any) -> TrainingArguments:
         str(runs),
         max_steps=STEPS,
         save_steps=SAVE_EVERY,
-        ignore_data_skip=True,
         optim="sgd",
         lr_scheduler_type="constant",
         learning_rate=LEARNING_RATE,
@@ -75,25 +75,49 @@ def arguments(runs: Path, **options: Any) -> TrainingArguments:
 def train(folder: Path, runs: Path, checkpoint: int | None = None, *, dropout: float) -> WatchedTrainer:
     """Train from the beginning, or from a checkpoint, and return the trainer."""
     disable_progress_bar()
-    loader = make_loader(folder, epochs=None, accumulate=ACCUMULATED)
-    trainer = WatchedTrainer(loader, model=make_model(dropout), args=arguments(runs))
+    loader = make_loader(folder, accumulate=ACCUMULATED)
+    trainer = WatchedTrainer(train_dataset=loader, model=make_model(dropout), args=arguments(runs))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(runs / f"checkpoint-{checkpoint}"))
     return trainer
+
+
+def train_classes(folder: Path, runs: Path, texts: list[str]) -> dict[str, Any]:
+    """Train for three steps on rows that ranks cannot share evenly, and predict the class of each."""
+    args = arguments(runs, save_strategy="no")
+    args.max_steps = 3
+    trainer = WatchedTrainer(model=Classifier(), args=args, train_dataset=class_loader(folder, texts, ss.Unbucketed(4)))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    output = trainer.predict(class_loader(folder, texts, ss.Unbucketed(4), shuffle=False))
+    return {
+        "steps": trainer.rows(),
+        "weights": weights(trainer.model),
+        "row_ids": output.row_ids.tolist(),
+        "predictions": output.predictions.tolist(),
+        "labels": output.label_ids.tolist(),
+        "loss": output.metrics["test_loss"],
+    }
 
 
 def watch(folder: Path) -> dict[str, Any]:
     """Train on this rank, go on from a checkpoint, and return what was seen, for JSON."""
     trainer = train(folder, folder / "ranks", dropout=0)
     resumed = train(folder, folder / "ranks", 2 * SAVE_EVERY, dropout=0)
+    evaluated = trainer.predict(make_loader(folder, ss.Bucket(120)))
+    texts = (folder / "corpus.txt").read_text(encoding="utf-8").splitlines()[:9]
     return {
+        "eval_loss": evaluated.metrics["test_loss"],
+        "eval_rows": evaluated.row_ids.tolist(),
+        "eval_labels": (evaluated.label_ids != -100).sum(1).tolist(),
+        "classes": train_classes(folder, folder / "classes", texts),
         "rows": trainer.rows(),
         "rows again": resumed.rows(),
         "losses": trainer.logged("loss"),
         "losses again": resumed.logged("loss"),
         "weights": weights(trainer.model),
         "weights again": weights(resumed.model),
-        "num_steps": trainer.stream.loader.stats.steps,
+        "num_steps": trainer.train_dataset.stats.steps,
     }
 
 

@@ -500,7 +500,7 @@ def test_stats_by_source() -> None:
     assert all(0 <= each.padding < 0.5 for each in by_source.values())
     assert by_source["math"].epochs == pytest.approx(given[2] / sum(len(item["input_ids"]) for item in MATH), rel=0.1)
     assert str(by_source).splitlines()[0].split() == ["source", "rows", "tokens", "share", "epochs", "padding"]
-    assert loader.stats.as_dict()["web/tokens"] == given[0]
+    assert loader.stats.to_dict()["source/web/tokens"] == given[0]
     other = mixed(SPECS["bucket"], None, {"tokens": 30_000})
     other.load_state_dict(through_json(loader.state_dict(stats=True)))
     assert other.stats.by_source == by_source

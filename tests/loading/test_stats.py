@@ -35,9 +35,9 @@ def test_counts_since_an_earlier_time() -> None:
 def test_numbers_for_a_logger() -> None:
     """All fields, and the means and shares that follow from them, are numbers that JSON takes."""
     loader = make()
-    assert set(loader.stats.as_dict().values()) == {0}
+    assert set(loader.stats.to_dict().values()) == {0}
     list(loader)
-    shown = loader.stats.as_dict()
+    shown = loader.stats.to_dict()
     assert json.loads(json.dumps(shown)) == shown
     assert shown["rows"] == 200
     assert shown["padding"] == loader.stats.padding
@@ -60,8 +60,8 @@ def test_counts_go_on_where_a_state_is_loaded() -> None:
     resumed.load_state_dict(state)
     assert resumed.stats.rows == loader.stats.rows > 0
     list(resumed)
-    counted = {name for name in whole.stats.as_dict() if "second" not in name}
-    assert {name: resumed.stats.as_dict()[name] for name in counted} == {name: whole.stats.as_dict()[name] for name in counted}
+    counted = {name for name in whole.stats.to_dict() if "second" not in name}
+    assert {name: resumed.stats.to_dict()[name] for name in counted} == {name: whole.stats.to_dict()[name] for name in counted}
     fresh = make()
     fresh.load_state_dict(plain)
     assert fresh.stats == ss.Stats()
@@ -128,3 +128,52 @@ def test_a_loader_has_no_dataset() -> None:
     assert not hasattr(make(), "dataset")
     with pytest.raises(AttributeError, match=r"load_state_dict\(batch\.state\) goes on at once.* ignore_data_skip=True"):
         make().dataset  # noqa: B018 - it raises
+
+
+def test_numbers_of_a_batch_and_of_a_window() -> None:
+    """Those of batches add up to those of the loader, and ``window_stats`` to those of the batches of the window under way."""
+    loader = make(ss.Bucket(60, window_batches=4))
+    batches = []
+    for batch in loader:
+        batches.append(batch)
+        own = [each.stats() for each in batches if each.window == batch.window]
+        shown = loader.window_stats.to_dict()
+        assert shown["batches"] == len(own)
+        for name in ("rows", "tokens", "slots"):
+            assert shown[name] == sum(each[name] for each in own)
+    assert len({batch.window for batch in batches}) > 1
+    for name in ("rows", "tokens", "slots"):
+        assert loader.stats.to_dict()[name] == sum(batch.stats()[name] for batch in batches)
+    first = batches[0].stats()
+    assert json.loads(json.dumps(first)) == first
+    assert (first["longest"], first["shortest"]) == (batches[0].lengths.max(), batches[0].lengths.min())
+    assert first["padding"] == 1 - first["tokens"] / first["slots"]
+
+
+def test_a_window_begins_where_a_state_is_loaded() -> None:
+    """What was counted before is not part of the window under way."""
+    loader = make(ss.Bucket(60, window_batches=4))
+    iterator = iter(loader)
+    for _ in range(7):
+        next(iterator)
+    resumed = make(ss.Bucket(60, window_batches=4))
+    resumed.load_state_dict(loader.state_dict(stats=True))
+    assert resumed.window_stats == ss.Stats()
+    batch = next(iter(resumed))
+    assert resumed.window_stats.rows == batch.stats()["rows"] < resumed.stats.rows
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("on_batch", [ss.CausalLabels(), None], ids=["labels", "tokens"])
+def test_shares_of_a_step_add_up(accumulate: int, on_batch: ss.CausalLabels | None) -> None:
+    """The shares of the batches of a step are those of their labels, or of their tokens, and add up to 1."""
+    total = 0.0
+    for batch in make(accumulate=accumulate, on_batch=on_batch):
+        own, step = (
+            (batch.num_label_tokens, batch.step_num_label_tokens) if on_batch else (batch.num_tokens, batch.step_num_tokens)
+        )
+        assert batch.step_share == pytest.approx(own / step)
+        total += batch.step_share
+        if batch.is_step_end:
+            assert total == pytest.approx(1)
+            total = 0.0

@@ -63,7 +63,7 @@ def stream_of(loader: ss.Loader, num_epochs: int = 1) -> list[Any]:
 
 def counts_of(loader: ss.Loader) -> dict[str, float]:
     """Return the counts that do not depend on time or on the cache."""
-    return {name: value for name, value in loader.stats.as_dict().items() if "second" not in name and name != "cached_rows"}
+    return {name: value for name, value in loader.stats.to_dict().items() if "second" not in name and name != "cached_rows"}
 
 
 def damaged(number: int, folder: Path) -> None:
