@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from seqstream.sources.choose_source import format_of
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.parquet_files import Parquet
@@ -52,9 +53,6 @@ class EngineName(enum.StrEnum):
     nanotoken = "nanotoken"
 
 
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
-
 Files = Annotated[
     list[str], typer.Argument(metavar="FILES", help="Files, globs or URLs, all of one format; plain or compressed.")
 ]
@@ -86,7 +84,8 @@ def open_source(files: list[str], kind: Format | None, unit: Unit, field: str, o
     Raises:
         ValueError: The files have several formats, or a text file has no other fields.
     """
-    kinds = {Format(_SUFFIXES.get(_suffix(file), "text")) for file in files} if kind is None else {kind}
+    found = [format_of(file) or "" for file in files]
+    kinds = {Format.__members__.get(each, Format.text) for each in found} if kind is None else {kind}
     if len(kinds) > 1:
         raise ValueError(
             f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or run the command for each format"
@@ -113,10 +112,3 @@ def check_tokenizer(path: str) -> str:
         remedy = "names on the Hub are not looked up, so download its tokenizer.json"
         raise FileNotFoundError(f"tokenizer must be a tokenizer.json or a directory that holds one, got {path}; {remedy}")
     return path
-
-
-def _suffix(file: str) -> str:
-    suffixes = [suffix.lower() for suffix in PurePath(file).suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""

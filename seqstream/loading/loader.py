@@ -32,7 +32,7 @@ from seqstream.options import whole_number
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Json
-from seqstream.sources.source import Source
+from seqstream.sources.choose_source import Data
 
 _Answer = TypeVar("_Answer")
 
@@ -44,7 +44,9 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
     ``prefetch``, ``num_workers`` and ``executor`` are. All arguments are attributes that can be read and not set.
 
     Args:
-        source: Where records come from.
+        source: Where records come from: a source, or what has one: a path, a glob or a folder of text, JSON
+            lines, CSV, Parquet or tokens, a ``datasets.Dataset``, a list of strings, ids or tensors, a data set with
+            ``__len__`` and ``__getitem__``, an iterable, or a generator function.
         stages: What happens to the records, in this order: any of `Map`, `Filter`, `MapRecords`, `FilterRecords` and
             `ClassLabels`, at most one `Tokenize`, and last how rows are batched: `Bucket`, `Pack` or `Unbucketed`.
         seed: Whole number; another seed gives another order.
@@ -108,7 +110,7 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
 
     def __init__(
         self,
-        source: Source,
+        source: Data,
         *stages: DataStage | BatchSpec,
         seed: int = 0,
         shuffle: bool = True,

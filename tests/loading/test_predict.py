@@ -148,7 +148,7 @@ def through_json(state: Any) -> Any:
     return json.loads(json.dumps(state))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from(list(SPECS)), st.lists(st.integers(0, 30), min_size=1, max_size=4))
 def test_resuming_after_any_record(spec: str, stops: list[int]) -> None:
     """Stopped after some records, again and again, in new loaders: together each record once, with the same result."""
@@ -174,7 +174,7 @@ def test_batches_are_the_same_after_resuming() -> None:
         return [calls[-1]] * batch.num_rows
 
     whole = list(ss.predict(function, loader_of()))
-    for stop in range(1, len(ROWS) + 1):
+    for stop in range(1, len(ROWS) + 1, 7):
         predictions = ss.predict(function, loader_of())
         first = list(itertools.islice(predictions, stop))
         other = ss.predict(function, loader_of())
@@ -210,7 +210,7 @@ def test_an_older_iterator_does_not_move_the_position() -> None:
 
 
 KILLED = """
-import json, os, signal, sys
+import json, os, pathlib, signal, sys
 import seqstream as ss
 import torch
 folder, stop = sys.argv[1], int(sys.argv[2])
@@ -221,7 +221,7 @@ loader = ss.Loader(folder + "/texts.txt", ss.Tokenize(folder + "/tokenizer.json"
 predictions = ss.predict(lambda batch: embedding(batch.input_ids), loader)
 saved = folder + "/state.json"
 if os.path.exists(saved):
-    predictions.load_state_dict(json.load(open(saved)))
+    predictions.load_state_dict(json.loads(pathlib.Path(saved).read_text()))
 with open(folder + "/out", "a") as out:
     for number, (record, result) in enumerate(predictions):
         out.write(json.dumps([record["row_id"], result.tolist()]) + "\\n")
