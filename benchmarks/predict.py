@@ -50,9 +50,8 @@ MAX_TOKENS = 2_048
 WINDOW_BATCHES = 128
 NUM_BYTES = 1_000_000
 
-SMALL_BATCHES = 8
-SMALL_BYTES = 400_000
-"""Windows and text where memory and resuming are measured: several windows of one text."""
+SMALL_BATCHES, SMALL_SHARE = 8, 0.4
+"""Batches of a window, and the share of the text, where memory and resuming are measured: a text has several windows there."""
 TIMES = 10
 
 ENCODE, SORTED, OURS = "as SentenceTransformer.encode", "a list sorted by tokens", "predict"
@@ -87,7 +86,7 @@ def measure(settings: Settings) -> Iterator[Record]:
         measured: Measured = settings.isolate(_measure, text, corpora.tokenizer(), min(3, settings.repeats))
         yield from _records(name, measured)
     name, text = next(iter(texts.items()))
-    text = first_lines(text, min(SMALL_BYTES, num_bytes))
+    text = first_lines(text, int(SMALL_SHARE * num_bytes))
     settings.show_progress("memory")
     yield from _memory(name, text, settings)
     settings.show_progress("kill and resume")
@@ -140,7 +139,7 @@ def _measure(text: Path, tokenizer: Path, repeats: int) -> Measured:
     differences = {}
     embeddings: dict[str, Tensor] = {}
     for number in range(repeats + 1):
-        path = text if number else first_lines(text, 50_000)  # the first run warms up
+        path = text if number else first_lines(text, 10_000)  # the first run warms up
         for way, function in ways.items():
             begun = time.process_time()
             found = function(path)

@@ -35,10 +35,9 @@ class RowKeys(NamedTuple):
         num_rows = 0 if batch.layout.num_repeated else len(batch.row_ids) - batch.layout.num_made_up
         return cls(batch.row_ids[:num_rows].numpy(), batch.pieces[:num_rows].numpy())
 
-    @property
-    def last(self) -> tuple[int, int]:
-        """The greatest row id with its greatest piece; (-1, -1) where there is no row."""
-        return max(zip(self.row_ids.tolist(), self.pieces.tolist(), strict=True), default=(-1, -1))
+    def has_after(self, row_id: int, piece: int) -> bool:
+        """Return whether a row comes after another in the order of the source."""
+        return bool(((self.row_ids > row_id) | ((self.row_ids == row_id) & (self.pieces > piece))).any())
 
 
 def sorted_rows(batches: Sequence[RowKeys]) -> Iterator[tuple[int, int, int, int]]:

@@ -53,7 +53,7 @@ class Loader(NotADataset, ReadOnlyArguments, Iterable[Batch]):
         shuffle: Whether each epoch has an order of its own. Shards are then visited in an even order, every stretch of which
             covers the data, and the rows and batches of a window are mixed; lists and map-style data sets are read row by row
             in such an order. With ``False`` windows are in source order, the same in every epoch, and the batches of a `Bucket`
-            longest first; `restore_order` undoes that.
+            longest first; `predict` undoes that.
         epochs: Number of epochs that one iteration runs over, with no pause between them; ``None`` for no end.
         accumulate: Number of batches of each rank that an optimiser step sums. They are planned together, of mixed lengths, so
             that each step is a fair sample of the data. `Batch.step` and `Batch.is_step_end` delimit steps; divide the

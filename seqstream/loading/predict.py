@@ -62,7 +62,7 @@ class Predictions(Iterable[tuple[Record, Any]]):
             held, end = [], position.loader
             for batch in window:
                 end = batch.state
-                if RowKeys.of(batch).last > position.after:
+                if RowKeys.of(batch).has_after(*position.after):
                     held.append(HeldRows.of(batch, self._call(batch), self.per_token))
                 del batch  # its tokens
             check_window(held)
@@ -115,16 +115,18 @@ class Predictions(Iterable[tuple[Record, Any]]):
             ValueError: The state that was loaded is of another rank.
         """
         loaded = self._position if self._is_loaded else None
-        own = (ranks.rank, ranks.world_size)
-        if loaded is not None and loaded.ranks not in (None, own):
-            saved, now = (f"rank {rank} of {world_size}" for rank, world_size in (loaded.ranks or own, own))
-            raise ValueError(f"state was saved by {saved}, this is {now}; load on each rank the state that it has saved")
         position = loaded or _Position(self.loader.state_dict())
-        if ranks.world_size > 1:
-            entries = [json.loads(each) for each in ranks.all_gather(json.dumps([bool(loaded), position.loader]).encode())]
-            if any(is_loaded for is_loaded, _ in entries):
-                self.loader.load_state_dict(min((state for _, state in entries), key=_order))
-        self._position, self._is_loaded = dataclasses.replace(position, ranks=own), False
+        sent = json.dumps([position.ranks, loaded is not None, position.loader]).encode()
+        entries = [json.loads(each) for each in ranks.all_gather(sent)]
+        for rank, (saved, _, _) in enumerate(entries):
+            if saved not in (None, [rank, ranks.world_size]):
+                raise ValueError(
+                    f"state was saved by rank {saved[0]} of {saved[1]}, and is loaded by rank {rank} of {ranks.world_size}; "
+                    "load on each rank the state that it has saved"
+                )
+        if ranks.world_size > 1 and any(is_loaded for _, is_loaded, _ in entries):
+            self.loader.load_state_dict(min((state for _, _, state in entries), key=_order))
+        self._position, self._is_loaded = dataclasses.replace(position, ranks=(ranks.rank, ranks.world_size)), False
         return self._position
 
     def _call(self, batch: Batch) -> Any:

@@ -288,7 +288,9 @@ def test_ranks_yield_their_own_records_in_order() -> None:
     assert [one + other for (one, _), (other, _) in zip(first, rest, strict=True)] == whole
     assert first[1][1]["loader"]["position"] != first[2][1]["loader"]["position"]
     swapped = [state for _, state in reversed(first)]
-    with pytest.raises(ValueError, match="state was saved by rank 2 of 3, this is rank 0 of 3; load on each rank the state"):
+    with pytest.raises(
+        ValueError, match="state was saved by rank 2 of 3, and is loaded by rank 0 of 3; load on each rank the state"
+    ):
         on_ranks(3, lambda _: None, swapped)
 
 
@@ -350,6 +352,24 @@ def test_a_loader_that_shuffles_is_refused() -> None:
     other = ss.predict(lengths_of, loader_of(ss.Bucket(50)))
     with pytest.raises(ValueError, match="state was saved for batches"):
         other.load_state_dict(copy.deepcopy(state))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_results_on_a_device_are_copied_to_the_cpu() -> None:
+    """They are those of the CPU, whole when the first is yielded, of rows and of tokens, columns of numbers too."""
+    rows = [{"input_ids": row, "label": number % 3} for number, row in enumerate(ROWS)]
+
+    def function(batch: ss.Batch) -> dict[str, Tensor]:
+        states = torch.nn.functional.one_hot(batch.input_ids, 64).cumsum(1)
+        return {"states": states, "last": states[:, -1]}
+
+    for spec in (SPECS["bucket"], SPECS["unbucketed"]):
+        one, other = (
+            ss.predict(function, loader_of(spec, rows, device=device), per_token=["states"]) for device in ("cuda", "cpu")
+        )
+        for (record, result), (same_record, expected) in zip(one, other, strict=True):
+            assert record == same_record
+            assert all(result[name].is_cpu and torch.equal(result[name], expected[name]) for name in expected)
 
 
 def test_numpy_results_are_copied() -> None:

@@ -185,6 +185,10 @@ def test_mixed_and_unknown_files_are_listed(tmp_path: Path) -> None:
         source_of(str(tmp_path / "README"))
     with pytest.raises(ValueError, match=r"got A text\. Of two sentences\; pass .* or a list for texts of your own$"):
         source_of("A text. Of two sentences")
+    with pytest.raises(
+        ValueError, match=r"^source must be files of one format, got 1 csv .* 1 text \(such as texts\.txt\) in the list$"
+    ):
+        source_of([tmp_path / "texts.txt", tmp_path / "texts.csv"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="source must be a folder that has files"):
         source_of(tmp_path / "empty")
