@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
@@ -37,7 +37,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 import seqstream as ss
 from benchmarks.harness import corpora
-from benchmarks.harness.fresh_process import in_fresh_process
 from benchmarks.harness.peers import pretrained
 from benchmarks.harness.records import Record, Target
 from benchmarks.harness.resident import forget_peak, peak_bytes
@@ -52,6 +51,9 @@ NUM_BYTES = 1_000_000
 
 SMALL_BATCHES, SMALL_SHARE = 8, 0.4
 """Batches of a window, and the share of the text, where memory and resuming are measured: a text has several windows there."""
+
+SAVE_EVERY = 10
+"""Lines between two states that are saved."""
 TIMES = 10
 
 ENCODE, SORTED, OURS = "as SentenceTransformer.encode", "a list sorted by tokens", "predict"
@@ -241,17 +243,20 @@ def _num_wrong(text: Path, folder: Path, settings: Settings) -> int:
     """Embed a text in a process that is killed, and in another that goes on; compare with one that is left alone."""
     num_lines = len(_read(text))
     killed, alone = folder / "killed", folder / "alone"
-    try:
-        in_fresh_process(_write, text, corpora.tokenizer(), killed, num_lines // 3)
-    except BrokenProcessPool:
-        settings.isolate(_write, text, corpora.tokenizer(), killed)
+    arguments = (text, corpora.tokenizer(), killed, num_lines // 3)
+    process = multiprocessing.get_context("forkserver").Process(target=_write, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode != -signal.SIGKILL:
+        raise RuntimeError(f"the process must be killed, it ended with {process.exitcode}")
+    settings.isolate(_write, text, corpora.tokenizer(), killed)
     settings.isolate(_write, text, corpora.tokenizer(), alone)
     one, other = (path.read_text(encoding="ascii").splitlines() for path in (killed, alone))
     return abs(len(one) - num_lines) + sum(first != second for first, second in zip(one, other, strict=False))
 
 
 def _write(text: Path, tokenizer: Path, out: Path, kill_after: int | None = None) -> None:
-    """Write row ids and embeddings, and after every 100 the state; go on after the lines that the saved state knows."""
+    """Write row ids and embeddings, and after every few the state; go on after the lines that the saved state knows."""
     torch.set_num_threads(1)
     predictions = _predictions(text, tokenizer, _encoder(tokenizer), SMALL_BATCHES)
     checkpoint = out.with_suffix(".json")
@@ -260,13 +265,13 @@ def _write(text: Path, tokenizer: Path, out: Path, kill_after: int | None = None
         saved = json.loads(checkpoint.read_text(encoding="ascii"))
         predictions.load_state_dict(saved["state"])
         num_lines = saved["num_lines"]
-        lines = out.read_text(encoding="ascii").splitlines(keepends=True)
-        out.write_text("".join(lines[:num_lines]), encoding="ascii")
-    with out.open("a", encoding="ascii") as file:
+    lines = out.read_text(encoding="ascii").splitlines(keepends=True) if out.exists() else []
+    with out.open("w", encoding="ascii") as file:
+        file.writelines(lines[:num_lines])
         for record, embedding in predictions:
             num_lines += 1
             file.write(f"{record['row_id']} {embedding.tolist()}\n")
-            if num_lines % 100 == 0:
+            if num_lines % SAVE_EVERY == 0:
                 file.flush()
                 checkpoint.write_text(json.dumps({"state": predictions.state_dict(), "num_lines": num_lines}), encoding="ascii")
             if num_lines == kill_after:
