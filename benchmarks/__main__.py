@@ -36,6 +36,7 @@ NAMES = (
     "equal_cost",
     "shapes",
     "remote",
+    "predict",
     "memory",
     "ranks",
     "elastic",

@@ -10,7 +10,6 @@ measured separately: in one epoch over as many copies of the text as fill four o
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import seqstream as ss
 from benchmarks.harness import corpora
 from benchmarks.harness.proven_engine import prove
 from benchmarks.harness.records import Record, Target
+from benchmarks.harness.resident import forget_peak, peak_bytes
 from benchmarks.harness.settings import Settings, first_lines
 from examples.shared.corpus import made_once
 from seqstream.planning.batch_spec import ID_BYTES, WINDOW_BYTES
@@ -100,27 +100,8 @@ def _peak(text: Path, tokenizer: Path, window_batches: int | None, epochs: int) 
     import fastokens  # noqa: F401 - so that it is not counted
     import tqdm.auto  # noqa: F401
 
-    before = _forget_peak()
+    before = forget_peak()
     bucket = ss.Bucket(max_tokens=MAX_TOKENS, window_batches=window_batches)
     loader = prove(tokenizer).loader(ss.TextFiles(str(text)), bucket, epochs=epochs)
     windows = {batch.window for batch in loader if batch.state["position"]["epoch"] >= epochs - 1}
-    return Peak(_peak_bytes() - before, len(windows))
-
-
-def _forget_peak() -> int:
-    """Return the resident bytes, and reset the peak that the kernel keeps, if it can."""
-    control = Path("/proc/self/clear_refs")
-    if control.exists():
-        control.write_text("5", encoding="ascii")
-    return _peak_bytes()
-
-
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) << 10
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest << 10
+    return Peak(peak_bytes() - before, len(windows))

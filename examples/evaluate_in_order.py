@@ -1,13 +1,14 @@
 """Write a prediction for every line of a file, in the order of the file, computed in batches of similar lengths.
 
-The loader reads the file window by window, and `ss.restore_order` puts the predictions of each window back in order, so only
-one window of predictions is in memory. For comparison the same is done with batches of consecutive lines.
+The loader reads the file window by window, and `ss.predict` puts the results of each window back in order, so only one window
+of them is in memory. It goes on after any line: here it stops a third of the way, and a new loader predicts the rest. For
+comparison the same is done with batches of consecutive lines.
 """
 
+import itertools
+import json
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,24 +19,34 @@ from train_lstm import Classifier
 import seqstream as ss
 
 
-def evaluate(model: Classifier, loader: ss.Loader, path: Path) -> Tensor:
-    """Write the predicted library for each line, and return the scores, ``(lines, labels)``."""
-    held: Counter[int] = Counter()
+def predictions(model: Classifier, spec: ss.Bucket | ss.Unbucketed) -> ss.Predictions:
+    """Return the scores of every line, in order: ``(record, scores)``, scores ``(labels,)``."""
+    tokenize = ss.Tokenize(tokenizer(), max_length=256)
+    loader = ss.Loader(docstring_texts(), tokenize, spec, shuffle=False)
+    return ss.predict(lambda batch: model(batch.input_ids, batch.lengths), loader)
 
-    def predictions() -> Iterator[tuple[ss.Batch, Tensor]]:
-        for batch in loader:
-            held[batch.window] += batch.num_rows
-            yield batch, model(batch.input_ids, batch.lengths)
 
-    scores, started = [], time.perf_counter()
-    with torch.inference_mode(), path.open("w") as out:
-        for _, _, score in ss.restore_order(predictions()):
-            out.write(f"{LABELS[score.argmax()]}\n")
-            scores.append(score)
-    seconds, most = time.perf_counter() - started, max(held.values())
-    print(
-        f"    {len(scores):,} lines in {seconds:.1f} s, {loader.stats.padding:.1%} padding, never more than {most:,} rows held"
-    )
+def evaluate(model: Classifier, spec: ss.Bucket | ss.Unbucketed, path: Path, stop: int) -> Tensor:
+    """Write the predicted library of each line, and return the scores, ``(lines, labels)``.
+
+    Args:
+        model: The model.
+        spec: How lines are batched.
+        path: The file that is written, with the state beside it.
+        stop: Number of lines after which a new loader takes over.
+    """
+    scores, started, state = [], time.perf_counter(), path.with_suffix(".json")
+    with path.open("w") as out:
+        for most in (stop, None):
+            results = predictions(model, spec)
+            if state.exists():
+                results.load_state_dict(json.loads(state.read_text()))
+            for _, score in itertools.islice(results, most):
+                out.write(f"{LABELS[score.argmax()]}\n")
+                scores.append(score)
+            state.write_text(json.dumps(results.state_dict()))
+    seconds, padding = time.perf_counter() - started, results.loader.stats.padding
+    print(f"    {len(scores):,} lines in {seconds:.1f} s, resumed after {stop:,}, {padding:.1%} padding in the rest")
     return torch.stack(scores)
 
 
@@ -44,14 +55,13 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Classifier()  # untrained: this example is about the order
-    source = ss.TextFiles(docstring_texts())
-    tokenize = ss.Tokenize(tokenizer(), max_length=256)
+    stop = len(docstring_texts().read_text(encoding="utf-8").splitlines()) // 3
     with tempfile.TemporaryDirectory() as folder:
         scores, files = [], []
         for spec in (ss.Unbucketed(64), ss.Bucket(4_096, window_batches=32)):
             print(spec, flush=True)
             files.append(Path(folder, f"{type(spec).__name__}.txt"))
-            scores.append(evaluate(model, ss.Loader(source, tokenize, spec, shuffle=False), files[-1]))
+            scores.append(evaluate(model, spec, files[-1], stop))
         first, second = (file.read_text().splitlines() for file in files)
     same = sum(one == other for one, other in zip(first, second, strict=True))
     difference = (scores[0] - scores[1]).abs().max()

@@ -13,7 +13,7 @@ of a window become batches, and a `Loader` puts them together:
 
 `Map` and `Filter` run functions of yours on Arrow tables on the way, before or after tokenising, `MapRecords` and
 `FilterRecords` on single records. `iterable` makes a generator a data set for PyTorch's own ``DataLoader``, and
-`restore_order` returns predictions in the order of the source.
+`predict` runs a model over batches and returns the results in the order of the source.
 
 How it works: a *block* is a run of records that are read and tokenised at once, 256 KiB of text as an Arrow table whose tokens
 are one flat buffer with offsets. Plain text files are byte ranges of all of them laid end to end, so a million small files and
@@ -56,6 +56,7 @@ from seqstream.batches.restore_order import restore_order
 from seqstream.batches.varlen import Varlen
 from seqstream.loading.iterable import iterable
 from seqstream.loading.loader import Loader
+from seqstream.loading.predict import Predictions, predict
 from seqstream.loading.ray_executor import RayExecutor
 from seqstream.loading.stats import Stats
 from seqstream.planning.bucket import Bucket
@@ -103,6 +104,7 @@ __all__ = [
     "Mixture",
     "Pack",
     "Parquet",
+    "Predictions",
     "RayExecutor",
     "RecordError",
     "Source",
@@ -116,6 +118,7 @@ __all__ = [
     "WrittenTokens",
     "fit_max_tokens",
     "iterable",
+    "predict",
     "report",
     "restore_order",
     "write_tokens",

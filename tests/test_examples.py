@@ -70,11 +70,11 @@ def test_huggingface_stream_trains_and_resumes(cache: Path, tmp_path: Path) -> N
 
 
 def test_evaluate_in_order_gives_every_line_its_prediction(cache: Path, tmp_path: Path) -> None:
-    """Similar lengths give the predictions of consecutive lines, line by line, while few rows are held."""
+    """Similar lengths give the predictions of consecutive lines, line by line, also where they stop and go on."""
     printed = run("evaluate_in_order.py", cache=cache, cwd=tmp_path)
-    lines = re.findall(r"^    ([\d,]+) lines in .* never more than ([\d,]+) rows held$", printed, re.MULTILINE)
-    assert [count for count, _ in lines] == [f"{NUM_DOCSTRINGS:,}"] * 2
-    assert int(lines[1][1].replace(",", "")) < NUM_DOCSTRINGS / 2
+    lines = re.findall(r"^    ([\d,]+) lines in .* resumed after ([\d,]+), (\S+)% padding in the rest$", printed, re.MULTILINE)
+    assert [(count, stop) for count, stop, _ in lines] == [(f"{NUM_DOCSTRINGS:,}", f"{NUM_DOCSTRINGS // 3:,}")] * 2
+    assert float(lines[1][2]) < float(lines[0][2]) / 5
     assert f"{NUM_DOCSTRINGS:,} of {NUM_DOCSTRINGS:,} lines have the same prediction" in printed
 
 

@@ -48,7 +48,7 @@ def hf_stream(
     from datasets import load_dataset
     from transformers import DataCollatorWithPadding
 
-    fast = _pretrained(tokenizer)
+    fast = pretrained(tokenizer)
 
     def batches() -> Iterator[TorchBatch]:
         stream = load_dataset("text", data_files=str(text), split="train", streaming=True)
@@ -62,7 +62,7 @@ def hf_tokenised(text: Path, tokenizer: Path, cache: Path, *, max_length: int = 
     """Return a function that tokenises a text file into a map-style data set, kept in a folder."""
     from datasets import load_dataset
 
-    fast = _pretrained(tokenizer)
+    fast = pretrained(tokenizer)
 
     def rows() -> Any:
         dataset = load_dataset("text", data_files=str(text), split="train", cache_dir=str(cache))
@@ -77,7 +77,7 @@ def hf_length_grouped(
     """Tokenise the whole file into a map-style data set, then batch with transformers' `LengthGroupedSampler`."""
     from transformers import DataCollatorWithPadding
 
-    fast = _pretrained(tokenizer)
+    fast = pretrained(tokenizer)
 
     def batches() -> Iterator[TorchBatch]:
         with tempfile.TemporaryDirectory() as cache:
@@ -122,7 +122,8 @@ def _padded(rows: list[torch.Tensor]) -> TorchBatch:
     return {"input_ids": input_ids, "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()}
 
 
-def _pretrained(tokenizer: Path) -> PreTrainedTokenizerFast:
+def pretrained(tokenizer: Path) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of transformers, with a token of its vocabulary for padding."""
     from datasets.utils.logging import disable_progress_bar
     from transformers import PreTrainedTokenizerFast
 

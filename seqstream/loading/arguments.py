@@ -25,6 +25,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import UNEVEN, Uneven
 from seqstream.planning.unbucketed import Unbucketed
+from seqstream.sources.choose_source import source_of
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.token_store import TokenInfo
@@ -113,6 +114,7 @@ class LoaderArguments:
         one_of("layout", self.layout, ("padded", "jagged"))
         function_or_none("on_batch", self.on_batch)
         self.__dict__.update(
+            source=source_of(self.source),
             seed=whole_number("seed", self.seed),
             shuffle=yes_or_no("shuffle", self.shuffle),
             progress=yes_or_no("progress", self.progress),
@@ -189,18 +191,12 @@ def parse_stages(arguments: LoaderArguments) -> ParsedStages:
     """Separate the stages of the data from the batch spec, which is the last, and derive what both decide.
 
     Raises:
-        TypeError: A stage or the source has the wrong type.
+        TypeError: A stage has the wrong type.
         ValueError: The batch spec is missing or is not the last, or there are two tokenizers.
 
     Warns:
         UserWarning: A long row would stop the run, or tokenizers pad on different sides.
     """
-    if not isinstance(arguments.source, Source):
-        kind = type(arguments.source).__name__
-        raise TypeError(
-            f"source must be a seqstream source such as TextFiles, HFDataset or Generator, got {kind}; "
-            f"wrap it, for example Generator(...)"
-        )
     *data_stages, spec = arguments.stages or (None,)
     if not isinstance(spec, Bucket | Unbucketed | Pack):
         raise ValueError(f"stages must end with Bucket, Pack or Unbucketed, which says how rows become batches, got {spec!r}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from seqstream.batches.batch import Batch
-from seqstream.batches.restore_order import BatchRows, real_rows
+from seqstream.batches.restore_order import RowKeys, check_values
 from seqstream.loading.loader import Loader
 
 Predicted: TypeAlias = "tuple[int, int, Any]"
@@ -20,7 +20,7 @@ class EvaluationBatches:
         loader: What is evaluated.
 
     Attributes:
-        rows: The rows of each batch of the last evaluation.
+        rows: The keys of the rows of each batch of the last evaluation, and how many rows it has with those made up.
 
     Raises:
         ValueError: The loader does not end after one epoch.
@@ -32,13 +32,13 @@ class EvaluationBatches:
                 f"a loader to evaluate on must have epochs=1, got {loader.epochs}; make a Loader of its own for it"
             )
         self.loader = loader
-        self.rows: list[BatchRows] = []
+        self.rows: list[tuple[RowKeys, int]] = []
 
     def __iter__(self) -> Iterator[Batch]:
         self.rows = []
         self.loader.set_epoch(0)
         for batch in self.loader:
-            self.rows.append(BatchRows(batch.row_ids, batch.pieces, batch.weights.cpu()))
+            self.rows.append((RowKeys.of(batch), len(batch.row_ids)))
             yield batch
 
     def in_order(self, outputs: Iterable[Any], gather: Callable[[list[Predicted]], list[Predicted]]) -> list[Predicted]:
@@ -51,5 +51,7 @@ class EvaluationBatches:
         Raises:
             ValueError: There is not one value a row.
         """
-        rows = [row for batch, values in zip(self.rows, outputs, strict=True) for row in real_rows(batch, values)]
+        rows: list[Predicted] = []
+        for (keys, num_rows), values in zip(self.rows, outputs, strict=True):
+            rows += zip(keys.row_ids.tolist(), keys.pieces.tolist(), check_values(values, num_rows), strict=False)
         return sorted(gather(rows), key=lambda row: row[:2])

@@ -33,7 +33,7 @@ from seqstream.options import whole_number
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.planning.rank_shares import Uneven
 from seqstream.records import Json
-from seqstream.sources.source import Source
+from seqstream.sources.choose_source import Data
 
 _Answer = TypeVar("_Answer")
 
@@ -45,14 +45,16 @@ class Loader(NotADataset, ReadOnlyArguments, Explains, Iterable[Batch]):
     ``prefetch``, ``num_workers`` and ``executor`` are. All arguments are attributes that can be read and not set.
 
     Args:
-        source: Where records come from.
+        source: Where records come from: a source, or what has one: a path, a glob or a folder of text, JSON
+            lines, CSV, Parquet or tokens, a ``datasets.Dataset``, a list of strings, ids or tensors, a data set with
+            ``__len__`` and ``__getitem__``, an iterable, or a generator function.
         stages: What happens to the records, in this order: any of `Map`, `Filter`, `MapRecords`, `FilterRecords` and
             `ClassLabels`, at most one `Tokenize`, and last how rows are batched: `Bucket`, `Pack` or `Unbucketed`.
         seed: Whole number; another seed gives another order.
         shuffle: Whether each epoch has an order of its own. Shards are then visited in an even order, every stretch of which
             covers the data, and the rows and batches of a window are mixed; lists and map-style data sets are read row by row
             in such an order. With ``False`` windows are in source order, the same in every epoch, and the batches of a `Bucket`
-            longest first; `restore_order` undoes that.
+            longest first; `predict` undoes that.
         epochs: Number of epochs that one iteration runs over, with no pause between them; ``None`` for no end.
         accumulate: Number of batches of each rank that an optimiser step sums. They are planned together, of mixed lengths, so
             that each step is a fair sample of the data. `Batch.step` and `Batch.is_step_end` delimit steps; divide the
@@ -109,7 +111,7 @@ class Loader(NotADataset, ReadOnlyArguments, Explains, Iterable[Batch]):
 
     def __init__(
         self,
-        source: Source,
+        source: Data,
         *stages: DataStage | BatchSpec,
         seed: int = 0,
         shuffle: bool = True,

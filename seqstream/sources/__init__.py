@@ -9,6 +9,7 @@ The modules, in the order of the data:
 - ``numbered_records``, ``reading_hints``, ``source``: what every source has; subclass `Source` to read other data.
 - ``corpus_source``, ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface``, ``huggingface_streams``,
   ``generator``: a source for each kind of data.
+- ``choose_source``: which of them reads a path, a list, a data set or a generator function.
 - ``locations``: where a record is.
 - ``record_hashes``, ``split_rule``: which part of a split a record is in.
 - ``token_files``: rows of token ids in files, whose formats are in ``tokens/``.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal, TypeAlias
 
+from seqstream.sources.choose_source import format_of
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.parquet_files import Parquet
@@ -16,8 +17,7 @@ from seqstream.sources.tokens.manifest import MANIFEST
 
 Unit: TypeAlias = Literal["line", "paragraph", "file"]
 
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
+_FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 
 
 def open_files(
@@ -42,7 +42,8 @@ def open_files(
     """
     if format is None and is_token_folder(files):
         return TokenFiles(files[0])
-    kinds = {_SUFFIXES.get(_suffix(file), "text") for file in files} if format is None else {format}
+    found = {format_of(file) for file in files} if format is None else {format}
+    kinds = {each if each in _FORMATS else "text" for each in found}
     if len(kinds) > 1:
         raise ValueError(
             f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or run the command for each format"
@@ -67,10 +68,3 @@ def open_files(
 def is_token_folder(files: Sequence[str]) -> bool:
     """Return whether files are one folder that `write_tokens` has made."""
     return len(files) == 1 and Path(files[0], MANIFEST).is_file()
-
-
-def _suffix(file: str) -> str:
-    suffixes = [suffix.lower() for suffix in PurePath(file).suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""

@@ -25,17 +25,18 @@ from tests.helpers.batches import bare_batch
 from tests.helpers.sources import Shards
 
 
-def batch_of(row_ids: list[int], window: int, pieces: list[int] | None = None, weights: list[float] | None = None) -> Batch:
+def batch_of(
+    row_ids: list[int], window: int, pieces: list[int] | None = None, num_made_up: int = 0, num_repeated: int = 0
+) -> Batch:
     """Make a batch of rows that have nothing but their ids."""
     num_rows = len(row_ids)
-    weights = weights or [1.0] * num_rows
     return bare_batch(
         torch.ones(num_rows, dtype=torch.int64),
-        weights.count(0),
+        num_made_up,
+        {"num_repeated": num_repeated},
         mask=torch.ones(num_rows, 1, dtype=torch.bool),
         row_ids=torch.tensor(row_ids, dtype=torch.int64),
         pieces=torch.tensor(pieces or [0] * num_rows),
-        weights=torch.tensor(weights),
         window=window,
     )
 
@@ -95,8 +96,8 @@ def test_values_may_be_rows_of_a_tensor() -> None:
 
 
 def test_rows_that_are_not_there_are_left_out() -> None:
-    """Rows of weight 0 are made up, or repeated from another rank."""
-    batches = [batch_of([2, 1, 1], 1, weights=[1, 1, 0]), batch_of([2, 3], 3, weights=[0, 1])]
+    """Rows that are made up, or repeated from another rank."""
+    batches = [batch_of([2, 1, -1], 1, num_made_up=1), batch_of([1, 2, -1], 1, num_made_up=1, num_repeated=2), batch_of([3], 3)]
     assert [row for row, _, _ in restore_order(predicted(batches))] == [1, 2, 3]
 
 
@@ -119,7 +120,7 @@ def test_one_window_is_held_at_a_time() -> None:
 def test_nothing_predicted_is_nothing_restored() -> None:
     """No batches, or batches of rows made up only."""
     assert list(restore_order([])) == []
-    assert list(restore_order(predicted([batch_of([1], 1, weights=[0.0])]))) == []
+    assert list(restore_order(predicted([batch_of([-1], 1, num_made_up=1)]))) == []
 
 
 @pytest.mark.parametrize("num_values", [0, 1, 3])

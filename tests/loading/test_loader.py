@@ -247,8 +247,8 @@ def test_options_are_checked(source: JsonArrays, options: dict[str, Any], messag
 
 def test_stages_are_checked(source: JsonArrays, bpe_file: Path) -> None:
     """What is no source, no stage or not in order is refused with the remedy."""
-    with pytest.raises(TypeError, match=r"source must be a seqstream source.*got list; wrap it, for example Generator"):
-        ss.Loader([[1, 2]], ss.Bucket(10))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"source must be a path, .* or a source such as TextFiles\(\.\.\.\), got Bucket"):
+        ss.Loader(ss.Bucket(10))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stages must end with Bucket, Pack or Unbucketed"):
         ss.Loader(source)
     with pytest.raises(TypeError, match="stages must be Map, Filter, ClassLabels or Tokenize before the last"):

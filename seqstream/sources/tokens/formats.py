@@ -168,11 +168,11 @@ def _find(paths: Iterable[str], *, is_raw: bool) -> Iterator[FoundFile]:
         if not names:
             raise FileNotFoundError(f"paths must name files of tokens, got {path!r}, which names none")
         for name in names:
-            if not _is_companion(name):
+            if not is_companion(name):
                 yield FoundFile(*_recognize(name, is_raw=is_raw and os.path.splitext(name)[1] in _RAW_SUFFIXES))
 
 
-def _is_companion(path: str) -> bool:
+def is_companion(path: str) -> bool:
     """Return whether a file belongs to one of ids beside it: the metadata of datatrove and of dolma."""
     stem, suffix = os.path.splitext(path)
     if suffix in COMPANIONS:
