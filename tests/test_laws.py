@@ -64,6 +64,15 @@ def whole_files(folder: Path, lines: Texts) -> ss.Source:
     return ss.TextFiles(folder / "*.txt", unit="file", block_bytes=BLOCK)
 
 
+def folders(folder: Path, lines: Texts) -> ss.Source:
+    """A folder for each class, in folders of languages; several files are in one block."""
+    for number, text in enumerate(lines):
+        own = folder / f"lang={'de' if number % 3 else 'en'}" / ("pos" if number % 2 else "neg")
+        own.mkdir(parents=True, exist_ok=True)
+        (own / f"{number:02}.txt").write_text(text)
+    return ss.TextFiles(folder / "*/*/*.txt", folder="class", block_bytes=BLOCK)
+
+
 def compressed(folder: Path, lines: Texts) -> ss.Source:
     """Plain and compressed files mixed: shards of one and of many blocks."""
     for number in range(3):
@@ -168,6 +177,7 @@ SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     text_files,
     paragraphs,
     whole_files,
+    folders,
     compressed,
     memory_url,
     part_of_a_split,

@@ -14,8 +14,8 @@ from seqstream.options import names, num_bytes
 from seqstream.records import Json, split_row_id
 from seqstream.sources.blocks import Block
 from seqstream.sources.files.fingerprints import fingerprint_files
+from seqstream.sources.files.folder_columns import FolderColumns, find_folder_columns
 from seqstream.sources.files.listing import File, FileTable, Paths, find_files, normalize_paths
-from seqstream.sources.files.partitions import Partitions, find_partitions
 from seqstream.sources.files.reading import check_regular, check_unchanged, naming
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
@@ -76,7 +76,7 @@ class Parquet(Source):
 
     def fingerprint(self) -> Json:
         columns = {field.name: str(field.type) for field in self._schema}
-        folders = {} if self._partitions is None else {"folders": self._partitions.digest}
+        folders = {} if self._folders is None else self._folders.fingerprint()
         return {"kind": "Parquet", "columns": columns, "block_bytes": self.block_bytes, "files": self._digest, **folders}
 
     def locate(self, row_id: int) -> str:
@@ -123,14 +123,14 @@ class Parquet(Source):
         return schema if self.columns is None else pa.schema([field for field in schema if field.name in self.columns])
 
     @functools.cached_property
-    def _partitions(self) -> Partitions | None:
+    def _folders(self) -> FolderColumns | None:
         """The columns in names of folders that no file has itself."""
-        found = find_partitions(self._files.names)
-        return None if found is None else found.without(self._scanned[0].names)
+        found = find_folder_columns(self._files.names)
+        return found and found.without(self._scanned[0].names)
 
     @functools.cached_property
     def _schema(self) -> pa.Schema:
-        fields = [*self._scanned[0], *(() if self._partitions is None else self._partitions.schema)]
+        fields = [*self._scanned[0], *(() if self._folders is None else self._folders.schema)]
         if self.columns is None:
             return stable_schema(pa.schema(fields), CHOOSE_COLUMNS)
         named = {field.name: field for field in fields}
@@ -151,13 +151,14 @@ class Parquet(Source):
             names = [name for name in self._schema.names if name in present]
             # A file must be read by at least one column, else there are no rows.
             read = parquet.iter_batches(rows, row_groups=[group.number], columns=names or present[:1], use_threads=False)
+            folders = self._folders and self._folders.chosen(self._schema.names)
             done = 0
             for batch in read:
                 _check_values(batch, done)
                 done += len(batch)
                 table = pa.Table.from_batches([batch]).select(names)
-                if self._partitions is not None:
-                    table = self._partitions.append(table, group.file, self._schema.names)
+                if folders is not None:
+                    table = folders.append(table, [self._files[group.file].name], [len(table)])
                 yield conform(table, self._schema, CHOOSE_COLUMNS)
             if done != group.rows:
                 raise ValueError(
