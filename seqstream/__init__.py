@@ -56,6 +56,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import RecordError
+from seqstream.sources.conll import Conll
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
@@ -81,6 +82,7 @@ __all__ = [
     "CausalLabels",
     "ClassLabels",
     "Concat",
+    "Conll",
     "Csv",
     "EngineError",
     "EngineWarning",

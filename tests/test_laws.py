@@ -104,6 +104,15 @@ def json_lines(folder: Path, lines: Texts) -> ss.Source:
     return ss.JsonLines(folder / "rows.jsonl", block_bytes=BLOCK)
 
 
+def conll(folder: Path, lines: Texts) -> ss.Source:
+    """Words with tags, a line each, in two files with marks between documents; one of them is compressed."""
+    sentences = ["\n".join(f"{word}\t{len(word)}" for word in text.split()) for text in lines]
+    (folder / "a.conll").write_text("-DOCSTART-\tO\n\n" + "\n\n \n".join(sentences[:35]))
+    with gzip.open(folder / "b.conll.gz", "wt") as file:
+        file.write("\n\n".join(sentences[35:]))
+    return ss.Conll(folder / "*", columns=("text", "tags"), block_bytes=BLOCK)
+
+
 def csv_files(folder: Path, lines: Texts) -> ss.Source:
     """CSV with newlines inside quotes."""
     for number in range(2):
@@ -182,6 +191,7 @@ SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     memory_url,
     part_of_a_split,
     json_lines,
+    conll,
     csv_files,
     parquet,
     hf_dataset,
