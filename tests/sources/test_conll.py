@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -10,10 +11,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import seqstream as ss
+from seqstream import testing
 
 Sentences = list[tuple[int, list[list[str]]]]
 """The line where each sentence starts, from 1, and its words: the columns of each line."""
@@ -223,3 +227,39 @@ def test_a_file_without_sentences(tmp_path: Path) -> None:
     for text in ("", "\n \n", "-DOCSTART-\n\n-DOCSTART- -X-"):
         (tmp_path / "a").write_text(text)
         assert list(ss.Conll(tmp_path / "a").records()) == []
+
+
+def test_ranks_share_sentences_with_their_tags(tmp_path: Path, wordpiece_tokenizer: Tokenizer) -> None:
+    """The laws of ranks hold for sentences with tags: each in one rank, exact resume there."""
+    lines = ["\n".join(f"{word} T{word % 3}" for word in range(number % 13)) for number in range(120)]
+    (tmp_path / "a.txt").write_text("\n\n".join(lines))
+    source = ss.Conll(tmp_path / "a.txt", block_bytes=200)
+    tokenize = ss.Tokenize(wordpiece_tokenizer, field="words", labels="tags", word_ids=True, max_length=60)
+    stages = (ss.ClassLabels.of(source, "tags"), tokenize)
+    make = functools.partial(ss.Loader, source, *stages, ss.Bucket(128, window_batches=3))
+    testing.check_ranks(make, 2)
+    testing.check_resume_on_ranks(make, 2, num_stops=2)
+
+
+def test_predictions_return_to_their_words(tmp_path: Path, wordpiece_tokenizer: Tokenizer) -> None:
+    """By ``word_ids`` each word has the label of its first token, and a word without tokens keeps its place."""
+    sentences = [["Some", "\u0000", "words"], ["\u0000", "\u200d", "more", "of", "them"], ["unbelievable", "xyz", "\u0000"]]
+    (tmp_path / "a.txt").write_text(
+        "\n\n".join("\n".join(f"{word}\tT{at}" for at, word in enumerate(own)) for own in sentences)
+    )
+    source = ss.Conll(tmp_path / "a.txt")
+    assert [record["words"] for record in source.records()] == sentences
+    stages = (
+        ss.ClassLabels.of(source, "tags"),
+        ss.Tokenize(wordpiece_tokenizer, field="words", labels="tags", word_ids=True, max_length=7, overflow="split"),
+    )
+    loader = ss.Loader(source, *stages, ss.Bucket(batch_size=2, window_batches=1))
+    found: dict[int, dict[int, int]] = {}
+    for batch in loader:
+        assert batch.word_ids.dtype == torch.int64
+        assert torch.equal(batch.word_ids == -100, (batch.input_ids < 5) & (batch.input_ids != 1))  # but unknown words have one
+        for row, record in enumerate((batch.row_ids & 0xFFFF_FFFF).tolist()):
+            is_first = batch.labels[row] != -100
+            words, labels = batch.word_ids[row][is_first].tolist(), batch.labels[row][is_first].tolist()
+            found.setdefault(record, {}).update(zip(words, labels, strict=True))
+    assert found == {0: {0: 0, 2: 2}, 1: {2: 2, 3: 3, 4: 4}, 2: {0: 0, 1: 1}}
