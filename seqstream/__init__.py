@@ -60,6 +60,7 @@ from seqstream.sources.conll import Conll
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
+from seqstream.sources.json_arrays import JsonArrays
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.parquet_files import Parquet
@@ -90,6 +91,7 @@ __all__ = [
     "FilterRecords",
     "Generator",
     "HFDataset",
+    "JsonArrays",
     "JsonLines",
     "LabelRule",
     "Loader",

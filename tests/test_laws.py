@@ -104,6 +104,14 @@ def json_lines(folder: Path, lines: Texts) -> ss.Source:
     return ss.JsonLines(folder / "rows.jsonl", block_bytes=BLOCK)
 
 
+def json_arrays(folder: Path, lines: Texts) -> ss.Source:
+    """Arrays in an object around them, one of them compressed."""
+    rows = [{"text": text, "label": len(text) % 3} for text in lines]
+    (folder / "a.json").write_text(json.dumps({"data": rows[:40]}, indent=1))
+    (folder / "b.json.gz").write_bytes(gzip.compress(json.dumps({"version": 1, "data": rows[40:]}).encode()))
+    return ss.JsonArrays(folder / "*", key="data", block_bytes=BLOCK)
+
+
 def conll(folder: Path, lines: Texts) -> ss.Source:
     """Words with tags, a line each, in two files with marks between documents; one of them is compressed."""
     sentences = ["\n".join(f"{word}\t{len(word)}" for word in text.split()) for text in lines]
@@ -191,6 +199,7 @@ SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     memory_url,
     part_of_a_split,
     json_lines,
+    json_arrays,
     conll,
     csv_files,
     parquet,

@@ -75,6 +75,8 @@ class FileTable:
     sizes: Index
     times: Index
     compressions: list[str | None]
+    is_sequential: bool = False
+    """Whether all files are read from their beginning, plain ones too."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,8 +87,8 @@ class FileTable:
 
     @functools.cached_property
     def streams(self) -> Mask:
-        """Which files can only be read from their beginning, ``bool (files,)``."""
-        return self._compressed | np.equal(self.sizes, UNKNOWN)
+        """Which files are read from their beginning, ``bool (files,)``."""
+        return self._compressed | np.equal(self.sizes, UNKNOWN) | self.is_sequential
 
     @property
     def text_bytes(self) -> npt.NDArray[np.float64]:
