@@ -56,6 +56,7 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import RecordError
+from seqstream.sources.arrow_files import ArrowFiles
 from seqstream.sources.conll import Conll
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
@@ -78,6 +79,7 @@ from seqstream.tuning.max_tokens import fit_max_tokens
 from seqstream.writing.write_tokens import WrittenTokens, write_tokens
 
 __all__ = [
+    "ArrowFiles",
     "Batch",
     "Bucket",
     "CausalLabels",

@@ -141,6 +141,17 @@ def parquet(folder: Path, lines: Texts) -> ss.Source:
     return ss.Parquet(folder / "*.parquet", block_bytes=BLOCK)
 
 
+def arrow_files(folder: Path, lines: Texts) -> ss.Source:
+    """A file of three record batches, with dictionaries, and a stream, in folders of a partition."""
+    for number, new in enumerate([pa.ipc.new_file, pa.ipc.new_stream]):
+        part = lines[number * 30 : number * 30 + 30]
+        table = pa.table({"text": pa.array(part).dictionary_encode(), "label": list(range(len(part)))})
+        (folder / f"part={number}").mkdir()
+        with pa.OSFile(str(folder / f"part={number}" / "a.arrow"), "wb") as file, new(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=10)
+    return ss.ArrowFiles(folder / "*/*.arrow", block_bytes=BLOCK)
+
+
 def hf_dataset(folder: Path, lines: Texts) -> ss.Source:
     """A map-style data set whose rows are chosen by indices."""
     from datasets import Dataset
@@ -203,6 +214,7 @@ SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     conll,
     csv_files,
     parquet,
+    arrow_files,
     hf_dataset,
     hf_stream,
     generator,
