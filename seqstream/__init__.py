@@ -23,9 +23,9 @@ over rows. The *state* names the beginning of the window and how much of it was 
 
 Shards are visited in an even order, a function of seed, epoch and position that halves the epoch again and again, so that every
 stretch of it covers the corpus. Batches of a window are served in the same kind of order by length. Lists, map-style data sets
-and ``datasets.Dataset`` are shuffled as a whole; plain text and JSON lines in blocks, and their rows within a window;
-compressed and Parquet files in shards of which 16 are open at a time; one compressed file, one CSV or a generator function
-within a window.
+and ``datasets.Dataset`` are shuffled as a whole; plain text, JSON lines and sentences in CoNLL's formats in blocks, and their
+rows within a window; compressed, Parquet and Arrow files in shards of which 16 are open at a time; one compressed file, one
+CSV, one JSON array or a generator function within a window.
 
 `write_tokens` tokenises a source once, into files from which `TokenFiles` reads every later run without copying them, and
 ``Loader(cache=...)`` keeps what was tokenised beside serving it. Neither changes what a batch holds.
