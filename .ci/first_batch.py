@@ -26,7 +26,8 @@ def check_files(root: Path, sdist: Path, wheel: Path) -> None:
     others = {name for name in in_wheel - package if ".dist-info/" not in name}
     expect("seqstream/py.typed" in package and package <= in_wheel, f"the wheel must have {sorted(package - in_wheel)}")
     expect(not others, f"the wheel must have nothing but the package, got {sorted(others)}")
-    in_sdist = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     needed = {name for name in tracked if name.startswith(("seqstream/", "tests/", "examples/", "benchmarks/"))}
     needed |= {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt", "constraints-oldest.txt"}
     expect(needed <= in_sdist, f"the sdist must have {sorted(needed - in_sdist)[:9]}")
@@ -55,7 +56,7 @@ def main() -> None:
     expect((installed / "py.typed").is_file(), "py.typed must be installed")
     wheel, sdist = sorted(built, key=lambda path: path.suffix != ".whl")
     check_files(root, sdist, wheel)
-    print(f"seqstream {ss.__version__} from {wheel.name}: {first_batch()!r:.200}")
+    sys.stdout.write(f"seqstream {ss.__version__} from {wheel.name}: {first_batch()!r:.200}\n")
 
 
 if __name__ == "__main__":

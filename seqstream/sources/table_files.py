@@ -182,7 +182,7 @@ def open_table_file(file: File) -> Iterator[Any]:
         if file.system is None:
             check_regular(file)
         opened = pa.OSFile(file.path) if file.system is None else file.system.open(file.path, "rb")
-    with opened:
         if file.system is None:
-            check_unchanged(file, opened.fileno())
+            check_unchanged(file, file.path)  # after it was opened; OSFile.fileno fails in some versions of pyarrow
+    with opened:
         yield opened
