@@ -23,9 +23,9 @@ over rows. The *state* names the beginning of the window and how much of it was 
 
 Shards are visited in an even order, a function of seed, epoch and position that halves the epoch again and again, so that every
 stretch of it covers the corpus. Batches of a window are served in the same kind of order by length. Lists, map-style data sets
-and ``datasets.Dataset`` are shuffled as a whole; plain text and JSON lines in blocks, and their rows within a window;
-compressed and Parquet files in shards of which 16 are open at a time; one compressed file, one CSV or a generator function
-within a window.
+and ``datasets.Dataset`` are shuffled as a whole; plain text, JSON lines and sentences in CoNLL's formats in blocks, and their
+rows within a window; compressed, Parquet and Arrow files in shards of which 16 are open at a time; one compressed file, one
+CSV, one JSON array or a generator function within a window.
 
 `report` shows a corpus before training, as a page of pictures: lengths, batches, padding, steps, ranks and samples.
 
@@ -63,9 +63,12 @@ from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.planning.unbucketed import Unbucketed
 from seqstream.records import RecordError
+from seqstream.sources.arrow_files import ArrowFiles
+from seqstream.sources.conll import Conll
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.generator import Generator
 from seqstream.sources.huggingface import HFDataset
+from seqstream.sources.json_arrays import JsonArrays
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.parquet_files import Parquet
@@ -83,11 +86,13 @@ from seqstream.tuning.max_tokens import fit_max_tokens
 from seqstream.writing.write_tokens import WrittenTokens, write_tokens
 
 __all__ = [
+    "ArrowFiles",
     "Batch",
     "Bucket",
     "CausalLabels",
     "ClassLabels",
     "Concat",
+    "Conll",
     "Csv",
     "EngineError",
     "EngineWarning",
@@ -95,6 +100,7 @@ __all__ = [
     "FilterRecords",
     "Generator",
     "HFDataset",
+    "JsonArrays",
     "JsonLines",
     "LabelRule",
     "Loader",

@@ -64,6 +64,15 @@ def whole_files(folder: Path, lines: Texts) -> ss.Source:
     return ss.TextFiles(folder / "*.txt", unit="file", block_bytes=BLOCK)
 
 
+def folders(folder: Path, lines: Texts) -> ss.Source:
+    """A folder for each class, in folders of languages; several files are in one block."""
+    for number, text in enumerate(lines):
+        own = folder / f"lang={'de' if number % 3 else 'en'}" / ("pos" if number % 2 else "neg")
+        own.mkdir(parents=True, exist_ok=True)
+        (own / f"{number:02}.txt").write_text(text)
+    return ss.TextFiles(folder / "*/*/*.txt", folder="class", block_bytes=BLOCK)
+
+
 def compressed(folder: Path, lines: Texts) -> ss.Source:
     """Plain and compressed files mixed: shards of one and of many blocks."""
     for number in range(3):
@@ -95,6 +104,23 @@ def json_lines(folder: Path, lines: Texts) -> ss.Source:
     return ss.JsonLines(folder / "rows.jsonl", block_bytes=BLOCK)
 
 
+def json_arrays(folder: Path, lines: Texts) -> ss.Source:
+    """Arrays in an object around them, one of them compressed."""
+    rows = [{"text": text, "label": len(text) % 3} for text in lines]
+    (folder / "a.json").write_text(json.dumps({"data": rows[:40]}, indent=1))
+    (folder / "b.json.gz").write_bytes(gzip.compress(json.dumps({"version": 1, "data": rows[40:]}).encode()))
+    return ss.JsonArrays(folder / "*", key="data", block_bytes=BLOCK)
+
+
+def conll(folder: Path, lines: Texts) -> ss.Source:
+    """Words with tags, a line each, in two files with marks between documents; one of them is compressed."""
+    sentences = ["\n".join(f"{word}\t{len(word)}" for word in text.split()) for text in lines]
+    (folder / "a.conll").write_text("-DOCSTART-\tO\n\n" + "\n\n \n".join(sentences[:35]))
+    with gzip.open(folder / "b.conll.gz", "wt") as file:
+        file.write("\n\n".join(sentences[35:]))
+    return ss.Conll(folder / "*", columns=("text", "tags"), block_bytes=BLOCK)
+
+
 def csv_files(folder: Path, lines: Texts) -> ss.Source:
     """CSV with newlines inside quotes."""
     for number in range(2):
@@ -113,6 +139,17 @@ def parquet(folder: Path, lines: Texts) -> ss.Source:
             pa.table({"text": part, "label": list(range(len(part)))}), folder / f"{number}.parquet", row_group_size=10
         )
     return ss.Parquet(folder / "*.parquet", block_bytes=BLOCK)
+
+
+def arrow_files(folder: Path, lines: Texts) -> ss.Source:
+    """A file of three record batches, with dictionaries, and a stream, in folders of a partition."""
+    for number, new in enumerate([pa.ipc.new_file, pa.ipc.new_stream]):
+        part = lines[number * 30 : number * 30 + 30]
+        table = pa.table({"text": pa.array(part).dictionary_encode(), "label": list(range(len(part)))})
+        (folder / f"part={number}").mkdir()
+        with pa.OSFile(str(folder / f"part={number}" / "a.arrow"), "wb") as file, new(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=10)
+    return ss.ArrowFiles(folder / "*/*.arrow", block_bytes=BLOCK)
 
 
 def hf_dataset(folder: Path, lines: Texts) -> ss.Source:
@@ -168,12 +205,16 @@ SOURCES: list[Callable[[Path, Texts], ss.Source]] = [
     text_files,
     paragraphs,
     whole_files,
+    folders,
     compressed,
     memory_url,
     part_of_a_split,
     json_lines,
+    json_arrays,
+    conll,
     csv_files,
     parquet,
+    arrow_files,
     hf_dataset,
     hf_stream,
     generator,

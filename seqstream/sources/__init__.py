@@ -7,8 +7,9 @@ The modules, in the order of the data:
 - ``tokens/``: files of tokens.
 - ``blocks``: sizes of blocks, and states that count records.
 - ``numbered_records``, ``reading_hints``, ``source``: what every source has; subclass `Source` to read other data.
-- ``corpus_source``, ``text``, ``json_lines``, ``csv_files``, ``parquet_files``, ``huggingface``, ``huggingface_streams``,
-  ``generator``: a source for each kind of data.
+- ``corpus_source``, ``text``, ``conll``, ``json_lines``, ``json_arrays``: sources of text in files. ``csv_files``,
+  ``table_files``, ``parquet_files``, ``arrow_files``: sources of columns. ``huggingface``, ``huggingface_streams``,
+  ``generator``: sources of Python objects.
 - ``choose_source``: which of them reads a path, a list, a data set or a generator function.
 - ``locations``: where a record is.
 - ``record_hashes``, ``split_rule``: which part of a split a record is in.

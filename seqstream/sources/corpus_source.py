@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.records import Json, split_row_id
 from seqstream.sources.files.aligned import Aligned
-from seqstream.sources.files.ranges import Corpus
+from seqstream.sources.files.folder_columns import FolderColumns
+from seqstream.sources.files.ranges import RULES, Corpus
+from seqstream.sources.files.spans import ByteSpan
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 
@@ -21,6 +25,23 @@ class CorpusSource(Source):
     @abc.abstractmethod
     def _corpus(self) -> Corpus | Aligned:
         """The files, and how they are cut into shards and blocks."""
+
+    @property
+    @abc.abstractmethod
+    def _folders(self) -> FolderColumns | None:
+        """The columns in the names of folders that the records do not have themselves; ``None`` if there are none."""
+
+    def _with_folders(self, table: pa.Table, spans: Sequence[ByteSpan]) -> pa.Table:
+        """Return a table of the records of spans with the columns in the names of their folders."""
+        if self._folders is None or not isinstance(self._corpus, Corpus):
+            return table
+        rule = RULES[self._corpus.unit]
+        counts = [len(table)] if len(spans) == 1 else [len(span.starts(rule)) for span in spans]
+        return self._folders.append(table, [span.file.name for span in spans], counts)
+
+    @property
+    def _folders_fingerprint(self) -> dict[str, Json]:
+        return {} if self._folders is None else self._folders.fingerprint()
 
     @property
     def num_shards(self) -> int:

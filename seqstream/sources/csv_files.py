@@ -15,8 +15,8 @@ from seqstream.options import names, num_bytes
 from seqstream.records import Json, split_row_id
 from seqstream.sources.blocks import Block
 from seqstream.sources.files.fingerprints import fingerprint_files
+from seqstream.sources.files.folder_columns import FolderColumns, find_folder_columns, own_columns
 from seqstream.sources.files.listing import File, FileTable, Paths, find_files, normalize_paths
-from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tables.csv_dialect import Dialect
@@ -41,6 +41,8 @@ class Csv(Source):
 
     Quotes are read as Python's ``csv.reader(strict=True)`` reads them: one at the beginning of a field opens it, one inside of
     it is doubled, and a delimiter or the end of the line follows the closing one; all else is an error with the line.
+
+    Folders named ``name=value`` are a column too, as in `Parquet`; a column of that name in the files takes precedence.
 
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
@@ -84,7 +86,6 @@ class Csv(Source):
             raise TypeError(f"types must be a dict of columns and their types, like {{'zip': 'string'}}, got {self.types!r}")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         _ = self._schema  # read here, so that the error for a missing file or column points at the user's line
-        warn_of_partitions("Csv", self._files.names, lambda: self._schema.names)
 
     @property
     def num_shards(self) -> int:
@@ -102,6 +103,7 @@ class Csv(Source):
             "block_bytes": self.block_bytes,
             **dialect,
             "files": self._digest,
+            **({} if self._folders is None else self._folders.fingerprint()),
         }
 
     def locate(self, row_id: int) -> str:
@@ -126,7 +128,19 @@ class Csv(Source):
 
     @functools.cached_property
     def _dialect(self) -> Dialect:
-        return Dialect(self.columns, self.names, self.delimiter, self.quote, self.max_record_bytes)
+        dialect = Dialect(None, self.names, self.delimiter, self.quote, self.max_record_bytes)
+        if self.columns is None:
+            return dialect
+        folders = find_folder_columns(self._files.names)
+        present = self.columns if folders is None else dialect.header(self._files[0])
+        return dataclasses.replace(dialect, columns=own_columns(self.columns, present, folders))
+
+    @functools.cached_property
+    def _folders(self) -> FolderColumns | None:
+        """The columns in names of folders that the files do not have."""
+        found = find_folder_columns(self._files.names)
+        found = found and found.without(self._schema.names)
+        return found and found.chosen(self.columns)
 
     @functools.cached_property
     def _schema(self) -> pa.Schema:
@@ -152,7 +166,9 @@ class Csv(Source):
                 if not is_checked and any(has_large_floats(table.column(name)) for name in self._inferred_floats):
                     self._check_rounding(file)
                     is_checked = True
-                yield table
+                if self._folders is not None:
+                    table = self._folders.append(table, [file.name], [len(table)])
+                yield table if self.columns is None else table.select(self.columns)
 
     @functools.cached_property
     def _inferred_floats(self) -> list[str]:

@@ -18,8 +18,8 @@ from seqstream.sources.blocks import Block, choose_block_bytes
 from seqstream.sources.corpus_source import CorpusSource
 from seqstream.sources.files.boundaries import newlines
 from seqstream.sources.files.decoding import ERRORS, Errors, check_lengths, join_text
+from seqstream.sources.files.folder_columns import FolderColumns, find_folder_columns, own_columns
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
-from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
 from seqstream.sources.files.spans import ByteSpan
 from seqstream.sources.tables.exact_messages import keep_exact
@@ -68,6 +68,8 @@ class JsonLines(CorpusSource):
     A struct of messages or tools that hold more than text gets a field ``exact_json``: the JSON of each as it is in the file,
     with its order of keys and its nulls, for chat templates. Batches do not have it.
 
+    Folders named ``name=value`` are a column too, as in `Parquet`; a field of that name in the records takes precedence.
+
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these.
         columns: Fields to read, all if ``None``. Fewer are faster.
@@ -108,7 +110,6 @@ class JsonLines(CorpusSource):
                 raise TypeError(f"schema must give an Arrow type for each field, got {kind!r} for {name!r}")
         object.__setattr__(self, "paths", normalize_paths(self.paths))
         _ = self._corpus  # found here, so that the error for a missing file points at the user's line
-        warn_of_partitions("JsonLines", self._corpus.files.names, lambda: self._base.names)
 
     @functools.cached_property
     def _corpus(self) -> Corpus:
@@ -120,7 +121,8 @@ class JsonLines(CorpusSource):
         for spans, after in self._corpus.blocks(shard, state):
             text = join_text(spans, "json", self.errors)
             check_lengths(np.diff(newlines(text), prepend=-1) - 1, spans, "line", self.max_record_bytes)
-            yield self._table(text, spans) if text.strip() else self._base.empty_table(), after
+            table = self._table(text, spans) if text.strip() else self._base.empty_table()
+            yield self._with_folders(table, spans), after
 
     def _table(self, text: bytes, spans: list[ByteSpan]) -> pa.Table:
         table, types = read_objects(text, spans, self._latest_types[0], self.errors)
@@ -134,13 +136,23 @@ class JsonLines(CorpusSource):
                 raise ValueError(
                     f"fields must be none of the reserved {', '.join(RESERVED)}, got {name!r}; leave it out with columns=[...]"
                 )
+            if self._folders is not None and name in self._folders.schema.names:
+                remedy = f"pass schema={{{name!r}: ...}} to read it, or leave it out with columns=[...]"
+                raise ValueError(f"{_location(spans)}: field {name!r} cannot come late, as folders have that name; {remedy}")
         return table
 
     def fingerprint(self) -> Json:
         # Without errors, schema and max_record_bytes: a user may change these after a bad record, and resume.
         columns = None if self.columns is None else list(self.columns)
         block_bytes = self._corpus.limits.block_bytes
-        return {"kind": "JsonLines", "columns": columns, "block_bytes": block_bytes, "files": self._files}
+        of_files = {"files": self._files, **self._folders_fingerprint}
+        return {"kind": "JsonLines", "columns": columns, "block_bytes": block_bytes, **of_files}
+
+    @functools.cached_property
+    def _folders(self) -> FolderColumns | None:
+        found = find_folder_columns(self._corpus.files.names)
+        found = found and found.without(self._base.names)
+        return found and found.chosen(self.columns)
 
     @property
     def is_read_by_workers(self) -> bool:
@@ -177,7 +189,8 @@ class JsonLines(CorpusSource):
         present = table.schema.names
         if not set(present).issuperset(self.columns):
             present = list(dict.fromkeys(name for record in load_lines(text) for name in record))
-        return start.replace_known(_select(table.schema, self.columns, present))
+        columns = own_columns(self.columns, present, find_folder_columns(self._corpus.files.names)) or ()
+        return start.replace_known(_select(table.schema, columns, present))
 
     @functools.cached_property
     def _latest_types(self) -> list[Types]:

@@ -15,8 +15,8 @@ from seqstream.sources.blocks import Block, choose_block_bytes
 from seqstream.sources.corpus_source import CorpusSource
 from seqstream.sources.files.aligned import Aligned
 from seqstream.sources.files.decoding import ERRORS, Errors, decode_records
+from seqstream.sources.files.folder_columns import FolderColumns, find_folder_columns
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
-from seqstream.sources.files.partitions import warn_of_partitions
 from seqstream.sources.files.ranges import Corpus, make_limits
 
 Unit: TypeAlias = Literal["line", "paragraph", "file"]
@@ -33,11 +33,15 @@ class TextFiles(CorpusSource):
     Lines end with ``\n`` or ``\r\n`` and nothing else; an empty line is an empty record. Paragraphs are separated by blank
     lines, which have white space only; within them ``\r\n`` becomes ``\n``. A byte order mark at a file's beginning is dropped.
 
+    Folders named ``name=value`` are a column too, as in `Parquet`; aligned files do not have it.
+
     Args:
         paths: A path, a glob (its files sort by name), any URL that fsspec knows, or a list of these; or, for files aligned
             line by line, a dict of these, ``{"source": "train.de", "target": "train.fr"}``: a column for each key.
         unit: What a record is: ``"line"``, ``"paragraph"`` or ``"file"``.
         field: Name of the column of text.
+        folder: Name of a column for the name of the folder that each file is in, ``"label"`` for ``train/pos/1.txt`` and
+            ``train/neg/2.txt``; `ClassLabels` makes numbers of it. ``None`` for no such column.
         block_bytes: Bytes read at once. Smaller blocks mix better, larger ones cost fewer reads. By default 256 KiB, or less
             so that a small corpus has 128 blocks.
         errors: Where text is not UTF-8, ``"strict"`` raises an error and ``"replace"`` puts U+FFFD.
@@ -55,6 +59,7 @@ class TextFiles(CorpusSource):
     _: dataclasses.KW_ONLY
     unit: Unit = "line"
     field: str = "text"
+    folder: str | None = None
     block_bytes: int | None = None
     errors: Errors = "strict"
     max_record_bytes: int = 64 << 20
@@ -68,9 +73,12 @@ class TextFiles(CorpusSource):
         for name in self._fields:
             if name in RESERVED:
                 raise ValueError(f"field must be none of the reserved {', '.join(RESERVED)}, got {name!r}")
-        corpus = self._corpus  # found here, so that the error for a missing file points at the user's line
-        if isinstance(corpus, Corpus):
-            warn_of_partitions("TextFiles", corpus.files.names, lambda: [self.field])
+        if self.folder is not None:
+            column_name("folder", self.folder)
+            if self.folder in self._fields or isinstance(self.paths, Mapping):
+                rule = f"a column besides {', '.join(map(repr, self._fields))}, of files that are not aligned"
+                raise ValueError(f"folder must be the name of {rule}, got {self.folder!r}")
+        _ = self._folders  # found here, so that the error for a missing file points at the user's line
 
     @functools.cached_property
     def _corpus(self) -> Corpus | Aligned:
@@ -79,6 +87,14 @@ class TextFiles(CorpusSource):
         first = next(iter(files.values()))
         limits = make_limits(choose_block_bytes(self.block_bytes, first.text_bytes.sum()), self.max_record_bytes)
         return Aligned(files, limits) if isinstance(self.paths, Mapping) else Corpus(first, self.unit, limits)
+
+    @functools.cached_property
+    def _folders(self) -> FolderColumns | None:
+        if isinstance(self._corpus, Aligned):
+            return None
+        found = find_folder_columns(self._corpus.files.names, self.folder)
+        found = found and found.without(self._fields)
+        return found and found.chosen(None)
 
     @property
     def _fields(self) -> list[str]:
@@ -90,7 +106,7 @@ class TextFiles(CorpusSource):
             # A block of aligned files is one span for each column.
             columns = [spans] if isinstance(self._corpus, Corpus) else [[span] for span in spans]
             arrays = [decode_records(column, self.unit, self.errors, self.max_record_bytes) for column in columns]
-            yield pa.table(arrays, names=fields), after
+            yield self._with_folders(pa.table(arrays, names=fields), spans), after
 
     def fingerprint(self) -> Json:
         # Without errors and max_record_bytes: a user may change these after a bad record, and resume from the last state.
@@ -100,6 +116,7 @@ class TextFiles(CorpusSource):
             "fields": self._fields,
             "block_bytes": self._corpus.limits.block_bytes,
             "files": self._files,
+            **self._folders_fingerprint,
         }
 
 

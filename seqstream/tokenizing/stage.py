@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pyarrow as pa
 
 from seqstream.options import NO_LIMIT, one_of, read_limit, yes_or_no
-from seqstream.records import INPUT_IDS, Json, OpenStage, lengths_column
+from seqstream.records import IGNORE_INDEX, INPUT_IDS, Json, OpenStage, lengths_column
 from seqstream.tokenizing.encoding import OpenTokenize
 from seqstream.tokenizing.engine_choice import choose_engine
 from seqstream.tokenizing.engines import ENGINES, FUNCTION, Engine, EngineName, is_installed
 from seqstream.tokenizing.formats.chat import Speaker
-from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, RowFormat
+from seqstream.tokenizing.formats.row_format import TOKEN_TYPES, WORD_IDS, RowFormat
 from seqstream.tokenizing.formats.select import RowOptions, check_options, make_row_format
 from seqstream.tokenizing.formats.words import WordLabels
 from seqstream.tokenizing.python_components import LiveTokenizer
@@ -76,6 +76,8 @@ class Tokenize:
         labels: Column of lists of whole numbers, one for each word of ``field``; they become ``labels``, -100 on special
             tokens.
         word_labels: ``"first"`` labels the first token of each word, and the others -100; ``"all"`` labels all of them.
+        word_ids: Whether rows of words have a column ``word_ids``: the number of the word, in its record, that each token is
+            from, -100 for special tokens and padding. A word without tokens keeps its number, which no token has.
         chat: ``field`` has lists of messages, ``{"role": ..., "content": ...}``, rendered by the chat template of a
             transformers tokenizer; ``labels`` are the ids of what the assistant says, -100 elsewhere, or with ``"all"`` all
             ids. Messages ``{"from": ..., "value": ...}`` get the role of the sender: ``human`` is the user, ``gpt`` and
@@ -105,6 +107,7 @@ class Tokenize:
     prompt: str | None = None
     labels: str | None = None
     word_labels: WordLabels = "first"
+    word_ids: bool = False
     chat: Speaker | None = None
     engine: EngineName = "auto"
     _tokenizer_specs: dict[str, TokenizerSpec] = dataclasses.field(init=False)
@@ -146,6 +149,7 @@ class Tokenize:
         one_of("chat", self.chat, (None, "assistant", "all"))
         _check_field(self.field)
         yes_or_no("special_tokens", self.special_tokens)
+        yes_or_no("word_ids", self.word_ids)
         for name, value, kind, wanted in (
             ("prompt", self.prompt, str, "the name of a column"),
             ("labels", self.labels, str, "the name of a column"),
@@ -213,14 +217,14 @@ class Tokenize:
         return [each.function for each in self._tokenizer_specs.values() if each.is_function]
 
     def pad_values(self) -> dict[str, int]:
-        """Return the padding id of each column of ids whose tokenizer has one, and the token type of padding if it is not 0."""
+        """Return the padding id of each column of ids whose tokenizer has one, and what other columns have there if not 0."""
         found: dict[str, int] = {}
         for column, tokenizer_spec in self._tokenizer_specs.items():
             if tokenizer_spec.pad_id is not None:
                 found[column] = tokenizer_spec.pad_id
             if tokenizer_spec.pad_type and isinstance(self.field, tuple):
                 found[TOKEN_TYPES] = tokenizer_spec.pad_type
-        return found
+        return found | ({WORD_IDS: IGNORE_INDEX} if self.word_ids else {})
 
     def vocabulary_sizes(self) -> dict[str, int | None]:
         """Return the number of ids of each column of ids; ``None`` where it is not known."""

@@ -572,21 +572,6 @@ def test_folders_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert read_all(Parquet(f"{tmp_path}/x/*/*.parquet", columns=["label"])) == [{"label": None}, {"label": 7}]
 
 
-@pytest.mark.parametrize(("kind", "text"), [(ss.TextFiles, "a b\n"), (ss.JsonLines, '{"text": "a"}\n'), (ss.Csv, "text\na\n")])
-def test_folders_that_are_not_read_are_told(tmp_path: Path, kind: Any, text: str) -> None:
-    """Sources of text warn of partitions in folders, unless the files have the column, or all values are equal."""
-    for folder in ("lang=en", "lang=de"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a").write_text(text)
-    with pytest.warns(
-        UserWarning, match=rf"^{kind.__name__} reads no columns from folders such as lang=\.\.\., so 'lang' is left"
-    ):
-        kind(str(tmp_path / "*" / "a"))
-    kind(str(tmp_path / "lang=en" / "a"))
-    with pytest.raises(IsADirectoryError, match=r"pass a glob such as '.*/\*\.(txt|jsonl|csv)'"):
-        kind(tmp_path / "lang=en")
-
-
 def test_parquet_refuses_other_files(tmp_path: Path) -> None:
     """A file of another format, an empty one, and a truncated one are errors with the file."""
     pq.write_table(pa.table({"text": ["a" * 1_000]}), tmp_path / "whole.parquet")

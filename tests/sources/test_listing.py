@@ -16,7 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqstream.arrays import evenly_spaced
+from seqstream.sources.csv_files import Csv
 from seqstream.sources.files.listing import Paths, find_files, normalize_paths
+from seqstream.sources.json_lines import JsonLines
+from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.text import TextFiles, Unit
 
 UNITS: list[Unit] = ["line", "paragraph", "file"]
@@ -74,6 +77,41 @@ def test_paths_that_name_no_file(tmp_path: Path) -> None:
     for paths, error, message in cases:
         with pytest.raises(error, match=re.escape(message)):
             TextFiles(paths)  # type: ignore[arg-type]  # some are none on purpose
+
+
+def test_a_folder_is_an_error_that_lists_what_it_has(tmp_path: Path) -> None:
+    """The error for a folder has the number of files of each ending, and a glob for those that can be read."""
+    for number in range(3):
+        (tmp_path / f"{number}.CSV").touch()
+    (tmp_path / "a.jsonl.gz").touch()
+    (tmp_path / "Makefile").touch()
+    with pytest.raises(IsADirectoryError) as caught:
+        TextFiles(tmp_path)
+    counts = "3 .csv, 1 .jsonl.gz, 1 without an ending"
+    start = f"paths must be files, got the directory '{tmp_path}', whose files are "
+    assert sorted(str(caught.value).removeprefix(start).split(";")[0].split(", ")) == sorted(counts.split(", "))
+    assert str(caught.value).endswith(f"; pass a glob such as '{tmp_path}/*.csv'")
+    (tmp_path / "pos").mkdir()
+    (tmp_path / "pos" / "1.txt").touch()
+    for kind, pattern in {TextFiles: "/**/*.txt", JsonLines: "/**/*.csv", Parquet: "/**/*.csv"}.items():
+        with pytest.raises(IsADirectoryError, match=re.escape(f"1 .txt; pass a glob such as '{tmp_path}{pattern}'")):
+            kind(tmp_path)
+    for number in range(9):
+        (tmp_path / f"a.x{number}").touch()
+    with pytest.raises(IsADirectoryError, match=r"files are 3 \.csv, 1 .*, 5 other endings; "):
+        TextFiles(tmp_path)
+
+
+def test_formats_that_no_source_reads(tmp_path: Path) -> None:
+    """Spreadsheets and documents are errors that say how to convert them, also behind a glob."""
+    for name in ("a.xlsx", "b.PDF"):
+        (tmp_path / name).touch()
+    message = f"got the spreadsheet '{tmp_path}/a.xlsx'; save it as CSV for Csv, or run pandas.read_excel('{tmp_path}/a.xlsx')"
+    for kind in (TextFiles, Csv, JsonLines, Parquet):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            kind(tmp_path / "*")
+    with pytest.raises(ValueError, match=re.escape(f"got the document '{tmp_path}/b.PDF'; write its text")):
+        TextFiles(tmp_path / "b.PDF")
 
 
 def test_arguments_that_make_no_sense(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The modules, in the order of the data:
 
-- ``listing``: paths, globs and URLs -> a table of files; ``fingerprints`` identifies them, ``partitions`` reads folder names.
+- ``listing``: paths, globs and URLs -> a table of files.
+- ``fingerprints``, ``folder_columns``: what identifies files, and columns in names of their folders.
 - ``remote``, ``remote_file``: byte ranges of remote files, many at a time.
 - ``reading``, ``chunks``: bytes of a file, by range or from its beginning, decompressed.
 - ``encodings``: detection of UTF-16 and UTF-32, for errors.

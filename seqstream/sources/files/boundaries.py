@@ -1,4 +1,4 @@
-"""Where records start and end in bytes: lines, paragraphs and whole files.
+"""Where records start and end in bytes: lines, paragraphs, sentences in CoNLL's formats, and whole files.
 
 A range of bytes owns the records that start in it; a paragraph starts with the blank lines before it. A few bytes around a byte
 (`LOOK_BEHIND`) decide whether a record starts there, so that a range is read without its neighbours.
@@ -37,6 +37,12 @@ _SPACES = re.compile(rb"(?:\n|%b)*+" % _SPACE)
 _ASCII_SPACES = bytes([*range(9, 14), *range(0x1C, 0x21)])
 _WIDE_SPACES = tuple(letter.encode() for letter in map(chr, range(0x80, 0x3001)) if letter.isspace())
 _NONBLANK = re.compile(rb"^[ \t\r]*[^ \t\r\n]", re.MULTILINE)
+
+CONLL_LINE = re.compile(rb"^(?!-DOCSTART-(?:[ \t\r\n]|\Z))%b*+[^\n]" % _SPACE, re.MULTILINE)
+"""The beginning of the line of a word: neither blank, nor a mark between documents."""
+CONLLU_LINE = re.compile(rb"^(?!#)%b*+[^\n]" % _SPACE, re.MULTILINE)
+"""The beginning of a line of CoNLL-U that is no comment."""
+_CONLLU_WORD = re.compile(rb"^(?!#|\d+[-.]\d)%b*+[^\n]" % _SPACE, re.MULTILINE)
 
 
 class Rule(NamedTuple):
@@ -122,6 +128,21 @@ def _paragraph_starts(data: bytes) -> Index:
     return np.unique(starts[starts < _space_start(data, len(data))])
 
 
+def _conll_starts(data: bytes) -> Index:
+    return _starts_with(CONLL_LINE, data)
+
+
+def _conllu_starts(data: bytes) -> Index:
+    return _starts_with(_CONLLU_WORD, data)
+
+
+def _starts_with(line: re.Pattern[bytes], data: bytes) -> Index:
+    """Return where the paragraphs start that have such a line."""
+    starts = _paragraph_starts(data)
+    words = np.array([found.start() for found in line.finditer(data)], np.int64)
+    return starts[np.unique(np.searchsorted(starts, words, side="right") - 1)] if len(words) else starts[:0]
+
+
 def _file_begin(buffer: Buffer, base: int, at: int) -> int:
     return 0 if base + at == 0 else len(buffer)
 
@@ -137,4 +158,6 @@ def _file_starts(data: bytes) -> Index:
 LINES = Rule(_line_begin, _line_end, _line_starts)
 NONBLANK_LINES = Rule(_line_begin, _line_end, _nonblank_line_starts)
 PARAGRAPHS = Rule(_paragraph_begin, _paragraph_end, _paragraph_starts, settled=_paragraph_settled)
+CONLL = PARAGRAPHS._replace(starts=_conll_starts)
+CONLLU = PARAGRAPHS._replace(starts=_conllu_starts)
 FILES = Rule(_file_begin, _file_end, _file_starts, is_file=True)

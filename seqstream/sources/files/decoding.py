@@ -130,5 +130,8 @@ def _split_files(spans: list[ByteSpan], errors: Errors) -> tuple[bytes, Index]:
     return b"".join(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64)
 
 
-_JOIN: dict[str, Callable[[ByteSpan], bytes]] = {"line": _join_lines, "json": _join_lines, "paragraph": _join_paragraphs}
+_JOIN: dict[str, Callable[[ByteSpan], bytes]] = {
+    **dict.fromkeys(("line", "json"), _join_lines),
+    **dict.fromkeys(("paragraph", "conll", "conllu"), _join_paragraphs),
+}
 _SPLIT: dict[str, Callable[[bytes], tuple[bytes, Index]]] = {"line": _split_lines, "paragraph": _split_paragraphs}

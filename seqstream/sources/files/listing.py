@@ -5,8 +5,10 @@ A table of files is columns, not objects, so that each of a million files needs 
 
 from __future__ import annotations
 
+import collections
 import functools
 import glob
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +30,13 @@ UNKNOWN = -1
 _TEXT_PER_COMPRESSED = 3.5
 """Bytes of text in a byte of a compressed file: compression leaves between a half and a fifth."""
 _NEEDED_PACKAGES = {".zst": "zstandard", ".lz4": "lz4"}
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
 _ARCHIVES = {".tar", ".tgz", ".7z", ".rar"}
+_SPREADSHEET = "the spreadsheet {0!r}; save it as CSV for Csv, or run pandas.read_excel({0!r}).to_parquet(...) for Parquet"
+_DOCUMENT = "the document {0!r}; write its text to a file of its own first"
+_UNREAD = {**dict.fromkeys((".xlsx", ".xls", ".ods"), _SPREADSHEET), **dict.fromkeys((".pdf", ".docx", ".odt"), _DOCUMENT)}
+"""What the error says for files that no source reads."""
+_LISTED_FILES, _LISTED_ENDINGS = 10_000, 8
 _PLAIN = {"", ".txt", ".text", ".jsonl", ".json", ".csv", ".tsv", ".md", ".parquet"}
 """Extensions of files without compression: for these fsspec need not be imported, which takes 10 ms."""
 
@@ -75,6 +83,8 @@ class FileTable:
     sizes: Index
     times: Index
     compressions: list[str | None]
+    is_sequential: bool = False
+    """Whether all files are read from their beginning, plain ones too."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,8 +95,8 @@ class FileTable:
 
     @functools.cached_property
     def streams(self) -> Mask:
-        """Which files can only be read from their beginning, ``bool (files,)``."""
-        return self._compressed | np.equal(self.sizes, UNKNOWN)
+        """Which files are read from their beginning, ``bool (files,)``."""
+        return self._compressed | np.equal(self.sizes, UNKNOWN) | self.is_sequential
 
     @property
     def text_bytes(self) -> npt.NDArray[np.float64]:
@@ -136,8 +146,7 @@ def find_files(paths: str | PathList, pattern: str = "*.txt", storage_options: M
         files = [file for path in listed for file in _find(path, storage_options or {})]
     except IsADirectoryError as error:
         name = error.args[0]
-        remedy = f"pass a glob such as {name.rstrip('/') + '/' + pattern!r}"
-        raise IsADirectoryError(f"paths must be files, got the directory {name!r}; {remedy}") from None
+        raise IsADirectoryError(f"paths must be files, got the directory {name!r}{_describe_folder(name, pattern)}") from None
     except ValueError as error:  # a zero byte, or half of a surrogate pair
         if "\0" not in str(error) and not isinstance(error, UnicodeEncodeError) and "null byte" not in str(error):
             raise
@@ -147,6 +156,28 @@ def find_files(paths: str | PathList, pattern: str = "*.txt", storage_options: M
     names, own_paths, systems, sizes, times, compressions = zip(*files, strict=True)
     columns = np.array(sizes, np.int64), np.array(times, np.int64)
     return FileTable(list(names), list(own_paths), list(systems), *columns, list(compressions))
+
+
+def _describe_folder(folder: str, pattern: str) -> str:
+    """Return how many files of each ending a folder has, also in folders below, and a glob to pass instead, for a message."""
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(os.path.expanduser(folder)) for name in names)
+    found = list(itertools.islice(paths, _LISTED_FILES))
+    endings = collections.Counter(map(_ending, found)).most_common()
+    listed = [f"{count:,} {ending or 'without an ending'}" for ending, count in endings[:_LISTED_ENDINGS]]
+    listed += [f"{len(endings) - _LISTED_ENDINGS:,} other endings"] * (len(endings) > _LISTED_ENDINGS)
+    counts = f", whose {'first ' * (len(found) == _LISTED_FILES)}files are {', '.join(listed)}" if found else ""
+    ending = os.path.splitext(pattern)[1]
+    if endings and ending not in dict(endings):
+        ending = endings[0][0]
+    top = os.path.abspath(os.path.expanduser(folder))
+    is_deep = "**" in pattern or any(os.path.dirname(os.path.abspath(path)) != top for path in found)
+    return f"{counts}; pass a glob such as {folder.rstrip('/') + '/**' * is_deep + '/*' + ending!r}"
+
+
+def _ending(path: str) -> str:
+    """Return the ending of a file's name in lower case: ``.txt``, ``.txt.gz``, or none."""
+    stem, ending = os.path.splitext(path.lower())
+    return os.path.splitext(stem)[1] + ending if ending in _COMPRESSED else ending
 
 
 def _check_options(paths: str | PathList, options: Mapping[str, Any] | None) -> None:
@@ -227,6 +258,8 @@ def compression_of(name: str) -> str | None:
         ValueError: The file is an archive of several files.
     """
     stem, extension = os.path.splitext(name)
+    if extension.lower() in _UNREAD:
+        raise ValueError(f"paths must be files of records, got {_UNREAD[extension.lower()].format(name)}")
     compression = _compression_of_extension(extension.lower())
     inner = os.path.splitext(stem)[1] if compression else extension
     if inner.lower() in _ARCHIVES:

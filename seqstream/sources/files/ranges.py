@@ -12,7 +12,7 @@ from seqstream.arrays import Index, flat_starts
 from seqstream.options import num_bytes
 from seqstream.records import Json
 from seqstream.sources.blocks import check_counts
-from seqstream.sources.files.boundaries import FILES, LINES, NONBLANK_LINES, PARAGRAPHS
+from seqstream.sources.files.boundaries import CONLL, CONLLU, FILES, LINES, NONBLANK_LINES, PARAGRAPHS
 from seqstream.sources.files.chunks import open_chunks
 from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable
@@ -20,7 +20,7 @@ from seqstream.sources.files.remote import ByteRange, Drop, read_ahead
 from seqstream.sources.files.spans import ByteSpan, Limits, first_read, read_range, read_stream
 from seqstream.sources.locations import Location
 
-RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES}
+RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES, "conll": CONLL, "conllu": CONLLU}
 """How records are found, for each unit."""
 
 

@@ -58,9 +58,9 @@ def check_regular(file: File) -> None:
             raise _changed(file, "is no regular file any more")
 
 
-def check_unchanged(file: File, descriptor: int) -> None:
-    """Raise if an open local file has changed since it was found."""
-    now = os.fstat(descriptor)
+def check_unchanged(file: File, opened: int | str) -> None:
+    """Raise if an open local file, by its descriptor or its path, has changed since it was found."""
+    now = os.stat(opened)
     if not stat.S_ISREG(now.st_mode):
         raise _changed(file, "is no regular file any more")
     if now.st_size != file.size:

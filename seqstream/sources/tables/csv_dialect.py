@@ -95,6 +95,13 @@ class Dialect:
         if header is None:
             yield self._parse(_Block(file, 0, find_quotes(b"", self.delimiter, None)), 0, list(self.names or ()), types)
 
+    def header(self, file: File) -> list[str]:
+        """Return the names of the columns of a file."""
+        if self.names is not None:
+            return list(self.names)
+        with contextlib.closing(dataclasses.replace(self, columns=None).read(file, {})) as parts:
+            return list(next(parts).column_names)
+
     def place(self, file: File, row: int) -> str:
         """Return the file and the line where a row starts, counting from 1; the header is a row, an empty line is not."""
         line = self.line(file, row)

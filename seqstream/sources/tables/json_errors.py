@@ -91,12 +91,15 @@ def _load_object(line: bytes) -> tuple[str | None, dict[str, Any]]:
         record = json.loads(line.decode("utf-8", "replace"), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         if line.lstrip().startswith(b"["):
-            return _NO_OBJECT.format("an array"), {}
+            return f"{_NO_OBJECT.format('an array')}, or read a file of one array with JsonArrays", {}
+        if line.strip() == b"{":
+            return f"{_NO_OBJECT.format('its beginning')}, or read the array in it with JsonArrays(..., key=...)", {}
         return f"line must be a JSON object, got invalid JSON at column {error.colno}: {error.msg}", {}
     except KeyError as error:
         return f"line must name each field once, got {error} twice", {}
     if not isinstance(record, dict):
-        return _NO_OBJECT.format(_JSON_NAMES[type(record)]), {}
+        remedy = ", or read a file of one array with JsonArrays" * isinstance(record, list)
+        return _NO_OBJECT.format(_JSON_NAMES[type(record)]) + remedy, {}
     if half := find_surrogate(line):
         remedy = "pass errors='replace' to go on with U+FFFD in its place"
         return f"text must be UTF-8, got half of a surrogate pair, {half}; {remedy}", {}

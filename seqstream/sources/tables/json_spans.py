@@ -42,7 +42,7 @@ class Spans:
         folded = letters | _BRACE_BIT
         at = np.flatnonzero((letters == _QUOTE) | (letters == _COLON) | (folded == _OPEN) | (folded == _CLOSE))
         if b"\\" in text:
-            at = _without_escaped(letters, at)
+            at = without_escaped(letters, at)
         kinds = letters[at]
         is_quote = kinds == _QUOTE
         is_mark = is_quote | (np.cumsum(is_quote) & 1 == 0)
@@ -80,7 +80,7 @@ class Spans:
         return opens[self._depths[opens] == depth], closes[self._depths[closes] == depth - 1]
 
 
-def _without_escaped(letters: _Letters, at: Index) -> Index:
+def without_escaped(letters: _Letters, at: Index) -> Index:
     """Return the offsets without quotes that have an odd number of backslashes before them."""
     behind = np.flatnonzero((letters[at] == _QUOTE) & (letters[at - 1] == _BACKSLASH))
     slashes = np.flatnonzero(letters == _BACKSLASH)

@@ -1,37 +1,17 @@
-"""Footers of Parquet files: their row groups, a cache of them, and types that hold the values of all files."""
+"""Footers of Parquet files: their row groups, and a cache of them."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import pyarrow as pa
+from seqstream.sources.tables.table_parts import TablePart
 
 _CACHED_BYTES = 32 << 20
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RowGroup:
-    """A row group, which is a shard.
-
-    Attributes:
-        file: Number of its file.
-        number: Its number in the file.
-        first_row: Number of its first row in the file.
-        rows: Number of rows.
-        size: Uncompressed bytes of the columns that are read.
-    """
-
-    file: int
-    number: int
-    first_row: int
-    rows: int
-    size: int
-
-
-def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[RowGroup]:
+def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[TablePart]:
     """Yield the row groups of a file, with the bytes of the columns ``names``.
 
     Single columns are looked at only where some are left out: that is slow, and Arrow ends the process on some damaged ones.
@@ -43,7 +23,7 @@ def row_groups(file: int, metadata: Any, names: Iterable[str]) -> Iterator[RowGr
         columns = map(group.column, range(0 if are_all else group.num_columns))
         size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names)
         size = group.total_byte_size if are_all else size
-        yield RowGroup(file, number, first, group.num_rows, size)
+        yield TablePart(file, number, size, first, group.num_rows)
         first += group.num_rows
 
 
@@ -70,39 +50,3 @@ class FooterCache:
         while self._size > _CACHED_BYTES and len(self._footers) > 1:
             with contextlib.suppress(KeyError, RuntimeError):  # another thread dropped it
                 self._size -= self._footers.pop(next(iter(self._footers))).serialized_size
-
-
-def unite(first: pa.Schema, second: pa.Schema, name: str, remedy: str) -> pa.Schema:
-    """Return a schema with the columns of both, in types that hold the values of both.
-
-    Args:
-        first: Columns of some files.
-        second: Columns of another file.
-        name: The name of that file.
-        remedy: What to do about a column whose types have no common one.
-
-    Raises:
-        ValueError: No type holds the values of a column in both.
-    """
-    fields = {field.name: field for field in first}
-    for field in second:
-        known = fields.get(field.name, field)
-        try:
-            if _loses(known.type, field.type):
-                raise pa.ArrowTypeError("no type holds the values of both")
-            pair = [pa.schema([known]), pa.schema([field])]
-            fields[field.name] = pa.unify_schemas(pair, promote_options="permissive").field(0)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(
-                f"column '{field.name}' must hold {known.type} as in other files, got {field.type} in {name}; "
-                f"write the file anew, or {remedy}"
-            ) from error
-    return pa.schema([pa.field(name, field.type) for name, field in fields.items()])
-
-
-def _loses(first: pa.DataType, second: pa.DataType) -> bool:
-    """Return whether Arrow's common type would round values, or turn text into bytes."""
-    kinds = (first, second)
-    if any(map(pa.types.is_decimal, kinds)) and any(map(pa.types.is_floating, kinds)):
-        return True
-    return any(map(pa.types.is_string, kinds)) and any(map(pa.types.is_binary, kinds))

@@ -21,6 +21,7 @@ from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
 
 LABELS = "labels"
 TOKEN_TYPES = "token_type_ids"
+WORD_IDS = "word_ids"
 
 
 class EncodedRows(Protocol):
@@ -141,13 +142,13 @@ class SpecialTokens:
         """Return rows that are joined from parts, with these tokens around them.
 
         Args:
-            parts: Rows without special tokens; if they have ``labels``, special tokens get labels as well.
+            parts: Rows without special tokens; special tokens get values in the parallel columns that these have.
             num_rows: Number of rows of the result.
-            label_after: Whether the tokens after are labelled with their own ids; the others get -100.
+            label_after: Whether the tokens after are labelled with their own ids; all other values are -100.
         """
         after = self.after + self.end
-        has_labels = LABELS in parts[0].parallel
-        labels_before = {LABELS: [IGNORE_INDEX] * len(self.before)} if has_labels else {}
-        labels_after = {LABELS: after if label_after else [IGNORE_INDEX] * len(after)} if has_labels else {}
-        first, last = TokenRows.constant(self.before, **labels_before), TokenRows.constant(after, **labels_after)
+        columns = parts[0].parallel
+        first = TokenRows.constant(self.before, **dict.fromkeys(columns, [IGNORE_INDEX] * len(self.before)))
+        of_after: dict[str, Sequence[int]] = dict.fromkeys(columns, [IGNORE_INDEX] * len(after))
+        last = TokenRows.constant(after, **of_after | ({LABELS: after} if label_after and LABELS in columns else {}))
         return token_rows.join([first, *parts, last], num_rows)

@@ -29,6 +29,7 @@ class RowOptions:
     prompt: str | None
     labels: str | None
     word_labels: WordLabels
+    word_ids: bool
     chat: Speaker | None
     end: str | int | None
     overflow: str
@@ -46,6 +47,11 @@ def check_options(options: RowOptions) -> None:
         raise ValueError(f"{chosen[0]} cannot be given with {chosen[1]}, for a row has one format; leave one of them out")
     if options.word_labels != "first" and options.labels is None:
         raise ValueError(f"word_labels={options.word_labels!r} needs a column of labels; set Tokenize(labels=...)")
+    if options.word_ids and (isinstance(options.tokenizer, Mapping) or (chosen and options.labels is None)):
+        other = "a dict of tokenizers" if isinstance(options.tokenizer, Mapping) else chosen[0]
+        raise ValueError(
+            f"word_ids=True cannot be given with {other}, it needs one field of lists of words; leave one of them out"
+        )
     if isinstance(options.tokenizer, Mapping):
         _check_several(options, chosen)
     if isinstance(options.field, list) and (options.labels is not None or options.overflow == "split"):
@@ -91,7 +97,7 @@ def make_row_format(options: RowOptions, field: str | tuple[str, str], tokenizer
         ValueError: The tokenizer cannot make rows of that format.
     """
     end = () if options.end is None else (_end_id(tokenizer_spec, options.end),)
-    chosen = _format_options(options)
+    chosen = _format_options(options) or ["word_ids=True"] * options.word_ids
     if chosen and tokenizer_spec.is_function:
         remedy = "pass a tokenizers.Tokenizer or a fast transformers tokenizer"
         raise ValueError(f"{chosen[0]} cannot be used with the tokenizer {tokenizer_spec.name} written in Python; {remedy}")
@@ -111,10 +117,10 @@ def make_row_format(options: RowOptions, field: str | tuple[str, str], tokenizer
     if options.prompt is not None:
         answers = PromptFormat(tokenizer_spec.bare, Field(options.prompt, "prompt"), Field(field), special_tokens)
         return ListFormat(answers, Field(field)) if several else answers
-    if options.labels is not None:
+    if options.labels is not None or options.word_ids:
         check_words(tokenizer_spec.bare)
-        labels = Field(options.labels, "labels")
-        return WordFormat(tokenizer_spec.bare, Field(field), special_tokens, labels, options.word_labels)
+        labels = None if options.labels is None else Field(options.labels, "labels")
+        return WordFormat(tokenizer_spec.bare, Field(field), special_tokens, labels, options.word_labels, options.word_ids)
     texts = TextFormat(tokenizer_spec, Field(field), end)
     return ListFormat(texts, Field(field)) if several else texts
 

@@ -13,12 +13,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from seqstream.arrays import Index
+from seqstream.arrays import Index, positions
 from seqstream.records import IGNORE_INDEX, Json, RecordError, row_id_of
 from seqstream.tokenizing.engines import Engine
 from seqstream.tokenizing.failing_texts import shorten
 from seqstream.tokenizing.formats.fields import Field, Lists, naming_records, read_labels, read_words
-from seqstream.tokenizing.formats.row_format import LABELS, EncodedSequences, SpecialTokens
+from seqstream.tokenizing.formats.row_format import LABELS, WORD_IDS, EncodedSequences, SpecialTokens
 from seqstream.tokenizing.token_rows import TokenRows, take_token_rows
 from seqstream.tokenizing.tokenizer_reading import can_encode
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
@@ -44,6 +44,7 @@ class WordFormat:
         special_tokens: Special tokens around each row.
         labels: Column of lists of labels, one label for each word.
         word_labels: Whether the label of a word goes to its first token or to all of its tokens.
+        word_ids: Whether rows have a column of the number of the word of each token.
     """
 
     tokenizer_spec: TokenizerSpec
@@ -51,6 +52,7 @@ class WordFormat:
     special_tokens: SpecialTokens
     labels: Field | None = None
     word_labels: WordLabels = "first"
+    word_ids: bool = False
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ class WordFormat:
 
     def fingerprint(self) -> dict[str, Json]:
         labelled = {} if self.labels is None else {"labels": self.labels.name, "word_labels": self.word_labels}
-        return labelled | self.special_tokens.fingerprint()
+        return labelled | ({"word_ids": True} if self.word_ids else {}) | self.special_tokens.fingerprint()
 
     def sample(self, table: pa.Table) -> Iterable[str]:
         return (word.as_py() for chunk in read_words([table], self.field).chunks for word in chunk)
@@ -77,6 +79,8 @@ class WordFormat:
         with naming_records(tables, lambda index: words.record_of(int(np.argmax(index_of == index)))):
             tokens = take_token_rows(engine(distinct.to_pylist()), index_of)
         parallel = {} if labels is None else {LABELS: spread_labels(labels, tokens, self.word_labels)}
+        if self.word_ids:
+            parallel[WORD_IDS] = np.repeat(positions(words.lengths), tokens.lengths)
         rows = TokenRows(tokens.ids, tokens.offsets[words.offsets], parallel)
         special = self.special_tokens
         return EncodedSequences(special.around([rows], len(rows)), special.counts, self.tokenizer_spec.truncation_side)

@@ -35,7 +35,8 @@ def expected_of(theirs: Any, words: list[list[str]], labels: list[list[int]], wh
         before = [None, *encoding.word_ids()]
         new = [word is not None and (where == "all" or word != before[at]) for at, word in enumerate(before[1:])]
         spread.append([row[word] if take else -100 for take, word in zip(new, before[1:], strict=True)])
-    return {"input_ids": [encoding["input_ids"] for encoding in made], "labels": spread}
+    numbers = [[-100 if word is None else word for word in encoding.word_ids()] for encoding in made]
+    return {"input_ids": [encoding["input_ids"] for encoding in made], "labels": spread, "word_ids": numbers}
 
 
 @pytest.mark.parametrize("engine", ["auto", "tokenizers"])
@@ -48,7 +49,7 @@ def expected_of(theirs: Any, words: list[list[str]], labels: list[list[int]], wh
 def test_words_are_those_of_transformers(
     tokenizer: Tokenizer, engine: Any, words: list[list[str]], where: Any, cut: tuple[int, bool, bool]
 ) -> None:
-    """Ids are those of transformers, labels follow its word ids, also where they are cut, on either side."""
+    """Ids and word ids are those of transformers, labels follow its word ids, also where they are cut, on either side."""
     distinct = {word for row in words for word in row}
     assume(2 * sum(len(word.split()) > 1 for word in distinct) <= len(distinct))  # else they are texts, and refused
     limit, left, special = cut
@@ -60,7 +61,10 @@ def test_words_are_those_of_transformers(
     )
     columns = {"tokens": pa.array(words, TEXT_LISTS), "tags": pa.array(labels, pa.list_(pa.int64()))}
     if not left or where == "all":  # with what transformers cuts on the left goes the first token of a word
-        assert columns_of(Tokenize(theirs, labels="tags", word_labels=where, **options), **columns) == expected
+        labelled = Tokenize(theirs, labels="tags", word_labels=where, word_ids=True, **options)
+        assert columns_of(labelled, **columns) == expected
+    numbered = columns_of(Tokenize(theirs, word_ids=True, **options), tokens=columns["tokens"])
+    assert numbered == {name: expected[name] for name in ("input_ids", "word_ids")}
     plain = columns_of(Tokenize(theirs, **options), tokens=columns["tokens"])
     assert plain == {"input_ids": expected["input_ids"]}
 
@@ -251,6 +255,7 @@ def test_words_of_real_tokenizers(data: Path, name: str) -> None:
     classes = sorted({tag for sentence in sentences for _, tag in sentence})
     labels = [[classes.index(tag) for _, tag in sentence] for sentence in sentences]
     for where, limit in (("first", 16), ("all", 1000)):
-        stage = Tokenize(theirs, field="w", labels="y", word_labels=where, max_length=limit, empty="keep")  # type: ignore[arg-type]
+        options: Any = {"word_labels": where, "word_ids": True, "max_length": limit, "empty": "keep"}
+        stage = Tokenize(theirs, field="w", labels="y", **options)
         expected = expected_of(theirs, words, labels, where, truncation=True, max_length=limit)
         assert columns_of(stage, w=words, y=labels) == expected
