@@ -45,9 +45,16 @@ are read only by the rank that tokenises them; compressed files, tables, streams
 tokenises its part.
 """
 
+import gc
+import importlib
 import warnings
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
+
+import torch  # noqa: F401 - first, for the next line
+
+_collects = gc.isenabled()
+gc.disable()  # a collection meanwhile would go through all objects of torch, which takes as long as a third of these imports
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.labels import CausalLabels, TeacherForcing
@@ -56,8 +63,6 @@ from seqstream.batches.restore_order import restore_order
 from seqstream.batches.varlen import Varlen
 from seqstream.loading.iterable import iterable
 from seqstream.loading.loader import Loader
-from seqstream.loading.predict import Predictions, predict
-from seqstream.loading.ray_executor import RayExecutor
 from seqstream.loading.stats import Stats
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
@@ -82,8 +87,6 @@ from seqstream.stages.map_filter import Filter, Map
 from seqstream.stages.map_filter_records import FilterRecords, MapRecords
 from seqstream.tokenizing.engines import EngineError, EngineWarning
 from seqstream.tokenizing.stage import Tokenize
-from seqstream.tuning.max_tokens import fit_max_tokens
-from seqstream.writing.write_tokens import WrittenTokens, write_tokens
 
 __all__ = [
     "ArrowFiles",
@@ -131,16 +134,34 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from seqstream.loading.predict import Predictions, predict
+    from seqstream.loading.ray_executor import RayExecutor
     from seqstream.reporting.report import report
+    from seqstream.tuning.max_tokens import fit_max_tokens
+    from seqstream.writing.write_tokens import WrittenTokens, write_tokens
+
+_IMPORTED_WHEN_USED = {
+    "Predictions": "loading.predict",
+    "RayExecutor": "loading.ray_executor",
+    "WrittenTokens": "writing.write_tokens",
+    "fit_max_tokens": "tuning.max_tokens",
+    "predict": "loading.predict",
+    "report": "reporting.report",
+    "write_tokens": "writing.write_tokens",
+}
+"""What most programs do without, and the module of each."""
+
+if _collects:
+    gc.enable()
 
 __version__ = _version("seqstream")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "report":  # what it needs is imported when it is first used
-        from seqstream.reporting.report import report
-
-        return report
+    if name in _IMPORTED_WHEN_USED:
+        found = getattr(importlib.import_module(f"{__name__}.{_IMPORTED_WHEN_USED[name]}"), name)
+        globals()[name] = found
+        return found
     if name == "InOrder":
         warnings.warn("seqstream.InOrder is now seqstream.Unbucketed; the old name goes with 1.0", FutureWarning, stacklevel=2)
         return Unbucketed
