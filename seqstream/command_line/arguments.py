@@ -17,6 +17,7 @@ class Format(enum.StrEnum):
     csv = "csv"
     tsv = "tsv"
     parquet = "parquet"
+    arrow = "arrow"
 
 
 class Unit(enum.StrEnum):

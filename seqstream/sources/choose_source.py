@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import inspect
 import io
@@ -17,10 +18,13 @@ import pyarrow as pa
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from seqstream.sources.arrow_files import ArrowFiles
+from seqstream.sources.conll import Conll
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.files.listing import PathLike, Paths
 from seqstream.sources.generator import Generator, Make
 from seqstream.sources.huggingface import HFDataset
+from seqstream.sources.json_arrays import JsonArrays
 from seqstream.sources.json_lines import JsonLines
 from seqstream.sources.parquet_files import Parquet
 from seqstream.sources.source import Source
@@ -38,18 +42,38 @@ SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    **dict.fromkeys((".arrow", ".feather"), "arrow"),
+    **dict.fromkeys((".conll", ".conllu"), "conll"),
     **dict.fromkeys((".bin", ".idx", ".ds", ".npy"), "tokens"),
 }
 """The format of files by the ending of their names, behind which one of a compression may be."""
 
 COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".lzma"}
 
+_SAVED_DATASET = {"dataset_info.json", "state.json"}
+"""What ``datasets.Dataset.save_to_disk`` writes beside files of Arrow."""
+
+
+def _read_json(paths: Paths) -> JsonLines:
+    """Return the source of JSON lines, or of JSON arrays where the first file begins with one."""
+    first = paths if isinstance(paths, str | os.PathLike) else next(iter(paths))
+    local = os.path.expanduser(os.fspath(first).removeprefix("file://"))
+    name = local if os.path.isfile(local) else next(glob.iglob(local, recursive=True), "")
+    if name.lower().endswith(".json"):
+        with open(name, "rb") as file:
+            if file.read(4_096).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+                return JsonArrays(paths)
+    return JsonLines(paths)
+
+
 _READERS: dict[str, Callable[[Any], Source]] = {
     "text": TextFiles,
-    "jsonl": JsonLines,
+    "jsonl": _read_json,
     "csv": Csv,
     "tsv": partial(Csv, delimiter="\t"),
     "parquet": Parquet,
+    "arrow": ArrowFiles,
+    "conll": Conll,
     "tokens": TokenFiles,
 }
 
@@ -84,9 +108,10 @@ def source_of(data: Any) -> Source:
     a folder of `write_tokens`                                        `TokenFiles`
     a path, a glob, a URL, a folder, or a list of ``os.PathLike``:    the source of its format, by the ending of the names:
     - ``.txt .text .md .rst``                                         `TextFiles`, a record for each line
-    - ``.jsonl .ndjson .json``                                        `JsonLines`
+    - ``.jsonl .ndjson .json``                                        `JsonLines`; `JsonArrays` if a ``.json`` begins with ``[``
     - ``.csv``, ``.tsv``                                              `Csv`
-    - ``.parquet``                                                    `Parquet`
+    - ``.parquet``; ``.arrow .feather``                               `Parquet`; `ArrowFiles`
+    - ``.conll .conllu``                                              `Conll`
     - ``.bin .idx .ds .npy``                                          `TokenFiles`
     a list of strings, of ids, of tensors or of records; an array;    `Generator`, which reads them by their numbers
     a data set with ``__len__`` and ``__getitem__``
@@ -173,6 +198,8 @@ def _files_in(folder: str) -> Iterator[str]:
     """Yield the files in a folder and below, but not hidden ones, ``_SUCCESS`` and its like, and companions of token files."""
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        if {*names} >= _SAVED_DATASET:
+            names = [name for name in names if name not in _SAVED_DATASET]
         paths = (os.path.join(parent, name) for name in names if not name.startswith((".", "_")))
         yield from itertools.filterfalse(is_companion, paths)
 

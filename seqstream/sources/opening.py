@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from seqstream.sources.arrow_files import ArrowFiles
 from seqstream.sources.choose_source import format_of
 from seqstream.sources.csv_files import Csv
 from seqstream.sources.json_lines import JsonLines
@@ -17,7 +18,7 @@ from seqstream.sources.tokens.manifest import MANIFEST
 
 Unit: TypeAlias = Literal["line", "paragraph", "file"]
 
-_FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
+_FORMATS = ("text", "jsonl", "csv", "tsv", "parquet", "arrow")
 
 
 def open_files(
@@ -32,7 +33,8 @@ def open_files(
 
     Args:
         files: Paths, globs or URLs.
-        format: ``"text"``, ``"jsonl"``, ``"csv"``, ``"tsv"`` or ``"parquet"``; by default the one that their suffix stands for.
+        format: ``"text"``, ``"jsonl"``, ``"csv"``, ``"tsv"``, ``"parquet"`` or ``"arrow"``; by default the one that their
+            suffix stands for.
         unit: What a record of a text file is.
         field: The field of the text.
         columns: Other fields that are read, in formats that have several; ``None`` for all.
@@ -60,6 +62,8 @@ def open_files(
             return Csv(paths, columns=read, delimiter="\t")
         case "parquet":
             return Parquet(paths, columns=read)
+        case "arrow":
+            return ArrowFiles(paths, columns=read)
     if columns:
         raise ValueError(f"text files have no columns to keep, got {', '.join(columns)}; leave out --keep")
     return TextFiles(paths, unit=unit, field=field)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import feather
 from tokenizers import Tokenizer
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -126,13 +128,32 @@ def write_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-READERS = {"txt": ss.TextFiles, "jsonl": ss.JsonLines, "csv": ss.Csv, "tsv": ss.Csv, "parquet": ss.Parquet}
+def write_more(folder: Path) -> dict[str, Path]:
+    """Write the texts in formats that are less common."""
+    files = {name: folder / f"texts.{name}" for name in ("json", "arrow", "feather")}
+    files["json"].write_text(json.dumps([{"text": text} for text in TEXTS]))
+    feather.write_feather(pa.table({"text": TEXTS}), files["feather"])
+    with pa.ipc.new_file(files["arrow"], pa.schema([("text", pa.string())])) as writer:
+        writer.write_table(pa.table({"text": TEXTS}))
+    return files
+
+
+READERS = {
+    "txt": ss.TextFiles,
+    "jsonl": ss.JsonLines,
+    "csv": ss.Csv,
+    "tsv": ss.Csv,
+    "parquet": ss.Parquet,
+    "json": ss.JsonArrays,
+    "arrow": ss.ArrowFiles,
+    "feather": ss.ArrowFiles,
+}
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_paths_are_read_by_their_ending(name: str, tmp_path: Path, bpe_tokenizer: Tokenizer) -> None:
     """A path, a string, a glob, a list of paths and a folder give the texts; all make the same source."""
-    file = write_files(tmp_path)[name]
+    file = {**write_files(tmp_path), **write_more(tmp_path)}[name]
     folder = tmp_path / "folder"
     (folder / "below").mkdir(parents=True)
     (folder / ".hidden.bin").touch()
@@ -145,6 +166,29 @@ def test_paths_are_read_by_their_ending(name: str, tmp_path: Path, bpe_tokenizer
         assert source.fingerprint() == found[0].fingerprint()
     (batch,) = ss.Loader(folder, ss.Tokenize(bpe_tokenizer, max_length=64), ss.Bucket(512), shuffle=False)
     assert sorted(batch.lengths.tolist()) == sorted(len(bpe_tokenizer.encode(text).ids) for text in TEXTS)
+
+
+def test_lines_of_json_named_json(tmp_path: Path) -> None:
+    """A file whose name ends in ``.json`` is read as lines unless it begins with an array."""
+    (tmp_path / "a.json").write_text("".join(f'{{"text": "{text}"}}\n' for text in TEXTS))
+    assert type(source_of(tmp_path / "a.json")) is ss.JsonLines
+
+
+def test_words_with_labels(tmp_path: Path) -> None:
+    """Files of CoNLL's formats are known by their endings."""
+    (tmp_path / "a.conll").write_text("one\tDET\nword\tNOUN\n\ntwo\tNUM\n")
+    assert [*source_of(tmp_path).records()] == [
+        {"words": ["one", "word"], "tags": ["DET", "NOUN"]},
+        {"words": ["two"], "tags": ["NUM"]},
+    ]
+
+
+def test_a_data_set_saved_to_disk(tmp_path: Path) -> None:
+    """The folder of ``save_to_disk`` is read as files of Arrow."""
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved", num_shards=2)
+    source = source_of(tmp_path / "saved")
+    assert type(source) is ss.ArrowFiles
+    assert [record["text"] for record in source.records()] == TEXTS
 
 
 def test_folders_of_tokens(tmp_path: Path, bpe_tokenizer: Tokenizer) -> None:
@@ -248,4 +292,4 @@ def test_endings() -> None:
         None,
         None,
     ]
-    assert set(SUFFIXES.values()) == {"text", "jsonl", "csv", "tsv", "parquet", "tokens"}
+    assert set(SUFFIXES.values()) == {"text", "jsonl", "csv", "tsv", "parquet", "arrow", "conll", "tokens"}
