@@ -146,8 +146,8 @@ def arrow_files(folder: Path, lines: Texts) -> ss.Source:
     for number, new in enumerate([pa.ipc.new_file, pa.ipc.new_stream]):
         part = lines[number * 30 : number * 30 + 30]
         table = pa.table({"text": pa.array(part).dictionary_encode(), "label": list(range(len(part)))})
-        (folder / f"part={number}").mkdir()
-        with pa.OSFile(str(folder / f"part={number}" / "a.arrow"), "wb") as file, new(file, table.schema) as writer:
+        (folder / f"year={number}").mkdir()
+        with pa.OSFile(str(folder / f"year={number}" / "a.arrow"), "wb") as file, new(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=10)
     return ss.ArrowFiles(folder / "*/*.arrow", block_bytes=BLOCK)
 

@@ -84,6 +84,9 @@ class Squares:
     def between(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start + 1, stop + 1) ** 2 % 11 % 5
 
+    def __getitem__(self, position: int) -> int:
+        return int(self.between(position, position + 1)[0])
+
 
 def blocks_of(source: ss.Source, epoch: int = 0, seed: int = 0) -> list[ReadBlock]:
     rows = in_random_order(source, seed, epoch)

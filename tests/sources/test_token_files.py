@@ -329,6 +329,14 @@ def test_rows_by_number_equal_rows_in_order(  # noqa: PLR0917 - hypothesis passe
     ]
 
 
+@pytest.mark.parametrize("empty", ["", b""])
+def test_rows_by_number_of_a_column_without_values(empty: Any, tmp_path: Path) -> None:
+    """Rows of a block in which all strings or bytes are empty are taken, though the file holds nothing of them."""
+    table = pa.table({"input_ids": [[1], [2, 3]], "note": [empty, empty]})
+    source = ss.TokenFiles(write(tmp_path / "tokens", Tables([table])), shuffle="rows")
+    assert source.take(np.array([1, 0])).to_pylist() == table.to_pylist()[::-1]
+
+
 def test_locations_are_files_and_rows(folder: Path) -> None:
     """A row is located by its file and its number there, whatever is shuffled."""
     blocks, rows = ss.TokenFiles(folder), ss.TokenFiles(folder, shuffle="rows")

@@ -78,7 +78,7 @@ def _width(kind: pa.DataType) -> int:
 
 
 def _position(data: pa.Buffer, part: pa.Buffer | None) -> int:
-    return 0 if part is None else int(part.address - data.address)
+    return 0 if part is None or not part.size else int(part.address - data.address)  # one without values lies elsewhere
 
 
 def gather_rows(layout: FileLayout, blocks: Index, rows: Index) -> pa.Table:
