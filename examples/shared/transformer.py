@@ -31,7 +31,7 @@ class Form(NamedTuple):
 
 def padded(batch: ss.Batch) -> Form:
     """Return ``(B, L)``: padding goes through all layers; it is at the end of rows, so no real token attends to it."""
-    positions = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
+    positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
     return Form(batch.input_ids, positions, batch.labels, attend_in_rows)
 
 
