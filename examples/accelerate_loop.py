@@ -38,7 +38,7 @@ def train(folder: str, *, resume: bool) -> list[float]:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if resume:
         accelerator.load_state(folder)
-    losses, total, steps = [], torch.zeros(1), range(SAVED if resume else 0, STEPS)
+    losses, total, steps = [], torch.zeros(1, device=accelerator.device), range(SAVED if resume else 0, STEPS)
     for batch in loader:
         with accelerator.accumulate(model, batch=batch):
             total += accelerator.backward(model(padded(batch)) / batch.num_label_tokens, batch=batch)
