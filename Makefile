@@ -32,7 +32,7 @@ demo: $(VENV)/.ready-to-run
 
 test: $(VENV)/.ready-to-test
 	@echo "== tests"
-	@$(VENV)/bin/python -m pytest -n $$($(VENV)/bin/python -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))') \
+	@$(VENV)/bin/python -m pytest -n $$($(VENV)/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') \
 		--dist loadscope --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/.ready-to-test

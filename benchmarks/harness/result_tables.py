@@ -308,6 +308,36 @@ TABLES = {
         {"two workers, against one": "2"},
         {"time of an epoch, at 1 ms a record": "docstrings: an epoch, 1 ms a record, workers={}"},
     ),
+    "tokens": Table(
+        "2026-11-28-tokens.jsonl",
+        "tokens",
+        {"against it": "fixed"},
+        {
+            "an epoch on the fly, against `write_tokens`": "{}: on the fly",
+            "`datasets.map`, against `write_tokens`": "{}: datasets.map",
+            "an epoch on the fly, against one of `TokenFiles`": "{}: on the fly, engine proven",
+            'the same with `engine="tokenizers"`': "{}: on the fly, engine=tokenizers",
+            '`shuffle="rows"`, against blocks': "{}: TokenFiles by row",
+        },
+    ),
+    "remote": Table(
+        "2026-11-28-remote.jsonl",
+        "remote",
+        {"from a server": "fixed"},
+        {
+            "MB/s of blocks, against one request at a time": "{}: blocks, read ahead",
+            "time of a loader, against a local file": "{}: a loader, from the server",
+        },
+    ),
+    "predict": Table(
+        "2026-11-28-predict.jsonl",
+        "predict",
+        {"docstrings": "docstrings", "mixed": "fixed", "five sources": "five sources"},
+        {
+            "as `SentenceTransformer.encode`": "{}: as SentenceTransformer.encode",
+            "a list sorted by tokens": "{}: a list sorted by tokens",
+        },
+    ),
 }
 
 
