@@ -21,7 +21,7 @@ from seqstream.planning.pack import Pack
 from seqstream.planning.rank_shares import Uneven, schedule_turns
 from seqstream.records import ROW_ID, located
 from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
-from seqstream.windows.columns import planning_numbers
+from seqstream.windows.row_lengths import planning_numbers
 from seqstream.windows.settings import RankSharing, WindowStart
 from seqstream.windows.window import Window
 from seqstream.windows.worst_case import repeat_record

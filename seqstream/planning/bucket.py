@@ -32,7 +32,7 @@ from seqstream.planning.planned_search import PlannedRows, PlannedSearch
 from seqstream.planning.shape_choice import choose_lengths
 from seqstream.planning.sides import Sides
 from seqstream.planning.tie_order import SpreadTies
-from seqstream.records import Json, ids_columns, lengths_column
+from seqstream.records import Json, ids_columns
 
 SAMPLE_BATCHES = 64
 """Number of batches whose lengths are the sample by which shapes are chosen."""
@@ -205,13 +205,7 @@ class Bucket(PlannerBase):
     @property
     def sides(self) -> Sides | None:
         """What the numbers are that rows are planned by; ``None`` where they are all lengths."""
-        columns = self.columns or ("",)
-        ids = ids_columns(columns)
-        if self.group is None and ids == columns:
-            return None
-        counts = (lengths_column(name) for name in ids)
-        of_ids = tuple(columns.index(name) if name in columns else None for name in counts)
-        return Sides(tuple(map(columns.index, ids)), of_ids, None if self.group is None else len(columns))
+        return Sides.of(self.columns or ("",), has_groups=self.group is not None)
 
     @property
     def is_mixed(self) -> bool:

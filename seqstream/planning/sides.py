@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from seqstream.arrays import Lengths
+from seqstream.records import ids_columns, lengths_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,20 @@ class Sides:
     def plain(cls, num: int) -> Sides:
         """Return the meaning of ``num`` lengths, of one sequence each."""
         return cls(tuple(range(num)), (None,) * num)
+
+    @classmethod
+    def of(cls, columns: Sequence[str], *, has_groups: bool) -> Sides | None:
+        """Return the meaning of the numbers of columns, and of groups after these; ``None`` where all are lengths.
+
+        >>> Sides.of(("choices_ids", "choices_lengths"), has_groups=True)
+        Sides(lengths=(0,), counts=(1,), group=2)
+        """
+        ids = ids_columns(columns)
+        if not has_groups and ids == columns:
+            return None
+        counts = (lengths_column(name) for name in ids)
+        of_ids = tuple(columns.index(name) if name in columns else None for name in counts)
+        return cls(tuple(map(columns.index, ids)), of_ids, len(columns) if has_groups else None)
 
     @property
     def numbers(self) -> list[int]:

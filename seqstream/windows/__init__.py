@@ -15,7 +15,7 @@ In the order of the data:
   source is read as far as its share of the tokens asks, wherever its blocks end
 - `building`: plans the rows, exchanges them, and builds windows
 - `class_balance`: the order of a window's batches where classes are balanced
-- `columns`: rows of Arrow -> columns of NumPy
+- `row_lengths`: rows of Arrow -> the lengths by which they are planned; `columns`: -> columns of NumPy
 - `window`: the window
 - `batch_slices`: its rows in the order of the plan, from which batches take slices
 - `source_totals`: what each source of a mixture has in each batch

@@ -18,7 +18,8 @@ from seqstream.arrays import Index, Mask
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.records import ids_columns, lengths_column
-from seqstream.windows.columns import Column, Ragged, longest_texts
+from seqstream.windows.columns import Column, Ragged
+from seqstream.windows.row_lengths import longest_texts
 
 
 @dataclasses.dataclass(frozen=True)

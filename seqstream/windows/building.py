@@ -28,15 +28,9 @@ from seqstream.windows.block_reader import UpcomingBlocks
 from seqstream.windows.block_states import CountedBlocks
 from seqstream.windows.class_balance import balance_turns
 from seqstream.windows.collecting import BlockCollector, CollectedBlocks, Collector
-from seqstream.windows.columns import (
-    Column,
-    ColumnError,
-    check_parallel,
-    planning_numbers,
-    read_rows,
-    which_is_longest,
-)
+from seqstream.windows.columns import Column, ColumnError, check_parallel, read_rows
 from seqstream.windows.label_counts import without_labels
+from seqstream.windows.row_lengths import planning_numbers, which_is_longest
 from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.step_totals import OwnRows, Totals, count_begun, with_step_totals
 from seqstream.windows.window import Window

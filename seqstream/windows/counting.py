@@ -26,7 +26,8 @@ from seqstream.windows.block_states import (
     TakenBlocks,
     count_blocks,
 )
-from seqstream.windows.columns import lengths_of, planning_numbers, read_rows, total_lengths
+from seqstream.windows.columns import read_rows
+from seqstream.windows.row_lengths import lengths_of, planning_numbers, total_lengths
 from seqstream.windows.settings import WindowSettings, WindowStart
 
 
