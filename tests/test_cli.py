@@ -242,6 +242,17 @@ def test_tokenize_in_parts(bpe_file: Path, texts: list[str], tmp_path: Path) -> 
     assert wrong.stderr == "error: text files have no columns to keep, got stars; leave out --keep\n"
 
 
+@pytest.mark.parametrize("name", ["a.conll", "a.bin"])
+def test_formats_that_need_a_source_are_not_read_as_text(name: str, bpe_file: Path, tmp_path: Path) -> None:
+    """Files that `Loader` knows and the commands do not are named, and lines of theirs are read if ``--format`` says so."""
+    (tmp_path / name).write_text("word\tNOUN\n")
+    result = run("report", tmp_path / name, "-t", bpe_file)
+    kind = {"a.conll": "conll", "a.bin": "tokens"}[name]
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"error: FILES must be of one of the formats text, jsonl, csv, tsv, parquet, arrow, got {kind}; set" in result.stderr
+    assert run("report", tmp_path / name, "-t", bpe_file, "--format", "text").exit_code == 0
+
+
 @pytest.mark.parametrize("command", ["report", "batches"])
 def test_errors_are_one_line(command: str, corpus: Path, bpe_file: Path, tmp_path: Path) -> None:
     """Bad input gives one line on stderr that names the location, nothing on stdout, and exit status 1."""

@@ -40,12 +40,16 @@ def open_files(
         columns: Other fields that are read, in formats that have several; ``None`` for all.
 
     Raises:
-        ValueError: The files have several formats, or a text file has no other fields.
+        ValueError: The files have several formats or one that needs options, or a text file has no other fields.
     """
     if format is None and is_token_folder(files):
         return TokenFiles(files[0])
-    found = {format_of(file) for file in files} if format is None else {format}
-    kinds = {each if each in _FORMATS else "text" for each in found}
+    kinds = {format_of(file) or "text" for file in files} if format is None else {format}
+    if others := kinds.difference(_FORMATS):
+        raise ValueError(
+            f"FILES must be of one of the formats {', '.join(_FORMATS)}, got {' and '.join(sorted(others))}; set --format, or "
+            "make the source in Python and pass it to a Loader or to ss.report"
+        )
     if len(kinds) > 1:
         raise ValueError(
             f"FILES must be of one format, got {' and '.join(sorted(kinds))}; set --format, or run the command for each format"
