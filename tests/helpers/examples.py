@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -15,12 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 def keep_part(folder: Path, num_docstrings: int) -> Path:
     """Make a cache folder of the first docstrings, where examples find them as if they had made them."""
+    with contextlib.redirect_stdout(io.StringIO()):  # the first test to ask for the corpus makes it, and making it prints
+        wholes = corpus.docstrings(), corpus.docstring_texts(), corpus.tokenizer()
     (folder / "seqstream").mkdir()
-    for whole, num_lines in (
-        (corpus.docstrings(), num_docstrings),
-        (corpus.docstring_texts(), num_docstrings),
-        (corpus.tokenizer(), None),
-    ):
+    for whole, num_lines in zip(wholes, (num_docstrings, num_docstrings, None), strict=True):
         lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)[:num_lines]
         (folder / "seqstream" / whole.name).write_text("".join(lines), encoding="utf-8")
     return folder
