@@ -38,9 +38,16 @@ def sequences_of_tokens(batch: ss.Batch) -> Tensor:
     return (batch.position_ids[batch.mask] == 0).cumsum(0) - 1  # positions restart at 0 in every sequence
 
 
-def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
-    """Train on one of the ranks."""
+def run_rank(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
+    """Train on one of the ranks, and exit with an error where shares are wrong."""
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
+    is_right = train(rank, options)
+    distributed.destroy_process_group()  # the model, which holds the group as well, is gone
+    sys.exit(None if is_right else "a source is more than a row off its share")
+
+
+def train(rank: int, options: argparse.Namespace) -> bool:
+    """Train on one of the ranks; the first prints what it sees, and returns whether shares are right."""
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     model = DistributedDataParallel(Transformer(num_blocks=1))
@@ -67,13 +74,12 @@ def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
             print_progress(log, EVERY)
     stats: list[ss.Stats] = [loader.stats] * RANKS
     distributed.gather_object(loader.stats, stats if rank == 0 else None)
-    distributed.destroy_process_group()
-    if rank == 0:
-        first, second = (each.by_source for each in stats)
-        print(f"\n{first.plus(second)}")  # rows and tokens of both ranks
-        is_right = compare_shares(log, MAX_LENGTH)
-        print(plot(log, Path("mixture.png"), EVERY))
-        sys.exit(None if is_right else "a source is more than a row off its share")
+    if rank > 0:
+        return True
+    first, second = (each.by_source for each in stats)
+    print(f"\n{first.plus(second)}")  # rows and tokens of both ranks
+    print(plot(log, Path("mixture.png"), EVERY))
+    return compare_shares(log, MAX_LENGTH)
 
 
 def main() -> None:
@@ -86,7 +92,7 @@ def main() -> None:
     for path in (tokenizer(), *map(package_texts, LABELS)):  # made once, before two processes need them
         print(f"{path.stat().st_size:12,} bytes  {path.name}")
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(train, (options, f"file://{folder}/rendezvous"), nprocs=RANKS)
+        multiprocessing.spawn(run_rank, (options, f"file://{folder}/rendezvous"), nprocs=RANKS)
 
 
 if __name__ == "__main__":

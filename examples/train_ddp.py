@@ -21,12 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import seqstream as ss
 
-SAVE_EVERY = 3
+SAVE_EVERY, ACCUMULATE = 3, 4  # steps, and batches a step of each rank
 
 
-def train(folder: Path, checkpoint: Path | None, accumulate: int) -> None:
+def train(folder: Path, checkpoint: Path | None) -> None:
     """Train on all ranks to the end of an epoch, from its beginning or from a checkpoint."""
-    distributed.init_process_group("gloo")  # "nccl" where each rank has a GPU
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -34,7 +33,7 @@ def train(folder: Path, checkpoint: Path | None, accumulate: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     source, _ = ss.TextFiles(docstring_texts()).split(valid=0.99)  # a small part, so that an epoch takes seconds
     stages = ss.Tokenize(tokenizer(), max_length=128), ss.Bucket(256)
-    loader, step = ss.Loader(source, *stages, accumulate=accumulate, on_batch=ss.CausalLabels()), 0
+    loader, step = ss.Loader(source, *stages, accumulate=ACCUMULATE, on_batch=ss.CausalLabels()), 0
     folder.mkdir(exist_ok=True)
     if checkpoint is not None:
         saved = torch.load(checkpoint)
@@ -59,8 +58,6 @@ def train(folder: Path, checkpoint: Path | None, accumulate: int) -> None:
         if batch.is_step_end and rank == 0 and step % SAVE_EVERY == 0:  # the state of the loader is the same on all ranks
             states = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
             torch.save({"step": step, **states}, folder / f"step-{step}.pt")
-            print(f"saved {folder.name}/step-{step}.pt", flush=True)
-    distributed.destroy_process_group()
 
 
 def run(folder: Path, ranks: int, *options: str) -> list[tuple[float, list[int]]]:
@@ -68,8 +65,8 @@ def run(folder: Path, ranks: int, *options: str) -> list[tuple[float, list[int]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     subprocess.run([*torchrun, __file__, str(folder), *options], env={"OMP_NUM_THREADS": "1", **os.environ}, check=True)
     log = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
-    losses = f"loss {log[0][0]:.3f} at the first, {log[-1][0]:.3f} at the last"
-    print(f"{ranks} ranks trained for {len(log)} steps; {losses}", flush=True)
+    (first, _), *_, (last, _) = log
+    print(f"{ranks} ranks trained for {len(log)} steps; loss {first:.3f} at the first, {last:.3f} at the last", flush=True)
     return log
 
 
@@ -93,7 +90,10 @@ def compare() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="folder for checkpoints and a log; by default runs are compared")
-    parser.add_argument("--accumulate", type=int, default=4, help="number of batches a step, of each rank")
     parser.add_argument("--checkpoint", type=Path, help="file to resume from")
     options = parser.parse_args()
-    train(options.folder, options.checkpoint, options.accumulate) if options.folder else compare()
+    if options.folder is None:
+        sys.exit(compare())
+    distributed.init_process_group("gloo")  # "nccl" where each rank has a GPU
+    train(options.folder, options.checkpoint)
+    distributed.destroy_process_group()  # the model, which holds the group as well, is gone

@@ -8,8 +8,10 @@ import secrets
 from pathlib import Path
 
 import pytest
+import resume
 
-from tests.helpers.examples import ROOT, keep_part, run, run_afresh
+from tests.helpers.examples import keep_part, run, run_afresh, run_forking
+from tests.helpers.forked import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NUM_DOCSTRINGS = 8_000
@@ -47,9 +49,9 @@ def test_train_lstm_compares_both_ways_of_batching(cache: Path, tmp_path: Path) 
     assert f"plot: {tmp_path.resolve() / 'train_lstm.png'}" in printed
 
 
-def test_resume_goes_on_after_sigkill(cache: Path, tmp_path: Path) -> None:
+def test_resume_goes_on_after_sigkill(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A training that is killed twice has the steps of one that is not, and repeats those after a checkpoint."""
-    printed = run("resume.py", cache=cache, cwd=tmp_path)
+    printed = run_forking(resume, resume.main, cache, monkeypatch, capsys)
     kills = re.findall(r"^killed after step (\d+); the last checkpoint is of step (\d+)$", printed, re.MULTILINE)
     (finished,) = re.findall(r"^finished: (\d+) steps, (\d+) of them done again; (\d+) steps", printed, re.MULTILINE)
     steps, again, left_alone = map(int, finished)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.examples import ROOT, keep_part, run
+from tests.helpers.examples import keep_part, run
+from tests.helpers.forked import ROOT
 
 NUM_DOCSTRINGS = 600
 EXAMPLES = sorted(file.name for file in (ROOT / "examples").glob("from_*.py"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 import seqstream as ss
-from tests.helpers.forked import Program
+from tests.helpers.forked import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 MAX_LENGTH = 24
 
 
@@ -35,28 +32,6 @@ def make_loader(folder: Path, spec: ss.Bucket | ss.Unbucketed | None = None, **o
 def rows_of(batch: ss.Batch) -> list[int]:
     """Return the rows of a batch, without those that a rank repeats to have any."""
     return batch.row_ids[batch.weights > 0].tolist()
-
-
-def run_ranks(script: Path, *options: str, ranks: int, **environment: str) -> str:
-    """Run a script on some ranks of this machine with the environment that torchrun sets, and return what they printed."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
-    with socket.create_server(("127.0.0.1", 0)) as free, contextlib.ExitStack() as stack:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        free.close()
-        sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        programs = [
-            Program(
-                script,
-                options,
-                cwd=ROOT,
-                paths=(str(ROOT), str(ROOT / "examples")),
-                environment={"PYTHONPATH": path, **address, **sizes, "RANK": rank, "LOCAL_RANK": rank, **environment},
-            )
-            for rank in map(str, range(ranks))
-        ]
-        done = [stack.enter_context(program).wait() for program in programs]
-    assert [each.returncode for each in done] == [0] * ranks, "\n".join(each.stderr for each in done)
-    return "".join(each.stdout for each in done)
 
 
 def torchrun(script: Path, *options: str, ranks: int, **environment: str) -> str:

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 from seqstream.accelerate import StreamAccelerator
 from tests.frameworks.accelerate_on_ranks import ACCUMULATED, STOPS, train, train_again
 from tests.frameworks.steps_by_hand import LEARNING_RATE, loss_of_words, make_words, train_by_hand, weights
-from tests.frameworks.streams import ROOT, make_loader, run_ranks, write_corpus
+from tests.frameworks.streams import make_loader, write_corpus
 from tests.helpers.examples import keep_part
+from tests.helpers.forked import ROOT, run_ranks
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import train_ddp
 
-from tests.helpers.examples import keep_part, run
+from tests.helpers.examples import keep_part, run, run_forking
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +16,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return keep_part(tmp_path_factory.mktemp("cache"), 24_000)
 
 
-def test_train_ddp_goes_on_exactly(cache: Path, tmp_path: Path) -> None:
+def test_train_ddp_goes_on_exactly(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """From a checkpoint two ranks do the steps again that they did, and three take the records that are left, each once."""
-    printed = run("train_ddp.py", cache=cache, cwd=tmp_path)
+    printed = run_forking(train_ddp, train_ddp.compare, cache, monkeypatch, capsys)
     trained = re.findall(
         r"^(\d) ranks trained for (\d+) steps; loss (\d\.\d+) at the first, (\d\.\d+) at the last$", printed, re.M
     )

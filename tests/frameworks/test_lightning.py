@@ -22,8 +22,9 @@ import seqstream as ss
 from seqstream.lightning import StreamData, log_loss, predict
 from tests.frameworks.lightning_on_ranks import Words, fit
 from tests.frameworks.steps_by_hand import loss_of_words, make_words, train_by_hand, weights
-from tests.frameworks.streams import ROOT, make_loader, run_ranks, write_corpus
+from tests.frameworks.streams import make_loader, write_corpus
 from tests.helpers.examples import keep_part
+from tests.helpers.forked import ROOT, run_ranks
 
 
 @pytest.fixture(scope="module")

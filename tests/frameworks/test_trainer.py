@@ -20,7 +20,7 @@ from transformers import Trainer
 import seqstream as ss
 from tests.frameworks.classes import class_loader, train_classes_by_hand
 from tests.frameworks.steps_by_hand import train_by_hand, weights
-from tests.frameworks.streams import ROOT, make_loader, rows_of, run_ranks, write_corpus
+from tests.frameworks.streams import make_loader, rows_of, write_corpus
 from tests.frameworks.trainer_on_ranks import (
     ACCUMULATED,
     SAVE_EVERY,
@@ -32,6 +32,7 @@ from tests.frameworks.trainer_on_ranks import (
     train,
 )
 from tests.helpers.examples import keep_part
+from tests.helpers.forked import ROOT, run_ranks
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,15 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 from examples.shared import corpus
-from tests.helpers.forked import Program
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import forked
+from tests.helpers.forked import ROOT, Program
 
 
 def keep_part(folder: Path, num_docstrings: int) -> Path:
@@ -31,6 +34,20 @@ def run(name: str, *options: str, cache: Path, cwd: Path) -> str:
     environment = {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": _path()}
     with Program(ROOT / "examples" / name, options, cwd=cwd, environment=environment) as program:
         return _printed(program.wait())
+
+
+def run_forking(
+    module: ModuleType,
+    main: Callable[[], None],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """Run an example in this process and return what it printed; the programs that it starts are forked."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(module, "subprocess", forked)
+    main()
+    return capsys.readouterr().out
 
 
 def run_afresh(name: str, *options: str, cache: Path, cwd: Path, **environment: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[2]
 
 SECONDS = 240.0
 """Timeout of a program."""
@@ -67,6 +71,55 @@ class Program:
         if code is None:
             raise TimeoutError(f"the program has not ended after {SECONDS:.0f} seconds; {self.err.read_text('utf-8')}")
         return subprocess.CompletedProcess((), code, self.out.read_text("utf-8"), self.err.read_text("utf-8"))
+
+
+def run_ranks(script: Path, *options: str, ranks: int, **environment: str) -> str:
+    """Run a script on some ranks of this machine with the environment that torchrun sets, and return what they printed."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
+    with socket.create_server(("127.0.0.1", 0)) as free, contextlib.ExitStack() as stack:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        free.close()
+        sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        programs = [
+            Program(
+                script,
+                options,
+                cwd=ROOT,
+                paths=(str(ROOT), str(ROOT / "examples")),
+                environment={"PYTHONPATH": path, **address, **sizes, **environment, "RANK": rank, "LOCAL_RANK": rank},
+            )
+            for rank in map(str, range(ranks))
+        ]
+        done = [stack.enter_context(program).wait() for program in programs]
+    assert [each.returncode for each in done] == [0] * ranks, "\n".join(each.stderr for each in done)
+    return "".join(each.stdout for each in done)
+
+
+class Popen(Program):
+    """Stands in for `subprocess.Popen` in a program that runs files of Python: they are forked."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        interpreter, file, *arguments = command
+        assert interpreter == sys.executable
+        super().__init__(Path(file), arguments, cwd=Path.cwd())
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def __exit__(self, *_: object) -> None:
+        self.returncode = self.wait().returncode
+        super().__exit__()
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str], check: bool) -> None:
+    """Stand in for `subprocess.run` in a program that starts torchrun: ranks are forked."""
+    *torchrun, ranks, file = command[:6]
+    assert torchrun == [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    assert check
+    run_ranks(Path(file), *command[6:], ranks=int(ranks.removeprefix("--nproc-per-node=")), **env)
 
 
 def _run(
