@@ -30,7 +30,7 @@ def test_examples_are_short() -> None:
 
 def test_train_lstm_compares_both_ways_of_batching(cache: Path, tmp_path: Path) -> None:
     """The demo trains in both ways, prints a table and a summary in three lines, and draws a plot."""
-    printed = run_afresh("train_lstm.py", "--seconds", "0.1", cache=cache, cwd=tmp_path)
+    printed = run("train_lstm.py", "--seconds", "0.1", cache=cache, cwd=tmp_path)
     table = {line[:38].strip(): line[38:].split() for line in printed.splitlines() if line[38:].split()}
     random, similar = (float(share.rstrip("%")) for share in table["padding"])
     assert random > 60

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ class Program:
         if code is None:
             raise TimeoutError(f"the program has not ended after {SECONDS:.0f} seconds; {self.err.read_text('utf-8')}")
         return subprocess.CompletedProcess((), code, self.out.read_text("utf-8"), self.err.read_text("utf-8"))
+
+
+def run_code(code: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run lines of Python, wait for their end, and return what they printed."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py", encoding="utf-8") as file:
+        file.write(textwrap.dedent(code))
+        file.flush()
+        with Program(Path(file.name), arguments, cwd=cwd, environment=environment, paths=(str(ROOT),)) as program:
+            return program.wait()
 
 
 def run_ranks(script: Path, *options: str, ranks: int, **environment: str) -> str:

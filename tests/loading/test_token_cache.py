@@ -9,9 +9,7 @@ import logging
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from seqstream import testing
 from seqstream.loading import token_cache
 from seqstream.sources.tokens.arrow_files import FileWriter
 from seqstream.testing.rank_threads import run_ranks
+from tests.helpers.forked import run_code
 
 BLOCK = 1024
 
@@ -306,7 +305,7 @@ def test_a_killed_writer(corpus: Path, tmp_path: Path, bpe_file: Path) -> None:
             if number == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120)
+    done = run_code(code, cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".unfinished"]
     stages = (text_files(corpus), ss.Tokenize(bpe_file, max_length=24), ss.Bucket(100, window_batches=2))

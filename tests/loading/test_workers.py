@@ -305,7 +305,7 @@ def make_executor(kind: str) -> Executor:
     return ProcessPoolExecutor(2, multiprocessing.get_context(kind))
 
 
-@pytest.mark.parametrize("kind", ["threads", "fork", "spawn"])
+@pytest.mark.parametrize("kind", ["threads", "fork", "forkserver"])
 def test_an_executor_of_the_user(tmp_path: Path, bpe_file: Path, kind: str) -> None:
     """Any executor runs the blocks of several loaders, one after the other and in turn; it is not shut down by them."""
     source, tokenize = corpus(tmp_path, 1000), ss.Tokenize(bpe_file, max_length=30)
@@ -451,7 +451,7 @@ def test_a_used_loader_can_be_copied_and_sent(tmp_path: Path) -> None:
         assert other.epoch == 1
     rest = [batch.input_ids.tolist() for batch in iterator]
     assert expected + rest == ids_of(ss.Loader(*stages))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as executor:
         sent = executor.submit(ids_of, loader).result()
     assert sent == ids_of(second_epoch(ss.Loader(*stages)))
     with ThreadPoolExecutor(1) as executor, pytest.raises(TypeError, match="a Loader with executor= cannot be copied"):

@@ -6,9 +6,6 @@ import csv
 import gzip
 import io
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqstream as ss
+from tests.helpers.forked import run_code
 
 TYPES = {"a": "string", "b": "string"}
 
@@ -179,9 +177,7 @@ def test_process_ends_after_an_error(tmp_path: Path) -> None:
                 print(error)
         raise kept
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = run_code(code, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert [bool(re.search("columns must|column 'text' must hold int64", line)) for line in done.stdout.splitlines()] == [
         True

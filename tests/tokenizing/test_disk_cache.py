@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from seqstream.tokenizing.engines import EngineError
 from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.tokenizer_reading import read_tokenizer
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
+from tests.helpers.forked import Program
 
 
 @pytest.fixture
@@ -68,16 +68,17 @@ PROCESS = """
 """
 
 
-def start_process(tokenizer: Path, text: Path, cache: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(tokenizer), str(text)]
-    environment = {**os.environ, "SEQSTREAM_CACHE": cache}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start_process(tokenizer: Path, text: Path, cache: str) -> Program:
+    file = text.with_name("process.py")
+    file.write_text(textwrap.dedent(PROCESS))
+    return Program(file, (str(tokenizer), str(text)), cwd=text.parent, environment={"SEQSTREAM_CACHE": cache})
 
 
-def output_of(process: subprocess.Popen[str]) -> list[object]:
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    found: list[object] = json.loads(out)
+def output_of(program: Program) -> list[object]:
+    with program:
+        done = program.wait()
+    assert done.returncode == 0, done.stderr
+    found: list[object] = json.loads(done.stdout)
     return found
 
 

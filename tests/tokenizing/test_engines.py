@@ -7,9 +7,7 @@ import gzip
 import itertools
 import json
 import logging
-import subprocess
 import sys
-import textwrap
 import time
 import warnings
 from collections.abc import Iterator
@@ -29,6 +27,7 @@ from seqstream.tokenizing.stage import Tokenize
 from seqstream.tokenizing.token_rows import TokenRows
 from seqstream.tokenizing.tokenizer_reading import read_tokenizer
 from seqstream.tokenizing.tokenizer_spec import TokenizerSpec
+from tests.helpers.forked import run_code
 
 
 def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
@@ -180,9 +179,11 @@ def test_the_comparison_is_quick(bpe_tokenizer: Tokenizer, texts: list[str]) -> 
 
 
 FORK = """
-    import os, signal, sys
+    import os, signal, sys, warnings
     import pyarrow as pa
     from seqstream import Tokenize
+
+    warnings.simplefilter("error")
 
     path, engine = sys.argv[1:]
     stage = Tokenize(path, engine=engine)
@@ -211,11 +212,10 @@ def forked(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     return [str(tmp_path / "tokenizer.json"), request.param]
 
 
-def test_a_forked_child_encodes(forked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_encodes(forked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children and grandchildren of a process that has encoded give the same ids and neither hang nor warn."""
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORK), *forked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    done = run_code(FORK, *forked, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

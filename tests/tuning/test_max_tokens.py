@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import textwrap
 import weakref
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import nn
 import seqstream as ss
 from seqstream.tuning.budget_search import Memory, Probe, fit_memory, next_budget
 from seqstream.tuning.max_tokens import fit_max_tokens
+from tests.helpers.forked import run_code
 
 few = settings(max_examples=200, deadline=None)
 MAX_PROBES = 10
@@ -340,8 +339,7 @@ def test_memory_that_really_runs_out_is_fitted(tmp_path: Path, bpe_file: Path) -
     )
     if not Path("/proc/self/statm").exists():
         pytest.skip("the system does not show how much memory a process has mapped")
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    done = run_code(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     most = (1 << 28) / (4 << 14)  # tokens, if a step held 64 KiB a token once; it holds them several times
     assert most / 8 < int(done.stdout) < most

@@ -8,9 +8,6 @@ import functools
 import gzip
 import multiprocessing
 import random
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from benchmarks.harness.damaged_tokens import DAMAGES, write_rows
 from benchmarks.tokens import kill_writer, slowly
 from seqstream.sources.tokens.arrow_files import UNFINISHED, FileWriter
 from seqstream.sources.tokens.manifest import MANIFEST, PLAN
+from tests.helpers.forked import run_code
 from tests.helpers.rank_corpora import letters, some_texts, text_files
 from tests.helpers.tokens import files_of, values_of, write
 
@@ -267,9 +265,8 @@ def test_a_full_disk_leaves_no_named_file(source: ss.Source, written: Path, tmp_
     """
     own = text_files(tmp_path, some_texts(160))
     folder = tmp_path / "tokens"
-    command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "OSError\n"
+    done = run_code(code, str(folder), cwd=tmp_path)
+    assert done.stdout == "OSError\n", done.stderr
     assert [path.name for path in folder.iterdir()] == [PLAN]
     write(folder, own, LETTERS, file_bytes=1 << 20)
     assert values_of(ss.Loader(ss.TokenFiles(folder), SPEC)) == values_of(ss.Loader(own, LETTERS, SPEC))
@@ -420,7 +417,7 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
     data, draw = path.read_bytes(), random.Random(1)
     expected = list(ss.TokenFiles(folder).records())
     num_refused = 0
-    for _ in range(400):
+    for _ in range(160):
         changed = bytearray(data)
         changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(changed)
@@ -430,4 +427,4 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
             num_refused += str(path) in str(error)
         else:
             assert got == expected
-    assert num_refused > 100
+    assert num_refused > 40
