@@ -21,8 +21,7 @@ def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
 def to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     """Return a column of numbers as an array ``(N,)``; it shares the memory of a column of one chunk without nulls."""
     if isinstance(values, pa.ChunkedArray):
-        chunks = [to_numpy(chunk) for chunk in values.chunks]
-        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.empty(0, dtype=_dtype(values.type))])
+        return join([to_numpy(chunk) for chunk in values.chunks], _dtype(values.type))
     if pa.types.is_boolean(values.type) or values.null_count:
         return np.asarray(values.to_numpy(zero_copy_only=False))
     data = values.buffers()[1]
@@ -138,9 +137,20 @@ def join_tables(tables: list[pa.Table]) -> pa.Table:
     return joined
 
 
+def list_lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return the length of each list of a column, ``int64 (N,)``."""
+    ends = [to_numpy(chunk.offsets) for chunk in column.chunks]
+    return join([each[1:] - each[:-1] for each in ends], np.dtype(np.int32)).astype(np.int64)
+
+
+def join(arrays: list[npt.NDArray[Any]], kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return arrays one after the other; a single one is not copied, and without any the result has a type and no items."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays or [np.empty(0, dtype=kind)])
+
+
 def steps_of(column: pa.ChunkedArray) -> int:
     """Return the number of steps in all rows of a column of sequences."""
-    return sum(int(to_numpy(chunk.offsets)[-1]) - int(to_numpy(chunk.offsets)[0]) for chunk in column.chunks if len(chunk))
+    return int(list_lengths(column).sum())
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import is_list, plain, step_of, to_numpy
+from seqstream.arrow import is_list, list_lengths, plain, step_of, to_numpy
 from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
 from seqstream.sources.tables.arrow_to_python import without_text
 
@@ -140,19 +140,22 @@ class ColumnError(ValueError):
 
 def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Ragged:
     """Return rows of lists: the steps of all chunks are copied into one buffer, in one pass."""
-    bounds = [to_numpy(chunk.offsets) for chunk in values.chunks]
-    lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
+    lengths = list_lengths(values)
     room = int(lengths.max(initial=1))  # 1: rows made up have a step before the first row
     width = int(np.prod(shape, dtype=np.int64))
     flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_held(name, _dtype(kind)))
     at, first_row = room, 0
-    for chunk, ends in zip(values.chunks, bounds, strict=True):
+    for chunk in values.chunks:
+        ends = to_numpy(chunk.offsets)
         with _in_rows(ends - ends[0], first_row):
             steps = _flat_numbers(name, chunk.values.slice(ends[0], ends[-1] - ends[0]), width).reshape(-1, width)
         flat[at : at + len(steps)] = steps
         at += len(steps)
         first_row += len(chunk)
-    return Ragged(flat, np.cumsum(lengths) - lengths + room, lengths, shape)
+    starts = np.cumsum(lengths)
+    starts -= lengths
+    starts += room
+    return Ragged(flat, starts, lengths, shape)
 
 
 @contextlib.contextmanager
