@@ -1,6 +1,6 @@
 """Arrow and NumPy over the same memory, questions about Arrow types, and operations on whole tables.
 
-``pa.array`` and ``to_numpy`` import pandas at their first call; the functions here do not.
+``pa.array`` and ``to_numpy`` import pandas at their first call, ``take`` imports ``pyarrow.compute``; the functions here do not.
 """
 
 from __future__ import annotations
@@ -42,20 +42,27 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.integer[Any]]) -> pa.Table:
     return pa.table([_take(column, indices) for column in table.columns], schema=table.schema)
 
 
+def take_values(values: pa.Array | pa.ChunkedArray, rows: pa.Array) -> Any:
+    """Return the values of a column at the indices ``rows``, as ``values.take(rows)`` does."""
+    from pyarrow._compute import call_function
+
+    return call_function("take", [values, rows])
+
+
 def _take(column: pa.ChunkedArray, rows: pa.Array) -> pa.Array | pa.ChunkedArray:
     """Take rows of one column; lists of numbers without nulls are taken as bytes."""
     kind = column.type
     if not pa.types.is_list(kind) or column.null_count or not _is_number(kind.value_type):
-        return column.take(rows)
+        return take_values(column, rows)
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     width = kind.value_type.bit_width // 8
     if not chunks or any(chunk.values.null_count for chunk in chunks):
-        return column.take(rows)
-    taken = pa.concat_arrays([_as_bytes(chunk, width) for chunk in chunks]).take(rows)
+        return take_values(column, rows)
+    taken = take_values(pa.concat_arrays([_as_bytes(chunk, width) for chunk in chunks]), rows)
     _, offsets, data = taken.buffers()
     ends = np.frombuffer(offsets, np.int64, len(taken) + 1) // width
     if ends[-1] > np.iinfo(np.int32).max:
-        return column.take(rows)  # the result needs several chunks
+        return take_values(column, rows)  # the result needs several chunks
     values = pa.Array.from_buffers(kind.value_type, int(ends[-1]), [None, data])
     return pa.Array.from_buffers(kind, len(taken), [None, pa.py_buffer(ends.astype(np.int32))], children=[values])
 

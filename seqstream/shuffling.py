@@ -15,6 +15,8 @@ _MASK = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
 _FEW = 16
 """Up to this many positions are computed one by one, which is faster than by arrays."""
+_CHUNK = 1 << 14
+"""More positions are computed in parts, whose arrays fit in the cache of a processor."""
 
 
 def key_of(*parts: object) -> int:
@@ -35,10 +37,12 @@ def hash_index(index: npt.NDArray[np.int64], *key: object) -> npt.NDArray[np.uin
 def mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Hash each number to 64 uniform bits, as `mix` does, ``uint64`` of the same shape."""
     with np.errstate(over="ignore"):
-        x = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
-        return mixed
+        x: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(30))
+        x *= np.uint64(0xBF58476D1CE4E5B9)
+        x ^= x >> np.uint64(27)
+        x *= np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+        return x
 
 
 def mix(value: int) -> int:
@@ -88,15 +92,28 @@ class EvenOrder:
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return the numbers at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, computed together."""
+        found = np.empty(stop - start, dtype=np.int64)
+        for first in range(start, stop, _CHUNK):
+            found[first - start : first - start + _CHUNK] = self._between(first, min(first + _CHUNK, stop))
+        return found
+
+    def _between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         position = np.arange(start, stop)
         low, size = np.zeros_like(position), np.full_like(position, self.size)
         for _ in range((self.size - 1).bit_length()):
             is_first = ~position & 1
-            is_left = is_first.astype(np.bool_) != self._flip_all(low, size)
-            half = np.where(size > 1, (size + is_first) // 2, size)
-            low += np.where(is_left, 0, size - half)
-            size, position = half, position >> 1
-        return (low + self._shift) % self.size if self.size else low
+            is_right = is_first == self._flip_all(low, size)
+            half = size + is_first
+            half >>= 1
+            np.maximum(half, 1, out=half)  # a range of one number stays as it is
+            size -= half
+            size *= is_right
+            low += size
+            size = half
+            position >>= 1
+        low += self._shift
+        low %= self.size
+        return low
 
     def _flips(self, low: int, size: int) -> bool:
         """Return whether the right half of the range from ``low`` of ``size`` numbers is first."""
@@ -104,9 +121,10 @@ class EvenOrder:
 
     def _flip_all(self, low: npt.NDArray[np.int64], size: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return whether the right half of each range is first, ``bool (n,)``."""
-        with np.errstate(over="ignore"):
-            values = low.astype(np.uint64) * np.uint64(_ODD) + size.astype(np.uint64)
-        return (mix_all(values ^ np.uint64(self._key)) & np.uint64(1)).astype(np.bool_)
+        values = low.view(np.uint64) * np.uint64(_ODD)
+        values += size.view(np.uint64)
+        values ^= np.uint64(self._key)
+        return (mix_all(values) & np.uint64(1)).astype(np.bool_)
 
 
 def numbers_at(order: EvenOrder | range, start: int, stop: int) -> npt.NDArray[np.int64]:

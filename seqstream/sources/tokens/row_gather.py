@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.arrow import to_arrow
+from seqstream.arrow import take_values, to_arrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,9 @@ def gather_rows(layout: FileLayout, data: pa.Buffer, blocks: Index, rows: Index)
 
 def _take(arrays: Sequence[pa.Array], blocks: Index, rows: Index) -> pa.ChunkedArray:
     cuts = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
-    chunks = [arrays[int(blocks[begin])].take(to_arrow(rows[begin:end])) for begin, end in itertools.pairwise(cuts.tolist())]
+    chunks = [
+        take_values(arrays[int(blocks[begin])], to_arrow(rows[begin:end])) for begin, end in itertools.pairwise(cuts.tolist())
+    ]
     return pa.chunked_array(chunks, arrays[0].type)
 
 
@@ -141,7 +143,7 @@ def _gather(data: pa.Buffer, column: ColumnLayout, blocks: Index, rows: Index) -
     if len(bounds) and (bounds[0] < 0 or bounds[-1] > len(data) or (np.diff(bounds) < 0).any()):
         raise ValueError("offsets of rows must ascend and lie in the file")
     spans = pa.Array.from_buffers(pa.large_binary(), max(0, len(bounds) - 1), [None, pa.py_buffer(bounds), data])
-    taken = spans.take(to_arrow(np.arange(0, len(bounds), 2)))
+    taken = take_values(spans, to_arrow(np.arange(0, len(bounds), 2)))
     return _from_spans(kind, width, taken)
 
 
