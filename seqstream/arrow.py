@@ -1,6 +1,6 @@
 """Arrow and NumPy over the same memory, questions about Arrow types, and operations on whole tables.
 
-``pa.array`` and ``to_numpy`` import pandas at their first call, ``take`` imports ``pyarrow.compute``; the functions here do not.
+``pa.array`` and ``to_numpy`` import pandas at their first call, and ``take`` ``pyarrow.compute``; the functions here do not.
 """
 
 from __future__ import annotations

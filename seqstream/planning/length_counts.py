@@ -81,8 +81,9 @@ def sorted_order(lengths: Lengths) -> Index:
     if lengths.ndim == 2:
         return np.lexsort([-lengths[:, side] for side in reversed(range(lengths.shape[1]))])
     most = int(lengths.max(initial=0))
-    is_small = most - int(lengths.min(initial=most)) < 1 << 16  # NumPy sorts 16 bits by radix
-    drop = np.subtract(most, lengths, dtype=np.uint16, casting="unsafe") if is_small else most - lengths
+    if most - int(lengths.min(initial=most)) >= 1 << 16:
+        return np.argsort(most - lengths, kind="stable")
+    drop = np.uint16(most % (1 << 16)) - lengths.astype(np.uint16)  # modulo 2^16; NumPy sorts 16 bits by radix
     return np.argsort(drop, kind="stable")
 
 
