@@ -151,7 +151,7 @@ def _write_long_lines(folder: Path, longest: int = 120_000) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("kind", "longest"), [(None, 120_000), ("cut body", 120_000), (None, 400_000)])
+@pytest.mark.parametrize(("kind", "longest"), [(None, 120_000), ("cut body", 120_000), (None, 900_000)])
 def test_ends_of_long_records_are_read_ahead(kind: str | None, longest: int, corpus: Path, serve: Serve) -> None:
     """What a range lacks of its last record is requested as soon as that is known, once, and again after an error."""
     local = ss.TextFiles(_write_long_lines(corpus, longest), block_bytes=64 << 10)
@@ -168,6 +168,16 @@ def test_ends_of_long_records_are_read_ahead(kind: str | None, longest: int, cor
         assert [first.table, *(block.table for block in ahead)] == expected
     assert num_ahead > served.num_shards * (1 if kind is None else 2)
     assert (server.num_requests == num_ahead) == (longest == 120_000)  # the ends of longer ones are read when they are needed
+
+
+def test_whole_files_are_read_in_two_requests(corpus: Path, serve: Serve) -> None:
+    """The rest of a file that is one record is requested at once, as its end is known."""
+    path = _write_long_lines(corpus)
+    server = serve()
+    source = ss.TextFiles(f"{server.url}/long.txt", unit="file", block_bytes=64 << 10)
+    tables = tables_of(read_blocks(source, range(1), Cursor()))
+    assert [table["text"].to_pylist() for table in tables] == [[path.read_text()]]
+    assert server.num_requests == 2
 
 
 def test_ends_of_long_records_are_dropped(corpus: Path, serve: Serve) -> None:

@@ -32,8 +32,8 @@ _TEMPORARY_STATUS = (408, 429)
 
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, TypeError)
 
-MOST_STEPS = 3
-"""How many ranges are read ahead for one reader, one after the other: enough for records of 200 KiB after the first."""
+MOST_BYTES_AFTER = 512 << 10
+"""Bytes that are read ahead for one reader after its first range: enough for most records that go on for longer."""
 
 Drop: TypeAlias = Callable[[], None]
 """Ends the reading of bytes that are not needed any more, and forgets them."""
@@ -122,20 +122,23 @@ class _Ahead:
         self._begun: list[tuple[ByteRange, _Reading]] = []
         self._is_dropped = False
 
-    def read(self, reads: Reads, wanted: ByteRange | None, num_before: int = 0) -> None:
+    def read(self, reads: Reads, wanted: ByteRange | None, bytes_left: int = MOST_BYTES_AFTER) -> None:
         """Begin to read a range, and when it is read the next one that is asked for.
 
         Args:
             reads: What asks for the range.
             wanted: The range; ``None`` for none.
-            num_before: Number of ranges that it has asked for before.
+            bytes_left: Most bytes that are read for it after this range.
         """
-        if wanted is None or wanted.start >= wanted.stop or num_before == MOST_STEPS or not is_asynchronous(wanted.file):
+        if wanted is None or wanted.start >= wanted.stop or not is_asynchronous(wanted.file):
             return
 
         def go_on(data: bytes) -> None:
             with contextlib.suppress(Exception):  # it is at its end, or has an error, which the other reader will have too
-                self.read(reads, reads.send(data), num_before + 1)
+                following = reads.send(data)
+                left = bytes_left - (following.stop - following.start)
+                if left >= 0:
+                    self.read(reads, following, left)
 
         reading = _Reading(_submit(wanted, go_on))
         with _lock:

@@ -76,7 +76,8 @@ def range_steps(file: File, start: int, stop: int, rule: Rule, limits: Limits) -
         return None
     if end < 0 and ahead < file.size:
         buffer = bytearray(data)
-        end = yield from _read_on(buffer, _rest(file, ahead), stop - base, ByteSpan(file, base, b""), rule=rule, limits=limits)
+        parts = _rest(file, ahead, _MOST_BYTES if rule.is_file else _FIRST_BYTES)
+        end = yield from _read_on(buffer, parts, stop - base, ByteSpan(file, base, b""), rule=rule, limits=limits)
         data = bytes(buffer)
     return ByteSpan(file, base + begin, data[begin : end if end >= 0 else len(data)])
 
@@ -174,9 +175,8 @@ def too_long(file: File, offset: int, size: int, max_record_bytes: int) -> Value
     )
 
 
-def _rest(file: File, offset: int) -> Iterator[ByteRange]:
-    """Yield the parts of a file from an offset on, of growing size."""
-    size = _FIRST_BYTES
+def _rest(file: File, offset: int, size: int) -> Iterator[ByteRange]:
+    """Yield the parts of a file from an offset on: the first of ``size`` bytes, and each twice as large as the one before."""
     while offset < file.size:
         stop = min(offset + size, file.size)
         yield ByteRange(file, offset, stop)
