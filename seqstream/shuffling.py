@@ -15,8 +15,6 @@ _MASK = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
 _FEW = 16
 """Up to this many positions are computed one by one, which is faster than by arrays."""
-_CHUNK = 1 << 14
-"""More positions are computed in parts, whose arrays fit in the cache of a processor."""
 
 
 def key_of(*parts: object) -> int:
@@ -92,28 +90,28 @@ class EvenOrder:
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return the numbers at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, computed together."""
-        found = np.empty(stop - start, dtype=np.int64)
-        for first in range(start, stop, _CHUNK):
-            found[first - start : first - start + _CHUNK] = self._between(first, min(first + _CHUNK, stop))
-        return found
-
-    def _between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        low, size = np.zeros(1, dtype=np.int64), np.full(1, self.size)
+        num_halvings, num_shared = (self.size - 1).bit_length(), 0
+        while num_shared < num_halvings and 2 << num_shared <= stop - start:  # what positions with equal last bits share
+            halves = [self._halve(low, size, is_first) for is_first in (1, 0)]
+            low, size = np.concatenate([each[0] for each in halves]), np.concatenate([each[1] for each in halves])
+            num_shared += 1
         position = np.arange(start, stop)
-        low, size = np.zeros_like(position), np.full_like(position, self.size)
-        for _ in range((self.size - 1).bit_length()):
-            is_first = ~position & 1
-            is_right = is_first == self._flip_all(low, size)
-            half = size + is_first
-            half >>= 1
-            np.maximum(half, 1, out=half)  # a range of one number stays as it is
-            size -= half
-            size *= is_right
-            low += size
-            size = half
+        last_bits = position & len(low) - 1
+        low, size = low[last_bits], size[last_bits]
+        position >>= num_shared
+        for _ in range(num_halvings - num_shared):
+            low, size = self._halve(low, size, ~position & 1)
             position >>= 1
-        low += self._shift
-        low %= self.size
-        return low
+        return (low + self._shift) % self.size if self.size else low
+
+    def _halve(
+        self, low: npt.NDArray[np.int64], size: npt.NDArray[np.int64], is_first: int | npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where the half begins that is first, or the other one, of each range from ``low``, and its size."""
+        half = np.maximum(size + is_first >> 1, 1)  # a range of one number stays as it is
+        is_right = is_first == self._flip_all(low, size)
+        return low + (size - half) * is_right, half
 
     def _flips(self, low: int, size: int) -> bool:
         """Return whether the right half of the range from ``low`` of ``size`` numbers is first."""
