@@ -1,6 +1,6 @@
 """Arrow and NumPy over the same memory, questions about Arrow types, and operations on whole tables.
 
-``pa.array`` and ``to_numpy`` import pandas at their first call; the functions here do not.
+``pa.array`` and ``to_numpy`` import pandas at their first call, and ``take`` ``pyarrow.compute``; the functions here do not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
 def to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     """Return a column of numbers as an array ``(N,)``; it shares the memory of a column of one chunk without nulls."""
     if isinstance(values, pa.ChunkedArray):
-        chunks = [to_numpy(chunk) for chunk in values.chunks]
-        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.empty(0, dtype=_dtype(values.type))])
+        return join([to_numpy(chunk) for chunk in values.chunks], _dtype(values.type))
     if pa.types.is_boolean(values.type) or values.null_count:
         return np.asarray(values.to_numpy(zero_copy_only=False))
     data = values.buffers()[1]
@@ -43,20 +42,27 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.integer[Any]]) -> pa.Table:
     return pa.table([_take(column, indices) for column in table.columns], schema=table.schema)
 
 
+def take_values(values: pa.Array | pa.ChunkedArray, rows: pa.Array) -> Any:
+    """Return the values of a column at the indices ``rows``, as ``values.take(rows)`` does."""
+    from pyarrow._compute import call_function
+
+    return call_function("take", [values, rows])
+
+
 def _take(column: pa.ChunkedArray, rows: pa.Array) -> pa.Array | pa.ChunkedArray:
     """Take rows of one column; lists of numbers without nulls are taken as bytes."""
     kind = column.type
     if not pa.types.is_list(kind) or column.null_count or not _is_number(kind.value_type):
-        return column.take(rows)
+        return take_values(column, rows)
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     width = kind.value_type.bit_width // 8
     if not chunks or any(chunk.values.null_count for chunk in chunks):
-        return column.take(rows)
-    taken = pa.concat_arrays([_as_bytes(chunk, width) for chunk in chunks]).take(rows)
+        return take_values(column, rows)
+    taken = take_values(pa.concat_arrays([_as_bytes(chunk, width) for chunk in chunks]), rows)
     _, offsets, data = taken.buffers()
     ends = np.frombuffer(offsets, np.int64, len(taken) + 1) // width
     if ends[-1] > np.iinfo(np.int32).max:
-        return column.take(rows)  # the result needs several chunks
+        return take_values(column, rows)  # the result needs several chunks
     values = pa.Array.from_buffers(kind.value_type, int(ends[-1]), [None, data])
     return pa.Array.from_buffers(kind, len(taken), [None, pa.py_buffer(ends.astype(np.int32))], children=[values])
 
@@ -138,9 +144,20 @@ def join_tables(tables: list[pa.Table]) -> pa.Table:
     return joined
 
 
+def list_lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return the length of each list of a column, ``int64 (N,)``."""
+    ends = [to_numpy(chunk.offsets) for chunk in column.chunks]
+    return join([each[1:] - each[:-1] for each in ends], np.dtype(np.int32)).astype(np.int64)
+
+
+def join(arrays: list[npt.NDArray[Any]], kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return arrays one after the other; a single one is not copied, and without any the result has a type and no items."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays or [np.empty(0, dtype=kind)])
+
+
 def steps_of(column: pa.ChunkedArray) -> int:
     """Return the number of steps in all rows of a column of sequences."""
-    return sum(int(to_numpy(chunk.offsets)[-1]) - int(to_numpy(chunk.offsets)[0]) for chunk in column.chunks if len(chunk))
+    return int(list_lengths(column).sum())
 
 
 def is_text(kind: pa.DataType) -> bool:

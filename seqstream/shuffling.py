@@ -35,10 +35,12 @@ def hash_index(index: npt.NDArray[np.int64], *key: object) -> npt.NDArray[np.uin
 def mix_all(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Hash each number to 64 uniform bits, as `mix` does, ``uint64`` of the same shape."""
     with np.errstate(over="ignore"):
-        x = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
-        return mixed
+        x: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(30))
+        x *= np.uint64(0xBF58476D1CE4E5B9)
+        x ^= x >> np.uint64(27)
+        x *= np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+        return x
 
 
 def mix(value: int) -> int:
@@ -88,15 +90,28 @@ class EvenOrder:
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return the numbers at positions ``start`` to ``stop - 1``, ``int64 (stop - start,)``, computed together."""
+        low, size = np.zeros(1, dtype=np.int64), np.full(1, self.size)
+        num_halvings, num_shared = (self.size - 1).bit_length(), 0
+        while num_shared < num_halvings and 2 << num_shared <= stop - start:  # what positions with equal last bits share
+            halves = [self._halve(low, size, is_first) for is_first in (1, 0)]
+            low, size = np.concatenate([each[0] for each in halves]), np.concatenate([each[1] for each in halves])
+            num_shared += 1
         position = np.arange(start, stop)
-        low, size = np.zeros_like(position), np.full_like(position, self.size)
-        for _ in range((self.size - 1).bit_length()):
-            is_first = ~position & 1
-            is_left = is_first.astype(np.bool_) != self._flip_all(low, size)
-            half = np.where(size > 1, (size + is_first) // 2, size)
-            low += np.where(is_left, 0, size - half)
-            size, position = half, position >> 1
+        last_bits = position & len(low) - 1
+        low, size = low[last_bits], size[last_bits]
+        position >>= num_shared
+        for _ in range(num_halvings - num_shared):
+            low, size = self._halve(low, size, ~position & 1)
+            position >>= 1
         return (low + self._shift) % self.size if self.size else low
+
+    def _halve(
+        self, low: npt.NDArray[np.int64], size: npt.NDArray[np.int64], is_first: int | npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where the half begins that is first, or the other one, of each range from ``low``, and its size."""
+        half = np.maximum(size + is_first >> 1, 1)  # a range of one number stays as it is
+        is_right = is_first == self._flip_all(low, size)
+        return low + (size - half) * is_right, half
 
     def _flips(self, low: int, size: int) -> bool:
         """Return whether the right half of the range from ``low`` of ``size`` numbers is first."""
@@ -104,9 +119,10 @@ class EvenOrder:
 
     def _flip_all(self, low: npt.NDArray[np.int64], size: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return whether the right half of each range is first, ``bool (n,)``."""
-        with np.errstate(over="ignore"):
-            values = low.astype(np.uint64) * np.uint64(_ODD) + size.astype(np.uint64)
-        return (mix_all(values ^ np.uint64(self._key)) & np.uint64(1)).astype(np.bool_)
+        values = low.view(np.uint64) * np.uint64(_ODD)
+        values += size.view(np.uint64)
+        values ^= np.uint64(self._key)
+        return (mix_all(values) & np.uint64(1)).astype(np.bool_)
 
 
 def numbers_at(order: EvenOrder | range, start: int, stop: int) -> npt.NDArray[np.int64]:

@@ -116,8 +116,8 @@ def pad_rows(column: Ragged, starts: Index, region: PaddedRegion, value: float, 
     longest, shape = region.longest, column.shape
     if region.side == "left":
         starts = starts + region.lengths - longest
-    rows = _sliding_rows(column.values, longest)[starts]
-    if rows.dtype != _INT64:  # as ids are
+    rows = _slices(column.values, starts, longest)
+    if rows.dtype != _INT64:
         rows = rows.astype(_batch_dtype(rows.dtype, value, torch.get_default_dtype()), copy=False)
     if shape:
         rows = rows.reshape(len(starts), longest, *shape)
@@ -182,11 +182,17 @@ def gather_rows(column: Column, rows: Index, *, num_made_up: int = 0, made_up_va
     return [*objects, *[None] * num_made_up]
 
 
-def _sliding_rows(values: Array, width: int) -> Array:
-    """View the flat buffer as overlapping rows of ``width`` steps, one from each step on; nothing is copied."""
+def _slices(values: Array, starts: Index, width: int) -> Array:
+    """Return ``width`` steps of the flat buffer from each start on, ``(B, width * D)``.
+
+    Each is copied as one item of a view of overlapping items, which takes half the time of copying it as a row of numbers.
+    """
     steps, size = values.shape
-    strides = (values.strides[0], values.itemsize)
-    return np.ndarray((steps - width + 1, width * size), values.dtype, values, strides=strides)
+    num_bytes = size * values.itemsize
+    if not width * num_bytes:
+        return np.empty((len(starts), 0), dtype=values.dtype)
+    items = np.ndarray(steps - width + 1, np.dtype((np.void, width * num_bytes)), values, strides=num_bytes)
+    return items[starts].view(values.dtype).reshape(len(starts), width * size)
 
 
 @functools.cache

@@ -13,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from seqstream.arrays import Index, Lengths, ranges
+from seqstream.arrow import join
 from seqstream.distributed.collectives import Ranks
 from seqstream.planning.length_counts import LengthCounts, distinct, sorted_order
 
 _PartCounts: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 """The distinct lengths of a part, descending, and the number of its rows of each length."""
+
+_INT64 = np.dtype(np.int64)
 
 _ID_BYTES = 8
 """Bytes of the row id at the beginning of the message of a rank."""
@@ -67,15 +70,16 @@ def gather_lengths(parts: Sequence[Lengths], owners: Sequence[int], ranks: Ranks
     counts = np.concatenate([counts for _, counts in all_parts])
     length_counts = LengthCounts(lengths, _sums(index, counts, len(lengths)))
     ends = np.cumsum([len(counts) for _, counts in all_parts])
-    numbers, rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    numbers, rows = [], []
     num_before = 0
     for part, at in zip(parts, (at for at, owner in enumerate(owners) if owner == ranks.rank), strict=True):
         first, stop = ends[at] - len(all_parts[at][1]), ends[at]
         firsts = length_counts.starts + _sums(index[:first], counts[:first], len(lengths))  # after the rows of earlier parts
         numbers.append(ranges(firsts[index[first:stop]], counts[first:stop]))
-        rows.append(num_before + sorted_order(part))
+        rows.append(sorted_order(part))
+        rows[-1] += num_before
         num_before += len(part)
-    own, order = np.concatenate(numbers), np.concatenate(rows)
+    own, order = join(numbers, _INT64), join(rows, _INT64)
     if len(parts) > 1:
         ascending = np.argsort(own)
         own, order = own[ascending], order[ascending]

@@ -84,7 +84,9 @@ class Stats:
         sums: dict[str, Any] = {name: getattr(self, name) + value for name, value in more.items()}
         if by_source is not None:
             sums["by_source"] = self.by_source.plus(by_source)
-        return dataclasses.replace(self, **sums)
+        stats = object.__new__(type(self))
+        stats.__dict__.update({**vars(self), **sums})  # dataclasses.replace takes four times as long, for each batch
+        return stats
 
     def since(self, earlier: Stats) -> Stats:
         """Return what was counted after ``earlier``, such as in an epoch: ``loader.stats.since(before)``."""

@@ -80,8 +80,11 @@ def sorted_order(lengths: Lengths) -> Index:
     """Return the rows longest first, ``int64 (N,)``; rows of equal length, on all sides, keep their order."""
     if lengths.ndim == 2:
         return np.lexsort([-lengths[:, side] for side in reversed(range(lengths.shape[1]))])
-    drop = lengths.max(initial=0) - lengths
-    return np.argsort(drop.astype(np.uint16) if drop.max(initial=0) < 1 << 16 else drop, kind="stable")  # 16 bits: radix sort
+    most = int(lengths.max(initial=0))
+    if most - int(lengths.min(initial=most)) >= 1 << 16:
+        return np.argsort(most - lengths, kind="stable")
+    drop = np.uint16(most % (1 << 16)) - lengths.astype(np.uint16)  # modulo 2^16; NumPy sorts 16 bits by radix
+    return np.argsort(drop, kind="stable")
 
 
 def distinct(lengths: Lengths) -> tuple[Lengths, Index]:

@@ -249,7 +249,9 @@ def share_of_rank(schedule: Schedule, rank: int, world_size: int) -> RankShare:
     is_lacking = counts <= 0
     counts = np.maximum(counts, 1)
     first = np.where(is_lacking, rank % np.maximum(schedule.sizes, 1), rank)
-    places = np.repeat(schedule.first_places + first, counts) + positions(counts) * world_size
+    places = positions(counts)
+    places *= world_size
+    places += np.repeat(schedule.first_places + first, counts)
     return RankShare(places, np.append(0, np.cumsum(counts)), schedule.global_batches, np.repeat(is_lacking, counts))
 
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from seqstream.arrays import Index
 from seqstream.options import one_of, yes_or_no
-from seqstream.records import PIECE, RECORD_BITS, ROW_ID, Json, split_row_id
+from seqstream.records import RECORD_BITS, Json, split_row_id
 from seqstream.sources.blocks import Block, check_count
 from seqstream.sources.files.listing import Paths
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.formats import open_store
-from seqstream.sources.tokens.token_store import TokenInfo, TokenStore
+from seqstream.sources.tokens.token_store import TokenInfo, TokenStore, without_row_numbers
 
 RUN_BYTES = 4 << 20
 """Bytes of rows that are read at once where rows are shuffled: in the order in which they lie in the files."""
@@ -38,7 +38,7 @@ class TokenFiles(Source):
         shuffle: What a loader that shuffles visits in random order: ``"blocks"`` of neighbouring rows, whose rows then mix
             within a window; or ``"rows"``, each by itself, so that a corpus sorted by class mixes perfectly. The order of rows
             is a function of seed and epoch, of which nothing is kept in memory. Blocks are compared with their checksums when
-            they are read, and single rows are not: `verify` compares all.
+            a process first reads them, and single rows are not: `verify` compares all.
         end: The token that ends each document, for files that do not say where documents end; rows keep it. In files of llm.c
             the token that begins each document.
         dtype: Type of bare ids, ``"uint16"`` or ``"uint32"``.
@@ -88,18 +88,18 @@ class TokenFiles(Source):
 
     def read(self, shard: int, state: Json = None) -> Iterator[Block]:
         if not self._is_by_row:
-            yield self._table(self._store.read(shard)), None
+            yield without_row_numbers(self._store.read(shard)), None
             return
         num = self._store.num_blocks
         for block in range(check_count(state), num):
-            yield self._table(self._store.read(block)), block + 1 if block + 1 < num else None
+            yield without_row_numbers(self._store.read(block)), block + 1 if block + 1 < num else None
 
     @property
     def num_records(self) -> int | None:
         return self._store.num_rows if self._is_by_row else None
 
     def take(self, records: Index) -> pa.Table:
-        return self._table(self._store.take(records))
+        return without_row_numbers(self._store.take(records))
 
     @functools.cached_property
     def approx_record_bytes(self) -> float:
@@ -133,18 +133,17 @@ class TokenFiles(Source):
         Raises:
             ValueError: A block is damaged; the message names it.
         """
-        for block in range(self._store.num_blocks):
-            self._store.read(block)
+        store = self._open_store()  # anew, as the other compares each block only once
+        for block in range(store.num_blocks):
+            store.read(block)
 
     @functools.cached_property
     def _store(self) -> TokenStore:
+        return self._open_store()
+
+    def _open_store(self) -> TokenStore:
         return open_store(self.paths, end=self.end, dtype=self.dtype, mmap=self.mmap)
 
     @property
     def _is_by_row(self) -> bool:
         return self.shuffle == "rows"
-
-    @staticmethod
-    def _table(table: pa.Table) -> pa.Table:
-        """Return the rows without the columns that number records of the source they were made from."""
-        return table.drop_columns([name for name in (ROW_ID, PIECE) if name in table.column_names])

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index, flat_starts
-from seqstream.arrow import is_list, to_arrow, to_numpy
+from seqstream.arrow import is_list, list_lengths, to_arrow, to_numpy
 from seqstream.records import IGNORE_INDEX, Counts, OpenStage, sequence_column
 from seqstream.stages.data_padding import without_padding
 from seqstream.stages.label_filter import LabelFilter
@@ -54,7 +54,7 @@ def _without_empty_rows(table: pa.Table, fill: int | None) -> pa.Table:
     if name is None or not len(table):
         return table
     column = table.column(name)
-    lengths = np.concatenate([np.diff(to_numpy(chunk.offsets)) for chunk in column.chunks])
+    lengths = list_lengths(column)
     if column.null_count:
         lengths[column.is_null().to_numpy()] = 1  # null is an error later
     if lengths.min() > 0:

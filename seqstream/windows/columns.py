@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seqstream.arrow import is_list, plain, step_of, to_numpy
+from seqstream.arrow import is_list, list_lengths, plain, step_of, to_numpy
 from seqstream.records import LABEL_COLUMNS, ROW_ID, RecordError
 from seqstream.sources.tables.arrow_to_python import without_text
 
@@ -73,8 +73,8 @@ _LARGEST = np.iinfo(np.int64).max
 def read_column(name: str, values: pa.ChunkedArray) -> Column:
     """Return a column of Arrow as the kind of column that its type is.
 
-    Whole numbers of steps become int64 if they have more than 8 bits, and so do unsigned ones of rows, with which torch can do
-    little. The whole numbers and booleans of ``label`` and ``labels`` become int64 as well.
+    Whole numbers of steps keep their type, which batches widen. The whole numbers and booleans of ``label`` and ``labels``
+    become int64, and so do unsigned ones of rows that have more than 8 bits, with which torch can do little.
 
     Args:
         name: Name of the column.
@@ -140,19 +140,22 @@ class ColumnError(ValueError):
 
 def _read_ragged(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Ragged:
     """Return rows of lists: the steps of all chunks are copied into one buffer, in one pass."""
-    bounds = [to_numpy(chunk.offsets) for chunk in values.chunks]
-    lengths = np.concatenate([np.diff(ends) for ends in bounds] or [np.empty(0)]).astype(np.int64)
+    lengths = list_lengths(values)
     room = int(lengths.max(initial=1))  # 1: rows made up have a step before the first row
     width = int(np.prod(shape, dtype=np.int64))
-    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_widened(name, _dtype(kind)))
+    flat = np.zeros(((int(lengths.sum()) + 2 * room), width), dtype=_held(name, _dtype(kind)))
     at, first_row = room, 0
-    for chunk, ends in zip(values.chunks, bounds, strict=True):
+    for chunk in values.chunks:
+        ends = to_numpy(chunk.offsets)
         with _in_rows(ends - ends[0], first_row):
             steps = _flat_numbers(name, chunk.values.slice(ends[0], ends[-1] - ends[0]), width).reshape(-1, width)
         flat[at : at + len(steps)] = steps
         at += len(steps)
         first_row += len(chunk)
-    return Ragged(flat, np.cumsum(lengths) - lengths + room, lengths, shape)
+    starts = np.cumsum(lengths)
+    starts -= lengths
+    starts += room
+    return Ragged(flat, starts, lengths, shape)
 
 
 @contextlib.contextmanager
@@ -165,10 +168,9 @@ def _in_rows(ends: Array, first_row: int) -> Iterator[None]:
         raise
 
 
-def _widened(name: str, kind: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type in which numbers are held: ids become int64 here, as batches have them, and not in each batch."""
-    is_class = kind.kind in "biu" and name in LABEL_COLUMNS
-    return np.dtype(np.int64) if is_class or (kind.kind in "iu" and kind.itemsize > 1) else kind
+def _held(name: str, kind: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which numbers are held: classes become int64, and ids stay small, as they are gathered faster so."""
+    return np.dtype(np.int64) if kind.kind in "biu" and name in LABEL_COLUMNS else kind
 
 
 def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tuple[int, ...]) -> Array:
@@ -180,9 +182,8 @@ def _read_dense(name: str, values: pa.ChunkedArray, kind: pa.DataType, shape: tu
             parts.append(_flat_numbers(name, chunk, width))
         first_row += len(chunk)
     numbers = np.concatenate(parts or [np.empty(0, dtype=_dtype(kind))]).reshape(-1, *shape)
-    if numbers.dtype.kind == "i" and name not in LABEL_COLUMNS:
-        return numbers
-    return numbers.astype(_widened(name, numbers.dtype), copy=False)
+    is_unsigned = numbers.dtype.kind == "u" and numbers.dtype.itemsize > 1
+    return numbers.astype(np.int64 if is_unsigned else _held(name, numbers.dtype), copy=False)
 
 
 def _flat_numbers(name: str, values: pa.Array, width: int) -> Array:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqstream.arrays import Lengths, flat_starts, ranges
-from seqstream.arrow import holds_steps, plain, plain_type, to_numpy
+from seqstream.arrow import holds_steps, list_lengths, plain, plain_type, to_numpy
 from seqstream.records import RESERVED, ids_columns, lengths_column
 from seqstream.sources.whole_groups import group_starts
 
@@ -86,7 +86,7 @@ def _side(table: pa.Table, name: str, text_lengths: str | None) -> npt.NDArray[n
     if name not in table.column_names:
         return np.ones(len(table), dtype=np.int64)
     if text_lengths is None or text_lengths not in table.column_names:
-        return _list_lengths(table.column(name))
+        return list_lengths(plain(table.column(name)))
     values = plain(table.column(text_lengths)).combine_chunks()
     bounds = to_numpy(values.offsets).astype(np.int64)
     return longest_texts(to_numpy(values.values), bounds[:-1], np.diff(bounds))
@@ -117,12 +117,6 @@ def which_is_longest(table: pa.Table, row: int) -> str:
     ragged = [field.name for field in table.schema if holds_steps(plain_type(field.type))]
     if len(ragged) < 2:
         return ""
-    longest = max(ragged, key=lambda name: int(_list_lengths(table.column(name))[row]))
+    longest = max(ragged, key=lambda name: int(list_lengths(plain(table.column(name)))[row]))
     others = tuple(name for name in ragged if name != longest)
     return f"; the longest column is {longest!r}, and if it is none of tokens set Bucket(columns={others[:1]})"
-
-
-def _list_lengths(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Return the length of each list, ``int64 (N,)``."""
-    parts = [np.diff(to_numpy(chunk.offsets)) for chunk in plain(values).chunks]
-    return np.concatenate(parts or [np.empty(0)]).astype(np.int64)

@@ -143,6 +143,59 @@ def test_blocks_may_be_read_after_the_next_ones(serve: Serve) -> None:
     assert server.num_requests == 20
 
 
+def _write_long_lines(folder: Path, longest: int = 120_000) -> Path:
+    """Write lines most of which end long after the range that they begin in."""
+    sizes = [40_000, 10, 65_000, 30_000, longest, 50, 35_000] * 4
+    path = folder / "long.txt"
+    path.write_text("\n".join(f"{number} " + "x" * size for number, size in enumerate(sizes)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("kind", "longest"), [(None, 120_000), ("cut body", 120_000), (None, 900_000)])
+def test_ends_of_long_records_are_read_ahead(kind: str | None, longest: int, corpus: Path, serve: Serve) -> None:
+    """What a range lacks of its last record is requested as soon as that is known, once, and again after an error."""
+    local = ss.TextFiles(_write_long_lines(corpus, longest), block_bytes=64 << 10)
+    expected = [block.table for block in read_blocks(local, range(local.num_shards), Cursor())]
+    server = serve(0.001)
+    served = ss.TextFiles(f"{server.url}/long.txt", block_bytes=64 << 10)
+    if kind is not None:
+        server.answer = Faults(kind, 1)
+    with reading_ahead(read_blocks(served, range(served.num_shards), Cursor())) as ahead:
+        first = next(ahead)
+        while any(each.future and not each.future.done() for readings in list(remote._ahead.values()) for each in readings):
+            time.sleep(0.01)
+        num_ahead = server.num_requests
+        assert [first.table, *(block.table for block in ahead)] == expected
+    assert num_ahead > served.num_shards * (1 if kind is None else 2)
+    assert (server.num_requests == num_ahead) == (longest == 120_000)  # the ends of longer ones are read when they are needed
+
+
+def test_whole_files_are_read_in_two_requests(corpus: Path, serve: Serve) -> None:
+    """The rest of a file that is one record is requested at once, as its end is known."""
+    path = _write_long_lines(corpus)
+    server = serve()
+    source = ss.TextFiles(f"{server.url}/long.txt", unit="file", block_bytes=64 << 10)
+    tables = tables_of(read_blocks(source, range(1), Cursor()))
+    assert [table["text"].to_pylist() for table in tables] == [[path.read_text()]]
+    assert server.num_requests == 2
+
+
+def test_ends_of_long_records_are_dropped(corpus: Path, serve: Serve) -> None:
+    """Nothing is requested any more when the blocks are not needed any more."""
+    _write_long_lines(corpus)
+    server = serve(0.05)
+    source = ss.TextFiles(f"{server.url}/long.txt", block_bytes=64 << 10)
+    with reading_ahead(read_blocks(source, range(source.num_shards), Cursor())) as ahead:
+        next(ahead)
+        while server.num_requests < source.num_shards:
+            time.sleep(0.001)
+    while server._in_flight:
+        time.sleep(0.001)
+    num_requests = server.num_requests
+    time.sleep(0.05)
+    assert server.num_requests == num_requests
+
+
 def test_a_loader_that_is_closed_drops_its_requests(serve: Serve, bpe_tokenizer: Tokenizer) -> None:
     """Nothing is kept for a loader that ended in the middle of an epoch."""
     server = serve(0.01)

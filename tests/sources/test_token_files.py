@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ from tokenizers import Tokenizer
 import seqstream as ss
 from benchmarks.tokens import copies_of
 from seqstream import testing
+from seqstream.arrow import take_rows
 from seqstream.sources import token_files
+from seqstream.sources.tokens import arrow_store
 from seqstream.sources.tokens.arrow_files import TokenFile
 from seqstream.testing.expectations import expect_same, through_json
 from tests.helpers.rank_corpora import BLOCK, SPECS, letters, pairs, some_texts, text_files
@@ -392,6 +395,53 @@ def test_ten_thousand_files_open_without_being_opened(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     batch = next(iter(ss.Loader(source, ss.Bucket(240, window_batches=2), prefetch=0)))
     assert torch.equal(batch.input_ids[0], torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_mapped_block_is_verified_once(mmap: bool, tmp_path: Path) -> None:
+    """A block that has become damaged is refused when it is first read, when it is read again and not mapped, and by verify."""
+    folder = write(tmp_path / "tokens", ss.Generator([[70_000, 70_001]] * 10))
+    source = ss.TokenFiles(folder, mmap=mmap)
+    source.verify()
+    before = source.head(10)
+    (file,) = folder.glob("*.arrow")
+    ids = np.array([70_000, 70_001], dtype=np.int32).tobytes()
+    with file.open("r+b") as opened:
+        opened.seek(file.read_bytes().index(ids))
+        opened.write(ids[::-1])
+    if mmap:
+        assert [record["input_ids"] for record in source.head(10)] != [record["input_ids"] for record in before]
+    else:
+        with pytest.raises(ValueError, match="block 0 must have the checksum"):
+            source.head(10)
+    for read in (source.verify, ss.TokenFiles(folder, mmap=mmap).head, pickle.loads(pickle.dumps(source)).head):
+        with pytest.raises(ValueError, match="block 0 must have the checksum"):
+            read()
+
+
+@pytest.mark.parametrize("has_text", [False, True])
+def test_more_files_than_may_be_open(has_text: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in random order are found in a file without opening it again, unless Arrow must read a column."""
+    records = [{"input_ids": [number, 1], **({"text": [str(number)]} if has_text else {})} for number in range(40)]
+    folder = write(tmp_path / "tokens", ss.Generator(records, block_bytes=50), file_bytes=1)
+    expected = ss.TokenFiles(folder, shuffle="rows").take(np.arange(40))
+    monkeypatch.setattr(arrow_store, "_MOST_OPEN", 4)
+    opened: list[Path] = []
+    begin = TokenFile.__init__
+    monkeypatch.setattr(
+        TokenFile, "__init__", lambda self, path, **options: opened.append(path) or begin(self, path, **options)
+    )
+    source = ss.TokenFiles(folder, shuffle="rows")
+    for _ in range(3):
+        order = np.random.default_rng(0).permutation(40)
+        assert source.take(order).to_pylist() == take_rows(expected, order).to_pylist()
+    num_files = len(list(folder.glob("*.arrow")))
+    assert num_files > 4
+    assert (len(opened) == num_files) != has_text
+    file = opened[0]
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(ValueError, match=re.escape(f"{file}")):
+        source.take(np.arange(40))
 
 
 def test_folders_that_are_none(folder: Path, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from seqstream.sources.files.boundaries import CONLL, CONLLU, FILES, LINES, NONB
 from seqstream.sources.files.chunks import open_chunks
 from seqstream.sources.files.fingerprints import fingerprint_files
 from seqstream.sources.files.listing import File, FileTable
-from seqstream.sources.files.remote import ByteRange, Drop, read_ahead
-from seqstream.sources.files.spans import ByteSpan, Limits, first_read, read_range, read_stream
+from seqstream.sources.files.remote import ByteRange, Drop, read_steps_ahead
+from seqstream.sources.files.spans import ByteSpan, Limits, range_steps, read_range, read_stream
 from seqstream.sources.locations import Location
 
 RULES = {"line": LINES, "paragraph": PARAGRAPHS, "file": FILES, "json": NONBLANK_LINES, "conll": CONLL, "conllu": CONLLU}
@@ -92,9 +92,7 @@ class Corpus:
         """Begin to read the bytes of a range of remote files; see `Source.prefetch_shard`."""
         if not self._has_remote or self.files.streams[self.shards.first_files[self._segment_of(shard)]]:
             return None
-        return read_ahead(
-            first_read(*each) for each in self._file_ranges(shard) if not (RULES[self.unit].is_file and each.start > 0)
-        )
+        return read_steps_ahead(range_steps(*each, RULES[self.unit], self.limits) for each in self._file_ranges(shard))
 
     @functools.cached_property
     def _has_remote(self) -> bool:

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,6 +32,9 @@ _TEMPORARY_STATUS = (408, 429)
 
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, TypeError)
 
+MOST_BYTES_AFTER = 512 << 10
+"""Bytes that are read ahead for one reader after its first range: enough for most records that go on for longer."""
+
 Drop: TypeAlias = Callable[[], None]
 """Ends the reading of bytes that are not needed any more, and forgets them."""
 
@@ -42,6 +45,10 @@ class ByteRange(NamedTuple):
     file: File
     start: int
     stop: int
+
+
+Reads: TypeAlias = Generator[ByteRange, bytes, Any]
+"""Asks for ranges, one after the other, and is sent the bytes of each."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -84,20 +91,68 @@ def read_ahead(ranges: Iterable[ByteRange]) -> Drop:
     Returns:
         Drops those that were not used.
     """
-    begun = []
-    for each in ranges:
-        if each.start < each.stop and is_asynchronous(each.file):
-            reading = _Reading(_submit(each))
-            with _lock:
-                _ahead.setdefault(_key(each), []).append(reading)
-            begun.append((each, reading))
+    return read_steps_ahead(map(_single_step, ranges))
 
-    def drop() -> None:
-        for each, reading in begun:
+
+def _single_step(wanted: ByteRange) -> Reads:
+    yield wanted
+
+
+def read_steps_ahead(reads: Iterable[Reads]) -> Drop:
+    """Begin to read in the background what some readers ask for, for later calls of `read_remote` by other such readers.
+
+    A reader whose first range turns out to be too short asks for more: that is then requested at once.
+
+    Args:
+        reads: Each yields the ranges that it needs, and is sent the bytes of each; what it returns is not used.
+
+    Returns:
+        Drops what was not used.
+    """
+    ahead = _Ahead()
+    for each in reads:
+        ahead.read(each, next(each, None))
+    return ahead.drop
+
+
+class _Ahead:
+    """What one call reads ahead."""
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[ByteRange, _Reading]] = []
+        self._is_dropped = False
+
+    def read(self, reads: Reads, wanted: ByteRange | None, bytes_left: int = MOST_BYTES_AFTER) -> None:
+        """Begin to read a range, and when it is read the next one that is asked for.
+
+        Args:
+            reads: What asks for the range.
+            wanted: The range; ``None`` for none.
+            bytes_left: Most bytes that are read for it after this range.
+        """
+        if wanted is None or wanted.start >= wanted.stop or not is_asynchronous(wanted.file):
+            return
+
+        def go_on(data: bytes) -> None:
+            with contextlib.suppress(Exception):  # it is at its end, or has an error, which the other reader will have too
+                following = reads.send(data)
+                left = bytes_left - (following.stop - following.start)
+                if left >= 0:
+                    self.read(reads, following, left)
+
+        reading = _Reading(_submit(wanted, go_on))
+        with _lock:
+            _ahead.setdefault(_key(wanted), []).append(reading)
+            self._begun.append((wanted, reading))
+        if self._is_dropped:
+            self.drop()
+
+    def drop(self) -> None:
+        """Drop what was not used."""
+        self._is_dropped = True
+        for each, reading in list(self._begun):
             if reading.future is not None and (future := _take(each, reading)) is not None:
                 future.cancel()
-
-    return drop
 
 
 @contextlib.contextmanager
@@ -129,9 +184,15 @@ def _take(wanted: ByteRange, reading: _Reading | None = None) -> Future[bytes] |
         return future
 
 
-def _submit(wanted: ByteRange) -> Future[bytes]:
-    """Begin to read a range in the thread of fsspec."""
-    return asyncio.run_coroutine_threadsafe(_read_there(wanted), wanted.file.system.loop)
+def _submit(wanted: ByteRange, then: Callable[[bytes], None] = lambda _: None) -> Future[bytes]:
+    """Begin to read a range in the thread of fsspec; ``then`` is called with its bytes before the future has them."""
+
+    async def read() -> bytes:
+        data = await _read_there(wanted)
+        then(data)
+        return data
+
+    return asyncio.run_coroutine_threadsafe(read(), wanted.file.system.loop)
 
 
 async def _read_there(wanted: ByteRange) -> bytes:

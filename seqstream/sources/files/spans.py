@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from seqstream.arrays import Index
 from seqstream.sources.files.boundaries import BOM, LOOK_AHEAD, LOOK_BEHIND, Rule
@@ -15,6 +15,12 @@ from seqstream.sources.files.remote import ByteRange
 
 _FIRST_BYTES, _MOST_BYTES = 1 << 16, 1 << 22
 """Sizes of the reads behind a range in search of the end of its last record."""
+
+Wanted = TypeVar("Wanted")
+Result = TypeVar("Result")
+
+Steps: TypeAlias = Generator[Wanted, bytes, Result]
+"""Reads bytes without reading them itself: yields what to read next, is sent the bytes, and returns the result."""
 
 
 class ByteSpan(NamedTuple):
@@ -43,31 +49,35 @@ class Limits(NamedTuple):
     max_record_bytes: int
 
 
-def first_read(file: File, start: int, stop: int) -> ByteRange:
-    """Return the bytes that `read_range` reads first, which mostly are all."""
-    return ByteRange(file, max(0, start - LOOK_BEHIND), min(file.size, stop + LOOK_AHEAD))
-
-
 def read_range(file: File, start: int, stop: int, rule: Rule, limits: Limits) -> ByteSpan | None:
-    """Read the records of a file that start in ``[start, stop)``; ``None`` if there are none.
+    """Read the records of a file that start in ``[start, stop)``; ``None`` if there are none."""
+    return _run(range_steps(file, start, stop, rule, limits), lambda wanted: read_bytes(*wanted))
+
+
+def range_steps(file: File, start: int, stop: int, rule: Rule, limits: Limits) -> Steps[ByteRange, ByteSpan | None]:
+    """Find the records of a file that start in ``[start, stop)``: yield the bytes to read next, mostly once, and be sent them.
 
     Of a range in the middle of a long record only the range itself is read, whatever the record's length.
+
+    Returns:
+        The records; ``None`` if there are none.
     """
     if rule.is_file and start > 0:
         return None
-    _, base, ahead = first_read(file, start, stop)
-    data = read_bytes(file, base, ahead)
+    base, ahead = max(0, start - LOOK_BEHIND), min(file.size, stop + LOOK_AHEAD)
+    data = yield ByteRange(file, base, ahead)
     while ahead < file.size and rule.settled(data) < stop - base and len(data) <= 2 * limits.max_record_bytes + LOOK_BEHIND:
         # The white space at the end of the range goes on, so that it is unknown whether a record starts in it.
         ahead, read = min(file.size, ahead + len(data)), ahead
-        data += read_bytes(file, read, ahead)
+        data += yield ByteRange(file, read, ahead)
     begin = rule.begin(data, base, start - base)
     end = rule.end(data, stop - base)
     if begin >= stop - base and begin in (end, len(data)) and not rule.is_file:
         return None
     if end < 0 and ahead < file.size:
         buffer = bytearray(data)
-        end = _read_on(buffer, _read_rest(file, ahead), stop - base, ByteSpan(file, base, b""), rule=rule, limits=limits)
+        parts = _rest(file, ahead, _MOST_BYTES if rule.is_file else _FIRST_BYTES)
+        end = yield from _read_on(buffer, parts, stop - base, ByteSpan(file, base, b""), rule=rule, limits=limits)
         data = bytes(buffer)
     return ByteSpan(file, base + begin, data[begin : end if end >= 0 else len(data)])
 
@@ -99,7 +109,8 @@ class FrontReader:
     def block_end(self) -> int:
         """Read a block, up to the end of its last record, into the buffer; return its size."""
         here = ByteSpan(self.file, self.offset, b"")
-        end = _read_on(self._buffer, self._chunks, self._limits.block_bytes, here, rule=self._rule, limits=self._limits)
+        steps = _read_on(self._buffer, self._chunks, self._limits.block_bytes, here, rule=self._rule, limits=self._limits)
+        end = _run(steps, lambda chunk: chunk)
         return end if end >= 0 else len(self._buffer)
 
     def peek(self, size: int) -> ByteSpan:
@@ -124,12 +135,29 @@ class FrontReader:
         self._chunks.close()
 
 
-def _read_on(buffer: bytearray, chunks: Iterator[bytes], at: int, here: ByteSpan, *, rule: Rule, limits: Limits) -> int:
-    """Append chunks to a buffer until a record ends at or after ``at``; return where it ends, -1 at the end of the file."""
+def _run(steps: Steps[Wanted, Result], read: Callable[[Wanted], bytes]) -> Result:
+    """Read what steps ask for, one after the other; return their result."""
+    try:
+        wanted = next(steps)
+        while True:
+            wanted = steps.send(read(wanted))
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+
+
+def _read_on(
+    buffer: bytearray, parts: Iterator[Wanted], at: int, here: ByteSpan, *, rule: Rule, limits: Limits
+) -> Steps[Wanted, int]:
+    """Append parts of a file to a buffer until a record ends at or after ``at``: yield each part, and be sent its bytes.
+
+    Returns:
+        Where the record ends; -1 at the end of the file.
+    """
     end = rule.end(buffer, at)
-    while end < 0 and (chunk := next(chunks, b"")):
+    while end < 0 and (part := next(parts, None)) is not None:
         searched = max(at, rule.settled(buffer))
-        buffer += chunk
+        buffer += yield part
         end = rule.end(buffer, searched)
         # Twice: a paragraph may be half as long as text, which ends lines with one byte and not two. The exact check is later.
         if end < 0 and len(buffer) - at > 2 * limits.max_record_bytes + LOOK_BEHIND:
@@ -147,10 +175,9 @@ def too_long(file: File, offset: int, size: int, max_record_bytes: int) -> Value
     )
 
 
-def _read_rest(file: File, offset: int) -> Generator[bytes, None, None]:
-    """Yield the bytes of a file from an offset on, in chunks of growing size."""
-    size = _FIRST_BYTES
+def _rest(file: File, offset: int, size: int) -> Iterator[ByteRange]:
+    """Yield the parts of a file from an offset on: the first of ``size`` bytes, and each twice as large as the one before."""
     while offset < file.size:
         stop = min(offset + size, file.size)
-        yield read_bytes(file, offset, stop)
+        yield ByteRange(file, offset, stop)
         offset, size = stop, min(2 * size, _MOST_BYTES)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +14,18 @@ from seqstream.arrow import no_rows, take_rows
 from seqstream.records import Json
 from seqstream.sources.locations import Location
 from seqstream.sources.tokens.arrow_files import TokenFile
+from seqstream.sources.tokens.file_arrays import map_file
 from seqstream.sources.tokens.json_files import ADVICE
 from seqstream.sources.tokens.manifest import MANIFEST, Manifest
+from seqstream.sources.tokens.recent import Recent
 from seqstream.sources.tokens.row_gather import FileLayout, gather_rows, layout_of
-from seqstream.sources.tokens.token_store import TokenStore
+from seqstream.sources.tokens.token_store import TokenStore, without_row_numbers
 
 _MOST_OPEN = 256
 """Files that are open at a time: some file systems cannot map many more."""
 
-_Value = TypeVar("_Value")
+_LAYOUT_BYTES = 128 << 20
+"""Bytes of the layouts that are kept: of about 700 GB of files where rows have one column of 16-bit ids."""
 
 
 class ArrowStore(TokenStore):
@@ -52,12 +53,14 @@ class ArrowStore(TokenStore):
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.RLock()
-        self._files: OrderedDict[int, TokenFile] = OrderedDict()
-        self._layouts: OrderedDict[int, FileLayout] = OrderedDict()
+        self._files = Recent[TokenFile](_MOST_OPEN)
+        self._mapped = Recent[pa.Buffer](_MOST_OPEN)
+        self._layouts = Recent[FileLayout](_LAYOUT_BYTES, _size_of)
+        self._is_verified = np.zeros(self.num_blocks, dtype=np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_files", "_layouts")}
+        own = ("_files", "_mapped", "_layouts", "_is_verified")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -78,7 +81,8 @@ class ArrowStore(TokenStore):
     def read(self, block: int) -> pa.Table:
         file = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
         own = block - int(self._first_blocks[file])
-        batch = self._open(file).read(own)
+        batch = self._open(file).read(own, verify=not self._is_verified[block])
+        self._is_verified[block] = self._mmap  # what is not mapped is read from the disk anew each time
         expected = self.manifest.files[file].rows[own]
         if len(batch) != expected:
             place = f"{self._path(file)}, block {own}"
@@ -124,9 +128,9 @@ class ArrowStore(TokenStore):
         return self.folder / self.manifest.files[file].name
 
     def _open(self, file: int) -> TokenFile:
-        return self._cached(self._files, file, lambda: self._checked(file))
+        return self._files.get(file, self._open_checked)
 
-    def _checked(self, file: int) -> TokenFile:
+    def _open_checked(self, file: int) -> TokenFile:
         """Open a file, and check that it is the one of the manifest."""
         opened, entry = TokenFile(self._path(file), mmap=self._mmap), self.manifest.files[file]
         summary = opened.summary()
@@ -138,25 +142,16 @@ class ArrowStore(TokenStore):
             )
         return opened
 
-    def _layout(self, file: int) -> FileLayout:
+    def _map(self, file: int) -> pa.Buffer:
+        return self._mapped.get(file, lambda _: map_file(str(self._path(file))))
+
+    def _find_layout(self, file: int) -> FileLayout:
         """Return where the rows of a file lie in it."""
-
-        def find() -> FileLayout:
-            opened = self._open(file)
-            batches = [opened.read(block, verify=False) for block in range(len(self.manifest.files[file].rows))]
-            opened.source.seek(0)
-            return layout_of(opened.source.read_buffer(), batches)
-
-        return self._cached(self._layouts, file, find)
-
-    def _cached(self, kept: OrderedDict[int, _Value], file: int, make: Callable[[], _Value]) -> _Value:
-        with self._lock:
-            if file not in kept:
-                kept[file] = make()
-                while len(kept) > _MOST_OPEN:
-                    kept.popitem(last=False)
-            kept.move_to_end(file)
-            return kept[file]
+        opened = self._open(file)
+        blocks = range(len(self.manifest.files[file].rows))
+        batches = [without_row_numbers(opened.read(block, verify=False)) for block in blocks]
+        opened.source.seek(0)
+        return layout_of(opened.source.read_buffer(), batches)
 
     def _take_from(self, file: int, blocks: Index, rows: Index) -> pa.Table:
         """Return rows of a file, given the block of each in all files and its number in that block, both ascending."""
@@ -164,7 +159,7 @@ class ArrowStore(TokenStore):
         if not self._mmap:
             return pa.Table.from_batches(list(self._take_by_block(file, own, rows)))
         try:
-            return gather_rows(self._layout(file), own, rows)
+            return gather_rows(self._layouts.get(file, self._find_layout), self._map(file), own, rows)
         except (ValueError, IndexError) as error:
             raise ValueError(f"{self._path(file)}: {error}; {ADVICE}") from error
 
@@ -173,3 +168,8 @@ class ArrowStore(TokenStore):
         for begin, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
             batch = self._open(file).read(int(blocks[begin]))
             yield from take_rows(pa.Table.from_batches([batch]), rows[begin:end]).combine_chunks().to_batches()
+
+
+def _size_of(layout: FileLayout) -> int:
+    """Return the size by which layouts are limited; those that keep their files mapped are limited like open files."""
+    return max(layout.num_bytes, _LAYOUT_BYTES // _MOST_OPEN if layout.holds_file else 1)

@@ -175,7 +175,7 @@ class OpenFiles:
             return MappedArray(np.empty(0, dtype=spec.dtype))
         with self._lock:
             if spec.path not in self._files:
-                self._files[spec.path] = _map(spec.path) if self._mmap else _Descriptor(spec.path)
+                self._files[spec.path] = map_file(spec.path) if self._mmap else _Descriptor(spec.path)
                 if len(self._files) > _MOST_OPEN:
                     self._files.popitem(last=False)
             self._files.move_to_end(spec.path)
@@ -187,7 +187,7 @@ class OpenFiles:
         return MappedArray(np.frombuffer(file, spec.dtype, spec.size, spec.first_byte))
 
 
-def _map(path: str) -> pa.Buffer:
+def map_file(path: str) -> pa.Buffer:
     """Return a file mapped into memory; its descriptor is closed at once."""
     with pa.memory_map(path) as file:
         return file.read_buffer()

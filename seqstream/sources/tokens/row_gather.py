@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.arrow import to_arrow
+from seqstream.arrow import take_values, to_arrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +28,35 @@ class ColumnLayout:
     values: Index
     offsets: Index | None
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory."""
+        return self.values.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
+
 
 @dataclasses.dataclass(frozen=True)
 class FileLayout:
     """Where the rows of a file lie in it.
 
     Attributes:
-        data: The whole file.
         columns: The layout of each column; its values in each block where Arrow must read it.
         schema: The columns.
+        file_bytes: Size of the file.
     """
 
-    data: pa.Buffer
     columns: tuple[ColumnLayout | tuple[pa.Array, ...], ...]
     schema: pa.Schema
+    file_bytes: int
+
+    @property
+    def holds_file(self) -> bool:
+        """Whether it shares the memory of the file, and keeps it mapped."""
+        return not all(isinstance(column, ColumnLayout) for column in self.columns)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory of its own."""
+        return sum(column.num_bytes for column in self.columns if isinstance(column, ColumnLayout))
 
 
 def layout_of(data: pa.Buffer, batches: Sequence[pa.RecordBatch]) -> FileLayout:
@@ -55,7 +70,7 @@ def layout_of(data: pa.Buffer, batches: Sequence[pa.RecordBatch]) -> FileLayout:
     """
     schema = batches[0].schema
     arrays = [tuple(batch.column(number) for batch in batches) for number in range(len(schema))]
-    return FileLayout(data, tuple(_column_layout(data, each) or each for each in arrays), schema)
+    return FileLayout(tuple(_column_layout(data, each) or each for each in arrays), schema, len(data))
 
 
 def _column_layout(data: pa.Buffer, arrays: Sequence[pa.Array]) -> ColumnLayout | None:
@@ -81,11 +96,12 @@ def _position(data: pa.Buffer, part: pa.Buffer | None) -> int:
     return 0 if part is None or not part.size else int(part.address - data.address)  # one without values lies elsewhere
 
 
-def gather_rows(layout: FileLayout, blocks: Index, rows: Index) -> pa.Table:
+def gather_rows(layout: FileLayout, data: pa.Buffer, blocks: Index, rows: Index) -> pa.Table:
     """Return rows of a file.
 
     Args:
         layout: Where the rows lie.
+        data: The whole file, mapped into memory.
         blocks: ``int64 (n,)``, the block of each row, ascending.
         rows: ``int64 (n,)``, the number of each row in its block, ascending in a block.
 
@@ -93,10 +109,12 @@ def gather_rows(layout: FileLayout, blocks: Index, rows: Index) -> pa.Table:
         The rows, in this order.
 
     Raises:
-        ValueError: Offsets in the file are none of rows in it.
+        ValueError: Offsets in the file are none of rows in it, or it has another size than before.
     """
+    if len(data) != layout.file_bytes:
+        raise ValueError(f"the file must have {layout.file_bytes:,} bytes, as when it was opened, got {len(data):,}")
     columns = [
-        _gather(layout.data, column, blocks, rows) if isinstance(column, ColumnLayout) else _take(column, blocks, rows)
+        _gather(data, column, blocks, rows) if isinstance(column, ColumnLayout) else _take(column, blocks, rows)
         for column in layout.columns
     ]
     return pa.table(columns, schema=layout.schema)
@@ -104,7 +122,9 @@ def gather_rows(layout: FileLayout, blocks: Index, rows: Index) -> pa.Table:
 
 def _take(arrays: Sequence[pa.Array], blocks: Index, rows: Index) -> pa.ChunkedArray:
     cuts = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
-    chunks = [arrays[int(blocks[begin])].take(to_arrow(rows[begin:end])) for begin, end in itertools.pairwise(cuts.tolist())]
+    chunks = [
+        take_values(arrays[int(blocks[begin])], to_arrow(rows[begin:end])) for begin, end in itertools.pairwise(cuts.tolist())
+    ]
     return pa.chunked_array(chunks, arrays[0].type)
 
 
@@ -123,7 +143,7 @@ def _gather(data: pa.Buffer, column: ColumnLayout, blocks: Index, rows: Index) -
     if len(bounds) and (bounds[0] < 0 or bounds[-1] > len(data) or (np.diff(bounds) < 0).any()):
         raise ValueError("offsets of rows must ascend and lie in the file")
     spans = pa.Array.from_buffers(pa.large_binary(), max(0, len(bounds) - 1), [None, pa.py_buffer(bounds), data])
-    taken = spans.take(to_arrow(np.arange(0, len(bounds), 2)))
+    taken = take_values(spans, to_arrow(np.arange(0, len(bounds), 2)))
     return _from_spans(kind, width, taken)
 
 

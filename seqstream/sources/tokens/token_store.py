@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.records import Json
+from seqstream.records import PIECE, ROW_ID, Json
 from seqstream.sources.locations import Location
 
 
@@ -71,6 +72,15 @@ def common_info(infos: Mapping[str, TokenInfo | None]) -> TokenInfo:
     is_same = all((info.stages, info.functions) == (known.stages, known.functions) for info in found)
     stages, functions = (known.stages, known.functions) if is_same else ((), {})
     return dataclasses.replace(known, max_length=max_length, stages=stages, functions=functions)
+
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+
+
+def without_row_numbers(rows: Rows) -> Rows:
+    """Return rows without the columns that number the records of the source that they were made from."""
+    names = rows.schema.names
+    return rows.drop_columns([name for name in (ROW_ID, PIECE) if name in names])
 
 
 class TokenStore(abc.ABC):
