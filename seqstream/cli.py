@@ -34,6 +34,7 @@ from seqstream.command_line.arguments import (
 from seqstream.command_line.written import print_written
 from seqstream.planning.bucket import Bucket
 from seqstream.reporting.corpus import Reading
+from seqstream.reporting.page import prepare_page
 from seqstream.reporting.progress import progress_bar
 from seqstream.reporting.report import look_at
 from seqstream.reporting.request import open_with_classes, read_request
@@ -135,6 +136,8 @@ def report(
         if tokenizer is not None:
             stages = [Tokenize(check_tokenizer(tokenizer), field=field, max_length=max_length, engine=engine.value)]
         source = open_with_classes(files, format, label, field=field, unit=unit.value)
+        if as_page is not None:
+            prepare_page()
         with progress_bar() as bar:
             reading = Reading(label, seed, limit, bar)
             found = look_at(read_request(source, stages), budgets=compared[0], windows=compared[1], reading=reading)

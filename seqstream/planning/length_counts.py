@@ -87,6 +87,17 @@ def sorted_order(lengths: Lengths) -> Index:
     return np.argsort(drop, kind="stable")
 
 
+def sorted_within(parts: Index, lengths: Lengths) -> Index:
+    """Return the rows by part, and within a part longest first, ``int64 (N,)``; equal rows keep their order.
+
+    Args:
+        parts: ``int64 (N,)``, number of the part of each row.
+        lengths: ``int64 (N,)``.
+    """
+    order = sorted_order(lengths)
+    return order[sorted_order(-parts[order])]
+
+
 def distinct(lengths: Lengths) -> tuple[Lengths, Index]:
     """Return the distinct lengths, descending, ``int64 (D,)`` or ``(D, S)``, and the index of each length, ``int64 (N,)``."""
     if _is_dense(lengths):

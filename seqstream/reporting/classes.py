@@ -33,7 +33,7 @@ class Classes:
     Attributes:
         column: Its name.
         names: The classes as text, in the order of their numbers.
-        codes: ``int32 (N,)``, number of the class of each row, -1 where it is missing.
+        codes: ``int32`` or ``int64 (N,)``, number of the class of each row, -1 where it is missing.
     """
 
     column: str
@@ -95,6 +95,27 @@ class ClassCounter:
             return None
         name = min(found, key=lambda each: (not is_label(each), len(found[each])))
         return Classes(name, tuple(map(str, found[name])), np.concatenate(self._codes[name]))
+
+
+def mix_classes(parts: Sequence[Classes | None], sources: Index, rows: Index) -> Classes | None:
+    """Return the classes of the rows of a mixture; ``None`` where its sources have no column of classes, or several.
+
+    Args:
+        parts: The classes of each source; ``None`` where it has none, so that its rows have no class.
+        sources: ``int64 (N,)``, number of the source of each row.
+        rows: ``int64 (N,)``, number of each row in its source.
+    """
+    columns = {part.column for part in parts if part is not None}
+    if len(columns) != 1:
+        return None
+    numbers: dict[str, int] = {}
+    codes: Index = np.full(len(rows), -1)
+    for source, part in enumerate(parts):
+        if part is not None:
+            own = sources == source
+            mixed = [numbers.setdefault(name, len(numbers)) for name in part.names]
+            codes[own] = np.array([*mixed, -1])[part.codes[rows[own]]]
+    return Classes(columns.pop(), tuple(numbers), codes)
 
 
 def may_be_classes(field: pa.Field) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from seqstream.arrays import Lengths
-from seqstream.planning.best_fit import pack_rows
+from seqstream.planning.best_fit import num_packed_rows
+from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.shape_choice import choose_lengths, shape_of
 from seqstream.tuning.row_limit import RowLimit
 
@@ -94,15 +95,18 @@ def fill_rows(lengths: Lengths, row_lengths: Sequence[int] = ROW_LENGTHS, *, see
     sample = lengths
     if len(lengths) > _MOST_ROWS:
         sample = np.random.default_rng(seed).choice(lengths, _MOST_ROWS, replace=False)
-    longest = int(sample.max())
+    counts = LengthCounts.of(sample)
+    longest = int(counts.lengths[0])
     useful = [each for each in row_lengths if each < 2 * longest] or [min(row_lengths)]
-    fills = tuple(_fill(sample, each) for each in useful)
+    fills = tuple(_fill(counts, each) for each in useful)
     best = next((each for each in fills if each.split <= FEW_PERCENT and each.fill >= 1 - FEW_PERCENT), fills[-1])
     return PackSection(fills, best)
 
 
-def _fill(lengths: Lengths, row_length: int) -> PackedFill:
-    pieces = -np.sort(-RowLimit(row_length, "split").apply(lengths))
-    num_rows = len(pack_rows(pieces, row_length)[1]) - 1
-    split = float(np.count_nonzero(lengths > row_length) / len(lengths))
-    return PackedFill(row_length, int(lengths.sum()) / (num_rows * row_length), split)
+def _fill(counts: LengthCounts, row_length: int) -> PackedFill:
+    limit = RowLimit(row_length, "split")
+    of_length = np.bincount(limit.apply(counts.lengths), counts.counts[limit.origins(counts.lengths)]).astype(np.int64)
+    lengths = np.flatnonzero(of_length)[::-1]
+    num_rows = num_packed_rows(lengths, of_length[lengths], row_length)
+    split = int(counts.counts[counts.lengths > row_length].sum()) / counts.num_rows
+    return PackedFill(row_length, counts.num_tokens / (num_rows * row_length), split)

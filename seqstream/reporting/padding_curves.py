@@ -13,6 +13,7 @@ import numpy as np
 from seqstream.arrays import Cuts, Lengths
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.bucket_cuts import fill_greedily, fitting_rows
+from seqstream.planning.length_counts import LengthCounts, sorted_within
 from seqstream.tuning.planned_epoch import Setting
 
 RANDOM, GROUPED, GREEDY, OURS = "random", "length_grouped", "greedy", "seqstream"
@@ -80,7 +81,8 @@ def length_grouped(lengths: Lengths, batch_size: int, seed: int = 0) -> tuple[Le
     parts = min(max(1, len(lengths) // (batch_size * 4)), _MEGABATCHES)
     order = np.random.default_rng(seed).permutation(len(lengths))
     part = np.arange(len(lengths)) // (parts * batch_size)
-    ordered = lengths[order[np.lexsort((-lengths[order], part))]]
+    shuffled = lengths[order]
+    ordered = shuffled[sorted_within(part, shuffled)]
     return ordered, np.append(np.arange(0, len(lengths), batch_size), len(lengths))
 
 
@@ -89,7 +91,7 @@ def greedy(lengths: Lengths, max_tokens: int) -> tuple[Lengths, Cuts]:
 
     ``greedy(np.array([1, 4, 2]), 8)`` has the batches ``[4, 2]`` and ``[1]``.
     """
-    ordered = -np.sort(-lengths)
+    ordered = LengthCounts.of(lengths).every(1)
     return ordered, fill_greedily(fitting_rows(ordered, max_tokens, None))
 
 

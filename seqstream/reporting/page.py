@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.resources
 import itertools
+import threading
 from importlib.metadata import version
 from typing import Any
 
@@ -42,19 +45,10 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
     Raises:
         ModuleNotFoundError: jinja2 or matplotlib is missing.
     """
-    try:
-        import jinja2
+    template = load_template()
+    from seqstream.reporting import charts
 
-        from seqstream.reporting import charts
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the page of a report must have {error.name}, which is not installed; pip install 'seqstream[report]'",
-            name=error.name,
-        ) from error
-    template = importlib.resources.files("seqstream.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=percent, short=short_number, number=lambda value: f"{value:,}", place=place, prose=prose)
-    return environment.from_string(template).render(
+    rendered: str = template.render(
         title=title,
         is_given=is_given,
         summary=summary,
@@ -68,6 +62,39 @@ def render_page(title: str, summary: Report, sections: Sections, *, is_given: bo
         categories=[f"part{number}" for number in charts.CATEGORIES],
         version=version("seqstream"),
     )
+    return rendered
+
+
+@functools.cache
+def load_template() -> Any:
+    """Return the compiled template, after the imports that pages need, which take most of a second the first time.
+
+    Raises:
+        ModuleNotFoundError: jinja2 or matplotlib is missing.
+    """
+    try:
+        import jinja2
+
+        from seqstream.reporting import charts  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the page of a report must have {error.name}, which is not installed; pip install 'seqstream[report]'",
+            name=error.name,
+        ) from error
+    text = importlib.resources.files("seqstream.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(percent=percent, short=short_number, number=lambda value: f"{value:,}", place=place, prose=prose)
+    return environment.from_string(text)
+
+
+def prepare_page() -> None:
+    """Begin to load what pages need, in a thread, while a corpus is read. What is missing is an error of `render_page`."""
+
+    def load() -> None:
+        with contextlib.suppress(ModuleNotFoundError):
+            load_template()
+
+    threading.Thread(target=load, name="seqstream-page", daemon=True).start()
 
 
 def _pictures(summary: Report, sections: Sections) -> dict[str, Any]:

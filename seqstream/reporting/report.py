@@ -163,6 +163,8 @@ def look_at(
         windows,
         seed=reading.seed,
         longest=own,
+        given=request.spec,
+        options=request.options,
         is_measured=is_measured and can_measure,
         on_progress=reading.on_progress,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from seqstream.loading.loader import Loader
@@ -29,6 +30,9 @@ Data: TypeAlias = "Loader | Source | str | os.PathLike[str] | Iterable[str | os.
 BUDGETS = (4_096, 16_384, 65_536)
 WINDOWS = (64, 256, 1_024)
 
+_OF_RANKS = ("rank", "world_size", "all_gather", "workers")
+"""Options of a loader that the code of another one does not have; ``workers`` is another name."""
+
 _FIRST_RECORDS = 200
 """Records in which columns of classes are looked for."""
 
@@ -42,12 +46,14 @@ class Request:
         stages: Stages of the records.
         spec: How a loader that was given makes batches; ``None`` if none was given.
         batches_per_step: Batches of an optimiser step of that loader, of all ranks.
+        options: The options of that loader that differ from their defaults.
     """
 
     source: Source
     stages: tuple[DataStage, ...]
     spec: Spec | None = None
     batches_per_step: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -82,13 +88,25 @@ def read_request(data: Data, stages: Sequence[Any]) -> Request:
         if stages:
             raise ValueError(f"a loader has its stages, got {len(stages)} more; pass its source with them instead")
         request = read_request(data.source, data.stages)
-        return dataclasses.replace(request, batches_per_step=data.accumulate * (data.world_size or 1))
+        per_step = data.accumulate * (data.world_size or 1)
+        return dataclasses.replace(request, batches_per_step=per_step, options=options_of(data))
     spec = stages[-1] if stages and isinstance(stages[-1], Bucket | Pack | Unbucketed) else None
     own = check_stages(stages if spec is None else stages[:-1])
     source = data if isinstance(data, Source) else _open(data, own)
     if isinstance(source, TextFiles) and tokenizer_of(own) is None:
         raise ValueError("text must be tokenised, got no Tokenize; call report(data, ss.Tokenize('tokenizer.json'))")
     return Request(source, own, spec)
+
+
+def options_of(loader: Loader) -> dict[str, Any]:
+    """Return the options of a loader that differ from their defaults, without those that each rank has for itself."""
+    values = dict(vars(loader._arguments))
+    values["device"] = values["device"] and str(values["device"])
+    return {
+        name: values[name]
+        for name, parameter in inspect.signature(Loader).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in _OF_RANKS and values[name] not in (parameter.default, {})
+    }
 
 
 def open_with_classes(

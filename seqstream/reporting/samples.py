@@ -176,13 +176,13 @@ class SampleCollector:
             ("unknown", self._num_unknown, self._unknown_rows),
             ("repeated", num_repeated, repeated),
         )
+        shown = self._kept["shortest"], near, self._kept["longest"]
+        located = {row.row_id for rows in shown for row in rows}.union(*(rows for _, count, rows in counts if count))
+        locations = {row_id: location_of(source.locate, row_id) for row_id in sorted(located)}  # a file is read once for all
         suspicions = tuple(
-            Suspicion(kind, count, tuple(location_of(source.locate, row) for row in rows if count))
-            for kind, count, rows in counts
+            Suspicion(kind, count, tuple(locations[row_id] for row_id in rows if count)) for kind, count, rows in counts
         )
-        shortest, median, longest = (
-            tuple(self._show(source, row) for row in rows) for rows in (self._kept["shortest"], near, self._kept["longest"])
-        )
+        shortest, median, longest = (tuple(self._show(locations[row.row_id], row) for row in rows) for rows in shown)
         return SampleSection(shortest, median, longest, suspicions)
 
     def _repeated(self) -> tuple[int, list[int]]:
@@ -194,8 +194,7 @@ class SampleCollector:
         most = np.argsort(-counts, kind="stable")[:NUM_SHOWN]
         return len(hashes) - len(counts), row_ids[first[most[counts[most] > 1]]].tolist()
 
-    def _show(self, source: Source, row: _Row) -> SampleRow:
-        location = location_of(source.locate, row.row_id)
+    def _show(self, location: str, row: _Row) -> SampleRow:
         if self._tokenizer is None:
             text = " ".join(map(str, row.ids.tolist()))
         else:

@@ -15,7 +15,7 @@ from seqstream.arrays import Index
 from seqstream.loading.expected_run import ExpectedRun
 from seqstream.planning.bucket import Bucket
 from seqstream.planning.length_counts import LengthCounts
-from seqstream.reporting.classes import Classes
+from seqstream.reporting.classes import Classes, mix_classes
 from seqstream.reporting.corpus import Corpus
 from seqstream.reporting.drawn_batches import DrawnSection, draw_batches
 from seqstream.reporting.epoch_steps import StepSection, describe_steps
@@ -63,7 +63,7 @@ def epoch_rows(source: Source, corpora: Sequence[Corpus]) -> EpochRows:
     section = describe_mixture(source, lengths)
     run = ExpectedRun.of(source, tokens)
     wanted = tokens if run is None else run.shares * run.tokens
-    mixed, sources, _ = mix_rows(lengths, wanted.tolist())
+    mixed, sources, numbers = mix_rows(lengths, wanted.tolist())
     survey = Survey(
         mixed.astype(np.int32),
         sum(each.records for each in surveys),
@@ -73,7 +73,8 @@ def epoch_rows(source: Source, corpora: Sequence[Corpus]) -> EpochRows:
         " and ".join(sorted({each.engine for each in surveys})),
         sum(each.seconds for each in surveys),
     )
-    return EpochRows(survey, sources, tuple(source.names), None, section)
+    classes = mix_classes([corpus.classes for corpus in corpora], sources, numbers)
+    return EpochRows(survey, sources, tuple(source.names), classes, section)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from seqstream.arrays import Cuts, Index, Lengths
 from seqstream.planning.balanced_turns import balanced_turns
 from seqstream.planning.bucket import Bucket
+from seqstream.planning.length_counts import sorted_within
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.tuning.planned_epoch import Spec, num_slots, num_tokens, plan_windows
@@ -96,7 +97,7 @@ def serve_first_window(lengths: Lengths, spec: Spec, bytes_per_token: float = 0.
         return ServedBatches(order, plan.lengths[places], cuts, slots, plan.row_length, plan.slots[places])
     own = np.where(order == MADE_UP, 1, rows[order])
     batch = np.repeat(np.arange(len(counts)), counts)
-    by_length = np.lexsort((-own, batch))
+    by_length = sorted_within(batch, own)
     return ServedBatches(order[by_length], own[by_length], cuts, slots)
 
 
@@ -126,11 +127,12 @@ def serve_random(lengths: Lengths, batches: ServedBatches, seed: int = 0) -> Ser
         batches: The batches.
         seed: Seed of the order.
     """
-    rows = np.unique(batches.rows[batches.rows != MADE_UP])
-    rows = np.random.default_rng(seed).permutation(rows)
+    is_used = np.zeros(len(lengths), dtype=np.bool_)
+    is_used[batches.rows[batches.rows != MADE_UP]] = True
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(is_used))
     cuts = np.linspace(0, len(rows), 1 + min(len(batches), len(rows))).round().astype(np.int64)
     batch = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
-    rows = rows[np.lexsort((-lengths[rows], batch))]
+    rows = rows[sorted_within(batch, lengths[rows])]
     own = lengths[rows]
     return ServedBatches(rows, own, cuts, np.diff(cuts) * np.maximum.reduceat(own, cuts[:-1]))
 

@@ -13,13 +13,17 @@ from typing import Any
 _POSITIONAL = ("paths", "tokenizer", "sources", "weights", "classes")
 
 
-def write_loader(*parts: Any) -> str:
-    """Return the Python code of a loader of a source, stages and a batch spec.
+def write_loader(*parts: Any, **options: Any) -> str:
+    """Return the Python code of a loader of a source, stages, a batch spec and options.
 
-    A value that has no literal, such as a tokenizer object, is written as its name.
+    A value that has no literal, such as a tokenizer object, is written as its name; a comment marks options of this kind.
     """
-    stages = "".join(f"    ss.{write_call(part)},\n" for part in parts)
-    return f"import seqstream as ss\n\nloader = ss.Loader(\n{stages})"
+    arguments = [f"ss.{write_call(part)}," for part in parts]
+    for name, value in options.items():
+        text = _literal(name, value)
+        arguments.append(f"{name}={text},{'  # your own' if text == name else ''}")
+    lines = "".join(f"    {argument}\n" for argument in arguments)
+    return f"import seqstream as ss\n\nloader = ss.Loader(\n{lines})"
 
 
 def write_call(spec: Any) -> str:

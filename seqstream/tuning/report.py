@@ -6,12 +6,15 @@ Everything here returns data, which `seqstream.tuning.printing` prints. Legend: 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from seqstream.arrays import Lengths
 from seqstream.loading.stage_lists import DataStage, tokenizer_of
+from seqstream.planning.bucket import Bucket
 from seqstream.planning.pack import Pack
 from seqstream.records import Json
 from seqstream.sources.source import Source
@@ -19,7 +22,7 @@ from seqstream.tokenizing.stage import Tokenize
 from seqstream.tuning.comparison import OnProgress, compare, default_window, fitting_budgets, recommend
 from seqstream.tuning.distribution import LIMITS, Distribution, describe
 from seqstream.tuning.loader_code import write_loader
-from seqstream.tuning.planned_epoch import Setting
+from seqstream.tuning.planned_epoch import Setting, Spec
 from seqstream.tuning.row_limit import MOST_LOST, RowLimit
 from seqstream.tuning.speed import measure_speed, num_measured_bytes, take_sample
 from seqstream.tuning.survey import Survey, take_survey
@@ -149,6 +152,8 @@ def summarise(
     *,
     seed: int = 0,
     longest: int | None = None,
+    given: Spec | None = None,
+    options: Mapping[str, Any] = types.MappingProxyType({}),
     is_measured: bool = True,
     on_progress: OnProgress = lambda *_: None,
 ) -> Report:
@@ -162,6 +167,8 @@ def summarise(
         windows: Values of ``Bucket(window_batches=...)``.
         seed: Seed of the order.
         longest: Longest row where a `Tokenize` has no ``max_length``, by default the smallest budget.
+        given: The batch spec of the loader that is looked at, whose options the code keeps.
+        options: Options of this loader, which the code keeps.
         is_measured: Whether the speed of each setting is measured on a part of the corpus.
         on_progress: Receives the progress of each task.
     """
@@ -179,14 +186,24 @@ def summarise(
         measured, measured_tokens = measure(planned, survey, source, cut, seed=seed, on_progress=on_progress)
     best, reason = recommend(measured)
     distribution = describe(survey.lengths, sorted({*LIMITS, limit.max_length or LIMITS[0]}), survey.scale)
-    code = write_loader(source, *cut, default_window(best))
+    code = write_loader(source, *cut, with_options(default_window(best), given), **options)
     row_length = min(limit.max_length or smallest, best.max_tokens)
     packed_code = None
     if limit.overflow == "split" or RowLimit(row_length).lost(whole) > MOST_LOST:
         pack = Pack(row_length, rows=max(1, best.max_tokens // row_length), overflow="split")
-        packed_code = write_loader(source, *whole_rows(stages), pack)
+        packed_code = write_loader(source, *whole_rows(stages), pack, **options)
     advice = advise(limit, whole, row_length)
     return Report(survey, distribution, limit, tuple(measured), measured_tokens, best, reason, code, packed_code, advice)
+
+
+def with_options(best: Spec, given: Spec | None) -> Spec:
+    """Return the recommended spec, with the options of the one that was given; that itself if its shapes are fixed."""
+    if not isinstance(given, Bucket) or not isinstance(best, Bucket) or given.max_tokens is None:
+        return best
+    if given.shapes is not None and not isinstance(given.shapes, int):
+        return given
+    sizes = {name: getattr(best, name) for name in ("max_tokens", "window_batches", "window_bytes")}
+    return dataclasses.replace(given, **sizes)
 
 
 def advise(limit: RowLimit, lengths: Lengths, row_length: int) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqstream.arrays import Lengths
-from seqstream.planning.best_fit import pack_rows
+from seqstream.planning.best_fit import num_packed_rows, pack_rows
+from seqstream.planning.length_counts import LengthCounts
 
 some = settings(max_examples=150, deadline=None)
 
@@ -63,7 +64,10 @@ def problems(draw: st.DrawFn) -> tuple[Lengths, int]:
 def test_rows_are_those_of_best_fit_decreasing(problem: tuple[Lengths, int]) -> None:
     """Every row and every position is the same as with packing one sequence at a time."""
     lengths, row_length = problem
-    assert packed(lengths, row_length) == best_fit(lengths, row_length)
+    rows = packed(lengths, row_length)
+    assert rows == best_fit(lengths, row_length)
+    counts = LengthCounts.of(lengths)
+    assert num_packed_rows(counts.lengths, counts.counts, row_length) == len(rows)
 
 
 @some

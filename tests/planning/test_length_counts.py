@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqstream.planning.length_counts import LengthCounts, sorted_order
+from seqstream.planning.length_counts import LengthCounts, sorted_order, sorted_within
 
 
 def test_length_counts_of_five_rows() -> None:
@@ -42,3 +42,6 @@ def test_length_counts_have_all_sorted_lengths(values: list[int], stride: int) -
     assert counts.every(stride).tolist() == sorted(values, reverse=True)[::stride]
     assert (counts.num_rows, counts.num_tokens) == (len(values), sum(values))
     assert lengths[sorted_order(lengths)].tolist() == sorted(values, reverse=True)
+    parts = np.arange(len(values)) * 7_001 % 5 * 20_000  # in any order
+    expected = sorted(range(len(values)), key=lambda row: (parts[row], -values[row]))
+    assert sorted_within(parts, lengths).tolist() == expected

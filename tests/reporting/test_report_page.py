@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import random
@@ -113,6 +114,25 @@ def test_report_of_a_loader_is_what_it_does(file: Path, bpe_file: Path) -> None:
     assert {setting.max_tokens for setting in found.summary.settings} == {256, 1024, 4096}
     with pytest.raises(ValueError, match="a loader has its stages"):
         ss.report(loader, ss.Bucket(1024))
+
+
+def test_code_keeps_the_options_of_a_loader(file: Path, bpe_file: Path) -> None:
+    """The code that is recommended for a loader makes the same but for its budget and window, and names own functions."""
+    tokenize = ss.Tokenize(str(bpe_file), max_length=64)
+    spec = ss.Bucket(1024, window_batches=7, balance="kind", multiple_of=8)
+    own = {"seed": 3, "accumulate": 2, "pad_values": {"input_ids": 1}, "device": "cpu", "on_batch": ss.CausalLabels()}
+    loader = ss.Loader(ss.JsonLines(str(file), columns=["text", "kind"]), tokenize, spec, **own)
+    code = ss.report(loader, is_measured=False).summary.code
+    found: dict[str, Any] = {}
+    exec(code, found)
+    made = found["loader"]
+    assert list(map(repr, made.stages[:-1])) == list(map(repr, loader.stages[:-1]))
+    assert dataclasses.replace(made.stages[-1], max_tokens=1024, window_batches=7) == spec
+    for name in ("seed", "accumulate", "pad_values", "on_batch", "device", "prefetch", "shuffle"):
+        assert getattr(made._arguments, name) == getattr(loader._arguments, name)
+    loader = ss.Loader(str(file), tokenize, ss.Bucket(1024), shuffle=False, on_batch=lambda batch: batch)
+    code = ss.report(loader, is_measured=False).summary.code
+    assert "    shuffle=False,\n    on_batch=on_batch,  # your own\n)" in code
 
 
 def test_report_of_packed_rows_is_what_a_loader_does(file: Path, bpe_file: Path) -> None:

@@ -14,6 +14,7 @@ import seqstream as ss
 from seqstream.planning.length_counts import LengthCounts
 from seqstream.planning.run_shares import run_shares
 from seqstream.reporting.batch_pictures import LINE, draw_ways, largest_scale
+from seqstream.reporting.classes import Classes, mix_classes
 from seqstream.reporting.design_effect import label_effect
 from seqstream.reporting.drawn_batches import draw_batches, outline
 from seqstream.reporting.epoch_steps import composition, token_octiles
@@ -218,6 +219,31 @@ def test_mixed_rows_by_hand() -> None:
     ]
     assert sources.tolist()[:2] == [0, 1]
     assert mix_rows([np.array([2]), np.array([4])], [2.0, 0.0])[1].tolist() == [0]
+
+
+def test_classes_of_a_mixture() -> None:
+    """Classes of one column are numbered over all sources, each row keeps its own, and different columns give none."""
+    one = Classes("label", ("x", "y"), np.array([0, 1, -1]))
+    other = Classes("label", ("y", "z"), np.array([1, 0]))
+    sources, rows = np.array([0, 2, 0, 1, 2, 0]), np.array([2, 0, 1, 0, 1, 0])
+    found = mix_classes([one, None, other], sources, rows)
+    assert found is not None
+    assert (found.column, found.names) == ("label", ("x", "y", "z"))
+    assert found.codes.tolist() == [-1, 2, 1, -1, 1, 0]
+    assert mix_classes([one, Classes("kind", ("y", "z"), np.array([1, 0]))], sources % 2, rows % 2) is None
+    assert mix_classes([None, None], sources % 2, rows % 2) is None
+
+
+def test_report_of_a_mixture_has_its_classes() -> None:
+    """The design effect of the classes of a mixture is computed, as classes of a mixture follow lengths here."""
+    rows = {
+        name: [{"input_ids": [1] * (1 + (number + shift) % 60), "label": (number + shift) % 60 // 20} for number in range(999)]
+        for name, shift in (("a", 0), ("b", 30))
+    }
+    mixture = ss.Mixture({name: ss.Generator(own) for name, own in rows.items()}, {"a": 1, "b": 1})
+    steps = ss.report(mixture, ss.Bucket(256), is_measured=False).sections.steps
+    assert (steps.label, steps.num_classes) == ("label", 3)
+    assert steps.label_effects[0].effect > 2
 
 
 def test_mixture_is_what_a_loader_gives() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import seqstream as ss
 from seqstream.records import record_numbers
+from seqstream.sources.source import Source
 from tests.helpers.own_source import write_arrays
 
 ROWS = [{"id": number, "text": f"text {number}\twith more"} for number in range(300)]
@@ -60,6 +61,16 @@ SOURCES: dict[str, tuple[Callable[[Path], ss.Source], Callable[[int, Path], tupl
 }
 
 
+def row_ids_of(source: Source, shard: int) -> list[int]:
+    """Return the row ids of a shard, in order."""
+    found: list[int] = []
+    first = 0
+    for table, _ in source.read(shard):
+        found += source.to_row_ids(shard, record_numbers(table, first)).tolist()
+        first += len(table)
+    return found
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_records_by_their_row_ids(tmp_path: Path, name: str) -> None:
     """Records are in order, the first from head(), and each is read by its row id, with its location; in splits, too."""
@@ -71,12 +82,7 @@ def test_records_by_their_row_ids(tmp_path: Path, name: str) -> None:
     for part in (source, *source.split(valid=0.3)):
         records = list(part.records())
         assert part.head() == records[:5]
-        found = []
-        for shard in range(part.num_shards):
-            first = 0
-            for table, _ in part.read(shard):
-                found += part.to_row_ids(shard, record_numbers(table, first)).tolist()
-                first += len(table)
+        found = [row_id for shard in range(part.num_shards) for row_id in row_ids_of(part, shard)]
         for row_id, record in list(zip(found, records, strict=True))[::17]:
             assert part.record(row_id) == record
             assert part.place(row_id) == location_of(record["id"], tmp_path)
@@ -100,6 +106,19 @@ def test_texts(tmp_path: Path) -> None:
     own = write_arrays(tmp_path / "arrays", num_files=2)
     assert own.place(1 << 32 | 9) == ("shard 1", 9)
     assert own.record(1 << 32 | 9)["input_ids"][0] == 109
+
+
+def test_lines_in_any_order(tmp_path: Path) -> None:
+    """Lines are found in any order, in two files of several chunks, plain or compressed."""
+    text = "".join(f"{'x' * (number % 99)} {number}\n" for number in range(9_000))
+    for name, opened in (("a.txt", open), ("b.txt", open), ("c.txt.gz", gzip.open)):
+        with opened(tmp_path / name, "wt") as file:
+            file.write(text)
+    source = ss.TextFiles(str(tmp_path / "*.txt*"))
+    row_ids = [row_id for shard in range(source.num_shards) for row_id in row_ids_of(source, shard)]
+    for number in (8_999, 5_000, 17_000, 5_001, 0, 26_999, 9_000, 18_000, 17_999, 26_000):
+        name = str(tmp_path / ("a.txt", "b.txt", "c.txt.gz")[number // 9_000])
+        assert source.place(row_ids[number]) == (name, number % 9_000 + 1)
 
 
 def test_records_that_can_be_read_only_once() -> None:

@@ -109,9 +109,21 @@ class Corpus:
             for span in spans:
                 starts = span.starts(RULES[self.unit])
                 if record < len(starts):
-                    return Location(span.file.name, 1 if self.unit == "file" else _line(span.file, int(starts[record])))
+                    return Location(span.file.name, 1 if self.unit == "file" else self._line(span.file, int(starts[record])))
                 record -= len(starts)
         raise IndexError(f"row_id must be of a record of this source, got one after the end of shard {shard}")
+
+    def _line(self, file: File, offset: int) -> int:
+        """Return the line of a byte; the file is read from where the line was found before, if that is before the byte."""
+        known = self._known_lines.get(file.name, (0, 1))
+        line = _line(file, offset, *(known if known[0] <= offset else (0, 1)))
+        self._known_lines[file.name] = offset, line
+        return line
+
+    @functools.cached_property
+    def _known_lines(self) -> dict[str, tuple[int, int]]:
+        """For each file the byte whose line was found last, and that line."""
+        return {}
 
     def locate(self, shard: int, record: int) -> str:
         """Return the file and the line where a record starts, as text for messages."""
@@ -181,10 +193,16 @@ def locate_byte(file: File, offset: int) -> str:
     return f"{file.name}, line {_line(file, offset):,}"
 
 
-def _line(file: File, offset: int) -> int:
-    """Return the number of the line, from 1, that a byte is in."""
-    line, position = 1, 0
-    for chunk in open_chunks(file):
+def _line(file: File, offset: int, position: int = 0, line: int = 1) -> int:
+    """Return the number of the line, from 1, that a byte is in.
+
+    Args:
+        file: The file.
+        offset: The byte.
+        position: An earlier byte whose line is known: the file is read from there.
+        line: Its line.
+    """
+    for chunk in open_chunks(file, position):
         line += chunk.count(b"\n", 0, offset - position)
         position += len(chunk)
         if position >= offset:
