@@ -1,7 +1,8 @@
 """From torchtext's `BucketIterator` to seqstream.
 
-torchtext has removed the class, so what it did is written here: the data is shuffled, cut into pools of 100 batches, and each
-pool is sorted by ``sort_key`` and cut into batches, which are shuffled. ``batch_size_fn`` made a batch a budget of tokens.
+torchtext has removed the class, so what it did is written here: the data is shuffled, cut into pools of 100 budgets, and each
+pool is sorted by ``sort_key`` and cut into batches, which are shuffled. ``batch_size_fn`` made a batch a budget of padded
+tokens. Without ``sort_within_batch=True`` torchtext did not sort the pool: batches were of random rows.
 
     BucketIterator(data, batch_size=4_096, sort_key=len, batch_size_fn=..., sort_within_batch=True)
     ss.Loader(data, ss.Bucket(max_tokens=4_096))
@@ -11,11 +12,11 @@ pool is sorted by ``sort_key`` and cut into batches, which are shuffled. ``batch
 """
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from shared.corpus import tokenizer
-from shared.moving import MAX_LENGTH, compare, labelled_texts, padded, tokenized
+from shared.moving import MAX_LENGTH, compare, cut, labelled_texts, length_of, padded, tokenized
 from torch import Tensor
 
 import seqstream as ss
@@ -23,22 +24,12 @@ import seqstream as ss
 Row = tuple[Tensor, int]
 
 
-def cut(rows: Iterable[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Yield lists of rows, in their order, of at most ``max_tokens`` padded tokens."""
-    held: list[Row] = []
-    for row in rows:
-        if held and (len(held) + 1) * max(len(ids) for ids, _ in (*held, row)) > max_tokens:
-            yield held
-            held = []
-        held.append(row)
-    yield held
-
-
 def bucket_iterator(rows: list[Row], max_tokens: int) -> Iterator[list[Row]]:
     """Yield batches as `BucketIterator` did in training."""
     for pool in cut(random.sample(rows, len(rows)), 100 * max_tokens):
-        batches = list(cut(sorted(pool, key=lambda row: len(row[0])), max_tokens))
-        yield from random.sample(batches, len(batches))
+        batches = list(cut(sorted(pool, key=length_of), max_tokens))
+        for batch in random.sample(batches, len(batches)):
+            yield sorted(batch, key=length_of, reverse=True)
 
 
 def before(records: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:

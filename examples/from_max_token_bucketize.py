@@ -1,8 +1,9 @@
 """From torchdata's `max_token_bucketize` to seqstream.
 
-torchdata has removed its data pipes; what this one did is written here. A heap of 10,000 rows gives the shortest again and
-again, and a batch ends where its padded tokens would be more than ``max_token_count``. So long rows leave the heap last:
-batches come sorted by length, unless they are shuffled again.
+torchdata has removed its data pipes; what this one did is written here. A heap of 1,000 rows, ``buffer_size``, gives the
+shortest again and again, and a batch ends where its padded tokens would exceed ``max_token_count``. So the heap fills with
+the longest rows, which come last and sorted, and all others pass it in the order of the data: much is padding. With a buffer as
+large as the data there is little padding, and the whole epoch is sorted by length.
 
     datapipe.max_token_bucketize(max_token_count=4_096, include_padding=True)
     ss.Loader(source, ss.Bucket(max_tokens=4_096))
@@ -11,12 +12,12 @@ Batches of `Bucket` come in an order in which lengths alternate, and the loader 
 """
 
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.corpus import tokenizer
-from shared.moving import MAX_LENGTH, compare, labelled_texts, padded, tokenized
+from shared.moving import MAX_LENGTH, compare, cut, labelled_texts, padded, tokenized
 from torch import Tensor
 
 import seqstream as ss
@@ -24,25 +25,28 @@ import seqstream as ss
 Row = tuple[Tensor, int]
 
 
-def max_token_bucketize(rows: Iterable[Row], max_token_count: int, buffer_size: int = 10_000) -> Iterator[list[Row]]:
-    """Yield batches as the data pipe did with ``include_padding=True``."""
-    held: list[Row] = []
-    for row in by_length(rows, buffer_size):
-        if held and (len(held) + 1) * max(len(ids) for ids, _ in (*held, row)) > max_token_count:
-            yield held
-            held = []
-        held.append(row)
-    yield held
+@dataclass(order=True, frozen=True)
+class Held:
+    """A row in the heap, compared by its length alone."""
+
+    length: int
+    row: Row = field(compare=False)
 
 
 def by_length(rows: Iterable[Row], buffer_size: int) -> Iterator[Row]:
     """Yield the shortest of the rows in a heap, which is then filled up."""
-    heap: list[tuple[int, int, Row]] = []
-    for number, row in enumerate(rows):
-        heapq.heappush(heap, (len(row[0]), number, row))
+    heap: list[Held] = []
+    for row in rows:
+        heapq.heappush(heap, Held(len(row[0]), row))
         if len(heap) == buffer_size:
-            yield heapq.heappop(heap)[2]
-    yield from (heapq.heappop(heap)[2] for _ in itertools.repeat(None, len(heap)))
+            yield heapq.heappop(heap).row
+    while heap:
+        yield heapq.heappop(heap).row
+
+
+def max_token_bucketize(rows: Iterable[Row], max_token_count: int, buffer_size: int = 1_000) -> Iterator[list[Row]]:
+    """Yield batches as the data pipe did with ``include_padding=True``."""
+    yield from cut(by_length(rows, buffer_size), max_token_count)
 
 
 def before(records: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -200,17 +202,26 @@ def _named(value: Any) -> Any:
     return value if hasattr(value, "__qualname__") else type(value)
 
 
-def require(library: str, *others: str) -> None:
-    """Raise unless optional libraries are installed.
+def require(*requirements: str) -> None:
+    """Raise unless optional libraries are installed, and new enough.
 
     Args:
-        library: The library after which the extra of seqstream, and its module, are called.
-        others: Other libraries of the extra.
+        requirements: Libraries and their lower bounds, such as ``"lightning>=2.5.3"``. The extra of seqstream, and its module,
+            are called after the first.
 
     Raises:
-        ImportError: One is missing; the message names the extra that brings it.
+        ImportError: One is missing or too old; the message names the extra that brings it.
     """
-    for name in (library, *others):
+    extra = requirements[0].split(">=")[0]
+    remedy = f'pip install "seqstream[{extra}]"'
+    for requirement in requirements:
+        name, oldest = requirement.split(">=")
         if find_spec(name) is None:
-            message = f'seqstream.{library} needs {name}, which is not installed; pip install "seqstream[{library}]"'
-            raise ModuleNotFoundError(message, name=name)
+            raise ModuleNotFoundError(f"seqstream.{extra} needs {name}, which is not installed; {remedy}", name=name)
+        version = import_module(name).__version__
+        if _numbers(version) < _numbers(oldest):
+            raise ImportError(f"seqstream.{extra} needs {requirement}, got {version}; {remedy}", name=name)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]

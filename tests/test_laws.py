@@ -28,6 +28,7 @@ import seqstream as ss
 from seqstream import testing
 from seqstream.planning.batch_spec import BatchSpec
 from seqstream.windows.columns import read_column
+from tests.helpers.batches import padded
 from tests.helpers.forked import Program
 
 NUM_RECORDS = 60
@@ -375,8 +376,7 @@ def test_batches_equal_pad_sequence(tmp_path: Path, lines: Texts, bpe_file: Path
     for batch in ss.Loader(source, tokenize, ss.Bucket(512), padding_side=padding_side):
         texts = [lines[int(name[1:])] for name in batch.name]
         rows = [torch.tensor(tokenizer.encode(text).ids[:60]) for text in texts]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side=padding_side)
-        assert torch.equal(batch.input_ids, padded)
+        assert torch.equal(batch.input_ids, padded(rows, side=padding_side))
         assert batch.lengths.tolist() == [len(row) for row in rows]
 
 

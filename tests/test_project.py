@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_the_oldest_versions_are_the_lower_bounds() -> None:
     pins = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
     pinned = [line.replace("==", ">=") for line in pins if line and not line.startswith("#")]
     assert sorted(pinned) == sorted({name.split(",")[0] for name in asked})
+
+
+def test_modules_require_what_their_extras_install() -> None:
+    """A library that is older than the lower bound of an extra is refused by its module."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for name in ("accelerate", "lightning", "transformers"):
+        code = (ROOT / "seqstream" / name / "__init__.py").read_text(encoding="utf-8")
+        assert f"require({', '.join(map(json.dumps, extras[name]))})\n" in code
 
 
 LEVELS = (

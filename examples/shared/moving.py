@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,22 @@ def padded(rows: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
     return {"input_ids": ids, "attention_mask": mask.long(), "labels": torch.tensor([label for _, label in rows])}
+
+
+def length_of(row: tuple[Tensor, int]) -> int:
+    """Return the number of tokens of a row."""
+    return len(row[0])
+
+
+def cut(rows: Iterable[tuple[Tensor, int]], max_tokens: int) -> Iterator[list[tuple[Tensor, int]]]:
+    """Yield lists of rows, in their order, each of as many as fit in ``max_tokens`` padded tokens."""
+    held: list[tuple[Tensor, int]] = []
+    for row in rows:
+        if held and (len(held) + 1) * max(map(length_of, (*held, row))) > max_tokens:
+            yield held
+            held = []
+        held.append(row)
+    yield held
 
 
 class Classifier(nn.Module):

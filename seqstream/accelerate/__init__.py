@@ -14,7 +14,7 @@ for batch in loader:
 
 from seqstream.options import require
 
-require("accelerate")
+require("accelerate>=1.1")
 
 from seqstream.accelerate.accelerator import StreamAccelerator  # noqa: E402 - the library is there
 from seqstream.accelerate.mean_loss import MeanLoss  # noqa: E402

@@ -10,7 +10,7 @@ for row_id, piece, value in predict(trainer, module, test):  # in the order of t
 
 from seqstream.options import require
 
-require("lightning")
+require("lightning>=2.5.3")
 
 from seqstream.lightning.data import StreamData, log_loss, predict  # noqa: E402 - the library is there
 

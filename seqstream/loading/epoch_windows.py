@@ -152,7 +152,7 @@ class EpochWindows:
             if is_whole and start.epoch == 0 and not num_batches:
                 self.calibration = self.calibration.learn(window, self._world_size)
                 if ranks.rank == 0:
-                    warn_of_mistakes(window)
+                    warn_of_mistakes(window, epochs.parsed.padding.values)
             num_batches += len(window.plan)
             counts.update(window.counts)
             yield EpochWindow(dataclasses.replace(start, window=window.start), window, self.calibration)

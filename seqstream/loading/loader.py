@@ -84,7 +84,7 @@ class Loader(NotADataset, ReadOnlyArguments, Explains, Iterable[Batch]):
             no batch has a loss of NaN: rows of which all labels are -100, or which are too short for these functions. Ranks
             count labels by the attribute ``label_rule`` of the function; one that wraps another must pass that on.
         pad_values: What padding holds, by column. By default the padding token of the tokenizer, else 0; and -100 for labels:
-            ``label``, ``labels``, ``label_ids``, names that end in these, and columns of `ClassLabels`.
+            ``label``, ``labels``, ``label_ids``, names that end so, and columns of `ClassLabels`. Warns where 0 may be a class.
         padding_side: ``"right"`` or ``"left"``; by default the ``padding_side`` of the tokenizer, else right. `Pack` pads the
             end of a row, whatever this is.
         layout: The form of sequences that is prepared: ``"padded"``; or ``"jagged"``, flat and less to copy to the device, for

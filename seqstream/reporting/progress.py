@@ -19,8 +19,10 @@ def progress_bar(*, is_shown: bool = True) -> Iterator[OnProgress]:
         is_shown: Whether it is shown at all.
     """
     console = Console(stderr=True)
+    if not (is_shown and console.is_terminal):
+        yield lambda what, done, total: None  # rich 13 ends a bar that is disabled with an empty line
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    is_off = not (is_shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=is_off) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("reading", total=None)
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)

@@ -13,7 +13,7 @@ A `Loader` goes where a data set goes, and nothing else of the script changes:
 
 from seqstream.options import require
 
-require("transformers", "accelerate")
+require("transformers>=4.57", "accelerate>=1.3")
 
 from seqstream.transformers.evaluation import Predictions  # noqa: E402 - the library is there
 from seqstream.transformers.trainer import StreamMixin, StreamTrainer  # noqa: E402

@@ -40,6 +40,7 @@ class StreamMixin:
         self._logged_stats = Stats()
         self._evaluated: _Evaluation | None = None
         if isinstance(self.train_dataset, Loader):
+            _check_arguments(self.args)  # transformers 4 has no _validate_args
             self.args.ignore_data_skip = True  # the loader goes on by itself
             self.add_callback(CountEpochs(self.train_dataset))  # type: ignore[attr-defined]
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.utils.rnn import pad_sequence
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.collate import collate
@@ -27,6 +26,7 @@ from seqstream.windows.columns import Dense, Ragged, read_column
 from seqstream.windows.processing import run_here
 from seqstream.windows.settings import WindowSettings, WindowStart
 from seqstream.windows.window import Window
+from tests.helpers import batches
 
 TYPES = {
     "int32": torch.int64,
@@ -113,8 +113,7 @@ def test_padding_equals_pad_sequence(  # noqa: PLR0917 - hypothesis passes them 
     rows = data.draw(st.lists(st.integers(0, len(tensors) - 1), min_size=1, max_size=12))
     chosen = [tensors[row] for row in rows]
     width = max(map(len, chosen)) + wider
-    longest_too = torch.zeros(width, *shape, dtype=TYPES[dtype])
-    expected = pad_sequence([*chosen, longest_too], batch_first=True, padding_value=value, padding_side=side)[:-1]
+    expected = batches.padded(chosen, width, value, side)
     got = padded(column, np.array(rows), width, value, side)
     assert got.dtype == expected.dtype
     assert torch.equal(got, expected)
@@ -126,8 +125,7 @@ def test_padding_equals_pad_sequence(  # noqa: PLR0917 - hypothesis passes them 
 def test_the_mask_is_true_on_real_steps(lengths: list[int], wider: int, side: str) -> None:
     """It is what padding rows of ones gives."""
     width = max(lengths) + wider
-    ones = [torch.ones(length, dtype=torch.bool) for length in [*lengths, width]]
-    expected = pad_sequence(ones, batch_first=True, padding_side=side)[:-1]
+    expected = batches.padded([torch.ones(length, dtype=torch.bool) for length in lengths], width, side=side)
     region = PaddedRegion.of(np.array(lengths), min(lengths), max(lengths), width, side)
     assert torch.equal(torch.from_numpy(region.mask()), expected)
 
@@ -294,6 +292,6 @@ def test_a_wide_window_of_huge_rows_is_read_in_place() -> None:
     for side in ("right", "left"):
         for rows in ([0, 1, 2, 3], [3], [0], [2], [2, 0], [1, 1]):
             chosen: Any = [tensors[row] for row in rows]
-            expected = pad_sequence(chosen, batch_first=True, padding_side=side)
+            expected = batches.padded(chosen, side=side)
             got = padded(column, np.array(rows), max(map(len, chosen)), 0, side)
             assert got.equal(expected)

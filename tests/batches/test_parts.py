@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 import seqstream as ss
 from seqstream import testing
+from tests.helpers.batches import padded
 
 WORDS = ["import", "path", "name", "value", "of", "the", "file", "and", "return", "it", "or", "raise", "an", "error"]
 
@@ -50,8 +51,7 @@ def test_flatten_has_a_row_for_each_text(wordpiece_tokenizer: Tokenizer, layout:
         assert real.sum(1).tolist() == [len(record["choices"]) for record in records]
         ids = [wordpiece_tokenizer.encode(text).ids for record in records for text in record["choices"]]
         ids = [own if len(own) <= 8 else [*own[:7], own[-1]] for own in ids]
-        expected = torch.nn.utils.rnn.pad_sequence([torch.tensor(own) for own in ids], batch_first=True, padding_side=side)
-        assert torch.equal(flat.input_ids[flat.weights == 1], expected)
+        assert torch.equal(flat.input_ids[flat.weights == 1], padded([torch.tensor(own) for own in ids], side=side))
         assert flat.lengths[flat.weights == 1].tolist() == [len(own) for own in ids]
         assert flat.lengths[flat.weights == 0].eq(1).all()
         assert torch.equal(flat.mask.sum(1), flat.lengths)

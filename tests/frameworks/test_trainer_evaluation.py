@@ -62,7 +62,7 @@ def test_evaluation_weights_the_loss_by_labels(folder: Path, tmp_path: Path) -> 
     trainer = make_trainer(folder, tmp_path, args=args, eval_dataset=valid)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "eval_short_loss" in entry]
-    assert [entry["step"] for entry in logged] == [5, 10, STEPS]
+    assert [entry["step"] for entry in logged] in ([5, 10, STEPS], [5, 10]), "transformers 4 does not evaluate at the end"
     trainer.model.eval()
     by_labels, by_batches = loss_by_hand(trainer.model, make_loader(folder, ss.Bucket(120)))
     metrics = trainer.evaluate()
@@ -236,7 +236,10 @@ def test_logs_have_what_the_loader_counts(folder: Path, tmp_path: Path, texts: l
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_steps": -1}, r"^max_steps must be given for a Loader, which has no length, got -1; .*count_steps\(\)\)"),
+        (
+            {"max_steps": -1},  # transformers 4 has a message of its own
+            r"max_steps (must be given for a Loader, which has no length, got -1; .*count_steps\(\)\)|has to be specified)",
+        ),
         (
             {"gradient_accumulation_steps": 4},
             r"^gradient_accumulation_steps must be 1, got 4: .* write Loader\(accumulate=4\)$",
@@ -292,7 +295,16 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ModuleNotFoundError,
         match=r'^seqstream.transformers needs accelerate, which is not installed; pip install "seqstream\[transformers\]"$',
     ):
-        options.require("transformers", "accelerate")
+        options.require("transformers>=4.57", "accelerate>=1.3")
+
+
+def test_a_library_that_is_too_old_is_named() -> None:
+    """The error gives its version, the oldest that is good, and the extra."""
+    from seqstream import options
+
+    message = r'^seqstream.transformers needs accelerate>=99.1, got \d+\.\S+; pip install "seqstream\[transformers\]"$'
+    with pytest.raises(ImportError, match=message):
+        options.require("transformers>=4.57", "accelerate>=99.1")
 
 
 class InterruptedTrainer(StreamTrainer):

@@ -102,10 +102,12 @@ def batch_of(  # noqa: PLR0917 - a batch has as many parts
     return bare_batch(lengths, num_made_up, {**parts, **forms}, **padding)
 
 
-def padded(rows: Sequence[Tensor], width: int, value: float, side: str = "right") -> Tensor:
-    """Pad rows to a width by `pad_sequence`."""
-    longest_too = torch.zeros(width, *rows[0].shape[1:], dtype=rows[0].dtype)
-    return pad_sequence([*rows, longest_too], batch_first=True, padding_value=value, padding_side=side)[:-1]
+def padded(rows: Sequence[Tensor], width: int = 0, value: float = 0, side: str = "right") -> Tensor:
+    """Pad rows to a width, or to the longest, by `pad_sequence`; rows reversed for the left, which torch 2.4 does not pad."""
+    rows = [*rows, rows[0].new_zeros(width, *rows[0].shape[1:])]
+    if side == "left":
+        return pad_sequence([row.flip(0) for row in rows], batch_first=True, padding_value=value).flip(1)[:-1]
+    return pad_sequence(rows, batch_first=True, padding_value=value)[:-1]
 
 
 def packed_batch(rows: Sequence[Sequence[Tensor]], row_length: int, num_made_up: int = 0, **columns: Any) -> Batch:

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
 
 import seqstream as ss
 from seqstream.records import RecordError
@@ -64,6 +65,38 @@ def test_a_budget_that_is_meant_as_rows() -> None:
         warnings.simplefilter("error")
         shapes(records(), ss.Tokenize(codes, max_length=32), ss.Bucket(128))
         shapes([{"text": "a" * 300}] * 9, ss.Tokenize(codes, max_length=300), ss.Bucket(300))
+
+
+def classes(name: str, least: int = 0) -> list[dict[str, Any]]:
+    return [{"input_ids": [7] * (1 + item % 9), name: [least + item % 5] * (1 + item % 3)} for item in range(90)]
+
+
+def pads_of(rows: list[dict[str, Any]], name: str, *stages: Any, **options: Any) -> set[int]:
+    """Return what the padding of a column holds."""
+    found: set[int] = set()
+    for batch in ss.Loader(rows, *stages, ss.Bucket(batch_size=8), **options):
+        is_real = torch.arange(batch[name].shape[1]) < batch.layout.column_lengths[name][:, None]
+        found.update(batch[name][~is_real].tolist())
+    return found
+
+
+def test_lists_of_classes_that_are_padded_with_a_class() -> None:
+    """Lists of class numbers of several lengths are padded with 0, which a warning says; each of its remedies ends it."""
+    message = r"^column 'genres' is padded with 0, which is also one of its values; .*pad_values=\{'genres': -100\}"
+    with pytest.warns(UserWarning, match=message) as warned:
+        assert pads_of(classes("genres"), "genres", epochs=2) == {0}
+    assert len(warned) == 1
+    for value in (-100, 0):
+        assert pads_of(classes("genres"), "genres", pad_values={"genres": value}) == {value}
+    assert pads_of(classes("genres"), "genres", ss.ClassLabels(range(5), "genres")) == {-100}
+    several = ss.ClassLabels(range(5), "genres", multi_hot=True)
+    assert all(batch.genres.shape[1:] == (5,) for batch in ss.Loader(classes("genres"), several, ss.Bucket(batch_size=8)))
+
+
+@pytest.mark.parametrize(("name", "least", "fill"), [("genre_labels", 0, -100), ("genres", 1, 0), ("target_ids", 0, 0)])
+def test_lists_whose_padding_is_no_class(name: str, least: int, fill: int) -> None:
+    """There is no warning for labels by name, for numbers of which 0 is none, and for ids."""
+    assert pads_of(classes(name, least), name) == {fill}
 
 
 def test_shuffle_is_true_or_false() -> None:
