@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from seqstream.loading.reading_order import ReadingOrder
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
-from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadShard, blocks_of, renumbered
+from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
 from seqstream.windows.first_window import FEW_SHARDS
 from seqstream.windows.settings import WindowStart
 from seqstream.windows.source_stream import OpenSource
@@ -78,15 +76,16 @@ class MixturePasses:
     def _read(self, number: int, epoch: int, cursor: Cursor) -> Iterator[ReadBlock]:
         """Yield the blocks of a source, pass after pass, from a cursor on."""
         member, stages, first_shard = self.mixture.members[number], self._stages_of[number], self.mixture.first_shards[number]
+        numbers = {"first_shard": int(first_shard), "stages": stages}
         for current in itertools.count(cursor.epoch):
             if current >= member.num_passes:
                 return
             key = f"{epoch}.{current}" if epoch else current
-            begin = cursor if current == cursor.epoch else Cursor()
+            begin = cursor if current == cursor.epoch else Cursor(epoch=current)
             has_blocks = begin != Cursor(epoch=current)
-            for block in blocks_of(self._order.blocks(member.source, key, begin, member.share_of(current))):
+            for block in blocks_of(self._order.blocks(member.source, key, begin, member.share_of(current), **numbers)):
                 has_blocks = True
-                yield _as_of(block, current, stages, int(first_shard))
+                yield block
             if not has_blocks:
                 return
 
@@ -96,14 +95,3 @@ def _mixes(source: Source) -> bool:
     if source.num_records is not None or source.num_shards >= FEW_SHARDS:
         return True
     return bool((source.approx_bytes(np.arange(source.num_shards)) >= 0).all())
-
-
-def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> ReadBlock:
-    """Return a block of a source as one of a mixture: with the number of the pass, and row ids of the mixture."""
-    before = Cursor(block.before.position, block.before.open, number, block.before.fraction)
-    after = Cursor(block.after.position, block.after.open, number, block.after.fraction)
-    if isinstance(block.content, UnreadShard):
-        content: UnreadShard | pa.Table = dataclasses.replace(block.content, first_shard=first_shard)
-    else:
-        content = renumbered(block.table, first_shard)
-    return ReadBlock(content, before, after, block.approx_bytes, stages, block.prefetch)

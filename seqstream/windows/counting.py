@@ -138,7 +138,6 @@ def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Ite
     """Yield which rows of each of the blocks are among ``num_rows`` rows from ``skip`` on."""
     before = 0
     for each in blocks:
-        num = int(each.num_rows.sum())
-        first, stop = (min(max(at - before, 0), num) for at in (skip, skip + num_rows))
-        yield slice(first, stop)
+        num = each.total_rows
+        yield slice(min(max(skip - before, 0), num), min(max(skip + num_rows - before, 0), num))
         before += num

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP
 from seqstream.records import ids_columns
-from seqstream.windows.columns import Dense
 from seqstream.windows.window import Window
 
 
@@ -25,8 +24,8 @@ def totals_of_batches(window: Window, column: str, num_sources: int) -> npt.NDAr
         packed row are divided among its sources by their tokens; and how often each source was read when it was served.
     """
     plan, slices = window.plan, window.slices
-    numbers = window.columns.get(column)
-    if not len(plan) or not isinstance(numbers, Dense) or window.passes is None:
+    numbers = slices.numbers.get(column)
+    if not len(plan) or numbers is None or window.passes is None:
         return np.zeros((0, 4, num_sources))
     order, num_batches = plan.order, len(plan)
     is_real = order != MADE_UP
@@ -35,7 +34,7 @@ def totals_of_batches(window: Window, column: str, num_sources: int) -> npt.NDAr
     batch_of = np.repeat(np.arange(num_batches), np.diff(plan.cuts))
     sides = [slices.sequence, *(slices.spans[name] for name in ids_columns(window.spec.columns or ())[1:])]
     tokens = np.sum([side.lengths for side in sides], axis=0) if len(sides) > 1 else slices.sequence.lengths
-    at, own = batch_of * num_sources + numbers.values[order], tokens
+    at, own = batch_of * num_sources + numbers, tokens
     if not is_real.all():
         at, own = at[is_real], tokens[is_real]
     totals = np.empty((num_batches, 4, num_sources))
