@@ -140,7 +140,7 @@ class GlobalPlan:
 
     def listed(self) -> Self:
         """Return the plan with its order as a list, for a rank that has all rows: each is computed once."""
-        return dataclasses.replace(self, order=ListedOrder(self.order.rows_at(np.arange(self.cuts[-1]))))
+        return dataclasses.replace(self, order=ListedOrder(in_chunks(self.order.rows_at, np.arange(self.cuts[-1]))))
 
     def row_numbers(self, places: Index) -> Index:
         """Return the row numbers at places, ``int64 (P,)``; of a packed plan those of all items at the places."""

@@ -170,12 +170,10 @@ class MixtureReader:
         described = columns.describe_new({number: rows.table for number, rows in own if len(rows.table)})
         received = self.settings.collectives.gather_row_lengths(self.settings.spec.count_tokens(lengths), described)
         columns.learn([new for _, new in received])
-        totals = [np.append(0, np.cumsum(lengths)) for lengths, _ in received]
-        ends = [0] * len(received)
+        by_rank = [lengths for lengths, _ in received]
         found = []
         for each in blocks:
-            first, stop = ends[each.owner], ends[each.owner] + each.total_rows
-            num_tokens = int(totals[each.owner][stop] - totals[each.owner][first])
-            found.append(SourceBlock(each, received[each.owner][0][first:stop], num_tokens))
-            ends[each.owner] = stop
+            lengths = by_rank[each.owner][: each.total_rows]
+            by_rank[each.owner] = by_rank[each.owner][each.total_rows :]
+            found.append(SourceBlock(each, lengths, int(lengths.sum())))
         return found
