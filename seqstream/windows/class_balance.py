@@ -161,11 +161,13 @@ def _small_numbers(values: Codes) -> tuple[Codes, _OwnClasses] | None:
     lowest, highest = int(values.min()), int(values.max())
     if highest - lowest >= MOST_CLASSES:
         return None
-    codes = values.astype(np.int64) - lowest
+    codes: Codes = np.subtract(values, lowest, dtype=np.int64)
     rows = np.bincount(codes)
     present = np.flatnonzero(rows)
-    classes = {json.dumps(value): num for value, num in zip((present + lowest).tolist(), rows[present].tolist(), strict=True)}
-    return (np.cumsum(rows > 0) - 1)[codes], _OwnClasses(classes)
+    if len(present) < len(rows):
+        codes = (np.cumsum(rows > 0) - 1)[codes]
+    found = zip((present + lowest).tolist(), rows[present].tolist(), strict=True)
+    return codes, _OwnClasses({json.dumps(value): num for value, num in found})
 
 
 def _rows_of_classes(of_ranks: Sequence[_OwnClasses], column: str) -> Counter[str]:
