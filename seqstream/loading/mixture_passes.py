@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from seqstream.loading.reading_order import ReadingOrder
+from seqstream.loading.sampling import Sample, sample_records
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
@@ -25,6 +26,10 @@ class MixturePasses:
         order: The order in which sources are read.
         stages_of: The number of its list of stages for each source.
 
+    Attributes:
+        mixture: The mixture.
+        stages_of: The number of its list of stages for each source.
+
     Raises:
         ValueError: A source cannot be read in part, as ``epochs`` asks.
     """
@@ -32,7 +37,7 @@ class MixturePasses:
     def __init__(self, mixture: Mixture, order: ReadingOrder, stages_of: Sequence[int]) -> None:
         self.mixture = mixture
         self._order = order
-        self._stages_of = stages_of
+        self.stages_of = stages_of
         for member in mixture.members:
             share = member.share_of(int(member.num_passes) - 1) if member.is_limited else 1.0
             if not order.can_read_share(member.source, share):
@@ -52,14 +57,24 @@ class MixturePasses:
 
     def open_one(self, stages: int, epoch: int = 0) -> Iterator[ReadBlock]:
         """Yield the blocks of the first source that has a list of stages."""
-        return self._read(self._stages_of.index(stages), epoch, Cursor())
+        return self._read(self.stages_of.index(stages), epoch, Cursor())
 
     def samples(self, epoch: int) -> Iterator[ReadBlock]:
         """Yield blocks of the first pass over each source that has a weight, those of one after those of another."""
-        by_source = zip(*(weights for _, weights in self.mixture.schedule.points), strict=True)
-        for open_source, weights in zip(self.open_sources(epoch), by_source, strict=True):
-            if max(weights) > 0:
+        for open_source, has_weight in zip(self.open_sources(epoch), self.has_weight, strict=True):
+            if has_weight:
                 yield from itertools.takewhile(lambda block: not block.before.epoch, open_source(Cursor()))
+
+    def samples_of_sources(self) -> Iterator[tuple[int, Sample | None]]:
+        """Yield the number of each source that has a weight, and records from all over it, as `sample_records` returns them."""
+        for number, source in enumerate(self.mixture.parts):
+            if self.has_weight[number]:
+                yield number, sample_records(self._order.as_read(source))
+
+    @functools.cached_property
+    def has_weight(self) -> list[bool]:
+        """Whether each source has a weight above 0 at any time."""
+        return [max(weights) > 0 for weights in zip(*(weights for _, weights in self.mixture.schedule.points), strict=True)]
 
     @functools.cached_property
     def begins_small(self) -> bool:
@@ -75,7 +90,7 @@ class MixturePasses:
 
     def _read(self, number: int, epoch: int, cursor: Cursor) -> Iterator[ReadBlock]:
         """Yield the blocks of a source, pass after pass, from a cursor on."""
-        member, stages, first_shard = self.mixture.members[number], self._stages_of[number], self.mixture.first_shards[number]
+        member, stages, first_shard = self.mixture.members[number], self.stages_of[number], self.mixture.first_shards[number]
         numbers = {"first_shard": int(first_shard), "stages": stages}
         for current in itertools.count(cursor.epoch):
             if current >= member.num_passes:
