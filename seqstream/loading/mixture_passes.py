@@ -17,6 +17,9 @@ from seqstream.windows.first_window import FEW_SHARDS
 from seqstream.windows.settings import WindowStart
 from seqstream.windows.source_stream import OpenSource
 
+_ENLARGED = 4
+"""So many times as much of a mixture is sampled as of one source, so that few sources have a whole sample each."""
+
 
 class MixturePasses:
     """Opens the sources of a mixture.
@@ -69,7 +72,7 @@ class MixturePasses:
         """Yield the number of each source that has a weight, and records from all over it, as `sample_records` returns them."""
         for number, source in enumerate(self.mixture.parts):
             if self.has_weight[number]:
-                yield number, sample_records(self._order.as_read(source))
+                yield number, sample_records(self._order.as_read(source), _ENLARGED / max(_ENLARGED, sum(self.has_weight)))
 
     @functools.cached_property
     def has_weight(self) -> list[bool]:
