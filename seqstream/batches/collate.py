@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqstream.batches.batch import Batch
 from seqstream.batches.batch_layout import BatchLayout
-from seqstream.batches.padding import PaddedRegion, Padding, flat_rows, gather_rows, pad_rows
+from seqstream.batches.padding import PaddedRegion, Padding, flat_rows, gather_rows, pad_rows, slice_numbers
 from seqstream.records import Json
 from seqstream.windows.batch_slices import Spans
 from seqstream.windows.columns import Ragged
@@ -98,7 +98,10 @@ def _collate_columns(
     for name, column in window.columns.items():
         if not isinstance(column, Ragged):
             value = padding.made_up_value(name)
-            columns[name] = gather_rows(column, plan.order[rows], num_made_up=num_made_up, made_up_value=value)
+            if name in slices.numbers:
+                columns[name] = slice_numbers(slices.numbers[name][rows], num_made_up=num_made_up, made_up_value=value)
+            else:
+                columns[name] = gather_rows(column, plan.order[rows], num_made_up=num_made_up, made_up_value=value)
             continue
         spans, own = slices.spans[name], region
         if spans.lengths is not slices.sequence.lengths:

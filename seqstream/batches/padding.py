@@ -182,6 +182,14 @@ def gather_rows(column: Column, rows: Index, *, num_made_up: int = 0, made_up_va
     return [*objects, *[None] * num_made_up]
 
 
+def slice_numbers(numbers: Index, *, num_made_up: int, made_up_value: float) -> torch.Tensor:
+    """Return a slice of a column of whole numbers as `gather_rows` returns its rows; it shares memory with the column."""
+    if num_made_up:
+        numbers = numbers.copy()
+        numbers[-num_made_up:] = made_up_value
+    return torch.from_numpy(numbers)
+
+
 def _slices(values: Array, starts: Index, width: int) -> Array:
     """Return ``width`` steps of the flat buffer from each start on, ``(B, width * D)``.
 

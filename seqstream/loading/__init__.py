@@ -16,8 +16,8 @@ thread calls (`collective_relay`). `iteration` hands it out and moves `progress`
 those of each source too (`source_stats`).
 
 Asked for: `state` writes and reads states, and `fingerprints` compares them with a loader; `estimates` counts steps and shapes
-from a sample (`sampling`). `predict` runs a function over the batches of a loader. `iterable` stands alone: generators for the
-``DataLoader`` of PyTorch.
+from a sample (`sampling`, and `mixture_sample` for a mixture). `predict` runs a function over the batches of a loader.
+`iterable` stands alone: generators for the ``DataLoader`` of PyTorch.
 
 May import from `batches` and all folders below it.
 """

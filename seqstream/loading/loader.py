@@ -241,8 +241,8 @@ class Loader(NotADataset, ReadOnlyArguments, Explains, Iterable[Batch]):
         files and tables, are read up to 256 MiB to measure them.
 
         Returns:
-            The number of steps; ``None`` where the source does not know its size, as a stream or a function that gives items,
-            and for a mixture. `count_steps` counts the steps of these.
+            The number of steps; ``None`` where a source does not know its size, as a stream or a function that gives items, and
+            for a mixture without ``tokens`` whose weights change. `count_steps` counts the steps of these.
         """
         return self._ask(Estimates.estimate_steps)
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from seqstream.loading.reading_order import ReadingOrder
+from seqstream.loading.sampling import Sample, sample_records
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
-from seqstream.windows.block_reader import Cursor, ReadBlock, UnreadShard, blocks_of, renumbered
+from seqstream.windows.block_reader import Cursor, ReadBlock, blocks_of
 from seqstream.windows.first_window import FEW_SHARDS
 from seqstream.windows.settings import WindowStart
 from seqstream.windows.source_stream import OpenSource
+
+_ENLARGED = 4
+"""So many times as much of a mixture is sampled as of one source, so that few sources have a whole sample each."""
 
 
 class MixturePasses:
@@ -27,6 +29,10 @@ class MixturePasses:
         order: The order in which sources are read.
         stages_of: The number of its list of stages for each source.
 
+    Attributes:
+        mixture: The mixture.
+        stages_of: The number of its list of stages for each source.
+
     Raises:
         ValueError: A source cannot be read in part, as ``epochs`` asks.
     """
@@ -34,7 +40,7 @@ class MixturePasses:
     def __init__(self, mixture: Mixture, order: ReadingOrder, stages_of: Sequence[int]) -> None:
         self.mixture = mixture
         self._order = order
-        self._stages_of = stages_of
+        self.stages_of = stages_of
         for member in mixture.members:
             share = member.share_of(int(member.num_passes) - 1) if member.is_limited else 1.0
             if not order.can_read_share(member.source, share):
@@ -54,14 +60,24 @@ class MixturePasses:
 
     def open_one(self, stages: int, epoch: int = 0) -> Iterator[ReadBlock]:
         """Yield the blocks of the first source that has a list of stages."""
-        return self._read(self._stages_of.index(stages), epoch, Cursor())
+        return self._read(self.stages_of.index(stages), epoch, Cursor())
 
     def samples(self, epoch: int) -> Iterator[ReadBlock]:
         """Yield blocks of the first pass over each source that has a weight, those of one after those of another."""
-        by_source = zip(*(weights for _, weights in self.mixture.schedule.points), strict=True)
-        for open_source, weights in zip(self.open_sources(epoch), by_source, strict=True):
-            if max(weights) > 0:
+        for open_source, has_weight in zip(self.open_sources(epoch), self.has_weight, strict=True):
+            if has_weight:
                 yield from itertools.takewhile(lambda block: not block.before.epoch, open_source(Cursor()))
+
+    def samples_of_sources(self) -> Iterator[tuple[int, Sample | None]]:
+        """Yield the number of each source that has a weight, and records from all over it, as `sample_records` returns them."""
+        for number, source in enumerate(self.mixture.parts):
+            if self.has_weight[number]:
+                yield number, sample_records(self._order.as_read(source), _ENLARGED / max(_ENLARGED, sum(self.has_weight)))
+
+    @functools.cached_property
+    def has_weight(self) -> list[bool]:
+        """Whether each source has a weight above 0 at any time."""
+        return [max(weights) > 0 for weights in zip(*(weights for _, weights in self.mixture.schedule.points), strict=True)]
 
     @functools.cached_property
     def begins_small(self) -> bool:
@@ -77,16 +93,17 @@ class MixturePasses:
 
     def _read(self, number: int, epoch: int, cursor: Cursor) -> Iterator[ReadBlock]:
         """Yield the blocks of a source, pass after pass, from a cursor on."""
-        member, stages, first_shard = self.mixture.members[number], self._stages_of[number], self.mixture.first_shards[number]
+        member, stages, first_shard = self.mixture.members[number], self.stages_of[number], self.mixture.first_shards[number]
+        numbers = {"first_shard": int(first_shard), "stages": stages}
         for current in itertools.count(cursor.epoch):
             if current >= member.num_passes:
                 return
             key = f"{epoch}.{current}" if epoch else current
-            begin = cursor if current == cursor.epoch else Cursor()
+            begin = cursor if current == cursor.epoch else Cursor(epoch=current)
             has_blocks = begin != Cursor(epoch=current)
-            for block in blocks_of(self._order.blocks(member.source, key, begin, member.share_of(current))):
+            for block in blocks_of(self._order.blocks(member.source, key, begin, member.share_of(current), **numbers)):
                 has_blocks = True
-                yield _as_of(block, current, stages, int(first_shard))
+                yield block
             if not has_blocks:
                 return
 
@@ -96,14 +113,3 @@ def _mixes(source: Source) -> bool:
     if source.num_records is not None or source.num_shards >= FEW_SHARDS:
         return True
     return bool((source.approx_bytes(np.arange(source.num_shards)) >= 0).all())
-
-
-def _as_of(block: ReadBlock, number: int, stages: int, first_shard: int) -> ReadBlock:
-    """Return a block of a source as one of a mixture: with the number of the pass, and row ids of the mixture."""
-    before = Cursor(block.before.position, block.before.open, number, block.before.fraction)
-    after = Cursor(block.after.position, block.after.open, number, block.after.fraction)
-    if isinstance(block.content, UnreadShard):
-        content: UnreadShard | pa.Table = dataclasses.replace(block.content, first_shard=first_shard)
-    else:
-        content = renumbered(block.table, first_shard)
-    return ReadBlock(content, before, after, block.approx_bytes, stages, block.prefetch)

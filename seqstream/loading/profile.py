@@ -70,8 +70,10 @@ class _TimedOrder(ReadingOrder):
 
     clock: Clock
 
-    def blocks(self, source: Source, epoch: object, cursor: Cursor, share: float = 1.0) -> Iterator[UpcomingBlocks]:
-        return self.clock.each("read", super().blocks(source, epoch, cursor, share))
+    def blocks(
+        self, source: Source, epoch: object, cursor: Cursor, share: float = 1.0, **numbers: int
+    ) -> Iterator[UpcomingBlocks]:
+        return self.clock.each("read", super().blocks(source, epoch, cursor, share, **numbers))
 
 
 class _TimedRunner(StageRunner):

@@ -34,15 +34,21 @@ class ReadingOrder:
         """Return a source, or a share of it, as an epoch reads it: records that are read one by one in its own order."""
         return in_random_order(source, self.seed, epoch, share) if self.is_by_row(source) else source
 
-    def blocks(self, source: Source, epoch: object, cursor: Cursor, share: float = 1.0) -> Iterator[UpcomingBlocks]:
-        """Yield the blocks of an epoch from a cursor on, or of the first shards of it, given their share."""
+    def blocks(
+        self, source: Source, epoch: object, cursor: Cursor, share: float = 1.0, **numbers: int
+    ) -> Iterator[UpcomingBlocks]:
+        """Yield the blocks of an epoch from a cursor on, or of the first shards of it, given their share.
+
+        ``numbers`` are the ``first_shard`` and ``stages`` of `look_ahead`, for a source of a mixture.
+        """
         if self.is_by_row(source):
             read = self.as_read(source, epoch, share)
-            return look_ahead(read, range(read.num_shards), cursor)
+            return look_ahead(read, range(read.num_shards), cursor, **numbers)
         num = source.num_shards
         if not self.shuffle:
-            return look_ahead(source, range(num), cursor, num_open=1, stop=round(share * num))
-        return look_ahead(source, EvenOrder(num, self.seed, epoch, "shards"), cursor, stop=round(share * num))
+            return look_ahead(source, range(num), cursor, num_open=1, stop=round(share * num), **numbers)
+        order = EvenOrder(num, self.seed, epoch, "shards")
+        return look_ahead(source, order, cursor, stop=round(share * num), **numbers)
 
     def can_read_share(self, source: Source, share: float) -> bool:
         """Return whether a source has enough shards to read about a share of it."""

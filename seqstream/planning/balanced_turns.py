@@ -44,18 +44,19 @@ def balanced_turns(features: Index, key: tuple[object, ...], candidates: int = C
     """
     num = len(features)
     centred = features - (2 * features.sum(axis=0) + num) // max(1, 2 * num)
-    sizes, doubled = (centred**2).sum(axis=1), 2 * centred
+    vectors = np.column_stack([2 * centred, (centred**2).sum(axis=1)])
     remaining = np.split(np.arange(num), -(-np.arange(1, parts) * num // parts))
     found = np.empty(num, dtype=np.int64)
-    total = np.zeros(features.shape[1], dtype=np.int64)
+    total = np.zeros(vectors.shape[1], dtype=np.int64)
+    total[-1], sums = 1, total[:-1]
     for turn, about in enumerate(EvenOrder(num, *key, rotated=False).between(0, num).tolist()):
         part = about * parts // num
         units = remaining[part]
         first = max(0, min(int(units.searchsorted(about)) - candidates // 2, len(units) - candidates))
         nearest = units[first : first + candidates]
-        at = first + int((sizes.take(nearest) + doubled.take(nearest, axis=0) @ total).argmin())
-        found[turn] = units[at]
-        total += centred[units[at]]
+        at = first + int((vectors.take(nearest, axis=0) @ total).argmin())
+        found[turn] = unit = units[at]
+        sums += centred[unit]
         remaining[part] = np.concatenate([units[:at], units[at + 1 :]])
     return found
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -137,6 +137,10 @@ class GlobalPlan:
     def num_steps(self) -> int:
         """Number of optimiser steps of the window."""
         return -(-len(self) // self.batches_per_step)
+
+    def listed(self) -> Self:
+        """Return the plan with its order as a list, for a rank that has all rows: each is computed once."""
+        return dataclasses.replace(self, order=ListedOrder(in_chunks(self.order.rows_at, np.arange(self.cuts[-1]))))
 
     def row_numbers(self, places: Index) -> Index:
         """Return the row numbers at places, ``int64 (P,)``; of a packed plan those of all items at the places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -17,6 +18,9 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 _MAX_UNEVENNESS = 6
 """Strides near simple fractions such as 3/5 of a run take clumps of neighbours; strides above this unevenness are skipped."""
+
+_LARGE = 1 << 26
+"""Products of two positions in runs of fewer rows are below 2^52."""
 
 _SHORT = 4
 """Runs up to this many rows, which are most runs, usually fit in one batch; they are rotated, not spread out."""
@@ -52,17 +56,33 @@ class SpreadTies:
         return cls(starts, sizes, *_strides(sizes, hash_index(np.arange(len(sizes)), *key, "ties")))
 
     def rows_at(self, places: Index) -> Index:
-        run = np.searchsorted(self.starts, places, side="right") - 1
+        run = self._runs_of(places)
         start = self.starts[run]
-        rows: Index = start + ((places - start) * self.strides[run] + self.offsets[run]) % self.sizes[run]
-        return rows
+        return start + self._within((places - start) * self.strides[run] + self.offsets[run], run)
 
     def places_of(self, rows: Index) -> Index:
         inverses = _inverses(self.strides, self.sizes)
-        run = np.searchsorted(self.starts, rows, side="right") - 1
+        run = self._runs_of(rows)
         start = self.starts[run]
-        places: Index = start + (rows - start - self.offsets[run]) * inverses[run] % self.sizes[run]
-        return places
+        return start + self._within((rows - start - self.offsets[run]) * inverses[run], run)
+
+    def _runs_of(self, places: Index) -> Index:
+        """Return the run of each place or row number; those that ascend, as most do, are counted instead of looked up."""
+        if places.ndim == 1 and (places[1:] >= places[:-1]).all():
+            firsts = np.searchsorted(places, self.starts)
+            return np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(places)))
+        return np.searchsorted(self.starts, places, side="right") - 1
+
+    def _within(self, positions: Index, run: Index) -> Index:
+        """Return positions modulo the sizes of their runs; quotients of floats are exact below 2^53, and faster."""
+        sizes = self.sizes[run]
+        found: Index = positions % sizes if self._is_large else positions - np.floor(positions / sizes).astype(np.int64) * sizes
+        return found
+
+    @functools.cached_property
+    def _is_large(self) -> bool:
+        """Whether a product of positions in a run may exceed 2^53."""
+        return int(self.sizes.max(initial=0)) >= _LARGE
 
 
 def longest_first(lengths: Lengths, key: tuple[object, ...] | None) -> Index:

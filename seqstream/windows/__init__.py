@@ -2,7 +2,7 @@
 
 In the order of the data:
 
-- `block_reader`: the blocks of an epoch in their order, from any cursor on
+- `block_reader`: the blocks of an epoch in their order, from any cursor on; `row_ids`: the numbers of their records
 - `block_states`: what is known of a block as it is read, given to a rank, processed and counted
 - `block_buffer`: how far the epoch was looked into, and what windows have left
 - `processing`: blocks through the stages

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from seqstream.arrays import Index, Mask
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP, Plan
 from seqstream.records import ids_columns, lengths_column
-from seqstream.windows.columns import Column, Ragged
+from seqstream.windows.columns import Column, Dense, Ragged
 from seqstream.windows.row_lengths import longest_texts
 
 
@@ -64,6 +64,7 @@ class BatchSlices:
         num_repeated: Rows that another rank has as well: none, or all that are not made up.
         sequence: Spans of the rows by whose lengths batches are padded and masked.
         spans: Spans of the rows of each ragged column, by its name.
+        numbers: ``int64 (N,)`` of each column of one signed whole number a row, by its name.
         num_tokens: Real steps, of all sides that the budget counts.
         num_steps: Real and made-up steps, of all these sides.
         num_slots: All steps with padding, of all these sides.
@@ -77,6 +78,7 @@ class BatchSlices:
     num_repeated: list[int]
     sequence: Spans
     spans: dict[str, Spans]
+    numbers: dict[str, Index]
     num_tokens: list[int]
     num_steps: list[int]
     num_slots: list[int]
@@ -133,6 +135,9 @@ def slice_plan(
         num_repeated=num_repeated.tolist(),
         sequence=first,
         spans=spans,
+        numbers={
+            name: column.values[order].astype(np.int64, copy=False) for name, column in columns.items() if _is_number(column)
+        },
         num_tokens=[
             0 if repeated else steps - made_up * len(counted)
             for steps, made_up, repeated in zip(num_steps, plan.num_made_up, num_repeated.tolist(), strict=True)
@@ -140,6 +145,11 @@ def slice_plan(
         num_steps=num_steps,
         num_slots=[height * width for height, width in zip(heights, widths, strict=True)],
     )
+
+
+def _is_number(column: Column) -> TypeGuard[Dense]:
+    """Return whether a column has one signed whole number a row."""
+    return isinstance(column, Dense) and column.values.ndim == 1 and column.values.dtype.kind == "i"
 
 
 def _padded_widths(plan: Plan, texts: Column | None, side: Spans) -> list[int]:

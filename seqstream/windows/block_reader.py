@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from seqstream.arrays import Index
-from seqstream.arrow import to_arrow, to_numpy
-from seqstream.records import PIECE, RECORD_BITS, ROW_ID, Json, drop_record_numbers, record_numbers
+from seqstream.records import Json
 from seqstream.shuffling import EvenOrder, numbers_at
 from seqstream.sources.blocks import Block
 from seqstream.sources.source import Source
+from seqstream.windows.row_ids import with_row_ids
 
 OPEN_SHARDS = 16
 """How many shards of many blocks are read in turn when the loader shuffles."""
@@ -67,6 +67,10 @@ class Cursor:
         """Return the cursor whose open shards are what `source_json` has returned."""
         return cls(position, tuple(OpenShard(*shard) for shard in source))
 
+    def moved(self, num: int) -> Cursor:
+        """Return the cursor after some shards of one block each."""
+        return Cursor(self.position + num, self.open, self.epoch)
+
     def source_json(self) -> list[list[Any]]:
         """Return the open shards for a state: number, records and state of each."""
         return [[shard.shard, shard.records, shard.state] for shard in self.open]
@@ -100,7 +104,7 @@ class BlockSpan:
     def _cursor_at(self, number: int) -> Cursor:
         if number in (0, len(self)):
             return self.after if number else self.before
-        return Cursor(self.before.position + number, self.before.open)
+        return self.before.moved(number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +131,7 @@ class UnreadShard:
         if more:
             problem = f"shard {self.shard} must be one block, as approx_bytes() says, got {1 + len(more)}"
             raise ValueError(f"{problem}; return -1 there")
-        table, _ = with_row_ids(self.source, table, OpenShard(self.shard, 0, None))
-        return renumbered(table, self.first_shard)
+        return with_row_ids(self.source, table, self.shard, 0, first_shard=self.first_shard)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,12 +185,16 @@ class UnreadBlocks:
         shards: ``int64 (n,)``, their numbers.
         num_bytes: ``int64 (n,)``, approximate size of each.
         before: Where the first begins.
+        first_shard: As that of `UnreadShard`.
+        stages: As that of `ReadBlock`.
     """
 
     source: Source
     shards: Index
     num_bytes: Index
     before: Cursor
+    first_shard: int = 0
+    stages: int = 0
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -195,20 +202,21 @@ class UnreadBlocks:
     @functools.cached_property
     def span(self) -> BlockSpan:
         """Where the blocks lie."""
-        return BlockSpan(self.before, Cursor(self.before.position + len(self), self.before.open), self.num_bytes, is_lazy=True)
+        return BlockSpan(self.before, self.before.moved(len(self)), self.num_bytes, is_lazy=True)
 
     def part(self, first: int, stop: int) -> UnreadBlocks:
         """Return blocks ``first`` to ``stop`` of these."""
-        before = Cursor(self.before.position + first, self.before.open) if first else self.before
-        return UnreadBlocks(self.source, self.shards[first:stop], self.num_bytes[first:stop], before)
+        before = self.before.moved(first) if first else self.before
+        return dataclasses.replace(self, shards=self.shards[first:stop], num_bytes=self.num_bytes[first:stop], before=before)
 
     def blocks(self) -> Iterator[ReadBlock]:
         """Yield the blocks one by one; each is read when its ``table`` is first used."""
         before = self.before
         for number, (shard, num_bytes) in enumerate(zip(self.shards.tolist(), self.num_bytes.tolist(), strict=True), 1):
-            after = Cursor(self.before.position + number, self.before.open)
+            after = self.before.moved(number)
+            content = UnreadShard(self.source, shard, self.first_shard)
             prefetch = functools.partial(self.source.prefetch_shard, shard)
-            yield ReadBlock(UnreadShard(self.source, shard), before, after, num_bytes, prefetch=prefetch)
+            yield ReadBlock(content, before, after, num_bytes, self.stages, prefetch)
             before = after
 
 
@@ -236,7 +244,14 @@ def read_blocks(source: Source, order: EvenOrder | range, start: Cursor, num_ope
 
 
 def look_ahead(
-    source: Source, order: EvenOrder | range, start: Cursor, num_open: int = OPEN_SHARDS, stop: int | None = None
+    source: Source,
+    order: EvenOrder | range,
+    start: Cursor,
+    num_open: int = OPEN_SHARDS,
+    stop: int | None = None,
+    *,
+    first_shard: int = 0,
+    stages: int = 0,
 ) -> Iterator[UpcomingBlocks]:
     """Yield the blocks of an epoch from a cursor on.
 
@@ -248,6 +263,8 @@ def look_ahead(
         start: Where to begin.
         num_open: Number of shards of many blocks that are open at once. More mix better and hold more memory.
         stop: Number of shards to read of the order; ``None`` for all.
+        first_shard: As that of `UnreadShard`.
+        stages: As that of `ReadBlock`.
     """
     position, openings = start.position, _openings(source, order, start.position, len(order) if stop is None else stop)
     readers = deque(_ShardReader(shard, source.read(shard.shard, shard.state)) for shard in start.open)
@@ -258,8 +275,8 @@ def look_ahead(
             first, position = position, position + len(shards)
             if num_bytes[0] >= 0:
                 # Between `before` and `first` may be shards without blocks.
-                yield UnreadBlocks(source, shards, num_bytes, Cursor(first, before.open))
-                before = Cursor(position, before.open)
+                yield UnreadBlocks(source, shards, num_bytes, Cursor(first, before.open, start.epoch), first_shard, stages)
+                before = Cursor(position, before.open, start.epoch)
                 continue
             number = int(shards[0])
             reader = _ShardReader(OpenShard(number, 0, None), source.read(number))
@@ -271,12 +288,13 @@ def look_ahead(
         if block is None:
             continue
         table, state = block
-        table, records = with_row_ids(source, table, reader.shard)
-        reader.shard = OpenShard(reader.shard.shard, records, state)
+        number = reader.shard.shard
+        table, records = with_row_ids(source, table, number, reader.shard.records, first_shard=first_shard)
+        reader.shard = OpenShard(number, records, state)
         if state is not None:
             readers.append(reader)
-        after = Cursor(position, tuple(each.shard for each in readers))
-        yield ReadBlock(table, before, after)
+        after = Cursor(position, tuple(each.shard for each in readers), start.epoch)
+        yield ReadBlock(table, before, after, stages=stages)
         before = after
 
 
@@ -294,27 +312,3 @@ def _openings(source: Source, order: EvenOrder | range, start: int, end: int) ->
         is_end = (num_bytes[1:] < 0) | (num_bytes[:-1] < 0)
         for begin, stop in itertools.pairwise([0, *(1 + np.flatnonzero(is_end)).tolist(), len(shards)]):
             yield shards[begin:stop], num_bytes[begin:stop]
-
-
-def renumbered(table: pa.Table, first_shard: int) -> pa.Table:
-    """Return records of a source with their row ids in a mixture, where the first shard of the source has a number."""
-    if not first_shard:
-        return table
-    at = table.schema.get_field_index(ROW_ID)
-    return table.set_column(at, ROW_ID, to_arrow(to_numpy(table.column(at)) + (first_shard << RECORD_BITS)))
-
-
-def with_row_ids(source: Source, table: pa.Table, shard: OpenShard) -> tuple[pa.Table, int]:
-    """Return the table with row ids, and the number of the record after its last.
-
-    Raises:
-        ValueError: The source gives a column of a reserved name.
-    """
-    records = record_numbers(table, shard.records).astype(np.int64, copy=False)
-    following = int(records[-1]) + 1 if len(records) else shard.records
-    table = drop_record_numbers(table)
-    if taken := [name for name in (ROW_ID, PIECE) if name in table.column_names]:
-        raise ValueError(
-            f"column {taken[0]!r} cannot come from a source; the loader numbers records itself, so rename the column"
-        )
-    return table.append_column(ROW_ID, to_arrow(source.to_row_ids(shard.shard, records))), following

@@ -8,6 +8,7 @@ number of rows, it is one of `CountedBlocks`. What a state holds, such as the re
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
@@ -113,6 +114,11 @@ class CountedBlocks(TakenBlocks):
     num_rows: Index
     rows: BlockRows | None = None
 
+    @functools.cached_property
+    def total_rows(self) -> int:
+        """Number of rows of all the blocks."""
+        return int(self.num_rows.sum())
+
     @classmethod
     def of(cls, taken: TakenBlocks, num_rows: Index, rows: BlockRows | None = None) -> CountedBlocks:
         """Return the blocks with their numbers of rows."""
@@ -173,7 +179,7 @@ def count_blocks(blocks: Iterable[UpcomingBlocks | TakenBlocks]) -> int:
 
 def count_rows(blocks: Iterable[CountedBlocks]) -> int:
     """Return the number of rows of all blocks."""
-    return sum(int(each.num_rows.sum()) for each in blocks)
+    return sum(each.total_rows for each in blocks)
 
 
 def last_blocks(blocks: Sequence[CountedBlocks], num: int) -> list[CountedBlocks]:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,8 @@ _NUM_RANGES = 32
 
 _NO_VALUE = json.dumps(None)
 
+Codes: TypeAlias = npt.NDArray[np.integer[Any]]
+
 
 def balance_turns(
     global_plan: GlobalPlan, own: pa.Table, global_order: GlobalOrder, settings: WindowSettings, key: tuple[object, ...]
@@ -61,6 +64,8 @@ def balance_turns(
     spec, collectives = settings.spec, settings.collectives
     if not isinstance(spec, Bucket) or spec.balance is None or not settings.shuffle or not len(global_plan):
         return global_plan
+    if collectives.world_size == 1:
+        global_plan = global_plan.listed()
     classes, num_classes = number_classes(own, spec.balance, collectives)
     width = global_plan.batches_per_step if global_plan.is_mixed else 1
     units = global_plan.turns[: len(global_plan) // width * width].reshape(-1, width)
@@ -104,8 +109,8 @@ class _OwnClasses:
     error: str = ""
 
 
-def number_classes(own: pa.Table, column: str, collectives: WindowCollectives) -> tuple[Index, int]:
-    """Return the number of the class of each row, ``int64 (n,)``, and the number of classes; all ranks call it together.
+def number_classes(own: pa.Table, column: str, collectives: WindowCollectives) -> tuple[Codes, int]:
+    """Return the number of the class of each row, ``int16 (n,)``, and the number of classes; all ranks call it together.
 
     All ranks number classes alike, the most frequent first. A missing value is a class of its own, if there is any.
 
@@ -122,13 +127,13 @@ def number_classes(own: pa.Table, column: str, collectives: WindowCollectives) -
     rows = _rows_of_classes([_OwnClasses(**each) for each in received], column)
     by_rows = sorted(rows, key=lambda value: (-rows[value], value))
     numbers = {value: min(number, _COUNTED - 1) for number, value in enumerate(by_rows)}
-    of_codes = np.array([numbers[value] for value in classes.rows or {_NO_VALUE: 0} if value in numbers], dtype=np.int64)
+    of_codes = np.array([numbers[value] for value in classes.rows or {_NO_VALUE: 0} if value in numbers], dtype=np.int16)
     return of_codes[codes], min(len(rows), _COUNTED)
 
 
-def _own_classes(own: pa.Table, column: str) -> tuple[npt.NDArray[np.int32], _OwnClasses]:
-    """Return which of this rank's classes each row has, ``int32 (n,)``, and those classes."""
-    no_codes = np.zeros(len(own), dtype=np.int32)
+def _own_classes(own: pa.Table, column: str) -> tuple[Codes, _OwnClasses]:
+    """Return which of this rank's classes each row has, ``(n,)``, and those classes."""
+    no_codes: Codes = np.zeros(len(own), dtype=np.int32)
     names = [name for name in own.column_names if name not in RESERVED]
     if not len(own):
         return no_codes, _OwnClasses()
@@ -141,12 +146,28 @@ def _own_classes(own: pa.Table, column: str) -> tuple[npt.NDArray[np.int32], _Ow
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         error = f"which are strings, whole numbers, or true and false, got {column!r} of type {kind}"
         return no_codes, _OwnClasses(error=_no_classes(error))
+    if pa.types.is_signed_integer(kind) and not values.null_count and (found := _small_numbers(to_numpy(values))):
+        return found
     encoded = (values.cast(pa.string()) if is_text(kind) else values).dictionary_encode(null_encoding="encode")
     if len(encoded.dictionary) > MOST_CLASSES:
         return no_codes, _OwnClasses(error=_too_many(column, len(encoded.dictionary)))
     codes = to_numpy(encoded.indices)
     values = map(json.dumps, encoded.dictionary.to_pylist())
     return codes, _OwnClasses(dict(zip(values, np.bincount(codes).tolist(), strict=True)))
+
+
+def _small_numbers(values: Codes) -> tuple[Codes, _OwnClasses] | None:
+    """Return what `_own_classes` returns for whole numbers near each other; ``None`` for others."""
+    lowest, highest = int(values.min()), int(values.max())
+    if highest - lowest >= MOST_CLASSES:
+        return None
+    codes: Codes = np.subtract(values, lowest, dtype=np.int64)
+    rows = np.bincount(codes)
+    present = np.flatnonzero(rows)
+    if len(present) < len(rows):
+        codes = (np.cumsum(rows > 0) - 1)[codes]
+    found = zip((present + lowest).tolist(), rows[present].tolist(), strict=True)
+    return codes, _OwnClasses({json.dumps(value): num for value, num in found})
 
 
 def _rows_of_classes(of_ranks: Sequence[_OwnClasses], column: str) -> Counter[str]:
@@ -185,7 +206,7 @@ def _no_classes(why: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """What is known of this rank's rows, ``int64 (n,)`` each, without those that are in no unit.
+    """What is known of this rank's rows, ``(n,)`` each, without those that are in no unit.
 
     Attributes:
         units: Number of the unit of each.
@@ -196,8 +217,8 @@ class _Rows:
 
     units: Index
     ranges: Index
-    classes: Index
-    lengths: Index
+    classes: Codes
+    lengths: npt.NDArray[np.float64]
 
 
 def length_edges(length_counts: LengthCounts) -> Index:
@@ -210,7 +231,7 @@ def length_edges(length_counts: LengthCounts) -> Index:
     return edges
 
 
-def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, edges: Index, classes: Index) -> _Rows:
+def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, edges: Index, classes: Codes) -> _Rows:
     """Return unit, range, class and length of each of this rank's rows.
 
     Args:
@@ -218,19 +239,20 @@ def _own_rows(global_plan: GlobalPlan, units: Index, global_order: GlobalOrder, 
         units: ``int64 (U, W)``, the global batches of each unit.
         global_order: Which rows this rank has.
         edges: ``int64 (Q - 1,)``, as `length_edges` returns them.
-        classes: ``int64 (n,)``, classes of its rows in the order of the data.
+        classes: ``(n,)``, classes of its rows in the order of the data.
     """
     unit_of = np.full(len(global_plan), -1)
     unit_of[units.ravel()] = np.repeat(np.arange(len(units)), units.shape[1])
-    rows, places = global_plan.places_of(global_order.numbers)
-    unit = unit_of[np.searchsorted(global_plan.cuts, places, side="right") - 1]
-    if (unit < 0).any():
-        rows, unit = rows[unit >= 0], unit[unit >= 0]
+    numbers, cuts = global_order.numbers, global_plan.cuts
+    places = global_plan.places_of(numbers)[1]
+    is_all = len(numbers) == global_order.length_counts.num_rows
+    unit = np.repeat(unit_of, np.diff(cuts))[places] if is_all else unit_of[np.searchsorted(cuts, places, side="right") - 1]
     length_counts = global_order.length_counts
     lengths = length_counts.tokens
-    num_own = np.diff(np.searchsorted(global_order.numbers, length_counts.starts), append=len(global_order.numbers))
-    run = np.repeat(np.arange(len(lengths)), num_own)[rows]
-    return _Rows(unit, np.searchsorted(edges, lengths)[run], classes[global_order.rows[rows]], lengths[run])
+    num_own = np.diff(np.searchsorted(numbers, length_counts.starts), append=len(numbers))
+    ranges, own_lengths = (np.repeat(each, num_own) for each in (np.searchsorted(edges, lengths), lengths.astype(np.float64)))
+    rows = unit, ranges, classes[global_order.rows.astype(np.int64)], own_lengths
+    return _Rows(*(each[unit >= 0] for each in rows) if (unit < 0).any() else rows)
 
 
 def _count(rows: _Rows, shape: tuple[int, int, int], collectives: WindowCollectives) -> Index:

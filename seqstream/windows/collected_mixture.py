@@ -6,6 +6,7 @@ Legend: ``S`` sources of the mixture.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,8 +85,8 @@ class CollectedMixture(CollectedBlocks):
     def _passes_at(self, start: SourceStart, number: int) -> float:
         """Return how often a source was read up to ``start``."""
         cursor = start.cursor
-        block = next((block for block in self.blocks_of[number] if block.span.before == cursor), None)
-        part = 0.0 if block is None else start.skip / max(1, int(block.num_rows.sum()))
+        near = itertools.chain(self.blocks_of[number][:1], reversed(self.blocks_of[number])) if start.skip else ()
+        part = next((start.skip / max(1, block.total_rows) for block in near if block.span.before == cursor), 0.0)
         done = cursor.epoch + (cursor.position - len(cursor.open) + part) / max(1, self.num_shards[number])
         return min(done, self.limits[number])
 
@@ -114,7 +115,7 @@ class CollectedMixture(CollectedBlocks):
         if not tables:
             return None
         with located(row_ids_of(tables), self.settings.locate):
-            return self.columns.with_sources(join_tables(tables), np.repeat(*np.array(sources).T))
+            return self.columns.with_sources(join_tables(tables), np.repeat(*np.array(sources, dtype=np.int32).T))
 
     def begun(self, num_rows: int, world_size: int) -> WindowStart:
         mixture = self.start.mixture or MixtureStart()

@@ -91,6 +91,8 @@ class WindowCollectives:
             own: ``int64 (n,)``, lengths of the rows of this rank's blocks.
             more: What is sent beside them.
         """
+        if self.world_size == 1:
+            return [(own, more)]
         head = json.dumps(more).encode()
         data = len(head).to_bytes(4, "little") + head + own.astype(np.int32).tobytes()
         received = []

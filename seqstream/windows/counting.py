@@ -15,6 +15,7 @@ from seqstream.distributed.agreement import explain_blocks
 from seqstream.distributed.digests import digest_arrays
 from seqstream.distributed.global_order import GlobalOrder
 from seqstream.distributed.handshake import NO_BLOCKS, Handshake
+from seqstream.planning.batch_spec import BatchSpec
 from seqstream.records import ROW_ID, Counts, ids_columns, located
 from seqstream.windows.block_reader import ReadBlock
 from seqstream.windows.block_states import (
@@ -61,7 +62,7 @@ def process_blocks(blocks: list[TakenBlocks], start: WindowStart, settings: Wind
         for at, each in enumerate(blocks):
             if isinstance(each, ProcessedBlock):
                 numbers = _numbers_of(each.table, settings)
-                rows = BlockRows(each.table, settings.spec.sort_keys(numbers), _tokens_of(each.table, numbers, settings))
+                rows = BlockRows(each.table, settings.spec.sort_keys(numbers), tokens_of(each.table, numbers, settings.spec))
                 blocks[at] = CountedBlocks.of(each, np.array([len(each.table)]), rows)
     except Exception as error:
         settings.collectives.check_in(handshake.with_error(error), explain)
@@ -93,9 +94,8 @@ def _to_read(blocks: Iterable[TakenBlocks]) -> Iterator[ReadBlock]:
             yield each.block
 
 
-def _tokens_of(table: pa.Table, numbers: Lengths, settings: WindowSettings) -> Lengths:
+def tokens_of(table: pa.Table, numbers: Lengths, spec: BatchSpec) -> Lengths:
     """Return the tokens of each row, ``int64 (n,)``, given what rows are planned by."""
-    spec = settings.spec
     return total_lengths(numbers if spec.sides is None else lengths_of(table, spec.columns and ids_columns(spec.columns)))
 
 
@@ -138,7 +138,6 @@ def row_ranges(blocks: Sequence[CountedBlocks], skip: int, num_rows: int) -> Ite
     """Yield which rows of each of the blocks are among ``num_rows`` rows from ``skip`` on."""
     before = 0
     for each in blocks:
-        num = int(each.num_rows.sum())
-        first, stop = (min(max(at - before, 0), num) for at in (skip, skip + num_rows))
-        yield slice(first, stop)
+        num = each.total_rows
+        yield slice(min(max(skip - before, 0), num), min(max(skip + num_rows - before, 0), num))
         before += num

@@ -149,16 +149,17 @@ class MixtureReader:
         del upcoming  # so that only `blocks` holds records, each until it is processed
         self._counts.update(process_blocks(blocks, self._start, self.settings))
         counted = [each for each in blocks if isinstance(each, CountedBlocks)]
-        for number, each, lengths in zip(numbers, counted, self._gather(numbers, counted), strict=True):
-            self.sources.streams[number].add(SourceBlock(each, lengths))
-            skipped = min(len(lengths), max(0, self.starts[number].skip - self._num_processed[number]))
-            self._num_processed[number] += len(lengths)
-            self.rows_left[number] += len(lengths) - skipped
-            self.tokens_left[number] += int(lengths[skipped:].sum())
+        for number, block in zip(numbers, self._gather(numbers, counted), strict=True):
+            self.sources.streams[number].add(block)
+            num, to_skip = len(block.lengths), self.starts[number].skip - self._num_processed[number]
+            skipped = min(num, max(0, to_skip))
+            self._num_processed[number] += num
+            self.rows_left[number] += num - skipped
+            self.tokens_left[number] += block.num_tokens - (int(block.lengths[:skipped].sum()) if skipped else 0)
         return True
 
-    def _gather(self, numbers: Sequence[int], blocks: Sequence[CountedBlocks]) -> list[Index]:
-        """Return the tokens of each row of blocks, given the number of the source of each; all ranks call it together.
+    def _gather(self, numbers: Sequence[int], blocks: Sequence[CountedBlocks]) -> list[SourceBlock]:
+        """Return blocks with the tokens of each row, given the number of the source of each; all ranks call it together.
 
         Raises:
             ValueError: A source lacks a column that another has; the same on all ranks.
@@ -172,7 +173,7 @@ class MixtureReader:
         by_rank = [lengths for lengths, _ in received]
         found = []
         for each in blocks:
-            num = int(each.num_rows.sum())
-            found.append(by_rank[each.owner][:num])
-            by_rank[each.owner] = by_rank[each.owner][num:]
+            lengths = by_rank[each.owner][: each.total_rows]
+            by_rank[each.owner] = by_rank[each.owner][each.total_rows :]
+            found.append(SourceBlock(each, lengths, int(lengths.sum())))
         return found

@@ -73,7 +73,7 @@ class MixtureCollector:
         """Keep the blocks of which rows are left for the next window."""
         kept = {id(block) for block in blocks}
         for stream in self._sources.streams:
-            stream.blocks = [block for block in stream.blocks if id(block.counted) in kept]
+            stream.keep(kept)
 
 
 class _WindowChoice:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 import numpy as np
 import pyarrow as pa
@@ -34,10 +35,12 @@ class SourceBlock:
     Attributes:
         counted: The block; its rows are on the rank that has processed it.
         lengths: ``int64 (n,)``, tokens of each of its rows.
+        num_tokens: Their sum.
     """
 
     counted: CountedBlocks
     lengths: Index
+    num_tokens: int
 
 
 class SourceStream:
@@ -48,13 +51,14 @@ class SourceStream:
         start: Where the first window begins.
 
     Attributes:
-        blocks: Blocks that were processed, from the first of which rows are left.
+        blocks: Blocks that were processed, from the first of which rows are left; `add` and `keep` change them.
         is_over: Whether no block follows: the allowed passes are used up, or the source has no rows.
     """
 
     def __init__(self, open_source: OpenSource, start: SourceStart) -> None:
         self.blocks: list[SourceBlock] = []
         self.is_over = False
+        self._lengths: Index | None = None
         self._ahead = open_source(start.cursor)
         self._block: ReadBlock | None = None
         self._fraction = start.cursor.fraction
@@ -99,9 +103,15 @@ class SourceStream:
         self._num_in_work -= 1
         self._pass_rows += len(block.lengths)
         self._num_rows += len(block.lengths)
-        self._num_tokens += int(block.lengths.sum())
-        self._num_bytes += int(block.counted.span.num_bytes.sum())
+        self._num_tokens += block.num_tokens
+        self._num_bytes += int(block.counted.span.num_bytes[0])
         self.blocks.append(block)
+        self._lengths = None
+
+    def keep(self, kept: Set[int]) -> None:
+        """Drop all blocks that were processed but some, given the ``id`` of each of these."""
+        self.blocks = [block for block in self.blocks if id(block.counted) in kept]
+        self._lengths = None
 
     @property
     def num_rows(self) -> int:
@@ -110,12 +120,14 @@ class SourceStream:
 
     def lengths(self, skip: int) -> Index:
         """Return the tokens of each row that was processed and is left, ``int64 (n,)``, after those to skip."""
-        return np.concatenate([*(block.lengths for block in self.blocks), np.empty(0, dtype=np.int64)])[skip:]
+        if self._lengths is None:
+            self._lengths = np.concatenate([*(block.lengths for block in self.blocks), np.empty(0, dtype=np.int64)])
+        return self._lengths[skip:]
 
     def num_rows_before(self, epoch: int, skip: int) -> int:
         """Return how many of these rows are of passes before one."""
-        num = sum(len(block.lengths) for block in self.blocks if block.counted.span.before.epoch < epoch)
-        return max(0, num - skip)
+        later = itertools.takewhile(lambda block: block.counted.span.before.epoch >= epoch, reversed(self.blocks))
+        return max(0, self.num_rows - sum(len(block.lengths) for block in later) - skip)
 
     @property
     def tokens_per_byte(self) -> float:

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from seqstream.planning.pack import PackedPlan
 from seqstream.planning.plan import MADE_UP
 from seqstream.records import ids_columns
-from seqstream.windows.columns import Dense
 from seqstream.windows.window import Window
 
 
@@ -25,18 +24,18 @@ def totals_of_batches(window: Window, column: str, num_sources: int) -> npt.NDAr
         packed row are divided among its sources by their tokens; and how often each source was read when it was served.
     """
     plan, slices = window.plan, window.slices
-    numbers = window.columns.get(column)
-    if not len(plan) or not isinstance(numbers, Dense) or window.passes is None:
+    numbers = slices.numbers.get(column)
+    if not len(plan) or numbers is None or window.passes is None:
         return np.zeros((0, 4, num_sources))
     order, num_batches = plan.order, len(plan)
-    is_real = order != MADE_UP
-    if window.is_repeated is not None:
-        is_real &= ~window.is_repeated[order]
-    batch_of = np.repeat(np.arange(num_batches), np.diff(plan.cuts))
     sides = [slices.sequence, *(slices.spans[name] for name in ids_columns(window.spec.columns or ())[1:])]
     tokens = np.sum([side.lengths for side in sides], axis=0) if len(sides) > 1 else slices.sequence.lengths
-    at, own = batch_of * num_sources + numbers.values[order], tokens
-    if not is_real.all():
+    at, own = np.repeat(np.arange(num_batches) * num_sources, np.diff(plan.cuts)), tokens
+    at += numbers
+    if window.is_repeated is not None or any(plan.num_made_up):
+        is_real = order != MADE_UP
+        if window.is_repeated is not None:
+            is_real &= ~window.is_repeated[order]
         at, own = at[is_real], tokens[is_real]
     totals = np.empty((num_batches, 4, num_sources))
     for number, weights in enumerate((None, own)):

@@ -20,8 +20,9 @@ from seqstream.loading.stage_lists import DataStage, open_stages
 from seqstream.records import Counts, Json, OpenStage
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.arrow_files import FileSummary, decoded
-from seqstream.windows.block_reader import Cursor, OpenShard, ReadBlock, with_row_ids
+from seqstream.windows.block_reader import Cursor, ReadBlock
 from seqstream.windows.processing import run_here
+from seqstream.windows.row_ids import with_row_ids
 from seqstream.writing.file_formats import FileFormat, OpenWriter
 
 _SMALL_IDS = 1 << 16
@@ -138,7 +139,7 @@ def _processed(job: WriteJob, number: int, place: RangePlace) -> Iterator[tuple[
             state, records = (place.state, place.records) if shard == place.shard else (None, 0)
             for table, after in job.source.read(shard, state):
                 befores.append([shard, state, records])
-                table, records = with_row_ids(job.source, table, OpenShard(shard, records, state))
+                table, records = with_row_ids(job.source, table, shard, records)
                 state = after
                 yield ReadBlock(table, Cursor(), Cursor())
 

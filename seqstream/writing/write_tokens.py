@@ -25,7 +25,7 @@ from seqstream.sources.tokens.json_files import read_json, write_json
 from seqstream.sources.tokens.manifest import MANIFEST, PLAN, Manifest
 from seqstream.sources.tokens.megatron import megatron_dtype
 from seqstream.sources.tokens.token_store import TokenInfo
-from seqstream.windows.block_reader import OpenShard, with_row_ids
+from seqstream.windows.row_ids import with_row_ids
 from seqstream.writing.file_formats import ArrowFormat, FileFormat, MegatronFormat
 from seqstream.writing.ranges import shard_ranges
 from seqstream.writing.write_range import WriteJob, write_range, written_files
@@ -141,7 +141,7 @@ def _made_by(info: TokenInfo) -> dict[str, Json]:
 def _choose_engines(source: Source, stages: tuple[DataStage, ...]) -> Mapping[str, str]:
     """Return the engine for each column of ids, proved on the first records of the source."""
     blocks = (
-        with_row_ids(source, table, OpenShard(shard, 0, None))[0]
+        with_row_ids(source, table, shard, 0)[0]
         for shard in range(source.num_shards)
         for table, _ in (source.read(shard) if source.can_repeat else ())
     )

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,57 @@ def test_estimates_of_real_corpora(data: Path) -> None:
     for (source, stages), spec in itertools.product(cases, (ss.Bucket(2_048), ss.Pack(512, rows=2))):
         loader = ss.Loader(source, *stages, tokenize, spec)
         assert loader.estimate_steps() == pytest.approx(loader.count_steps(), rel=0.05, abs=1)
+
+
+MIXED: dict[str, tuple[dict[str, Any], BatchSpec, dict[str, int]]] = {
+    "proportional": ({"weights": "proportional"}, ss.Bucket(4_096), {}),
+    "capped": ({"weights": {"grow": 1, "short": 3, "list": 1}, "epochs": {"short": 1.5, "list": 0.5}}, ss.Bucket(4_096), {}),
+    "stop": (
+        {"weights": {"grow": 1, "short": 1, "list": 0}, "epochs": {"short": 2}, "exhausted": "stop"},
+        ss.Bucket(2_048),
+        {},
+    ),
+    "tokens": (
+        {
+            "weights": [(0, {"grow": 0, "short": 1, "list": 0}), (200_000, {"grow": 1, "short": 0, "list": 0})],
+            "tokens": 600_000,
+        },
+        ss.Pack(1_024, rows=4),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_estimates_of_mixtures_are_close(tmp_path: Path, name: str) -> None:
+    """Of files, compressed or not, and a list, whose lengths differ, they are within 5 %, whatever ends the epoch."""
+    mixed, spec, options = MIXED[name]
+    grow = text_lines(tmp_path)
+    (tmp_path / "short.txt").write_text("\n".join("y" * (number % 13 + 1) for number in range(12_000)))
+    own = ss.Tokenize(letters, max_length=20)
+    sources = {
+        "grow": ss.TextFiles(tmp_path / "b.txt.gz") if name == "tokens" else grow,
+        "short": (ss.TextFiles(tmp_path / "short.txt"), own),
+        "list": ss.Generator([record["text"] for record in itertools.islice(grow.records(), 0, None, 30)]),
+    }
+    loader = ss.Loader(
+        ss.Mixture(sources, **mixed), ss.Tokenize(letters, max_length=512), spec, accumulate=options.get("accumulate", 1)
+    )
+    assert loader.estimate_steps() == pytest.approx(loader.count_steps(), rel=0.05, abs=1)
+
+
+def test_estimates_of_mixtures_of_unknown_size(tmp_path: Path) -> None:
+    """There is none with a source of unknown size, unless it has no weight, or where changing weights decide the end."""
+    known, stream = text_lines(tmp_path), ss.Generator(lambda: [[1]])
+    tokenize = ss.Tokenize(letters, max_length=512)
+
+    def estimate(weights: Any) -> int | None:
+        return ss.Loader(ss.Mixture({"a": known, "b": (stream,)}, weights), tokenize, ss.Bucket(4_096)).estimate_steps()
+
+    assert estimate({"a": 1, "b": 1}) is None
+    assert estimate({"a": 1, "b": 0}) is not None
+    changing = ss.Mixture({"a": known, "c": ss.Generator(["x"] * 50)}, [(0, {"a": 1, "c": 1}), (9_000, {"a": 1, "c": 0})])
+    assert ss.Loader(changing, tokenize, ss.Bucket(4_096)).estimate_steps() is None
 
 
 def test_estimates_beside_a_thread_that_makes_windows(bpe_file: Path, texts: list[str]) -> None:

@@ -110,6 +110,18 @@ def test_places_of_rows_are_the_inverse(sizes: list[int], seed: int | None) -> N
     assert spread_ties.places_of(rows).tolist() == places.tolist()
 
 
+@pytest.mark.parametrize("size", [1 << 20, (1 << 26) - 1, 1 << 26, 1 << 29])
+def test_places_in_long_runs_are_exact(size: int) -> None:
+    """They are what whole numbers of any size give, whether places ascend or not, where products exceed 2^53 too."""
+    spread_ties = SpreadTies.of(np.array([3, size]), (1,))
+    stride, offset = int(spread_ties.strides[1]), int(spread_ties.offsets[1])
+    places = np.append(np.arange(0, size, size // 97), size - 1)
+    expected = [3 + (stride * place + offset) % size for place in places.tolist()]
+    assert spread_ties.rows_at(3 + places).tolist() == expected
+    assert spread_ties.rows_at(3 + places[::-1]).tolist() == expected[::-1]
+    assert spread_ties.places_of(np.array(expected)).tolist() == (3 + places).tolist()
+
+
 def test_spread_ties_do_not_change_between_versions() -> None:
     """A state means the same rows in later versions, in both directions."""
     spread_ties = SpreadTies.of(np.array([1, 7, 5]), (0, 0, 3))

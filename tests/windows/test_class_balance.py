@@ -244,6 +244,15 @@ def test_a_column_that_part_of_the_data_lacks() -> None:
     assert numbers_of([pa.table({"label": pa.nulls(2)})]) == [([0, 0], 1)]
 
 
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int64(), pa.uint8()])
+@pytest.mark.parametrize("values", [[5, 6, 5, 7, 7, 7], [0, 100, 0, 3, 3, 3], [90, 20, 90, 127, 127, 127]])
+def test_numbers_are_classes_like_texts(kind: pa.DataType, values: list[int]) -> None:
+    """Numbers near each other or not, of any type, are numbered by how often they occur."""
+    assert numbers_of([pa.table({"label": pa.array(values, kind)})]) == [([1, 2, 1, 0, 0, 0], 3)]
+    far = [-(1 << 62), 1 << 62, -(1 << 62)]
+    assert numbers_of([pa.table({"label": far})]) == [([0, 1, 0], 2)]
+
+
 @pytest.mark.parametrize(
     "values",
     [
