@@ -54,13 +54,13 @@ def test_compile_shapes_compiles_nothing_after_warm_up(cache: Path, tmp_path: Pa
     Where no C++ compiler is found the example says so, and counts the graphs all the same.
     """
     nothing = {"CXX": str(tmp_path / "nothing"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    printed = run_afresh("compile_shapes.py", "--shapes", "8", cache=cache, cwd=tmp_path, **nothing)
+    printed = run_afresh("compile_shapes.py", "--shapes", "5", cache=cache, cwd=tmp_path, **nothing)
     assert printed.startswith("no code can be compiled here (")
     assert "backend eager" in printed
-    assert len(re.findall(r"\(\d+, \d+\)", printed)) == 8
+    assert len(re.findall(r"\(\d+, \d+\)", printed)) == 5
     graphs = shown_graphs(printed)
     few, one, any_shape = graphs["as many as asked for"], graphs["one, the longest"], graphs["any, dynamic=True"]
-    assert few[:2] == (8, 0)
+    assert few[:2] == (5, 0)
     assert one[:2] == (1, 0)
     assert any_shape[1] == 0
     assert any_shape[2] < few[2] < one[2]
