@@ -8,18 +8,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from seqstream.options import one_of, whole_number
 from seqstream.records import RESERVED, Json
+from seqstream.sources.choose_source import Data
 from seqstream.sources.mixture_weights import WeightSchedule, check_names, check_schedule
 from seqstream.sources.source import Source
-from seqstream.sources.source_group import SourceGroup, approx_size, check_sources
+from seqstream.sources.source_group import SourceGroup, approx_size, sources_of
 
-Part: TypeAlias = "Source | tuple[Any, ...]"
-"""A source, or a source and the stages that only its records pass through."""
+Part: TypeAlias = "Data | tuple[Any, ...]"
+"""A source, or what a loader takes for one; or that and the stages that only its records pass through."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Mixture(SourceGroup):
     `Pack` every batch mixes the sources.
 
     Args:
-        sources: The sources by name. A tuple holds a source and the stages that only its records pass through, before those of
-            the loader; if one of them is a `Tokenize`, that of the loader is left out for this source. A nested mixture divides
-            its weight among its sources by its own weights.
+        sources: The sources, or what a `Loader` takes for one, by name. A tuple holds one and the stages that only its records
+            pass through, before those of the loader; if one of them is a `Tokenize`, that of the loader is left out for this
+            source. A nested mixture divides its weight among its sources by its own weights.
         weights: The share of each source in the tokens; they need not sum to 1, and 0 leaves a source out. Or pairs ``(tokens,
             weights)``: from that number of tokens served on, the weights are these. Or ``"proportional"``: in proportion to the
             sizes of the sources to the power of ``temperature``: in tokens where all are known, as of `TokenFiles`, else in
@@ -114,7 +115,10 @@ class Mixture(SourceGroup):
             object.__setattr__(self, "tokens", whole_number("tokens", self.tokens, least=1, rule="a positive number"))
         if not isinstance(self.column, str) or not self.column or self.column in RESERVED:
             raise ValueError(f"column must be the name of a column that no loader has, got {self.column!r}")
-        check_sources("Mixture", {name: _split(part)[0] for name, part in self.sources.items()})
+        parts = {name: _split(part) for name, part in self.sources.items()}
+        sources = sources_of("Mixture", {name: data for name, (data, _) in parts.items()})
+        own = {name: (sources[name], *stages) if stages else sources[name] for name, (_, stages) in parts.items()}
+        object.__setattr__(self, "sources", own)
         self._check_epochs()
         if self.weights != "proportional":
             _ = self._own_schedule
@@ -261,11 +265,11 @@ class Mixture(SourceGroup):
         return dataclasses.replace(self, sources=parts, weights=weights, tokens=tokens)
 
 
-def _split(part: Part) -> tuple[Source, tuple[Any, ...]]:
+def _split(part: Part) -> tuple[Any, tuple[Any, ...]]:
     """Return the source of a part, and its stages."""
     if isinstance(part, tuple) and part:
         return part[0], part[1:]
-    return cast(Source, part), ()
+    return part, ()
 
 
 def _size(source: Source) -> float | None:

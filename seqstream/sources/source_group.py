@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from seqstream.arrays import Index
 from seqstream.arrow import join_tables
 from seqstream.records import RECORD_BITS, Json, Record, drop_record_numbers, record_numbers, split_row_id, with_record_numbers
 from seqstream.sources.blocks import Block
+from seqstream.sources.choose_source import Data, source_of
 from seqstream.sources.locations import Location
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.token_store import TokenInfo, common_info
@@ -128,22 +131,25 @@ class Concat(SourceGroup):
     read at any index, as lists and data sets can, they are shuffled as a whole.
 
     Args:
-        sources: The sources; they should have the same fields.
+        sources: The sources, or what a `Loader` takes for one, such as paths and data sets; they should have the same fields.
 
     Raises:
-        TypeError: An item is not a source.
+        TypeError: An item is nothing that can be read, or ``sources`` is one path.
         ValueError: There are none, or one occurs twice.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[Data]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
-        check_sources("Concat", {str(number): source for number, source in enumerate(self.sources)})
+        if isinstance(self.sources, str | os.PathLike):
+            path = os.fspath(self.sources)
+            raise TypeError(f"Concat must have a list of sources, got the path {path!r}; write [{path!r}]")
+        sources = sources_of("Concat", {str(number): data for number, data in enumerate(self.sources)})
+        object.__setattr__(self, "sources", tuple(sources.values()))
 
     @property
     def parts(self) -> tuple[Source, ...]:
-        return tuple(self.sources)
+        return cast("tuple[Source, ...]", self.sources)
 
     @property
     def token_info(self) -> TokenInfo | None:
@@ -185,21 +191,22 @@ class Concat(SourceGroup):
         return np.array([0, *itertools.accumulate(counts)], dtype=np.int64)[:-1]
 
 
-def check_sources(kind: str, sources: dict[str, Source]) -> None:
-    """Raise unless there are sources, and all are different.
+def sources_of(kind: str, given: Mapping[str, Data]) -> dict[str, Source]:
+    """Return the sources that read what a user gives, by name.
 
     Raises:
-        TypeError: One is not a source.
+        TypeError: Something cannot be read; a note names it.
         ValueError: There are none, or one occurs twice.
     """
-    if not sources:
+    if not given:
         raise ValueError(f"{kind} must have at least one source, got none")
-    for name, source in sources.items():
-        if not isinstance(source, Source):
-            raise TypeError(
-                f"{kind} must be of sources such as TextFiles or HFDataset, got {type(source).__name__} for {name!r}; "
-                "wrap it, for example Generator(...)"
-            )
+    sources: dict[str, Source] = {}
+    for name, data in given.items():
+        try:
+            sources[name] = source_of(data)
+        except (TypeError, ValueError, OSError) as error:
+            error.add_note(f"in source {name!r} of {kind}")
+            raise
     seen: dict[object, str] = {}
     for name, source in sources.items():
         identity = source.fingerprint()
@@ -210,6 +217,7 @@ def check_sources(kind: str, sources: dict[str, Source]) -> None:
                 f"{kind} must have each source once, got the same for {other!r} and {name!r}; leave one out, and in a Mixture "
                 "add its weight to that of the other"
             )
+    return sources
 
 
 def approx_size(source: Source) -> float | None:

@@ -18,6 +18,7 @@ from seqstream.loading.iteration import progress_bar
 from seqstream.loading.stage_lists import DataStage, check_stages, choose_engines, left_to_run, rows_of, tokenizer_of
 from seqstream.options import num_bytes, one_of, whole_number, yes_or_no
 from seqstream.records import ROW_ID, Counts, Json
+from seqstream.sources.choose_source import Data, source_of
 from seqstream.sources.mixture import Mixture
 from seqstream.sources.source import Source
 from seqstream.sources.tokens.arrow_files import UNFINISHED
@@ -54,7 +55,7 @@ class WrittenTokens:
 
 
 def write_tokens(
-    source: Source,
+    source: Data,
     *stages: DataStage,
     to: str | Path,
     executor: Executor | None = None,
@@ -71,7 +72,8 @@ def write_tokens(
     complete is left as it is.
 
     Args:
-        source: Where records come from; each source of a `Mixture` is written to a folder of its own.
+        source: Where records come from, or what a `Loader` takes for it; each source of a `Mixture` is written to a folder of
+            its own.
         stages: What happens to them: those that stand before `Bucket` or `Pack` in a `Loader`.
         to: The folder; it is made if it does not exist.
         executor: A ``concurrent.futures.Executor`` that writes ranges of shards side by side, in processes that see the source
@@ -113,14 +115,12 @@ def write_tokens(
 
 
 def _prepare(
-    source: Source, stages: tuple[DataStage, ...], folder: Path, file_bytes: int, format: str
+    data: Data, stages: tuple[DataStage, ...], folder: Path, file_bytes: int, format: str
 ) -> tuple[WriteJob, dict[str, Json], TokenInfo]:
     """Return what is to be done, what the folder must have been made of, and what a loader must know of the tokens."""
-    if not isinstance(source, Source) or isinstance(source, Mixture):
-        raise TypeError(
-            f"source must be one seqstream source, got {type(source).__name__}; write each source of a mixture to a folder of "
-            "its own"
-        )
+    source = source_of(data)
+    if isinstance(source, Mixture):
+        raise TypeError("source must be one source, got Mixture; write each of its sources to a folder of its own")
     stages = left_to_run(source.token_info, stages)
     tokenize = tokenizer_of(stages)
     info = rows_of(stages, source.token_info)

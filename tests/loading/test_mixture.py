@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -25,6 +26,7 @@ from seqstream import testing
 from seqstream.loading.loader import Loader
 from seqstream.planning.token_quotas import SourceRows
 from seqstream.records import Json
+from seqstream.testing import mixture_laws
 from seqstream.testing.expectations import through_json
 from seqstream.testing.mixture_laws import sources_and_lengths
 from seqstream.testing.rank_laws import check_steps, take
@@ -528,7 +530,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no epochs": (lambda: ss.Mixture(sources(), WEIGHTS, epochs={"web": 0}), "epochs must be above 0, got 0 for 'web'"),
     "a source twice": (lambda: ss.Mixture({"a": (s := ss.Generator(WEB)), "b": s}, {"a": 1, "b": 1}), "same for 'a' and 'b'"),
     "no source": (lambda: ss.Mixture({}, {}), "must have at least one source"),
-    "something else": (lambda: ss.Mixture({"a": WEB}, {"a": 1}), "must be of sources such as"),
+    "something else": (lambda: ss.Mixture({"a": 3}, {"a": 1}), "source must be a path, a glob or a folder of files"),
+    "one path": (lambda: ss.Concat("a.txt"), "got the path 'a.txt'; write ['a.txt']"),
     "a list": (lambda: ss.Mixture([ss.Generator(WEB)], {"a": 1}), "dict of sources by name, got list"),
     "a generator that is used up": (
         lambda: ss.Mixture({"a": ss.Generator(code_items())}, {"a": 1}, epochs={"a": 2}),
@@ -553,6 +556,24 @@ def test_what_no_mixture_can_be(make: Callable[[], Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError)) as error:
         make()
     assert message in str(error.value)
+
+
+def test_sources_are_what_a_loader_takes(tmp_path: Path, texts: list[str]) -> None:
+    """Paths, lists and data sets are read as a loader reads them, with stages of their own too; errors name the source."""
+    (tmp_path / "a.txt").write_text("\n".join(texts[:40]))
+    rows = datasets.Dataset.from_dict({"text": texts[40:60]})
+    files, letters = ss.TextFiles(tmp_path / "a.txt"), ss.Tokenize(lambda each: [[len(text)] for text in each])
+    weights = {"files": 1, "rows": 2, "list": 1}
+    mixture = ss.Mixture({"files": str(tmp_path / "a.txt"), "rows": (rows, letters), "list": texts[60:80]}, weights)
+    made = ss.Mixture({"files": files, "rows": (ss.HFDataset(rows), letters), "list": ss.Generator(texts[60:80])}, weights)
+    assert mixture.fingerprint() == made.fingerprint()
+    assert [type(part) for part in mixture.parts] == [ss.TextFiles, ss.HFDataset, ss.Generator]
+    assert len(mixture.members[1].stages) == 1
+    concat = ss.Concat([tmp_path / "a.txt", texts[60:80]])
+    assert concat.fingerprint() == ss.Concat([files, ss.Generator(texts[60:80])]).fingerprint()
+    with pytest.raises(FileNotFoundError) as error:
+        ss.Mixture({"gone": str(tmp_path / "gone.txt")}, {"gone": 1})
+    assert error.value.__notes__ == ["in source 'gone' of Mixture"]
 
 
 def test_concat_shuffles_sources_together(tmp_path: Path, texts: list[str]) -> None:
@@ -584,6 +605,18 @@ def test_a_source_waits_for_its_longest_row(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(SourceRows, "first_tokens", lambda rows, num: rows.ended(num) * [0, 1])
     with pytest.raises(AssertionError, match="source 'long' must be within 200 tokens"):
         testing.check_shares(make)
+
+
+def test_an_epoch_ends_before_its_longest_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch may lack as many tokens as its next row is long, also where no row of the epoch is that long."""
+    short, long = ({"input_ids": np.zeros(length)} for length in (1, 200))
+    mixture = ss.Mixture({"only": ss.Generator([short] * 40 + [long] * 20)}, {"only": 1}, tokens=70)
+    make = functools.partial(Loader, mixture, ss.Unbucketed(8), shuffle=False)
+    mixture_laws.check_end(make)
+    assert sum(int(batch.lengths.sum()) for batch in make()) == 40
+    monkeypatch.setattr(mixture_laws, "_longest_row", lambda loader, enough: 29)
+    with pytest.raises(AssertionError, match="the epoch must have 70 tokens, got 40"):
+        mixture_laws.check_end(make)
 
 
 @settings(max_examples=15, deadline=None)

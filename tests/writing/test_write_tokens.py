@@ -305,12 +305,12 @@ def test_foreign_folders_and_sources_are_refused(source: ss.Source, tmp_path: Pa
     with pytest.raises(ValueError, match=r"must be empty or have tokens, got notes.txt; choose another folder"):
         write(tmp_path, source, LETTERS)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    with pytest.raises(TypeError, match="got Mixture; write each source of a mixture to a folder of its own"):
+    with pytest.raises(TypeError, match="got Mixture; write each of its sources to a folder of its own"):
         write(tmp_path / "a", ss.Mixture({"a": source}, {"a": 1}), LETTERS)
     with pytest.raises(TypeError, match="stages must be Map, Filter"):
         write(tmp_path / "a", source, LETTERS, ss.Bucket(240))
-    with pytest.raises(TypeError, match="source must be one seqstream source, got list"):
-        write(tmp_path / "a", ["text"], LETTERS)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"source must be a path, a glob or a folder of files, .* got int"):
+        write(tmp_path / "a", 3, LETTERS)  # type: ignore[arg-type]
     with pytest.raises((NotADirectoryError, FileExistsError)):
         write(tmp_path / "notes.txt", source, LETTERS)
 
