@@ -55,7 +55,7 @@ def test_steps_with_dropped_rows(name: str, world_size: int, tmp_path: Path) -> 
     source = rank_corpora.text_files(tmp_path, some_texts(45))
     make = functools.partial(make_loader, source, SPECS[name], accumulate=4, uneven="drop")
     testing.check_ranks(make, world_size)
-    testing.check_resume_on_ranks(make, world_size, num_stops=12)
+    testing.check_resume_on_ranks(make, world_size, num_stops=6)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
