@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 def measure(settings: Settings) -> Iterator[Record]:
     """Import each several times, and take medians."""
     seconds: dict[str, list[float]] = {"torch": [], "seqstream": []}
-    for module in seconds:
+    for module in seconds if settings.repeats > 1 else ():
         _import_seconds(module)  # from here on modules are compiled and files cached
     for turn in range(TURNS_PER_REPEAT * settings.repeats):
         settings.show_progress(f"turn {turn + 1}")

@@ -254,8 +254,10 @@ def test_gpt2_answers_prompts(gpt2: Any, bpe_tokenizer: Tokenizer, records: list
     check(loader, gpt2, alone, records, causal=True, flat=kind == "varlen")
 
 
-@pytest.mark.parametrize("spec", [BUDGET, ss.Bucket(256, rows_multiple_of=7, window_batches=8, columns=("source_ids",))])
-@pytest.mark.parametrize("side", ["right", "left"])
+BY_SOURCE = ss.Bucket(256, rows_multiple_of=7, window_batches=8, columns=("source_ids",))
+
+
+@pytest.mark.parametrize(("spec", "side"), [(BUDGET, "right"), (BY_SOURCE, "right"), (BY_SOURCE, "left")])
 def test_t5_translates(unigram_tokenizer: Tokenizer, records: list[Record], spec: ss.Bucket, side: str) -> None:
     """Targets are read one step late and predicted, padded on either side; labels are -100 on padding and in rows made up."""
     from transformers import T5Config, T5ForConditionalGeneration

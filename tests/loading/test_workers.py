@@ -397,7 +397,7 @@ def is_rare(table: pa.Table) -> list[bool]:
     return [int(text.split()[1]) % 50 == 0 for text in table.column("text").to_pylist()]
 
 
-@pytest.mark.parametrize(("start_method", "waits"), [("fork", False), ("spawn", False), ("fork", True), ("forkserver", True)])
+@pytest.mark.parametrize(("start_method", "waits"), [("fork", False), ("spawn", True), ("forkserver", True)])
 def test_a_parent_that_is_killed_leaves_no_worker(tmp_path: Path, start_method: str, waits: bool) -> None:
     """Killed as soon as there is a worker, or killed while blocks are under way."""
     (tmp_path / "a.txt").write_text("line of text\n" * 5000)
