@@ -92,6 +92,8 @@ def next_budget(
         budget = round(growth * largest_fit) if smallest_miss is None else math.isqrt(largest_fit * smallest_miss)
     elif budget <= (1 + CLOSE) * largest_fit:
         return None
+    elif len(probes) == max_probes - 1:
+        budget -= int(CLOSE * budget)  # the last try should not miss by a byte
     budget = max(budget, largest_fit + 1)
     return budget if high is None else min(budget, high)
 

@@ -108,6 +108,7 @@ def test_known_memory_leads_to_the_limit(memory: Memory, length: int | None, tot
 
 
 @few
+@example(Memory(2840150017.0, 86400.0, 0.0), 2564637017.0, 64, 10 * GIB)  # a prediction one byte too large
 @given(memories, st.floats(0, 3 * GIB), st.sampled_from([64, 128, 512]), st.floats(10 * GIB, 80 * GIB))
 def test_memory_that_small_batches_do_not_show_is_found(memory: Memory, more: float, length: int, total: float) -> None:
     """If small batches take no more than the optimiser, the limit is found all the same, and not passed."""
