@@ -12,9 +12,9 @@ each text. Three ways to the same embeddings, from the lines of a file to a tens
 The ways take turns in one process, with one thread for the encoder, and their CPU time counts, that of all threads. The memory
 of `predict` is that of a fresh process after its imports, for a text and for ten copies of it, in small windows. There the
 encoder's own memory is held constant: malloc returns what is freed, and oneDNN does not keep what it compiles for each of up to
-1,024 shapes. Without these settings a process grows until it has seen most shapes, here 1.7 times over the first five
-copies and no more after that: what oneDNN keeps is 5 MiB, but it lies between tensors in the heap, and so holes stay there
-which malloc cannot return. Another process is killed in the middle of an epoch, and its successor writes the rest.
+1,024 shapes. Without these settings a process grows until it has seen most shapes, and no more after that, presumably since
+what oneDNN keeps lies between tensors in the heap and leaves holes that malloc cannot return. Another process is killed in the
+middle of an epoch, and its successor writes the rest.
 """
 
 from __future__ import annotations

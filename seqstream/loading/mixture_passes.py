@@ -18,7 +18,7 @@ from seqstream.windows.settings import WindowStart
 from seqstream.windows.source_stream import OpenSource
 
 _ENLARGED = 4
-"""So many times as much of a mixture is sampled as of one source, so that few sources have a whole sample each."""
+"""How many times as much is sampled of a mixture as of one source: up to four sources have a sample of the usual size each."""
 
 
 class MixturePasses:

@@ -31,6 +31,7 @@ _TEMPORARY_STATUS = (408, 429)
 """Responses of HTTP below 500 that another attempt may change."""
 
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, TypeError)
+"""Errors that another attempt would only repeat: they are raised at once."""
 
 MOST_BYTES_AFTER = 512 << 10
 """Bytes that are read ahead for one reader after its first range: enough for most records that go on for longer."""
